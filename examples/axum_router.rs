@@ -1,0 +1,84 @@
+//! The shortest useful program: an axum router with events in memory, and one layer.
+//!
+//! `cargo run --example axum_router -- --listen 127.0.0.1:3000 --token demo`
+
+use std::{collections::BTreeMap, error::Error, sync::Arc, sync::Mutex, sync::PoisonError};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, State},
+    http::StatusCode,
+    routing::{get, put},
+};
+use clap::Parser;
+use serde_json::{Map, Value, json};
+use tower_live_updates::{Entity, LiveUpdates};
+
+type Events = Arc<Mutex<BTreeMap<u64, Map<String, Value>>>>;
+type Answer = (StatusCode, Json<Value>);
+
+#[derive(Parser)]
+struct Options {
+    /// Address to listen on; port 0 means any.
+    #[arg(long, default_value = "127.0.0.1:3000")]
+    listen: String,
+    /// A token that lets pages in; may be repeated.
+    #[arg(long = "token", default_value = "demo")]
+    tokens: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    let live = LiveUpdates::builder("/api/v1").tokens(options.tokens).entity(Entity::scheduler("/events")).build()?;
+
+    let app = Router::new()
+        .route("/events", get(list).post(create))
+        .route("/events/{id}", put(update).patch(update).delete(remove))
+        .with_state(Events::default())
+        // As much as the layer listens to by default; axum alone takes 2 MB.
+        .layer(DefaultBodyLimit::max(1024 * 1024))
+        .layer(live.layer());
+
+    let listener = tokio::net::TcpListener::bind(options.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+    Ok(())
+}
+
+async fn list(State(events): State<Events>) -> Json<Value> {
+    Json(lock(&events).values().cloned().map(Value::from).collect())
+}
+
+async fn create(State(events): State<Events>, Json(mut event): Json<Map<String, Value>>) -> Json<Value> {
+    let mut events = lock(&events);
+    let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
+    event.insert("id".into(), id.to_string().into());
+    events.insert(id, event);
+    Json(json!({"action": "inserted", "tid": id.to_string()}))
+}
+
+async fn update(State(events): State<Events>, Path(id): Path<u64>, Json(fields): Json<Map<String, Value>>) -> Answer {
+    match lock(&events).get_mut(&id) {
+        None => missing(),
+        Some(event) => {
+            event.extend(fields.into_iter().filter(|(key, _)| key != "id"));
+            (StatusCode::OK, Json(json!({"action": "updated", "item": event})))
+        }
+    }
+}
+
+async fn remove(State(events): State<Events>, Path(id): Path<u64>) -> Answer {
+    match lock(&events).remove(&id) {
+        None => missing(),
+        Some(_) => (StatusCode::OK, Json(json!({"action": "deleted"}))),
+    }
+}
+
+fn missing() -> Answer {
+    (StatusCode::NOT_FOUND, Json(json!({"action": "error"})))
+}
+
+fn lock(events: &Events) -> std::sync::MutexGuard<'_, BTreeMap<u64, Map<String, Value>>> {
+    events.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,168 @@
+//! No framework: a hand-written tower service with events in memory, served by hyper alone.
+//!
+//! `cargo run --example hyper_service -- --listen 127.0.0.1:3000 --token demo`
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    error::Error,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Parser;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde_json::{Map, Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Layer, Service};
+use tower_live_updates::{Entity, LiveUpdates};
+
+#[derive(Parser)]
+struct Options {
+    /// Address to listen on; port 0 means any.
+    #[arg(long, default_value = "127.0.0.1:3000")]
+    listen: String,
+    /// A token that lets pages in; may be repeated.
+    #[arg(long = "token", default_value = "demo")]
+    tokens: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    let live = LiveUpdates::builder("/api/v1").tokens(options.tokens).entity(Entity::scheduler("/events")).build()?;
+    let service = live.layer().layer(Calendar::default());
+
+    let listener = tokio::net::TcpListener::bind(options.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+
+    let (connections, ending) = (TaskTracker::new(), CancellationToken::new());
+    let mut stop = pin!(live.shutdown_on_signals());
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = &mut stop => break,
+        };
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()))
+            // Without this line hyper answers 101 and then carries no WebSocket.
+            .with_upgrades();
+        let ending = ending.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = ending.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
+    }
+    // The sockets are closed by now; requests in flight get a moment.
+    ending.cancel();
+    connections.close();
+    let _ = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
+    Ok(())
+}
+
+/// `/events` in memory.
+#[derive(Clone, Default)]
+struct Calendar {
+    events: Arc<Mutex<BTreeMap<u64, Map<String, Value>>>>,
+}
+
+impl<B> Service<Request<B>> for Calendar
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let calendar = self.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let path = parts.uri.path().trim_end_matches('/').to_owned();
+            let id = path.strip_prefix("/events/").map(str::parse::<u64>);
+            let (status, answer) = match (&parts.method, path.as_str(), id) {
+                (&Method::GET, "/events", None) => calendar.list(),
+                (&Method::POST, "/events", None) => match read(body).await {
+                    Ok(event) => calendar.create(event),
+                    Err(status) => failure(status),
+                },
+                (&Method::PUT | &Method::PATCH, _, Some(Ok(id))) => match read(body).await {
+                    Ok(fields) => calendar.update(id, fields),
+                    Err(status) => failure(status),
+                },
+                (&Method::DELETE, _, Some(Ok(id))) => calendar.remove(id),
+                _ => failure(StatusCode::NOT_FOUND),
+            };
+            let mut response = Response::new(Full::from(answer.to_string()));
+            *response.status_mut() = status;
+            let json = header::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            Ok(response)
+        })
+    }
+}
+
+impl Calendar {
+    fn list(&self) -> (StatusCode, Value) {
+        (StatusCode::OK, self.lock().values().cloned().map(Value::from).collect())
+    }
+
+    fn create(&self, mut event: Map<String, Value>) -> (StatusCode, Value) {
+        let mut events = self.lock();
+        let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
+        event.insert("id".into(), id.to_string().into());
+        events.insert(id, event);
+        (StatusCode::OK, json!({"action": "inserted", "tid": id.to_string()}))
+    }
+
+    fn update(&self, id: u64, fields: Map<String, Value>) -> (StatusCode, Value) {
+        match self.lock().get_mut(&id) {
+            None => failure(StatusCode::NOT_FOUND),
+            Some(event) => {
+                event.extend(fields.into_iter().filter(|(key, _)| key != "id"));
+                (StatusCode::OK, json!({"action": "updated", "item": event}))
+            }
+        }
+    }
+
+    fn remove(&self, id: u64) -> (StatusCode, Value) {
+        match self.lock().remove(&id) {
+            None => failure(StatusCode::NOT_FOUND),
+            Some(_) => (StatusCode::OK, json!({"action": "deleted"})),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Map<String, Value>>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure(status: StatusCode) -> (StatusCode, Value) {
+    (status, json!({"action": "error"}))
+}
+
+/// A JSON object of 1 MiB at most.
+async fn read<B>(body: B) -> Result<Map<String, Value>, StatusCode>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let body = Limited::new(body, 1024 * 1024).collect().await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| StatusCode::BAD_REQUEST)
+}

@@ -1,0 +1,131 @@
+//! A calendar that several people edit at once: the DHTMLX Scheduler over a REST interface, kept live by one layer.
+//!
+//! ```text
+//! cargo run --release --example scheduler
+//! ```
+//!
+//! Then open the address it prints in two windows. `store.rs`, `event.rs` and `api.rs` are the application as it
+//! would be without live updates; what makes it live is in [`main`].
+
+mod api;
+mod event;
+mod page;
+mod store;
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header::CONTENT_TYPE},
+};
+use clap::Parser;
+use tokio::{net::TcpListener, sync::oneshot};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_live_updates::{Entity, LiveUpdates};
+use tracing_subscriber::EnvFilter;
+
+use crate::store::Store;
+
+/// A calendar that several people edit at once.
+#[derive(Parser)]
+struct Options {
+    /// Where to listen; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+    /// A token that opens the live connection; may be given several times. The page uses the first.
+    #[arg(long = "token", value_name = "TOKEN", default_value = "demo", allow_hyphen_values = true)]
+    tokens: Vec<String>,
+    /// Keep the events in this SQLite file instead of in memory.
+    #[arg(long, value_name = "FILE")]
+    db: Option<PathBuf>,
+    /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<HeaderValue>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    log_to_stderr();
+    let store = Store::open(options.db.as_deref())?;
+    let page = page::routes(options.tokens.first().map_or("", String::as_str)).await?;
+
+    // The endpoint that pages connect to, and what they hear of: every write to /events that succeeds.
+    let mut live = LiveUpdates::builder("/api/v1")
+        .tokens(options.tokens)
+        .entity(Entity::scheduler("/events").load(store.clone(), async |store, id: String| store.get(&id).await));
+    for origin in &options.origins {
+        live = live.allow_origin(origin.to_str()?);
+    }
+    let live = live.build()?;
+
+    let app = Router::new()
+        .merge(page)
+        .merge(api::routes(store))
+        .layer(live.layer())
+        // Outside of the live layer, so that its answers get the CORS headers too.
+        .layer(cors(options.origins));
+
+    let listener = TcpListener::bind(options.listen).await?;
+    writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
+    serve(listener, app, live.shutdown_on_signals()).await
+}
+
+/// Lets pages of other origins use the REST interface and the handshake.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, _| origins.contains(origin)))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            CONTENT_TYPE,
+            HeaderName::from_static("remote-token"),
+            HeaderName::from_static("x-requested-with"),
+        ])
+}
+
+/// Serves until `shutdown` ends, and then lets requests in flight finish, though not for ever: one that was sent
+/// half and then left hanging would keep the process alive.
+async fn serve(
+    listener: TcpListener,
+    app: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Box<dyn Error>> {
+    const GRACE: Duration = Duration::from_secs(2);
+
+    let (stopping, stopped) = oneshot::channel();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        shutdown.await;
+        // Nobody listens any more when the server has ended by itself.
+        let _ = stopping.send(());
+    });
+    let out_of_patience = async {
+        if stopped.await.is_ok() {
+            tokio::time::sleep(GRACE).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        result = server.into_future() => Ok(result?),
+        () = out_of_patience => Ok(()),
+    }
+}
+
+/// Standard output carries the address and nothing else.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,tower_live_updates=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

@@ -1,0 +1,282 @@
+//! Who may connect: what is asked, what comes back, and the built-in token list.
+
+use std::{any::Any, borrow::Cow, fmt, future::Future, sync::Arc};
+
+use http::{Extensions, HeaderMap, request::Parts};
+use percent_encoding::percent_decode_str;
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::BoxFuture;
+
+/// The header that carries the token in a handshake and in calls over HTTP.
+pub(crate) const TOKEN_HEADER: &str = "remote-token";
+
+/// What an authenticator is asked: the token a page sent, and the request around it.
+///
+/// A page sends its token twice: in the handshake's `Remote-Token` header, and in the address of the socket. The
+/// header is read as Latin-1, as browsers write it. In the address the token stands raw between `token=` and the final
+/// `&ws=1`; it is percent-decoded only, so `+` stays `+`. A `key` of this crate's own is unwrapped: the authenticator
+/// always sees the token.
+///
+/// `Debug` shows neither token nor headers.
+///
+/// ```
+/// use tower_live_updates::{AuthError, AuthRequest, Identity};
+///
+/// async fn verify(request: AuthRequest) -> Result<Identity, AuthError> {
+///     match request.token() {
+///         "alices-secret" => Ok(Identity::new("alice")),
+///         _ => Err(AuthError::Denied),
+///     }
+/// }
+/// ```
+#[derive(Clone)]
+pub struct AuthRequest {
+    token: String,
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+impl AuthRequest {
+    pub(crate) fn new(token: String, parts: &Parts) -> Self {
+        Self { token, headers: parts.headers.clone(), extensions: parts.extensions.clone() }
+    }
+
+    /// The token; empty when the page sent none.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The request's headers: cookies, forwarded addresses.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// What layers outside this one know about the request: the peer's address, a session.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl fmt::Debug for AuthRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthRequest").finish_non_exhaustive()
+    }
+}
+
+/// The token of a handshake or call, read as Latin-1: browsers write other characters so, and refuse the rest.
+pub(crate) fn header_token(headers: &HeaderMap) -> String {
+    headers
+        .get(TOKEN_HEADER)
+        .map(|value| value.as_bytes().iter().copied().map(char::from).collect())
+        .unwrap_or_default()
+}
+
+/// The token in a socket's address: raw between `token=` and the final `&ws=1`, percent-decoded only.
+pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
+    let start = if query.starts_with("token=") {
+        Some("token=".len())
+    } else {
+        query.find("&token=").map(|at| at + "&token=".len())
+    };
+    let Some(start) = start else {
+        return Cow::Borrowed("");
+    };
+    let raw = query[start..].strip_suffix("&ws=1").unwrap_or(&query[start..]);
+    percent_decode_str(raw).decode_utf8_lossy()
+}
+
+/// Who is asking: a principal, and whatever else the application wants to remember of the connection.
+///
+/// ```
+/// use tower_live_updates::Identity;
+///
+/// struct Session { tenant: u32 }
+///
+/// let identity = Identity::new("alice").with_data(Session { tenant: 7 });
+/// assert_eq!(identity.principal(), "alice");
+/// assert_eq!(identity.data::<Session>().map(|session| session.tenant), Some(7));
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    principal: Arc<str>,
+    data: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Identity {
+    /// An identity named by a short opaque text: a user id, an account. It may appear in logs; a token must not.
+    #[must_use]
+    pub fn new(principal: impl Into<Arc<str>>) -> Self {
+        Self { principal: principal.into(), data: None }
+    }
+
+    /// Remembers data of the application's own with the identity. A second call replaces the first one's.
+    #[must_use]
+    pub fn with_data<T: Any + Send + Sync>(mut self, data: T) -> Self {
+        self.data = Some(Arc::new(data));
+        self
+    }
+
+    /// The principal.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
+
+    /// The application's data, when it is of this type.
+    #[must_use]
+    pub fn data<T: Any>(&self) -> Option<&T> {
+        self.data.as_deref()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("principal", &self.principal).finish_non_exhaustive()
+    }
+}
+
+/// Why somebody may not connect. The stock client cannot back off by itself, so the kinds are refused differently.
+///
+/// ```
+/// use tower_live_updates::AuthError;
+///
+/// # fn lookup() -> Result<(), std::io::Error> { Ok(()) }
+/// // A database that cannot be reached is not the page's fault: the page keeps trying and is let in later.
+/// let verdict = lookup().map_err(|_| AuthError::Unavailable);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The token is wrong. Handshake: 403 `{"error":"Forbidden"}`, and the page stays without live updates until it
+    /// is loaded again. Socket: closed with 1008 `Unauthorized` after 1 to 2 s.
+    Denied,
+    /// The token was good once. As [`Denied`](Self::Denied), but a socket first hears one event on the entity
+    /// `$session`, `{"type":"expired"}`, which the application's page can handle.
+    Expired,
+    /// Nobody can tell at the moment. Handshake: 200, since the page asks only once. Socket: refused with 503 after a
+    /// delay; the page retries every 2 s.
+    Unavailable,
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "the token is not accepted",
+            Self::Expired => "the session has expired",
+            Self::Unavailable => "authentication is unavailable at the moment",
+        })
+    }
+}
+
+impl std::error::Error for AuthError {}
+
+/// Decides who may connect. Implemented by types that hold their own state; a closure goes into
+/// [`Builder::authenticate`](crate::Builder::authenticate).
+///
+/// It is asked at each handshake, at each (re)connect of a socket, and at each call over HTTP, always outside any
+/// lock. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
+///
+/// ```
+/// use tower_live_updates::{AuthError, Authenticate, AuthRequest, Entity, Identity, LiveUpdates};
+///
+/// struct OneUser { token: String }
+///
+/// impl Authenticate for OneUser {
+///     async fn authenticate(&self, request: AuthRequest) -> Result<Identity, AuthError> {
+///         (request.token() == self.token).then(|| Identity::new("me")).ok_or(AuthError::Denied)
+///     }
+/// }
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .authenticator(OneUser { token: "secret".into() })
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+pub trait Authenticate: Send + Sync + 'static {
+    /// Who sent this request?
+    ///
+    /// # Errors
+    /// [`AuthError`] says why not.
+    fn authenticate(&self, request: AuthRequest) -> impl Future<Output = Result<Identity, AuthError>> + Send;
+}
+
+/// Any authenticator, its type erased.
+pub(crate) type Authenticator = Arc<dyn Fn(AuthRequest) -> BoxFuture<Result<Identity, AuthError>> + Send + Sync>;
+
+/// A fixed list of tokens. Every token is compared to its end, whatever the others say.
+pub(crate) fn token_list(tokens: Vec<String>) -> Authenticator {
+    Arc::new(move |request| {
+        let mut found = Choice::from(0);
+        let mut index = 0_u64;
+        for (candidate, place) in tokens.iter().zip(1_u64..) {
+            let same = candidate.as_bytes().ct_eq(request.token().as_bytes());
+            index = subtle::ConditionallySelectable::conditional_select(&index, &place, same);
+            found |= same;
+        }
+        let verdict =
+            if bool::from(found) { Ok(Identity::new(format!("token-{index}"))) } else { Err(AuthError::Denied) };
+        Box::pin(std::future::ready(verdict))
+    })
+}
+
+/// Everybody, under one name.
+pub(crate) fn anonymous() -> Authenticator {
+    Arc::new(|_| Box::pin(std::future::ready(Ok(Identity::new("anonymous")))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_arrive_as_the_captured_client_sends_them() {
+        for (query, token) in [
+            ("token=a+b/c=d==&ws=1", "a+b/c=d=="),
+            ("token=a%20b&ws=1", "a b"),
+            ("token=a&b=c&ws=1", "a&b=c"),
+            ("token=cl%C3%A9&ws=1", "clé"),
+            ("token=&ws=1", ""),
+            ("tenant=7&token=demo&ws=1", "demo"),
+            ("token=demo", "demo"),
+            ("ws=1", ""),
+            ("mytoken=x&ws=1", ""),
+            ("", ""),
+        ] {
+            assert_eq!(query_token(query), token, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_latin_1() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(header_token(&headers), "");
+        headers.insert(TOKEN_HEADER, http::HeaderValue::from_bytes(b"cl\xe9").unwrap());
+        assert_eq!(header_token(&headers), "clé");
+    }
+
+    #[tokio::test]
+    async fn the_list_knows_its_tokens_and_nothing_else() {
+        let list = token_list(vec!["demo".into(), "a+b/c==".into()]);
+        let ask = async |token: &str| {
+            let (parts, ()) = http::Request::new(()).into_parts();
+            list(AuthRequest::new(token.to_owned(), &parts)).await
+        };
+        assert_eq!(ask("demo").await.unwrap().principal(), "token-1");
+        assert_eq!(ask("a+b/c==").await.unwrap().principal(), "token-2");
+        for wrong in ["", "dem", "demox", "Demo", "a b/c=="] {
+            assert_eq!(ask(wrong).await.unwrap_err(), AuthError::Denied, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let (parts, ()) = http::Request::builder().header(TOKEN_HEADER, "secret").body(()).unwrap().into_parts();
+        let request = AuthRequest::new("secret".into(), &parts);
+        assert!(!format!("{request:?}").contains("secret"));
+    }
+}

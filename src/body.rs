@@ -1,0 +1,281 @@
+//! The bodies that pass through: requests with an ear at them, responses that may be the crate's own.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+
+use crate::{
+    BoxFuture,
+    watch::capture::{Capture, Collected, Rest},
+};
+
+/// A request body on its way to the inner service, unchanged.
+///
+/// On watched routes the layer hears what the inner service reads, never ahead of it, and holds the last piece back
+/// until it is this write's turn. Read errors are the wrapped body's own.
+///
+/// The inner service of [`LiveUpdatesLayer`](crate::LiveUpdatesLayer) takes `Request<RequestBody<B>>`; handlers of
+/// axum's `Router` need no change. Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use
+/// `live.layer().axum()` (feature `axum`).
+#[pin_project]
+pub struct RequestBody<B> {
+    #[pin]
+    inner: B,
+    tee: Option<Tee>,
+}
+
+/// The ear at a request body.
+pub(crate) struct Tee {
+    capture: Capture,
+    /// Resolves when it is this write's turn.
+    turn: Option<BoxFuture<()>>,
+    /// Bytes still to come, where the length is known.
+    left: Option<u64>,
+    held: Option<Frame<Bytes>>,
+}
+
+impl<B: Body> RequestBody<B> {
+    pub(crate) fn passing(inner: B) -> Self {
+        Self { inner, tee: None }
+    }
+
+    pub(crate) fn watched(inner: B, capture: Capture, turn: Option<BoxFuture<()>>) -> Self {
+        let left = inner.size_hint().exact();
+        if inner.is_end_stream() {
+            capture.end();
+        }
+        Self { inner, tee: Some(Tee { capture, turn, left, held: None }) }
+    }
+}
+
+impl Tee {
+    /// Hears a frame; true when it was the last one with data.
+    fn hear(&mut self, frame: &Frame<Bytes>, over: bool) -> bool {
+        let Some(data) = frame.data_ref() else {
+            return true;
+        };
+        self.capture.push(data);
+        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        over || self.left == Some(0)
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let Some(tee) = this.tee else {
+            return poll_bytes(this.inner, cx);
+        };
+        let frame = match tee.held.take() {
+            Some(frame) => Some(frame),
+            None => match ready!(poll_bytes(this.inner.as_mut(), cx)) {
+                Some(Ok(frame)) => {
+                    let over = this.inner.is_end_stream();
+                    if !tee.hear(&frame, over) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    Some(frame)
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => None,
+            },
+        };
+        if let Some(turn) = &mut tee.turn {
+            if turn.as_mut().poll(cx).is_pending() {
+                tee.held = frame;
+                return Poll::Pending;
+            }
+            tee.turn = None;
+        }
+        tee.capture.end();
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let waiting = self.tee.as_ref().is_some_and(|tee| tee.held.is_some());
+        !waiting && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.tee.as_ref().and_then(|tee| tee.held.as_ref()?.data_ref());
+        longer(self.inner.size_hint(), held.map_or(0, Bytes::len))
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("watched", &self.tee.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A response body: the inner service's, as it came, or the crate's own small one.
+///
+/// What the inner service answers reaches the client byte for byte, trailers and errors included. Errors are the
+/// wrapped body's own.
+#[pin_project]
+pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
+
+#[pin_project(project = KindProject)]
+enum Kind<B: Body> {
+    Inner(#[pin] B),
+    Replay(Replay<B>),
+    Own(OwnBody),
+}
+
+/// A body that was read ahead, given on as it came.
+struct Replay<B: Body> {
+    frames: VecDeque<Frame<Bytes>>,
+    rest: Rest<B>,
+    /// Whether the body promised a length; a chunked answer stays chunked, for its trailers' sake.
+    exact: bool,
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(crate) fn inner(body: B) -> Self {
+        Self(Kind::Inner(body))
+    }
+
+    pub(crate) fn own(body: OwnBody) -> Self {
+        Self(Kind::Own(body))
+    }
+
+    /// `exact`: the body promised its length before it was read.
+    pub(crate) fn replay(collected: Collected<B>, exact: bool) -> Self {
+        let Collected { frames, rest } = collected;
+        Self(Kind::Replay(Replay { frames, rest, exact }))
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().0.project() {
+            KindProject::Inner(body) => poll_bytes(body, cx),
+            KindProject::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
+            KindProject::Replay(replay) => {
+                if let Some(frame) = replay.frames.pop_front() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                match &mut replay.rest {
+                    Rest::End => Poll::Ready(None),
+                    Rest::More(body) => poll_bytes(body.as_mut(), cx),
+                    Rest::Broken(_) => match std::mem::replace(&mut replay.rest, Rest::End) {
+                        Rest::Broken(error) => Poll::Ready(Some(Err(error))),
+                        Rest::End | Rest::More(_) => Poll::Ready(None),
+                    },
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Inner(body) => body.is_end_stream(),
+            Kind::Own(body) => body.0.is_none(),
+            Kind::Replay(replay) => {
+                replay.frames.is_empty()
+                    && match &replay.rest {
+                        Rest::End => true,
+                        Rest::More(body) => body.is_end_stream(),
+                        Rest::Broken(_) => false,
+                    }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Inner(body) => body.size_hint(),
+            Kind::Own(body) => body.size_hint(),
+            Kind::Replay(replay) => {
+                let read = replay.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
+                let rest = match &replay.rest {
+                    Rest::More(body) => body.size_hint(),
+                    Rest::End if replay.exact => SizeHint::with_exact(0),
+                    Rest::End | Rest::Broken(_) => SizeHint::default(),
+                };
+                longer(rest, read)
+            }
+        }
+    }
+}
+
+impl<B: Body> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Inner(_) => "ResponseBody(inner)",
+            Kind::Replay(_) => "ResponseBody(read ahead)",
+            Kind::Own(_) => "ResponseBody(own)",
+        })
+    }
+}
+
+/// The body of an answer by this crate itself: a few bytes at most.
+///
+/// ```
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// // The endpoint as a service of its own answers with it.
+/// let app: axum::Router = axum::Router::new().route_service("/api/v1", live.endpoint());
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct OwnBody(Option<Bytes>);
+
+impl OwnBody {
+    pub(crate) fn new(data: impl Into<Bytes>) -> Self {
+        Self(Some(data.into()).filter(|data| !data.is_empty()))
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        self.0.take()
+    }
+}
+
+impl Body for OwnBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}
+
+/// A frame with its data as `Bytes`; data that is `Bytes` already is not copied.
+fn poll_bytes<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    body.poll_frame(cx).map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+}
+
+fn longer(hint: SizeHint, by: usize) -> SizeHint {
+    let by = by as u64;
+    let mut longer = SizeHint::new();
+    longer.set_lower(hint.lower().saturating_add(by));
+    if let Some(upper) = hint.upper() {
+        longer.set_upper(upper.saturating_add(by));
+    }
+    longer
+}

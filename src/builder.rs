@@ -1,0 +1,371 @@
+//! Configuration, checked once.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    auth::{AuthError, AuthRequest, Authenticate, Authenticator, Identity, anonymous, token_list},
+    connection::{ConnectionLimits, Connections},
+    endpoint::{Endpoint, EndpointLimits, origin::Origins},
+    entity::Entity,
+    error::ConfigError,
+    handle::LiveUpdates,
+    hub::{EntityNames, Hub, LogLimits},
+    observe::Observer,
+    publish::Publisher,
+    shutdown::Lifecycle,
+    watch::{WatchLimits, Watcher, route::Routes},
+};
+
+/// A builder that does not know yet who may connect.
+#[derive(Debug)]
+pub struct Unauthenticated(());
+
+/// A builder that knows who may connect, and can be finished.
+pub struct Ready(Authenticator);
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ready")
+    }
+}
+
+/// Configures a [`LiveUpdates`]; begun by [`LiveUpdates::builder`].
+///
+/// `build()` exists once [`authenticate`](Builder::authenticate), [`authenticator`](Builder::authenticator),
+/// [`tokens`](Builder::tokens) or [`allow_anonymous`](Builder::allow_anonymous) has said who may connect:
+///
+/// ```compile_fail
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).build();
+/// ```
+///
+/// ```
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder<A = Unauthenticated> {
+    path: String,
+    auth: A,
+    tokens_usable: bool,
+    entities: Vec<Entity>,
+    origins: Origins,
+    watch: WatchLimits,
+    retry_delay: Duration,
+    delayed_refusals: usize,
+    connection: ConnectionLimits,
+    log: LogLimits,
+    drain: Duration,
+}
+
+impl LiveUpdates {
+    /// Begins to configure live updates whose endpoint is at `path`: the first argument of the page's
+    /// `new RemoteEvents("/api/v1", token)`.
+    pub fn builder(path: impl Into<String>) -> Builder {
+        Builder::new(path.into())
+    }
+}
+
+impl Builder {
+    fn new(path: String) -> Self {
+        Self {
+            path,
+            auth: Unauthenticated(()),
+            tokens_usable: true,
+            entities: Vec::new(),
+            origins: Origins::default(),
+            watch: WatchLimits {
+                body_bytes: 1024 * 1024,
+                response_time: Duration::from_secs(5),
+                turn: Duration::from_secs(5),
+                hook: Duration::from_secs(5),
+                detached: 1024,
+            },
+            retry_delay: Duration::from_secs(20),
+            delayed_refusals: 1024,
+            connection: ConnectionLimits {
+                connections: 50_000,
+                ping_interval: Duration::from_secs(25),
+                pong_timeout: Duration::from_secs(75),
+                write_timeout: Duration::from_secs(10),
+                message_bytes: 4 * 1024,
+            },
+            log: LogLimits { records: 50_000, bytes: 32 * 1024 * 1024, age: Duration::from_secs(3600) },
+            drain: Duration::from_secs(5),
+        }
+    }
+
+    /// Lets in whom an async closure lets in.
+    ///
+    /// The closure gets a clone of `state` and the request; it must not capture anything itself. See [`Authenticate`]
+    /// for when it is asked, and [`AuthError`] for what its errors do.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, sync::Arc};
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// let users = Arc::new(HashMap::from([("alices-token".to_owned(), "alice")]));
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
+    ///         users.get(request.token()).map(|&name| Identity::new(name)).ok_or(AuthError::Denied)
+    ///     })
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn authenticate<S, F, Fut>(self, state: S, hook: F) -> Builder<Ready>
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(S, AuthRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Identity, AuthError>> + Send + 'static,
+    {
+        self.ready(Arc::new(move |request| Box::pin(hook(state.clone(), request))), true)
+    }
+
+    /// Lets in whom an [`Authenticate`] lets in; an example stands there.
+    pub fn authenticator(self, authenticator: impl Authenticate) -> Builder<Ready> {
+        let shared = Arc::new(authenticator);
+        let ask: Authenticator = Arc::new(move |request| {
+            let shared = shared.clone();
+            Box::pin(async move { shared.authenticate(request).await })
+        });
+        self.ready(ask, true)
+    }
+
+    /// Lets in whoever has one of these tokens, compared in constant time (their lengths are no secret). The principal
+    /// of the first is `token-1`.
+    ///
+    /// Tokens of letters, digits and `-_.~` pass through every client and proxy unchanged. The builder refuses an empty
+    /// list and empty tokens.
+    pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
+        let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
+        let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
+        self.ready(token_list(tokens), usable)
+    }
+
+    /// Lets everybody in, whatever their token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn allow_anonymous(self) -> Builder<Ready> {
+        self.ready(anonymous(), true)
+    }
+
+    fn ready(self, authenticator: Authenticator, tokens_usable: bool) -> Builder<Ready> {
+        Builder {
+            path: self.path,
+            auth: Ready(authenticator),
+            tokens_usable,
+            entities: self.entities,
+            origins: self.origins,
+            watch: self.watch,
+            retry_delay: self.retry_delay,
+            delayed_refusals: self.delayed_refusals,
+            connection: self.connection,
+            log: self.log,
+            drain: self.drain,
+        }
+    }
+}
+
+impl<A> Builder<A> {
+    /// Adds an entity that pages can subscribe to; see [`Entity`].
+    pub fn entity(mut self, entity: Entity) -> Self {
+        self.entities.push(entity);
+        self
+    }
+
+    /// Lets pages of another origin talk to the endpoint: `scheme://host` or `scheme://host:port`, exactly as browsers
+    /// send it. Pages of the server's own host (the `Host` header) need no entry, whatever their scheme. A cross-origin
+    /// page needs a CORS layer outside this one, too.
+    pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
+        self.origins.allow(origin.into());
+        self
+    }
+
+    /// Lets pages talk to the endpoint whose origin, in lower case, this predicate accepts. A panic in it means no. A
+    /// second call replaces the first one's predicate.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .allow_origin("https://app.example.com")
+    ///     .allow_origin_if(|origin| origin.ends_with(".preview.example.com"))
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn allow_origin_if(mut self, predicate: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.origins.allow_if(Arc::new(predicate));
+        self
+    }
+
+    /// Largest request body listened to, and largest response body read ahead, each. Default: 1 MiB. A larger one
+    /// passes untouched, and the change is told from the other one.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.watch.body_bytes = bytes;
+        self
+    }
+
+    /// How long a response may take to arrive whole before it passes on as it comes. Default: 5 s.
+    pub fn response_timeout(mut self, time: Duration) -> Self {
+        self.watch.response_time = time;
+        self
+    }
+
+    /// How long a write waits for an earlier write of the same object. Default: 5 s; then it goes on, and is counted.
+    pub fn turn_timeout(mut self, time: Duration) -> Self {
+        self.watch.turn = time;
+        self
+    }
+
+    /// How long one run of an application's hook may take. Default: 5 s; longer counts as a failure.
+    pub fn hook_timeout(mut self, time: Duration) -> Self {
+        self.watch.hook = time;
+        self
+    }
+
+    /// How many writes at one time are run to their end although their client has gone or an outer timeout fired.
+    /// Default: 1 024; more are given up with their clients, and counted. 0 switches finishing off.
+    pub fn max_detached_writes(mut self, writes: usize) -> Self {
+        self.watch.detached = writes;
+        self
+    }
+
+    /// Sockets open at one time. Default: 50 000; one more is refused with 503 after a random delay, which spreads
+    /// clients that retry every two seconds.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.connection.connections = connections;
+        self
+    }
+
+    /// Refused sockets kept waiting at one time. Default: 1 024; beyond that, refusing is immediate (403 or 503).
+    pub fn max_delayed_refusals(mut self, refusals: usize) -> Self {
+        self.delayed_refusals = refusals;
+        self
+    }
+
+    /// Longest delay of a refusal for a passing reason (too many sockets, authentication unavailable). Default: 20 s;
+    /// each one waits a random part of it.
+    pub fn retry_delay(mut self, time: Duration) -> Self {
+        self.retry_delay = time;
+        self
+    }
+
+    /// How often a socket is pinged. Default: 25 s; proxies cut sockets that are idle for 60 s.
+    pub fn ping_interval(mut self, time: Duration) -> Self {
+        self.connection.ping_interval = time;
+        self
+    }
+
+    /// How long nothing, not even a pong, may be heard of a socket before it is closed. Default: 75 s. A busy or frozen
+    /// tab stops answering although it is healthy, so shorter is not better.
+    pub fn pong_timeout(mut self, time: Duration) -> Self {
+        self.connection.pong_timeout = time;
+        self
+    }
+
+    /// How long a write to a socket may stand still before the socket is closed with 1013. Default: 10 s.
+    pub fn write_timeout(mut self, time: Duration) -> Self {
+        self.connection.write_timeout = time;
+        self
+    }
+
+    /// Largest message read from a page. Default: 4 KiB; a larger one closes the socket with 1009.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.connection.message_bytes = bytes;
+        self
+    }
+
+    /// How much history the log keeps: records, bytes and age, whatever comes first. Default: 50 000 records, 32 MiB,
+    /// one hour. A reader that falls behind it is closed with 1013.
+    pub fn log(mut self, records: usize, bytes: usize, age: Duration) -> Self {
+        self.log = LogLimits { records, bytes, age };
+        self
+    }
+
+    /// How long [`shutdown`](LiveUpdates::shutdown) takes at most. Default: 5 s. Up to 32 sockets are told at once; more
+    /// are spread over half of it.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
+        self
+    }
+}
+
+impl Builder<Ready> {
+    /// Checks everything. Needs no runtime: tasks start with the first socket.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first value that cannot work.
+    pub fn build(self) -> Result<LiveUpdates, ConfigError> {
+        let path = self.path;
+        if !path.starts_with('/') || path.contains(['?', '#', '{']) {
+            return Err(ConfigError::EndpointPath(path));
+        }
+        if !self.tokens_usable {
+            return Err(ConfigError::Token);
+        }
+        let zero = [
+            ("max_connections", self.connection.connections == 0),
+            ("max_message_bytes", self.connection.message_bytes == 0),
+            ("max_body_bytes", self.watch.body_bytes == 0),
+            ("ping_interval", self.connection.ping_interval.is_zero()),
+            ("pong_timeout", self.connection.pong_timeout.is_zero()),
+            ("write_timeout", self.connection.write_timeout.is_zero()),
+            ("hook_timeout", self.watch.hook.is_zero()),
+            ("log", self.log.records == 0 || self.log.bytes == 0 || self.log.age.is_zero()),
+        ];
+        if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(ConfigError::Zero(what));
+        }
+        if self.entities.len() > usize::from(u16::MAX) {
+            return Err(ConfigError::TooManyEntities(self.entities.len()));
+        }
+        for (at, entity) in self.entities.iter().enumerate() {
+            entity.validate()?;
+            if self.entities[..at].iter().any(|earlier| earlier.name == entity.name) {
+                return Err(ConfigError::DuplicateEntity(entity.name.clone()));
+            }
+        }
+        let origins = self.origins.validated()?;
+        let routes = Routes::new(&self.entities)?;
+
+        let names = self
+            .entities
+            .iter()
+            .map(|entity| EntityNames { entity: entity.name.clone(), payload_key: entity.payload_key.clone() })
+            .collect();
+        let publisher = Publisher {
+            hub: Arc::new(Hub::new(names, self.log)),
+            entities: self.entities.into(),
+            observer: Arc::new(Observer::default()),
+        };
+        let lifecycle = Arc::new(Lifecycle::new(self.drain));
+        let connections = Arc::new(Connections::new(publisher.clone(), self.connection, lifecycle.clone()));
+        let limits = EndpointLimits {
+            hook: self.watch.hook,
+            delayed_refusals: self.delayed_refusals,
+            retry_delay: self.retry_delay,
+        };
+        let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
+        let endpoint = Endpoint::new(bare, self.auth.0, origins, limits, connections.clone());
+        let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle.clone());
+        Ok(LiveUpdates::new(publisher, watcher, endpoint, connections, lifecycle))
+    }
+}

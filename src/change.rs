@@ -1,0 +1,176 @@
+//! What a write did: one change to one object of an entity.
+
+use std::{borrow::Cow, fmt};
+
+use serde::Serialize;
+
+use crate::{
+    error::ChangeError,
+    object::{Object, quoted, string},
+};
+
+/// The three things a write can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// A new object: `add-event`.
+    Add,
+    /// An object that exists: `update-event`.
+    Update,
+    /// An object that is gone: `delete-event`.
+    Delete,
+}
+
+impl ChangeKind {
+    /// The head of the message types of this kind, as the stock handlers know them.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One change to one object, ready to be told to every page.
+///
+/// The layer makes changes from the writes it watches. Make them yourself for what happens outside HTTP
+/// ([`LiveUpdates::publish`](crate::LiveUpdates::publish)) or where a handler knows better
+/// ([`LiveWrite::publish`](crate::LiveWrite::publish)).
+///
+/// ```
+/// use serde_json::json;
+/// use tower_live_updates::Change;
+///
+/// let moved = Change::update(&json!({"id": 17, "text": "Standup", "start_date": "2026-11-25 09:00"}))?;
+/// let gone = Change::delete(17)?;
+/// assert_eq!((moved.id(), gone.id()), ("17", "17"));
+/// # Ok::<(), tower_live_updates::ChangeError>(())
+/// ```
+#[derive(Clone, PartialEq)]
+pub struct Change {
+    kind: ChangeKind,
+    id: Box<str>,
+    object: Box<str>,
+}
+
+impl Change {
+    /// A new object: anything that serialises to a JSON object with an `id`.
+    ///
+    /// # Errors
+    /// [`ChangeError`] when it is no object, or its `id` is missing, `null`, `0`, `""`, or neither text nor number:
+    /// the stock client throws such messages away.
+    pub fn add(object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
+        Self::serialized(ChangeKind::Add, object)
+    }
+
+    /// A changed object, whole: some widgets (Gantt) misread an update that leaves fields out.
+    ///
+    /// # Errors
+    /// As [`Change::add`].
+    pub fn update(object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
+        Self::serialized(ChangeKind::Update, object)
+    }
+
+    /// An object that is gone. Clients compare ids as text, so `17` and `"17"` are one object.
+    ///
+    /// # Errors
+    /// [`ChangeError`] when the id is empty.
+    pub fn delete(id: impl fmt::Display) -> Result<Self, ChangeError> {
+        let id = id.to_string();
+        let raw = quoted(&id);
+        Self::deletion(&raw).ok_or(ChangeError::NoUsableId { found: raw })
+    }
+
+    /// What kind of change this is.
+    #[must_use]
+    pub fn kind(&self) -> ChangeKind {
+        self.kind
+    }
+
+    /// The object's id as text.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The object as JSON text; of a deleted one only its id.
+    #[must_use]
+    pub fn object(&self) -> &str {
+        &self.object
+    }
+
+    /// The deletion of the object whose id is the JSON text `raw_id`.
+    pub(crate) fn deletion(raw_id: &str) -> Option<Self> {
+        Some(Self {
+            kind: ChangeKind::Delete,
+            id: usable_id(raw_id)?.into(),
+            object: format!(r#"{{"id":{raw_id}}}"#).into(),
+        })
+    }
+
+    /// An add or update of `object`, which holds its id.
+    pub(crate) fn of(kind: ChangeKind, object: &Object<'_>) -> Option<Self> {
+        Some(Self { kind, id: usable_id(object.get("id")?)?.into(), object: object.to_json().into() })
+    }
+
+    fn serialized(kind: ChangeKind, object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
+        let json = serde_json::to_string(object).map_err(ChangeError::Serialize)?;
+        let Some(fields) = Object::of(&json) else {
+            return Err(ChangeError::NotAnObject);
+        };
+        Self::of(kind, &fields)
+            .ok_or_else(|| ChangeError::NoUsableId { found: fields.get("id").unwrap_or("nothing").to_owned() })
+    }
+}
+
+impl fmt::Debug for Change {
+    /// Leaves the object out: it may hold what does not belong into a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Change").field("kind", &self.kind).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The text of an id the stock client accepts: it drops messages whose id is falsy, and objects as ids crash it.
+pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
+    match raw.as_bytes().first()? {
+        b'"' => string(raw).filter(|text| !text.is_empty()),
+        b'-' | b'0'..=b'9' => {
+            let mantissa = raw.split(['e', 'E']).next()?;
+            let zero = !mantissa.bytes().any(|digit| matches!(digit, b'1'..=b'9'));
+            (!zero).then_some(Cow::Borrowed(raw))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_the_client_throws_away_are_refused() {
+        for id in [json!(null), json!(0), json!(""), json!(0.0), json!({"a": 1}), json!(true), json!([1])] {
+            let change = Change::add(&json!({"id": id}));
+            assert!(matches!(change, Err(ChangeError::NoUsableId { .. })), "{id}");
+        }
+        assert!(matches!(Change::update(&json!({"text": "x"})), Err(ChangeError::NoUsableId { .. })));
+        assert!(matches!(Change::add(&[1]), Err(ChangeError::NotAnObject)));
+        assert!(Change::delete("").is_err());
+    }
+
+    #[test]
+    fn ids_are_text_and_never_floats() {
+        let change = Change::update(&json!({"id": 9_007_199_254_740_993_u64})).unwrap();
+        assert_eq!(change.id(), "9007199254740993");
+        assert_eq!(usable_id("1e400").as_deref(), Some("1e400"));
+        assert_eq!(usable_id(r#""0""#).as_deref(), Some("0"), "the text 0 is truthy in JavaScript");
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let change = Change::add(&json!({"id": 1, "text": "secret"})).unwrap();
+        assert!(!format!("{change:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,238 @@
+//! Everything written to one socket: whole frames, in order, the rest of a half-written one first.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{io::AsyncWrite, net::TcpStream, sync::Notify};
+
+use crate::hub::{Outlet, Taken, lock};
+
+/// Slices in one vectored write; the kernel takes 1024 at most, and more than this gains nothing.
+const SLICES: usize = 64;
+/// Bytes of answers (pongs, a close) that may wait; beyond that the socket is not read until they are out.
+const MAX_ANSWERS: usize = 4 * 1024;
+
+/// The way out of one connection.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    /// The socket, where it is a plain TCP stream: frames then go straight to it.
+    tcp: Option<TcpStream>,
+    waiting: Mutex<Waiting>,
+    /// Wakes whoever writes the line out.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Frames to be written; of the first one, what is left of it.
+    frames: VecDeque<Bytes>,
+    /// Bytes among them that answer what was read.
+    answers: usize,
+    /// The reader that waits for its answers to go out.
+    reader: Option<Waker>,
+    broken: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new(tcp: Option<TcpStream>) -> Self {
+        Self { tcp, waiting: Mutex::default(), news: Notify::new() }
+    }
+
+    /// Resolves when there may be something new to write.
+    pub(crate) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The socket itself, where it is a plain TCP stream.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        self.tcp.as_ref()
+    }
+
+    /// Puts a frame in line.
+    pub(crate) fn push(&self, frame: Bytes) {
+        lock(&self.waiting).frames.push_back(frame);
+        self.news.notify_one();
+    }
+
+    /// Puts an answer in line, or has the reader wait until earlier ones are out.
+    pub(crate) fn poll_answer(&self, cx: &Context<'_>, frame: &[u8]) -> Poll<()> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.answers > MAX_ANSWERS && !waiting.broken {
+            waiting.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        waiting.answers += frame.len();
+        waiting.frames.push_back(Bytes::copy_from_slice(frame));
+        drop(waiting);
+        self.news.notify_one();
+        Poll::Ready(())
+    }
+
+    /// Writes the line out as far as the socket goes at once: ready when something was written or nothing is left.
+    /// `half` is the writing half of a socket that is no plain TCP stream.
+    pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        half: Option<&mut W>,
+    ) -> Poll<io::Result<Line>> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let outcome = match (&self.tcp, half) {
+            (Some(tcp), _) => waiting.poll_tcp(cx, tcp),
+            (None, Some(half)) => waiting.poll_half(cx, half),
+            (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        if matches!(outcome, Poll::Ready(Err(_))) {
+            waiting.break_off();
+        }
+        outcome
+    }
+}
+
+/// How a line stands after a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Empty,
+    Waiting,
+}
+
+impl Waiting {
+    fn poll_tcp(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<io::Result<Line>> {
+        loop {
+            if self.frames.is_empty() {
+                return Poll::Ready(Ok(Line::Empty));
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.slices(&mut slices);
+            match tcp.try_write_vectored(&slices[..count]) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    self.written(written);
+                    return Poll::Ready(Ok(self.line()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_half<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, half: &mut W) -> Poll<io::Result<Line>> {
+        if self.frames.is_empty() {
+            return Pin::new(half).poll_flush(cx).map_ok(|()| Line::Empty);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.slices(&mut slices);
+        let written = ready!(Pin::new(&mut *half).poll_write_vectored(cx, &slices[..count]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.written(written);
+        // Not `Empty` yet: the half may hold bytes back until it is flushed.
+        Poll::Ready(Ok(Line::Waiting))
+    }
+
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let mut count = 0;
+        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+            *slice = IoSlice::new(frame);
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes what was written off the line.
+    fn written(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let Some(first) = self.frames.front_mut() else {
+                break;
+            };
+            if bytes < first.len() {
+                first.advance(bytes);
+                break;
+            }
+            bytes -= first.len();
+            self.frames.pop_front();
+        }
+        if self.frames.is_empty() {
+            self.answers = 0;
+            if self.frames.capacity() > SLICES {
+                self.frames = VecDeque::new();
+            }
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+
+    fn line(&self) -> Line {
+        if self.frames.is_empty() { Line::Empty } else { Line::Waiting }
+    }
+
+    fn break_off(&mut self) {
+        self.broken = true;
+        self.frames = VecDeque::new();
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl Outlet for Outbox {
+    fn is_direct(&self) -> bool {
+        self.tcp.is_some()
+    }
+
+    fn wake(&self) {
+        self.news.notify_one();
+    }
+
+    fn offer(&self, frames: &[&Bytes]) -> Taken {
+        let mut waiting = lock(&self.waiting);
+        let Some(tcp) = &self.tcp else {
+            waiting.frames.extend(frames.iter().map(|&frame| frame.clone()));
+            return Taken { frames: frames.len(), clear: waiting.frames.is_empty() };
+        };
+        let mut taken = 0;
+        // What waits already goes first, and then these, as far as the socket takes them.
+        while !waiting.broken && (taken < frames.len() || !waiting.frames.is_empty()) {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let waiting_slices = waiting.slices(&mut slices);
+            let mut count = waiting_slices;
+            for (slice, frame) in slices[waiting_slices..].iter_mut().zip(&frames[taken..]) {
+                *slice = IoSlice::new(frame);
+                count += 1;
+            }
+            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            match tcp.try_write_vectored(&slices[..count]) {
+                Ok(written) => {
+                    let before: usize = slices[..waiting_slices].iter().map(|slice| slice.len()).sum();
+                    waiting.written(written.min(before));
+                    let mut rest = written.saturating_sub(before);
+                    while rest > 0 && taken < frames.len() {
+                        let frame = frames[taken];
+                        taken += 1;
+                        if rest < frame.len() {
+                            waiting.frames.push_back(frame.slice(rest..));
+                            break;
+                        }
+                        rest -= frame.len();
+                    }
+                    if written < offered {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => waiting.break_off(),
+            }
+        }
+        Taken { frames: taken, clear: waiting.frames.is_empty() && taken == frames.len() && !waiting.broken }
+    }
+}

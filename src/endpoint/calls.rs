@@ -1,0 +1,34 @@
+//! Remote calls over HTTP: what the client does with its `api` stubs when it has no socket.
+//!
+//! This crate offers no methods, so every call is answered with an error instead of being left waiting.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use http_body::Body;
+
+use super::handshake::{error, json};
+use crate::{
+    body::OwnBody,
+    observe::Observer,
+    protocol::{CallId, call_results},
+    watch::capture::collect,
+};
+
+/// Larger bodies are not read.
+const MAX_BYTES: usize = 64 * 1024;
+/// Slower ones are not waited for.
+const TIME: Duration = Duration::from_secs(10);
+
+/// Answers an array of calls.
+pub(crate) async fn answer<B: Body>(body: B, observer: &Observer) -> Response<OwnBody> {
+    let whole = collect(body, MAX_BYTES, TIME).await.whole();
+    let calls = whole.as_deref().and_then(|body| std::str::from_utf8(body).ok()).and_then(CallId::list);
+    match calls {
+        Some(calls) => {
+            observer.calls.add(calls.len() as u64);
+            json(StatusCode::OK, call_results(&calls))
+        }
+        None => error(StatusCode::BAD_REQUEST, "calls are a JSON array of objects with an id each, 64 KiB at most"),
+    }
+}

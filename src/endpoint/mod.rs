@@ -1,0 +1,270 @@
+//! The endpoint: one path for the handshake, the socket and calls.
+
+pub(crate) mod calls;
+pub(crate) mod handshake;
+pub(crate) mod key;
+pub(crate) mod origin;
+pub(crate) mod upgrade;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::{
+    handshake::{error, forbidden, welcome},
+    origin::Origins,
+    upgrade::{Refusal, Upgrade},
+};
+use crate::{
+    auth::{AuthError, AuthRequest, Authenticator, Identity, header_token, query_token},
+    body::OwnBody,
+    connection::{self, Connections},
+    hook::guarded,
+    observe::Observer,
+    random,
+};
+
+/// Bounds of who is let in, and how those who are not are kept from asking too often.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointLimits {
+    pub(crate) hook: Duration,
+    /// Refusals that are waiting at one time; beyond that, refusing is immediate.
+    pub(crate) delayed_refusals: usize,
+    /// How long a refusal for a passing reason waits, at most.
+    pub(crate) retry_delay: Duration,
+}
+
+/// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
+/// asks half as often.
+const DENIED_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+
+const ALLOWED: &str = "GET, HEAD, POST, OPTIONS";
+
+/// Answers everything that comes to its path.
+pub(crate) struct Endpoint {
+    path: String,
+    authenticator: Authenticator,
+    origins: Origins,
+    limits: EndpointLimits,
+    refusals: Arc<Semaphore>,
+    connections: Arc<Connections>,
+    epoch: String,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        path: String,
+        authenticator: Authenticator,
+        origins: Origins,
+        limits: EndpointLimits,
+        connections: Arc<Connections>,
+    ) -> Self {
+        Self {
+            path,
+            authenticator,
+            origins,
+            refusals: Arc::new(Semaphore::new(limits.delayed_refusals)),
+            limits,
+            connections,
+            epoch: random::id(),
+        }
+    }
+
+    /// True for the endpoint's own path, with or without a trailing slash.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        path.strip_prefix(self.path.as_str()).is_some_and(|rest| matches!(rest, "" | "/"))
+    }
+
+    pub(crate) async fn respond<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<OwnBody> {
+        let (mut parts, body) = request.into_parts();
+        match parts.method {
+            Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
+            Method::GET | Method::HEAD => self.handshake(&parts).await,
+            Method::POST => match self.authenticated(header_token(&parts.headers), &parts).await {
+                Ok(_) => calls::answer(body, self.observer()).await,
+                Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
+                Err(_) => forbidden(),
+            },
+            Method::OPTIONS => {
+                let mut response = Response::new(OwnBody::default());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+                response
+            }
+            _ => {
+                let mut response = error(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "this is the live updates endpoint: GET for handshake and socket, POST for calls",
+                );
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+                response
+            }
+        }
+    }
+
+    async fn handshake(&self, parts: &Parts) -> Response<OwnBody> {
+        if self.is_foreign(parts) {
+            return forbidden();
+        }
+        let token = header_token(&parts.headers);
+        // Taken before anybody is asked: what is told from now on is news to this page.
+        let sequence = self.connections.hub().head();
+        match self.authenticated(token.clone(), parts).await {
+            // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
+            Ok(_) | Err(AuthError::Unavailable) => {
+                self.observer().handshakes.up();
+                welcome(key::plain(&token, &random::id(), &self.epoch, sequence).as_deref())
+            }
+            Err(AuthError::Denied | AuthError::Expired) => {
+                self.observer().handshakes_denied.up();
+                forbidden()
+            }
+        }
+    }
+
+    async fn socket(&self, parts: &mut Parts) -> Response<OwnBody> {
+        let upgrade = match Upgrade::of(parts) {
+            Ok(upgrade) => upgrade,
+            Err(refusal) => return self.no_upgrade(refusal),
+        };
+        if self.is_foreign(parts) {
+            return forbidden();
+        }
+        if self.connections.lifecycle().is_draining() {
+            self.observer().sockets_refused.up();
+            return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
+        }
+        let named = query_token(parts.uri.query().unwrap_or_default());
+        let token = key::token(&named).unwrap_or_else(|| named.into_owned());
+        match self.authenticated(token, parts).await {
+            Ok(identity) => match self.connections.admit() {
+                Some(permit) => self.open(upgrade, identity, permit),
+                None => {
+                    self.observer()
+                        .warn(format_args!("as many sockets are open as max_connections allows; one more has to wait"));
+                    self.later("too many connections").await
+                }
+            },
+            Err(AuthError::Unavailable) => self.later("authentication is unavailable").await,
+            Err(denied @ (AuthError::Denied | AuthError::Expired)) => self.deny(upgrade, denied),
+        }
+    }
+
+    fn open(&self, upgrade: Upgrade, identity: Identity, permit: OwnedSemaphorePermit) -> Response<OwnBody> {
+        let (response, on_upgrade) = upgrade.accept();
+        let connections = self.connections.clone();
+        self.connections.lifecycle().spawn(async move {
+            if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
+                connection::serve(upgraded, identity, &connections).await;
+            }
+            drop(permit);
+        });
+        response
+    }
+
+    /// Lets the socket come up and closes it a while later: a refusal before the upgrade would bring the page back
+    /// within two seconds, for ever.
+    fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<OwnBody> {
+        self.observer().sockets_denied.up();
+        let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
+            return forbidden();
+        };
+        let (response, on_upgrade) = upgrade.accept();
+        let connections = self.connections.clone();
+        self.connections.lifecycle().spawn(async move {
+            if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
+                let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
+                let expired = denied == AuthError::Expired;
+                connection::turn_away(upgraded, expired, delay, &connections).await;
+            }
+            drop(permit);
+        });
+        response
+    }
+
+    /// Refuses for a reason that may pass, after a while.
+    async fn later(&self, reason: &str) -> Response<OwnBody> {
+        self.observer().sockets_refused.up();
+        if let Ok(_permit) = self.refusals.clone().try_acquire_owned() {
+            let delay = random::between(Duration::ZERO, self.limits.retry_delay);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.connections.lifecycle().draining() => {}
+            }
+        }
+        error(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+
+    fn no_upgrade(&self, refusal: Refusal) -> Response<OwnBody> {
+        self.observer().warn(format_args!("no WebSocket at {}: {}", self.path, refusal.reason));
+        let mut response = error(refusal.status, refusal.reason);
+        if refusal.status == StatusCode::UPGRADE_REQUIRED {
+            let headers = response.headers_mut();
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        response
+    }
+
+    async fn authenticated(&self, token: String, parts: &Parts) -> Result<Identity, AuthError> {
+        let request = AuthRequest::new(token, parts);
+        let verdict = guarded(self.limits.hook, || (self.authenticator)(request)).await;
+        let verdict = verdict.unwrap_or_else(|failure| {
+            self.observer().hooks_failed.up();
+            self.observer().warn(format_args!("the authenticator failed: {failure}; nobody is let in by it"));
+            Err(AuthError::Unavailable)
+        });
+        if let Err(error) = &verdict {
+            self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
+        }
+        verdict
+    }
+
+    fn is_foreign(&self, parts: &Parts) -> bool {
+        let Err(foreign) = self.origins.check(parts) else {
+            return false;
+        };
+        self.observer().origins_refused.up();
+        self.observer().warn(format_args!(
+            "a page of origin {:?} was refused at host {:?}; if it is yours, allow it with allow_origin, or have the \
+             proxy in between forward the Host header",
+            foreign.origin, foreign.host
+        ));
+        true
+    }
+
+    fn observer(&self) -> &Observer {
+        self.connections.observer()
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("path", &self.path)
+            .field("origins", &self.origins)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits until the server has carried the upgrade out.
+async fn carried_out(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper::upgrade::Upgraded> {
+    match on_upgrade.await {
+        Ok(upgraded) => Some(upgraded),
+        Err(error) => {
+            observer.upgrades_failed.up();
+            if error.is_user() {
+                observer.warn(format_args!(
+                    "the server answered 101 but carries no upgrades out ({error}); serve connections with hyper's \
+                     with_upgrades() or hyper-util's serve_connection_with_upgrades"
+                ));
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which web pages may talk to the endpoint.
+//!
+//! Cookies ride along with a socket from anywhere and the same-origin policy does not apply to it, so a page of
+//! another host is refused before the upgrade unless it is listed.
+
+use std::{fmt, sync::Arc};
+
+use http::{Uri, header, request::Parts};
+
+use crate::error::ConfigError;
+
+type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// The origins allowed besides the server's own.
+#[derive(Clone, Default)]
+pub(crate) struct Origins {
+    listed: Vec<String>,
+    predicate: Option<Predicate>,
+}
+
+/// An origin that may not talk to the endpoint, and the host it was compared with.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Foreign {
+    pub(crate) origin: String,
+    pub(crate) host: String,
+}
+
+impl Origins {
+    pub(crate) fn allow(&mut self, origin: String) {
+        self.listed.push(origin);
+    }
+
+    pub(crate) fn allow_if(&mut self, predicate: Predicate) {
+        self.predicate = Some(predicate);
+    }
+
+    /// Brings the list into the form browsers send.
+    pub(crate) fn validated(mut self) -> Result<Self, ConfigError> {
+        for listed in &mut self.listed {
+            let origin = listed.to_ascii_lowercase();
+            let origin = origin.strip_suffix('/').unwrap_or(&origin);
+            if parse(origin).is_none() {
+                return Err(ConfigError::Origin(listed.clone()));
+            }
+            *listed = origin.to_owned();
+        }
+        Ok(self)
+    }
+
+    /// A request without `Origin` comes from no web page and passes; one from a page must be of this host, or allowed.
+    pub(crate) fn check(&self, parts: &Parts) -> Result<(), Foreign> {
+        let Some(value) = parts.headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
+        let origin = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        let host = host(parts);
+        if is_same_host(&origin, &host)
+            || self.listed.contains(&origin)
+            || self.predicate.as_ref().is_some_and(|allows| asked(allows, &origin))
+        {
+            return Ok(());
+        }
+        Err(Foreign { origin, host })
+    }
+}
+
+/// A predicate that panics says no.
+fn asked(allows: &Predicate, origin: &str) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| allows(origin))).unwrap_or(false)
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origins").field("listed", &self.listed).field("predicate", &self.predicate.is_some()).finish()
+    }
+}
+
+fn host(parts: &Parts) -> String {
+    let host = match parts.headers.get(header::HOST) {
+        Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+        None => parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
+    };
+    host.to_ascii_lowercase()
+}
+
+/// Any scheme: TLS may end at a proxy. A port that is the scheme's own may be left out on either side.
+fn is_same_host(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = parse(origin) else {
+        return false;
+    };
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    let bare = |authority: &str| authority.strip_suffix(usual).unwrap_or(authority).to_owned();
+    !host.is_empty() && bare(&authority) == bare(host)
+}
+
+/// Scheme and authority of an origin; `None` for `null` and for everything that is no origin.
+fn parse(origin: &str) -> Option<(String, String)> {
+    let (scheme, rest) = origin.split_once("://")?;
+    let uri: Uri = origin.parse().ok()?;
+    let authority = uri.authority()?.as_str();
+    (authority == rest && !rest.contains('@') && !scheme.is_empty()).then(|| (scheme.to_owned(), authority.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(origins: &Origins, origin: Option<&str>, host: &str) -> bool {
+        let mut request = http::Request::get("/api/v1").header(header::HOST, host);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        origins.check(&request.body(()).unwrap().into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn own_host_and_the_listed_pass() {
+        let mut origins = Origins::default();
+        origins.allow("https://App.example".into());
+        origins.allow("http://dev.example:5173/".into());
+        let origins = origins.validated().unwrap();
+        for (origin, host, passes) in [
+            (None, "a.example", true),
+            (Some("http://a.example"), "a.example", true),
+            (Some("https://a.example"), "a.example", true),
+            (Some("https://a.example"), "A.Example:443", true),
+            (Some("http://a.example:80"), "a.example", true),
+            (Some("https://a.example"), "a.example:80", false),
+            (Some("http://127.0.0.1:3000"), "127.0.0.1:3000", true),
+            (Some("http://[::1]:3000"), "[::1]:3000", true),
+            (Some("http://127.0.0.1:3001"), "127.0.0.1:3000", false),
+            (Some("http://evil.example"), "a.example", false),
+            (Some("http://a.example.evil.example"), "a.example", false),
+            (Some("http://a.example@evil.example"), "evil.example", false),
+            (Some("null"), "a.example", false),
+            (Some(""), "a.example", false),
+            (Some("null"), "null", false),
+            (Some("https://app.example"), "a.example", true),
+            (Some("http://app.example"), "a.example", false),
+            (Some("http://dev.example:5173"), "a.example", true),
+            (Some("http://dev.example"), "a.example", false),
+        ] {
+            assert_eq!(check(&origins, origin, host), passes, "{origin:?} at {host}");
+        }
+    }
+
+    #[test]
+    fn a_predicate_decides_the_rest() {
+        let mut origins = Origins::default();
+        origins.allow_if(Arc::new(|origin| {
+            assert!(!origin.contains("panic"));
+            origin.ends_with(".example.com")
+        }));
+        assert!(check(&origins, Some("https://x.example.com"), "a.example"));
+        assert!(!check(&origins, Some("https://example.org"), "a.example"));
+        assert!(!check(&origins, Some("https://panic.example.com"), "a.example"));
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused_at_build() {
+        for bad in ["", "*", "app.example", "https://app.example/path", "null", "https://"] {
+            let mut origins = Origins::default();
+            origins.allow(bad.into());
+            assert!(matches!(origins.validated(), Err(ConfigError::Origin(_))), "{bad}");
+        }
+    }
+}

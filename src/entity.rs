@@ -1,0 +1,407 @@
+//! Entities: what pages subscribe to, which routes change it, and what its widget can bear.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use http::{Method, StatusCode};
+use serde::Serialize;
+
+use crate::{
+    BoxError, BoxFuture,
+    change::ChangeKind,
+    error::ConfigError,
+    object::{Object, string},
+};
+
+/// Names longer than this are refused; clients subscribe by them.
+pub(crate) const MAX_NAME: usize = 64;
+
+/// Reads an object back after the commit: JSON text, or `None` when the row is gone.
+pub(crate) type Load = Arc<dyn Fn(String) -> BoxFuture<Result<Option<String>, BoxError>> + Send + Sync>;
+
+/// A named collection that pages subscribe to, and the routes that change it.
+///
+/// ```
+/// use http::Method;
+/// use tower_live_updates::{ChangeKind, Entity};
+///
+/// // The Scheduler's: POST /events, PUT|PATCH|DELETE /events/{id}
+/// let events = Entity::scheduler("/events");
+///
+/// // The Gantt's tasks: payload key and paths are singular, the entity is plural
+/// let tasks = Entity::new("tasks")
+///     .payload_key("task")
+///     .collection("/data/task")
+///     .route(Method::POST, "/data/task/{id}/archive", ChangeKind::Delete);
+///
+/// // Only published by hand: no route changes it
+/// let calendars = Entity::new("calendars").payload_key("calendar");
+/// ```
+#[derive(Clone)]
+#[must_use = "an entity does nothing until a builder takes it"]
+pub struct Entity {
+    pub(crate) name: String,
+    pub(crate) payload_key: String,
+    pub(crate) routes: Vec<EntityRoute>,
+    pub(crate) request_pointer: Option<String>,
+    pub(crate) response_pointer: Option<String>,
+    pub(crate) load: Option<Load>,
+    pub(crate) widget: Widget,
+}
+
+/// One method and path that changes an entity.
+#[derive(Clone, Debug)]
+pub(crate) struct EntityRoute {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) kind: ChangeKind,
+}
+
+/// Whose rules an entity follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Widget {
+    /// None known: every object is sent, every answer is fine.
+    Any,
+    /// DHTMLX Scheduler 7.2.
+    Scheduler,
+}
+
+impl Entity {
+    /// An entity without routes: pages can subscribe to it, and the application publishes.
+    ///
+    /// `name` is what clients subscribe to and, until [`payload_key`](Self::payload_key) says otherwise, the payload
+    /// key too. 64 bytes at most.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            payload_key: name.clone(),
+            name,
+            routes: Vec::new(),
+            request_pointer: None,
+            response_pointer: None,
+            load: None,
+            widget: Widget::Any,
+        }
+    }
+
+    /// The DHTMLX Scheduler's `events` (payload key `event`) under the REST address `path`.
+    ///
+    /// Objects that would make a page stop saving are not sent: an added event needs `start_date` and `end_date` as
+    /// text, and a readable `rrule` (seen with Scheduler 7.2.15). Answers the Scheduler takes for a failure (201 or
+    /// 204 instead of 200, a create without `tid`) are named once in the log.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events");
+    /// ```
+    pub fn scheduler(path: impl AsRef<str>) -> Self {
+        Self { widget: Widget::Scheduler, ..Self::new("events").payload_key("event").collection(path) }
+    }
+
+    /// The singular key of the object in a message, and the tail of the message types: `event` gives
+    /// `{"type":"add-event","event":{…}}`. Default: the entity's name.
+    pub fn payload_key(mut self, key: impl Into<String>) -> Self {
+        self.payload_key = key.into();
+        self
+    }
+
+    /// The usual REST routes under `path`: POST on it adds, PUT and PATCH on `path/{id}` update, DELETE deletes.
+    ///
+    /// The path may hold parameters: `/calendars/{calendar}/events`. One trailing slash more or less makes no
+    /// difference.
+    pub fn collection(self, path: impl AsRef<str>) -> Self {
+        let path = path.as_ref().trim_end_matches('/');
+        let item = format!("{path}/{{id}}");
+        self.route(Method::POST, path, ChangeKind::Add)
+            .route(Method::PUT, &item, ChangeKind::Update)
+            .route(Method::PATCH, &item, ChangeKind::Update)
+            .route(Method::DELETE, &item, ChangeKind::Delete)
+    }
+
+    /// One more route that changes this entity; one that updates or deletes must name `{id}`.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_live_updates::{ChangeKind, Entity};
+    ///
+    /// let events = Entity::scheduler("/events")
+    ///     .route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
+    /// ```
+    pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
+        self.routes.push(EntityRoute { method, path: path.into(), kind });
+        self
+    }
+
+    /// Where in a request's JSON the object stands, as a JSON pointer (RFC 6901). Default: under the payload key
+    /// when there is an object (the article's `{"event":{…}}`), else the whole body.
+    pub fn request_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.request_pointer = Some(pointer.into());
+        self
+    }
+
+    /// Where in a response's JSON the stored object stands, as a JSON pointer. Default: `item`, else the payload
+    /// key, else the whole answer when it has an `id`.
+    pub fn response_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.response_pointer = Some(pointer.into());
+        self
+    }
+
+    /// Reads the object back after each write, so that pages are told what the store holds.
+    ///
+    /// The hook gets its own clone of `state` and the object's id as text. `None` means the row is gone and is told
+    /// as a delete. An error, a panic, or more than the builder's `hook_timeout` is logged and counted, and the
+    /// change is told from request and response instead.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, convert::Infallible, sync::{Arc, Mutex}};
+    /// use tower_live_updates::Entity;
+    ///
+    /// type Store = Arc<Mutex<HashMap<String, serde_json::Value>>>;
+    /// let store = Store::default();
+    ///
+    /// let events = Entity::scheduler("/events").load(store, async |store: Store, id: String| {
+    ///     Ok::<_, Infallible>(store.lock().unwrap().get(&id).cloned())
+    /// });
+    /// ```
+    pub fn load<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        T: Serialize,
+        E: Into<BoxError>,
+        F: Fn(S, String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        self.load = Some(Arc::new(move |id| {
+            let row = hook(state.clone(), id);
+            Box::pin(async move {
+                match row.await.map_err(Into::into)? {
+                    None => Ok(None),
+                    Some(row) => Ok(Some(serde_json::to_string(&row)?)),
+                }
+            })
+        }));
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        for name in [&self.name, &self.payload_key] {
+            if name.is_empty() || name.len() > MAX_NAME {
+                return Err(ConfigError::Name(name.clone()));
+            }
+        }
+        for pointer in [&self.request_pointer, &self.response_pointer].into_iter().flatten() {
+            if !pointer.is_empty() && !pointer.starts_with('/') {
+                return Err(ConfigError::Pointer { entity: self.name.clone(), pointer: pointer.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entity")
+            .field("name", &self.name)
+            .field("payload_key", &self.payload_key)
+            .field("routes", &self.routes)
+            .field("widget", &self.widget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What would make the stock client stop saving if it were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Hazard {
+    Dates,
+    Rule,
+}
+
+impl Hazard {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Dates => {
+                "an added event needs start_date and end_date as text; answer the create with the stored row in \
+                 `item`, or give the entity a load hook"
+            }
+            Self::Rule => "its rrule cannot be read by the Scheduler; send \"\" or an RFC 5545 rule",
+        }
+    }
+}
+
+/// What in an answer a widget takes for a failure although the server succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Misfit {
+    Status,
+    NoTid,
+}
+
+impl Misfit {
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::Status => {
+                "the Scheduler takes only status 200 for success (201 and 204 leave the event unsaved on the page); \
+                 answer 200"
+            }
+            Self::NoTid => {
+                "the Scheduler needs the new id as `tid` to replace its temporary one, else the event appears twice; \
+                 answer {\"action\":\"inserted\",\"tid\":ID}"
+            }
+        }
+    }
+}
+
+impl Widget {
+    /// Whether pages bear an object of this kind of change. Facts: Scheduler 7.2.15 in Chromium; an add without
+    /// textual dates, or an unreadable rule, throws while saving is suspended and leaves it off.
+    pub(crate) fn check(self, kind: ChangeKind, object: &Object<'_>) -> Result<(), Hazard> {
+        if self == Self::Any || kind == ChangeKind::Delete {
+            return Ok(());
+        }
+        let dated = |key| object.get(key).and_then(string).is_some_and(|date| !date.is_empty());
+        if kind == ChangeKind::Add && !(dated("start_date") && dated("end_date")) {
+            return Err(Hazard::Dates);
+        }
+        match object.get("rrule") {
+            None | Some("null") => Ok(()),
+            Some(raw) => match string(raw) {
+                Some(rule) if rule.is_empty() || readable_rule(&rule) => Ok(()),
+                _ => Err(Hazard::Rule),
+            },
+        }
+    }
+
+    /// What the widget will not understand about a successful answer.
+    pub(crate) fn misfit(self, kind: ChangeKind, status: StatusCode, tid: bool) -> Option<Misfit> {
+        match (self, kind) {
+            (Self::Any, _) => None,
+            (Self::Scheduler, _) if status != StatusCode::OK => Some(Misfit::Status),
+            (Self::Scheduler, ChangeKind::Add) if !tid => Some(Misfit::NoTid),
+            (Self::Scheduler, _) => None,
+        }
+    }
+}
+
+/// True for a recurrence rule (RFC 5545 3.3.10) that the Scheduler's parser reads without throwing.
+fn readable_rule(rule: &str) -> bool {
+    const DAYS: [&str; 7] = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"];
+    const FREQUENCIES: [&str; 7] = ["YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY"];
+    let number = |text: &str| {
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let all = |list: &str, each: &dyn Fn(&str) -> bool| list.split(',').all(each);
+    let weekday = |text: &str| {
+        text.len()
+            .checked_sub(2)
+            .filter(|&at| text.is_char_boundary(at))
+            .map(|at| text.split_at(at))
+            .is_some_and(|(nth, day)| DAYS.contains(&day) && (nth.is_empty() || number(nth)))
+    };
+    let instant = |text: &str| {
+        let (date, time) = text.split_once('T').unwrap_or((text, "000000"));
+        let time = time.strip_suffix('Z').unwrap_or(time);
+        date.len() == 8 && time.len() == 6 && number(date) && number(time)
+    };
+    let rule = rule.trim().to_ascii_uppercase();
+    let rule = rule.strip_prefix("RRULE:").unwrap_or(&rule);
+    let mut frequency = false;
+    for part in rule.split(';').filter(|part| !part.is_empty()) {
+        let Some((key, value)) = part.split_once('=') else {
+            return false;
+        };
+        let readable = match key {
+            "FREQ" => {
+                frequency = FREQUENCIES.contains(&value);
+                frequency
+            }
+            "INTERVAL" | "COUNT" => number(value),
+            "UNTIL" => instant(value),
+            "WKST" => DAYS.contains(&value),
+            "BYDAY" => all(value, &weekday),
+            "BYEASTER" | "BYSETPOS" | "BYMONTH" | "BYMONTHDAY" | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE"
+            | "BYSECOND" => all(value, &number),
+            _ => false,
+        };
+        if !readable {
+            return false;
+        }
+    }
+    frequency
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: ChangeKind, json: &str) -> Result<(), Hazard> {
+        Widget::Scheduler.check(kind, &Object::parse(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn an_add_without_textual_dates_is_held_back() {
+        for dates in [
+            r#""text":"x""#,
+            r#""start_date":null,"end_date":null"#,
+            r#""start_date":1745226000000,"end_date":1745229600000"#,
+            r#""start_date":{},"end_date":{}"#,
+            r#""start_date":"2025-04-21 10:00""#,
+        ] {
+            let json = format!(r#"{{"id":1,{dates}}}"#);
+            assert_eq!(check(ChangeKind::Add, &json), Err(Hazard::Dates), "{json}");
+            assert_eq!(check(ChangeKind::Update, &json), Ok(()), "an update merges: {json}");
+        }
+    }
+
+    #[test]
+    fn dates_in_any_textual_form_pass() {
+        for date in ["2025-04-21 10:00", "2025-04-21T10:00:00.000Z", "04/21/2025 10:00"] {
+            let json = format!(r#"{{"id":1,"start_date":"{date}","end_date":"{date}"}}"#);
+            assert_eq!(check(ChangeKind::Add, &json), Ok(()));
+        }
+    }
+
+    #[test]
+    fn rules_are_read_as_the_client_reads_them() {
+        let update = |rule: &str| check(ChangeKind::Update, &format!(r#"{{"id":1,"rrule":{rule}}}"#));
+        for good in [
+            "null",
+            "\"\"",
+            "\"FREQ=DAILY;INTERVAL=1\"",
+            "\"FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE,-1FR\"",
+            "\"RRULE:FREQ=MONTHLY;BYMONTHDAY=1,15;COUNT=10\"",
+            "\"FREQ=YEARLY;UNTIL=20301231T235959Z;WKST=SU\"",
+            "\"FREQ=MONTHLY;BYDAY=2TU;BYSETPOS=-1;\"",
+            "\"freq=daily\"",
+        ] {
+            assert_eq!(update(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "5",
+            "{}",
+            "\"nonsense\"",
+            "\"FREQ=SOMETIMES\"",
+            "\"INTERVAL=1\"",
+            "\"FREQ=DAILY;BYDAY=XX\"",
+            "\"FREQ=DAILY;UNTIL=tomorrow\"",
+            "\"FREQ=DAILY;COLOUR=red\"",
+            "\"FREQ=DAILY;BYDAY=é\"",
+            "\"FREQ=DAILY;COUNT=\"",
+        ] {
+            assert_eq!(update(bad), Err(Hazard::Rule), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_widgets_bear_everything() {
+        let object = Object::parse(br#"{"id":1,"rrule":"nonsense"}"#).unwrap();
+        assert_eq!(Widget::Any.check(ChangeKind::Add, &object), Ok(()));
+        assert_eq!(Widget::Any.misfit(ChangeKind::Add, StatusCode::CREATED, false), None);
+    }
+
+    #[test]
+    fn answers_the_scheduler_takes_for_failures_are_named() {
+        let misfit = |kind, status, tid| Widget::Scheduler.misfit(kind, status, tid);
+        assert_eq!(misfit(ChangeKind::Add, StatusCode::CREATED, true), Some(Misfit::Status));
+        assert_eq!(misfit(ChangeKind::Add, StatusCode::OK, false), Some(Misfit::NoTid));
+        assert_eq!(misfit(ChangeKind::Delete, StatusCode::NO_CONTENT, false), Some(Misfit::Status));
+        assert_eq!(misfit(ChangeKind::Update, StatusCode::OK, false), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! The errors a program can meet, each naming what was wrong and what helps.
+
+use std::{error::Error, fmt};
+
+use crate::entity::Hazard;
+
+/// Configuration that cannot work, found by `build()`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The endpoint's path must start with `/` and hold neither `?`, `#` nor `{`.
+    EndpointPath(String),
+    /// A route's path must start with `/` and be a pattern the router understands.
+    RoutePath {
+        /// The entity the route belongs to.
+        entity: String,
+        /// The path as it was given.
+        path: String,
+        /// What the router says about it.
+        reason: String,
+    },
+    /// A route that updates or deletes must name the object's id: `{id}`.
+    RouteWithoutId {
+        /// The entity the route belongs to.
+        entity: String,
+        /// The path as it was given.
+        path: String,
+    },
+    /// Two entities, or two routes of one, claim the same method and path.
+    RouteConflict {
+        /// The entity whose route came second.
+        entity: String,
+        /// The method both claim.
+        method: http::Method,
+        /// The path both claim.
+        path: String,
+    },
+    /// An entity's name or payload key is empty or longer than 64 bytes.
+    Name(String),
+    /// Two entities have the same name.
+    DuplicateEntity(String),
+    /// More entities than one `LiveUpdates` can hold (65 535).
+    TooManyEntities(usize),
+    /// A JSON pointer must be empty or start with `/`.
+    Pointer {
+        /// The entity the pointer belongs to.
+        entity: String,
+        /// The pointer as it was given.
+        pointer: String,
+    },
+    /// An origin must be `scheme://host` or `scheme://host:port`, as browsers send it.
+    Origin(String),
+    /// A token list is empty, or holds an empty token.
+    Token,
+    /// A limit or a time that must not be zero is zero.
+    Zero(&'static str),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndpointPath(path) => {
+                write!(f, "endpoint path {path:?} must start with '/' and hold no '?', '#' or '{{'")
+            }
+            Self::RoutePath { entity, path, reason } => {
+                write!(f, "entity {entity:?}: route path {path:?} cannot be used: {reason}")
+            }
+            Self::RouteWithoutId { entity, path } => write!(
+                f,
+                "entity {entity:?}: route {path:?} updates or deletes, so it must name the id: \"{path}/{{id}}\""
+            ),
+            Self::RouteConflict { entity, method, path } => {
+                write!(f, "entity {entity:?}: {method} {path:?} is claimed twice")
+            }
+            Self::Name(name) => {
+                write!(f, "entity name or payload key {name:?} must have 1 to 64 bytes")
+            }
+            Self::DuplicateEntity(name) => write!(f, "entity {name:?} is configured twice"),
+            Self::TooManyEntities(count) => write!(f, "{count} entities are too many (65535 at most)"),
+            Self::Pointer { entity, pointer } => {
+                write!(f, "entity {entity:?}: JSON pointer {pointer:?} must be empty or start with '/'")
+            }
+            Self::Origin(origin) => {
+                write!(f, "origin {origin:?} must be scheme://host or scheme://host:port, without a path")
+            }
+            Self::Token => f.write_str("the token list is empty or holds an empty token"),
+            Self::Zero(what) => write!(f, "{what} must not be zero"),
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+/// An object or id that pages could not use, found when a [`Change`](crate::Change) is made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// It serialises to something that is no JSON object.
+    NotAnObject,
+    /// Its `id` is missing, `null`, `0`, `""`, or neither text nor number.
+    NoUsableId {
+        /// The id as JSON text, or `nothing`.
+        found: String,
+    },
+    /// It cannot be serialised.
+    Serialize(serde_json::Error),
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => f.write_str("a change needs a JSON object with an id"),
+            Self::NoUsableId { found } => write!(
+                f,
+                "clients throw away messages whose id is not a non-empty text or a non-zero number, found {found}"
+            ),
+            Self::Serialize(_) => f.write_str("the object cannot be serialised to JSON"),
+        }
+    }
+}
+
+impl Error for ChangeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Serialize(error) => Some(error),
+            Self::NotAnObject | Self::NoUsableId { .. } => None,
+        }
+    }
+}
+
+/// Why something was not published.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// No entity of this name is configured: add `.entity(Entity::new(name))` to the builder.
+    UnknownEntity(String),
+    /// The message cannot be serialised.
+    Serialize(serde_json::Error),
+    /// The stock client would stop saving, or throw the message away.
+    BreaksPages {
+        /// The entity it was for.
+        entity: String,
+        /// The object's id.
+        id: String,
+        /// What is wrong with the object.
+        reason: &'static str,
+    },
+}
+
+impl PublishError {
+    pub(crate) fn breaks_pages(entity: &str, id: &str, hazard: Hazard) -> Self {
+        Self::BreaksPages { entity: entity.to_owned(), id: id.to_owned(), reason: hazard.reason() }
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownEntity(name) => {
+                write!(f, "no entity {name:?} is configured; add .entity(Entity::new({name:?})) to the builder")
+            }
+            Self::Serialize(_) => f.write_str("the message cannot be serialised to JSON"),
+            Self::BreaksPages { entity, id, reason } => {
+                write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
+            }
+        }
+    }
+}
+
+impl Error for PublishError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Serialize(error) => Some(error),
+            Self::UnknownEntity(_) | Self::BreaksPages { .. } => None,
+        }
+    }
+}

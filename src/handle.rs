@@ -1,0 +1,277 @@
+//! The handle: everything an application does with its live updates.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    auth::Identity,
+    change::Change,
+    connection::Connections,
+    endpoint::Endpoint,
+    error::PublishError,
+    hub::EntityIndex,
+    layer::LiveUpdatesLayer,
+    observe::Stats,
+    publish::Publisher,
+    service::LiveUpdatesEndpoint,
+    shutdown::{Lifecycle, signal},
+    watch::Watcher,
+};
+
+/// Live updates for one application: a cheap, cloneable handle.
+///
+/// Put [`layer`](Self::layer) around the service, keep the handle (as axum state, for example) to publish what happens
+/// outside HTTP, and end with [`shutdown`](Self::shutdown). Needs tokio with time and I/O enabled.
+///
+/// ```no_run
+/// use axum::{Router, routing::{get, post, put}};
+/// use tower_live_updates::{Entity, LiveUpdates};
+/// # async fn list() {} async fn create() {} async fn update() {} async fn remove() {}
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+///
+/// let app = Router::new()
+///     .route("/events", get(list).post(create))
+///     .route("/events/{id}", put(update).delete(remove))
+///     .layer(live.layer());
+///
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+/// axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LiveUpdates {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    publisher: Publisher,
+    watcher: Arc<Watcher>,
+    endpoint: Arc<Endpoint>,
+    connections: Arc<Connections>,
+    lifecycle: Arc<Lifecycle>,
+}
+
+impl LiveUpdates {
+    pub(crate) fn new(
+        publisher: Publisher,
+        watcher: Watcher,
+        endpoint: Endpoint,
+        connections: Arc<Connections>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                publisher,
+                watcher: Arc::new(watcher),
+                endpoint: Arc::new(endpoint),
+                connections,
+                lifecycle,
+            }),
+        }
+    }
+
+    /// The layer: watches the writes of every entity and serves the endpoint.
+    pub fn layer(&self) -> LiveUpdatesLayer {
+        LiveUpdatesLayer::new(self.shared.watcher.clone(), None, Some(self.shared.endpoint.clone()))
+    }
+
+    /// A layer that only watches one entity, for a nested router: the entity's paths are matched with the path as the
+    /// wrapped service sees it. Serve the endpoint with [`endpoint`](Self::endpoint).
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// let calendar = Router::new()
+    ///     .route("/events", post(async || r#"{"action":"inserted","tid":"1"}"#))
+    ///     .layer(live.watch("events")?);
+    /// let app: Router = Router::new()
+    ///     .nest("/calendar", calendar) // POST /calendar/events is told
+    ///     .route_service("/api/v1", live.endpoint());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError::UnknownEntity`] when no entity of this name is configured.
+    pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, PublishError> {
+        let index = self.index(entity)?;
+        Ok(LiveUpdatesLayer::new(self.shared.watcher.clone(), Some(index), None))
+    }
+
+    /// The endpoint alone, as a service for a route of its own; an example stands at [`watch`](Self::watch).
+    #[must_use]
+    pub fn endpoint(&self) -> LiveUpdatesEndpoint {
+        LiveUpdatesEndpoint::new(self.shared.endpoint.clone())
+    }
+
+    /// Tells every subscribed page of a change, for what happens outside HTTP. Neither waits for a socket nor needs a
+    /// runtime.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Change, Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// live.publish("events", Change::update(&json!({"id": 7, "text": "Moved by the import"}))?)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError`] when the entity is not configured, or the object would break pages.
+    #[allow(clippy::needless_pass_by_value, reason = "a change is told once")]
+    pub fn publish(&self, entity: &str, change: Change) -> Result<(), PublishError> {
+        self.publish_many(entity, [change])
+    }
+
+    /// Tells several changes in order, with nothing in between. One that would break pages holds all of them back.
+    ///
+    /// ```
+    /// use tower_live_updates::{Change, Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// live.publish_many("events", [Change::delete(18)?, Change::delete(19)?, Change::delete(17)?])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_many(&self, entity: &str, changes: impl IntoIterator<Item = Change>) -> Result<(), PublishError> {
+        let index = self.index(entity)?;
+        let changes: Vec<Change> = changes.into_iter().collect();
+        self.shared.publisher.publish(index, &changes, None)
+    }
+
+    /// Sends anything else to an entity's handlers on the page: they get `value` as it is.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .entity(Entity::new("calendars"))
+    ///     .build()?;
+    /// live.send("events", &json!({"type": "custom-action", "event": {"id": 7}}))?;
+    /// live.send("calendars", &json!({"type": "custom-action", "value": "archived"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError`] when the entity is not configured, or the value cannot be serialised.
+    pub fn send(&self, entity: &str, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
+        let index = self.index(entity)?;
+        let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
+        self.shared.publisher.send(index, &value);
+        Ok(())
+    }
+
+    /// The counters of this moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let observer = &self.shared.publisher.observer;
+        let (connections, subscriptions) = self.shared.connections.count();
+        let (log_records, log_bytes) = self.shared.publisher.hub.log_size();
+        Stats {
+            connections: connections as u64,
+            subscriptions: subscriptions as u64,
+            log_records: log_records as u64,
+            log_bytes: log_bytes as u64,
+            detached_writes: self.shared.watcher.detached_now() as u64,
+            handshakes: observer.handshakes.get(),
+            handshakes_denied: observer.handshakes_denied.get(),
+            sockets_opened: observer.sockets_opened.get(),
+            sockets_denied: observer.sockets_denied.get(),
+            sockets_refused: observer.sockets_refused.get(),
+            origins_refused: observer.origins_refused.get(),
+            upgrades_failed: observer.upgrades_failed.get(),
+            slow_closed: observer.slow_closed.get(),
+            silent_closed: observer.silent_closed.get(),
+            messages_ignored: observer.messages_ignored.get(),
+            calls: observer.calls.get(),
+            changes_published: observer.changes_published.get(),
+            messages_published: observer.messages_published.get(),
+            writes_untold: observer.writes_untold.get(),
+            writes_detached: observer.writes_detached.get(),
+            writes_dropped: observer.writes_dropped.get(),
+            turns_timed_out: observer.turns_timed_out.get(),
+            hooks_failed: observer.hooks_failed.get(),
+        }
+    }
+
+    /// Closes the sockets of the identities that `chosen` picks, with 1008; returns how many. Their pages reconnect
+    /// after two seconds and are authenticated anew, so take the permission away first.
+    ///
+    /// ```
+    /// # use tower_live_updates::{Entity, LiveUpdates};
+    /// # let live = LiveUpdates::builder("/api/v1").allow_anonymous().build()?;
+    /// let closed = live.disconnect(|identity| identity.principal() == "alice");
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
+        self.shared.connections.disconnect(chosen)
+    }
+
+    /// Says goodbye to every socket (1001) and waits for writes that go on without their clients; 5 s at most, or what
+    /// the builder's `drain` says.
+    ///
+    /// Meanwhile HTTP goes on and handshakes are answered; new sockets are refused with 503. A second call waits for
+    /// the same end. Servers forget the connections they have upgraded, so this is the only goodbye they get.
+    ///
+    /// ```
+    /// # use tower_live_updates::{Entity, LiveUpdates};
+    /// # async fn run() -> Result<(), tower_live_updates::ConfigError> {
+    /// # let live = LiveUpdates::builder("/api/v1").allow_anonymous().build()?;
+    /// live.shutdown().await;
+    /// assert_eq!(live.stats().connections, 0);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    pub async fn shutdown(&self) {
+        self.shared.lifecycle.shutdown().await;
+    }
+
+    /// Waits for SIGINT or SIGTERM (Ctrl-C elsewhere than on Unix), then does what [`shutdown`](Self::shutdown) does.
+    ///
+    /// Made for `axum::serve(…).with_graceful_shutdown(live.shutdown_on_signals())`: the future owns its handle. Where
+    /// signals cannot be listened to, it never resolves, and the log says so.
+    pub fn shutdown_on_signals(&self) -> impl Future<Output = ()> + Send + 'static {
+        let live = self.clone();
+        async move {
+            if let Err(error) = signal().await {
+                live.shared.publisher.observer.warn(format_args!("signals cannot be listened to: {error}"));
+                std::future::pending::<()>().await;
+            }
+            live.shutdown().await;
+        }
+    }
+
+    fn index(&self, entity: &str) -> Result<EntityIndex, PublishError> {
+        let found = self.shared.publisher.find(entity);
+        found.ok_or_else(|| PublishError::UnknownEntity(entity.to_owned()))
+    }
+}
+
+impl fmt::Debug for LiveUpdates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveUpdates").field("endpoint", &self.shared.endpoint).finish_non_exhaustive()
+    }
+}

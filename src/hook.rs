@@ -1,0 +1,51 @@
+//! Running the application's own code: a panic or a hang in it ends nothing but itself.
+
+use std::{fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+
+/// How a hook failed without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HookFailure {
+    Panicked,
+    TimedOut,
+}
+
+impl fmt::Display for HookFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Panicked => "it panicked",
+            Self::TimedOut => "it took longer than hook_timeout",
+        })
+    }
+}
+
+/// Runs a hook, its first call included, for `limit` at most.
+pub(crate) async fn guarded<T, Fut>(limit: Duration, hook: impl FnOnce() -> Fut) -> Result<T, HookFailure>
+where
+    Fut: Future<Output = T>,
+{
+    let run = AssertUnwindSafe(async { hook().await }).catch_unwind();
+    match tokio::time::timeout(limit, run).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err(HookFailure::Panicked),
+        Err(_) => Err(HookFailure::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn panics_and_hangs_are_failures() {
+        let limit = Duration::from_secs(5);
+        assert_eq!(guarded(limit, async || 7).await, Ok(7));
+        let panics = guarded(limit, async || -> u8 { panic!("in a hook") });
+        assert_eq!(panics.await, Err(HookFailure::Panicked));
+        let early = guarded(limit, || -> std::future::Ready<u8> { panic!("before the future") });
+        assert_eq!(early.await, Err(HookFailure::Panicked));
+        let hangs = guarded(limit, std::future::pending::<u8>);
+        assert_eq!(hangs.await, Err(HookFailure::TimedOut));
+    }
+}

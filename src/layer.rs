@@ -1,0 +1,93 @@
+//! The tower layer.
+
+use std::{fmt, sync::Arc};
+
+use tower::Layer;
+
+use crate::{
+    endpoint::Endpoint,
+    hub::EntityIndex,
+    service::{LiveUpdatesService, Parts},
+    watch::Watcher,
+    way::AnyBody,
+};
+
+/// Wraps any tower HTTP service: watches its writes, and serves the endpoint where it is the whole layer.
+///
+/// From [`LiveUpdates::layer`](crate::LiveUpdates::layer) or [`LiveUpdates::watch`](crate::LiveUpdates::watch). Cheap
+/// to clone; every service made by it, and by its clones, belongs to the same `LiveUpdates`.
+///
+/// # Where to put it
+/// Outside whatever answers the writes, inside whatever must see handshakes and sockets too: CORS, tracing. Compression
+/// belongs outside (a compressed answer cannot be read); decompression of requests outside too. Wrap the whole
+/// `Router` with `layer`: `route_layer` would leave the endpoint out.
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// let app: Router = Router::new()
+///     .route("/events", post(async || r#"{"action":"inserted","tid":"1"}"#))
+///     .layer(live.layer());
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[must_use = "a layer does nothing until a service is wrapped in it"]
+pub struct LiveUpdatesLayer<W = AnyBody> {
+    parts: Parts<W>,
+}
+
+impl LiveUpdatesLayer {
+    pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
+        Self { parts: Parts::new(watcher, only, endpoint) }
+    }
+
+    /// Keeps axum's own `Body` on both sides: neighbours such as `axum::middleware::from_fn` fit next to it in a
+    /// `ServiceBuilder`, and nothing is boxed once more.
+    ///
+    /// ```
+    /// use axum::{Router, extract::Request, middleware::{Next, from_fn}, routing::post};
+    /// use tower::ServiceBuilder;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// let app: Router = Router::new().route("/events", post(async || "{}")).layer(
+    ///     ServiceBuilder::new()
+    ///         .layer(from_fn(async |request: Request, next: Next| next.run(request).await))
+    ///         .layer(live.layer().axum())
+    ///         .layer(from_fn(async |request: Request, next: Next| next.run(request).await)),
+    /// );
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    #[cfg(feature = "axum")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+    pub fn axum(self) -> LiveUpdatesLayer<crate::way::AxumBody> {
+        LiveUpdatesLayer { parts: self.parts.other_way() }
+    }
+}
+
+impl<S, W> Layer<S> for LiveUpdatesLayer<W> {
+    type Service = LiveUpdatesService<S, W>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LiveUpdatesService::new(inner, self.parts.clone())
+    }
+}
+
+impl<W> Clone for LiveUpdatesLayer<W> {
+    fn clone(&self) -> Self {
+        Self { parts: self.parts.clone() }
+    }
+}
+
+impl<W> fmt::Debug for LiveUpdatesLayer<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveUpdatesLayer").field("parts", &self.parts).finish()
+    }
+}

@@ -1,0 +1,50 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod auth;
+mod body;
+mod builder;
+mod change;
+mod connection;
+mod endpoint;
+mod entity;
+mod error;
+mod future;
+mod handle;
+mod hook;
+mod hub;
+mod layer;
+mod object;
+mod observe;
+mod protocol;
+mod publish;
+mod random;
+mod service;
+mod shutdown;
+mod watch;
+mod way;
+
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use self::way::AxumBody;
+pub use self::{
+    auth::{AuthError, AuthRequest, Authenticate, Identity},
+    body::{OwnBody, RequestBody, ResponseBody},
+    builder::{Builder, Ready, Unauthenticated},
+    change::{Change, ChangeKind},
+    entity::Entity,
+    error::{ChangeError, ConfigError, PublishError},
+    future::ResponseFuture,
+    handle::LiveUpdates,
+    layer::LiveUpdatesLayer,
+    observe::Stats,
+    service::{EndpointFuture, LiveUpdatesEndpoint, LiveUpdatesService},
+    watch::write::LiveWrite,
+    way::{AnyBody, RequestWay, ResponseWay},
+};
+
+/// Any error of the application's.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A future whose type is nobody's business.
+type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;

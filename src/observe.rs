@@ -1,0 +1,176 @@
+//! What happened: counters that are always on, and log lines that name the remedy.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::hub::lock;
+
+/// Everything that is counted, in one place.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    pub(crate) handshakes: Counter,
+    pub(crate) handshakes_denied: Counter,
+    pub(crate) sockets_opened: Counter,
+    pub(crate) sockets_denied: Counter,
+    pub(crate) sockets_refused: Counter,
+    pub(crate) origins_refused: Counter,
+    pub(crate) upgrades_failed: Counter,
+    pub(crate) slow_closed: Counter,
+    pub(crate) silent_closed: Counter,
+    pub(crate) messages_ignored: Counter,
+    pub(crate) calls: Counter,
+    pub(crate) changes_published: Counter,
+    pub(crate) messages_published: Counter,
+    pub(crate) writes_untold: Counter,
+    pub(crate) writes_detached: Counter,
+    pub(crate) writes_dropped: Counter,
+    pub(crate) turns_timed_out: Counter,
+    pub(crate) hooks_failed: Counter,
+    said: Mutex<Said>,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn up(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Which lines have been written, so that a page that asks every two seconds does not fill a log.
+#[derive(Debug, Default)]
+struct Said {
+    once: HashSet<u64>,
+    window: Option<Instant>,
+    in_window: u32,
+}
+
+/// Lines that may be written within [`WINDOW`], all kinds together.
+const LINES_PER_WINDOW: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+/// Different lines remembered for "once"; routes and entities are configuration, so this is far off.
+const MAX_ONCE: usize = 4096;
+
+impl Observer {
+    /// A warning somebody outside can cause again and again: rate-limited.
+    pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
+        let allowed = {
+            let mut said = lock(&self.said);
+            let now = Instant::now();
+            if said.window.is_none_or(|since| now.duration_since(since) > WINDOW) {
+                said.window = Some(now);
+                said.in_window = 0;
+            }
+            said.in_window += 1;
+            said.in_window <= LINES_PER_WINDOW
+        };
+        if allowed {
+            write_warning(line);
+        }
+    }
+
+    /// A warning about configuration or an application's answers: once for each `what`.
+    pub(crate) fn warn_once(&self, what: impl Hash, line: fmt::Arguments<'_>) {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        let first = {
+            let mut said = lock(&self.said);
+            said.once.len() < MAX_ONCE && said.once.insert(hasher.finish())
+        };
+        if first {
+            write_warning(line);
+        }
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn write_warning(line: fmt::Arguments<'_>) {
+    tracing::warn!(target: "tower_live_updates", "{line}");
+}
+
+#[cfg(not(feature = "tracing"))]
+fn write_warning(_line: fmt::Arguments<'_>) {}
+
+/// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
+///
+/// Counts start with the process; the first five are the state of this moment.
+///
+/// ```
+/// use tower_live_updates::{Change, Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// live.publish("events", Change::delete(7)?)?;
+/// assert_eq!(live.stats().changes_published, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sockets open now.
+    pub connections: u64,
+    /// Subscriptions of all of them together.
+    pub subscriptions: u64,
+    /// Records in the log.
+    pub log_records: u64,
+    /// Bytes the log takes.
+    pub log_bytes: u64,
+    /// Writes being finished now although their client has gone.
+    pub detached_writes: u64,
+    /// Handshakes answered with 200.
+    pub handshakes: u64,
+    /// Handshakes answered with 403.
+    pub handshakes_denied: u64,
+    /// Sockets accepted.
+    pub sockets_opened: u64,
+    /// Sockets closed with 1008, or refused with 403, because nobody was let in by their token.
+    pub sockets_denied: u64,
+    /// Sockets refused with 503: too many, authentication unavailable, or shutting down.
+    pub sockets_refused: u64,
+    /// Requests refused because of their `Origin`.
+    pub origins_refused: u64,
+    /// Upgrades that were answered with 101 and then not carried out by the server.
+    pub upgrades_failed: u64,
+    /// Sockets closed because they did not read fast enough.
+    pub slow_closed: u64,
+    /// Sockets closed because nothing was heard of them, not even a pong.
+    pub silent_closed: u64,
+    /// Messages from pages that were not understood or not wanted.
+    pub messages_ignored: u64,
+    /// Calls answered, each with an error.
+    pub calls: u64,
+    /// Changes told.
+    pub changes_published: u64,
+    /// Messages told.
+    pub messages_published: u64,
+    /// Successful writes that could not be told; the log says why.
+    pub writes_untold: u64,
+    /// Writes finished after their client had gone.
+    pub writes_detached: u64,
+    /// Writes given up with their client, because too many were being finished or finishing is switched off.
+    pub writes_dropped: u64,
+    /// Writes that went on without their turn after waiting for it.
+    pub turns_timed_out: u64,
+    /// Panics, errors and timeouts in the application's hooks.
+    pub hooks_failed: u64,
+}

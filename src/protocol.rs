@@ -1,0 +1,295 @@
+//! The wire, both ways: what the server says as whole WebSocket frames, and a strict small decoder for what pages
+//! say. No I/O.
+//!
+//! The message shapes are those of the vendor's article and of the stock `RemoteEvents` client (Scheduler 7.2,
+//! Gantt 10): text frames only, one JSON message each.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::object::{Object, quoted, string};
+
+const TEXT: u8 = 0x1;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const FIN: u8 = 0x80;
+
+/// WebSocket close codes this crate sends (RFC 6455 7.4.1).
+pub(crate) mod close {
+    /// The server is going away; the page returns in two seconds.
+    pub(crate) const GOING_AWAY: u16 = 1001;
+    /// The peer broke the framing rules.
+    pub(crate) const PROTOCOL: u16 = 1002;
+    /// A text message was not UTF-8.
+    pub(crate) const INVALID_TEXT: u16 = 1007;
+    /// Not allowed (any more).
+    pub(crate) const POLICY: u16 = 1008;
+    /// A message was larger than pages ever send.
+    pub(crate) const TOO_LARGE: u16 = 1009;
+    /// The reader was too slow; it may come back.
+    pub(crate) const TRY_AGAIN: u16 = 1013;
+}
+
+/// An event frame, and where in it the object stands.
+#[derive(Clone, Debug)]
+pub(crate) struct EventFrame {
+    /// The whole frame, header included.
+    pub(crate) frame: Bytes,
+    /// The object, a part of the frame.
+    pub(crate) object: Bytes,
+}
+
+/// The first message on every socket; the client waits for it before it subscribes.
+pub(crate) fn start(connection_id: &str) -> Bytes {
+    text(&[r#"{"action":"start","body":"#, &quoted(connection_id), "}"])
+}
+
+/// A change, as the stock handlers read it.
+pub(crate) fn event(entity: &str, verb: &str, payload_key: &str, object: &str) -> EventFrame {
+    let kind = quoted(&format!("{verb}-{payload_key}"));
+    let head = [
+        r#"{"action":"event","body":{"name":"#,
+        &quoted(entity),
+        r#","value":{"type":"#,
+        &kind,
+        ",",
+        &quoted(payload_key),
+        ":",
+    ]
+    .concat();
+    let frame = text(&[&head, object, "}}}"]);
+    let end = frame.len() - 3;
+    EventFrame { object: frame.slice(end - object.len()..end), frame }
+}
+
+/// Anything else for an entity's handlers: `value` is JSON text.
+pub(crate) fn message(entity: &str, value: &str) -> Bytes {
+    text(&[r#"{"action":"event","body":{"name":"#, &quoted(entity), r#","value":"#, value, "}}"])
+}
+
+/// The answers to `calls`, as the array the client expects in a `result` message and over HTTP.
+pub(crate) fn call_results(calls: &[CallId<'_>]) -> String {
+    let answers: Vec<String> =
+        calls.iter().map(|id| format!(r#"{{"id":{},"error":"this server offers no methods"}}"#, id.0)).collect();
+    format!("[{}]", answers.join(","))
+}
+
+/// The `result` message that answers calls made over the socket.
+pub(crate) fn result(calls: &[CallId<'_>]) -> Bytes {
+    text(&[r#"{"action":"result","body":"#, &call_results(calls), "}"])
+}
+
+/// A ping without payload.
+pub(crate) fn ping() -> Bytes {
+    frame(PING, &[])
+}
+
+/// A close frame; `reason` is cut at the 123 bytes a control frame can hold.
+pub(crate) fn close(code: u16, reason: &str) -> Bytes {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let code = code.to_be_bytes();
+    frame(CLOSE, &[&code, &reason.as_bytes()[..end]])
+}
+
+fn text(parts: &[&str]) -> Bytes {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    frame(TEXT, &parts)
+}
+
+/// One unmasked, unfragmented frame (RFC 6455 5.2).
+fn frame(opcode: u8, parts: &[&[u8]]) -> Bytes {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(length + 10);
+    frame.put_u8(FIN | opcode);
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short), _) if short < 126 => frame.put_u8(short),
+        (_, Ok(medium)) => {
+            frame.put_u8(126);
+            frame.put_u16(medium);
+        }
+        _ => {
+            frame.put_u8(127);
+            frame.put_u64(length as u64);
+        }
+    }
+    for part in parts {
+        frame.put_slice(part);
+    }
+    frame.freeze()
+}
+
+/// What a page may say.
+#[derive(Debug, PartialEq)]
+pub(crate) enum ClientMessage<'a> {
+    /// Hear an entity.
+    Subscribe(Cow<'a, str>),
+    /// Hear it no more. The stock client's `detach()` names it under `key` instead of `name`.
+    Unsubscribe(Cow<'a, str>),
+    /// Remote calls that want an answer each.
+    Call(Vec<CallId<'a>>),
+}
+
+/// A call's id, as the JSON text to answer with.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CallId<'a>(Cow<'a, str>);
+
+/// Calls answered at most per message; the client sends one.
+const MAX_CALLS: usize = 64;
+
+impl<'a> ClientMessage<'a> {
+    /// Reads one text message; `None` for everything else than the three known actions.
+    pub(crate) fn decode(text: &'a str) -> Option<Self> {
+        let message = Object::parse(text.as_bytes())?;
+        let name = || -> Option<Cow<'a, str>> {
+            let name = message.get_str("name").or_else(|| message.get_str("key"))?;
+            Some(Cow::Owned(name.into_owned()))
+        };
+        match message.get_str("action")?.as_ref() {
+            "subscribe" => name().map(Self::Subscribe),
+            "unsubscribe" => name().map(Self::Unsubscribe),
+            "call" => CallId::list(message.get("body")?).map(Self::Call),
+            _ => None,
+        }
+    }
+}
+
+impl CallId<'_> {
+    /// The ids in a JSON array of calls; `None` when it is no array of objects with an id each.
+    pub(crate) fn list(calls: &str) -> Option<Vec<CallId<'static>>> {
+        let calls: Vec<Object<'_>> = serde_json::from_str(calls).ok()?;
+        if calls.len() > MAX_CALLS {
+            return None;
+        }
+        calls
+            .iter()
+            .map(|call| {
+                let id = call.get("id")?;
+                let scalar = string(id).is_some() || id.parse::<serde_json::Number>().is_ok();
+                scalar.then(|| CallId(Cow::Owned(id.to_owned())))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn body(frame: &Bytes) -> &str {
+        let skip = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        std::str::from_utf8(&frame[skip..]).unwrap()
+    }
+
+    #[test]
+    fn frames_are_the_articles_to_the_letter() {
+        assert_eq!(body(&start("connectionId")), r#"{"action":"start","body":"connectionId"}"#);
+        assert_eq!(
+            body(&event("events", "delete", "event", r#"{"id":7}"#).frame),
+            r#"{"action":"event","body":{"name":"events","value":{"type":"delete-event","event":{"id":7}}}}"#
+        );
+        assert_eq!(
+            body(&message("calendars", r#"{"type":"custom-action","value":5}"#)),
+            r#"{"action":"event","body":{"name":"calendars","value":{"type":"custom-action","value":5}}}"#
+        );
+    }
+
+    #[test]
+    fn the_object_is_a_part_of_its_frame() {
+        let event = event("tasks", "update", "task", r#"{"id":"1","text":"x"}"#);
+        assert_eq!(&event.object[..], br#"{"id":"1","text":"x"}"#);
+    }
+
+    #[test]
+    fn lengths_use_the_shortest_form() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let payload = vec![b'x'; length];
+            let frame = frame(TEXT, &[&payload]);
+            assert_eq!(frame.len(), length + header);
+        }
+    }
+
+    #[test]
+    fn a_close_reason_is_cut_between_characters() {
+        let frame = close(close::POLICY, &"ä".repeat(100));
+        assert_eq!(frame.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+
+    #[test]
+    fn pages_are_understood() {
+        let decode = |text| ClientMessage::decode(text);
+        assert_eq!(
+            decode(r#"{"action":"subscribe","name":"events"}"#),
+            Some(ClientMessage::Subscribe("events".into()))
+        );
+        assert_eq!(
+            decode(r#"{"action":"unsubscribe","key":"events"}"#),
+            Some(ClientMessage::Unsubscribe("events".into()))
+        );
+        assert_eq!(
+            decode(r#"{"action":"call","body":[{"id":"2","name":"a.b","args":[]}]}"#),
+            Some(ClientMessage::Call(vec![CallId(r#""2""#.into())]))
+        );
+    }
+
+    #[test]
+    fn everything_else_is_ignored() {
+        for junk in [
+            "null",
+            "[]",
+            "42",
+            "\"x\"",
+            "{",
+            "",
+            "{}",
+            "\0",
+            r#"{"action":null}"#,
+            r#"{"action":"subscribe"}"#,
+            r#"{"action":"subscribe","name":null}"#,
+            r#"{"action":"subscribe","name":7}"#,
+            r#"{"action":"subscribe","name":["events"]}"#,
+            r#"{"action":"nosuch"}"#,
+            r#"{"action":{"a":1}}"#,
+            r#"{"action":"unsubscribe"}"#,
+            r#"{"action":"call"}"#,
+            r#"{"action":"call","body":[{"id":{"a":1}}]}"#,
+            r#"{"action":"call","body":[{"name":"a.b"}]}"#,
+        ] {
+            assert_eq!(ClientMessage::decode(junk), None, "{junk}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(text in ".{0,200}") {
+            let _ = ClientMessage::decode(&text);
+        }
+
+        #[test]
+        fn decoding_json_never_panics(
+            action in "subscribe|unsubscribe|call|x",
+            value in r#"null|7|"a"|\[\]|\[\{"id":1\}\]|\{\}|\[\{\}\]"#,
+        ) {
+            let text = format!(r#"{{"action":"{action}","name":{value},"body":{value}}}"#);
+            let _ = ClientMessage::decode(&text);
+        }
+
+        #[test]
+        fn messages_stay_json(name in ".{0,40}", id in ".{0,40}") {
+            let event = event(&name, "add", &name, &format!(r#"{{"id":{}}}"#, quoted(&id)));
+            let read: serde_json::Value = serde_json::from_str(body(&event.frame)).unwrap();
+            prop_assert_eq!(&read["body"]["name"], &name);
+            prop_assert_eq!(&read["body"]["value"][&name]["id"], &id);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Unguessable ids, and spread.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
+
+/// 128 random bits as 32 hexadecimal digits.
+pub(crate) fn id() -> String {
+    format!("{:016x}{:016x}", bits(), bits())
+}
+
+/// A time between `from` and `to`, every one as likely.
+pub(crate) fn between(from: Duration, to: Duration) -> Duration {
+    let share = (bits() >> 11) as f64 / (1_u64 << 53) as f64;
+    from + to.saturating_sub(from).mul_f64(share)
+}
+
+fn bits() -> u64 {
+    // The standard library's hasher is seeded by the same source, once: a fallback for a source that fails later.
+    getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_times_stay_within() {
+        let ids: std::collections::HashSet<String> = (0..1000).map(|_| id()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.len() == 32));
+        let (from, to) = (Duration::from_secs(1), Duration::from_secs(2));
+        assert!((0..1000).all(|_| (from..=to).contains(&between(from, to))));
+        assert_eq!(between(to, from), to);
+    }
+}

@@ -1,0 +1,189 @@
+//! The tower service: passes on, watches, or answers itself.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    BoxFuture,
+    body::OwnBody,
+    endpoint::Endpoint,
+    future::ResponseFuture,
+    hub::EntityIndex,
+    watch::Watcher,
+    way::{AnyBody, Ear, RequestWay, ResponseWay, WatchedAnswer},
+};
+
+/// A service with live updates, made by [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
+///
+/// Errors are the inner service's own; what this crate answers itself never fails. Readiness is the inner service's
+/// too: where that is saturated, handshakes and sockets wait with everything else.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use tower::{Layer, service_fn};
+/// use tower_live_updates::{Entity, LiveUpdates, RequestBody};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// let service = live.layer().layer(service_fn(async |_: Request<RequestBody<Full<Bytes>>>| {
+///     Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+/// }));
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LiveUpdatesService<S, W = AnyBody> {
+    inner: S,
+    parts: Parts<W>,
+}
+
+impl<S, W> LiveUpdatesService<S, W> {
+    pub(crate) fn new(inner: S, parts: Parts<W>) -> Self {
+        Self { inner, parts }
+    }
+}
+
+impl<S, W, Q, R> Service<Request<Q>> for LiveUpdatesService<S, W>
+where
+    W: RequestWay<Q> + ResponseWay<R>,
+    <W as ResponseWay<R>>::Response: 'static,
+    S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    Q::Data: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    type Response = Response<<W as ResponseWay<R>>::Response>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, W, R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+        if let Some(endpoint) = self.parts.endpoint_for(&request) {
+            return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
+        }
+        let Some(matched) = self.parts.watcher.find(&request, self.parts.only) else {
+            return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)));
+        };
+        let write = self.parts.watcher.begin(matched, &mut request);
+        let ear = Ear { capture: write.capture(), turn: write.turn() };
+        let inner = self.inner.call(request.map(|body| W::watch(body, ear)));
+        let answered = async move {
+            let response = write.run(inner).await?;
+            Ok(response.map(|answer| W::answer(WatchedAnswer(answer))))
+        };
+        ResponseFuture::watch(answered, self.parts.watcher.clone())
+    }
+}
+
+/// What a layer and its services share.
+pub(crate) struct Parts<W> {
+    watcher: Arc<Watcher>,
+    /// The entity watched, where it is one alone.
+    only: Option<EntityIndex>,
+    endpoint: Option<Arc<Endpoint>>,
+    way: PhantomData<fn() -> W>,
+}
+
+impl<W> Parts<W> {
+    pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
+        Self { watcher, only, endpoint, way: PhantomData }
+    }
+
+    /// The same, for other bodies.
+    #[cfg(feature = "axum")]
+    pub(crate) fn other_way<V>(self) -> Parts<V> {
+        Parts::new(self.watcher, self.only, self.endpoint)
+    }
+
+    /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
+    pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
+        let endpoint = self.endpoint.as_ref()?;
+        let ours = endpoint.is_at(request.uri().path()) && request.method() != Method::OPTIONS;
+        ours.then(|| endpoint.clone())
+    }
+}
+
+impl<W> Clone for Parts<W> {
+    fn clone(&self) -> Self {
+        Self::new(self.watcher.clone(), self.only, self.endpoint.clone())
+    }
+}
+
+impl<W> fmt::Debug for Parts<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("endpoint", &self.endpoint.is_some())
+            .field("only", &self.only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
+///
+/// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint). It takes every path for its own; mount it where the
+/// client's `RemoteEvents` looks for it.
+#[derive(Clone, Debug)]
+pub struct LiveUpdatesEndpoint(Arc<Endpoint>);
+
+impl LiveUpdatesEndpoint {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self(endpoint)
+    }
+}
+
+impl<Q> Service<Request<Q>> for LiveUpdatesEndpoint
+where
+    Q: Body + Send + 'static,
+    Q::Data: Send,
+{
+    type Response = Response<OwnBody>;
+    type Error = Infallible;
+    type Future = EndpointFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Q>) -> EndpointFuture {
+        EndpointFuture(Box::pin(self.0.clone().respond(request)))
+    }
+}
+
+/// The future of [`LiveUpdatesEndpoint`].
+pub struct EndpointFuture(BoxFuture<Response<OwnBody>>);
+
+impl Future for EndpointFuture {
+    type Output = Result<Response<OwnBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for EndpointFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointFuture")
+    }
+}

@@ -1,0 +1,134 @@
+//! Bounded reading of bodies that belong to somebody else.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+
+use crate::hub::lock;
+
+/// What has been seen of a request body while the inner service read it.
+#[derive(Clone, Debug)]
+pub(crate) struct Capture {
+    seen: Arc<Mutex<Seen>>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    over: bool,
+    ended: bool,
+}
+
+impl Capture {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { seen: Arc::default(), limit }
+    }
+
+    /// One more piece went by.
+    pub(crate) fn push(&self, chunk: &Bytes) {
+        let mut seen = lock(&self.seen);
+        seen.bytes += chunk.len();
+        if seen.bytes > self.limit {
+            seen.over = true;
+            seen.chunks.clear();
+        } else if !seen.over {
+            seen.chunks.push(chunk.clone());
+        }
+    }
+
+    /// The last piece went by.
+    pub(crate) fn end(&self) {
+        lock(&self.seen).ended = true;
+    }
+
+    /// The whole body; `None` where its end was not seen, or it was larger than the limit.
+    pub(crate) fn take(&self) -> Option<Bytes> {
+        let mut seen = lock(&self.seen);
+        (seen.ended && !seen.over).then(|| joined(&std::mem::take(&mut seen.chunks)))
+    }
+}
+
+/// What was read of a response body, and the rest of it.
+pub(crate) struct Collected<B: Body> {
+    /// Everything read, to be given on as it came.
+    pub(crate) frames: VecDeque<Frame<Bytes>>,
+    pub(crate) rest: Rest<B>,
+}
+
+/// What comes after the frames that were read.
+pub(crate) enum Rest<B: Body> {
+    /// Nothing: the body was read to its end.
+    End,
+    /// The body goes on: it is larger than the limit, or took too long.
+    More(Pin<Box<B>>),
+    /// The body broke off.
+    Broken(B::Error),
+}
+
+/// Reads a body to its end, unless it is larger than `limit` bytes or takes longer than `time`.
+pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> Collected<B> {
+    let mut body = Box::pin(body);
+    let mut frames = VecDeque::new();
+    let mut bytes = 0;
+    let read = async {
+        loop {
+            if body.is_end_stream() {
+                return Ok(true);
+            }
+            if body.size_hint().lower().saturating_add(bytes) > limit as u64 {
+                return Ok(false);
+            }
+            match body.frame().await {
+                None => return Ok(true),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(frame)) => {
+                    let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                    bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                    frames.push_back(frame);
+                    if bytes > limit as u64 {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(time, read).await;
+    let rest = match outcome {
+        Ok(Ok(true)) => Rest::End,
+        Ok(Ok(false)) | Err(_) => Rest::More(body),
+        Ok(Err(error)) => Rest::Broken(error),
+    };
+    Collected { frames, rest }
+}
+
+impl<B: Body> Collected<B> {
+    /// The whole body, where it was read to its end.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        matches!(self.rest, Rest::End).then(|| {
+            let chunks: Vec<Bytes> = self.frames.iter().filter_map(|frame| frame.data_ref().cloned()).collect();
+            joined(&chunks)
+        })
+    }
+}
+
+fn joined(chunks: &[Bytes]) -> Bytes {
+    match chunks {
+        [one] => one.clone(),
+        many => {
+            let mut all = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
+            for chunk in many {
+                all.extend_from_slice(chunk);
+            }
+            all.freeze()
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! From a watched HTTP write to what pages are told. Knows bodies, not tower, hyper or sockets.
+
+pub(crate) mod capture;
+pub(crate) mod change;
+pub(crate) mod order;
+pub(crate) mod route;
+pub(crate) mod write;
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header, response::Parts};
+use http_body::Body;
+use tokio::sync::Semaphore;
+
+use self::{
+    capture::{Capture, Collected, Rest, collect},
+    change::{Draft, Format, RequestFacts, ResponseFacts, Verdict, is_editing, judge},
+    order::{Turn, Turns},
+    route::{Matched, Routes},
+    write::{LiveWrite, Said},
+};
+use crate::{
+    BoxFuture,
+    change::{Change, ChangeKind},
+    hook::guarded,
+    hub::{EntityIndex, lock},
+    observe::Observer,
+    publish::Publisher,
+    shutdown::Lifecycle,
+};
+
+/// Bounds of what watching may cost.
+#[derive(Clone, Debug)]
+pub(crate) struct WatchLimits {
+    pub(crate) body_bytes: usize,
+    pub(crate) response_time: Duration,
+    pub(crate) turn: Duration,
+    pub(crate) hook: Duration,
+    /// Writes finished at one time after their clients have gone; 0 where that is switched off.
+    pub(crate) detached: usize,
+}
+
+/// Recognises writes and tells what they did.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    publisher: Publisher,
+    routes: Routes,
+    turns: Arc<Turns>,
+    limits: WatchLimits,
+    lifecycle: Arc<Lifecycle>,
+    detached: Arc<Semaphore>,
+}
+
+impl Watcher {
+    pub(crate) fn new(publisher: Publisher, routes: Routes, limits: WatchLimits, lifecycle: Arc<Lifecycle>) -> Self {
+        Self {
+            publisher,
+            routes,
+            turns: Arc::default(),
+            detached: Arc::new(Semaphore::new(limits.detached)),
+            limits,
+            lifecycle,
+        }
+    }
+
+    /// What this request changes, of one entity or of any. `None` too where an outer watcher of the same
+    /// `LiveUpdates` has it in hand already.
+    pub(crate) fn find<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
+        let matched = self.routes.find(request.method(), request.uri().path())?;
+        let ours = only.is_none_or(|only| only == matched.route.entity);
+        let outer = request.extensions().get::<LiveWrite>();
+        (ours && outer.is_none_or(|outer| outer.watcher != self.mark())).then_some(matched)
+    }
+
+    /// Begins to watch a write, and gives its handler a say.
+    pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut Request<B>) -> Write {
+        let live_write = LiveWrite::new(self.mark());
+        request.extensions_mut().insert(live_write.clone());
+        let body = request.body();
+        Write {
+            capture: Capture::new(self.limits.body_bytes),
+            began: self.publisher.hub.head(),
+            editing: is_editing(request.uri().query()),
+            format: Format::of(request.headers()),
+            method: request.method().clone(),
+            without_body: body.is_end_stream() || body.size_hint().exact() == Some(0),
+            turn: TurnSlot::default(),
+            watcher: self.clone(),
+            matched,
+            live_write,
+        }
+    }
+
+    /// Finishes a write whose client has gone, in a task of its own.
+    pub(crate) fn finish_detached(&self, write: impl Future<Output = ()> + Send + 'static) {
+        let observer = self.observer();
+        let Ok(permit) = self.detached.clone().try_acquire_owned() else {
+            observer.writes_dropped.up();
+            if self.limits.detached > 0 {
+                observer.warn(format_args!(
+                    "{} writes whose clients have gone are being finished already; one more is given up with its \
+                     client (raise max_detached_writes)",
+                    self.limits.detached
+                ));
+            }
+            return;
+        };
+        observer.writes_detached.up();
+        self.lifecycle.spawn(async move {
+            write.await;
+            drop(permit);
+        });
+    }
+
+    /// Writes being finished at the moment.
+    pub(crate) fn detached_now(&self) -> usize {
+        self.limits.detached - self.detached.available_permits()
+    }
+
+    fn mark(&self) -> usize {
+        Arc::as_ptr(&self.turns).addr()
+    }
+
+    fn observer(&self) -> &Observer {
+        &self.publisher.observer
+    }
+}
+
+type TurnSlot = Arc<Mutex<Option<Turn>>>;
+
+/// One watched write, from its request to what it is told as.
+#[derive(Debug)]
+pub(crate) struct Write {
+    watcher: Arc<Watcher>,
+    matched: Matched,
+    method: Method,
+    editing: bool,
+    format: Format,
+    without_body: bool,
+    capture: Capture,
+    turn: TurnSlot,
+    live_write: LiveWrite,
+    /// Where the log stood when the request came.
+    began: u64,
+}
+
+/// How the response's body goes on to the client.
+pub(crate) enum Answer<B: Body> {
+    /// Untouched.
+    AsItCame(B),
+    /// Read ahead; the flag says whether it had promised its length.
+    ReadAhead(Collected<B>, bool),
+}
+
+impl Write {
+    /// The ear for the request's body.
+    pub(crate) fn capture(&self) -> Capture {
+        self.capture.clone()
+    }
+
+    /// Resolves when it is this write's turn, for the request's body to wait for. An add waits for nobody, and
+    /// without a body the write itself waits.
+    pub(crate) fn turn(&self) -> Option<BoxFuture<()>> {
+        if self.without_body {
+            return None;
+        }
+        let id = self.matched.id.clone()?;
+        let (watcher, slot, entity) = (self.watcher.clone(), self.turn.clone(), self.matched.route.entity);
+        Some(Box::pin(take_turn(watcher, slot, entity, id)))
+    }
+
+    /// Runs the inner service to its answer and tells what it did before the answer goes on.
+    pub(crate) async fn run<F, B, E>(self, inner: F) -> Result<Response<Answer<B>>, E>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        B: Body,
+    {
+        if let (true, Some(id)) = (self.without_body, &self.matched.id) {
+            let entity = self.matched.route.entity;
+            take_turn(self.watcher.clone(), self.turn.clone(), entity, id.clone()).await;
+        }
+        let (parts, body) = inner.await?.into_parts();
+        let said = self.live_write.take();
+        if !parts.status.is_success() {
+            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+        }
+        if said.skip || !said.changes.is_empty() {
+            self.tell_said(&said);
+            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+        }
+        // Neither says that anything is done.
+        if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
+            self.untold(
+                "status",
+                "202 and 207 do not say that the write is done; publish from the handler with LiveWrite, or later \
+                 with LiveUpdates::publish",
+            );
+            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+        }
+        let (answer, whole) = self.read_answer(&parts, body).await;
+        if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
+            self.untold("broken", "the inner service's answer broke off");
+        } else {
+            self.tell(&parts, whole.as_ref()).await;
+        }
+        drop(self.turn);
+        Ok(Response::from_parts(parts, answer))
+    }
+
+    /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
+    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Answer<B>, Option<Bytes>) {
+        if body.is_end_stream() {
+            return (Answer::AsItCame(body), Some(Bytes::new()));
+        }
+        if Format::of(&parts.headers) != Format::Json {
+            return (Answer::AsItCame(body), None);
+        }
+        let limits = &self.watcher.limits;
+        let exact = body.size_hint().exact().is_some();
+        let collected = collect(body, limits.body_bytes, limits.response_time).await;
+        let whole = collected.whole();
+        (Answer::ReadAhead(collected, exact), whole)
+    }
+
+    async fn tell(&self, parts: &Parts, answer: Option<&Bytes>) {
+        let entity = self.watcher.publisher.entity(self.matched.route.entity);
+        let request = self.capture.take();
+        let verdict = judge(
+            entity,
+            RequestFacts {
+                kind: self.matched.route.kind,
+                path_id: self.matched.id.as_deref(),
+                editing: self.editing,
+                format: self.format,
+                body: request.as_deref(),
+            },
+            ResponseFacts {
+                status: parts.status,
+                location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
+                body: answer.map(|body| &body[..]),
+            },
+        );
+        let draft = match verdict {
+            Verdict::Changed(draft) => draft,
+            Verdict::Failed => return,
+            Verdict::Untold(reason) => return self.untold(reason, reason.remedy()),
+        };
+        if let Some(misfit) = entity.widget.misfit(self.matched.route.kind, parts.status, draft.tid) {
+            self.watcher.observer().warn_once(
+                ("misfit", &self.matched.route.pattern, misfit),
+                format_args!("{} {}: {}", self.method, self.matched.route.pattern, misfit.remedy()),
+            );
+        }
+        let change = match self.load(&draft).await {
+            Some(change) => Ok(change),
+            None => draft.into_change(),
+        };
+        match change {
+            Ok(change) => self.publish(&[change]),
+            Err(reason) => self.untold(reason, reason.remedy()),
+        }
+    }
+
+    /// What the store holds now, where the entity has a hook that tells.
+    async fn load(&self, draft: &Draft) -> Option<Change> {
+        let entity = self.watcher.publisher.entity(self.matched.route.entity);
+        let hook = entity.load.as_ref()?;
+        let id = draft.id()?.into_owned();
+        let failure = match guarded(self.watcher.limits.hook, || hook(id)).await {
+            Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
+                Some(change) => return Some(change),
+                None => "its row is no JSON object with an id".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        self.watcher.observer().hooks_failed.up();
+        self.watcher.observer().warn(format_args!(
+            "the load hook of {:?} failed: {failure}; the change is told from request and response",
+            entity.name
+        ));
+        None
+    }
+
+    fn tell_said(&self, said: &Said) {
+        if !said.changes.is_empty() {
+            self.publish(&said.changes);
+        }
+    }
+
+    fn publish(&self, changes: &[Change]) {
+        let entity = self.matched.route.entity;
+        let adds = changes.iter().any(|change| change.kind() == ChangeKind::Add);
+        let began = adds.then_some(self.began);
+        if let Err(error) = self.watcher.publisher.publish(entity, changes, began) {
+            self.untold("hazard", &error.to_string());
+        }
+    }
+
+    fn untold(&self, what: impl std::hash::Hash, why: &str) {
+        let observer = self.watcher.observer();
+        observer.writes_untold.up();
+        observer.warn_once(
+            ("untold", &self.matched.route.pattern, self.method.as_str(), what),
+            format_args!(
+                "{} {}: a successful write is not told to pages: {why}",
+                self.method, self.matched.route.pattern
+            ),
+        );
+    }
+}
+
+/// Waits for the turn of an object and keeps it in `slot`; goes on without it when it takes too long.
+async fn take_turn(watcher: Arc<Watcher>, slot: TurnSlot, entity: EntityIndex, id: String) {
+    let turn = watcher.turns.clone().take(entity, &id, watcher.limits.turn).await;
+    if turn.is_none() {
+        watcher.observer().turns_timed_out.up();
+        watcher.observer().warn(format_args!(
+            "a write waited {:?} for an earlier one of the same object and goes on without its turn",
+            watcher.limits.turn
+        ));
+    }
+    *lock(&slot) = turn;
+}

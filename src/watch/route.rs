@@ -1,0 +1,227 @@
+//! Method and path to entity and id.
+
+use std::borrow::Cow;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::{change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex};
+
+/// All routes that change something.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    /// Nearly every request is none of ours; these answer that without walking the tree.
+    prefixes: Vec<Box<str>>,
+    methods: Vec<(Method, matchit::Router<Route>)>,
+}
+
+/// What a route does.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) entity: EntityIndex,
+    pub(crate) kind: ChangeKind,
+    /// The pattern, for log lines.
+    pub(crate) pattern: Box<str>,
+}
+
+/// A request that changes something.
+#[derive(Clone, Debug)]
+pub(crate) struct Matched {
+    pub(crate) route: Route,
+    /// The id in the path, decoded once; `None` where the route has none.
+    pub(crate) id: Option<String>,
+}
+
+impl Routes {
+    pub(crate) fn new(entities: &[Entity]) -> Result<Self, ConfigError> {
+        let mut routes = Self { prefixes: Vec::new(), methods: Vec::new() };
+        for (entity, index) in entities.iter().zip(0_u16..) {
+            for route in &entity.routes {
+                let path = route.path.as_str();
+                let refuse = |reason: &str| ConfigError::RoutePath {
+                    entity: entity.name.clone(),
+                    path: path.to_owned(),
+                    reason: reason.to_owned(),
+                };
+                if !path.starts_with('/') {
+                    return Err(refuse("it must start with '/'"));
+                }
+                if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT].contains(&route.method) {
+                    return Err(refuse("GET, HEAD, OPTIONS and CONNECT change nothing"));
+                }
+                let names_id = path.contains("{id}") || path.contains("{*id}");
+                if route.kind != ChangeKind::Add && !names_id {
+                    return Err(ConfigError::RouteWithoutId { entity: entity.name.clone(), path: path.to_owned() });
+                }
+                let tree = routes.tree(&route.method);
+                let target = Route { entity: EntityIndex(index), kind: route.kind, pattern: path.into() };
+                tree.insert(path, target).map_err(|error| match error {
+                    matchit::InsertError::Conflict { .. } => ConfigError::RouteConflict {
+                        entity: entity.name.clone(),
+                        method: route.method.clone(),
+                        path: path.to_owned(),
+                    },
+                    other => refuse(&other.to_string()),
+                })?;
+                let literal = path.find('{').map_or(path, |at| &path[..at]);
+                routes.prefixes.push(literal.into());
+            }
+        }
+        routes.prefixes.sort();
+        routes.prefixes.dedup();
+        Ok(routes)
+    }
+
+    /// What a request with this method and path changes. The query never matters.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Option<Matched> {
+        let (_, tree) = self.methods.iter().find(|(known, _)| known == method)?;
+        let path = normalized(path);
+        if !self.prefixes.iter().any(|prefix| path.starts_with(&**prefix)) {
+            return None;
+        }
+        let found = tree.at(&path).ok()?;
+        let id = match found.params.get("id") {
+            None => None,
+            Some(raw) => Some(percent_decode_str(raw).decode_utf8().ok()?.into_owned()),
+        };
+        Some(Matched { route: found.value.clone(), id })
+    }
+
+    fn tree(&mut self, method: &Method) -> &mut matchit::Router<Route> {
+        let at = match self.methods.iter().position(|(known, _)| known == method) {
+            Some(at) => at,
+            None => {
+                self.methods.push((method.clone(), matchit::Router::new()));
+                self.methods.len() - 1
+            }
+        };
+        &mut self.methods[at].1
+    }
+}
+
+/// The path as routers see it: without a trailing slash, and with needless escapes undone (RFC 3986 6.2.2.2: those of
+/// letters, digits and `-._~`; `%2F` stays what it is).
+fn normalized(path: &str) -> Cow<'_, str> {
+    let path = match path.strip_suffix('/') {
+        Some(bare) if !bare.is_empty() => bare,
+        _ => path,
+    };
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let plain = rest
+            .get(at + 1..at + 3)
+            .filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
+        match plain {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn routes() -> Routes {
+        Routes::new(&[
+            Entity::scheduler("/events").route(Method::POST, "/events/{id}/cancel", ChangeKind::Update),
+            Entity::new("tasks").payload_key("task").collection("/data/task"),
+            Entity::new("cards").collection("/boards/{board}/cards/"),
+        ])
+        .unwrap()
+    }
+
+    fn find(method: Method, path: &str) -> Option<(u16, ChangeKind, Option<String>)> {
+        let found = routes().find(&method, path)?;
+        Some((found.route.entity.0, found.route.kind, found.id))
+    }
+
+    #[test]
+    fn the_usual_routes_are_found() {
+        let id = |text: &str| Some(text.to_owned());
+        for (method, path, expected) in [
+            (Method::POST, "/events", Some((0, ChangeKind::Add, None))),
+            (Method::POST, "/events/", Some((0, ChangeKind::Add, None))),
+            (Method::PUT, "/events/7", Some((0, ChangeKind::Update, id("7")))),
+            (Method::PUT, "/events/7/", Some((0, ChangeKind::Update, id("7")))),
+            (Method::PATCH, "/events/7", Some((0, ChangeKind::Update, id("7")))),
+            (Method::DELETE, "/events/ID:17", Some((0, ChangeKind::Delete, id("ID:17")))),
+            (Method::POST, "/events/7/cancel", Some((0, ChangeKind::Update, id("7")))),
+            (Method::PUT, "/data/task/9", Some((1, ChangeKind::Update, id("9")))),
+            (Method::POST, "/boards/3/cards", Some((2, ChangeKind::Add, None))),
+            (Method::DELETE, "/boards/3/cards/8", Some((2, ChangeKind::Delete, id("8")))),
+            (Method::GET, "/events", None),
+            (Method::HEAD, "/events/7", None),
+            (Method::OPTIONS, "/events/7", None),
+            (Method::POST, "/events/7", None),
+            (Method::PUT, "/events", None),
+            (Method::PUT, "/events/a/b", None),
+            (Method::POST, "/eventsx", None),
+            (Method::POST, "/", None),
+            (Method::POST, "", None),
+            (Method::POST, "*", None),
+        ] {
+            assert_eq!(find(method.clone(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn ids_are_decoded_once() {
+        for (path, id) in [
+            ("/events/a%2Fb", "a/b"),
+            ("/events/%34%37", "47"),
+            ("/events/a%252Fb", "a%2Fb"),
+            ("/events/%C3%A4%20b", "ä b"),
+            ("/%65vents/1", "1"),
+            ("/events/100%25", "100%"),
+            ("/events/1234567890123456789", "1234567890123456789"),
+        ] {
+            let (_, _, found) = find(Method::PUT, path).expect(path);
+            assert_eq!(found.as_deref(), Some(id), "{path}");
+        }
+        assert_eq!(find(Method::PUT, "/events/%FF"), None, "no text, no id");
+    }
+
+    #[test]
+    fn bad_routes_are_refused_with_their_value() {
+        let build = |entity: Entity| Routes::new(&[entity]).unwrap_err().to_string();
+        let plain = || Entity::new("x");
+        assert!(build(plain().collection("events")).contains("\"events\""));
+        assert!(build(plain().route(Method::PUT, "/x", ChangeKind::Update)).contains("\"/x/{id}\""));
+        assert!(build(plain().route(Method::GET, "/x", ChangeKind::Add)).contains("GET"));
+        assert!(build(plain().route(Method::POST, "/x/{a", ChangeKind::Add)).contains("/x/{a"));
+        let twice = Routes::new(&[Entity::new("a").collection("/x"), Entity::new("b").collection("/x")]);
+        assert!(matches!(twice, Err(ConfigError::RouteConflict { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_answered(path in "[/%a-z0-9{}*?#äé]{0,40}") {
+            let _ = find(Method::PUT, &path);
+        }
+
+        #[test]
+        fn an_id_survives_full_escaping(id in "[^/\u{0}]{1,20}") {
+            let escaped: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let (_, _, found) = find(Method::PUT, &format!("/events/{escaped}")).unwrap();
+            prop_assert_eq!(found.unwrap(), id);
+        }
+    }
+}

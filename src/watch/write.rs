@@ -1,0 +1,64 @@
+//! The handler's say in what is told.
+
+use std::sync::{Arc, Mutex};
+
+use crate::{change::Change, hub::lock};
+
+/// A handle in the extensions of every watched request: the handler says what the write did.
+///
+/// What it says replaces what the layer would have found in request and response, and is told after the handler has
+/// answered with a success (2xx); an answer that is none tells nothing. For what must be told whatever the answer, use
+/// [`LiveUpdates::publish`](crate::LiveUpdates::publish).
+///
+/// ```
+/// use axum::{Extension, Json, extract::Path};
+/// use serde_json::{Value, json};
+/// use tower_live_updates::{Change, ChangeError, LiveWrite};
+///
+/// // Deleting a series deletes its exceptions too, which nobody could guess from the request.
+/// async fn delete_series(
+///     Path(id): Path<String>,
+///     Extension(write): Extension<LiveWrite>,
+/// ) -> Json<Value> {
+///     for exception in ["18", "19"] {
+///         write.publish(Change::delete(exception).expect("a literal id"));
+///     }
+///     if let Ok(series) = Change::delete(&id) {
+///         write.publish(series);
+///     }
+///     Json(json!({"action": "deleted"}))
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LiveWrite {
+    said: Arc<Mutex<Said>>,
+    /// The `LiveUpdates` that watches this request, so that an inner watcher of the same one steps aside.
+    pub(crate) watcher: usize,
+}
+
+/// What a handler said.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) skip: bool,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl LiveWrite {
+    pub(crate) fn new(watcher: usize) -> Self {
+        Self { watcher, ..Self::default() }
+    }
+
+    /// Tells this change instead of the automatic one. Several are told in the order of the calls, together.
+    pub fn publish(&self, change: Change) {
+        lock(&self.said).changes.push(change);
+    }
+
+    /// Tells nothing for this write, unless [`publish`](Self::publish) is called too.
+    pub fn skip(&self) {
+        lock(&self.said).skip = true;
+    }
+
+    pub(crate) fn take(&self) -> Said {
+        std::mem::take(&mut lock(&self.said))
+    }
+}

@@ -1,0 +1,143 @@
+//! Which body types stand on either side of the layer.
+
+use http_body::Body;
+
+use crate::{
+    BoxFuture,
+    body::{OwnBody, RequestBody, ResponseBody},
+    watch::{Answer, capture::Capture},
+};
+
+mod sealed {
+    /// Ways belong to this crate.
+    pub trait Sealed {}
+    impl Sealed for super::AnyBody {}
+    #[cfg(feature = "axum")]
+    impl Sealed for super::AxumBody {}
+}
+
+/// The generic way, for every service: the inner service is given [`RequestBody`], the client [`ResponseBody`].
+///
+/// See [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnyBody;
+
+/// axum's own body on both sides, so that every neighbour in a `ServiceBuilder` fits.
+///
+/// See [`LiveUpdatesLayer::axum`](crate::LiveUpdatesLayer::axum).
+#[cfg(feature = "axum")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AxumBody;
+
+/// How a request's body goes in. Sealed; see [`AnyBody`].
+pub trait RequestWay<Q>: sealed::Sealed {
+    /// The body the inner service is given.
+    type Request;
+
+    /// A body that is nobody's business.
+    #[doc(hidden)]
+    fn pass(body: Q) -> Self::Request;
+
+    /// A body that is listened to, and that waits for its turn.
+    #[doc(hidden)]
+    fn watch(body: Q, ear: Ear) -> Self::Request;
+}
+
+/// How a response's body comes out. Sealed; see [`AnyBody`].
+pub trait ResponseWay<R>: sealed::Sealed {
+    /// The body the client is given.
+    type Response;
+
+    /// A body that is nobody's business.
+    #[doc(hidden)]
+    fn pass(body: R) -> Self::Response;
+
+    /// An answer of the crate's own.
+    #[doc(hidden)]
+    fn own(body: OwnBody) -> Self::Response;
+
+    /// The answer to a watched write.
+    #[doc(hidden)]
+    fn answer(answer: WatchedAnswer<R>) -> Self::Response
+    where
+        R: Body;
+}
+
+/// What listens to a request's body.
+#[allow(missing_debug_implementations)]
+#[doc(hidden)]
+pub struct Ear {
+    pub(crate) capture: Capture,
+    pub(crate) turn: Option<BoxFuture<()>>,
+}
+
+/// The body that answers a watched write.
+#[allow(missing_debug_implementations)]
+#[doc(hidden)]
+pub struct WatchedAnswer<R: Body>(pub(crate) Answer<R>);
+
+impl<Q: Body> RequestWay<Q> for AnyBody {
+    type Request = RequestBody<Q>;
+
+    fn pass(body: Q) -> RequestBody<Q> {
+        RequestBody::passing(body)
+    }
+
+    fn watch(body: Q, ear: Ear) -> RequestBody<Q> {
+        RequestBody::watched(body, ear.capture, ear.turn)
+    }
+}
+
+impl<R: Body> ResponseWay<R> for AnyBody {
+    type Response = ResponseBody<R>;
+
+    fn pass(body: R) -> ResponseBody<R> {
+        ResponseBody::inner(body)
+    }
+
+    fn own(body: OwnBody) -> ResponseBody<R> {
+        ResponseBody::own(body)
+    }
+
+    fn answer(answer: WatchedAnswer<R>) -> ResponseBody<R> {
+        match answer.0 {
+            Answer::AsItCame(body) => ResponseBody::inner(body),
+            Answer::ReadAhead(collected, exact) => ResponseBody::replay(collected, exact),
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+impl RequestWay<axum_core::body::Body> for AxumBody {
+    type Request = axum_core::body::Body;
+
+    fn pass(body: axum_core::body::Body) -> axum_core::body::Body {
+        body
+    }
+
+    fn watch(body: axum_core::body::Body, ear: Ear) -> axum_core::body::Body {
+        axum_core::body::Body::new(AnyBody::watch(body, ear))
+    }
+}
+
+#[cfg(feature = "axum")]
+impl ResponseWay<axum_core::body::Body> for AxumBody {
+    type Response = axum_core::body::Body;
+
+    fn pass(body: axum_core::body::Body) -> axum_core::body::Body {
+        body
+    }
+
+    fn own(body: OwnBody) -> axum_core::body::Body {
+        axum_core::body::Body::new(body)
+    }
+
+    fn answer(answer: WatchedAnswer<axum_core::body::Body>) -> axum_core::body::Body {
+        match answer.0 {
+            Answer::AsItCame(body) => body,
+            read_ahead @ Answer::ReadAhead(..) => {
+                axum_core::body::Body::new(AnyBody::answer(WatchedAnswer(read_ahead)))
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What the tests share: a server on in-memory streams, and a small client that speaks the protocol.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::{convert::Infallible, error::Error, fmt, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde_json::Value;
+use tokio::io::DuplexStream;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{self, Message, protocol::CloseFrame},
+};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+use tower_live_updates::{Builder, Entity, LiveUpdates, LiveUpdatesLayer, RequestBody, Unauthenticated};
+
+pub type BoxError = Box<dyn Error + Send + Sync>;
+pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
+
+/// The token every test server knows.
+pub const TOKEN: &str = "demo";
+
+/// A builder with the scheduler's events, not yet told who may connect.
+pub fn builder() -> Builder<Unauthenticated> {
+    LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
+}
+
+/// The usual: scheduler events, one token.
+pub fn live() -> LiveUpdates {
+    builder().tokens([TOKEN]).build().expect("a good configuration")
+}
+
+/// A server whose connections are in-memory streams.
+#[derive(Clone)]
+pub struct Server {
+    service: BoxCloneSyncService<Request<Incoming>, AnyResponse, BoxError>,
+}
+
+impl Server {
+    /// Serves any service that takes what hyper gives.
+    pub fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let service = service
+            .map_response(|response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync()))
+            .map_err(Into::into);
+        Self { service: BoxCloneSyncService::new(service) }
+    }
+
+    /// Serves a handler behind the layer: the generic way.
+    pub fn layered<H, Fut, B>(layer: &LiveUpdatesLayer, handler: H) -> Self
+    where
+        H: Fn(Request<RequestBody<Incoming>>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<B>> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let inner = tower::service_fn(move |request| {
+            let answer = handler(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        Self::new(layer.layer(inner))
+    }
+
+    /// Opens a connection; the server's end runs in a task of its own.
+    pub fn connect(&self) -> DuplexStream {
+        self.connect_with(64 * 1024)
+    }
+
+    /// Opens a connection whose stream holds this many bytes each way before it blocks.
+    pub fn connect_with(&self, capacity: usize) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(capacity);
+        let service = TowerToHyperService::new(self.service.clone());
+        tokio::spawn(
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades(),
+        );
+        near
+    }
+
+    /// One request on a connection of its own; the answer with its whole body.
+    pub async fn send(&self, request: Request<impl Into<Bytes>>) -> Response<Bytes> {
+        let response = self.start(request.map(|body| Full::new(body.into()))).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        Response::from_parts(parts, body)
+    }
+
+    /// One request with any body on a connection of its own; the answer as it comes.
+    pub async fn start<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, hyper::Error>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        if !request.headers().contains_key(header::HOST) {
+            request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("live.example"));
+        }
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.connect())).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    }
+
+    /// A JSON write.
+    pub async fn write(&self, method: Method, path: &str, body: &str) -> Response<Bytes> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.to_owned())
+            .expect("a good request");
+        self.send(request).await
+    }
+
+    /// The handshake with a token.
+    pub async fn handshake(&self, token: &str) -> Response<Bytes> {
+        let request = Request::get("/api/v1").header("remote-token", token).body("").expect("a good request");
+        self.send(request).await
+    }
+
+    /// A page: its socket is open and has had its start message, and nothing is subscribed yet.
+    pub async fn page(&self) -> Page {
+        self.page_at("/api/v1?token=demo&ws=1").await.expect("an accepted socket")
+    }
+
+    /// A page that has subscribed `events`.
+    pub async fn subscribed(&self) -> Page {
+        let mut page = self.page().await;
+        page.subscribe("events").await;
+        page
+    }
+
+    /// A page whose socket has this address.
+    pub async fn page_at(&self, path: &str) -> Result<Page, tungstenite::Error> {
+        Page::open(self.connect(), path, &[]).await
+    }
+
+    /// A page whose upgrade carries further headers.
+    pub async fn page_with(&self, headers: &[(&str, &str)]) -> Result<Page, tungstenite::Error> {
+        Page::open(self.connect(), "/api/v1?token=demo&ws=1", headers).await
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+/// How a socket ended.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// A close frame with its code and reason.
+    Close(u16, String),
+    /// The stream ended without one.
+    Gone,
+}
+
+/// One page's socket.
+#[derive(Debug)]
+pub struct Page {
+    pub socket: WebSocketStream<DuplexStream>,
+    /// The body of the start message.
+    pub id: String,
+}
+
+impl Page {
+    /// Upgrades a stream and reads the start message.
+    pub async fn open(stream: DuplexStream, path: &str, headers: &[(&str, &str)]) -> Result<Self, tungstenite::Error> {
+        let mut page = Self { socket: upgrade(stream, path, headers).await?, id: String::new() };
+        let start = page.message().await.expect("a start message");
+        assert_eq!(start["action"], "start");
+        page.id = start["body"].as_str().expect("an id").to_owned();
+        Ok(page)
+    }
+
+    /// Sends a text message.
+    pub async fn say(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.expect("an open socket");
+    }
+
+    /// Subscribes, and waits until that is done.
+    pub async fn subscribe(&mut self, name: &str) {
+        self.say(&format!(r#"{{"action":"subscribe","name":"{name}"}}"#)).await;
+        self.barrier().await;
+    }
+
+    /// The next message, or how the socket ended.
+    pub async fn message(&mut self) -> Result<Value, End> {
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(20), self.socket.next());
+            match next.await.expect("a message within 20 s") {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
+                Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                    return Err(End::Close(code.into(), reason.to_string()));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(other)) => panic!("unexpected {other:?}"),
+                Some(Err(_)) | None => return Err(End::Gone),
+            }
+        }
+    }
+
+    /// The type and the object of the next event, which must be one of `events`.
+    pub async fn event(&mut self) -> (String, Value) {
+        let message = self.message().await.expect("an event");
+        assert_eq!(message["action"], "event", "{message}");
+        assert_eq!(message["body"]["name"], "events", "{message}");
+        let value = &message["body"]["value"];
+        (value["type"].as_str().expect("a type").to_owned(), value["event"].clone())
+    }
+
+    /// Waits until the server has acted on everything said so far.
+    pub async fn barrier(&mut self) {
+        let tag = Bytes::from_static(b"barrier");
+        self.socket.send(Message::Ping(tag.clone())).await.expect("an open socket");
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(20), self.socket.next());
+            match next.await.expect("a pong within 20 s").expect("an open socket").expect("a good frame") {
+                Message::Pong(payload) if payload == tag => return,
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Everything told about `events` up to this moment: the values in order. A marker sent now comes last, so that
+    /// nothing can still be on its way.
+    pub async fn told(&mut self, live: &LiveUpdates) -> Vec<Value> {
+        self.told_about("events", live).await
+    }
+
+    /// As `told`, with the marker on another entity that the page has subscribed.
+    pub async fn told_about(&mut self, entity: &str, live: &LiveUpdates) -> Vec<Value> {
+        live.send(entity, &serde_json::json!({"type": "marker"})).expect("a configured entity");
+        let mut told = Vec::new();
+        loop {
+            let message = self.message().await.expect("an open socket");
+            if message["body"]["value"]["type"] == "marker" {
+                return told;
+            }
+            told.push(message["body"]["value"].clone());
+        }
+    }
+
+    /// Reads on until the socket ends.
+    pub async fn end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.message().await {
+                return end;
+            }
+        }
+    }
+}
+
+/// The upgrade alone.
+pub async fn upgrade(
+    stream: DuplexStream,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<WebSocketStream<DuplexStream>, tungstenite::Error> {
+    let mut request = Request::get(format!("ws://live.example{path}"))
+        .header(header::HOST, "live.example")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let (socket, _) = client_async(request.body(()).expect("a good request"), stream).await?;
+    Ok(socket)
+}
+
+/// A JSON answer.
+pub fn json(status: u16, body: &str) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(StatusCode::from_u16(status).expect("a status"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(body.to_owned()))
+        .expect("a good response")
+}
+
+/// Reads a request's body whole, as a handler does.
+pub async fn read<B>(request: Request<B>) -> Result<Bytes, BoxError>
+where
+    B: http_body::Body,
+    B::Error: Into<BoxError>,
+{
+    Ok(request.into_body().collect().await.map_err(Into::into)?.to_bytes())
+}
+
+/// A handler that reads the body and answers as DHTMLX back ends do: a create gets the id 17.
+pub async fn usual(request: Request<RequestBody<Incoming>>) -> Response<Full<Bytes>> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    if !path.starts_with("/events") {
+        return json(404, r#"{"error":"not here"}"#);
+    }
+    if read(request).await.is_err() {
+        return json(400, r#"{"action":"error"}"#);
+    }
+    match method {
+        Method::POST => json(200, r#"{"action":"inserted","tid":"17"}"#),
+        Method::PUT | Method::PATCH => json(200, r#"{"action":"updated"}"#),
+        Method::DELETE => json(200, r#"{"action":"deleted"}"#),
+        _ => json(200, "[]"),
+    }
+}
