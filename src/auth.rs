@@ -85,7 +85,8 @@ pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
     let Some(start) = start else {
         return Cow::Borrowed("");
     };
-    let raw = query[start..].strip_suffix("&ws=1").unwrap_or(&query[start..]);
+    let rest = &query[start..];
+    let raw = rest.strip_suffix("&ws=1").unwrap_or(rest);
     percent_decode_str(raw).decode_utf8_lossy()
 }
 

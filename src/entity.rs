@@ -270,11 +270,10 @@ impl Widget {
 
     /// What the widget will not understand about a successful answer.
     pub(crate) fn misfit(self, kind: ChangeKind, status: StatusCode, tid: bool) -> Option<Misfit> {
-        match (self, kind) {
-            (Self::Any, _) => None,
-            (Self::Scheduler, _) if status != StatusCode::OK => Some(Misfit::Status),
-            (Self::Scheduler, ChangeKind::Add) if !tid => Some(Misfit::NoTid),
-            (Self::Scheduler, _) => None,
+        match self {
+            Self::Any => None,
+            Self::Scheduler if status != StatusCode::OK => Some(Misfit::Status),
+            Self::Scheduler => (kind == ChangeKind::Add && !tid).then_some(Misfit::NoTid),
         }
     }
 }

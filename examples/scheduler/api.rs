@@ -44,8 +44,8 @@ async fn post(
     match editing.then(|| BodyWrite::read(&event)).flatten() {
         None => create(&store, event).await,
         Some(BodyWrite::Insert(event)) => create(&store, event).await,
-        Some(BodyWrite::Update(id, event)) => update(store, write, Path(id), Sent(event)).await,
-        Some(BodyWrite::Delete(id)) => delete(store, write, Path(id)).await,
+        Some(BodyWrite::Update(id, event)) => update(store, Path(id), write, Sent(event)).await,
+        Some(BodyWrite::Delete(id)) => delete(store, Path(id), write).await,
     }
 }
 
@@ -57,8 +57,8 @@ async fn create(store: &Store, event: Event) -> Result<Json<Answer>, Refusal> {
 
 async fn update(
     State(store): State<Store>,
-    Extension(write): Extension<LiveWrite>,
     Path(id): Path<String>,
+    Extension(write): Extension<LiveWrite>,
     Sent(changes): Sent,
 ) -> Result<Json<Answer>, Refusal> {
     let Changed { event, dropped } = store.update(&id, without_transport_fields(changes)).await?;
@@ -70,8 +70,8 @@ async fn update(
 
 async fn delete(
     State(store): State<Store>,
-    Extension(write): Extension<LiveWrite>,
     Path(id): Path<String>,
+    Extension(write): Extension<LiveWrite>,
 ) -> Result<Json<Answer>, Refusal> {
     let item = match store.delete(&id).await? {
         Deleted::Marked(event) => Some(event),

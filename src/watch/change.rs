@@ -176,16 +176,16 @@ pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: Respon
     let stored = stored_object(entity, response.body, &answer);
     let kept = |object: &Option<Object<'_>>| object.as_ref().is_some_and(is_marked_deleted);
 
-    // The request's own action is the client's word on what it meant; else route and answer decide.
-    let kind = match (said.kind, request.kind, action.as_ref()) {
-        (Some(kind), _, _) => kind,
-        (None, ChangeKind::Update, _) if response.status == StatusCode::CREATED => ChangeKind::Add,
-        (None, ChangeKind::Update, "inserted") => ChangeKind::Add,
-        (None, ChangeKind::Add, "updated") => ChangeKind::Update,
-        (None, ChangeKind::Update, "deleted") if !kept(&stored) && !kept(&said.object) => ChangeKind::Delete,
+    let by_answer = match (request.kind, action.as_ref()) {
+        (ChangeKind::Update, _) if response.status == StatusCode::CREATED => ChangeKind::Add,
+        (ChangeKind::Update, "inserted") => ChangeKind::Add,
+        (ChangeKind::Add, "updated") => ChangeKind::Update,
+        (ChangeKind::Update, "deleted") if !kept(&stored) && !kept(&said.object) => ChangeKind::Delete,
         // An occurrence posted as deleted is answered "deleted", and yet it is a new object that pages need whole.
-        (None, kind, _) => kind,
+        (kind, _) => kind,
     };
+    // An action in the request is the client's own word on what it meant.
+    let kind = said.kind.unwrap_or(by_answer);
     let row_kept = kept(&stored) || (action == "updated" && stored.is_some());
     let kind = if kind == ChangeKind::Delete && row_kept { ChangeKind::Update } else { kind };
 
@@ -266,9 +266,10 @@ fn said_by_request(entity: &Entity, request: RequestFacts<'_>) -> Result<Said, U
 fn said_by_envelope(fields: &Object<'_>, post_mode: bool) -> Option<Result<Said, Untold>> {
     let action = fields.get_str("action")?;
     let data = fields.get_object("data")?;
-    let bare = fields.keys().all(|key| matches!(key, "id" | "action" | "data")) && fields.get("id").is_some();
     let kind = kind_of_action(&action);
-    if !post_mode && !(bare && kind.is_some()) {
+    let bare = fields.keys().all(|key| matches!(key, "id" | "action" | "data")) && fields.get("id").is_some();
+    let is_envelope = post_mode || (bare && kind.is_some());
+    if !is_envelope {
         return None;
     }
     Some(match kind {

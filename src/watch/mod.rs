@@ -250,7 +250,7 @@ impl Write {
             Verdict::Failed => return,
             Verdict::Untold(reason) => return self.untold(reason, reason.remedy()),
         };
-        if let Some(misfit) = entity.widget.misfit(self.matched.route.kind, parts.status, draft.tid) {
+        if let Some(misfit) = entity.widget.misfit(draft.kind, parts.status, draft.tid) {
             self.watcher.observer().warn_once(
                 ("misfit", &self.matched.route.pattern, misfit),
                 format_args!("{} {}: {}", self.method, self.matched.route.pattern, misfit.remedy()),
