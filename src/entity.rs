@@ -221,7 +221,9 @@ impl Hazard {
                 "an added event needs start_date and end_date as text; answer the create with the stored row in \
                  `item`, or give the entity a load hook"
             }
-            Self::Rule => "its rrule cannot be read by the Scheduler; send \"\" or an RFC 5545 rule",
+            Self::Rule => {
+                "its rrule cannot be read by the Scheduler; send \"\" or an RFC 5545 rule without its RRULE: prefix"
+            }
         }
     }
 }
@@ -260,9 +262,10 @@ impl Widget {
             return Err(Hazard::Dates);
         }
         match object.get("rrule") {
-            None | Some("null") => Ok(()),
+            // What JavaScript takes for nothing is no rule.
+            None | Some("null" | "false" | "0" | "\"\"") => Ok(()),
             Some(raw) => match string(raw) {
-                Some(rule) if rule.is_empty() || readable_rule(&rule) => Ok(()),
+                Some(rule) if readable_rule(&rule) => Ok(()),
                 _ => Err(Hazard::Rule),
             },
         }
@@ -278,7 +281,9 @@ impl Widget {
     }
 }
 
-/// True for a recurrence rule (RFC 5545 3.3.10) that the Scheduler's parser reads without throwing.
+/// True for a recurrence rule (RFC 5545 3.3.10) that the Scheduler's parser reads without throwing: the parts after
+/// `RRULE:`, without white space or a trailing semicolon. Seen with Scheduler 7.2.15: it bears any COUNT, INTERVAL and
+/// WKST, and a missing FREQ, but no unknown part and no unreadable FREQ, UNTIL, BYDAY or number.
 fn readable_rule(rule: &str) -> bool {
     const DAYS: [&str; 7] = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"];
     const FREQUENCIES: [&str; 7] = ["YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY"];
@@ -286,44 +291,30 @@ fn readable_rule(rule: &str) -> bool {
         let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
         !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
     };
-    let all = |list: &str, each: &dyn Fn(&str) -> bool| list.split(',').all(each);
-    let weekday = |text: &str| {
-        text.len()
-            .checked_sub(2)
-            .filter(|&at| text.is_char_boundary(at))
-            .map(|at| text.split_at(at))
-            .is_some_and(|(nth, day)| DAYS.contains(&day) && (nth.is_empty() || number(nth)))
-    };
+    let weekday =
+        |text: &str| DAYS.iter().any(|day| text.strip_suffix(day).is_some_and(|nth| nth.is_empty() || number(nth)));
     let instant = |text: &str| {
         let (date, time) = text.split_once('T').unwrap_or((text, "000000"));
         let time = time.strip_suffix('Z').unwrap_or(time);
-        date.len() == 8 && time.len() == 6 && number(date) && number(time)
+        let digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits(date, 8) && digits(time, 6)
     };
-    let rule = rule.trim().to_ascii_uppercase();
-    let rule = rule.strip_prefix("RRULE:").unwrap_or(&rule);
-    let mut frequency = false;
-    for part in rule.split(';').filter(|part| !part.is_empty()) {
-        let Some((key, value)) = part.split_once('=') else {
-            return false;
-        };
-        let readable = match key {
-            "FREQ" => {
-                frequency = FREQUENCIES.contains(&value);
-                frequency
-            }
-            "INTERVAL" | "COUNT" => number(value),
-            "UNTIL" => instant(value),
-            "WKST" => DAYS.contains(&value),
-            "BYDAY" => all(value, &weekday),
-            "BYEASTER" | "BYSETPOS" | "BYMONTH" | "BYMONTHDAY" | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE"
-            | "BYSECOND" => all(value, &number),
-            _ => false,
-        };
-        if !readable {
-            return false;
-        }
+    if rule.contains(char::is_whitespace) {
+        return false;
     }
-    frequency
+    rule.to_ascii_uppercase().split(';').all(|part| match part.split_once('=') {
+        None => false,
+        Some(("FREQ", value)) => FREQUENCIES.contains(&value),
+        Some(("UNTIL" | "DTSTART", value)) => instant(value),
+        Some(("BYDAY", list)) => list.split(',').all(weekday),
+        Some(("INTERVAL" | "COUNT" | "WKST" | "TZID", _)) => true,
+        Some((
+            "BYSETPOS" | "BYMONTH" | "BYMONTHDAY" | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE" | "BYSECOND"
+            | "BYEASTER",
+            list,
+        )) => list.split(',').all(number),
+        Some(_) => false,
+    })
 }
 
 #[cfg(test)]
@@ -363,26 +354,40 @@ mod tests {
         for good in [
             "null",
             "\"\"",
+            "0",
+            "false",
             "\"FREQ=DAILY;INTERVAL=1\"",
             "\"FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE,-1FR\"",
-            "\"RRULE:FREQ=MONTHLY;BYMONTHDAY=1,15;COUNT=10\"",
+            "\"FREQ=MONTHLY;BYMONTHDAY=1,15;COUNT=10\"",
             "\"FREQ=YEARLY;UNTIL=20301231T235959Z;WKST=SU\"",
-            "\"FREQ=MONTHLY;BYDAY=2TU;BYSETPOS=-1;\"",
+            "\"FREQ=DAILY;UNTIL=20301231\"",
+            "\"FREQ=MONTHLY;BYDAY=2TU;BYSETPOS=-1\"",
+            "\"FREQ=DAILY;DTSTART=20250420T100000Z\"",
             "\"freq=daily\"",
+            "\"INTERVAL=1\"",
+            "\"FREQ=DAILY;COUNT=;WKST=XX\"",
         ] {
             assert_eq!(update(good), Ok(()), "{good}");
         }
         for bad in [
             "5",
             "{}",
+            "[]",
+            "true",
             "\"nonsense\"",
+            "\"FREQ\"",
             "\"FREQ=SOMETIMES\"",
-            "\"INTERVAL=1\"",
+            "\"FREQ=DAILY;\"",
+            "\" FREQ=DAILY \"",
+            "\"RRULE:FREQ=DAILY\"",
             "\"FREQ=DAILY;BYDAY=XX\"",
-            "\"FREQ=DAILY;UNTIL=tomorrow\"",
-            "\"FREQ=DAILY;COLOUR=red\"",
+            "\"FREQ=WEEKLY;BYDAY=\"",
+            "\"FREQ=WEEKLY;BYDAY=MO, WE\"",
             "\"FREQ=DAILY;BYDAY=é\"",
-            "\"FREQ=DAILY;COUNT=\"",
+            "\"FREQ=DAILY;UNTIL=tomorrow\"",
+            "\"FREQ=DAILY;BYHOUR=x\"",
+            "\"FREQ=DAILY;COLOUR=red\"",
+            "\"EXDATE:20250422\"",
         ] {
             assert_eq!(update(bad), Err(Hazard::Rule), "{bad}");
         }

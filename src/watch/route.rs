@@ -28,7 +28,7 @@ pub(crate) struct Route {
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
     pub(crate) route: Route,
-    /// The id in the path, decoded once; `None` where the route has none.
+    /// The id in the path, decoded once; `None` where the route has none, or it is no UTF-8.
     pub(crate) id: Option<String>,
 }
 
@@ -80,10 +80,8 @@ impl Routes {
             return None;
         }
         let found = tree.at(&path).ok()?;
-        let id = match found.params.get("id") {
-            None => None,
-            Some(raw) => Some(percent_decode_str(raw).decode_utf8().ok()?.into_owned()),
-        };
+        let decoded = |raw| percent_decode_str(raw).decode_utf8().ok().map(Cow::into_owned);
+        let id = found.params.get("id").and_then(decoded);
         Some(Matched { route: found.value.clone(), id })
     }
 
@@ -196,7 +194,7 @@ mod tests {
             let (_, _, found) = find(&Method::PUT, path).expect(path);
             assert_eq!(found.as_deref(), Some(id), "{path}");
         }
-        assert_eq!(find(&Method::PUT, "/events/%FF"), None, "no text, no id");
+        assert_eq!(find(&Method::PUT, "/events/%FF"), Some((0, ChangeKind::Update, None)), "no text, no id");
     }
 
     #[test]

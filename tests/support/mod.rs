@@ -1,6 +1,8 @@
 //! What the tests share: a server on in-memory streams, and a small client that speaks the protocol.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod logs;
+
 use std::{convert::Infallible, error::Error, fmt, time::Duration};
 
 use bytes::Bytes;
@@ -8,7 +10,10 @@ use futures_util::{SinkExt, StreamExt};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
 use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio_tungstenite::{
@@ -84,6 +89,26 @@ impl Server {
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades(),
         );
         near
+    }
+
+    /// A client on an HTTP/2 connection of its own.
+    pub async fn h2<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let service = TowerToHyperService::new(self.service.clone());
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .enable_connect_protocol()
+            .serve_connection(TokioIo::new(far), service);
+        tokio::spawn(server);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near))
+            .await
+            .expect("an HTTP/2 connection");
+        tokio::spawn(connection);
+        sender
     }
 
     /// One request on a connection of its own; the answer with its whole body.
@@ -278,6 +303,21 @@ pub async fn upgrade(
     }
     let (socket, _) = client_async(request.body(()).expect("a good request"), stream).await?;
     Ok(socket)
+}
+
+/// Waits until something has come true on the server's side, where nothing tells of it.
+pub async fn until(what: &str, is_true: impl Fn() -> bool) {
+    let wait = async {
+        while !is_true() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what} within 20 s"));
+}
+
+/// A body whose length is known.
+pub fn full(body: impl Into<Bytes>) -> Full<Bytes> {
+    Full::new(body.into())
 }
 
 /// A JSON answer.

@@ -14,6 +14,7 @@
   const phone = matchMedia("(max-width: 760px)");
   scheduler.plugins({ recurring: true, quick_info: true });
   scheduler.config.scroll_hour = 8;
+  scheduler.config.week_date = "%D";
   scheduler.config.time_step = 15;
   scheduler.config.event_duration = 60;
   scheduler.config.auto_end_date = true;
@@ -97,15 +98,26 @@
     return true;
   });
   saving.attachEvent("onFullSync", () => { byId("unsaved").hidden = true; });
-  scheduler.attachEvent("onSaveError", ids => {
-    for (const id of [ids].flat()) inFlight.delete(String(id));
-    unsaved();
+  scheduler.attachEvent("onSaveError", (ids, response) => {
+    for (const id of [ids].flat()) {
+      inFlight.delete(String(id));
+      if (response.status === 404 && saving.getState(id) !== "inserted") gone(id);
+      else unsaved();
+    }
   });
   byId("retry").addEventListener("click", () => saving.sendData());
 
   function unsaved() {
     byId("unsaved-text").textContent = "Your last change is not saved.";
     byId("unsaved").hidden = false;
+  }
+
+  // Another page deleted the event while this one was changing it.
+  function gone(id) {
+    note("Other page", "has already deleted", scheduler.getEvent(id)?.text ?? names.get(String(id)));
+    saving.setUpdated(id, false);
+    saving.ignore(() => scheduler.deleteEvent(id, true));
+    if (!saving.updatedRows.length) byId("unsaved").hidden = true;
   }
 
   // ---- Live updates ----------------------------------------------------------------------------------------------

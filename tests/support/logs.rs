@@ -1,0 +1,52 @@
+//! The crate's log lines, as a test sees them.
+
+use std::{
+    any::Any,
+    io::{self, Write},
+    sync::{Arc, Mutex},
+};
+
+use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt};
+
+/// What was logged on this thread since `capture`.
+pub struct Logs {
+    written: Written,
+    _guard: Box<dyn Any>,
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Logs {
+    /// Listens from now on, until dropped. Tests run on one thread, so they hear only themselves.
+    pub fn capture() -> Self {
+        let written = Written::default();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(written.clone()).finish();
+        Self { written, _guard: Box::new(subscriber.set_default()) }
+    }
+
+    /// The lines that hold `part`.
+    pub fn lines(&self, part: &str) -> Vec<String> {
+        let text = String::from_utf8(self.written.0.lock().unwrap().clone()).expect("text");
+        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+    }
+}
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Written {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
