@@ -94,6 +94,7 @@ impl Endpoint {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
                 response
             }
+            Method::CONNECT => self.no_upgrade(upgrade::EXTENDED_CONNECT),
             _ => {
                 let mut response = error(
                     StatusCode::METHOD_NOT_ALLOWED,

@@ -31,15 +31,19 @@ pub(crate) fn is_wanted(parts: &Parts) -> bool {
         || parts.headers.contains_key(header::SEC_WEBSOCKET_KEY)
 }
 
+/// A WebSocket over HTTP/2 (RFC 8441), which browsers use where a server offers it.
+pub(crate) const EXTENDED_CONNECT: Refusal = Refusal {
+    status: StatusCode::METHOD_NOT_ALLOWED,
+    reason: "WebSockets are served over HTTP/1.1 only; leave extended CONNECT (enable_connect_protocol) switched off in \
+             the server, and browsers open a connection of their own",
+};
+
 impl Upgrade {
     /// Checks the request, and takes from it what the server needs to carry the upgrade out.
     pub(crate) fn of(parts: &mut Parts) -> Result<Self, Refusal> {
         let refuse = |status, reason| Err(Refusal { status, reason });
         if parts.version != Version::HTTP_11 {
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                "a WebSocket needs HTTP/1.1 here; leave extended CONNECT switched off, and browsers use it",
-            );
+            return refuse(StatusCode::BAD_REQUEST, "this way of asking for a WebSocket belongs to HTTP/1.1");
         }
         let upgrading = lists(&parts.headers, &header::UPGRADE, "websocket")
             && lists(&parts.headers, &header::CONNECTION, "upgrade");
