@@ -6,7 +6,7 @@ use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::BoxFuture;
+use crate::hook::BoxFuture;
 
 /// The header that carries the token in a handshake and in calls over HTTP.
 pub(crate) const TOKEN_HEADER: &str = "remote-token";

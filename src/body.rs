@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use crate::{
-    BoxFuture,
+    hook::BoxFuture,
     watch::capture::{Capture, Collected, Rest},
 };
 

@@ -6,9 +6,9 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::{
-    BoxError, BoxFuture,
     change::ChangeKind,
     error::ConfigError,
+    hook::{BoxError, BoxFuture},
     object::{Object, string},
 };
 
@@ -302,19 +302,16 @@ fn readable_rule(rule: &str) -> bool {
     if rule.contains(char::is_whitespace) {
         return false;
     }
-    rule.to_ascii_uppercase().split(';').all(|part| match part.split_once('=') {
-        None => false,
-        Some(("FREQ", value)) => FREQUENCIES.contains(&value),
-        Some(("UNTIL" | "DTSTART", value)) => instant(value),
-        Some(("BYDAY", list)) => list.split(',').all(weekday),
-        Some(("INTERVAL" | "COUNT" | "WKST" | "TZID", _)) => true,
-        Some((
-            "BYSETPOS" | "BYMONTH" | "BYMONTHDAY" | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE" | "BYSECOND"
-            | "BYEASTER",
-            list,
-        )) => list.split(',').all(number),
-        Some(_) => false,
-    })
+    let readable = |(key, value): (&str, &str)| match key {
+        "FREQ" => FREQUENCIES.contains(&value),
+        "UNTIL" | "DTSTART" => instant(value),
+        "BYDAY" => value.split(',').all(weekday),
+        "INTERVAL" | "COUNT" | "WKST" | "TZID" => true,
+        "BYSETPOS" | "BYMONTH" | "BYMONTHDAY" | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE" | "BYSECOND"
+        | "BYEASTER" => value.split(',').all(number),
+        _ => false,
+    };
+    rule.to_ascii_uppercase().split(';').all(|part| part.split_once('=').is_some_and(readable))
 }
 
 #[cfg(test)]

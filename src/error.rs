@@ -2,8 +2,6 @@
 
 use std::{error::Error, fmt};
 
-use crate::entity::Hazard;
-
 /// Configuration that cannot work, found by `build()`.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -145,12 +143,6 @@ pub enum PublishError {
         /// What is wrong with the object.
         reason: &'static str,
     },
-}
-
-impl PublishError {
-    pub(crate) fn breaks_pages(entity: &str, id: &str, hazard: Hazard) -> Self {
-        Self::BreaksPages { entity: entity.to_owned(), id: id.to_owned(), reason: hazard.reason() }
-    }
 }
 
 impl fmt::Display for PublishError {

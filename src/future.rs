@@ -12,7 +12,7 @@ use std::{
 use http::Response;
 use pin_project::pin_project;
 
-use crate::{BoxFuture, body::OwnBody, watch::Watcher, way::ResponseWay};
+use crate::{body::OwnBody, hook::BoxFuture, watch::Watcher, way::ResponseWay};
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///

@@ -1,8 +1,14 @@
 //! Running the application's own code: a panic or a hang in it ends nothing but itself.
 
-use std::{fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{error::Error, fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
+
+/// Any error of the application's.
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A future whose type is nobody's business.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How a hook failed without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,9 +42,3 @@ pub use self::{
     watch::write::LiveWrite,
     way::{AnyBody, RequestWay, ResponseWay},
 };
-
-/// Any error of the application's.
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A future whose type is nobody's business.
-type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;

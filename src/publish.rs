@@ -39,7 +39,11 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
         for change in changes {
-            check(entity, change).map_err(|hazard| PublishError::breaks_pages(&entity.name, change.id(), hazard))?;
+            check(entity, change).map_err(|hazard| PublishError::BreaksPages {
+                entity: entity.name.clone(),
+                id: change.id().to_owned(),
+                reason: hazard.reason(),
+            })?;
         }
         self.hub.publish(index, changes, began);
         self.observer.changes_published.add(changes.len() as u64);

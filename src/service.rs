@@ -14,10 +14,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    BoxFuture,
     body::OwnBody,
     endpoint::Endpoint,
     future::ResponseFuture,
+    hook::BoxFuture,
     hub::EntityIndex,
     watch::Watcher,
     way::{AnyBody, Ear, RequestWay, ResponseWay, WatchedAnswer},

@@ -3,8 +3,8 @@
 use http_body::Body;
 
 use crate::{
-    BoxFuture,
     body::{OwnBody, RequestBody, ResponseBody},
+    hook::BoxFuture,
     watch::{Answer, capture::Capture},
 };
 

@@ -25,8 +25,8 @@ use self::{
     write::{LiveWrite, Said},
 };
 use crate::{
-    BoxFuture,
     change::{Change, ChangeKind},
+    hook::BoxFuture,
     hook::guarded,
     hub::{EntityIndex, lock},
     observe::Observer,
