@@ -167,8 +167,8 @@ impl Hub {
 
     /// Starts an entity for a subscriber: it hears everything told from now on. Doing so twice changes nothing.
     pub(crate) fn subscribe(&self, subscriber: &Subscriber, entity: EntityIndex) -> bool {
-        let log = lock(&self.log);
         let mut feed = lock(&subscriber.feed);
+        let log = lock(&self.log);
         if feed.subscriptions.iter().any(|known| known.entity == entity) {
             return false;
         }
@@ -178,8 +178,9 @@ impl Hub {
 
     /// One round of the slow way for a subscriber whose outlet is written out.
     pub(crate) fn catch_up(&self, subscriber: &Subscriber) -> Progress {
-        let log = lock(&self.log);
+        // In this order everywhere: whoever holds the log waits for nobody.
         let mut feed = lock(&subscriber.feed);
+        let log = lock(&self.log);
         let Some(unread) = log.since(feed.cursor) else {
             return Progress::FellOff;
         };

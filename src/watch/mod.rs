@@ -180,6 +180,17 @@ impl Write {
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
+        let answered = self.answered(inner).await;
+        // The request's body may still be held by somebody, and must not keep the turn with it.
+        lock(&self.turn).take();
+        answered
+    }
+
+    async fn answered<F, B, E>(&self, inner: F) -> Result<Response<Answer<B>>, E>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        B: Body,
+    {
         if let (true, Some(id)) = (self.without_body, &self.matched.id) {
             let entity = self.matched.route.entity;
             take_turn(self.watcher.clone(), self.turn.clone(), entity, id.clone()).await;
@@ -208,7 +219,6 @@ impl Write {
         } else {
             self.tell(&parts, whole.as_ref()).await;
         }
-        drop(self.turn);
         Ok(Response::from_parts(parts, answer))
     }
 
