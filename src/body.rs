@@ -22,7 +22,8 @@ use crate::{
 /// until it is this write's turn. Read errors are the wrapped body's own.
 ///
 /// The inner service of [`LiveUpdatesLayer`](crate::LiveUpdatesLayer) takes `Request<RequestBody<B>>`; handlers of
-/// axum's `Router` need no change. Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use
+/// axum's `Router` need no change. An example with a service of one's own stands at
+/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use
 /// `live.layer().axum()` (feature `axum`).
 #[pin_project]
 pub struct RequestBody<B> {
@@ -121,7 +122,7 @@ impl<B> fmt::Debug for RequestBody<B> {
 /// A response body: the inner service's, as it came, or the crate's own small one.
 ///
 /// What the inner service answers reaches the client byte for byte, trailers and errors included. Errors are the
-/// wrapped body's own.
+/// wrapped body's own. It is what [`LiveUpdatesService`](crate::LiveUpdatesService) answers with.
 #[pin_project]
 pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 

@@ -16,11 +16,11 @@ use crate::{
     watch::{WatchLimits, Watcher, route::Routes},
 };
 
-/// A builder that does not know yet who may connect.
+/// A [`Builder`] that does not know yet who may connect.
 #[derive(Debug)]
 pub struct Unauthenticated(());
 
-/// A builder that knows who may connect, and can be finished.
+/// A [`Builder`] that knows who may connect, and can be finished.
 pub struct Ready(Authenticator);
 
 impl fmt::Debug for Ready {
@@ -46,6 +46,23 @@ impl fmt::Debug for Ready {
 /// let live = LiveUpdates::builder("/api/v1")
 ///     .tokens(["a-long-random-token"])
 ///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+///
+/// Every limit has a default that suits most; to change some:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .max_body_bytes(2 * 1024 * 1024)
+///     .max_connections(5_000)
+///     .log(10_000, 8 * 1024 * 1024, Duration::from_secs(600))
+///     .drain(Duration::from_secs(2))
 ///     .build()?;
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```

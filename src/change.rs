@@ -9,7 +9,7 @@ use crate::{
     object::{Object, quoted, string},
 };
 
-/// The three things a write can do.
+/// The three things a write can do; an example stands at [`Entity::route`](crate::Entity::route).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChangeKind {
     /// A new object: `add-event`.

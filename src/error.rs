@@ -3,6 +3,18 @@
 use std::{error::Error, fmt};
 
 /// Configuration that cannot work, found by `build()`.
+///
+/// ```
+/// use tower_live_updates::{ConfigError, Entity, LiveUpdates};
+///
+/// let error = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("events"))
+///     .build()
+///     .unwrap_err();
+/// assert!(matches!(error, ConfigError::RoutePath { .. }));
+/// assert!(error.to_string().contains("\"events\""));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -90,6 +102,13 @@ impl fmt::Display for ConfigError {
 impl Error for ConfigError {}
 
 /// An object or id that pages could not use, found when a [`Change`](crate::Change) is made.
+///
+/// ```
+/// use tower_live_updates::{Change, ChangeError};
+///
+/// let error = Change::add(&serde_json::json!({"id": 0, "text": "no page would show it"})).unwrap_err();
+/// assert!(matches!(error, ChangeError::NoUsableId { .. }));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ChangeError {
@@ -127,6 +146,19 @@ impl Error for ChangeError {
 }
 
 /// Why something was not published.
+///
+/// ```
+/// use tower_live_updates::{Change, Entity, LiveUpdates, PublishError};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// let undated = Change::add(&serde_json::json!({"id": 7, "text": "an add without dates stops pages from saving"}))?;
+/// assert!(matches!(live.publish("events", undated), Err(PublishError::BreaksPages { .. })));
+/// assert!(matches!(live.publish("evnts", Change::delete(7)?), Err(PublishError::UnknownEntity(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishError {

@@ -142,7 +142,8 @@ impl<W> fmt::Debug for Parts<W> {
 
 /// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
 ///
-/// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint). It takes every path for its own; mount it where the
+/// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint); an example stands at
+/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It takes every path for its own; mount it where the
 /// client's `RemoteEvents` looks for it.
 #[derive(Clone, Debug)]
 pub struct LiveUpdatesEndpoint(Arc<Endpoint>);

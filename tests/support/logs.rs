@@ -1,17 +1,17 @@
 //! The crate's log lines, as a test sees them.
 
 use std::{
-    any::Any,
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt};
+use tracing::{Dispatch, subscriber::DefaultGuard};
+use tracing_subscriber::fmt::MakeWriter;
 
 /// What was logged on this thread since `capture`.
 pub struct Logs {
     written: Written,
-    _guard: Box<dyn Any>,
+    _guard: DefaultGuard,
 }
 
 #[derive(Clone, Default)]
@@ -21,8 +21,11 @@ impl Logs {
     /// Listens from now on, until dropped. Tests run on one thread, so they hear only themselves.
     pub fn capture() -> Self {
         let written = Written::default();
+        // While only one subscriber exists, a thread without one can switch a line off for all.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+        LazyLock::force(&ANOTHER);
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(written.clone()).finish();
-        Self { written, _guard: Box::new(subscriber.set_default()) }
+        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
     /// The lines that hold `part`.

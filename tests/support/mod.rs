@@ -1,6 +1,7 @@
 //! What the tests share: a server on in-memory streams, and a small client that speaks the protocol.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+#[cfg(feature = "tracing")]
 pub mod logs;
 
 use std::{convert::Infallible, error::Error, fmt, time::Duration};
