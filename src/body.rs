@@ -157,6 +157,13 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
+/// Empty, as layers outside need it for answers of their own (CORS, timeouts).
+impl<B: Body> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::own(OwnBody::default())
+    }
+}
+
 impl<B: Body> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -188,7 +195,8 @@ impl<B: Body> Body for ResponseBody<B> {
             Kind::Replay(replay) => {
                 replay.frames.is_empty()
                     && match &replay.rest {
-                        Rest::End => true,
+                        // Without a promised length the end is seen by reading on, as with the body itself.
+                        Rest::End => replay.exact,
                         Rest::More(body) => body.is_end_stream(),
                         Rest::Broken(_) => false,
                     }

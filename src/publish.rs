@@ -45,8 +45,8 @@ impl Publisher {
                 reason: hazard.reason(),
             })?;
         }
-        self.hub.publish(index, changes, began);
-        self.observer.changes_published.add(changes.len() as u64);
+        let told = self.hub.publish(index, changes, began);
+        self.observer.changes_published.add(told);
         Ok(())
     }
 

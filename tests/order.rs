@@ -306,6 +306,7 @@ async fn an_add_never_overrides_what_was_told_of_its_object_meanwhile() {
         store.let_go("sent");
         post.await.unwrap();
         assert_eq!(page.told(&live).await, expected, "{meanwhile:?}");
+        assert_eq!(live.stats().changes_published, expected.len() as u64, "{meanwhile:?}");
     }
 }
 

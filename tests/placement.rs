@@ -106,7 +106,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
     let stats = live.stats();
     assert_eq!((stats.changes_published, stats.writes_dropped, stats.turns_timed_out), (9, 0, 0), "{placement}");
     let (goodbye, ()) = tokio::join!(page.end(), live.shutdown());
-    assert_eq!(goodbye, support::End::Close(1001, "the server is shutting down".to_owned()), "{placement}");
+    assert!(matches!(goodbye, support::End::Close(1001, _)), "{placement}: {goodbye:?}");
 }
 
 fn router() -> axum::Router {

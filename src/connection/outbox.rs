@@ -236,3 +236,103 @@ impl Outlet for Outbox {
         Taken { frames: taken, clear: waiting.frames.is_empty() && taken == frames.len() && !waiting.broken }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{
+        io::{AsyncReadExt, DuplexStream},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    type NoHalf = DuplexStream;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    fn frame(byte: u8, length: usize) -> Bytes {
+        Bytes::from(vec![byte; length])
+    }
+
+    #[tokio::test]
+    async fn frames_arrive_whole_and_in_order_however_little_the_socket_takes() {
+        let (mut near, far) = pair().await;
+        let outbox = Outbox::new(Some(far));
+        outbox.push(frame(b'a', 10));
+        // Far more than the kernel's buffers hold, so that some frame is cut in the middle.
+        let frames: Vec<Bytes> = (0..200).map(|n| frame(b'b' + (n % 20), 100_000)).collect();
+        let refs: Vec<&Bytes> = frames.iter().collect();
+        let first = outbox.offer(&refs);
+        assert!(first.frames < refs.len() && !first.clear, "{first:?}");
+
+        let expected: Vec<u8> = std::iter::once(frame(b'a', 10)).chain(frames.clone()).flatten().collect();
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; expected.len()];
+            near.read_exact(&mut read).await.unwrap();
+            read == expected
+        });
+        let mut taken = first.frames;
+        while taken < refs.len() {
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+            taken += outbox.offer(&refs[taken..]).frames;
+        }
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+        assert!(reading.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_no_tcp_stream_is_written_by_its_own_task() {
+        let (mut near, mut far) = tokio::io::duplex(16);
+        let outbox = Outbox::new(None);
+        assert!(!outbox.is_direct());
+        assert_eq!(outbox.offer(&[&frame(b'x', 40)]), Taken { frames: 1, clear: false });
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; 40];
+            near.read_exact(&mut read).await.unwrap();
+            read
+        });
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        assert_eq!(reading.await.unwrap(), vec![b'x'; 40]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_until_its_answers_are_out() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let outbox = Outbox::new(None);
+        let answer = [0; 1000];
+        for _ in 0..5 {
+            assert!(poll_fn(|cx| Poll::Ready(outbox.poll_answer(cx, &answer).is_ready())).await);
+        }
+        let blocked = poll_fn(|cx| outbox.poll_answer(cx, &answer));
+        let writing =
+            async { while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {} };
+        let both = async { tokio::join!(biased; blocked, writing) };
+        tokio::time::timeout(Duration::from_secs(5), both).await.expect("the writer wakes the reader");
+        drop(near);
+    }
+
+    #[tokio::test]
+    async fn a_broken_socket_takes_nothing_and_holds_nothing() {
+        let (near, far) = pair().await;
+        let outbox = Outbox::new(Some(far));
+        drop(near);
+        let big = frame(b'x', 1_000_000);
+        let broken = async {
+            loop {
+                outbox.offer(&[&big]);
+                if poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), broken).await.expect("the kernel says so");
+        assert_eq!(outbox.offer(&[&big]), Taken { frames: 0, clear: false });
+        assert!(lock(&outbox.waiting).frames.is_empty());
+    }
+}

@@ -156,8 +156,7 @@ export class Window {
   async remove(id, which) {
     await this.#openForm(id, which);
     await this.page.locator(".dhx_cal_light .dhx_delete_btn_set").click();
-    // An occurrence goes without being asked for; all else is asked for.
-    if (which !== "occurrence") await this.page.locator(".scheduler_modal_box [data-result=true]").click();
+    await this.page.locator(".scheduler_modal_box [data-result=true]").click();
     await this.#form("hidden");
   }
 
@@ -165,14 +164,16 @@ export class Window {
   async drag(id, hours, days = 0) {
     const from = await this.#event(id).locator(".dhx_body").boundingBox();
     const [x, y] = [from.x + from.width / 2, from.y + from.height / 2];
-    const [hourHeight, dayWidth] = await this.page.evaluate(() => [
-      scheduler.config.hour_size_px,
-      document.querySelector("[data-column-index]").getBoundingClientRect().width,
-    ]);
+    // A few pixels further than to the edge of the wanted quarter of an hour: the calendar rounds down.
+    const [right, down] = await this.page.evaluate(([hours, days]) => [
+      days * document.querySelector("[data-column-index]").getBoundingClientRect().width,
+      hours * scheduler.config.hour_size_px + 4,
+    ], [hours, days]);
     await this.page.mouse.move(x, y);
     await this.page.mouse.down();
-    await this.page.mouse.move(x + (days * dayWidth) / 2, y + (hours * hourHeight) / 2, { steps: 4 });
-    await this.page.mouse.move(x + days * dayWidth, y + hours * hourHeight, { steps: 4 });
+    // What is passed over before the calendar takes it for a drag does not count, so begin slowly.
+    await this.page.mouse.move(x, y + 2 * Math.sign(down), { steps: 2 });
+    await this.page.mouse.move(x + right, y + down, { steps: 8 });
     await this.page.mouse.up();
   }
 
@@ -227,7 +228,8 @@ export class Window {
       const column = document.querySelector(`[data-column-index="${index}"]`);
       const { left, top, width } = column.getBoundingClientRect();
       const [x, y] = [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
-      return [x, y, document.elementFromPoint(x, y) === column];
+      const under = document.elementFromPoint(x, y);
+      return [x, y, !!under?.closest(".dhx_cal_data") && !under.closest(".dhx_cal_event")];
     }, [DAY, hour]);
     if (!free) throw new Error(`${hour}:00 is not a free spot in the ${this.name}`);
     return [x, y];

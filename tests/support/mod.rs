@@ -3,6 +3,7 @@
 
 #[cfg(feature = "tracing")]
 pub mod logs;
+pub mod raw;
 
 use std::{convert::Infallible, error::Error, fmt, time::Duration};
 
@@ -16,7 +17,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde_json::Value;
-use tokio::io::DuplexStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{self, Message, protocol::CloseFrame},
@@ -90,6 +94,27 @@ impl Server {
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades(),
         );
         near
+    }
+
+    /// Opens a connection over loopback, as hyper serves it without anything in between: the way straight to the TCP
+    /// stream. A small receive buffer makes a client that stops reading felt early.
+    pub async fn connect_tcp(&self, receive_buffer: Option<u32>) -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes).expect("a buffer of that size");
+        }
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(socket.connect(address), listener.accept());
+        let service = TowerToHyperService::new(self.service.clone());
+        let far = TokioIo::new(far.expect("a connection").0);
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(far, service).with_upgrades());
+        near.expect("a connection")
+    }
+
+    /// A connection each way: through any stream, and straight to TCP.
+    pub async fn connect_both(&self) -> [(&'static str, raw::Raw); 2] {
+        [("any stream", raw::Raw::new(self.connect())), ("TCP", raw::Raw::new(self.connect_tcp(None).await))]
     }
 
     /// A client on an HTTP/2 connection of its own.
@@ -192,15 +217,15 @@ pub enum End {
 
 /// One page's socket.
 #[derive(Debug)]
-pub struct Page {
-    pub socket: WebSocketStream<DuplexStream>,
+pub struct Page<S = DuplexStream> {
+    pub socket: WebSocketStream<S>,
     /// The body of the start message.
     pub id: String,
 }
 
-impl Page {
+impl<S: AsyncRead + AsyncWrite + Unpin> Page<S> {
     /// Upgrades a stream and reads the start message.
-    pub async fn open(stream: DuplexStream, path: &str, headers: &[(&str, &str)]) -> Result<Self, tungstenite::Error> {
+    pub async fn open(stream: S, path: &str, headers: &[(&str, &str)]) -> Result<Self, tungstenite::Error> {
         let mut page = Self { socket: upgrade(stream, path, headers).await?, id: String::new() };
         let start = page.message().await.expect("a start message");
         assert_eq!(start["action"], "start");
@@ -288,11 +313,11 @@ impl Page {
 }
 
 /// The upgrade alone.
-pub async fn upgrade(
-    stream: DuplexStream,
+pub async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     path: &str,
     headers: &[(&str, &str)],
-) -> Result<WebSocketStream<DuplexStream>, tungstenite::Error> {
+) -> Result<WebSocketStream<S>, tungstenite::Error> {
     let mut request = Request::get(format!("ws://live.example{path}"))
         .header(header::HOST, "live.example")
         .header(header::CONNECTION, "Upgrade")
