@@ -22,6 +22,13 @@ use crate::{
 /// belongs outside (a compressed answer cannot be read); decompression of requests outside too. Wrap the whole
 /// `Router` with `layer`: `route_layer` would leave the endpoint out.
 ///
+/// # Order
+/// Writes of one object (entity and id in the path) run one at a time, from the moment the request's body has arrived
+/// until the change is told, so that the order told is the order committed. It holds on one node, for changes made by
+/// these requests. It does not hold where the id stands in the body (`?editing=true`), nor for an inner service that
+/// does its work in `call` instead of in the future it returns. An add waits for nobody; it never overrides what has
+/// been told of the same object since its request came.
+///
 /// ```
 /// use axum::{Router, routing::post};
 /// use tower_live_updates::{Entity, LiveUpdates};

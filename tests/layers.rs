@@ -188,8 +188,17 @@ async fn the_answer_to_an_upgrade_stays_bare_behind_a_compressor() {
     let live = live();
     let server = Server::new(ServiceBuilder::new().layer(compressing()).layer(live.layer()).service_fn(update));
     let mut stream = server.connect();
-    let request = "GET /api/v1?token=demo&ws=1 HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-                   accept-encoding: gzip\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let request = [
+        "GET /api/v1?token=demo&ws=1 HTTP/1.1",
+        "host: x",
+        "connection: Upgrade",
+        "upgrade: websocket",
+        "accept-encoding: gzip",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        "\r\n",
+    ]
+    .join("\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
