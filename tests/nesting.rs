@@ -111,7 +111,7 @@ async fn a_watching_layer_watches_its_own_entity_alone_and_has_no_endpoint() {
         .entity(Entity::new("tasks").payload_key("task").collection("/tasks"))
         .build()
         .unwrap();
-    let tasks = Router::new().route("/tasks/{id}", put(async || Json(json!({}))));
+    let tasks = Router::new().route("/tasks/{id}", put(async |_: Json<Value>| Json(json!({"action": "updated"}))));
     let watched = events().merge(tasks).layer(live.watch("events").unwrap());
     let alone = Server::new(watched.clone());
     let handshake = Request::get("/api/v1").header("remote-token", TOKEN).body("").unwrap();

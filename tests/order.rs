@@ -4,12 +4,14 @@ mod support;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Channel, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -20,6 +22,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
+use tower::{Layer, ServiceExt, service_fn};
 use tower_live_updates::{Change, LiveUpdates, RequestBody};
 
 /// A handler that commits what it reads; a request is held before that while the test has a gate for it.
@@ -222,6 +225,25 @@ async fn the_last_piece_of_a_body_is_held_back_until_the_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_held_back_still_says_what_is_left_of_it() {
+    let (live, store) = (live(), Store::default());
+    let server = store.server(&live);
+    store.hold("first");
+    let first = put(&server, "first");
+    store.has_read("first").await;
+    let service = live.layer().layer(service_fn(|request: Request<RequestBody<Full<Bytes>>>| async {
+        let mut body = request.into_body();
+        assert!(timeout(Duration::from_secs(1), body.frame()).await.is_err(), "it is not its turn");
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(12), false));
+        Ok::<_, Infallible>(answer(409, "{}"))
+    }));
+    let request = Request::put("/events/7").body(Full::from(r#"{"text":"a"}"#)).unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 409);
+    store.let_go("first");
+    first.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
     let live = builder().tokens([TOKEN]).turn_timeout(Duration::from_secs(3)).build().unwrap();
     let store = Store::default();
@@ -280,8 +302,7 @@ async fn a_write_whose_client_has_gone_keeps_its_turn() {
 /// What happens to the new object while its POST is on its way, and what pages are told after that.
 #[tokio::test(start_paused = true)]
 async fn an_add_never_overrides_what_was_told_of_its_object_meanwhile() {
-    let row = |text: &str| json!({"id": "17", "text": text, "start_date": "2025-04-21 12:00", "end_date": "2025-04-21 13:00"});
-    let newer = row("newer");
+    let newer = json!({"id": "17", "text": "newer", "start_date": "2025-04-21 12:00", "end_date": "2025-04-21 13:00"});
     let update = Change::update(&newer).unwrap();
     let add = Change::add(&newer).unwrap();
     let delete = Change::delete(17).unwrap();

@@ -51,7 +51,7 @@ async fn an_inner_service_that_fails_to_become_ready_says_why() {
     let (mock, mut handle) = tower_test::mock::pair::<Inner, Response<Full<Bytes>>>();
     let mut service = live.layer().layer(mock);
     handle.send_error("the pool is closed");
-    let error = service.ready().await.err().expect("an error");
+    let Err(error) = service.ready().await else { panic!("it is not ready") };
     assert_eq!(error.to_string(), "the pool is closed");
 }
 

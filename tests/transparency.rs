@@ -112,6 +112,16 @@ async fn answers_are_the_same_on_the_wire_as_without_the_layer() {
 }
 
 #[tokio::test]
+async fn paths_beside_the_endpoint_are_the_applications_own() {
+    let live = live();
+    let server = Server::layered(&live.layer(), |_| async { answer(299, "") });
+    for (path, own) in [("/api/v1x", true), ("/api/v1/x", true), ("/api", true), ("/", true), ("/api/v1", false)] {
+        let response = server.send(Request::get(path).body("").unwrap()).await;
+        assert_eq!(response.status().as_u16() == 299, own, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_head_has_no_body_and_keeps_its_length() {
     let live = live();
     let server = Server::layered(&live.layer(), |_| async { answer(200, "[1,2]") });

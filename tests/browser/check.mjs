@@ -96,12 +96,12 @@ async function oneEvent(here, there) {
   });
   await check("dragging it to another time moves it there too", async () => {
     await here.settled();
-    await here.drag(id, 3);
+    await here.drag(id, at(13));
     await inStep(here, there, mark, [{ id, text: `${mark}, green`, start: at(13), end: at(14) }]);
   });
   await check("the other window changes the same event, and this one follows", async () => {
     await here.settled();
-    await there.drag(id, -1);
+    await there.drag(id, at(12));
     await inStep(there, here, mark, [{ id, text: `${mark}, green`, start: at(12), end: at(13) }]);
   });
   await check("a deleted event goes away", async () => {
@@ -220,7 +220,7 @@ async function lost(cable, desktop, phone) {
     await phone.says(LOST);
   });
   await check("both can still be worked with", async () => {
-    await desktop.drag(id, 1);
+    await desktop.drag(id, at(13));
     await desktop.settled();
     await phone.create(`${mark} for two`, 9);
     await phone.settled();
@@ -248,7 +248,7 @@ async function afterwards(here, there) {
   await here.create(mark, 11);
   await here.settled();
   const [{ id }] = await inStep(here, there, mark, [{ text: mark, start: at(11), end: at(12) }]);
-  await here.drag(id, -2);
+  await here.drag(id, at(9));
   await here.settled();
   await inStep(here, there, mark, [{ id, text: mark, start: at(9), end: at(10) }]);
   await here.remove(id);

@@ -73,7 +73,7 @@ export class Cable {
   #connect(near) {
     const far = net.connect({ port: this.#port, host: "127.0.0.1", noDelay: true });
     const drop = () => {
-      this.#all.delete(drop);
+      if (!this.#all.delete(drop)) return;
       this.#sockets.delete(drop);
       near.resetAndDestroy();
       far.resetAndDestroy();

@@ -160,20 +160,25 @@ export class Window {
     await this.#form("hidden");
   }
 
-  /** Drags an event down by some hours, and to the right by some days. */
-  async drag(id, hours, days = 0) {
-    const from = await this.#event(id).locator(".dhx_body").boundingBox();
-    const [x, y] = [from.x + from.width / 2, from.y + from.height / 2];
-    // A few pixels further than to the edge of the wanted quarter of an hour: the calendar rounds down.
-    const [right, down] = await this.page.evaluate(([hours, days]) => [
-      days * document.querySelector("[data-column-index]").getBoundingClientRect().width,
-      hours * scheduler.config.hour_size_px + 4,
-    ], [hours, days]);
+  /** Drags an event until it stands at another time, and then lets go. */
+  async drag(id, time) {
+    const body = await this.#event(id).locator(".dhx_body").boundingBox();
+    let [x, y] = [body.x + body.width / 2, body.y + body.height / 2];
+    const away = () => this.page.evaluate(([id, time]) => {
+      const minutes = (time - scheduler.getEvent(id).start_date) / 60_000;
+      return { minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
+    }, [id, time]);
     await this.page.mouse.move(x, y);
     await this.page.mouse.down();
-    // What is passed over before the calendar takes it for a drag does not count, so begin slowly.
-    await this.page.mouse.move(x, y + 2 * Math.sign(down), { steps: 2 });
-    await this.page.mouse.move(x + right, y + down, { steps: 8 });
+    y += (await away()).pixels;
+    await this.page.mouse.move(x, y, { steps: 6 });
+    // The calendar follows in steps of a quarter of an hour, and a little late.
+    await until("it is dragged there", async () => {
+      const { minutes } = await away();
+      y += 2 * Math.sign(minutes);
+      if (minutes) await this.page.mouse.move(x, y);
+      return !minutes;
+    });
     await this.page.mouse.up();
   }
 
@@ -221,18 +226,24 @@ export class Window {
     return this.page.locator(".dhx_cal_light").waitFor({ state });
   }
 
-  /** Where on the screen an hour of the first day is; it has to be empty and in view. */
+  /** Where on the screen an hour of the first day is, as soon as nothing lies on it. */
   async #spot(hour) {
-    const [x, y, free] = await this.page.evaluate(([day, hour]) => {
-      const index = Math.round((day - scheduler.getState().min_date) / 86_400_000);
-      const column = document.querySelector(`[data-column-index="${index}"]`);
-      const { left, top, width } = column.getBoundingClientRect();
-      const [x, y] = [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
-      const under = document.elementFromPoint(x, y);
-      return [x, y, !!under?.closest(".dhx_cal_data") && !under.closest(".dhx_cal_event")];
-    }, [DAY, hour]);
-    if (!free) throw new Error(`${hour}:00 is not a free spot in the ${this.name}`);
-    return [x, y];
+    let spot;
+    try {
+      await until("a free spot", async () => {
+        spot = await this.page.evaluate(([day, hour]) => {
+          const index = Math.round((day - scheduler.getState().min_date) / 86_400_000);
+          const { left, top, width } = document.querySelector(`[data-column-index="${index}"]`).getBoundingClientRect();
+          const [x, y] = [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
+          const found = document.elementFromPoint(x, y);
+          return { x, y, free: !!found?.matches("[data-column-index], .dhx_scale_time_slot"), found: found?.className };
+        }, [DAY, hour]);
+        return spot.free;
+      });
+    } catch {
+      throw new Error(`${hour}:00 in the ${this.name} is no free spot, there is “${spot?.found}”`);
+    }
+    return [spot.x, spot.y];
   }
 }
 
