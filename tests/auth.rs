@@ -60,7 +60,8 @@ async fn a_denied_socket_comes_up_and_hears_nothing_but_its_close_a_while_later(
     let live = builder().tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut delays = Vec::new();
-    for address in [WRONG, "/api/v1?token=&ws=1", "/api/v1?ws=1", "/api/v1?token=demo1&ws=1", "/api/v1?token=dem&ws=1"] {
+    for address in [WRONG, "/api/v1?token=&ws=1", "/api/v1?ws=1", "/api/v1?token=demo1&ws=1", "/api/v1?token=dem&ws=1"]
+    {
         let mut raw = Raw::new(server.connect());
         raw.upgrade(address).await;
         let began = Instant::now();
@@ -249,7 +250,8 @@ async fn a_token_in_the_header_is_read_as_browsers_write_it() {
     ] {
         for method in ["GET", "POST"] {
             let mut raw = Raw::new(server.connect());
-            let head = format!("{method} /api/v1 HTTP/1.1\r\nHost: live.example\r\nContent-Length: 0\r\nRemote-Token: ");
+            let head =
+                format!("{method} /api/v1 HTTP/1.1\r\nHost: live.example\r\nContent-Length: 0\r\nRemote-Token: ");
             raw.write(&[head.as_bytes(), bytes, b"\r\n\r\n"].concat()).await.unwrap();
             assert_eq!(raw.answer().await.0.status(), 403, "{token}");
             assert_eq!(notes.take(), [token], "{method}");
@@ -290,7 +292,9 @@ async fn tokens_that_an_address_would_break_get_through_inside_a_key() {
         let server = Server::layered(&live.layer(), usual);
         let mut raw = Raw::new(server.connect());
         let latin: Vec<u8> = token.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect();
-        raw.write(&[&b"GET /api/v1 HTTP/1.1\r\nHost: x\r\nRemote-Token: "[..], &latin, b"\r\n\r\n"].concat()).await.unwrap();
+        raw.write(&[&b"GET /api/v1 HTTP/1.1\r\nHost: x\r\nRemote-Token: "[..], &latin, b"\r\n\r\n"].concat())
+            .await
+            .unwrap();
         let answer: Value = serde_json::from_str(&raw.answer().await.1).unwrap();
         let key = answer["key"].as_str().unwrap();
         assert!(server.page_at(&format!("/api/v1?token={key}&ws=1")).await.is_ok(), "{token}");
@@ -432,9 +436,9 @@ async fn what_layers_outside_know_of_a_request_is_there_to_be_asked() {
         })
         .build()
         .unwrap();
-    let inner = live.layer().layer(tower::service_fn(async |_| {
-        Ok::<_, std::convert::Infallible>(http::Response::new(full("")))
-    }));
+    let inner = live
+        .layer()
+        .layer(tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(http::Response::new(full("")))));
     let server = Server::new(inner.map_request(|mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Peer("198.51.100.7"));
         request

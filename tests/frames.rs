@@ -103,8 +103,7 @@ async fn binary_messages_are_ignored() {
 async fn a_ping_between_the_fragments_of_a_message_is_answered_at_once() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    let fragment =
-        |first: u8, part: &str| [header(first, true, part.len() as u64), masked(part.as_bytes())].concat();
+    let fragment = |first: u8, part: &str| [header(first, true, part.len() as u64), masked(part.as_bytes())].concat();
     for (way, mut raw) in sockets(&server).await {
         raw.write(&fragment(raw::TEXT, &SUBSCRIBE[..7])).await.unwrap();
         raw.write(&frame(raw::PING, b"mid")).await.unwrap();
@@ -322,18 +321,18 @@ async fn json_nested_as_deep_as_a_message_can_hold_is_ignored() {
 }
 
 #[tokio::test]
-async fn two_hundred_thousand_names_leave_nothing_behind() {
+async fn a_flood_of_names_leaves_nothing_behind() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect()).await;
-    for thousands in 0..200 {
+    for thousands in 0..30 {
         let flood: Vec<u8> = (0..1000)
             .flat_map(|one| text(&format!(r#"{{"action":"subscribe","name":"name-{thousands}-{one}"}}"#)))
             .collect();
         raw.write(&flood).await.unwrap();
     }
     works(&live, &mut raw, "a flood of names").await;
-    assert_eq!((live.stats().subscriptions, live.stats().messages_ignored), (1, 200_000));
+    assert_eq!((live.stats().subscriptions, live.stats().messages_ignored), (1, 30_000));
 }
 
 #[tokio::test]

@@ -265,6 +265,35 @@ async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_turn_is_kept_until_the_write_is_told() {
+    let live = live();
+    let (mut give, body) = Channel::<Bytes, BoxError>::new(1);
+    let slow = Arc::new(Mutex::new(Some(body)));
+    // The first is committed, and yet its answer takes its time; the second is answered at once.
+    let server = Server::layered(&live.layer(), move |request| {
+        let slow = slow.clone();
+        async move {
+            read(request).await.expect("a whole request");
+            let body = slow.lock().unwrap().take();
+            let quick = || Full::from(r#"{"action":"updated"}"#).map_err(|never| match never {}).boxed_unsync();
+            Response::new(body.map_or_else(quick, BodyExt::boxed_unsync))
+        }
+    });
+    let mut page = server.subscribed().await;
+    let first = put(&server, "first");
+    give.send_data(Bytes::from_static(b"{\"action\":")).await.unwrap();
+    settled().await;
+    let second = put(&server, "second");
+    settled().await;
+    assert!(!second.is_finished());
+    give.send_data(Bytes::from_static(b"\"updated\"}")).await.unwrap();
+    drop(give);
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(texts(&mut page, &live).await, ["first", "second"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_write_gives_its_turn_back() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);

@@ -275,8 +275,7 @@ async fn pages_hear(live: &LiveUpdates, round: usize) {
     // More than there are workers, so that every part of the fan-out is needed.
     for _ in 0..4 {
         let mut page = server.subscribed().await;
-        let mut direct =
-            Page::open(server.connect_tcp(None).await, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
+        let mut direct = Page::open(server.connect_tcp(None).await, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
         direct.subscribe("events").await;
         live.send("events", &json!({ "round": round })).unwrap();
         assert_eq!(page.told(live).await, [json!({ "round": round })]);

@@ -61,6 +61,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const LEAVE_AT_ONCE: usize = 32;
 /// tungstenite's buffer for reading: pages say little.
 const READ_BUFFER: usize = 256;
+/// What tungstenite keeps of answers that cannot go out.
+const ANSWER_BUFFER: usize = 4 * 1024;
 
 /// Every socket, and what they share.
 pub(crate) struct Connections {
@@ -145,23 +147,51 @@ pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, connections: &
     outbox.push(protocol::start(&random::id()));
     connections.observer().sockets_opened.up();
 
-    let open = Arc::new(Open { identity, disconnected: Notify::new() });
-    let place = lock(&connections.open).insert(open.clone());
-    let subscriber = connections.hub().join(outbox.clone());
+    let registered = Registered::new(connections, identity, &outbox);
     let wire = Wire { reader, outbox: outbox.clone() };
     let mut socket =
         WebSocketStream::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(connections))).await;
     drop(read);
 
-    let mut session = Session { connections, subscriber, outbox, half };
-    let ending = tokio::select! {
-        ending = session.run(&mut socket, &open) => ending,
-        () = connections.lifecycle.over() => Ending::Gone,
+    let mut session = Session { connections, subscriber: registered.subscriber.clone(), outbox, half };
+    let life = async {
+        let ending = session.run(&mut socket, &registered.open).await;
+        if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
+            let _ = timeout(FAREWELL, session.hand_over_the_rest()).await;
+        }
+        // Before the last words, so that nothing is told after them.
+        drop(registered);
+        session.farewell(socket, ending).await;
     };
-    lock(&connections.open).remove(place);
-    session.subscriber.leave();
-    connections.subscriptions.fetch_sub(session.subscriber.subscriptions(), Ordering::Relaxed);
-    session.farewell(socket, ending).await;
+    tokio::select! {
+        () = life => {}
+        () = connections.lifecycle.over() => {}
+    }
+}
+
+/// A socket's place among the others, given up however its task ends.
+struct Registered<'c> {
+    connections: &'c Connections,
+    open: Arc<Open>,
+    place: usize,
+    subscriber: Arc<Subscriber>,
+}
+
+impl<'c> Registered<'c> {
+    fn new(connections: &'c Connections, identity: Identity, outbox: &Arc<Outbox>) -> Self {
+        let open = Arc::new(Open { identity, disconnected: Notify::new() });
+        let place = lock(&connections.open).insert(open.clone());
+        let subscriber = connections.hub().join(outbox.clone());
+        Self { connections, open, place, subscriber }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        lock(&self.connections.open).try_remove(self.place);
+        self.subscriber.leave();
+        self.connections.subscriptions.fetch_sub(self.subscriber.subscriptions(), Ordering::Relaxed);
+    }
 }
 
 /// Lets a socket come up only to close it after `delay` with 1008, so that its page asks less often.
@@ -234,6 +264,16 @@ impl Session<'_> {
                 () = &mut leaving => {
                     return Ending::Close(close::GOING_AWAY, "Going away");
                 }
+            }
+        }
+    }
+
+    /// Hands over what has been told and not been written yet.
+    async fn hand_over_the_rest(&mut self) {
+        while flush(&self.outbox, self.half.as_mut()).await.is_ok() {
+            match self.connections.hub().catch_up(&self.subscriber) {
+                Progress::More | Progress::Blocked => {}
+                Progress::CaughtUp | Progress::FellOff => return,
             }
         }
     }
@@ -370,7 +410,7 @@ fn config(connections: &Connections) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_write_buffer_size(64 * 1024)
+        .max_write_buffer_size(ANSWER_BUFFER)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest))
 }

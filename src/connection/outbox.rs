@@ -15,7 +15,7 @@ use crate::hub::{Outlet, Taken, lock};
 
 /// Slices in one vectored write; the kernel takes 1024 at most, and more than this gains nothing.
 const SLICES: usize = 64;
-/// Bytes of answers (pongs, a close) that may wait; beyond that the socket is not read until they are out.
+/// Bytes of answers (pongs, a close) that may wait here; beyond that tungstenite keeps them, and of pongs the last.
 const MAX_ANSWERS: usize = 4 * 1024;
 
 /// The way out of one connection.
@@ -34,7 +34,7 @@ struct Waiting {
     frames: VecDeque<Bytes>,
     /// Bytes among them that answer what was read.
     answers: usize,
-    /// The reader that waits for its answers to go out.
+    /// The reading side, which has answers to put in line.
     reader: Option<Waker>,
     broken: bool,
 }
@@ -60,7 +60,7 @@ impl Outbox {
         self.news.notify_one();
     }
 
-    /// Puts an answer in line, or has the reader wait until earlier ones are out.
+    /// Puts an answer in line, or has tungstenite keep it until earlier ones are out.
     pub(crate) fn poll_answer(&self, cx: &Context<'_>, frame: &[u8]) -> Poll<()> {
         let mut waiting = lock(&self.waiting);
         if waiting.answers > MAX_ANSWERS && !waiting.broken {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_waits_until_its_answers_are_out() {
+    async fn answers_wait_until_earlier_ones_are_out() {
         let (near, mut far) = tokio::io::duplex(64 * 1024);
         let outbox = Outbox::new(None);
         let answer = [0; 1000];

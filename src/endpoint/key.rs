@@ -18,8 +18,13 @@ pub(crate) fn plain(token: &str, session: &str, epoch: &str, sequence: u64) -> O
     (key.len() <= MAX_LENGTH).then_some(key)
 }
 
+/// The token that a page names, by a key or by itself.
+pub(crate) fn unwrapped(named: String) -> String {
+    token(&named).unwrap_or(named)
+}
+
 /// The token in a key; `None` when this is no key, or one that was tampered with: then it is a token, and a wrong one.
-pub(crate) fn token(key: &str) -> Option<String> {
+fn token(key: &str) -> Option<String> {
     let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
     let mut parts = rest.split('.');
     let (token, session, epoch, sequence) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -83,7 +83,7 @@ impl Endpoint {
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
-            Method::POST => match self.authenticated(header_token(&parts.headers), &parts).await {
+            Method::POST => match self.authenticated(key::unwrapped(header_token(&parts.headers)), &parts).await {
                 Ok(_) => calls::answer(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
@@ -110,7 +110,7 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        let token = header_token(&parts.headers);
+        let token = key::unwrapped(header_token(&parts.headers));
         // Taken before anybody is asked: what is told from now on is news to this page.
         let sequence = self.connections.hub().head();
         match self.authenticated(token.clone(), parts).await {
@@ -139,7 +139,7 @@ impl Endpoint {
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
         let named = query_token(parts.uri.query().unwrap_or_default());
-        let token = key::token(&named).unwrap_or_else(|| named.into_owned());
+        let token = key::unwrapped(named.into_owned());
         match self.authenticated(token, parts).await {
             Ok(identity) => match self.connections.admit() {
                 Some(permit) => self.open(upgrade, identity, permit),

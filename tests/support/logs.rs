@@ -20,12 +20,21 @@ struct Written(Arc<Mutex<Vec<u8>>>);
 impl Logs {
     /// Listens from now on, until dropped. Tests run on one thread, so they hear only themselves.
     pub fn capture() -> Self {
+        Self::capture_from(tracing::Level::INFO)
+    }
+
+    /// As `capture`, with every line of every crate.
+    pub fn capture_all() -> Self {
+        Self::capture_from(tracing::Level::TRACE)
+    }
+
+    fn capture_from(level: tracing::Level) -> Self {
         let written = Written::default();
         // While only one subscriber exists, a thread without one can switch a line off for all.
         static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
         LazyLock::force(&ANOTHER);
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(written.clone()).finish();
-        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).with_writer(written.clone());
+        Self { written, _guard: tracing::subscriber::set_default(lines.finish()) }
     }
 
     /// The lines that hold `part`.
