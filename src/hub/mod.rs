@@ -185,6 +185,10 @@ impl Hub {
         // In this order everywhere: whoever holds the log waits for nobody.
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
+        if !feed.subscriptions.iter().any(|known| known.from < log.base()) {
+            // What is gone from the log was nothing to it.
+            feed.cursor = feed.cursor.max(log.base());
+        }
         let Some(unread) = log.since(feed.cursor) else {
             return Progress::FellOff;
         };
