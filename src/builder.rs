@@ -21,7 +21,7 @@ use crate::{
 pub struct Unauthenticated(());
 
 /// A [`Builder`] that knows who may connect, and can be finished.
-pub struct Ready(Authenticator);
+pub struct Ready(Result<Authenticator, ConfigError>);
 
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +71,6 @@ impl fmt::Debug for Ready {
 pub struct Builder<A = Unauthenticated> {
     path: String,
     auth: A,
-    tokens_usable: bool,
     entities: Vec<Entity>,
     origins: Origins,
     watch: WatchLimits,
@@ -95,7 +94,6 @@ impl Builder {
         Self {
             path,
             auth: Unauthenticated(()),
-            tokens_usable: true,
             entities: Vec::new(),
             origins: Origins::default(),
             watch: WatchLimits {
@@ -143,7 +141,7 @@ impl Builder {
         F: Fn(S, AuthRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Identity, AuthError>> + Send + 'static,
     {
-        self.ready(Arc::new(move |request| Box::pin(hook(state.clone(), request))), true)
+        self.ready(Ok(Arc::new(move |request| Box::pin(hook(state.clone(), request)))))
     }
 
     /// Lets in whom an [`Authenticate`] lets in; an example stands there.
@@ -153,7 +151,7 @@ impl Builder {
             let shared = shared.clone();
             Box::pin(async move { shared.authenticate(request).await })
         });
-        self.ready(ask, true)
+        self.ready(Ok(ask))
     }
 
     /// Lets in whoever has one of these tokens, compared in constant time (their lengths are no secret). The principal
@@ -164,7 +162,7 @@ impl Builder {
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
         let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
-        self.ready(token_list(tokens), usable)
+        self.ready(if usable { Ok(token_list(tokens)) } else { Err(ConfigError::Token) })
     }
 
     /// Lets everybody in, whatever their token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
@@ -179,14 +177,13 @@ impl Builder {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_anonymous(self) -> Builder<Ready> {
-        self.ready(anonymous(), true)
+        self.ready(Ok(anonymous()))
     }
 
-    fn ready(self, authenticator: Authenticator, tokens_usable: bool) -> Builder<Ready> {
+    fn ready(self, authenticator: Result<Authenticator, ConfigError>) -> Builder<Ready> {
         Builder {
             path: self.path,
             auth: Ready(authenticator),
-            tokens_usable,
             entities: self.entities,
             origins: self.origins,
             watch: self.watch,
@@ -335,9 +332,7 @@ impl Builder<Ready> {
         if !path.starts_with('/') || path.contains(['?', '#', '{']) {
             return Err(ConfigError::EndpointPath(path));
         }
-        if !self.tokens_usable {
-            return Err(ConfigError::Token);
-        }
+        let authenticator = self.auth.0?;
         let zero = [
             ("max_connections", self.connection.connections == 0),
             ("max_message_bytes", self.connection.message_bytes == 0),
@@ -381,7 +376,7 @@ impl Builder<Ready> {
             retry_delay: self.retry_delay,
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
-        let endpoint = Endpoint::new(bare, self.auth.0, origins, limits, connections.clone());
+        let endpoint = Endpoint::new(bare, authenticator, origins, limits, connections.clone());
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle.clone());
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections, lifecycle))
     }
