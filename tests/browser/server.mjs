@@ -53,7 +53,7 @@ export class Cable {
     return this;
   }
 
-  /** Resets every open WebSocket, and says how many there were. */
+  /** Drops every open WebSocket, and says how many there were. */
   cut() {
     this.#cut = true;
     const count = this.#sockets.size;
@@ -75,8 +75,8 @@ export class Cable {
     const drop = () => {
       if (!this.#all.delete(drop)) return;
       this.#sockets.delete(drop);
-      near.resetAndDestroy();
-      far.resetAndDestroy();
+      near.destroy();
+      far.destroy();
     };
     this.#all.add(drop);
     near.setNoDelay(true);
@@ -96,7 +96,7 @@ export class Cable {
     near.pipe(far).pipe(near);
     for (const side of [near, far]) {
       side.on("error", drop);
-      side.on("close", () => { this.#all.delete(drop); this.#sockets.delete(drop); });
+      side.on("close", drop);
     }
   }
 }

@@ -1,0 +1,263 @@
+// One window with the demo's page, used as a person would use it: with the mouse and the edit form.
+
+import { until } from "./report.mjs";
+
+const HOUR = 3_600_000;
+
+/** The first day that the checks use, a Wednesday; in the browser's time zone, which is UTC here. */
+export const DAY = Date.UTC(2026, 4, 13);
+export const at = (hour, day = 0) => DAY + day * 24 * HOUR + hour * HOUR;
+
+export class Window {
+  /** What the page has received from the server, as it came. */
+  frames = [];
+  /** What should not have happened. */
+  scriptErrors = [];
+  dialogs = [];
+  strayRequests = [];
+  failedSaves = [];
+  sockets = 0;
+
+  constructor(name, page) {
+    this.name = name;
+    this.page = page;
+    page.on("pageerror", error => this.scriptErrors.push(error.message));
+    page.on("dialog", dialog => { this.dialogs.push(dialog.message()); dialog.dismiss().catch(() => {}); });
+    page.on("websocket", socket => {
+      this.sockets += 1;
+      this.#address(socket.url());
+      socket.on("framereceived", ({ payload }) => this.frames.push(payload));
+    });
+    page.on("request", request => this.#address(request.url()));
+    page.on("response", response => {
+      if (isSave(response.request()) && response.status() !== 200) this.#failed(response.request(), response.status());
+    });
+    page.on("requestfailed", request => {
+      if (isSave(request)) this.#failed(request, request.failure()?.errorText);
+    });
+  }
+
+  static async open(browser, name, viewport, address, prepare = async () => {}) {
+    const context = await browser.newContext({ timezoneId: "UTC", locale: "en-GB", viewport });
+    context.setDefaultTimeout(5000);
+    const page = await context.newPage();
+    const window = new Window(name, page);
+    // The codes that sockets were closed with. The page builds on the class that it finds.
+    await page.addInitScript(() => {
+      globalThis.closeCodes = []; globalThis.log = [];
+      const p=Object.getOwnPropertyDescriptor(Element.prototype,"scrollTop"); Object.defineProperty(Element.prototype,"scrollTop",{get:p.get,set(v){ if(this.matches(".dhx_cal_data")&&v<300) log.push(performance.now()+" set "+v+" "+new Error().stack.split("\n").slice(2,9).map(l=>l.replace(/.*(widget|localhost|127[^/]*)/,"")).join("|")); p.set.call(this,v)}});
+      document.addEventListener("scroll",e=>{ if (e.target.matches?.(".dhx_cal_data")) log.push(performance.now()+" scroll "+e.target.scrollTop+" "+e.target.clientHeight+" "+e.target.scrollHeight)},true);
+      globalThis.WebSocket = class extends WebSocket {
+        constructor(...address) {
+          super(...address);
+          this.addEventListener("close", event => closeCodes.push(event.code));
+        }
+      };
+    });
+    await prepare(page);
+    await page.goto(address);
+    await page.waitForSelector("#status");
+    return window;
+  }
+
+  #address(url) {
+    const { protocol, hostname } = new URL(url);
+    if (protocol !== "data:" && hostname !== "127.0.0.1") this.strayRequests.push(url);
+  }
+
+  #failed(request, why) {
+    this.failedSaves.push(`${request.method()} ${new URL(request.url()).pathname} ${why}`);
+  }
+
+  // ---- What it shows ---------------------------------------------------------------------------------------------
+
+  status() {
+    return this.page.$eval("#status", status => `${status.dataset.state}: ${status.textContent}`);
+  }
+
+  async says(status, within) {
+    return until(`the ${this.name} says “${status}”`, async () => (await this.status()) === status, within);
+  }
+
+  closeCodes() {
+    return this.page.evaluate(() => closeCodes);
+  }
+
+  /** Turns to a day, in the view that fits the window. */
+  show(day = 0) {
+    return this.page.evaluate(date => scheduler.setCurrentView(new Date(date)), at(0, day));
+  }
+
+  /** What the calendar draws on the days it shows: id, text and times of each event whose text has `mark` in it. */
+  drawn(mark) {
+    return this.page.$$eval(".dhx_cal_event", (elements, mark) => elements.map(element => ({
+      id: element.dataset.eventId,
+      text: element.querySelector(".dhx_body").textContent,
+      start: Number(element.dataset.barStart),
+      end: Number(element.dataset.barEnd),
+    })).filter(event => event.text.includes(mark)), mark);
+  }
+
+  /** What the calendar holds for four days, occurrences one by one, whether they are in view or not. */
+  held(mark) {
+    return this.page.evaluate(([mark, from, to]) => scheduler.getEvents(new Date(from), new Date(to))
+      .filter(event => event.text?.includes(mark))
+      .map(({ text, start_date, end_date }) => ({ text, start: +start_date, end: +end_date }))
+      .sort((a, b) => a.start - b.start || a.text.localeCompare(b.text)), [mark, at(0), at(0, 4)]);
+  }
+
+  /** Every record whose text has `mark` in it, exceptions of a series too. */
+  records(mark) {
+    return this.page.evaluate(mark => scheduler.getEvents().filter(event => event.text?.includes(mark)).length, mark);
+  }
+
+  /** Lines under “What just changed”, the newest first. */
+  activity() {
+    return this.page.$$eval("#activity li", lines => lines.map(line => line.firstChild.textContent));
+  }
+
+  /** Whether all that was done in this window is saved. */
+  settled() {
+    return until(`the ${this.name} has saved everything`, () => this.page.evaluate(() => {
+      const saving = scheduler._dataprocessor;
+      return saving.updatedRows.length === 0 && Object.keys(saving._in_progress).length === 0
+        && document.getElementById("unsaved").hidden;
+    }));
+  }
+
+  savingIsOn() {
+    return this.page.evaluate(() => !scheduler._dataprocessor._silent_mode);
+  }
+
+  /** The changes this page was told of, in order, as far as `wanted` picks them. */
+  told(wanted) {
+    return this.frames.map(frame => parsed(frame)).filter(frame => frame?.action === "event")
+      .map(frame => frame.body.value).filter(value => wanted(value.event, value.type));
+  }
+
+  frameTrouble() {
+    return this.frames.filter(frame => typeof frame !== "string" || typeof parsed(frame)?.action !== "string").map(String);
+  }
+
+  // ---- What a person does ----------------------------------------------------------------------------------------
+
+  /** Double-clicks an empty time, fills in the form and saves. */
+  async create(text, hour, { repeat } = {}) {
+    const [x, y] = await this.#spot(hour);
+    await this.page.mouse.dblclick(x, y);
+    await this.#form();
+    if (repeat) await this.page.locator(".dhx_form_repeat_pattern select").selectOption(repeat);
+    await this.#save(text);
+  }
+
+  async rename(id, text, which) {
+    await this.#openForm(id, which);
+    await this.#save(text);
+  }
+
+  async remove(id, which) {
+    await this.#openForm(id, which);
+    await this.page.locator(".dhx_cal_light .dhx_delete_btn_set").click();
+    await this.page.locator(".scheduler_modal_box [data-result=true]").click();
+    await this.#form("hidden");
+  }
+
+  /** Drags an event until it stands at another time, and then lets go. */
+  async drag(id, time) {
+    const body = await this.#event(id).locator(".dhx_body").boundingBox();
+    let [x, y] = [body.x + body.width / 2, body.y + body.height / 2];
+    const away = () => this.page.evaluate(([id, time]) => {
+      const minutes = (time - scheduler.getEvent(id).start_date) / 60_000;
+      return { minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
+    }, [id, time]);
+    await this.page.mouse.move(x, y);
+    await this.page.mouse.down();
+    y += (await away()).pixels;
+    await this.page.mouse.move(x, y, { steps: 6 });
+    // The calendar follows in steps of a quarter of an hour, and a little late.
+    await until("it is dragged there", async () => {
+      const { minutes } = await away();
+      y += 2 * Math.sign(minutes);
+      if (minutes) await this.page.mouse.move(x, y);
+      return !minutes;
+    });
+    await this.page.mouse.up();
+  }
+
+  /** Clicks an event, and reads what the small box about it says. */
+  async quickInfo(id) {
+    await this.#event(id).locator(".dhx_body").click();
+    const title = this.page.locator(".dhx_cal_quick_info:not(.dhx_qi_hidden) .dhx_cal_qi_tcontent");
+    await title.waitFor();
+    const text = await title.textContent();
+    await this.page.evaluate(() => scheduler.hideQuickInfo());
+    return text;
+  }
+
+  /** Opens the form on an event, and reads its heading and its text. */
+  async readForm(id) {
+    await this.#openForm(id);
+    const form = this.page.locator(".dhx_cal_light");
+    const read = [await form.locator(".dhx_title").textContent(), await form.locator("textarea").inputValue()];
+    await form.locator(".dhx_cancel_btn_set").click();
+    await this.#form("hidden");
+    return read;
+  }
+
+  #event(id) {
+    return this.page.locator(`.dhx_cal_event[data-event-id="${id}"]`);
+  }
+
+  async #openForm(id, which) {
+    await this.#event(id).locator(".dhx_body").dblclick();
+    if (which) {
+      const box = this.page.locator(".scheduler_modal_box");
+      await box.locator(`input[value=${which}]`).check();
+      await box.locator("[data-result=ok]").click();
+    }
+    await this.#form();
+  }
+
+  async #save(text) {
+    await this.page.locator(".dhx_cal_light textarea").fill(text);
+    await this.page.locator(".dhx_cal_light .dhx_save_btn_set").click();
+    await this.#form("hidden");
+  }
+
+  #form(state = "visible") {
+    return this.page.locator(".dhx_cal_light").waitFor({ state });
+  }
+
+  /** Where on the screen an hour of the first day is, as soon as nothing lies on it. */
+  async #spot(hour) {
+    let spot;
+    try {
+      await until("a free spot", async () => {
+        spot = await this.page.evaluate(([day, hour]) => {
+          const index = Math.round((day - scheduler.getState().min_date) / 86_400_000);
+          const { left, top, width } = document.querySelector(`[data-column-index="${index}"]`).getBoundingClientRect();
+          const [x, y] = [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
+          const found = document.elementFromPoint(x, y);
+          return { x, y, free: !!found?.matches("[data-column-index], .dhx_scale_time_slot"), found: found?.className };
+        }, [DAY, hour]);
+        return spot.free;
+      });
+    } catch {
+      console.log(await this.page.evaluate(()=>log.slice(-12)), await this.page.evaluate(()=>[...document.querySelectorAll("#activity li")].map(l=>l.textContent).slice(0,8)));
+      throw new Error(`${hour}:00 in the ${this.name} is no free spot, there is “${spot?.found}”`);
+    }
+    return [spot.x, spot.y];
+  }
+}
+
+function isSave(request) {
+  return request.method() !== "GET" && new URL(request.url()).pathname.startsWith("/events");
+}
+
+function parsed(frame) {
+  try {
+    return JSON.parse(frame);
+  } catch {
+    return undefined;
+  }
+}
