@@ -33,19 +33,28 @@ pub(crate) const TOKEN_HEADER: &str = "remote-token";
 #[derive(Clone)]
 pub struct AuthRequest {
     token: String,
+    query: String,
     headers: HeaderMap,
     extensions: Extensions,
 }
 
 impl AuthRequest {
     pub(crate) fn new(token: String, parts: &Parts) -> Self {
-        Self { token, headers: parts.headers.clone(), extensions: parts.extensions.clone() }
+        let query = own_query(parts.uri.query().unwrap_or_default());
+        Self { token, query: query.to_owned(), headers: parts.headers.clone(), extensions: parts.extensions.clone() }
     }
 
     /// The token; empty when the page sent none.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// The query the page's own endpoint address has, without what the client appends: `tenant=7` for
+    /// `new RemoteEvents("/api/v1?tenant=7", token)`. Empty where it has none.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        &self.query
     }
 
     /// The request's headers: cookies, forwarded addresses.
@@ -77,17 +86,21 @@ pub(crate) fn header_token(headers: &HeaderMap) -> String {
 
 /// The token in a socket's address: raw between `token=` and the final `&ws=1`, percent-decoded only.
 pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
-    let start = if query.starts_with("token=") {
-        Some("token=".len())
-    } else {
-        query.find("&token=").map(|at| at + "&token=".len())
-    };
-    let Some(start) = start else {
+    let Some(at) = token_at(query) else {
         return Cow::Borrowed("");
     };
-    let rest = &query[start..];
+    let rest = &query[at + "token=".len()..];
     let raw = rest.strip_suffix("&ws=1").unwrap_or(rest);
     percent_decode_str(raw).decode_utf8_lossy()
+}
+
+/// What stands in a query before the token that the client appended.
+fn own_query(query: &str) -> &str {
+    token_at(query).map_or(query, |at| query[..at].trim_end_matches('&'))
+}
+
+fn token_at(query: &str) -> Option<usize> {
+    if query.starts_with("token=") { Some(0) } else { query.find("&token=").map(|at| at + 1) }
 }
 
 /// Who is asking: a principal, and whatever else the application wants to remember of the connection.
@@ -249,6 +262,19 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(query_token(query), token, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_pages_own_query_is_what_stands_before_the_token() {
+        for (query, own) in [
+            ("tenant=7&token=demo&ws=1", "tenant=7"),
+            ("tenant=7", "tenant=7"),
+            ("token=demo&ws=1", ""),
+            ("a=1&b=2&token=x&token=y&ws=1", "a=1&b=2"),
+            ("", ""),
+        ] {
+            assert_eq!(own_query(query), own, "{query}");
         }
     }
 

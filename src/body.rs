@@ -40,6 +40,8 @@ pub(crate) struct Tee {
     /// Bytes still to come, where the length is known.
     left: Option<u64>,
     held: Option<Frame<Bytes>>,
+    /// The body has ended, and must not be asked again.
+    ended: bool,
 }
 
 impl<B: Body> RequestBody<B> {
@@ -52,7 +54,7 @@ impl<B: Body> RequestBody<B> {
         if inner.is_end_stream() {
             capture.end();
         }
-        Self { inner, tee: Some(Tee { capture, turn, left, held: None }) }
+        Self { inner, tee: Some(Tee { capture, turn, left, held: None, ended: false }) }
     }
 }
 
@@ -79,6 +81,7 @@ impl<B: Body> Body for RequestBody<B> {
         };
         let frame = match tee.held.take() {
             Some(frame) => Some(frame),
+            None if tee.ended => None,
             None => match ready!(poll_bytes(this.inner.as_mut(), cx)) {
                 Some(Ok(frame)) => {
                     let over = this.inner.is_end_stream();
@@ -88,7 +91,10 @@ impl<B: Body> Body for RequestBody<B> {
                     Some(frame)
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => None,
+                None => {
+                    tee.ended = true;
+                    None
+                }
             },
         };
         if let Some(turn) = &mut tee.turn {

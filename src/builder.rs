@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
+
 use crate::{
     auth::{AuthError, AuthRequest, Authenticate, Authenticator, Identity, anonymous, token_list},
     connection::{ConnectionLimits, Connections},
@@ -61,7 +63,7 @@ impl fmt::Debug for Ready {
 ///     .entity(Entity::scheduler("/events"))
 ///     .max_body_bytes(2 * 1024 * 1024)
 ///     .max_connections(5_000)
-///     .log(10_000, 8 * 1024 * 1024, Duration::from_secs(600))
+///     .log_records(10_000)
 ///     .drain(Duration::from_secs(2))
 ///     .build()?;
 /// # Ok::<(), tower_live_updates::ConfigError>(())
@@ -258,20 +260,20 @@ impl<A> Builder<A> {
     /// How many writes at one time are run to their end although their client has gone or an outer timeout fired.
     /// Default: 1 024; more are given up with their clients, and counted. 0 switches finishing off.
     pub fn max_detached_writes(mut self, writes: usize) -> Self {
-        self.watch.detached = writes;
+        self.watch.detached = writes.min(Semaphore::MAX_PERMITS);
         self
     }
 
     /// Sockets open at one time. Default: 50 000; one more is refused with 503 after a random delay, which spreads
     /// clients that retry every two seconds.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.connection.connections = connections;
+        self.connection.connections = connections.min(Semaphore::MAX_PERMITS);
         self
     }
 
     /// Refused sockets kept waiting at one time. Default: 1 024; beyond that, refusing is immediate (403 or 503).
     pub fn max_delayed_refusals(mut self, refusals: usize) -> Self {
-        self.delayed_refusals = refusals;
+        self.delayed_refusals = refusals.min(Semaphore::MAX_PERMITS);
         self
     }
 
@@ -282,14 +284,15 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often a socket is pinged. Default: 25 s; proxies cut sockets that are idle for 60 s.
+    /// How often a socket is pinged. Default: 25 s; proxies cut sockets that are idle for 60 s. A year at most.
     pub fn ping_interval(mut self, time: Duration) -> Self {
-        self.connection.ping_interval = time;
+        self.connection.ping_interval = time.min(Duration::from_secs(365 * 24 * 3600));
         self
     }
 
-    /// How long nothing, not even a pong, may be heard of a socket before it is closed. Default: 75 s. A busy or frozen
-    /// tab stops answering although it is healthy, so shorter is not better.
+    /// How long nothing, not even a pong, may be heard of a socket before its next ping closes it instead. Default:
+    /// 75 s; it must be longer than the ping interval. A busy or frozen tab stops answering although it is healthy, so
+    /// shorter is not better.
     pub fn pong_timeout(mut self, time: Duration) -> Self {
         self.connection.pong_timeout = time;
         self
@@ -307,10 +310,21 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How much history the log keeps: records, bytes and age, whatever comes first. Default: 50 000 records, 32 MiB,
-    /// one hour. A reader that falls behind it is closed with 1013.
-    pub fn log(mut self, records: usize, bytes: usize, age: Duration) -> Self {
-        self.log = LogLimits { records, bytes, age };
+    /// Records the log keeps at most. Default: 50 000. A reader that falls behind the log is closed with 1013.
+    pub fn log_records(mut self, records: usize) -> Self {
+        self.log.records = records;
+        self
+    }
+
+    /// Bytes the log keeps at most, what each record costs included. Default: 32 MiB.
+    pub fn log_bytes(mut self, bytes: usize) -> Self {
+        self.log.bytes = bytes;
+        self
+    }
+
+    /// How long the log keeps a record at most. Default: one hour.
+    pub fn log_age(mut self, age: Duration) -> Self {
+        self.log.age = age;
         self
     }
 
@@ -341,10 +355,16 @@ impl Builder<Ready> {
             ("pong_timeout", self.connection.pong_timeout.is_zero()),
             ("write_timeout", self.connection.write_timeout.is_zero()),
             ("hook_timeout", self.watch.hook.is_zero()),
-            ("log", self.log.records == 0 || self.log.bytes == 0 || self.log.age.is_zero()),
+            ("log_records", self.log.records == 0),
+            ("log_bytes", self.log.bytes == 0),
+            ("log_age", self.log.age.is_zero()),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(what));
+        }
+        let (ping, pong) = (self.connection.ping_interval, self.connection.pong_timeout);
+        if pong <= ping {
+            return Err(ConfigError::PongTimeout { pong_timeout: pong, ping_interval: ping });
         }
         if self.entities.len() > usize::from(u16::MAX) {
             return Err(ConfigError::TooManyEntities(self.entities.len()));

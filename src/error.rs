@@ -1,6 +1,6 @@
 //! The errors a program can meet, each naming what was wrong and what helps.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 /// Configuration that cannot work, found by `build()`.
 ///
@@ -64,6 +64,15 @@ pub enum ConfigError {
     Token,
     /// A limit or a time that must not be zero is zero.
     Zero(&'static str),
+    /// Every socket would be closed before it could answer a second ping.
+    PongTimeout {
+        /// The timeout as it was given.
+        pong_timeout: Duration,
+        /// The interval it must be longer than.
+        ping_interval: Duration,
+    },
+    /// No entity of this name is configured, and so none can be watched.
+    UnknownEntity(String),
 }
 
 impl fmt::Display for ConfigError {
@@ -95,6 +104,10 @@ impl fmt::Display for ConfigError {
             }
             Self::Token => f.write_str("the token list is empty or holds an empty token"),
             Self::Zero(what) => write!(f, "{what} must not be zero"),
+            Self::PongTimeout { pong_timeout, ping_interval } => {
+                write!(f, "pong_timeout ({pong_timeout:?}) must be longer than ping_interval ({ping_interval:?})")
+            }
+            Self::UnknownEntity(name) => f.write_str(&unknown(name)),
         }
     }
 }
@@ -180,9 +193,7 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownEntity(name) => {
-                write!(f, "no entity {name:?} is configured; add .entity(Entity::new({name:?})) to the builder")
-            }
+            Self::UnknownEntity(name) => f.write_str(&unknown(name)),
             Self::Serialize(_) => f.write_str("the message cannot be serialised to JSON"),
             Self::BreaksPages { entity, id, reason } => {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
@@ -198,4 +209,8 @@ impl Error for PublishError {
             Self::UnknownEntity(_) | Self::BreaksPages { .. } => None,
         }
     }
+}
+
+fn unknown(entity: &str) -> String {
+    format!("no entity {entity:?} is configured; add .entity(Entity::new({entity:?})) to the builder")
 }

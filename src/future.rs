@@ -12,7 +12,12 @@ use std::{
 use http::Response;
 use pin_project::pin_project;
 
-use crate::{body::OwnBody, hook::BoxFuture, watch::Watcher, way::ResponseWay};
+use crate::{
+    body::OwnBody,
+    hook::BoxFuture,
+    watch::{Watcher, capture::Capture},
+    way::ResponseWay,
+};
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
@@ -49,11 +54,13 @@ where
         Self::new(Kind::Endpoint(answer))
     }
 
+    /// `request` is what listens to the write's request.
     pub(crate) fn watch(
         write: impl Future<Output = Result<Response<W::Response>, E>> + Send + 'static,
+        request: Capture,
         watcher: Arc<Watcher>,
     ) -> Self {
-        Self::new(Kind::Watch(Detachable::new(write, watcher)))
+        Self::new(Kind::Watch(Detachable::new(write, request, watcher)))
     }
 
     fn new(kind: Kind<F, Result<Response<W::Response>, E>>) -> Self {
@@ -94,16 +101,18 @@ where
 struct Detachable<T: 'static> {
     write: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     begun: bool,
+    request: Capture,
     watcher: Arc<Watcher>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
 
 impl<T> Detachable<T> {
-    fn new(write: impl Future<Output = T> + Send + 'static, watcher: Arc<Watcher>) -> Self {
+    fn new(write: impl Future<Output = T> + Send + 'static, request: Capture, watcher: Arc<Watcher>) -> Self {
         Self {
             write: Some(Box::pin(write)),
             begun: false,
+            request,
             watcher,
             #[cfg(feature = "tracing")]
             span: tracing::Span::current(),
@@ -137,6 +146,6 @@ impl<T> Drop for Detachable<T> {
         };
         #[cfg(feature = "tracing")]
         let finish = tracing::Instrument::instrument(finish, self.span.clone());
-        self.watcher.finish_detached(finish);
+        self.watcher.finish_detached(&self.request, finish);
     }
 }

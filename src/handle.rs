@@ -9,7 +9,7 @@ use crate::{
     change::Change,
     connection::Connections,
     endpoint::Endpoint,
-    error::PublishError,
+    error::{ConfigError, PublishError},
     hub::EntityIndex,
     layer::LiveUpdatesLayer,
     observe::Stats,
@@ -103,9 +103,10 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError::UnknownEntity`] when no entity of this name is configured.
-    pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, PublishError> {
-        let index = self.index(entity)?;
+    /// [`ConfigError::UnknownEntity`] when no entity of this name is configured.
+    pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, ConfigError> {
+        let found = self.shared.publisher.find(entity);
+        let index = found.ok_or_else(|| ConfigError::UnknownEntity(entity.to_owned()))?;
         Ok(LiveUpdatesLayer::new(self.shared.watcher.clone(), Some(index), None))
     }
 

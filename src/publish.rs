@@ -1,4 +1,4 @@
-//! The one door to the log: what would break pages does not pass it.
+//! The one door to the log: a change that would break pages does not pass it. Messages are the application's own.
 
 use std::sync::Arc;
 

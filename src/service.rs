@@ -87,13 +87,14 @@ where
             return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)));
         };
         let write = self.parts.watcher.begin(matched, &mut request);
-        let ear = Ear { capture: write.capture(), turn: write.turn() };
+        let capture = write.capture();
+        let ear = Ear { capture: capture.clone(), turn: write.turn() };
         let inner = self.inner.call(request.map(|body| W::watch(body, ear)));
         let answered = async move {
             let response = write.run(inner).await?;
             Ok(response.map(|answer| W::answer(WatchedAnswer(answer))))
         };
-        ResponseFuture::watch(answered, self.parts.watcher.clone())
+        ResponseFuture::watch(answered, capture, self.parts.watcher.clone())
     }
 }
 

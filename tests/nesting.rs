@@ -123,7 +123,8 @@ async fn a_watching_layer_watches_its_own_entity_alone_and_has_no_endpoint() {
     server.write(Method::PUT, "/tasks/3", r#"{"text":"a"}"#).await;
     assert!(page.told(&live).await.is_empty());
     one_write_is_told(&server, &mut page, &live, "/events/7").await;
-    assert!(live.watch("cards").is_err());
+    let error = live.watch("cards").unwrap_err();
+    assert!(error.to_string().contains(r#"Entity::new("cards")"#), "{error}");
 }
 
 #[tokio::test]

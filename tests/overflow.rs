@@ -179,7 +179,8 @@ async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
 #[tokio::test]
 async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
     for way in WAYS {
-        let live = patient().log(100, 64 * 1024 * 1024, Duration::from_secs(3600)).build().unwrap();
+        let live =
+            patient().log_records(100).log_bytes(64 * 1024 * 1024).log_age(Duration::from_secs(3600)).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
         let mut behind = narrow(&server, way).await;
         let mut healthy = wide(&server, way).await;
@@ -210,7 +211,13 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
 
 #[tokio::test]
 async fn whoever_subscribes_nothing_never_falls_behind() {
-    let live = builder().tokens(["demo"]).log(2, 1024 * 1024, Duration::from_secs(60)).build().unwrap();
+    let live = builder()
+        .tokens(["demo"])
+        .log_records(2)
+        .log_bytes(1024 * 1024)
+        .log_age(Duration::from_secs(60))
+        .build()
+        .unwrap();
     let server = Server::layered(&live.layer(), usual);
     for way in WAYS {
         let mut raw = match way {

@@ -91,7 +91,6 @@ fn an_entity_that_is_not_configured_is_named_with_the_remedy() {
         live.publish("nosuch", Change::delete(7).unwrap()).unwrap_err(),
         live.publish_many("nosuch", []).unwrap_err(),
         live.send("nosuch", "x").unwrap_err(),
-        live.watch("nosuch").unwrap_err(),
     ] {
         assert!(matches!(&error, PublishError::UnknownEntity(name) if name == "nosuch"), "{error:?}");
         assert!(error.to_string().contains(r#"Entity::new("nosuch")"#), "{error}");

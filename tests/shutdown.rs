@@ -285,7 +285,13 @@ async fn pages_hear(live: &LiveUpdates, round: usize) {
 
 #[test]
 fn one_runtime_may_end_and_another_begin() {
-    let live = builder().tokens(["demo"]).log(50, 1024 * 1024, Duration::from_secs(60)).build().unwrap();
+    let live = builder()
+        .tokens(["demo"])
+        .log_records(50)
+        .log_bytes(1024 * 1024)
+        .log_age(Duration::from_secs(60))
+        .build()
+        .unwrap();
     for (round, runtime) in runtimes().into_iter().enumerate() {
         runtime.block_on(pages_hear(&live, round));
         drop(runtime);

@@ -115,9 +115,10 @@ async fn a_client_that_leaves_before_its_socket_is_up_is_no_fault_of_the_server(
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let logs = support::logs::Logs::capture();
-    let mut raw = Raw::new(server.connect());
+    // A pipe that holds less than the head of the 101, and a client that leaves in the middle of it.
+    let mut raw = Raw::new(server.connect_with(32));
     raw.write(upgrade_request(ADDRESS, &[]).as_bytes()).await.unwrap();
-    // Gone before the server has had a turn: its 101 finds nobody.
+    assert_eq!(raw.bytes(12).await.unwrap(), b"HTTP/1.1 101");
     drop(raw);
     until("the failed upgrade is counted", || live.stats().upgrades_failed == 1).await;
     assert_eq!(live.stats().connections, 0);

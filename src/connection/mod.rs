@@ -319,7 +319,7 @@ fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, tex
         }),
         Some(ClientMessage::Call(calls)) => {
             connections.observer().calls.add(calls.len() as u64);
-            outbox.push(protocol::result(&calls));
+            outbox.answer(protocol::result(&calls));
             true
         }
     };

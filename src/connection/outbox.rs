@@ -60,6 +60,25 @@ impl Outbox {
         self.news.notify_one();
     }
 
+    /// Puts the answer to a message in line.
+    pub(crate) fn answer(&self, frame: Bytes) {
+        let mut waiting = lock(&self.waiting);
+        waiting.answers += frame.len();
+        waiting.frames.push_back(frame);
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// Ready while few answers wait: who asks without reading is not heard until they are out.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.answers > MAX_ANSWERS && !waiting.broken {
+            waiting.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
     /// Puts an answer in line, or has tungstenite keep it until earlier ones are out.
     pub(crate) fn poll_answer(&self, cx: &Context<'_>, frame: &[u8]) -> Poll<()> {
         let mut waiting = lock(&self.waiting);
@@ -233,6 +252,13 @@ impl Outlet for Outbox {
                 Err(_) => waiting.break_off(),
             }
         }
+        // An empty line is written out at once: whoever waits for it would ask again and again. So the next frame waits.
+        if waiting.frames.is_empty() && !waiting.broken {
+            if let Some(&next) = frames.get(taken) {
+                waiting.frames.push_back(next.clone());
+                taken += 1;
+            }
+        }
         Taken { frames: taken, clear: waiting.frames.is_empty() && taken == frames.len() && !waiting.broken }
     }
 }
@@ -284,6 +310,30 @@ mod tests {
         }
         while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
         assert!(reading.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_socket_full_to_the_byte_is_waited_for() {
+        let (_near, far) = pair().await;
+        far.writable().await.unwrap();
+        // Until the kernel takes no more: then nothing of ours waits, and yet nothing can be written.
+        while far.try_write(&[0; 4096]).is_ok() {}
+        let outbox = Outbox::new(Some(far));
+        assert_eq!(outbox.offer(&[&frame(b'x', 10), &frame(b'y', 10)]), Taken { frames: 1, clear: false });
+        let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoHalf>).is_pending()));
+        assert!(pending.await, "whoever writes waits for the socket");
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_without_reading_is_not_heard_until_the_answers_are_out() {
+        let (_near, mut far) = tokio::io::duplex(64 * 1024);
+        let outbox = Outbox::new(None);
+        let room = || poll_fn(|cx| Poll::Ready(outbox.poll_room(cx).is_ready()));
+        assert!(room().await);
+        outbox.answer(frame(b'x', MAX_ANSWERS + 1));
+        assert!(!room().await);
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        assert!(room().await);
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@ pub(crate) struct Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.outbox.poll_room(cx));
         Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }

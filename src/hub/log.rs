@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -92,10 +93,10 @@ impl Log {
         )
     }
 
-    /// The newest record of an object that is not older than `from`.
-    pub(crate) fn newest(&self, entity: EntityIndex, id: &str, from: u64) -> Option<&Subject> {
+    /// The newest record of an object, where its sequence number is one of these.
+    pub(crate) fn newest(&self, entity: EntityIndex, id: &str, within: Range<u64>) -> Option<&Subject> {
         let sequence = *self.newest.get(&(entity, Arc::from(id)))?;
-        if sequence < from {
+        if !within.contains(&sequence) {
             return None;
         }
         let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
@@ -185,11 +186,11 @@ mod tests {
         let mut log = log(2, usize::MAX);
         log.append(Instant::now(), record("a", 1));
         log.append(Instant::now(), record("a", 2));
-        assert_eq!(log.newest(EntityIndex(0), "a", 0).unwrap().object.len(), 2);
-        assert!(log.newest(EntityIndex(0), "a", 2).is_none(), "older than asked for");
+        assert_eq!(log.newest(EntityIndex(0), "a", 0..u64::MAX).unwrap().object.len(), 2);
+        assert!(log.newest(EntityIndex(0), "a", 2..u64::MAX).is_none(), "older than asked for");
         log.append(Instant::now(), record("b", 1));
         log.append(Instant::now(), record("c", 1));
-        assert!(log.newest(EntityIndex(0), "a", 0).is_none(), "dropped");
+        assert!(log.newest(EntityIndex(0), "a", 0..u64::MAX).is_none(), "dropped");
         assert_eq!(log.newest.len(), 2);
     }
 
@@ -208,7 +209,7 @@ mod tests {
                 prop_assert!(kept == 1 || (kept <= records && cost <= bytes));
                 let sequences: Vec<u64> = log.since(log.base()).unwrap().map(|(s, _)| s).collect();
                 prop_assert_eq!(sequences, (log.base()..log.head()).collect::<Vec<_>>());
-                let newest = log.newest(EntityIndex(0), &id.to_string(), 0).unwrap();
+                let newest = log.newest(EntityIndex(0), &id.to_string(), 0..u64::MAX).unwrap();
                 prop_assert_eq!(newest.object.len(), *size);
                 prop_assert!(log.newest.len() <= kept);
             }

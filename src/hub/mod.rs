@@ -23,6 +23,7 @@ pub(crate) use self::log::LogLimits;
 use self::log::{Log, Record, Subject};
 use crate::{
     change::{Change, ChangeKind},
+    object::Object,
     protocol,
 };
 
@@ -116,15 +117,17 @@ impl Hub {
             for (change, record) in changes.iter().zip(records) {
                 let newer = began
                     .filter(|_| change.kind() == ChangeKind::Add)
-                    .and_then(|began| log.newest(entity, change.id(), began).cloned());
+                    .and_then(|began| log.newest(entity, change.id(), began..before).cloned());
                 match newer {
                     None => log.append(now, record),
                     Some(Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. }) => {}
                     Some(Subject { object, .. }) => {
-                        if let Ok(object) = std::str::from_utf8(&object) {
-                            let newest = self.record(entity, ChangeKind::Add, change.id(), object);
-                            log.append(now, newest);
-                        }
+                        // An update may leave fields out that pages need of an add.
+                        let sent = Object::of(change.object()).unwrap_or_default();
+                        let newer = Object::parse(&object).unwrap_or_default();
+                        let whole = sent.overlaid(newer).to_json();
+                        let newest = self.record(entity, ChangeKind::Add, change.id(), &whole);
+                        log.append(now, newest);
                     }
                 }
             }
@@ -610,7 +613,17 @@ mod tests {
         let late = [1, 2, 3, 4].map(|id| object(Change::add, id, "older"));
         hub.publish(EVENTS, &late, Some(began));
         let_others_run().await;
-        let told: Vec<Bytes> = pipe.out().split_off(3);
+        // A partial update is no whole object: what the add knows besides goes with it.
+        hub.publish(EVENTS, &[Change::update(&json!({ "id": 5, "text": "newer" })).unwrap()], None);
+        hub.publish(EVENTS, &[Change::add(&json!({ "id": 5, "text": "older", "x": 1 })).unwrap()], Some(began));
+        // Changes told together do not stand in each other's way.
+        let again = [Change::delete(6).unwrap(), object(Change::add, 6, "again")];
+        hub.publish(EVENTS, &again, Some(began));
+        let_others_run().await;
+        let merged = Change::add(&json!({ "id": 5, "text": "newer", "x": 1 })).unwrap();
+        let rest: Vec<Bytes> = pipe.out().split_off(6);
+        assert_eq!(rest, [merged, again[0].clone(), again[1].clone()].map(|change| frame(&hub, EVENTS, &change)));
+        let told: Vec<Bytes> = pipe.out()[3..5].to_vec();
         let expected = [object(Change::add, 1, "newer"), object(Change::add, 4, "older")];
         assert_eq!(told, expected.map(|change| frame(&hub, EVENTS, &change)));
     }

@@ -50,6 +50,12 @@ impl Capture {
         lock(&self.seen).ended = true;
     }
 
+    /// True when some of the body has gone by, and its end has not.
+    pub(crate) fn is_half_read(&self) -> bool {
+        let seen = lock(&self.seen);
+        seen.bytes > 0 && !seen.ended
+    }
+
     /// The whole body; `None` where its end was not seen, or it was larger than the limit.
     pub(crate) fn take(&self) -> Option<Bytes> {
         let mut seen = lock(&self.seen);

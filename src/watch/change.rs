@@ -181,6 +181,7 @@ pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: Respon
         (ChangeKind::Update, "inserted") => ChangeKind::Add,
         (ChangeKind::Add, "updated") => ChangeKind::Update,
         (ChangeKind::Update, "deleted") if !kept(&stored) && !kept(&said.object) => ChangeKind::Delete,
+        (ChangeKind::Add, "deleted") if request.editing && said.object.is_none() => ChangeKind::Delete,
         // An occurrence posted as deleted is answered "deleted", and yet it is a new object that pages need whole.
         (kind, _) => kind,
     };
@@ -193,7 +194,8 @@ pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: Respon
     let request_id = said.object.as_ref().and_then(usable_raw_id);
     let raw_id = match kind {
         ChangeKind::Add => usable(answer.get("tid"))
-            .or_else(|| usable(answer.get("id")))
+            // With a pointer to the row, an id beside it may be anything: that of a request, for one.
+            .or_else(|| usable(answer.get("id")).filter(|_| entity.response_pointer.is_none()))
             .or(row_id)
             .or_else(|| response.location.and_then(last_segment))
             .or_else(|| request.path_id.map(quoted))
@@ -265,8 +267,12 @@ fn said_by_request(entity: &Entity, request: RequestFacts<'_>) -> Result<Said, U
 /// the body must be exactly that, within it `action` and `data` must be there.
 fn said_by_envelope(fields: &Object<'_>, post_mode: bool) -> Option<Result<Said, Untold>> {
     let action = fields.get_str("action")?;
-    let data = fields.get_object("data")?;
     let kind = kind_of_action(&action);
+    let data = match fields.get_object("data") {
+        Some(data) => data,
+        None if post_mode && kind.is_some() => Object::default(),
+        None => return None,
+    };
     let bare = fields.keys().all(|key| matches!(key, "id" | "action" | "data")) && fields.get("id").is_some();
     let is_envelope = post_mode || (bare && kind.is_some());
     if !is_envelope {
@@ -580,6 +586,8 @@ mod tests {
         assert_eq!(updated.told(), (ChangeKind::Update, json!({"text": "b", "id": 500})));
         let deleted = mode(r#"{"id":500,"action":"deleted","data":{}}"#, r#"{"action":"deleted"}"#);
         assert_eq!(deleted.told(), (ChangeKind::Delete, json!({"id": 500})));
+        let bare = mode(r#"{"id":500,"action":"deleted"}"#, r#"{"action":"deleted"}"#);
+        assert_eq!(bare.told(), (ChangeKind::Delete, json!({"id": 500})));
         let other = mode(r#"{"id":500,"action":"moved","data":{}}"#, "").verdict(&Entity::scheduler("/events"));
         assert_eq!(other, Verdict::Untold(Untold::UnknownAction));
         let plain = mode(r#"{"text":"a"}"#, r#"{"tid":5}"#);

@@ -45,6 +45,9 @@ pub(crate) struct WatchLimits {
     pub(crate) detached: usize,
 }
 
+/// How long a write may go on without its client when its request has not arrived whole.
+const HALF_READ: Duration = Duration::from_secs(5);
+
 /// Recognises writes and tells what they did.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -96,8 +99,10 @@ impl Watcher {
         }
     }
 
-    /// Finishes a write whose client has gone, in a task of its own.
-    pub(crate) fn finish_detached(&self, write: impl Future<Output = ()> + Send + 'static) {
+    /// Finishes a write whose client has gone, in a task of its own. One that was still reading its request gets a
+    /// little time only: somebody who sends slowly must not hold a place for as long as they like.
+    pub(crate) fn finish_detached(&self, request: &Capture, write: impl Future<Output = ()> + Send + 'static) {
+        let time = if request.is_half_read() { HALF_READ } else { Duration::MAX };
         let observer = self.observer();
         let Ok(permit) = self.detached.clone().try_acquire_owned() else {
             observer.writes_dropped.up();
@@ -112,7 +117,7 @@ impl Watcher {
         };
         observer.writes_detached.up();
         self.lifecycle.spawn(async move {
-            write.await;
+            let _ = tokio::time::timeout(time, write).await;
             drop(permit);
         });
     }
@@ -306,7 +311,8 @@ impl Write {
     fn publish(&self, changes: &[Change]) {
         let entity = self.matched.route.entity;
         let adds = changes.iter().any(|change| change.kind() == ChangeKind::Add);
-        let began = adds.then_some(self.began);
+        // With an id in the path the write had its turn: what was told before is older.
+        let began = (adds && self.matched.id.is_none()).then_some(self.began);
         if let Err(error) = self.watcher.publisher.publish(entity, changes, began) {
             self.untold("hazard", &error.to_string());
         }

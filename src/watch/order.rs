@@ -29,7 +29,8 @@ pub(crate) struct Turn {
 struct Place {
     turns: Arc<Turns>,
     key: Key,
-    queue: Arc<tokio::sync::Mutex<()>>,
+    /// Gone only while it is dropped.
+    queue: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Turns {
@@ -37,7 +38,7 @@ impl Turns {
     pub(crate) async fn take(self: Arc<Self>, entity: EntityIndex, id: &str, limit: Duration) -> Option<Turn> {
         let key: Key = (entity, id.into());
         let queue = lock(&self.waiting).entry(key.clone()).or_default().clone();
-        let place = Place { turns: self, key, queue: queue.clone() };
+        let place = Place { turns: self, key, queue: Some(queue.clone()) };
         let guard = tokio::time::timeout(limit, queue.lock_owned()).await.ok()?;
         Some(Turn { _guard: guard, _place: place })
     }
@@ -46,8 +47,9 @@ impl Turns {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = lock(&self.turns.waiting);
-        // The map's own and this one: nobody else waits.
-        if Arc::strong_count(&self.queue) <= 2 {
+        // Let go under the lock: of two places dropped at once, one sees that nobody is left.
+        drop(self.queue.take());
+        if waiting.get(&self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             waiting.remove(&self.key);
         }
     }

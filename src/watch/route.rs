@@ -28,7 +28,7 @@ pub(crate) struct Route {
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
     pub(crate) route: Route,
-    /// The id in the path, decoded once; `None` where the route has none, or it is no UTF-8.
+    /// The id in the path, decoded once; `None` where the route adds or names none, or it is no UTF-8.
     pub(crate) id: Option<String>,
 }
 
@@ -37,7 +37,10 @@ impl Routes {
         let mut routes = Self { prefixes: Vec::new(), methods: Vec::new() };
         for (entity, index) in entities.iter().zip(0_u16..) {
             for route in &entity.routes {
-                let path = route.path.as_str();
+                let path = match route.path.strip_suffix('/') {
+                    Some(bare) if !bare.is_empty() => bare,
+                    _ => route.path.as_str(),
+                };
                 let refuse = |reason: &str| ConfigError::RoutePath {
                     entity: entity.name.clone(),
                     path: path.to_owned(),
@@ -52,6 +55,9 @@ impl Routes {
                 let names_id = path.contains("{id}") || path.contains("{*id}");
                 if route.kind != ChangeKind::Add && !names_id {
                     return Err(ConfigError::RouteWithoutId { entity: entity.name.clone(), path: path.to_owned() });
+                }
+                if path.matches("{id}").count() + path.matches("{*id}").count() > 1 {
+                    return Err(refuse("only the object itself may be named {id}; give what is above it another name"));
                 }
                 let tree = routes.tree(&route.method);
                 let target = Route { entity: EntityIndex(index), kind: route.kind, pattern: path.into() };
@@ -81,7 +87,9 @@ impl Routes {
         }
         let found = tree.at(&path).ok()?;
         let decoded = |raw| percent_decode_str(raw).decode_utf8().ok().map(Cow::into_owned);
-        let id = found.params.get("id").and_then(decoded);
+        // On a route that adds, `{id}` names some other object: the new one has no id yet.
+        let named = found.params.get("id").filter(|_| found.value.kind != ChangeKind::Add);
+        let id = named.and_then(decoded);
         Some(Matched { route: found.value.clone(), id })
     }
 
@@ -139,7 +147,11 @@ mod tests {
 
     fn routes() -> Routes {
         Routes::new(&[
-            Entity::scheduler("/events").route(Method::POST, "/events/{id}/cancel", ChangeKind::Update),
+            Entity::scheduler("/events").route(Method::POST, "/events/{id}/cancel/", ChangeKind::Update).route(
+                Method::POST,
+                "/events/{id}/copy",
+                ChangeKind::Add,
+            ),
             Entity::new("tasks").payload_key("task").collection("/data/task"),
             Entity::new("cards").collection("/boards/{board}/cards/"),
         ])
@@ -162,6 +174,7 @@ mod tests {
             (Method::PATCH, "/events/7", Some((0, ChangeKind::Update, id("7")))),
             (Method::DELETE, "/events/ID:17", Some((0, ChangeKind::Delete, id("ID:17")))),
             (Method::POST, "/events/7/cancel", Some((0, ChangeKind::Update, id("7")))),
+            (Method::POST, "/events/7/copy", Some((0, ChangeKind::Add, None))),
             (Method::PUT, "/data/task/9", Some((1, ChangeKind::Update, id("9")))),
             (Method::POST, "/boards/3/cards", Some((2, ChangeKind::Add, None))),
             (Method::DELETE, "/boards/3/cards/8", Some((2, ChangeKind::Delete, id("8")))),
@@ -205,6 +218,7 @@ mod tests {
         assert!(build(plain().route(Method::PUT, "/x", ChangeKind::Update)).contains("\"/x/{id}\""));
         assert!(build(plain().route(Method::GET, "/x", ChangeKind::Add)).contains("GET"));
         assert!(build(plain().route(Method::POST, "/x/{a", ChangeKind::Add)).contains("/x/{a"));
+        assert!(build(plain().collection("/t/{id}/x")).contains("/t/{id}/x/{id}"));
         let twice = Routes::new(&[Entity::new("a").collection("/x"), Entity::new("b").collection("/x")]);
         assert!(matches!(twice, Err(ConfigError::RouteConflict { .. })));
     }

@@ -6,6 +6,8 @@ use crate::{change::Change, hub::lock};
 
 /// A handle in the extensions of every watched request: the handler says what the write did.
 ///
+/// Requests that are not watched have none: a handler that also serves such takes `Option<Extension<LiveWrite>>`.
+///
 /// What it says replaces what the layer would have found in request and response, and is told after the handler has
 /// answered with a success (2xx); an answer that is none tells nothing. For what must be told whatever the answer, use
 /// [`LiveUpdates::publish`](crate::LiveUpdates::publish).

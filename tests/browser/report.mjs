@@ -44,7 +44,7 @@ export async function part(name, job) {
 class PartFailed extends Error {}
 
 /** Asks `question` until its answer is neither false nor missing, and returns the answer. */
-export async function until(what, question, within = 5000) {
+export async function until(what, question, within = 10_000) {
   const end = Date.now() + within;
   for (;;) {
     const answer = await question();

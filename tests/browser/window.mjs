@@ -39,7 +39,7 @@ export class Window {
 
   static async open(browser, name, viewport, address, prepare = async () => {}) {
     const context = await browser.newContext({ timezoneId: "UTC", locale: "en-GB", viewport });
-    context.setDefaultTimeout(5000);
+    context.setDefaultTimeout(10_000);
     const page = await context.newPage();
     const window = new Window(name, page);
     // The codes that sockets were closed with. The page builds on the class that it finds.
@@ -141,8 +141,7 @@ export class Window {
 
   /** Double-clicks an empty time, fills in the form and saves. */
   async create(text, hour, { repeat } = {}) {
-    const [x, y] = await this.#spot(hour);
-    await this.page.mouse.dblclick(x, y);
+    await this.page.mouse.dblclick(...await this.#spot(hour));
     await this.#form();
     if (repeat) await this.page.locator(".dhx_form_repeat_pattern select").selectOption(repeat);
     await this.#save(text);
@@ -162,8 +161,7 @@ export class Window {
 
   /** Drags an event until it stands at another time, and then lets go. */
   async drag(id, time) {
-    const body = await this.#event(id).locator(".dhx_body").boundingBox();
-    let [x, y] = [body.x + body.width / 2, body.y + body.height / 2];
+    let [x, y] = await this.#body(id);
     const away = () => this.page.evaluate(([id, time]) => {
       const minutes = (time - scheduler.getEvent(id).start_date) / 60_000;
       return { minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
@@ -184,7 +182,7 @@ export class Window {
 
   /** Clicks an event, and reads what the small box about it says. */
   async quickInfo(id) {
-    await this.#event(id).locator(".dhx_body").click();
+    await this.page.mouse.click(...await this.#body(id));
     const title = this.page.locator(".dhx_cal_quick_info:not(.dhx_qi_hidden) .dhx_cal_qi_tcontent");
     await title.waitFor();
     const text = await title.textContent();
@@ -202,12 +200,8 @@ export class Window {
     return read;
   }
 
-  #event(id) {
-    return this.page.locator(`.dhx_cal_event[data-event-id="${id}"]`);
-  }
-
   async #openForm(id, which) {
-    await this.#event(id).locator(".dhx_body").dblclick();
+    await this.page.mouse.dblclick(...await this.#body(id));
     if (which) {
       const box = this.page.locator(".scheduler_modal_box");
       await box.locator(`input[value=${which}]`).check();
@@ -226,24 +220,46 @@ export class Window {
     return this.page.locator(".dhx_cal_light").waitFor({ state });
   }
 
-  /** Where on the screen an hour of the first day is, as soon as nothing lies on it. */
-  async #spot(hour) {
-    let spot;
+  /** Where on the screen an hour of the first day is. */
+  #spot(hour) {
+    return this.#uncovered(`${hour}:00`, "[data-column-index], .dhx_scale_time_slot", ([day, hour]) => {
+      const index = Math.round((day - scheduler.getState().min_date) / 86_400_000);
+      const { left, top, width } = document.querySelector(`[data-column-index="${index}"]`).getBoundingClientRect();
+      return [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
+    }, [DAY, hour]);
+  }
+
+  /** Where on the screen the middle of an event's text is. */
+  #body(id) {
+    return this.#uncovered(`event ${id}`, `.dhx_cal_event[data-event-id="${id}"] .dhx_body`, id => {
+      const body = document.querySelector(`.dhx_cal_event[data-event-id="${id}"] .dhx_body`);
+      if (!body) return null;
+      const { left, top, width, height } = body.getBoundingClientRect();
+      return [left + width / 2, top + height / 2];
+    }, id);
+  }
+
+  /**
+   * The place that `find` finds in the page, once it has come to rest there and nothing lies on it. (A locator would
+   * scroll the calendar when something does, as no person would.)
+   */
+  async #uncovered(what, selector, find, argument) {
+    let before, over;
     try {
-      await until("a free spot", async () => {
-        spot = await this.page.evaluate(([day, hour]) => {
-          const index = Math.round((day - scheduler.getState().min_date) / 86_400_000);
-          const { left, top, width } = document.querySelector(`[data-column-index="${index}"]`).getBoundingClientRect();
-          const [x, y] = [left + width / 2, top + hour * scheduler.config.hour_size_px + 3];
+      return await until("a free place", async () => {
+        const place = await this.page.evaluate(find, argument);
+        const rests = place && JSON.stringify(place) === JSON.stringify(before);
+        before = place;
+        if (!rests) return null;
+        over = await this.page.evaluate(([[x, y], selector]) => {
           const found = document.elementFromPoint(x, y);
-          return { x, y, free: !!found?.matches("[data-column-index], .dhx_scale_time_slot"), found: found?.className };
-        }, [DAY, hour]);
-        return spot.free;
+          return found?.matches(selector) ? null : `${found?.tagName} ${found?.className}`;
+        }, [place, selector]);
+        return over ? null : place;
       });
-    } catch {
-      throw new Error(`${hour}:00 in the ${this.name} is no free spot, there is “${spot?.found}”`);
+    } catch (error) {
+      throw new Error(`the mouse cannot reach ${what} in the ${this.name}: ${over ?? error.message}`);
     }
-    return [spot.x, spot.y];
   }
 }
 
