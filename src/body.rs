@@ -294,3 +294,74 @@ fn longer(hint: SizeHint, by: usize) -> SizeHint {
     }
     longer
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, future::poll_fn};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// Chunks of unknown number; asked again after the end, it panics, as a stream may.
+    struct Stream(Option<VecDeque<Bytes>>);
+
+    impl Stream {
+        fn new(chunks: &[&'static str]) -> Self {
+            Self(Some(chunks.iter().map(|chunk| Bytes::from_static(chunk.as_bytes())).collect()))
+        }
+    }
+
+    impl Body for Stream {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            let chunk = self.0.as_mut().expect("not asked after the end").pop_front();
+            if chunk.is_none() {
+                self.0 = None;
+            }
+            Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+        }
+    }
+
+    fn turn() -> (tokio::sync::oneshot::Sender<()>, BoxFuture<()>) {
+        let (give, turn) = tokio::sync::oneshot::channel();
+        (give, Box::pin(async { turn.await.expect("a turn") }))
+    }
+
+    #[tokio::test]
+    async fn an_end_that_waits_for_its_turn_is_not_asked_for_again() {
+        let (give, turn) = turn();
+        let capture = Capture::new(100);
+        let mut body = RequestBody::watched(Stream::new(&["ab", "c"]), capture.clone(), Some(turn));
+        for chunk in ["ab", "c"] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), chunk);
+        }
+        let mut pinned = Pin::new(&mut body);
+        for _ in 0..2 {
+            let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
+            assert!(pending && capture.is_half_read());
+        }
+        give.send(()).unwrap();
+        assert!(body.frame().await.is_none());
+        assert_eq!(capture.take().as_deref(), Some(&b"abc"[..]));
+    }
+
+    #[tokio::test]
+    async fn the_last_piece_of_a_known_length_is_held_back_until_its_turn() {
+        let (give, turn) = turn();
+        let inner = http_body_util::Full::new(Bytes::from_static(b"abc"));
+        let mut body = RequestBody::watched(inner, Capture::new(100), Some(turn));
+        let mut pinned = Pin::new(&mut body);
+        let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
+        assert!(pending);
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)), "it is still to come");
+        give.send(()).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+        assert!(body.is_end_stream());
+    }
+}

@@ -292,8 +292,10 @@ impl Subscriber {
         lock(&self.feed).subscriptions.len()
     }
 
-    /// Takes it off the list.
+    /// Takes it off the list; nothing is handed to its outlet any more.
     pub(crate) fn leave(&self) {
+        // A fan-out task may hold it still.
+        lock(&self.feed).way = Way::Left;
         if let Some(&place) = self.place.get() {
             lock(&self.shard.subscribers).try_remove(place);
         }
@@ -302,12 +304,10 @@ impl Subscriber {
     /// Hands over a batch on the fast way, or moves to the slow way.
     fn deliver<'b>(&self, batch: &'b Batch, wanted: &mut Vec<(u64, &'b Bytes)>, frames: &mut Vec<&'b Bytes>) {
         let mut feed = lock(&self.feed);
-        if feed.way == Way::Slow {
-            drop(feed);
-            self.outlet.wake();
+        if feed.way == Way::Left {
             return;
         }
-        if feed.cursor < batch.start {
+        if feed.way == Way::Slow || feed.cursor < batch.start {
             feed.way = Way::Slow;
             drop(feed);
             self.outlet.wake();
@@ -370,6 +370,7 @@ struct Subscription {
 enum Way {
     Fast,
     Slow,
+    Left,
 }
 
 /// A run of new records.
@@ -626,6 +627,19 @@ mod tests {
         let told: Vec<Bytes> = pipe.out()[3..5].to_vec();
         let expected = [object(Change::add, 1, "newer"), object(Change::add, 4, "older")];
         assert_eq!(told, expected.map(|change| frame(&hub, EVENTS, &change)));
+    }
+
+    #[tokio::test]
+    async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_still() {
+        let hub = hub(100);
+        let pipe = Pipe::new(true, 100);
+        let subscriber = hub.join(pipe.clone());
+        run_slow_way(&hub, &subscriber);
+        hub.subscribe(&subscriber, EVENTS);
+        subscriber.leave();
+        hub.publish(EVENTS, &[update(1)], None);
+        subscriber.deliver(&hub.batch(0), &mut Vec::new(), &mut Vec::new());
+        assert!(pipe.out().is_empty());
     }
 
     #[tokio::test]
