@@ -17,6 +17,8 @@ use crate::hub::{Outlet, Taken, lock};
 const SLICES: usize = 64;
 /// Bytes of answers (pongs, a close) that may wait here; beyond that tungstenite keeps them, and of pongs the last.
 const MAX_ANSWERS: usize = 4 * 1024;
+/// Bytes of answers, to calls too, at which nothing more is read until they are out.
+const MUTE: usize = 4 * MAX_ANSWERS;
 
 /// The way out of one connection.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Outbox {
     /// Ready while few answers wait: who asks without reading is not heard until they are out.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = lock(&self.waiting);
-        if waiting.answers > MAX_ANSWERS && !waiting.broken {
+        if waiting.answers > MUTE && !waiting.broken {
             waiting.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -330,7 +332,7 @@ mod tests {
         let outbox = Outbox::new(None);
         let room = || poll_fn(|cx| Poll::Ready(outbox.poll_room(cx).is_ready()));
         assert!(room().await);
-        outbox.answer(frame(b'x', MAX_ANSWERS + 1));
+        outbox.answer(frame(b'x', MUTE + 1));
         assert!(!room().await);
         while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
         assert!(room().await);

@@ -415,4 +415,5 @@ async function run() {
   return close();
 }
 
+process.on("exit", killAll);
 process.exitCode = await run();
