@@ -34,8 +34,8 @@ pub(crate) fn is_wanted(parts: &Parts) -> bool {
 /// A WebSocket over HTTP/2 (RFC 8441), which browsers use where a server offers it.
 pub(crate) const EXTENDED_CONNECT: Refusal = Refusal {
     status: StatusCode::METHOD_NOT_ALLOWED,
-    reason: "WebSockets are served over HTTP/1.1 only; leave extended CONNECT (enable_connect_protocol) switched off in \
-             the server, and browsers open a connection of their own",
+    reason: "WebSockets are served over HTTP/1.1 only; leave extended CONNECT (enable_connect_protocol) off in the server, \
+             or h2 out of its ALPN, and browsers open a connection of their own",
 };
 
 impl Upgrade {
