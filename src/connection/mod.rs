@@ -153,15 +153,15 @@ pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, connections: &
         WebSocketStream::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(connections))).await;
     drop(read);
 
-    let mut session = Session { connections, subscriber: registered.subscriber.clone(), outbox, half };
+    let mut connection = Connection { connections, subscriber: registered.subscriber.clone(), outbox, half };
     let life = async {
-        let ending = session.run(&mut socket, &registered.open).await;
+        let ending = connection.run(&mut socket, &registered.open).await;
         if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
-            let _ = timeout(FAREWELL, session.hand_over_the_rest()).await;
+            let _ = timeout(FAREWELL, connection.hand_over_the_rest()).await;
         }
         // Before the last words, so that nothing is told after them.
         drop(registered);
-        session.farewell(socket, ending).await;
+        connection.farewell(socket, ending).await;
     };
     tokio::select! {
         () = life => {}
@@ -218,14 +218,15 @@ pub(crate) async fn turn_away(upgraded: Upgraded, expired: bool, delay: Duration
     }
 }
 
-struct Session<'c> {
+/// What one socket's task works with.
+struct Connection<'c> {
     connections: &'c Connections,
     subscriber: Arc<Subscriber>,
     outbox: Arc<Outbox>,
     half: Option<Half>,
 }
 
-impl Session<'_> {
+impl Connection<'_> {
     async fn run(&mut self, socket: &mut WebSocketStream<Wire>, open: &Open) -> Ending {
         let limits = &self.connections.limits;
         let mut writing = pin!(write_on(self.connections, &self.subscriber, &self.outbox, self.half.as_mut()));
@@ -348,8 +349,8 @@ async fn write_on(
         }
         match connections.hub().catch_up(subscriber) {
             Progress::FellOff => return slow(),
-            Progress::Blocked => {}
-            Progress::More => tokio::task::yield_now().await,
+            // A reader as fast as the log grows must not keep its worker to itself.
+            Progress::Blocked | Progress::More => tokio::task::yield_now().await,
             Progress::CaughtUp => outbox.news().await,
         }
     }
