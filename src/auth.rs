@@ -90,7 +90,9 @@ pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
         return Cow::Borrowed("");
     };
     let rest = &query[at + "token=".len()..];
-    let raw = rest.strip_suffix("&ws=1").unwrap_or(rest);
+    // Something in between may have added to the address, so what follows the client's last word is not the token's.
+    let end = rest.rfind("&ws=1").filter(|end| matches!(rest.as_bytes().get(end + 5), None | Some(b'&')));
+    let raw = end.map_or(rest, |end| &rest[..end]);
     percent_decode_str(raw).decode_utf8_lossy()
 }
 
@@ -257,6 +259,10 @@ mod tests {
             ("token=&ws=1", ""),
             ("tenant=7&token=demo&ws=1", "demo"),
             ("token=demo", "demo"),
+            ("token=demo&ws=1&via=proxy", "demo"),
+            ("token=demo&ws=1&", "demo"),
+            ("token=a&ws=1&ws=1", "a&ws=1"),
+            ("token=a&ws=10", "a&ws=10"),
             ("ws=1", ""),
             ("mytoken=x&ws=1", ""),
             ("", ""),

@@ -6,8 +6,8 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::{
-    change::ChangeKind,
-    error::ConfigError,
+    change::{Change, ChangeKind},
+    error::{ConfigError, PublishError},
     hook::{BoxError, BoxFuture},
     object::{Object, string},
 };
@@ -179,6 +179,32 @@ impl Entity {
             })
         }));
         self
+    }
+
+    /// Whether pages can bear this change: what fails here is never sent. A store that refuses such objects keeps them
+    /// from pages that load them, too.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Change, Entity};
+    ///
+    /// let events = Entity::scheduler("/events");
+    /// let event = json!({
+    ///     "id": 7, "start_date": "2026-11-25 09:00", "end_date": "2026-11-25 09:15", "rrule": "every second Tuesday",
+    /// });
+    /// assert!(events.check(&Change::add(&event)?).is_err());
+    /// # Ok::<(), tower_live_updates::ChangeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError::BreaksPages`] says why not. Entities without a preset bear everything.
+    pub fn check(&self, change: &Change) -> Result<(), PublishError> {
+        let object = Object::of(change.object()).unwrap_or_default();
+        self.widget.check(change.kind(), &object).map_err(|hazard| PublishError::BreaksPages {
+            entity: self.name.clone(),
+            id: change.id().to_owned(),
+            reason: hazard.reason(),
+        })
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     change::Change,
-    entity::{Entity, Hazard},
+    entity::Entity,
     error::PublishError,
     hub::{EntityIndex, Hub},
-    object::Object,
     observe::Observer,
 };
 
@@ -39,11 +38,7 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
         for change in changes {
-            check(entity, change).map_err(|hazard| PublishError::BreaksPages {
-                entity: entity.name.clone(),
-                id: change.id().to_owned(),
-                reason: hazard.reason(),
-            })?;
+            entity.check(change)?;
         }
         let told = self.hub.publish(index, changes, began);
         self.observer.changes_published.add(told);
@@ -55,9 +50,4 @@ impl Publisher {
         self.hub.send(index, value);
         self.observer.messages_published.up();
     }
-}
-
-fn check(entity: &Entity, change: &Change) -> Result<(), Hazard> {
-    let object = Object::of(change.object()).unwrap_or_default();
-    entity.widget.check(change.kind(), &object)
 }

@@ -11,6 +11,10 @@ use serde::{
     ser::SerializeMap,
 };
 use serde_json::{Value, value::RawValue};
+use tower_live_updates::{Change, PublishError};
+
+/// More fields than any form has; finding one takes a look at each.
+const MOST_FIELDS: usize = 1000;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Event {
@@ -35,6 +39,9 @@ impl Event {
                 None => (pair, &[][..]),
             };
             event.set(&form_text(name), &form_text(value))?;
+            if event.fields.len() > MOST_FIELDS {
+                return Err(too_many());
+            }
         }
         Ok(event)
     }
@@ -97,15 +104,17 @@ impl Event {
         Ok(())
     }
 
-    /// Says what keeps pages from showing this event. They have no use for one without dates.
+    /// Says what keeps pages from showing this event: dates that are missing, a rule that their scheduler cannot read.
     pub(crate) fn check(&self) -> Result<(), String> {
-        for name in ["start_date", "end_date"] {
-            let text = self.get(name).is_some_and(|value| value.get().starts_with('"'));
-            if !text || self.text(name).is_none() {
-                return Err(format!("an event needs a {name} such as \"2025-04-21 10:00\""));
-            }
+        if self.fields.len() > MOST_FIELDS {
+            return Err(too_many::<serde_json::Error>().to_string());
         }
-        Ok(())
+        let whole = self.clone().with_id(1).map_err(|error| error.to_string())?;
+        let change = Change::add(&whole).map_err(|error| error.to_string())?;
+        crate::calendar().check(&change).map_err(|error| match error {
+            PublishError::BreaksPages { reason, .. } => reason.to_owned(),
+            other => other.to_string(),
+        })
     }
 
     fn put(&mut self, name: String, value: Box<RawValue>) {
@@ -114,6 +123,10 @@ impl Event {
             None => self.fields.push((name, value)),
         }
     }
+}
+
+fn too_many<E: serde::de::Error>() -> E {
+    E::custom(format_args!("an event has {MOST_FIELDS} fields at most"))
 }
 
 fn form_text(encoded: &[u8]) -> String {
@@ -146,6 +159,9 @@ impl<'de> Deserialize<'de> for Event {
                 let mut event = Event::default();
                 while let Some((name, value)) = map.next_entry()? {
                     event.put(name, value);
+                    if event.fields.len() > MOST_FIELDS {
+                        return Err(too_many());
+                    }
                 }
                 Ok(event)
             }

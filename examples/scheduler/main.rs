@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The endpoint that pages connect to, and what they hear of: every write to /events that succeeds.
     let mut live = LiveUpdates::builder("/api/v1")
         .tokens(options.tokens)
-        .entity(Entity::scheduler("/events").load(store.clone(), async |store, id: String| store.get(&id).await));
+        .entity(calendar().load(store.clone(), async |store, id: String| store.get(&id).await));
     for origin in &options.origins {
         live = live.allow_origin(origin.to_str()?);
     }
@@ -75,6 +75,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(options.listen).await?;
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     serve(listener, app, live.shutdown_on_signals()).await
+}
+
+/// What pages subscribe to. The store asks it, too, which events pages can bear.
+fn calendar() -> Entity {
+    Entity::scheduler("/events")
 }
 
 /// Lets pages of other origins use the REST interface and the handshake.
@@ -99,7 +104,7 @@ async fn serve(
     app: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn Error>> {
-    const GRACE: Duration = Duration::from_secs(2);
+    const GRACE: Duration = Duration::from_secs(1);
 
     let (stopping, stopped) = oneshot::channel();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
