@@ -159,25 +159,37 @@ export class Window {
     await this.#form("hidden");
   }
 
-  /** Drags an event until it stands at another time, and then lets go. */
+  /** Drags an event until it stands at another time, and then lets go. A user whose grip failed grips again. */
   async drag(id, time) {
+    for (let grip = 1; grip <= 3; grip += 1) if (await this.#dragOnce(id, time)) return;
+    throw new Error("it could not be gripped");
+  }
+
+  /** False when the event has not moved at all. */
+  async #dragOnce(id, time) {
     let [x, y] = await this.#body(id);
     const away = () => this.page.evaluate(([id, time]) => {
       const minutes = (time - scheduler.getEvent(id).start_date) / 60_000;
       return { minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
     }, [id, time]);
+    const { minutes: far, pixels } = await away();
     await this.page.mouse.move(x, y);
     await this.page.mouse.down();
-    y += (await away()).pixels;
+    y += pixels;
     await this.page.mouse.move(x, y, { steps: 6 });
+    const patience = Date.now() + 2000;
     // The calendar follows in steps of a quarter of an hour, and a little late.
-    await until("it is dragged there", async () => {
+    const arrived = await until("it is dragged there", async () => {
       const { minutes } = await away();
+      if (minutes === far && Date.now() > patience) return "not gripped";
       y += 2 * Math.sign(minutes);
       if (minutes) await this.page.mouse.move(x, y);
       return !minutes;
     });
     await this.page.mouse.up();
+    if (arrived === true) return true;
+    await this.page.evaluate(() => scheduler.hideQuickInfo());
+    return false;
   }
 
   /** Clicks an event, and reads what the small box about it says. */
