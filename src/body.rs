@@ -13,6 +13,7 @@ use pin_project::pin_project;
 
 use crate::{
     hook::BoxFuture,
+    hub::Activity,
     watch::capture::{Capture, Collected, Rest},
 };
 
@@ -135,6 +136,8 @@ pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 #[pin_project(project = KindProject)]
 enum Kind<B: Body> {
     Inner(#[pin] B),
+    /// With what ends when it has left.
+    Listed(#[pin] B, Vec<Activity>),
     Replay(Replay<B>),
     Own(OwnBody),
 }
@@ -150,6 +153,10 @@ struct Replay<B: Body> {
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self(Kind::Inner(body))
+    }
+
+    pub(crate) fn listed(body: B, listing: Vec<Activity>) -> Self {
+        Self(Kind::Listed(body, listing))
     }
 
     pub(crate) fn own(body: OwnBody) -> Self {
@@ -176,7 +183,7 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().0.project() {
-            KindProject::Inner(body) => poll_bytes(body, cx),
+            KindProject::Inner(body) | KindProject::Listed(body, _) => poll_bytes(body, cx),
             KindProject::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
             KindProject::Replay(replay) => {
                 if let Some(frame) = replay.frames.pop_front() {
@@ -196,7 +203,7 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Inner(body) => body.is_end_stream(),
+            Kind::Inner(body) | Kind::Listed(body, _) => body.is_end_stream(),
             Kind::Own(body) => body.0.is_none(),
             Kind::Replay(replay) => {
                 replay.frames.is_empty()
@@ -212,7 +219,7 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Inner(body) => body.size_hint(),
+            Kind::Inner(body) | Kind::Listed(body, _) => body.size_hint(),
             Kind::Own(body) => body.size_hint(),
             Kind::Replay(replay) => {
                 let read = replay.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
@@ -230,7 +237,7 @@ impl<B: Body> Body for ResponseBody<B> {
 impl<B: Body> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Kind::Inner(_) => "ResponseBody(inner)",
+            Kind::Inner(_) | Kind::Listed(..) => "ResponseBody(inner)",
             Kind::Replay(_) => "ResponseBody(read ahead)",
             Kind::Own(_) => "ResponseBody(own)",
         })

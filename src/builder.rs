@@ -11,12 +11,14 @@ use crate::{
     entity::Entity,
     error::ConfigError,
     handle::LiveUpdates,
-    hub::{EntityNames, Hub, LogLimits},
+    hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, Voice},
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
     watch::{WatchLimits, Watcher, route::Routes},
 };
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A [`Builder`] that does not know yet who may connect.
 #[derive(Debug)]
@@ -79,7 +81,10 @@ pub struct Builder<A = Unauthenticated> {
     retry_delay: Duration,
     delayed_refusals: usize,
     connection: ConnectionLimits,
+    delivery: Delivery,
+    times: DeliveryTimes,
     log: LogLimits,
+    sessions: SessionLimits,
     drain: Duration,
 }
 
@@ -114,7 +119,28 @@ impl Builder {
                 write_timeout: Duration::from_secs(10),
                 message_bytes: 4 * 1024,
             },
-            log: LogLimits { records: 50_000, bytes: 32 * 1024 * 1024, age: Duration::from_secs(3600) },
+            delivery: Delivery::default(),
+            times: DeliveryTimes {
+                settle: SettleTimes {
+                    quiet: Duration::from_secs(2),
+                    overlap: Duration::from_secs(4),
+                    longest: Duration::from_secs(10),
+                },
+                replay_again: Duration::from_secs(5),
+                replay_overlap: Duration::from_secs(5),
+                first_load: Duration::from_secs(60),
+                acknowledge_every: Duration::from_secs(15),
+                deletions_every: Duration::from_secs(30),
+                deletions_for: Duration::from_secs(15 * 60),
+            },
+            log: LogLimits {
+                records: 50_000,
+                bytes: 32 * 1024 * 1024,
+                age: HOUR,
+                tombstones: 100_000,
+                tombstone_age: 24 * HOUR,
+            },
+            sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
         }
     }
@@ -192,7 +218,10 @@ impl Builder {
             retry_delay: self.retry_delay,
             delayed_refusals: self.delayed_refusals,
             connection: self.connection,
+            delivery: self.delivery,
+            times: self.times,
             log: self.log,
+            sessions: self.sessions,
             drain: self.drain,
         }
     }
@@ -310,6 +339,93 @@ impl<A> Builder<A> {
         self
     }
 
+    /// What pages are promised. Default: [`Delivery::Converging`]; an example stands at [`Delivery`].
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    /// How long an entity's writes must have been quiet before what they changed is told once more. Default: 2 s.
+    ///
+    /// The stock client drops what others say of an object while it saves that object itself. So after writes that
+    /// came close together ([`settle_overlap`](Self::settle_overlap)) each object they touched is told again in its
+    /// newest state, as an add and an update. Without a quiet moment that happens every
+    /// [`settle_longest`](Self::settle_longest).
+    pub fn settle_quiet(mut self, time: Duration) -> Self {
+        self.times.settle.quiet = time;
+        self
+    }
+
+    /// How far apart writes must be for nothing to be told again. Default: 4 s. It stands for the time a save may be
+    /// on its way from a page, and its answer back.
+    pub fn settle_overlap(mut self, time: Duration) -> Self {
+        self.times.settle.overlap = time;
+        self
+    }
+
+    /// How often things are told again while writes never go quiet. Default: 10 s.
+    pub fn settle_longest(mut self, time: Duration) -> Self {
+        self.times.settle.longest = time;
+        self
+    }
+
+    /// How far back a page that is loaded hears what happened before its handshake. Default: 60 s. Its list may be
+    /// that old by then; pages that create their `RemoteEvents` long after they were loaded need more.
+    pub fn first_load_margin(mut self, time: Duration) -> Self {
+        self.times.first_load = time;
+        self
+    }
+
+    /// After which time a page that was loaded, or that came back, is told once more what it may have missed. Default:
+    /// 5 s. A list that arrives later than the first telling undoes it.
+    pub fn replay_again(mut self, time: Duration) -> Self {
+        self.times.replay_again = time;
+        self
+    }
+
+    /// How far before what it acknowledged a page that comes back hears what it may have missed. Default: 5 s; it
+    /// covers proxies that answer pings themselves.
+    pub fn replay_overlap(mut self, time: Duration) -> Self {
+        self.times.replay_overlap = time;
+        self
+    }
+
+    /// How often a ping rides along with what is told, at most. Default: 15 s. Its pong acknowledges everything before
+    /// it.
+    pub fn acknowledge_interval(mut self, time: Duration) -> Self {
+        self.times.acknowledge_every = time;
+        self
+    }
+
+    /// How often, and for how long, deletions are told again. Default: every 30 s for 15 minutes. The Scheduler cannot
+    /// apply one while the event's form is open; a form open for longer leaves the event on its page until that is
+    /// loaded again. A length of zero switches it off.
+    pub fn repeat_deletions(mut self, every: Duration, length: Duration) -> Self {
+        self.times.deletions_every = every;
+        self.times.deletions_for = length;
+        self
+    }
+
+    /// Deleted ids remembered beyond the log, and for how long. Default: 100 000, for a day.
+    pub fn tombstones(mut self, ids: usize, age: Duration) -> Self {
+        self.log.tombstones = ids;
+        self.log.tombstone_age = age;
+        self
+    }
+
+    /// Sessions remembered. Default: 100 000; beyond that, those gone for longest are forgotten first, and a page
+    /// without one hears everything since its handshake again when it comes back.
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.sessions.sessions = sessions;
+        self
+    }
+
+    /// How long a session is remembered after its page has gone. Default: one hour.
+    pub fn session_age(mut self, age: Duration) -> Self {
+        self.sessions.age = age;
+        self
+    }
+
     /// Records the log keeps at most. Default: 50 000. A reader that falls behind the log is closed with 1013.
     pub fn log_records(mut self, records: usize) -> Self {
         self.log.records = records;
@@ -358,6 +474,8 @@ impl Builder<Ready> {
             ("log_records", self.log.records == 0),
             ("log_bytes", self.log.bytes == 0),
             ("log_age", self.log.age.is_zero()),
+            ("repeat_deletions", self.times.deletions_every.is_zero()),
+            ("settle_longest", self.times.settle.longest.is_zero()),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(what));
@@ -378,18 +496,20 @@ impl Builder<Ready> {
         let origins = self.origins.validated()?;
         let routes = Routes::new(&self.entities)?;
 
-        let names = self
-            .entities
-            .iter()
-            .map(|entity| EntityNames { entity: entity.name.clone(), payload_key: entity.payload_key.clone() })
-            .collect();
+        let voices = self.entities.iter().map(|entity| Voice {
+            widget: entity.widget,
+            parent_key: entity.parent_key.clone(),
+            has_snapshot: entity.snapshot.is_some(),
+            ..Voice::new(&entity.name, &entity.payload_key)
+        });
         let publisher = Publisher {
-            hub: Arc::new(Hub::new(names, self.log)),
+            hub: Arc::new(Hub::new(self.delivery, voices.collect(), self.log, self.times, self.sessions)),
             entities: self.entities.into(),
             observer: Arc::new(Observer::default()),
         };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
-        let connections = Arc::new(Connections::new(publisher.clone(), self.connection, lifecycle.clone()));
+        let connections =
+            Arc::new(Connections::new(publisher.clone(), self.connection, self.watch.hook, lifecycle.clone()));
         let limits = EndpointLimits {
             hook: self.watch.hook,
             delayed_refusals: self.delayed_refusals,

@@ -51,6 +51,8 @@ pub struct Change {
     kind: ChangeKind,
     id: Box<str>,
     object: Box<str>,
+    /// It was read from the store: no field is missing.
+    is_whole: bool,
 }
 
 impl Change {
@@ -105,12 +107,22 @@ impl Change {
             kind: ChangeKind::Delete,
             id: usable_id(raw_id)?.into(),
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
+            is_whole: false,
         })
     }
 
     /// An add or update of `object`, which holds its id.
     pub(crate) fn of(kind: ChangeKind, object: &Object<'_>) -> Option<Self> {
-        Some(Self { kind, id: usable_id(object.get("id")?)?.into(), object: object.to_json().into() })
+        Some(Self { kind, id: usable_id(object.get("id")?)?.into(), object: object.to_json().into(), is_whole: false })
+    }
+
+    /// The same change of an object that was read from the store as it is now.
+    pub(crate) fn whole(self) -> Self {
+        Self { is_whole: true, ..self }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     fn serialized(kind: ChangeKind, object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {

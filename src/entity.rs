@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::{
+    auth::Identity,
     change::{Change, ChangeKind},
     error::{ConfigError, PublishError},
     hook::{BoxError, BoxFuture},
@@ -17,6 +18,16 @@ pub(crate) const MAX_NAME: usize = 64;
 
 /// Reads an object back after the commit: JSON text, or `None` when the row is gone.
 pub(crate) type Load = Arc<dyn Fn(String) -> BoxFuture<Result<Option<String>, BoxError>> + Send + Sync>;
+
+/// Reads every row there is, and which are gone.
+pub(crate) type ReadAll = Arc<dyn Fn(Identity) -> BoxFuture<Result<Everything, BoxError>> + Send + Sync>;
+
+/// The state of a store.
+#[derive(Debug)]
+pub(crate) struct Everything {
+    pub(crate) rows: Vec<Change>,
+    pub(crate) gone: Vec<Change>,
+}
 
 /// A named collection that pages subscribe to, and the routes that change it.
 ///
@@ -42,9 +53,12 @@ pub struct Entity {
     pub(crate) name: String,
     pub(crate) payload_key: String,
     pub(crate) routes: Vec<EntityRoute>,
+    pub(crate) lists: Vec<String>,
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
+    pub(crate) snapshot: Option<ReadAll>,
+    pub(crate) parent_key: Option<String>,
     pub(crate) widget: Widget,
 }
 
@@ -76,9 +90,12 @@ impl Entity {
             payload_key: name.clone(),
             name,
             routes: Vec::new(),
+            lists: Vec::new(),
             request_pointer: None,
             response_pointer: None,
             load: None,
+            snapshot: None,
+            parent_key: None,
             widget: Widget::Any,
         }
     }
@@ -92,8 +109,12 @@ impl Entity {
     /// ```
     /// let events = tower_live_updates::Entity::scheduler("/events");
     /// ```
+    ///
+    /// Exceptions of a recurring series go with it: the preset sets [`parent_key`](Self::parent_key) to
+    /// `recurring_event_id`.
     pub fn scheduler(path: impl AsRef<str>) -> Self {
-        Self { widget: Widget::Scheduler, ..Self::new("events").payload_key("event").collection(path) }
+        let events = Self::new("events").payload_key("event").collection(path).parent_key("recurring_event_id");
+        Self { widget: Widget::Scheduler, ..events }
     }
 
     /// The singular key of the object in a message, and the tail of the message types: `event` gives
@@ -103,7 +124,8 @@ impl Entity {
         self
     }
 
-    /// The usual REST routes under `path`: POST on it adds, PUT and PATCH on `path/{id}` update, DELETE deletes.
+    /// The usual REST routes under `path`: POST on it adds, PUT and PATCH on `path/{id}` update, DELETE deletes, GET on
+    /// it lists.
     ///
     /// The path may hold parameters: `/calendars/{calendar}/events`. One trailing slash more or less makes no
     /// difference.
@@ -114,6 +136,21 @@ impl Entity {
             .route(Method::PUT, &item, ChangeKind::Update)
             .route(Method::PATCH, &item, ChangeKind::Update)
             .route(Method::DELETE, &item, ChangeKind::Delete)
+            .list(path)
+    }
+
+    /// One more route that pages GET their objects from. What changes while it answers is told once more, since the
+    /// page shows the list when it arrives, however old it is by then. Several entities may share one.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let tasks = Entity::new("tasks").payload_key("task").collection("/data/task").list("/data");
+    /// let links = Entity::new("links").payload_key("link").collection("/data/link").list("/data");
+    /// ```
+    pub fn list(mut self, path: impl Into<String>) -> Self {
+        self.lists.push(path.into());
+        self
     }
 
     /// One more route that changes this entity; one that updates or deletes must name `{id}`.
@@ -181,6 +218,68 @@ impl Entity {
         self
     }
 
+    /// Reads every row, for pages that were away for longer than the log remembers, or since before the server was
+    /// started: they are brought to the store's state without being loaded again.
+    ///
+    /// The hook gets its own clone of `state` and the identity that asks. Its answer is shared by all connections of a
+    /// principal for two seconds, and four are asked for at one time. The ids of rows that were deleted lately belong
+    /// to it: without them a page keeps the events that were deleted while it was away. An error, a panic, or more
+    /// than the builder's `hook_timeout` is logged, counted and tried again twice; then, as without this hook, pages
+    /// are told that they must load their list again (see the README, "Pages that were away for too long").
+    ///
+    /// ```
+    /// use std::{collections::BTreeMap, convert::Infallible, sync::{Arc, Mutex}};
+    /// use tower_live_updates::{Entity, Identity, Snapshot};
+    ///
+    /// #[derive(Default)]
+    /// struct Store { rows: BTreeMap<u64, serde_json::Value>, deleted_lately: Vec<u64> }
+    ///
+    /// let store = Arc::new(Mutex::new(Store::default()));
+    /// let events = Entity::scheduler("/events").snapshot(
+    ///     store,
+    ///     async |store: Arc<Mutex<Store>>, _identity: Identity| {
+    ///         let store = store.lock().unwrap();
+    ///         let rows: Vec<_> = store.rows.values().cloned().collect();
+    ///         Ok::<_, Infallible>(Snapshot::new(rows).deleted(&store.deleted_lately))
+    ///     },
+    /// );
+    /// ```
+    pub fn snapshot<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        T: Serialize,
+        E: Into<BoxError>,
+        F: Fn(S, Identity) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Snapshot<T>, E>> + Send + 'static,
+    {
+        self.snapshot = Some(Arc::new(move |identity| {
+            let snapshot = hook(state.clone(), identity);
+            Box::pin(async move {
+                let Snapshot { rows, deleted } = snapshot.await.map_err(Into::into)?;
+                let rows: Result<_, _> = rows.iter().map(|row| Change::update(row).map(Change::whole)).collect();
+                let gone: Result<_, _> = deleted.iter().map(Change::delete).collect();
+                Ok(Everything { rows: rows?, gone: gone? })
+            })
+        }));
+        self
+    }
+
+    /// The key under which an object names the one it goes with: `recurring_event_id` of the Scheduler's exceptions,
+    /// `parent` of the Gantt's tasks. When that one is deleted, pages are told that this one is gone, too.
+    ///
+    /// The layer knows of the objects that are in its log. Where a store drops others as well, or when something else
+    /// than a delete drops them, the handler says so with [`LiveWrite`](crate::LiveWrite).
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let tasks = Entity::new("tasks").payload_key("task").collection("/task").parent_key("parent");
+    /// ```
+    pub fn parent_key(mut self, key: impl Into<String>) -> Self {
+        self.parent_key = Some(key.into());
+        self
+    }
+
     /// Whether pages can bear this change: what fails here is never sent. A store that refuses such objects keeps them
     /// from pages that load them, too.
     ///
@@ -209,7 +308,7 @@ impl Entity {
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for name in [&self.name, &self.payload_key] {
-            if name.is_empty() || name.len() > MAX_NAME {
+            if name.is_empty() || name.len() > MAX_NAME || name.starts_with('$') {
                 return Err(ConfigError::Name(name.clone()));
             }
         }
@@ -230,6 +329,28 @@ impl fmt::Debug for Entity {
             .field("routes", &self.routes)
             .field("widget", &self.widget)
             .finish_non_exhaustive()
+    }
+}
+
+/// Every row of a store, and the ids of what was deleted lately: the answer of a [snapshot hook](Entity::snapshot),
+/// where an example stands.
+#[derive(Clone, Debug)]
+#[must_use = "a snapshot does nothing until a hook answers with it"]
+pub struct Snapshot<T> {
+    rows: Vec<T>,
+    deleted: Vec<String>,
+}
+
+impl<T> Snapshot<T> {
+    /// Every row: anything that serialises to a JSON object with an `id`.
+    pub fn new(rows: impl IntoIterator<Item = T>) -> Self {
+        Self { rows: rows.into_iter().collect(), deleted: Vec::new() }
+    }
+
+    /// The ids of rows that are gone, as far back as pages can have been away: a day is plenty.
+    pub fn deleted<I: fmt::Display>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
+        self.deleted.extend(ids.into_iter().map(|id| id.to_string()));
+        self
     }
 }
 

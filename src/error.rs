@@ -45,7 +45,7 @@ pub enum ConfigError {
         /// The path both claim.
         path: String,
     },
-    /// An entity's name or payload key is empty or longer than 64 bytes.
+    /// An entity's name or payload key is empty, longer than 64 bytes, or begins with `$`.
     Name(String),
     /// Two entities have the same name.
     DuplicateEntity(String),
@@ -92,7 +92,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "entity {entity:?}: {method} {path:?} is claimed twice")
             }
             Self::Name(name) => {
-                write!(f, "entity name or payload key {name:?} must have 1 to 64 bytes")
+                write!(f, "entity name or payload key {name:?} must have 1 to 64 bytes and not begin with '$'")
             }
             Self::DuplicateEntity(name) => write!(f, "entity {name:?} is configured twice"),
             Self::TooManyEntities(count) => write!(f, "{count} entities are too many (65535 at most)"),

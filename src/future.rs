@@ -10,13 +10,15 @@ use std::{
 };
 
 use http::Response;
+use http_body::Body;
 use pin_project::pin_project;
 
 use crate::{
     body::OwnBody,
     hook::BoxFuture,
+    hub::Activity,
     watch::{Watcher, capture::Capture},
-    way::ResponseWay,
+    way::{Listing, ResponseWay},
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
@@ -37,7 +39,8 @@ where
 
 #[pin_project(project = KindProject)]
 enum Kind<F, T: 'static> {
-    Pass(#[pin] F),
+    /// With what must be held until the answer has left.
+    Pass(#[pin] F, Vec<Activity>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<OwnBody>>),
 }
@@ -46,8 +49,8 @@ impl<F, W, R, E> ResponseFuture<F, W, R, E>
 where
     W: ResponseWay<R>,
 {
-    pub(crate) fn pass(inner: F) -> Self {
-        Self::new(Kind::Pass(inner))
+    pub(crate) fn pass(inner: F, listing: Vec<Activity>) -> Self {
+        Self::new(Kind::Pass(inner, listing))
     }
 
     pub(crate) fn endpoint(answer: BoxFuture<Response<OwnBody>>) -> Self {
@@ -72,12 +75,19 @@ impl<F, W, R, E> Future for ResponseFuture<F, W, R, E>
 where
     F: Future<Output = Result<Response<R>, E>>,
     W: ResponseWay<R>,
+    R: Body,
 {
     type Output = Result<Response<W::Response>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProject::Pass(inner) => inner.poll(cx).map_ok(|response| response.map(W::pass)),
+            KindProject::Pass(inner, listing) if listing.is_empty() => {
+                inner.poll(cx).map_ok(|response| response.map(W::pass))
+            }
+            KindProject::Pass(inner, listing) => inner.poll(cx).map_ok(|response| {
+                let listing = std::mem::take(listing);
+                response.map(|body| W::listed(body, Listing(listing)))
+            }),
             KindProject::Watch(write) => write.poll(cx),
             KindProject::Endpoint(answer) => answer.as_mut().poll(cx).map(|response| Ok(response.map(W::own))),
         }
@@ -90,7 +100,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Pass(_) => "ResponseFuture(pass)",
+            Kind::Pass(..) => "ResponseFuture(pass)",
             Kind::Watch(_) => "ResponseFuture(watch)",
             Kind::Endpoint(_) => "ResponseFuture(endpoint)",
         })

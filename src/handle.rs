@@ -156,6 +156,7 @@ impl LiveUpdates {
     pub fn publish_many(&self, entity: &str, changes: impl IntoIterator<Item = Change>) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let changes: Vec<Change> = changes.into_iter().collect();
+        let _write = self.shared.publisher.hub.write_begins(index);
         self.shared.publisher.publish(index, &changes, None)
     }
 
@@ -184,17 +185,43 @@ impl LiveUpdates {
         Ok(())
     }
 
+    /// Brings every page of an entity to the store's state: after an import, a restore, or anything else that changed
+    /// more than is worth publishing. With a [snapshot hook](crate::Entity::snapshot) pages are told every row; without
+    /// one they are told to load their list again, which their own handler must do (see the README, "Pages that were
+    /// away for too long").
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// live.refresh("events")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError::UnknownEntity`] when the entity is not configured.
+    pub fn refresh(&self, entity: &str) -> Result<(), PublishError> {
+        let index = self.index(entity)?;
+        self.shared.publisher.hub.refresh(index);
+        Ok(())
+    }
+
     /// The counters of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let observer = &self.shared.publisher.observer;
         let (connections, subscriptions) = self.shared.connections.count();
-        let (log_records, log_bytes) = self.shared.publisher.hub.log_size();
+        let hub = &self.shared.publisher.hub;
+        let (log_records, log_bytes) = hub.log_size();
         Stats {
             connections: connections as u64,
             subscriptions: subscriptions as u64,
             log_records: log_records as u64,
             log_bytes: log_bytes as u64,
+            sessions: hub.sessions() as u64,
             detached_writes: self.shared.watcher.detached_now() as u64,
             handshakes: observer.handshakes.get(),
             handshakes_denied: observer.handshakes_denied.get(),
@@ -209,6 +236,10 @@ impl LiveUpdates {
             calls: observer.calls.get(),
             changes_published: observer.changes_published.get(),
             messages_published: observer.messages_published.get(),
+            replays: hub.tally.replays.get(),
+            repeats: hub.tally.repeats.get(),
+            snapshots: hub.tally.snapshots.get(),
+            gaps: hub.tally.gaps.get(),
             writes_untold: observer.writes_untold.get(),
             writes_detached: observer.writes_detached.get(),
             writes_dropped: observer.writes_dropped.get(),

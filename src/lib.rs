@@ -14,6 +14,7 @@ mod handle;
 mod hook;
 mod hub;
 mod layer;
+mod lock;
 mod object;
 mod observe;
 mod protocol;
@@ -32,10 +33,11 @@ pub use self::{
     body::{OwnBody, RequestBody, ResponseBody},
     builder::{Builder, Ready, Unauthenticated},
     change::{Change, ChangeKind},
-    entity::Entity,
+    entity::{Entity, Snapshot},
     error::{ChangeError, ConfigError, PublishError},
     future::ResponseFuture,
     handle::LiveUpdates,
+    hub::Delivery,
     layer::LiveUpdatesLayer,
     observe::Stats,
     service::{EndpointFuture, LiveUpdatesEndpoint, LiveUpdatesService},

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::hub::lock;
+use crate::lock::lock;
 
 /// Everything that is counted, in one place.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ fn write_warning(_line: fmt::Arguments<'_>) {}
 
 /// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
 ///
-/// Counts start with the process; the first five are the state of this moment.
+/// Counts start with the process; the first six are the state of this moment.
 ///
 /// ```
 /// use tower_live_updates::{Change, Entity, LiveUpdates};
@@ -135,6 +135,8 @@ pub struct Stats {
     pub log_records: u64,
     /// Bytes the log takes.
     pub log_bytes: u64,
+    /// Sessions remembered: one for each page, for an hour after it has gone.
+    pub sessions: u64,
     /// Writes being finished now although their client has gone.
     pub detached_writes: u64,
     /// Handshakes answered with 200.
@@ -163,6 +165,15 @@ pub struct Stats {
     pub changes_published: u64,
     /// Messages told.
     pub messages_published: u64,
+    /// Entities of pages that came, or came back, and were told what they may have missed.
+    pub replays: u64,
+    /// Objects that were told once more, because some page may have been saving when they were told.
+    pub repeats: u64,
+    /// Entities of pages that were brought to the store's state by a snapshot.
+    pub snapshots: u64,
+    /// Entities of pages that could only be told to load their list again: the log does not reach back to where they
+    /// were, and there is no snapshot hook.
+    pub gaps: u64,
     /// Successful writes that could not be told; the log says why.
     pub writes_untold: u64,
     /// Writes finished after their client had gone.

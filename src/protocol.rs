@@ -59,8 +59,16 @@ pub(crate) fn event(entity: &str, verb: &str, payload_key: &str, object: &str) -
     ]
     .concat();
     let frame = text(&[&head, object, "}}}"]);
-    let end = frame.len() - 3;
+    let end = frame.len() - EVENT_TAIL;
     EventFrame { object: frame.slice(end - object.len()..end), frame }
+}
+
+/// What follows the object in an event frame.
+pub(crate) const EVENT_TAIL: usize = 3;
+
+/// Several frames to be sent as one piece.
+pub(crate) fn glued(frames: &[Bytes]) -> Bytes {
+    frames.concat().into()
 }
 
 /// Anything else for an entity's handlers: `value` is JSON text.
@@ -80,9 +88,9 @@ pub(crate) fn result(calls: &[CallId<'_>]) -> Bytes {
     text(&[r#"{"action":"result","body":"#, &call_results(calls), "}"])
 }
 
-/// A ping without payload.
-pub(crate) fn ping() -> Bytes {
-    frame(PING, &[])
+/// A ping; its pong brings the payload back.
+pub(crate) fn ping(payload: &[u8]) -> Bytes {
+    frame(PING, &[payload])
 }
 
 /// A close frame; `reason` is cut at the 123 bytes a control frame can hold.

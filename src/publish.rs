@@ -1,12 +1,12 @@
 //! The one door to the log: a change that would break pages does not pass it. Messages are the application's own.
 
-use std::sync::Arc;
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use crate::{
-    change::Change,
+    change::{Change, ChangeKind},
     entity::Entity,
     error::PublishError,
-    hub::{EntityIndex, Hub},
+    hub::{Delivery, EntityIndex, Hub},
     observe::Observer,
 };
 
@@ -19,10 +19,9 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// The entity of this name.
+    /// The configured entity of this name.
     pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
-        let at = self.entities.iter().position(|entity| entity.name == name)?;
-        u16::try_from(at).ok().map(EntityIndex)
+        self.hub.find(name).filter(|index| usize::from(index.0) < self.entities.len())
     }
 
     pub(crate) fn entity(&self, index: EntityIndex) -> &Entity {
@@ -40,9 +39,35 @@ impl Publisher {
         for change in changes {
             entity.check(change)?;
         }
-        let told = self.hub.publish(index, changes, began);
+        let told = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
         self.observer.changes_published.add(told);
         Ok(())
+    }
+
+    /// Changes, each deletion after those of the objects that go with it.
+    fn with_those_that_go_along<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
+        if self.entity(index).parent_key.is_none() || self.hub.delivery() == Delivery::Plain {
+            return Cow::Borrowed(changes);
+        }
+        let mut all = Vec::with_capacity(changes.len());
+        let mut known: HashSet<String> = changes.iter().map(|change| change.id().to_owned()).collect();
+        for change in changes {
+            if change.kind() == ChangeKind::Delete {
+                self.children(index, change.id(), &mut known, &mut all);
+            }
+            all.push(change.clone());
+        }
+        Cow::Owned(all)
+    }
+
+    /// Deletions of what goes with an object, what goes with that first.
+    fn children(&self, index: EntityIndex, id: &str, known: &mut HashSet<String>, all: &mut Vec<Change>) {
+        for child in self.hub.children(index, id) {
+            if known.insert(child.to_string()) {
+                self.children(index, &child, known, all);
+                all.extend(Change::delete(child).ok());
+            }
+        }
     }
 
     /// Tells a message, `value` being JSON text.

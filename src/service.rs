@@ -84,7 +84,8 @@ where
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
         let Some(matched) = self.parts.watcher.find(&request, self.parts.only) else {
-            return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)));
+            let listing = self.parts.watcher.listing(&request, self.parts.only);
+            return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)), listing);
         };
         let write = self.parts.watcher.begin(matched, &mut request);
         let capture = write.capture();

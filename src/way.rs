@@ -5,6 +5,7 @@ use http_body::Body;
 use crate::{
     body::{OwnBody, RequestBody, ResponseBody},
     hook::BoxFuture,
+    hub::Activity,
     watch::{Answer, capture::Capture},
 };
 
@@ -52,6 +53,12 @@ pub trait ResponseWay<R>: sealed::Sealed {
     #[doc(hidden)]
     fn pass(body: R) -> Self::Response;
 
+    /// A list, with what must be held until it has left.
+    #[doc(hidden)]
+    fn listed(body: R, listing: Listing) -> Self::Response
+    where
+        R: Body;
+
     /// An answer of the crate's own.
     #[doc(hidden)]
     fn own(body: OwnBody) -> Self::Response;
@@ -70,6 +77,11 @@ pub struct Ear {
     pub(crate) capture: Capture,
     pub(crate) turn: Option<BoxFuture<()>>,
 }
+
+/// What a list's body holds until it has left.
+#[allow(missing_debug_implementations)]
+#[doc(hidden)]
+pub struct Listing(pub(crate) Vec<Activity>);
 
 /// The body that answers a watched write.
 #[allow(missing_debug_implementations)]
@@ -93,6 +105,10 @@ impl<R: Body> ResponseWay<R> for AnyBody {
 
     fn pass(body: R) -> ResponseBody<R> {
         ResponseBody::inner(body)
+    }
+
+    fn listed(body: R, listing: Listing) -> ResponseBody<R> {
+        ResponseBody::listed(body, listing.0)
     }
 
     fn own(body: OwnBody) -> ResponseBody<R> {
@@ -126,6 +142,10 @@ impl ResponseWay<axum_core::body::Body> for AxumBody {
 
     fn pass(body: axum_core::body::Body) -> axum_core::body::Body {
         body
+    }
+
+    fn listed(body: axum_core::body::Body, listing: Listing) -> axum_core::body::Body {
+        axum_core::body::Body::new(AnyBody::listed(body, listing))
     }
 
     fn own(body: OwnBody) -> axum_core::body::Body {

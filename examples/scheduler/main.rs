@@ -24,10 +24,10 @@ use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header::CONTENT_TYPE},
 };
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tokio::{net::TcpListener, sync::oneshot};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_live_updates::{Entity, LiveUpdates};
+use tower_live_updates::{Delivery, Entity, Identity, LiveUpdates};
 use tracing_subscriber::EnvFilter;
 
 use crate::store::Store;
@@ -44,9 +44,18 @@ struct Options {
     /// Keep the events in this SQLite file instead of in memory.
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
+    /// What pages are promised: that they end up equal to the server, or the vendor's bare broadcast.
+    #[arg(long, value_enum, default_value_t = Promise::Converging)]
+    delivery: Promise,
     /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<HeaderValue>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Promise {
+    Converging,
+    Plain,
 }
 
 #[tokio::main]
@@ -59,7 +68,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The endpoint that pages connect to, and what they hear of: every write to /events that succeeds.
     let mut live = LiveUpdates::builder("/api/v1")
         .tokens(options.tokens)
-        .entity(calendar().load(store.clone(), async |store, id: String| store.get(&id).await));
+        .delivery(match options.delivery {
+            Promise::Converging => Delivery::Converging,
+            Promise::Plain => Delivery::Plain,
+        })
+        .entity(
+            calendar()
+                .load(store.clone(), async |store, id: String| store.get(&id).await)
+                .snapshot(store.clone(), async |store: Store, _: Identity| store.snapshot().await),
+        );
     for origin in &options.origins {
         live = live.allow_origin(origin.to_str()?);
     }

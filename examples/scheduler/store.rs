@@ -11,6 +11,8 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use tower_live_updates::Snapshot;
+
 use crate::event::Event;
 
 // AUTOINCREMENT: an id is never given out twice, or pages that missed a delete would take one event for another.
@@ -66,14 +68,15 @@ impl Store {
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<Event>, Error> {
+        self.run(|db| all(db)).await
+    }
+
+    /// Everything that is there, and what was deleted during the last day.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot<Event>, Error> {
         self.run(|db| {
-            let mut query = db.prepare_cached("SELECT id, body FROM events ORDER BY id")?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.map(|row| {
-                let (id, body): (i64, String) = row?;
-                Ok(serde_json::from_str::<Event>(&body)?.with_id(id)?)
-            })
-            .collect()
+            let mut query = db.prepare_cached("SELECT id FROM deleted_events WHERE at >= unixepoch() - 86400")?;
+            let deleted: Vec<i64> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(Snapshot::new(all(db)?).deleted(deleted))
         })
         .await
     }
@@ -151,6 +154,16 @@ impl Store {
 /// Ids are text outside; `007` is not the event `7`.
 fn row_id(id: &str) -> Option<i64> {
     id.parse().ok().filter(|number: &i64| number.to_string() == id)
+}
+
+fn all(db: &Connection) -> Result<Vec<Event>, Error> {
+    let mut query = db.prepare_cached("SELECT id, body FROM events ORDER BY id")?;
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.map(|row| {
+        let (id, body): (i64, String) = row?;
+        Ok(serde_json::from_str::<Event>(&body)?.with_id(id)?)
+    })
+    .collect()
 }
 
 fn find(db: &Connection, id: i64) -> Result<Option<Event>, Error> {

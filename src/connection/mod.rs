@@ -1,6 +1,7 @@
 //! One socket's life: what its page says, pings, and how it ends.
 
 mod outbox;
+mod snapshots;
 mod stream;
 
 use std::{
@@ -15,13 +16,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hyper::upgrade::Upgraded;
 use slab::Slab;
 use tokio::{
     io::AsyncReadExt,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -33,11 +34,13 @@ use tokio_tungstenite::{
 
 use self::{
     outbox::{Line, Outbox},
+    snapshots::Snapshots,
     stream::{Half, Opened, Wire},
 };
 use crate::{
     auth::Identity,
-    hub::{Hub, Progress, Subscriber, lock},
+    hub::{Hub, Origin, Progress, Subscriber},
+    lock::lock,
     observe::Observer,
     protocol::{self, ClientMessage, close},
     publish::Publisher,
@@ -72,6 +75,7 @@ pub(crate) struct Connections {
     permits: Arc<Semaphore>,
     open: Mutex<Slab<Arc<Open>>>,
     subscriptions: AtomicUsize,
+    snapshots: Snapshots,
 }
 
 /// One open socket, as others see it.
@@ -81,8 +85,14 @@ struct Open {
 }
 
 impl Connections {
-    pub(crate) fn new(publisher: Publisher, limits: ConnectionLimits, lifecycle: Arc<Lifecycle>) -> Self {
+    pub(crate) fn new(
+        publisher: Publisher,
+        limits: ConnectionLimits,
+        hook: Duration,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
         Self {
+            snapshots: Snapshots::new(publisher.clone(), hook),
             permits: Arc::new(Semaphore::new(limits.connections)),
             publisher,
             lifecycle,
@@ -142,20 +152,21 @@ enum Ending {
 }
 
 /// Serves one socket to its end.
-pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, connections: &Connections) {
+pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, origin: Origin, connections: &Connections) {
     let Opened { outbox, reader, half, read } = stream::open(upgraded);
     outbox.push(protocol::start(&random::id()));
     connections.observer().sockets_opened.up();
 
-    let registered = Registered::new(connections, identity, &outbox);
+    let registered = Registered::new(connections, identity, origin, &outbox);
     let wire = Wire { reader, outbox: outbox.clone() };
     let mut socket =
         WebSocketStream::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(connections))).await;
     drop(read);
 
-    let mut connection = Connection { connections, subscriber: registered.subscriber.clone(), outbox, half };
+    let subscriber = registered.subscriber.clone();
+    let mut connection = Connection { connections, open: registered.open.clone(), subscriber, outbox, half };
     let life = async {
-        let ending = connection.run(&mut socket, &registered.open).await;
+        let ending = connection.run(&mut socket).await;
         if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
             let _ = timeout(FAREWELL, connection.hand_over_the_rest()).await;
         }
@@ -178,10 +189,10 @@ struct Registered<'c> {
 }
 
 impl<'c> Registered<'c> {
-    fn new(connections: &'c Connections, identity: Identity, outbox: &Arc<Outbox>) -> Self {
+    fn new(connections: &'c Connections, identity: Identity, origin: Origin, outbox: &Arc<Outbox>) -> Self {
         let open = Arc::new(Open { identity, disconnected: Notify::new() });
         let place = lock(&connections.open).insert(open.clone());
-        let subscriber = connections.hub().join(outbox.clone());
+        let subscriber = connections.hub().join(outbox.clone(), origin);
         Self { connections, open, place, subscriber }
     }
 }
@@ -189,7 +200,7 @@ impl<'c> Registered<'c> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         lock(&self.connections.open).try_remove(self.place);
-        self.subscriber.leave();
+        self.subscriber.leave(self.connections.hub(), Instant::now());
         self.connections.subscriptions.fetch_sub(self.subscriber.subscriptions(), Ordering::Relaxed);
     }
 }
@@ -221,15 +232,19 @@ pub(crate) async fn turn_away(upgraded: Upgraded, expired: bool, delay: Duration
 /// What one socket's task works with.
 struct Connection<'c> {
     connections: &'c Connections,
+    open: Arc<Open>,
     subscriber: Arc<Subscriber>,
     outbox: Arc<Outbox>,
     half: Option<Half>,
 }
 
 impl Connection<'_> {
-    async fn run(&mut self, socket: &mut WebSocketStream<Wire>, open: &Open) -> Ending {
+    async fn run(&mut self, socket: &mut WebSocketStream<Wire>) -> Ending {
         let limits = &self.connections.limits;
-        let mut writing = pin!(write_on(self.connections, &self.subscriber, &self.outbox, self.half.as_mut()));
+        let hub = self.connections.hub();
+        let identity = &self.open.identity;
+        let writing = write_on(self.connections, identity, &self.subscriber, &self.outbox, self.half.as_mut());
+        let mut writing = pin!(writing);
         let mut leaving = pin!(leave_with_the_server(self.connections));
         let mut heard = Instant::now();
         // The first one anywhere within the interval: thousands of sockets must not ping together.
@@ -245,6 +260,7 @@ impl Connection<'_> {
                             hear(self.connections, &self.subscriber, &self.outbox, &text);
                         }
                         Some(Ok(Message::Binary(_))) => self.connections.observer().messages_ignored.up(),
+                        Some(Ok(Message::Pong(payload))) => self.subscriber.pong(hub, &payload),
                         Some(Ok(Message::Close(_))) => return Ending::Left,
                         Some(Ok(_)) => {}
                         Some(Err(error)) => return ending_of(&error),
@@ -257,9 +273,9 @@ impl Connection<'_> {
                         self.connections.observer().silent_closed.up();
                         return Ending::Gone;
                     }
-                    self.outbox.push(protocol::ping());
+                    self.outbox.push(self.subscriber.ping(hub, Instant::now()));
                 }
-                () = open.disconnected.notified() => {
+                () = self.open.disconnected.notified() => {
                     return Ending::Close(close::POLICY, "Disconnected");
                 }
                 () = &mut leaving => {
@@ -272,9 +288,9 @@ impl Connection<'_> {
     /// Hands over what has been told and not been written yet.
     async fn hand_over_the_rest(&mut self) {
         while flush(&self.outbox, self.half.as_mut()).await.is_ok() {
-            match self.connections.hub().catch_up(&self.subscriber) {
+            match self.connections.hub().catch_up(&self.subscriber, Instant::now()) {
                 Progress::More | Progress::Blocked => {}
-                Progress::CaughtUp | Progress::FellOff => return,
+                Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(_) => return,
             }
         }
     }
@@ -303,11 +319,11 @@ impl Connection<'_> {
 
 /// Acts on one message of a page. What is not understood is ignored: the page would only reconnect and say it again.
 fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, text: &str) {
-    let entity = |name: &str| connections.publisher.find(name);
+    let entity = |name: &str| connections.hub().find(name);
     let understood = match ClientMessage::decode(text) {
         None => false,
         Some(ClientMessage::Subscribe(name)) => entity(&name).is_some_and(|entity| {
-            if connections.hub().subscribe(subscriber, entity) {
+            if connections.hub().subscribe(subscriber, entity, Instant::now()) {
                 connections.subscriptions.fetch_add(1, Ordering::Relaxed);
             }
             true
@@ -332,6 +348,7 @@ fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, tex
 /// Writes whatever the fan-out could not: until the socket breaks or is too slow.
 async fn write_on(
     connections: &Connections,
+    identity: &Identity,
     subscriber: &Subscriber,
     outbox: &Outbox,
     mut half: Option<&mut Half>,
@@ -340,6 +357,8 @@ async fn write_on(
         connections.observer().slow_closed.up();
         Ending::Close(close::TRY_AGAIN, "Too slow")
     };
+    let hub = connections.hub();
+    let mut asked = FuturesUnordered::new();
     loop {
         match timeout(connections.limits.write_timeout, write_some(outbox, half.as_deref_mut())).await {
             Err(_) => return slow(),
@@ -347,11 +366,25 @@ async fn write_on(
             Ok(Ok(Line::Waiting)) => continue,
             Ok(Ok(Line::Empty)) => {}
         }
-        match connections.hub().catch_up(subscriber) {
+        let due = match hub.catch_up(subscriber, Instant::now()) {
             Progress::FellOff => return slow(),
             // A reader as fast as the log grows must not keep its worker to itself.
-            Progress::Blocked | Progress::More => tokio::task::yield_now().await,
-            Progress::CaughtUp => outbox.news().await,
+            Progress::Blocked | Progress::More => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Progress::Lost(entity) => {
+                asked.push(async move { (entity, connections.snapshots.of(entity, identity).await) });
+                continue;
+            }
+            Progress::CaughtUp(due) => due,
+        };
+        tokio::select! {
+            () = outbox.news() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            Some((entity, snapshot)) = asked.next(), if !asked.is_empty() => {
+                hub.resynchronise(subscriber, entity, snapshot, Instant::now());
+            }
         }
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{io::AsyncWrite, net::TcpStream, sync::Notify};
 
-use crate::hub::{Outlet, Taken, lock};
+use crate::{
+    hub::{Outlet, Taken},
+    lock::lock,
+};
 
 /// Slices in one vectored write; the kernel takes 1024 at most, and more than this gains nothing.
 const SLICES: usize = 64;

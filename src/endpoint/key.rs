@@ -11,28 +11,49 @@ use data_encoding::BASE64URL_NOPAD;
 const MAX_LENGTH: usize = 8 * 1024;
 const PLAIN: &str = "lu1.";
 
+/// What a key says of its page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageKey {
+    /// Names the session.
+    pub(crate) session: String,
+    /// Names the log that the sequence number is of.
+    pub(crate) epoch: String,
+    /// Where in the log the page may have begun to miss something.
+    pub(crate) sequence: u64,
+}
+
+/// What a page names itself by: a token, and where it comes from when that stood in a key.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) token: String,
+    pub(crate) page: Option<PageKey>,
+}
+
 /// A key in its plain form; `None` when the token is too long for one.
-pub(crate) fn plain(token: &str, session: &str, epoch: &str, sequence: u64) -> Option<String> {
+pub(crate) fn plain(token: &str, page: &PageKey) -> Option<String> {
     let token = BASE64URL_NOPAD.encode(token.as_bytes());
+    let PageKey { session, epoch, sequence } = page;
     let key = format!("{PLAIN}{token}.{session}.{epoch}.{sequence}");
     (key.len() <= MAX_LENGTH).then_some(key)
 }
 
-/// The token that a page names, by a key or by itself.
-pub(crate) fn unwrapped(named: String) -> String {
-    token(&named).unwrap_or(named)
+/// What a page names, by a key or by its token itself.
+pub(crate) fn read(named: String) -> Named {
+    parse(&named).unwrap_or(Named { token: named, page: None })
 }
 
-/// The token in a key; `None` when this is no key, or one that was tampered with: then it is a token, and a wrong one.
-fn token(key: &str) -> Option<String> {
+/// What is in a key; `None` when this is no key, or one that was tampered with: then it is a token, and a wrong one.
+fn parse(key: &str) -> Option<Named> {
     let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
     let mut parts = rest.split('.');
     let (token, session, epoch, sequence) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if parts.next().is_some() || !id(session) || !id(epoch) || sequence.parse::<u64>().is_err() {
+    if parts.next().is_some() || !id(session) || !id(epoch) {
         return None;
     }
-    String::from_utf8(BASE64URL_NOPAD.decode(token.as_bytes()).ok()?).ok()
+    let page = PageKey { session: session.to_owned(), epoch: epoch.to_owned(), sequence: sequence.parse().ok()? };
+    let token = String::from_utf8(BASE64URL_NOPAD.decode(token.as_bytes()).ok()?).ok()?;
+    Some(Named { token, page: Some(page) })
 }
 
 #[cfg(test)]
@@ -43,15 +64,19 @@ mod tests {
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
 
+    fn page(sequence: u64) -> PageKey {
+        PageKey { session: ID.to_owned(), epoch: ID.to_owned(), sequence }
+    }
+
     #[test]
     fn oversized_tokens_get_no_key() {
-        assert_eq!(plain(&"x".repeat(7000), ID, ID, 1), None);
-        assert_eq!(token(&format!("{PLAIN}{}.{ID}.{ID}.1", "A".repeat(9000))), None);
+        assert_eq!(plain(&"x".repeat(7000), &page(1)), None);
+        assert_eq!(parse(&format!("{PLAIN}{}.{ID}.{ID}.1", "A".repeat(9000))), None);
     }
 
     #[test]
     fn what_is_not_quite_a_key_is_none() {
-        let good = plain("demo", ID, ID, 5).unwrap();
+        let good = plain("demo", &page(5)).unwrap();
         for bad in [
             String::new(),
             "demo".into(),
@@ -64,21 +89,27 @@ mod tests {
             good.replace(ID, "xyz"),
             good.replacen('Z', "*", 1),
         ] {
-            assert_eq!(token(&bad), None, "{bad}");
+            assert_eq!(parse(&bad), None, "{bad}");
+        }
+    }
+
+    impl std::fmt::Debug for Named {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("Named").field("page", &self.page).finish_non_exhaustive()
         }
     }
 
     proptest! {
         #[test]
         fn every_token_comes_back_through_safe_characters(secret in ".{0,60}", sequence: u64) {
-            let key = plain(&secret, ID, ID, sequence).unwrap();
+            let key = plain(&secret, &page(sequence)).unwrap();
             prop_assert!(key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte)));
-            prop_assert_eq!(token(&key), Some(secret));
+            prop_assert_eq!(parse(&key), Some(Named { token: secret, page: Some(page(sequence)) }));
         }
 
         #[test]
         fn junk_is_read_without_panic(key in "lu1[.].{0,60}") {
-            let _ = token(&key);
+            let _ = parse(&key);
         }
     }
 }

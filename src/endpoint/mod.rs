@@ -6,15 +6,23 @@ pub(crate) mod key;
 pub(crate) mod origin;
 pub(crate) mod upgrade;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use self::{
     handshake::{error, forbidden, welcome},
+    key::{Named, PageKey},
     origin::Origins,
     upgrade::{Refusal, Upgrade},
 };
@@ -23,6 +31,7 @@ use crate::{
     body::OwnBody,
     connection::{self, Connections},
     hook::guarded,
+    hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
 };
@@ -52,6 +61,8 @@ pub(crate) struct Endpoint {
     refusals: Arc<Semaphore>,
     connections: Arc<Connections>,
     epoch: String,
+    /// Tells the credentials of one session from those of another.
+    owners: RandomState,
 }
 
 impl Endpoint {
@@ -70,6 +81,7 @@ impl Endpoint {
             limits,
             connections,
             epoch: random::id(),
+            owners: RandomState::new(),
         }
     }
 
@@ -83,7 +95,7 @@ impl Endpoint {
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
-            Method::POST => match self.authenticated(key::unwrapped(header_token(&parts.headers)), &parts).await {
+            Method::POST => match self.authenticated(key::read(header_token(&parts.headers)).token, &parts).await {
                 Ok(_) => calls::answer(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
@@ -110,14 +122,14 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        let token = key::unwrapped(header_token(&parts.headers));
+        let token = key::read(header_token(&parts.headers)).token;
         // Taken before anybody is asked: what is told from now on is news to this page.
-        let sequence = self.connections.hub().head();
+        let sequence = self.connections.hub().handshake(Instant::now());
         match self.authenticated(token.clone(), parts).await {
             // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
             Ok(_) | Err(AuthError::Unavailable) => {
                 self.observer().handshakes.up();
-                welcome(key::plain(&token, &random::id(), &self.epoch, sequence).as_deref())
+                welcome(self.key(&token, sequence).as_deref())
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -139,10 +151,11 @@ impl Endpoint {
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
         let named = query_token(parts.uri.query().unwrap_or_default());
-        let token = key::unwrapped(named.into_owned());
+        let Named { token, page } = key::read(named.into_owned());
+        let session = page.map(|page| (self.owners.hash_one(&token), page));
         match self.authenticated(token, parts).await {
             Ok(identity) => match self.connections.admit() {
-                Some(permit) => self.open(upgrade, identity, permit),
+                Some(permit) => self.open(upgrade, identity, self.origin(session), permit),
                 None => {
                     self.observer()
                         .warn(format_args!("as many sockets are open as max_connections allows; one more has to wait"));
@@ -154,12 +167,37 @@ impl Endpoint {
         }
     }
 
-    fn open(&self, upgrade: Upgrade, identity: Identity, permit: OwnedSemaphorePermit) -> Response<OwnBody> {
+    /// The key of a page that makes its handshake, where keys are of use.
+    fn key(&self, token: &str, sequence: u64) -> Option<String> {
+        if self.connections.hub().delivery() == Delivery::Plain {
+            return None;
+        }
+        key::plain(token, &PageKey { session: random::id(), epoch: self.epoch.clone(), sequence })
+    }
+
+    /// Where a page comes from, by its credentials and its key.
+    fn origin(&self, session: Option<(u64, PageKey)>) -> Origin {
+        let Some((owner, page)) = session else {
+            return Origin::Unknown;
+        };
+        let hub = self.connections.hub();
+        let id = u128::from_str_radix(&page.session, 16).ok();
+        let hold = id.and_then(|id| hub.session(SessionId { id, owner }, Instant::now()));
+        Origin::Page { hold, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
+    }
+
+    fn open(
+        &self,
+        upgrade: Upgrade,
+        identity: Identity,
+        origin: Origin,
+        permit: OwnedSemaphorePermit,
+    ) -> Response<OwnBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, identity, &connections).await;
+                connection::serve(upgraded, identity, origin, &connections).await;
             }
             drop(permit);
         });

@@ -1,7 +1,7 @@
 //! The bounded, numbered history of everything told: one order for everyone.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::Duration,
@@ -18,6 +18,8 @@ pub(crate) struct LogLimits {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
     pub(crate) age: Duration,
+    pub(crate) tombstones: usize,
+    pub(crate) tombstone_age: Duration,
 }
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
@@ -27,10 +29,20 @@ const OVERHEAD: usize = 160;
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) entity: EntityIndex,
-    /// The frame that tells it, encoded once for everyone.
+    /// What those who listen are told, encoded once for everyone.
     pub(crate) frame: Bytes,
-    /// What changed; `None` for a message.
-    pub(crate) subject: Option<Subject>,
+    pub(crate) matter: Matter,
+}
+
+/// What a record is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Matter {
+    /// An object changed: only its newest state matters to those who come later.
+    Change(Subject),
+    /// Something else was said: everyone hears it once, in its place.
+    Message,
+    /// Anything may have changed: pages are brought to the store's state.
+    Refresh,
 }
 
 /// The object a change is about.
@@ -38,8 +50,25 @@ pub(crate) struct Record {
 pub(crate) struct Subject {
     pub(crate) kind: ChangeKind,
     pub(crate) id: Arc<str>,
-    /// The object's JSON, a part of the frame.
+    /// The object's JSON, a part of the frame; of a deleted one only its id.
     pub(crate) object: Bytes,
+    /// Every field is known. Of one that is not whole, pages can be told only what changed.
+    pub(crate) whole: bool,
+    /// The object this one goes with when that is deleted.
+    pub(crate) parent: Option<Arc<str>>,
+    /// Of a deletion: the object may have been an exception of a series.
+    pub(crate) may_be_exception: bool,
+}
+
+/// What is left of an object that is gone.
+#[derive(Debug)]
+pub(crate) struct Tombstone {
+    pub(crate) entity: EntityIndex,
+    pub(crate) at: Instant,
+    pub(crate) id: Arc<str>,
+    /// The object that told it: its id as JSON.
+    pub(crate) object: Box<[u8]>,
+    pub(crate) may_be_exception: bool,
 }
 
 #[derive(Debug)]
@@ -48,7 +77,17 @@ struct Stored {
     record: Record,
 }
 
-/// A bounded sequence of records. Sequence numbers are dense and only grow; the oldest records go first.
+/// What is known of one entity's objects.
+#[derive(Debug, Default)]
+struct Index {
+    /// The newest record of each object, for as long as that or a tombstone is kept.
+    newest: HashMap<Arc<str>, u64>,
+    /// The objects that go with another, by that one's id.
+    children: HashMap<Arc<str>, HashSet<Arc<str>>>,
+}
+
+/// A bounded sequence of records. Sequence numbers are dense and only grow; the oldest records go first. Of a deleted
+/// object a tombstone stays for longer.
 #[derive(Debug)]
 pub(crate) struct Log {
     limits: LogLimits,
@@ -56,13 +95,22 @@ pub(crate) struct Log {
     /// The sequence number of the oldest record kept.
     base: u64,
     bytes: usize,
-    /// The newest record of each object, as long as it is kept.
-    newest: HashMap<(EntityIndex, Arc<str>), u64>,
+    /// One for each entity.
+    indexes: Vec<Index>,
+    /// The objects whose newest record is their deletion, by its sequence number.
+    tombstones: BTreeMap<u64, Tombstone>,
 }
 
 impl Log {
-    pub(crate) fn new(limits: LogLimits) -> Self {
-        Self { limits, records: VecDeque::new(), base: 0, bytes: 0, newest: HashMap::new() }
+    pub(crate) fn new(limits: LogLimits, entities: usize) -> Self {
+        Self {
+            limits,
+            records: VecDeque::new(),
+            base: 0,
+            bytes: 0,
+            indexes: (0..entities).map(|_| Index::default()).collect(),
+            tombstones: BTreeMap::new(),
+        }
     }
 
     /// The sequence number the next record will get.
@@ -72,13 +120,17 @@ impl Log {
 
     /// Adds a record and drops what no longer fits. The newest record always stays.
     pub(crate) fn append(&mut self, now: Instant, record: Record) {
-        if let Some(subject) = &record.subject {
-            self.newest.insert((record.entity, subject.id.clone()), self.head());
+        let sequence = self.head();
+        if let Matter::Change(subject) = &record.matter {
+            self.note(now, sequence, record.entity, subject.clone());
         }
         self.bytes += record.frame.len() + OVERHEAD;
         self.records.push_back(Stored { at: now, record });
         while self.records.len() > 1 && self.is_over(now) {
             self.drop_oldest();
+        }
+        while self.tombstones_are_over(now) {
+            self.drop_oldest_tombstone();
         }
     }
 
@@ -93,14 +145,53 @@ impl Log {
         )
     }
 
-    /// The newest record of an object, where its sequence number is one of these.
-    pub(crate) fn newest(&self, entity: EntityIndex, id: &str, within: Range<u64>) -> Option<&Subject> {
-        let sequence = *self.newest.get(&(entity, Arc::from(id)))?;
-        if !within.contains(&sequence) {
-            return None;
-        }
+    /// The newest change of an object that is still kept, and its sequence number.
+    pub(crate) fn newest(&self, entity: EntityIndex, id: &str) -> Option<(u64, &Subject)> {
+        let sequence = *self.index(entity)?.newest.get(id)?;
         let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        self.records.get(at)?.record.subject.as_ref()
+        match &self.records.get(at)?.record.matter {
+            Matter::Change(subject) => Some((sequence, subject)),
+            Matter::Message | Matter::Refresh => None,
+        }
+    }
+
+    /// True when nothing newer than this record is known of its object.
+    pub(crate) fn is_newest(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
+        self.index(entity).is_some_and(|index| index.newest.get(id) == Some(&sequence))
+    }
+
+    /// True when something was told of an object from `sequence` on.
+    pub(crate) fn is_known_since(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
+        self.index(entity).and_then(|index| index.newest.get(id)).is_some_and(|&newest| newest >= sequence)
+    }
+
+    /// The objects known to go with this one.
+    pub(crate) fn children(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
+        let children = self.index(entity).and_then(|index| index.children.get(id));
+        children.into_iter().flatten().cloned().collect()
+    }
+
+    /// Objects of an entity that are gone, by the sequence numbers of their deletions.
+    pub(crate) fn tombstones(
+        &self,
+        entity: EntityIndex,
+        within: Range<u64>,
+    ) -> impl Iterator<Item = (u64, &Tombstone)> {
+        self.tombstones
+            .range(within)
+            .filter(move |(_, tombstone)| tombstone.entity == entity)
+            .map(|(&sequence, tombstone)| (sequence, tombstone))
+    }
+
+    /// The sequence number of the first tombstone that is no older than this; the head where there is none.
+    pub(crate) fn tombstones_since(&self, time: Instant) -> u64 {
+        let young = self.tombstones.iter().rev().take_while(|(_, tombstone)| tombstone.at >= time);
+        young.last().map_or(self.head(), |(&sequence, _)| sequence)
+    }
+
+    /// The sequence number of the first record that is no older than this.
+    pub(crate) fn position_at(&self, time: Instant) -> u64 {
+        self.base + self.records.partition_point(|stored| stored.at < time) as u64
     }
 
     /// The oldest sequence number that can still be read.
@@ -113,6 +204,45 @@ impl Log {
         (self.records.len(), self.bytes)
     }
 
+    fn index(&self, entity: EntityIndex) -> Option<&Index> {
+        self.indexes.get(usize::from(entity.0))
+    }
+
+    /// Remembers a change as the newest of its object.
+    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject) {
+        self.forget_parent(entity, &subject.id);
+        let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
+            return;
+        };
+        if let Some(earlier) = index.newest.insert(subject.id.clone(), sequence) {
+            self.tombstones.remove(&earlier);
+        }
+        if subject.kind == ChangeKind::Delete {
+            let object = subject.object.to_vec().into();
+            let may_be_exception = subject.may_be_exception;
+            self.tombstones.insert(sequence, Tombstone { entity, at: now, id: subject.id, object, may_be_exception });
+        } else if let Some(parent) = subject.parent {
+            index.children.entry(parent).or_default().insert(subject.id);
+        }
+    }
+
+    /// Takes an object off the list of those that go with its parent, as its newest record has it.
+    fn forget_parent(&mut self, entity: EntityIndex, id: &Arc<str>) {
+        let Some((_, Subject { parent: Some(parent), .. })) = self.newest(entity, id) else {
+            return;
+        };
+        let parent = parent.clone();
+        let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
+            return;
+        };
+        if let Some(children) = index.children.get_mut(&parent) {
+            children.remove(id);
+            if children.is_empty() {
+                index.children.remove(&parent);
+            }
+        }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         self.records.len() > self.limits.records
             || self.bytes > self.limits.bytes
@@ -120,17 +250,42 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        let Some(Stored { record, .. }) = self.records.pop_front() else {
-            return;
+        let entity_and_id = match self.records.front() {
+            Some(Stored { record: Record { entity, matter: Matter::Change(subject), .. }, .. }) => {
+                Some((*entity, subject.id.clone()))
+            }
+            _ => None,
         };
-        self.bytes -= record.frame.len() + OVERHEAD;
-        if let Some(subject) = record.subject {
-            let key = (record.entity, subject.id);
-            if self.newest.get(&key) == Some(&self.base) {
-                self.newest.remove(&key);
+        if let Some((entity, id)) = entity_and_id {
+            let is_buried = self.tombstones.contains_key(&self.base);
+            if self.is_newest(entity, &id, self.base) && !is_buried {
+                self.forget_parent(entity, &id);
+                if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
+                    index.newest.remove(&id);
+                }
             }
         }
-        self.base += 1;
+        if let Some(Stored { record, .. }) = self.records.pop_front() {
+            self.bytes -= record.frame.len() + OVERHEAD;
+            self.base += 1;
+        }
+    }
+
+    fn tombstones_are_over(&self, now: Instant) -> bool {
+        self.tombstones.len() > self.limits.tombstones
+            || self
+                .tombstones
+                .first_key_value()
+                .is_some_and(|(_, oldest)| now.saturating_duration_since(oldest.at) > self.limits.tombstone_age)
+    }
+
+    fn drop_oldest_tombstone(&mut self) {
+        let Some((sequence, tombstone)) = self.tombstones.pop_first() else {
+            return;
+        };
+        if let Some(index) = self.indexes.get_mut(usize::from(tombstone.entity.0)).filter(|_| sequence < self.base) {
+            index.newest.remove(&tombstone.id);
+        }
     }
 }
 
@@ -144,13 +299,27 @@ mod tests {
         let frame = Bytes::from(vec![b'x'; size]);
         Record {
             entity: EntityIndex(0),
-            subject: Some(Subject { kind: ChangeKind::Update, id: id.into(), object: frame.clone() }),
+            matter: Matter::Change(Subject {
+                kind: ChangeKind::Update,
+                id: id.into(),
+                object: frame.clone(),
+                whole: true,
+                parent: None,
+                may_be_exception: false,
+            }),
             frame,
         }
     }
 
     fn log(records: usize, bytes: usize) -> Log {
-        Log::new(LogLimits { records, bytes, age: Duration::from_secs(3600) })
+        let limits = LogLimits {
+            records,
+            bytes,
+            age: Duration::from_secs(3600),
+            tombstones: 4,
+            tombstone_age: Duration::from_secs(24 * 3600),
+        };
+        Log::new(limits, 1)
     }
 
     #[test]
@@ -186,12 +355,12 @@ mod tests {
         let mut log = log(2, usize::MAX);
         log.append(Instant::now(), record("a", 1));
         log.append(Instant::now(), record("a", 2));
-        assert_eq!(log.newest(EntityIndex(0), "a", 0..u64::MAX).unwrap().object.len(), 2);
-        assert!(log.newest(EntityIndex(0), "a", 2..u64::MAX).is_none(), "older than asked for");
+        assert_eq!(log.newest(EntityIndex(0), "a").unwrap().1.object.len(), 2);
+        assert!(log.is_newest(EntityIndex(0), "a", 1) && !log.is_newest(EntityIndex(0), "a", 0));
         log.append(Instant::now(), record("b", 1));
         log.append(Instant::now(), record("c", 1));
-        assert!(log.newest(EntityIndex(0), "a", 0..u64::MAX).is_none(), "dropped");
-        assert_eq!(log.newest.len(), 2);
+        assert!(log.newest(EntityIndex(0), "a").is_none(), "dropped");
+        assert_eq!(log.indexes[0].newest.len(), 2);
     }
 
     proptest! {
@@ -209,9 +378,9 @@ mod tests {
                 prop_assert!(kept == 1 || (kept <= records && cost <= bytes));
                 let sequences: Vec<u64> = log.since(log.base()).unwrap().map(|(s, _)| s).collect();
                 prop_assert_eq!(sequences, (log.base()..log.head()).collect::<Vec<_>>());
-                let newest = log.newest(EntityIndex(0), &id.to_string(), 0..u64::MAX).unwrap();
-                prop_assert_eq!(newest.object.len(), *size);
-                prop_assert!(log.newest.len() <= kept);
+                let (sequence, newest) = log.newest(EntityIndex(0), &id.to_string()).unwrap();
+                prop_assert_eq!((sequence, newest.object.len()), (count as u64, *size));
+                prop_assert!(log.indexes[0].newest.len() <= kept);
             }
         }
     }

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 
-use crate::hub::lock;
+use crate::lock::lock;
 
 /// What has been seen of a request body while the inner service read it.
 #[derive(Clone, Debug)]

@@ -144,7 +144,7 @@ impl Draft {
             ChangeKind::Delete => ChangeKind::Update,
             other => other,
         };
-        Change::of(kind, &row)
+        Change::of(kind, &row).map(Change::whole)
     }
 
     /// The change from request and response alone.

@@ -28,7 +28,8 @@ use crate::{
     change::{Change, ChangeKind},
     hook::BoxFuture,
     hook::guarded,
-    hub::{EntityIndex, lock},
+    hub::{Activity, Delivery, EntityIndex},
+    lock::lock,
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
@@ -80,6 +81,17 @@ impl Watcher {
         (ours && outer.is_none_or(|outer| outer.watcher != self.mark())).then_some(matched)
     }
 
+    /// What a request that reads a list must hold until its answer has left: nothing when it is no such request.
+    pub(crate) fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Vec<Activity> {
+        let hub = &self.publisher.hub;
+        if request.method() != Method::GET || hub.delivery() == Delivery::Plain {
+            return Vec::new();
+        }
+        let listed = self.routes.find_list(request.uri().path()).iter();
+        let ours = listed.filter(|&&entity| only.is_none_or(|only| only == entity));
+        ours.map(|&entity| hub.list_begins(entity)).collect()
+    }
+
     /// Begins to watch a write, and gives its handler a say.
     pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut Request<B>) -> Write {
         let live_write = LiveWrite::new(self.mark());
@@ -88,6 +100,7 @@ impl Watcher {
         Write {
             capture: Capture::new(self.limits.body_bytes),
             began: self.publisher.hub.head(),
+            _activity: self.publisher.hub.write_begins(matched.route.entity),
             editing: is_editing(request.uri().query()),
             format: Format::of(request.headers()),
             method: request.method().clone(),
@@ -152,6 +165,8 @@ pub(crate) struct Write {
     live_write: LiveWrite,
     /// Where the log stood when the request came.
     began: u64,
+    /// A page is saving.
+    _activity: Activity,
 }
 
 /// How the response's body goes on to the client.

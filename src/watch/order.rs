@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::hub::{EntityIndex, lock};
+use crate::{hub::EntityIndex, lock::lock};
 
 type Key = (EntityIndex, Box<str>);
 

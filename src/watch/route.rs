@@ -13,6 +13,8 @@ pub(crate) struct Routes {
     /// Nearly every request is none of ours; these answer that without walking the tree.
     prefixes: Vec<Box<str>>,
     methods: Vec<(Method, matchit::Router<Route>)>,
+    /// Where pages read what there is, of one entity or of several at once.
+    lists: matchit::Router<Vec<EntityIndex>>,
 }
 
 /// What a route does.
@@ -34,13 +36,18 @@ pub(crate) struct Matched {
 
 impl Routes {
     pub(crate) fn new(entities: &[Entity]) -> Result<Self, ConfigError> {
-        let mut routes = Self { prefixes: Vec::new(), methods: Vec::new() };
+        let mut routes = Self { prefixes: Vec::new(), methods: Vec::new(), lists: matchit::Router::new() };
+        let mut lists: Vec<(&str, Vec<EntityIndex>)> = Vec::new();
         for (entity, index) in entities.iter().zip(0_u16..) {
+            for path in &entity.lists {
+                let path = without_slash(path);
+                match lists.iter_mut().find(|(known, _)| *known == path) {
+                    Some((_, sharing)) => sharing.push(EntityIndex(index)),
+                    None => lists.push((path, vec![EntityIndex(index)])),
+                }
+            }
             for route in &entity.routes {
-                let path = match route.path.strip_suffix('/') {
-                    Some(bare) if !bare.is_empty() => bare,
-                    _ => route.path.as_str(),
-                };
+                let path = without_slash(&route.path);
                 let refuse = |reason: &str| ConfigError::RoutePath {
                     entity: entity.name.clone(),
                     path: path.to_owned(),
@@ -69,9 +76,21 @@ impl Routes {
                     },
                     other => refuse(&other.to_string()),
                 })?;
-                let literal = path.find('{').map_or(path, |at| &path[..at]);
-                routes.prefixes.push(literal.into());
+                routes.prefixes.push(literal(path).into());
             }
+        }
+        for (path, sharing) in lists {
+            let entity = sharing.first().and_then(|first| entities.get(usize::from(first.0)));
+            let refuse = |reason: String| ConfigError::RoutePath {
+                entity: entity.map(|entity| entity.name.clone()).unwrap_or_default(),
+                path: path.to_owned(),
+                reason,
+            };
+            if !path.starts_with('/') {
+                return Err(refuse("it must start with '/'".to_owned()));
+            }
+            routes.lists.insert(path, sharing).map_err(|error| refuse(error.to_string()))?;
+            routes.prefixes.push(literal(path).into());
         }
         routes.prefixes.sort();
         routes.prefixes.dedup();
@@ -93,6 +112,15 @@ impl Routes {
         Some(Matched { route: found.value.clone(), id })
     }
 
+    /// The entities whose objects a GET of this path reads.
+    pub(crate) fn find_list(&self, path: &str) -> &[EntityIndex] {
+        let path = normalized(path);
+        if !self.prefixes.iter().any(|prefix| path.starts_with(&**prefix)) {
+            return &[];
+        }
+        self.lists.at(&path).map_or(&[], |found| found.value)
+    }
+
     fn tree(&mut self, method: &Method) -> &mut matchit::Router<Route> {
         let at = match self.methods.iter().position(|(known, _)| known == method) {
             Some(at) => at,
@@ -103,6 +131,15 @@ impl Routes {
         };
         &mut self.methods[at].1
     }
+}
+
+/// A pattern up to its first parameter.
+fn literal(pattern: &str) -> &str {
+    pattern.find('{').map_or(pattern, |at| &pattern[..at])
+}
+
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path)
 }
 
 /// The path as routers see it: without a trailing slash, and with needless escapes undone (RFC 3986 6.2.2.2: those of

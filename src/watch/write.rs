@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::{change::Change, hub::lock};
+use crate::{change::Change, lock::lock};
 
 /// A handle in the extensions of every watched request: the handler says what the write did.
 ///

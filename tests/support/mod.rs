@@ -26,7 +26,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::CloseFrame},
 };
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
-use tower_live_updates::{Builder, Entity, LiveUpdates, LiveUpdatesLayer, RequestBody, Unauthenticated};
+use tower_live_updates::{Builder, Delivery, Entity, LiveUpdates, LiveUpdatesLayer, RequestBody, Unauthenticated};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
@@ -36,7 +36,8 @@ pub const TOKEN: &str = "demo";
 
 /// A builder with the scheduler's events, not yet told who may connect.
 pub fn builder() -> Builder<Unauthenticated> {
-    LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
+    let builder = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain);
+    builder.entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
 }
 
 /// The usual: scheduler events, one token.

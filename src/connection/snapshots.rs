@@ -1,0 +1,110 @@
+//! What the store says, for pages that lost their place: asked once for many.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    auth::Identity,
+    entity::ReadAll,
+    hook::guarded,
+    hub::{EntityIndex, SnapshotFrames},
+    lock::lock,
+    publish::Publisher,
+};
+
+/// An answer of the store is good for this long.
+const SHARED_FOR: Duration = Duration::from_secs(2);
+/// Stores are asked this often at one time.
+const AT_ONCE: usize = 4;
+/// A store that failed is asked again after these times.
+const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+type Answer = Shared<BoxFuture<'static, Option<Arc<SnapshotFrames>>>>;
+
+/// Asks the entities' snapshot hooks.
+pub(crate) struct Snapshots {
+    publisher: Publisher,
+    hook_timeout: Duration,
+    asking: Arc<Semaphore>,
+    answers: Mutex<HashMap<(EntityIndex, Box<str>), Asked>>,
+}
+
+struct Asked {
+    at: Instant,
+    answer: Answer,
+}
+
+impl Snapshots {
+    pub(crate) fn new(publisher: Publisher, hook_timeout: Duration) -> Self {
+        Self { publisher, hook_timeout, asking: Arc::new(Semaphore::new(AT_ONCE)), answers: Mutex::default() }
+    }
+
+    /// The rows of an entity as this identity may see them; `None` where there is no hook, or it failed.
+    pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity) -> Option<Arc<SnapshotFrames>> {
+        let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
+        self.answer(entity, identity, hook).await
+    }
+
+    fn answer(&self, entity: EntityIndex, identity: &Identity, hook: ReadAll) -> Answer {
+        let now = Instant::now();
+        let mut answers = lock(&self.answers);
+        answers.retain(|_, asked| asked.answer.peek().is_none() || now < asked.at + SHARED_FOR);
+        let asked = answers.entry((entity, identity.principal().into())).or_insert_with(|| {
+            let ask =
+                ask(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.asking.clone());
+            Asked { at: now, answer: ask.boxed().shared() }
+        });
+        asked.answer.clone()
+    }
+}
+
+async fn ask(
+    publisher: Publisher,
+    entity: EntityIndex,
+    identity: Identity,
+    hook: ReadAll,
+    timeout: Duration,
+    asking: Arc<Semaphore>,
+) -> Option<Arc<SnapshotFrames>> {
+    let observer = &publisher.observer;
+    let name = &publisher.entities.get(usize::from(entity.0))?.name;
+    for again_after in AGAIN_AFTER.into_iter().map(Some).chain([None]) {
+        let at = publisher.hub.head();
+        let answer = {
+            let _permit = asking.acquire().await.ok()?;
+            guarded(timeout, || hook(identity.clone())).await
+        };
+        let failure = match answer {
+            Ok(Ok(everything)) => {
+                let (frames, unbearable) = publisher.hub.snapshot(entity, at, &everything.rows, &everything.gone);
+                if unbearable > 0 {
+                    observer.warn(format_args!(
+                        "{unbearable} rows of {name:?} would make pages stop saving and are not sent to those that \
+                         come back; see Entity::check"
+                    ));
+                }
+                return Some(Arc::new(frames));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        observer.hooks_failed.up();
+        observer.warn(format_args!("the snapshot hook of {name:?} failed: {failure}"));
+        if let Some(time) = again_after {
+            sleep(time).await;
+        }
+    }
+    None
+}

@@ -1,0 +1,208 @@
+//! The fast way: one task per worker hands what is new to the subscribers of its shard, and one says again what has
+//! settled.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use crate::{
+    hub::{EntityIndex, Hub, feed::Subscriber},
+    lock::lock,
+};
+
+/// Sockets written to before a fan-out task lets others run.
+const YIELD_EVERY: usize = 128;
+/// While writes come, it is looked this often whether they have gone quiet.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A run of new records.
+pub(super) struct Batch {
+    pub(super) start: u64,
+    pub(super) records: Vec<Said>,
+    pub(super) now: Instant,
+}
+
+/// One record, as the fast way needs it.
+pub(super) struct Said {
+    pub(super) entity: EntityIndex,
+    pub(super) frame: Bytes,
+    /// Its subscribers must look at it themselves.
+    pub(super) only_slowly: bool,
+}
+
+impl Batch {
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.records.len() as u64
+    }
+}
+
+/// What is told once more to everyone.
+#[derive(Debug)]
+pub(super) struct Repeat {
+    pub(super) entity: EntityIndex,
+    /// It begins here …
+    pub(super) from: u64,
+    /// … and whoever has been handed everything before this can hear it.
+    pub(super) until: u64,
+    /// `None` where it is so much that each is told at its own pace.
+    pub(super) frames: Option<Vec<Bytes>>,
+    pub(super) only_deletions: bool,
+}
+
+/// The subscribers one fan-out task serves.
+#[derive(Default)]
+pub(super) struct Shard {
+    pub(super) subscribers: Mutex<Slab<Arc<Subscriber>>>,
+    pub(super) news: Notify,
+    repeats: Mutex<Vec<Arc<Repeat>>>,
+    served: AtomicBool,
+    /// Where the fan-out stands: everything before it has been handed out or left to the slow way.
+    position: OnceLock<AtomicU64>,
+}
+
+impl Shard {
+    /// Starts the fan-out task unless one runs. A runtime that went away has taken its task along; the next
+    /// subscriber's runtime then starts another.
+    pub(super) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
+        if !self.served.swap(true, Ordering::AcqRel) {
+            // Fixed before anybody's first round of the slow way, which reads what came earlier.
+            self.position.get_or_init(|| AtomicU64::new(hub.head()));
+            tokio::spawn(fan_out(Arc::downgrade(hub), Served(self.clone())));
+        }
+    }
+
+    /// Has everyone told once more.
+    pub(super) fn repeat(&self, repeat: Arc<Repeat>) {
+        lock(&self.repeats).push(repeat);
+        self.news.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_served(&self) -> bool {
+        self.served.load(Ordering::Acquire)
+    }
+
+    /// Up to `YIELD_EVERY` subscribers from a place on, and the place to go on from.
+    fn some(&self, from: usize, into: &mut Vec<Arc<Subscriber>>) -> Option<usize> {
+        let subscribers = lock(&self.subscribers);
+        let until = from + YIELD_EVERY;
+        into.extend((from..until).filter_map(|place| subscribers.get(place)).cloned());
+        (until < subscribers.capacity()).then_some(until)
+    }
+
+    /// Does something with everyone, letting others run in between.
+    async fn for_each(&self, mut act: impl FnMut(&[Arc<Subscriber>])) {
+        let mut from = Some(0);
+        let mut some = Vec::with_capacity(YIELD_EVERY);
+        while let Some(place) = from {
+            some.clear();
+            from = self.some(place, &mut some);
+            act(&some);
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Marks a shard as served for as long as its task lives.
+struct Served(Arc<Shard>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served.store(false, Ordering::Release);
+    }
+}
+
+async fn fan_out(hub: Weak<Hub>, turn: Served) {
+    let shard = &turn.0;
+    let Some(position) = shard.position.get() else {
+        return;
+    };
+    loop {
+        let Some(batch) = hub.upgrade().map(|hub| hub.batch(position.load(Ordering::Acquire))) else {
+            return;
+        };
+        if !batch.records.is_empty() {
+            shard.for_each(|some| deliver(&hub, some, &batch)).await;
+            position.store(batch.end(), Ordering::Release);
+            continue;
+        }
+        let repeats = std::mem::take(&mut *lock(&shard.repeats));
+        if repeats.is_empty() {
+            shard.news.notified().await;
+        }
+        for repeat in repeats {
+            let say = |some: &[Arc<Subscriber>]| {
+                for subscriber in some {
+                    subscriber.repeat(&repeat, batch.now);
+                }
+            };
+            shard.for_each(say).await;
+        }
+    }
+}
+
+/// Hands a batch to some of a shard's subscribers.
+fn deliver(hub: &Weak<Hub>, some: &[Arc<Subscriber>], batch: &Batch) {
+    let Some(hub) = hub.upgrade() else {
+        return;
+    };
+    let (mut wanted, mut frames) = (Vec::new(), Vec::new());
+    for subscriber in some {
+        subscriber.deliver(&hub, batch, &mut wanted, &mut frames);
+    }
+}
+
+/// The task that says again what has settled; there is one as long as somebody listens.
+#[derive(Debug, Default)]
+pub(super) struct Settler {
+    runs: Arc<AtomicBool>,
+    pub(super) news: Arc<Notify>,
+}
+
+impl Settler {
+    pub(super) fn serve(&self, hub: &Arc<Hub>) {
+        if !self.runs.swap(true, Ordering::AcqRel) {
+            let turn = Running(self.runs.clone());
+            tokio::spawn(settle(Arc::downgrade(hub), self.news.clone(), hub.times.deletions_every, turn));
+        }
+    }
+}
+
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+async fn settle(hub: Weak<Hub>, news: Arc<Notify>, deletions_every: Duration, _turn: Running) {
+    let mut deletions = interval_at(Instant::now() + deletions_every, deletions_every);
+    deletions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let Some(due) = hub.upgrade().map(|hub| hub.settle(Instant::now())) else {
+            return;
+        };
+        let due = due.map(|due| due.min(Instant::now() + LOOK_EVERY));
+        tokio::select! {
+            () = news.notified() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            _ = deletions.tick() => {
+                if let Some(hub) = hub.upgrade() {
+                    hub.repeat_deletions(Instant::now());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,768 @@
+//! One follower of the log: where it stands, what it follows, and what it must hear again.
+
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    hub::{
+        Delivery, EntityIndex, Hub, RowKind, SnapshotFrames,
+        fanout::{Batch, Repeat, Shard},
+        log::{Log, Matter},
+        session::Hold,
+        settle::Settle,
+    },
+    lock::lock,
+    protocol,
+};
+
+/// Where a subscriber's frames go.
+pub(crate) trait Outlet: Send + Sync {
+    /// Takes whole frames, in order, as many as it can without waiting. What it has taken it will deliver.
+    fn offer(&self, frames: &[&Bytes]) -> Taken;
+    /// True when the fan-out may offer frames; false where only the subscriber's own task can write.
+    fn is_direct(&self) -> bool;
+    /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
+    fn wake(&self);
+}
+
+/// How an offer went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Frames taken, from the front.
+    pub(crate) frames: usize,
+    /// True when nothing waits to be written, so that more may be offered at once.
+    pub(crate) clear: bool,
+}
+
+/// How far a subscriber got on the slow way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It has everything; wait to be woken, or until this time.
+    CaughtUp(Option<Instant>),
+    /// There is more to read at once.
+    More,
+    /// The outlet must be written out first.
+    Blocked,
+    /// Records it has not seen are gone from the log.
+    FellOff,
+    /// Only the store can tell where this entity stands: see [`Hub::resynchronise`].
+    Lost(EntityIndex),
+}
+
+/// Where a new subscriber was when the log last knew of it.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Nobody knows: it hears what happens from now on.
+    Unknown,
+    /// A page that comes, or comes back, with a key.
+    Page {
+        /// Its session; `None` where it has none of its own.
+        hold: Option<Hold>,
+        /// What it may have missed begins here; `None` when that was in another log.
+        missed_from: Option<u64>,
+    },
+}
+
+/// Records looked at in one share of the slow way.
+const SHARE_RECORDS: usize = 512;
+/// Bytes in one share of the slow way.
+const SHARE_BYTES: usize = 128 * 1024;
+/// How often a replay is given again although somebody was saving each time.
+const ATTEMPTS: u8 = 3;
+
+/// One follower of the log.
+pub(crate) struct Subscriber {
+    pub(super) feed: Mutex<Feed>,
+    pub(super) outlet: Arc<dyn Outlet>,
+    pub(super) shard: Arc<Shard>,
+    pub(super) place: OnceLock<usize>,
+}
+
+/// Where a subscriber stands and what it follows.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// The sequence number of the first record it has not been handed.
+    cursor: u64,
+    subscriptions: Vec<Subscription>,
+    way: Way,
+    origin: Origin,
+    /// When a ping is to ride along next.
+    ping_due: Instant,
+    /// The latest ping, and what its pong will acknowledge.
+    asked: Option<Asked>,
+    pings: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    payload: [u8; 8],
+    positions: Vec<(EntityIndex, u64)>,
+}
+
+/// An entity, and how it is heard.
+#[derive(Debug)]
+struct Subscription {
+    entity: EntityIndex,
+    /// The first record of it that is wanted.
+    from: u64,
+    /// On the way to the head: of each object only the newest state is told, to pages that may have it or not.
+    replaying: bool,
+    lost: Option<Lost>,
+    again: Option<Box<Again>>,
+}
+
+/// What must come from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    Unasked,
+    Asked,
+}
+
+/// What is told once more.
+#[derive(Debug)]
+struct Again {
+    from: u64,
+    /// What stands for everything before `from`.
+    snapshot: Option<Arc<SnapshotFrames>>,
+    /// It has not been told to its end yet.
+    is_first: bool,
+    step: Step,
+    attempts: u8,
+    /// Until when a form may be open that keeps its page from applying a deletion.
+    deletions_until: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// It is told at this time.
+    Due(Instant),
+    /// It is being told.
+    Telling { place: Place, only_deletions: bool },
+    /// It was told then, and is told again if somebody was saving.
+    Told(Instant),
+    /// Only its deletions are told again.
+    Deletions(Instant),
+}
+
+/// How far a telling has got: deletions, then rows of the store, then the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    tombstone: u64,
+    row: usize,
+    sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Fast,
+    Slow,
+    Left,
+}
+
+impl Feed {
+    pub(super) fn new(head: u64, origin: Origin, now: Instant) -> Self {
+        Self {
+            cursor: head,
+            subscriptions: Vec::new(),
+            // The first round of the slow way puts a direct outlet on the fast way.
+            way: Way::Slow,
+            origin,
+            ping_due: now,
+            asked: None,
+            pings: 0,
+        }
+    }
+
+    fn find(&mut self, entity: EntityIndex) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|known| known.entity == entity)
+    }
+
+    fn wanted(&self, entity: EntityIndex, sequence: u64) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|known| known.entity == entity && known.from <= sequence)
+    }
+
+    fn next_due(&self, overlap: Duration) -> Option<Instant> {
+        self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.due(overlap)).min()
+    }
+}
+
+impl Subscription {
+    /// Everything before this is known to be on the page once what was written so far has arrived.
+    fn safe(&self, cursor: u64, settled: u64, unsettled_from: Option<u64>) -> Option<u64> {
+        if self.lost.is_some() {
+            return None;
+        }
+        let mut safe = cursor.min(settled);
+        if let Some(again) = &self.again {
+            if !matches!(again.step, Step::Deletions(_) | Step::Telling { only_deletions: true, .. }) {
+                if again.snapshot.is_some() {
+                    return None;
+                }
+                safe = safe.min(again.from);
+            }
+        }
+        Some(safe.min(unsettled_from.unwrap_or(u64::MAX)))
+    }
+
+    /// Tells everything from `from` on again, at `due`.
+    fn tell_again(&mut self, from: u64, due: Instant) {
+        match &mut self.again {
+            Some(again) => {
+                again.from = again.from.min(from);
+                match &mut again.step {
+                    Step::Due(earlier) => *earlier = due.min(*earlier),
+                    Step::Telling { place, only_deletions: false } => place.sequence = place.sequence.min(from),
+                    step => *step = Step::Due(due),
+                }
+            }
+            None => {
+                self.again = Some(Box::new(Again {
+                    from,
+                    snapshot: None,
+                    is_first: true,
+                    step: Step::Due(due),
+                    attempts: 0,
+                    deletions_until: None,
+                }));
+            }
+        }
+    }
+}
+
+impl Again {
+    fn due(&self, overlap: Duration) -> Option<Instant> {
+        match self.step {
+            Step::Due(due) | Step::Deletions(due) => Some(due),
+            Step::Told(then) => Some(then + overlap),
+            Step::Telling { .. } => None,
+        }
+    }
+
+    fn beginning(&self, only_deletions: bool) -> Place {
+        let tombstone = match (only_deletions, &self.snapshot) {
+            (true, None) => self.from,
+            (_, Some(_)) => 0,
+            (false, None) => u64::MAX,
+        };
+        Place { tombstone, row: 0, sequence: if only_deletions { u64::MAX } else { self.from } }
+    }
+}
+
+/// What is told next, with the place to go on from should it not be taken.
+struct Share {
+    frames: Vec<(Place, Bytes)>,
+    end: Place,
+    /// Nothing follows.
+    is_last: bool,
+}
+
+impl Hub {
+    /// Starts an entity for a subscriber: a page hears first what it missed, everyone what is told from now on. Doing
+    /// so twice changes nothing.
+    pub(crate) fn subscribe(&self, subscriber: &Subscriber, entity: EntityIndex, now: Instant) -> bool {
+        let mut feed = lock(&subscriber.feed);
+        let log = lock(&self.log);
+        if feed.find(entity).is_some() {
+            return false;
+        }
+        let head = log.head();
+        let (missed_from, comes_back) = match &feed.origin {
+            _ if self.delivery == Delivery::Plain => (Some(head), true),
+            Origin::Unknown => (Some(head), true),
+            Origin::Page { hold, missed_from } => {
+                let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
+                (known.or(*missed_from), known.is_some())
+            }
+        };
+        let mut subscription = Subscription { entity, from: head, replaying: false, lost: None, again: None };
+        match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
+            None => {
+                subscription.lost = Some(Lost::Unasked);
+                subscription.from = u64::MAX;
+            }
+            Some(from) => {
+                if from < head {
+                    // The others have been handed what lies between.
+                    let cursor = feed.cursor;
+                    for known in &mut feed.subscriptions {
+                        known.from = known.from.max(cursor);
+                    }
+                    feed.cursor = cursor.min(from);
+                    subscription.from = from;
+                    subscription.replaying = true;
+                    self.tally.replays.up();
+                }
+                if from < head || !comes_back {
+                    // A list may arrive later than this, or the page be saving at the moment.
+                    subscription.again = Some(Box::new(Again {
+                        from,
+                        snapshot: None,
+                        is_first: true,
+                        step: Step::Due(now + self.times.replay_again),
+                        attempts: ATTEMPTS,
+                        deletions_until: comes_back.then(|| now + self.times.deletions_for),
+                    }));
+                }
+            }
+        }
+        let is_live = !subscription.replaying && subscription.lost.is_none();
+        let has_plans = subscription.again.is_some();
+        feed.subscriptions.push(subscription);
+        if !is_live {
+            feed.way = Way::Slow;
+        }
+        drop(log);
+        drop(feed);
+        if !is_live || has_plans {
+            subscriber.outlet.wake();
+        }
+        true
+    }
+
+    /// Brings an entity that is [`Progress::Lost`] to what the store says; without a snapshot, only tells the page that
+    /// it must load its list again.
+    pub(crate) fn resynchronise(
+        &self,
+        subscriber: &Subscriber,
+        entity: EntityIndex,
+        snapshot: Option<Arc<SnapshotFrames>>,
+        now: Instant,
+    ) {
+        if snapshot.is_some() {
+            self.tally.snapshots.up()
+        } else {
+            self.tally.gaps.up()
+        }
+        let mut feed = lock(&subscriber.feed);
+        let log = lock(&self.log);
+        let snapshot = snapshot.unwrap_or_else(|| {
+            let hears_of_resyncs = feed.find(self.resync).is_some();
+            Arc::new(self.marker(entity, log.base(), hears_of_resyncs))
+        });
+        let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
+            return;
+        };
+        let mut again = Again {
+            from: snapshot.at.max(log.base()),
+            snapshot: Some(snapshot),
+            is_first: true,
+            step: Step::Due(now),
+            attempts: ATTEMPTS,
+            deletions_until: Some(now + self.times.deletions_for),
+        };
+        again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
+        subscription.again = Some(Box::new(again));
+        subscription.lost = None;
+        subscription.from = log.head();
+        feed.way = Way::Slow;
+        drop(log);
+        drop(feed);
+        subscriber.outlet.wake();
+    }
+
+    /// One round of the slow way for a subscriber whose outlet is written out.
+    pub(crate) fn catch_up(&self, subscriber: &Subscriber, now: Instant) -> Progress {
+        // In this order everywhere: whoever holds the log waits for nobody.
+        let mut feed = lock(&subscriber.feed);
+        if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.lost == Some(Lost::Unasked)) {
+            lost.lost = Some(Lost::Asked);
+            return Progress::Lost(lost.entity);
+        }
+        let log = lock(&self.log);
+        let someone_wants_it = |known: &Subscription| known.from < log.base();
+        if !feed.subscriptions.iter().any(someone_wants_it) {
+            // What is gone from the log was nothing to it.
+            feed.cursor = feed.cursor.max(log.base());
+        }
+        let Some(unread) = log.since(feed.cursor) else {
+            return Progress::FellOff;
+        };
+        let mut share: Vec<(u64, Bytes)> = Vec::new();
+        let mut bytes = 0;
+        let mut read_to = feed.cursor;
+        let mut lost = None;
+        for (sequence, record) in unread.take(SHARE_RECORDS) {
+            if let Some(subscription) = feed.wanted(record.entity, sequence) {
+                if bytes > SHARE_BYTES {
+                    break;
+                }
+                let frame = match &record.matter {
+                    Matter::Refresh if self.voice(record.entity).has_snapshot => {
+                        lost = Some((record.entity, sequence));
+                        break;
+                    }
+                    Matter::Message | Matter::Refresh => Some(record.frame.clone()),
+                    Matter::Change(_) if !subscription.replaying => Some(record.frame.clone()),
+                    Matter::Change(subject) => {
+                        let is_newest = log.is_newest(record.entity, &subject.id, sequence);
+                        is_newest.then(|| self.once_more(record.entity, subject, &record.frame))
+                    }
+                };
+                if let Some(frame) = frame {
+                    bytes += frame.len();
+                    share.push((sequence, frame));
+                }
+            }
+            read_to = sequence + 1;
+        }
+        let at_head = read_to == log.head();
+        if share.is_empty() {
+            feed.cursor = read_to;
+            if let Some((entity, sequence)) = lost {
+                drop(log);
+                if let Some(subscription) = feed.find(entity) {
+                    subscription.from = u64::MAX;
+                    subscription.again = None;
+                    subscription.lost = Some(Lost::Unasked);
+                    feed.cursor = sequence + 1;
+                }
+                return Progress::More;
+            }
+            if !at_head {
+                return Progress::More;
+            }
+            for subscription in &mut feed.subscriptions {
+                subscription.replaying = false;
+            }
+            return self.tell_again(subscriber, &mut feed, &log, now);
+        }
+        drop(log);
+        let frames: Vec<&Bytes> = share.iter().map(|(_, frame)| frame).collect();
+        let taken = subscriber.outlet.offer(&frames);
+        feed.cursor = match share.get(taken.frames) {
+            Some((sequence, _)) => *sequence,
+            None => read_to,
+        };
+        if taken.clear { Progress::More } else { Progress::Blocked }
+    }
+
+    /// What is told once more to a subscriber that stands at the head.
+    fn tell_again(&self, subscriber: &Subscriber, feed: &mut Feed, log: &Log, now: Instant) -> Progress {
+        let overlap = self.times.settle.overlap;
+        for subscription in &mut feed.subscriptions {
+            let entity = subscription.entity;
+            let Some(again) = &mut subscription.again else {
+                continue;
+            };
+            if again.due(overlap).is_some_and(|due| due <= now) {
+                let settle = lock(&self.settles);
+                let settle = &settle[usize::from(entity.0)];
+                if !self.next_step(again, settle, now) {
+                    subscription.again = None;
+                    continue;
+                }
+            }
+            let Step::Telling { place, only_deletions } = again.step else {
+                continue;
+            };
+            let share = self.share(log, entity, again, place, only_deletions, now);
+            let frames: Vec<&Bytes> = share.frames.iter().map(|(_, frame)| frame).collect();
+            let taken = subscriber.outlet.offer(&frames);
+            self.tally.repeats.add(taken.frames as u64);
+            let place = share.frames.get(taken.frames).map_or(share.end, |(place, _)| *place);
+            again.step = if share.is_last && taken.frames == share.frames.len() {
+                again.is_first = false;
+                if only_deletions { Step::Deletions(now + self.times.deletions_every) } else { Step::Told(now) }
+            } else {
+                Step::Telling { place, only_deletions }
+            };
+            if !taken.clear {
+                feed.way = Way::Slow;
+                return Progress::Blocked;
+            }
+            return Progress::More;
+        }
+        if subscriber.outlet.is_direct() && feed.way == Way::Slow {
+            feed.way = Way::Fast;
+        }
+        Progress::CaughtUp(feed.next_due(overlap))
+    }
+
+    /// Moves on at its time; false when nothing is left to be told.
+    fn next_step(&self, again: &mut Again, settle: &Settle, now: Instant) -> bool {
+        let deletions = |again: &mut Again| {
+            let go_on = again.deletions_until.is_some_and(|until| until > now);
+            again.step = Step::Deletions(now + self.times.deletions_every);
+            go_on
+        };
+        match again.step {
+            Step::Due(_) => {
+                again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
+                true
+            }
+            Step::Told(then) if again.attempts > 0 && !settle.is_calm_since(then, now) => {
+                again.attempts -= 1;
+                again.step = Step::Due(now + self.times.settle.quiet);
+                true
+            }
+            Step::Told(_) => deletions(again),
+            Step::Deletions(_) => {
+                let go_on = deletions(again);
+                again.step = Step::Telling { place: again.beginning(true), only_deletions: true };
+                go_on
+            }
+            Step::Telling { .. } => true,
+        }
+    }
+
+    /// The next share of a telling.
+    fn share(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        again: &Again,
+        from: Place,
+        only_deletions: bool,
+        now: Instant,
+    ) -> Share {
+        let voice = self.voice(entity);
+        let mut share = Share { frames: Vec::new(), end: from, is_last: false };
+        let mut bytes = 0;
+        let mut looked_at = 0;
+        let mut place = from;
+        let is_full = |bytes: &usize, looked_at: &usize| *bytes > SHARE_BYTES || *looked_at >= SHARE_RECORDS;
+        // What the log itself tells comes last and need not be told here. Young deletions are told to everyone.
+        let tombstones_end =
+            if only_deletions { log.tombstones_since(now - self.times.deletions_for) } else { again.from };
+        if place.tombstone < tombstones_end {
+            for (sequence, tombstone) in log.tombstones(entity, place.tombstone..tombstones_end) {
+                if is_full(&bytes, &looked_at) {
+                    share.end = Place { tombstone: sequence, ..place };
+                    return share;
+                }
+                looked_at += 1;
+                let frame = voice.buried(tombstone);
+                bytes += frame.len();
+                share.frames.push((Place { tombstone: sequence, ..place }, frame));
+            }
+        }
+        place.tombstone = u64::MAX;
+        if let Some(snapshot) = &again.snapshot {
+            for (row, known) in snapshot.rows.iter().enumerate().skip(place.row) {
+                if is_full(&bytes, &looked_at) {
+                    share.end = Place { row, ..place };
+                    return share;
+                }
+                looked_at += 1;
+                let is_wanted = match known.kind {
+                    RowKind::Object => !only_deletions,
+                    RowKind::Gone => true,
+                    RowKind::Marker => again.is_first,
+                };
+                // What the log tells of it is newer.
+                if is_wanted && !log.is_known_since(entity, &known.id, snapshot.at) {
+                    bytes += known.frame.len();
+                    share.frames.push((Place { row, ..place }, known.frame.clone()));
+                }
+            }
+            place.row = snapshot.rows.len();
+        }
+        if !only_deletions {
+            place.sequence = place.sequence.max(log.base());
+            for (sequence, record) in log.since(place.sequence).into_iter().flatten() {
+                if is_full(&bytes, &looked_at) {
+                    share.end = Place { sequence, ..place };
+                    return share;
+                }
+                looked_at += 1;
+                let Matter::Change(subject) = &record.matter else {
+                    continue;
+                };
+                if record.entity == entity && log.is_newest(entity, &subject.id, sequence) {
+                    let frame = self.once_more(entity, subject, &record.frame);
+                    bytes += frame.len();
+                    share.frames.push((Place { sequence, ..place }, frame));
+                }
+            }
+            place.sequence = log.head();
+        }
+        share.end = place;
+        share.is_last = true;
+        share
+    }
+}
+
+impl Subscriber {
+    /// Ends an entity for this subscriber. False when there was nothing to end.
+    pub(crate) fn unsubscribe(&self, entity: EntityIndex) -> bool {
+        let mut feed = lock(&self.feed);
+        let before = feed.subscriptions.len();
+        feed.subscriptions.retain(|known| known.entity != entity);
+        feed.subscriptions.len() < before
+    }
+
+    /// How many entities it follows.
+    pub(crate) fn subscriptions(&self) -> usize {
+        lock(&self.feed).subscriptions.len()
+    }
+
+    /// Takes it off the list; nothing is handed to its outlet any more.
+    pub(crate) fn leave(&self, hub: &Hub, now: Instant) {
+        let mut feed = lock(&self.feed);
+        // A fan-out task may hold it still.
+        feed.way = Way::Left;
+        if let Origin::Page { hold: Some(hold), .. } = &feed.origin {
+            hub.sessions.leave(hold, now);
+        }
+        drop(feed);
+        if let Some(&place) = self.place.get() {
+            lock(&self.shard.subscribers).try_remove(place);
+        }
+    }
+
+    /// A ping for the end of the line. Its pong will acknowledge what stands before it there.
+    pub(crate) fn ping(&self, hub: &Hub, now: Instant) -> Bytes {
+        let mut feed = lock(&self.feed);
+        match feed.asking(hub, now) {
+            Some(asked) => {
+                let ping = protocol::ping(&asked.payload);
+                feed.asked = Some(asked);
+                ping
+            }
+            None => protocol::ping(&[]),
+        }
+    }
+
+    /// The page has everything that was written before the ping of this payload.
+    pub(crate) fn pong(&self, hub: &Hub, payload: &[u8]) {
+        let mut feed = lock(&self.feed);
+        let Some(asked) = feed.asked.take_if(|asked| asked.payload == payload) else {
+            return;
+        };
+        if let Origin::Page { hold: Some(hold), .. } = &feed.origin {
+            hub.sessions.acknowledge(hold, &asked.positions);
+        }
+    }
+
+    /// Hands over a batch on the fast way, or moves to the slow way.
+    pub(super) fn deliver<'b>(
+        &self,
+        hub: &Hub,
+        batch: &'b Batch,
+        wanted: &mut Vec<(u64, &'b Bytes)>,
+        frames: &mut Vec<&'b Bytes>,
+    ) {
+        let mut feed = lock(&self.feed);
+        if feed.way == Way::Left {
+            return;
+        }
+        if feed.way == Way::Slow || feed.cursor < batch.start {
+            feed.way = Way::Slow;
+            drop(feed);
+            self.outlet.wake();
+            return;
+        }
+        wanted.clear();
+        frames.clear();
+        let mut end = batch.end();
+        let mut is_fast = true;
+        let unseen = batch
+            .records
+            .iter()
+            .zip(batch.start..)
+            .skip(usize::try_from(feed.cursor - batch.start).unwrap_or(usize::MAX));
+        for (said, sequence) in unseen {
+            if feed.wanted(said.entity, sequence).is_some() {
+                if said.only_slowly {
+                    (end, is_fast) = (sequence, false);
+                    break;
+                }
+                wanted.push((sequence, &said.frame));
+                frames.push(&said.frame);
+            }
+        }
+        let mut taken = Taken { frames: 0, clear: true };
+        if !frames.is_empty() {
+            taken = self.outlet.offer(frames);
+        }
+        feed.cursor = match wanted.get(taken.frames) {
+            Some((sequence, _)) => *sequence,
+            None => feed.cursor.max(end),
+        };
+        if is_fast && taken.frames == frames.len() && taken.clear {
+            if !frames.is_empty() {
+                self.ride_along(&mut feed, hub, batch.now);
+            }
+            return;
+        }
+        feed.way = Way::Slow;
+        drop(feed);
+        self.outlet.wake();
+    }
+
+    /// Says again what has settled, to one that stands at the head; others hear it when they get there.
+    pub(super) fn repeat(&self, repeat: &Repeat, now: Instant) {
+        let mut feed = lock(&self.feed);
+        if feed.way == Way::Left {
+            return;
+        }
+        let is_there = feed.way == Way::Fast && feed.cursor >= repeat.until;
+        let Some(subscription) = feed.find(repeat.entity).filter(|known| known.lost.is_none()) else {
+            return;
+        };
+        match &repeat.frames {
+            Some(frames) if is_there => {
+                let frames: Vec<&Bytes> = frames.iter().collect();
+                let taken = self.outlet.offer(&frames);
+                if taken.frames == frames.len() && taken.clear {
+                    return;
+                }
+                if taken.frames < frames.len() && !repeat.only_deletions {
+                    subscription.tell_again(repeat.from, now);
+                }
+            }
+            // There is a next time for these.
+            _ if repeat.only_deletions => return,
+            _ => subscription.tell_again(repeat.from, now),
+        }
+        feed.way = Way::Slow;
+        drop(feed);
+        self.outlet.wake();
+    }
+
+    /// Sends a ping behind what was just written, when it is time for one.
+    fn ride_along(&self, feed: &mut Feed, hub: &Hub, now: Instant) {
+        if now < feed.ping_due {
+            return;
+        }
+        if let Some(asked) = feed.asking(hub, now) {
+            if self.outlet.offer(&[&protocol::ping(&asked.payload)]).frames == 1 {
+                feed.asked = Some(asked);
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// What a ping sent now would have acknowledged; `None` for one without a session.
+    fn asking(&mut self, hub: &Hub, now: Instant) -> Option<Asked> {
+        let Origin::Page { hold: Some(_), .. } = &self.origin else {
+            return None;
+        };
+        self.ping_due = now + hub.times.acknowledge_every;
+        let settled = {
+            let log = lock(&hub.log);
+            now.checked_sub(hub.times.replay_overlap).map_or(log.base(), |then| log.position_at(then))
+        };
+        let settles = lock(&hub.settles);
+        let positions: Vec<(EntityIndex, u64)> = self
+            .subscriptions
+            .iter()
+            .filter_map(|known| {
+                let unsettled_from = settles.get(usize::from(known.entity.0)).and_then(Settle::unsettled_from);
+                Some((known.entity, known.safe(self.cursor, settled, unsettled_from)?))
+            })
+            .collect();
+        drop(settles);
+        if positions.is_empty() {
+            return None;
+        }
+        self.pings += 1;
+        Some(Asked { payload: self.pings.to_be_bytes(), positions })
+    }
+}

@@ -1,0 +1,156 @@
+//! Where pages stand: one session for each page, across its reconnects.
+//!
+//! A page makes its handshake once and names the same key at every reconnect. The key holds the session's id; what of
+//! the log its page is known to have is kept here, and forgotten a while after its last connection has gone.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{hub::EntityIndex, lock::lock};
+
+/// How many sessions are remembered, and for how long after their pages have gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionLimits {
+    pub(crate) sessions: usize,
+    pub(crate) age: Duration,
+}
+
+/// Who comes back: a session, and what proves that it is the same page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionId {
+    pub(crate) id: u128,
+    /// Of the credentials: with others, the id is somebody else's.
+    pub(crate) owner: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    limits: SessionLimits,
+    known: Mutex<Known>,
+    connections: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    sessions: HashMap<u128, Session>,
+    /// Those whose connection has gone, the longest gone first. Some may have come back.
+    gone: VecDeque<(Instant, u128)>,
+}
+
+#[derive(Debug)]
+struct Session {
+    owner: u64,
+    /// The newest connection: two may be open while the server has not noticed that the first is dead.
+    connection: u64,
+    gone: Option<Instant>,
+    /// Of each entity: everything before is known to have reached the page.
+    positions: Vec<(EntityIndex, u64)>,
+}
+
+/// One connection's hold on its session.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    id: SessionId,
+    connection: u64,
+}
+
+impl Sessions {
+    pub(crate) fn new(limits: SessionLimits) -> Self {
+        Self { limits, known: Mutex::default(), connections: AtomicU64::new(0) }
+    }
+
+    /// A connection takes its session over. `None` where it belongs to other credentials, or there are too many.
+    pub(crate) fn take(&self, id: SessionId, now: Instant) -> Option<Hold> {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let known = &mut *lock(&self.known);
+        known.forget(now, self.limits);
+        if let Some(session) = known.sessions.get_mut(&id.id) {
+            if session.owner != id.owner {
+                return None;
+            }
+            session.connection = connection;
+            session.gone = None;
+        } else {
+            if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
+                return None;
+            }
+            let session = Session { owner: id.owner, connection, gone: None, positions: Vec::new() };
+            known.sessions.insert(id.id, session);
+        }
+        Some(Hold { id, connection })
+    }
+
+    /// Where the page stands with an entity, if it has ever acknowledged anything of it.
+    pub(crate) fn position(&self, hold: &Hold, entity: EntityIndex) -> Option<u64> {
+        let known = lock(&self.known);
+        let session = known.sessions.get(&hold.id.id)?;
+        session.positions.iter().find(|(of, _)| *of == entity).map(|(_, position)| *position)
+    }
+
+    /// The page has acknowledged this much, as its newest connection says.
+    pub(crate) fn acknowledge(&self, hold: &Hold, positions: &[(EntityIndex, u64)]) {
+        let mut known = lock(&self.known);
+        let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) else {
+            return;
+        };
+        for &(entity, position) in positions {
+            match session.positions.iter_mut().find(|(of, _)| *of == entity) {
+                Some((_, known)) => *known = position,
+                None => {
+                    session.positions.reserve_exact(1);
+                    session.positions.push((entity, position));
+                }
+            }
+        }
+    }
+
+    /// A connection is over.
+    pub(crate) fn leave(&self, hold: &Hold, now: Instant) {
+        let known = &mut *lock(&self.known);
+        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+            session.gone = Some(now);
+            known.gone.push_back((now, hold.id.id));
+            known.tidy();
+        }
+    }
+
+    /// Sessions remembered.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.known).sessions.len()
+    }
+}
+
+impl Known {
+    fn forget(&mut self, now: Instant, limits: SessionLimits) {
+        while self.gone.front().is_some_and(|(gone, _)| now.saturating_duration_since(*gone) > limits.age) {
+            self.forget_one();
+        }
+    }
+
+    /// Drops the entries of those who came back, when they are many.
+    fn tidy(&mut self) {
+        if self.gone.len() > 2 * self.sessions.len() + 64 {
+            let sessions = &self.sessions;
+            self.gone.retain(|(gone, id)| sessions.get(id).is_some_and(|session| session.gone == Some(*gone)));
+        }
+    }
+
+    /// Forgets the session that has been gone for longest; false when none has.
+    fn forget_one(&mut self) -> bool {
+        while let Some((gone, id)) = self.gone.pop_front() {
+            if self.sessions.get(&id).is_some_and(|session| session.gone == Some(gone)) {
+                self.sessions.remove(&id);
+                return true;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,208 @@
+//! When to say it again: once an entity's writes have gone quiet.
+//!
+//! The stock client drops what is said of an object while it saves that object itself, and holds new objects back
+//! while it saves a new one of its own. Nothing shows which page that was. What was told while some page may have been
+//! saving is a *stretch*: it is told once more, each object in its newest state, when nobody can be saving any more.
+//!
+//! Callers say what time it is; nothing here waits.
+
+use std::{ops::Range, time::Duration};
+
+use tokio::time::Instant;
+
+/// The times of settling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SettleTimes {
+    /// Quiet for this long, and the stretch is told again.
+    pub(crate) quiet: Duration,
+    /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and learns some
+    /// time after the answer left that it is saved.
+    pub(crate) overlap: Duration,
+    /// Without a quiet moment, what is new is told again this often.
+    pub(crate) longest: Duration,
+}
+
+/// A page shows its list this long after the answer left.
+const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// A write or a list that takes longer than this is not waited for.
+const HANGING: Duration = Duration::from_secs(60);
+/// How often a whole stretch may be told again although writes follow at once each time.
+const MOST_CLOSINGS: u32 = 3;
+
+/// One entity's writes, and what of them must be told again.
+#[derive(Debug, Default)]
+pub(crate) struct Settle {
+    writes: InFlight,
+    lists: InFlight,
+    stretch: Option<Stretch>,
+}
+
+/// Requests of one kind.
+#[derive(Debug, Default)]
+struct InFlight {
+    count: usize,
+    begun: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl InFlight {
+    fn begin(&mut self, now: Instant) {
+        self.count += 1;
+        self.begun = Some(now);
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.count = self.count.saturating_sub(1);
+        self.ended = Some(now);
+    }
+
+    /// Since when there has been none; one that hangs counts for a while only.
+    fn quiet_since(&self, now: Instant) -> Quiet {
+        match self.begun {
+            Some(begun) if self.count > 0 && now < begun + HANGING => Quiet::NotNow,
+            Some(begun) if self.count > 0 => Quiet::Since((begun + HANGING).max(self.ended.unwrap_or(begun))),
+            _ => self.ended.map_or(Quiet::Always, Quiet::Since),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Quiet {
+    Always,
+    Since(Instant),
+    NotNow,
+}
+
+/// Writes so close together that pages may have missed something of them.
+#[derive(Debug)]
+struct Stretch {
+    /// The first sequence number that somebody may have missed.
+    from: u64,
+    /// Where the latest two repeats ended; the next one begins at the earlier, so that everything is told twice again.
+    repeated: [u64; 2],
+    /// There was more than one write, or a list that was read meanwhile.
+    contended: bool,
+    /// Something has happened since the latest quiet repeat.
+    fresh: bool,
+    /// The latest repeat, or the beginning.
+    since: Instant,
+    /// Something older than the latest quiet repeat may have been missed with every repeat of it.
+    uncovered: bool,
+    closings: u32,
+}
+
+impl Settle {
+    /// A write arrives, or something is published by hand. `head` is where the log stands.
+    pub(crate) fn write_begins(&mut self, now: Instant, head: u64, times: &SettleTimes) {
+        if self.is_over(now, times) {
+            self.stretch = None;
+        }
+        self.writes.begin(now);
+        match &mut self.stretch {
+            Some(stretch) => {
+                stretch.contended = true;
+                stretch.fresh = true;
+            }
+            None => {
+                self.stretch = Some(Stretch {
+                    from: head,
+                    repeated: [head; 2],
+                    contended: false,
+                    fresh: true,
+                    since: now,
+                    uncovered: false,
+                    closings: 0,
+                });
+            }
+        }
+    }
+
+    /// It is answered.
+    pub(crate) fn write_ends(&mut self, now: Instant) {
+        self.writes.end(now);
+    }
+
+    /// A page asks for the list.
+    pub(crate) fn list_begins(&mut self, now: Instant) {
+        self.lists.begin(now);
+    }
+
+    /// It has the list, or nearly so.
+    pub(crate) fn list_ends(&mut self, now: Instant) {
+        self.lists.end(now);
+    }
+
+    /// Something was told. A list that is read at the same time may be older, and undo it on its page.
+    pub(crate) fn told(&mut self, now: Instant) {
+        let undone = self.lists_quiet_since(now) > Quiet::Since(now);
+        if let Some(stretch) = self.stretch.as_mut().filter(|_| undone) {
+            stretch.contended = true;
+        }
+    }
+
+    /// When to look at it next.
+    pub(crate) fn due(&self, now: Instant, times: &SettleTimes) -> Option<Instant> {
+        let stretch = self.stretch.as_ref()?;
+        let forced = stretch.since + times.longest;
+        match self.quiet_since(now) {
+            Quiet::NotNow => Some(forced),
+            Quiet::Always => Some(now),
+            Quiet::Since(since) if stretch.contended && stretch.fresh => Some((since + times.quiet).min(forced)),
+            Quiet::Since(since) => Some(since.max(stretch.since) + times.overlap),
+        }
+    }
+
+    /// What is to be told again at this time.
+    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Range<u64>> {
+        if self.due(now, times).is_none_or(|due| due > now) {
+            return None;
+        }
+        let is_quiet = self.quiet_since(now) <= Quiet::Since(now.checked_sub(times.quiet)?);
+        let stretch = self.stretch.as_mut()?;
+        let again = if stretch.contended && stretch.fresh {
+            let from = stretch.repeated[0];
+            stretch.repeated = [stretch.repeated[1], head];
+            stretch.fresh = !is_quiet;
+            stretch.uncovered = stretch.from < from;
+            from..head
+        } else if !is_quiet {
+            head..head
+        } else if stretch.uncovered && stretch.closings < MOST_CLOSINGS {
+            // For so long has nobody written that nobody is saving.
+            stretch.uncovered = false;
+            stretch.closings += 1;
+            stretch.from..head
+        } else {
+            self.stretch = None;
+            return None;
+        };
+        stretch.since = now;
+        (!again.is_empty()).then_some(again)
+    }
+
+    /// The first sequence number that somebody may have missed, until it has been told again.
+    pub(crate) fn unsettled_from(&self) -> Option<u64> {
+        self.stretch.as_ref().map(|stretch| stretch.from)
+    }
+
+    /// True when nobody has been writing, or reading a list, from then on.
+    pub(crate) fn is_calm_since(&self, then: Instant, now: Instant) -> bool {
+        self.quiet_since(now) <= Quiet::Since(then)
+    }
+
+    fn is_over(&self, now: Instant, times: &SettleTimes) -> bool {
+        let settled = self.stretch.as_ref().is_some_and(|stretch| !(stretch.contended && stretch.fresh));
+        settled && self.due(now, times).is_some_and(|due| due < now)
+    }
+
+    fn quiet_since(&self, now: Instant) -> Quiet {
+        self.writes.quiet_since(now).max(self.lists_quiet_since(now))
+    }
+
+    fn lists_quiet_since(&self, now: Instant) -> Quiet {
+        match self.lists.quiet_since(now) {
+            Quiet::Since(ended) => Quiet::Since(ended + LIST_ON_ITS_WAY),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use tokio::sync::Notify;
+
+use super::*;
+
+const EVENTS: EntityIndex = EntityIndex(0);
+const CALENDARS: EntityIndex = EntityIndex(1);
+
+fn hub(records: usize) -> Arc<Hub> {
+    hub_with(records, Delivery::Plain)
+}
+
+fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
+    let voices = vec![Voice::new("events", "event"), Voice::new("calendars", "calendar")];
+    let hour = Duration::from_secs(3600);
+    let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
+    Arc::new(Hub::new(delivery, voices, log, times(), SessionLimits { sessions: 100, age: hour }))
+}
+
+fn times() -> DeliveryTimes {
+    let seconds = Duration::from_secs;
+    DeliveryTimes {
+        settle: SettleTimes { quiet: seconds(2), overlap: seconds(4), longest: seconds(10) },
+        replay_again: seconds(5),
+        replay_overlap: seconds(5),
+        first_load: seconds(60),
+        acknowledge_every: seconds(15),
+        deletions_every: seconds(30),
+        deletions_for: seconds(900),
+    }
+}
+
+/// An outlet with so much room, and no more until it is given some.
+#[derive(Default)]
+struct Pipe {
+    direct: bool,
+    room: Mutex<usize>,
+    out: Mutex<Vec<Bytes>>,
+    news: Notify,
+}
+
+impl Pipe {
+    fn new(direct: bool, room: usize) -> Arc<Self> {
+        Arc::new(Self { direct, room: Mutex::new(room), ..Self::default() })
+    }
+
+    fn out(&self) -> Vec<Bytes> {
+        lock(&self.out).clone()
+    }
+}
+
+impl Outlet for Pipe {
+    fn offer(&self, frames: &[&Bytes]) -> Taken {
+        let mut room = lock(&self.room);
+        let taken = frames.len().min(*room);
+        *room -= taken;
+        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone()));
+        Taken { frames: taken, clear: *room > 0 }
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    fn wake(&self) {
+        self.news.notify_one();
+    }
+}
+
+/// One round of what a subscriber's own task does when it has room.
+fn run_slow_way(hub: &Hub, subscriber: &Subscriber) -> Progress {
+    loop {
+        match hub.catch_up(subscriber, Instant::now()) {
+            Progress::More => {}
+            other => return other,
+        }
+    }
+}
+
+fn update(id: u32) -> Change {
+    Change::update(&json!({ "id": id + 1 })).unwrap()
+}
+
+fn frame(hub: &Hub, entity: EntityIndex, change: &Change) -> Bytes {
+    hub.changed(entity, change.kind(), change.id(), change.object(), true).frame
+}
+
+async fn let_others_run() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_fast_way_needs_nobody_but_the_fan_out() {
+    let hub = hub(100);
+    let pipe = Pipe::new(true, 100);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(None));
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    hub.publish(EVENTS, &[update(1), update(2)], None);
+    let_others_run().await;
+    assert_eq!(pipe.out(), [frame(&hub, EVENTS, &update(1)), frame(&hub, EVENTS, &update(2))]);
+}
+
+#[tokio::test]
+async fn a_full_outlet_wakes_its_task_and_loses_nothing() {
+    let hub = hub(100);
+    let pipe = Pipe::new(true, 2);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    run_slow_way(&hub, &subscriber);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    let changes: Vec<Change> = (0..5).map(update).collect();
+    hub.publish(EVENTS, &changes, None);
+    pipe.news.notified().await;
+    assert_eq!(pipe.out().len(), 2);
+    *lock(&pipe.room) = 100;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(None));
+    let all: Vec<Bytes> = changes.iter().map(|change| frame(&hub, EVENTS, change)).collect();
+    assert_eq!(pipe.out(), all);
+}
+
+#[tokio::test]
+async fn a_reader_behind_the_log_is_told_that_it_fell_off() {
+    let hub = hub(3);
+    let pipe = Pipe::new(true, 0);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    run_slow_way(&hub, &subscriber);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    hub.publish(EVENTS, &(0..10).map(update).collect::<Vec<_>>(), None);
+    pipe.news.notified().await;
+    *lock(&pipe.room) = 100;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::FellOff);
+}
+
+#[tokio::test]
+async fn what_was_told_before_a_subscription_stays_untold() {
+    let hub = hub(100);
+    let pipe = Pipe::new(true, 100);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    run_slow_way(&hub, &subscriber);
+    // The fan-out has not run yet when the subscription comes.
+    hub.publish(EVENTS, &[update(1)], None);
+    assert!(hub.subscribe(&subscriber, EVENTS, Instant::now()));
+    assert!(!hub.subscribe(&subscriber, EVENTS, Instant::now()), "twice is once");
+    hub.publish(EVENTS, &[update(2)], None);
+    let_others_run().await;
+    assert_eq!(pipe.out(), [frame(&hub, EVENTS, &update(2))]);
+}
+
+#[tokio::test]
+async fn an_add_never_overrides_what_was_told_since_its_write_began() {
+    let hub = hub(100);
+    let pipe = Pipe::new(true, 100);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    run_slow_way(&hub, &subscriber);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    let object = |kind: fn(&serde_json::Value) -> Result<Change, crate::ChangeError>, id: u32, text: &str| {
+        kind(&json!({ "id": id, "text": text })).unwrap()
+    };
+    let began = hub.head();
+    hub.publish(EVENTS, &[object(Change::update, 1, "newer"), object(Change::add, 2, "newer")], None);
+    hub.publish(EVENTS, &[Change::delete(3).unwrap()], None);
+    let late = [1, 2, 3, 4].map(|id| object(Change::add, id, "older"));
+    hub.publish(EVENTS, &late, Some(began));
+    let_others_run().await;
+    // A partial update is no whole object: what the add knows besides goes with it.
+    hub.publish(EVENTS, &[Change::update(&json!({ "id": 5, "text": "newer" })).unwrap()], None);
+    hub.publish(EVENTS, &[Change::add(&json!({ "id": 5, "text": "older", "x": 1 })).unwrap()], Some(began));
+    // Changes told together do not stand in each other's way.
+    let again = [Change::delete(6).unwrap(), object(Change::add, 6, "again")];
+    hub.publish(EVENTS, &again, Some(began));
+    let_others_run().await;
+    let merged = Change::add(&json!({ "id": 5, "text": "newer", "x": 1 })).unwrap();
+    let rest: Vec<Bytes> = pipe.out().split_off(6);
+    assert_eq!(rest, [merged, again[0].clone(), again[1].clone()].map(|change| frame(&hub, EVENTS, &change)));
+    let told: Vec<Bytes> = pipe.out()[3..5].to_vec();
+    let expected = [object(Change::add, 1, "newer"), object(Change::add, 4, "older")];
+    assert_eq!(told, expected.map(|change| frame(&hub, EVENTS, &change)));
+}
+
+#[tokio::test]
+async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_still() {
+    let hub = hub(100);
+    let pipe = Pipe::new(true, 100);
+    let subscriber = hub.join(pipe.clone(), Origin::Unknown);
+    run_slow_way(&hub, &subscriber);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.leave(&hub, Instant::now());
+    hub.publish(EVENTS, &[update(1)], None);
+    subscriber.deliver(&hub, &hub.batch(0), &mut Vec::new(), &mut Vec::new());
+    assert!(pipe.out().is_empty());
+}
+
+#[tokio::test]
+async fn the_fan_out_ends_with_its_hub() {
+    let hub = hub(100);
+    hub.join(Pipe::new(true, 1), Origin::Unknown);
+    let shard = hub.shards()[0].clone();
+    let_others_run().await;
+    drop(hub);
+    let_others_run().await;
+    assert!(!shard.is_served());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish { entity: bool, count: u32 },
+    Subscribe { who: usize, entity: bool },
+    Unsubscribe { who: usize, entity: bool },
+    Room { who: usize, room: usize },
+    Rest,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (any::<bool>(), 1_u32..6).prop_map(|(entity, count)| Step::Publish { entity, count }),
+        2 => (0_usize..4, any::<bool>()).prop_map(|(who, entity)| Step::Subscribe { who, entity }),
+        1 => (0_usize..4, any::<bool>()).prop_map(|(who, entity)| Step::Unsubscribe { who, entity }),
+        2 => (0_usize..4, 0_usize..5).prop_map(|(who, room)| Step::Room { who, room }),
+        2 => Just(Step::Rest),
+    ]
+}
+
+fn index(calendars: bool) -> EntityIndex {
+    if calendars { CALENDARS } else { EVENTS }
+}
+
+proptest! {
+    /// Whatever the interleaving of publishing, subscribing and full sockets, on both ways: everybody is handed
+    /// what was told while they were subscribed, once and in order. An unsubscription may cut off what is still
+    /// on its way, so what arrives is compared with what was told less such records.
+    #[test]
+    fn everybody_is_handed_everything_once_and_in_order(steps in proptest::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let hub = hub(10_000);
+            let pipes = [true, true, false, false].map(|direct| Pipe::new(direct, 3));
+            let subscribers = pipes.clone().map(|pipe| hub.join(pipe, Origin::Unknown));
+            let mut told: [Vec<Bytes>; 4] = Default::default();
+            let mut follows = [[false; 2]; 4];
+            let mut number = 0;
+            let settle = async |room: Option<usize>| {
+                let_others_run().await;
+                for (subscriber, pipe) in subscribers.iter().zip(&pipes) {
+                    if let Some(room) = room {
+                        *lock(&pipe.room) = room;
+                    }
+                    if *lock(&pipe.room) > 0 {
+                        run_slow_way(&hub, subscriber);
+                    }
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Publish { entity, count } => {
+                        let changes: Vec<Change> = (0..count).map(|n| update(number + n)).collect();
+                        number += count;
+                        for (who, told) in told.iter_mut().enumerate() {
+                            if follows[who][usize::from(entity)] {
+                                told.extend(changes.iter().map(|change| frame(&hub, index(entity), change)));
+                            }
+                        }
+                        hub.publish(index(entity), &changes, None);
+                    }
+                    Step::Subscribe { who, entity } => {
+                        hub.subscribe(&subscribers[who], index(entity), Instant::now());
+                        follows[who][usize::from(entity)] = true;
+                    }
+                    Step::Unsubscribe { who, entity } => {
+                        // Everything on its way arrives first, so that the model knows what was cut off: nothing.
+                        settle(Some(usize::MAX)).await;
+                        settle(None).await;
+                        subscribers[who].unsubscribe(index(entity));
+                        follows[who][usize::from(entity)] = false;
+                    }
+                    Step::Room { who, room } => *lock(&pipes[who].room) = room,
+                    Step::Rest => settle(None).await,
+                }
+            }
+            settle(Some(usize::MAX)).await;
+            settle(None).await;
+            for (pipe, told) in pipes.iter().zip(&told) {
+                prop_assert_eq!(&pipe.out(), told);
+            }
+            Ok(())
+        })?;
+    }
+}

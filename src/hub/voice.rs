@@ -1,0 +1,121 @@
+//! How an entity's changes are said to its pages: live, and to those who come late.
+//!
+//! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
+//! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
+
+use bytes::Bytes;
+
+use crate::{
+    change::{Change, ChangeKind},
+    entity::Widget,
+    hub::log::Tombstone,
+    object::{Object, string},
+    protocol::{self, EventFrame},
+};
+
+/// Everything that is needed to speak of one entity.
+#[derive(Debug)]
+pub(crate) struct Voice {
+    pub(crate) entity: String,
+    pub(crate) payload_key: String,
+    pub(crate) widget: Widget,
+    /// The key under which an object names the one it goes with.
+    pub(crate) parent_key: Option<String>,
+    /// True when the store can be asked for all its rows.
+    pub(crate) has_snapshot: bool,
+}
+
+impl Voice {
+    /// Speaks of anything, in the article's words.
+    pub(crate) fn new(entity: impl Into<String>, payload_key: impl Into<String>) -> Self {
+        Self {
+            entity: entity.into(),
+            payload_key: payload_key.into(),
+            widget: Widget::Any,
+            parent_key: None,
+            has_snapshot: false,
+        }
+    }
+
+    /// Whether pages can bear a row of this kind.
+    pub(crate) fn bears(&self, change: &Change) -> bool {
+        let object = Object::of(change.object()).unwrap_or_default();
+        self.widget.check(change.kind(), &object).is_ok()
+    }
+
+    /// A change as it happens, in the article's words and no others.
+    pub(crate) fn plainly(&self, kind: ChangeKind, object: &str) -> EventFrame {
+        protocol::event(&self.entity, kind.verb(), &self.payload_key, object)
+    }
+
+    /// The newest state of an object, for pages that may have it or not.
+    pub(crate) fn upsert(&self, object: &str, whole: bool) -> Bytes {
+        let update = self.plainly(ChangeKind::Update, object).frame;
+        let addable =
+            whole && Object::of(object).is_some_and(|object| self.widget.check(ChangeKind::Add, &object).is_ok());
+        if !addable {
+            return update;
+        }
+        protocol::glued(&[self.plainly(ChangeKind::Add, object).frame, update])
+    }
+
+    /// That an object is gone; `object` holds its id.
+    ///
+    /// The Scheduler keeps an exception of a series that it is told to delete, to hide that occurrence: where
+    /// `may_be_exception`, it is made an event like others first. A delete that meets the open form of its event
+    /// throws and leaves saving switched off; an update of what is not there any more is skipped by the others and
+    /// switches saving on again.
+    pub(crate) fn gone(&self, object: &str, may_be_exception: bool) -> EventFrame {
+        let delete = self.plainly(ChangeKind::Delete, object);
+        let Some(id) = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)) else {
+            return delete;
+        };
+        match self.widget {
+            Widget::Any => delete,
+            Widget::Scheduler => {
+                let awake = self.plainly(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
+                let ordinary = format!(r#"{{"id":{id},"recurring_event_id":"","original_start":null,"rrule":""}}"#);
+                let first = may_be_exception.then(|| self.plainly(ChangeKind::Update, &ordinary).frame);
+                let before = first.as_ref().map_or(0, Bytes::len);
+                let within = before + (delete.frame.len() - delete.object.len() - protocol::EVENT_TAIL);
+                let frames: Vec<Bytes> = first.into_iter().chain([delete.frame, awake]).collect();
+                let frame = protocol::glued(&frames);
+                EventFrame { object: frame.slice(within..within + delete.object.len()), frame }
+            }
+        }
+    }
+
+    /// That an object is gone, long after it went.
+    pub(crate) fn buried(&self, tombstone: &Tombstone) -> Bytes {
+        self.gone(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
+    }
+
+    /// Whether an object, as far as it is known, can be an exception of a series.
+    pub(crate) fn may_be_exception(&self, known: Option<&[u8]>) -> bool {
+        match (self.widget, known.and_then(Object::parse)) {
+            (Widget::Any, _) => false,
+            (Widget::Scheduler, None) => true,
+            (Widget::Scheduler, Some(object)) => named(&object, "recurring_event_id").is_some(),
+        }
+    }
+
+    /// The id of the object that this one goes with.
+    pub(crate) fn parent(&self, object: &Object<'_>) -> Option<String> {
+        named(object, self.parent_key.as_deref()?)
+    }
+
+    /// What tells a page that it must load its list again.
+    pub(crate) fn resync_marker(&self) -> Bytes {
+        let key = crate::object::quoted(&self.payload_key);
+        protocol::message(&self.entity, &format!(r#"{{"type":"resync",{key}:{{"id":"$resync"}}}}"#))
+    }
+}
+
+/// The id another object is named by, unless it is empty.
+fn named(object: &Object<'_>, key: &str) -> Option<String> {
+    let raw = object.get(key)?;
+    match string(raw) {
+        Some(text) => (!text.is_empty()).then(|| text.into_owned()),
+        None => (raw.starts_with(|first: char| first.is_ascii_digit()) && raw != "0").then(|| raw.to_owned()),
+    }
+}
