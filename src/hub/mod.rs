@@ -8,6 +8,8 @@
 mod fanout;
 mod feed;
 mod log;
+#[cfg(test)]
+mod proof;
 mod session;
 mod settle;
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
     Arc::new(Hub::new(delivery, voices, log, times(), SessionLimits { sessions: 100, age: hour }))
 }
 
-fn times() -> DeliveryTimes {
+pub(super) fn times() -> DeliveryTimes {
     let seconds = Duration::from_secs;
     DeliveryTimes {
         settle: SettleTimes { quiet: seconds(2), overlap: seconds(4), longest: seconds(10) },

@@ -7,8 +7,13 @@ import { until } from "./report.mjs";
 const running = new Set();
 
 /** Starts a program on a free port, and returns it once it has said its address. */
-export async function start(program) {
-  const child = spawn(program, ["--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "pipe"] });
+export function start(program) {
+  return startOn("127.0.0.1:0", program);
+}
+
+/** The same on an address of one's choice, and with more options. */
+export async function startOn(listen, program, ...options) {
+  const child = spawn(program, ["--listen", listen, ...options], { stdio: ["ignore", "pipe", "pipe"] });
   const server = { child, exit: null, said: "" };
   let out = "";
   child.stdout.setEncoding("utf8").on("data", text => { out += text; });
@@ -29,6 +34,12 @@ export async function start(program) {
 export async function stop(server, within) {
   server.child.kill("SIGTERM");
   return until("the program has ended", () => server.exit, within);
+}
+
+/** Gives a program no time for last words, and waits until it has ended. */
+export async function kill(server) {
+  server.child.kill("SIGKILL");
+  return until("the program has ended", () => server.exit);
 }
 
 export function killAll() {

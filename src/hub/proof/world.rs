@@ -1,0 +1,811 @@
+//! One schedule: users, pages, network, store and server in a time of their own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::page::{Answer, Map, Method, Page, Request};
+use crate::{
+    change::Change,
+    entity::Widget,
+    hub::{
+        Activity, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
+        SnapshotFrames, Subscriber, Taken, Voice, tests::times,
+    },
+    lock::lock,
+};
+
+const EVENTS: EntityIndex = EntityIndex(0);
+/// After the last disturbance; deletions are repeated every 30 s.
+const REST: Duration = Duration::from_secs(75);
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
+const RECONNECT: Duration = Duration::from_secs(2);
+const STARTS: [&str; 4] = ["09:00", "10:30", "12:00", "15:15"];
+
+/// Small, quick and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.roll() % bound.max(1) as u64).expect("below a usize")
+    }
+
+    fn one_in(&mut self, many: usize) -> bool {
+        self.below(many) == 0
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.roll() % (to - from + 1))
+    }
+}
+
+/// What the server keeps.
+#[derive(Default)]
+struct Store {
+    rows: BTreeMap<u64, Map>,
+    deleted: BTreeSet<u64>,
+    next: u64,
+    /// When the latest write of an object commits.
+    turns: BTreeMap<String, Instant>,
+}
+
+impl Store {
+    fn get(&self, id: &str) -> Option<Map> {
+        let mut row = self.rows.get(&id.parse().ok()?)?.clone();
+        row.insert("id".to_owned(), id.into());
+        Some(row)
+    }
+
+    fn list(&self) -> Vec<Map> {
+        self.rows.keys().filter_map(|id| self.get(&id.to_string())).collect()
+    }
+
+    fn remove(&mut self, id: &str) -> bool {
+        let Ok(number) = id.parse() else {
+            return false;
+        };
+        let removed = self.rows.remove(&number).is_some();
+        if removed {
+            self.deleted.insert(number);
+        }
+        removed
+    }
+
+    /// Exceptions do not outlive a change of their series.
+    fn drop_exceptions(&mut self, series: &str) -> Vec<String> {
+        let of_it = |row: &Map| row.get("recurring_event_id").and_then(Value::as_str) == Some(series);
+        let dropped: Vec<String> =
+            self.rows.iter().filter(|(_, row)| of_it(row)).map(|(id, _)| id.to_string()).collect();
+        for id in &dropped {
+            self.remove(id);
+        }
+        dropped
+    }
+}
+
+fn text<'m>(row: &'m Map, key: &str) -> &'m str {
+    row.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_series(row: &Map) -> bool {
+    !text(row, "rrule").is_empty() && text(row, "recurring_event_id").is_empty()
+}
+
+/// A socket's buffer.
+struct Pipe {
+    direct: bool,
+    capacity: usize,
+    room: Mutex<usize>,
+    out: Mutex<Vec<Bytes>>,
+    woken: AtomicBool,
+    news: Arc<Notify>,
+}
+
+impl Outlet for Pipe {
+    fn offer(&self, frames: &[&Bytes]) -> Taken {
+        let mut room = lock(&self.room);
+        let taken = frames.len().min(*room);
+        *room -= taken;
+        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone()));
+        self.news.notify_one();
+        Taken { frames: taken, clear: *room > 0 }
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Relaxed);
+        self.news.notify_one();
+    }
+}
+
+struct Socket {
+    client: usize,
+    pipe: Arc<Pipe>,
+    subscriber: Arc<Subscriber>,
+    due: Option<Instant>,
+    /// Nothing arrives any more, in either direction.
+    dark: bool,
+    /// When what was sent before arrives: order is kept.
+    arrives: Instant,
+}
+
+/// A page and the browser around it.
+struct Client {
+    page: Page,
+    session: u128,
+    /// Epoch and sequence number of its handshake.
+    key: Option<(u64, u64)>,
+    socket: Option<u64>,
+    has_list: bool,
+    direct: bool,
+    capacity: usize,
+}
+
+enum Event {
+    /// The page is loaded: list and handshake are on their way.
+    Open(usize),
+    ListAsked(usize),
+    ListRead(usize, Activity),
+    ListLeaves(usize, Vec<Map>, Activity),
+    ListArrives(usize, Vec<Map>),
+    Handshake(usize),
+    Connect(usize),
+    Subscribe(u64),
+    User(usize),
+    CloseForm(usize),
+    Arrives(usize, Request),
+    Commits(usize, Request, Activity, u64),
+    Told(Vec<Change>, u64),
+    Leaves(usize, u64, Answer, Activity),
+    Answered(usize, u64, Answer),
+    Frames(u64, Vec<Bytes>),
+    Pong(u64, Vec<u8>),
+    KeepAlive(u64),
+    Dark(usize),
+    Cut(usize),
+    FoundDead(u64),
+    Asked(u64, u64),
+    Snapshot(u64, Arc<SnapshotFrames>),
+    Restart,
+}
+
+pub(super) struct World {
+    dice: Dice,
+    delivery: Delivery,
+    hub: Arc<Hub>,
+    epoch: u64,
+    log_records: usize,
+    /// The application has a `load` hook.
+    reads_back: bool,
+    has_series: bool,
+    news: Arc<Notify>,
+    store: Store,
+    clients: Vec<Client>,
+    sockets: BTreeMap<u64, Socket>,
+    /// Requests that are not answered yet.
+    requests: usize,
+    events: BTreeMap<(Instant, u64), Event>,
+    counter: u64,
+    writes: u64,
+    begun: Instant,
+    /// What happened, where somebody asks for it.
+    story: Option<Vec<String>>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, delivery: Delivery) -> Self {
+        let mut dice = Dice(seed);
+        let log_records = [1000, 1000, 12][dice.below(3)];
+        Self {
+            delivery,
+            hub: hub(delivery, log_records),
+            epoch: 1,
+            log_records,
+            reads_back: dice.one_in(2),
+            has_series: dice.one_in(3),
+            news: Arc::default(),
+            store: Store { next: 100, ..Store::default() },
+            clients: Vec::new(),
+            sockets: BTreeMap::new(),
+            requests: 0,
+            events: BTreeMap::new(),
+            counter: 0,
+            writes: 0,
+            begun: Instant::now(),
+            story: std::env::var_os("LIVE_UPDATES_STORY").map(|_| Vec::new()),
+            dice,
+        }
+    }
+
+    /// Runs the schedule to its end.
+    pub(super) async fn run(mut self) -> Result<(), String> {
+        // There has been a time before: everything that looks back finds one.
+        tokio::time::advance(Duration::from_secs(7200)).await;
+        self.begun = Instant::now();
+        let end = self.begin() + REST;
+        loop {
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            self.write_out(Instant::now());
+            let due = self.sockets.values().filter_map(|socket| socket.due).min();
+            let next = self.events.first_key_value().map(|((at, _), _)| *at);
+            let next = next.into_iter().chain(due).min().unwrap_or(end).min(end);
+            tokio::select! {
+                biased;
+                () = self.news.notified() => continue,
+                () = sleep_until(next) => {}
+            }
+            let now = Instant::now();
+            if now >= end {
+                return self.verdict();
+            }
+            while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= now) {
+                let event = entry.remove();
+                self.happen(event, now);
+            }
+        }
+    }
+
+    /// Plans the disturbances; says when the last one is over.
+    fn begin(&mut self) -> Instant {
+        let seconds = 6 + self.dice.roll() % 14;
+        for _ in 0..4 + self.dice.below(6) {
+            let row = self.new_event();
+            self.store.next += 1;
+            self.store.rows.insert(self.store.next, row);
+        }
+        let pages = 2 + self.dice.below(3);
+        for at in 0..pages {
+            let client = Client {
+                page: Page::with_temporary_ids_after(1_700_000_000_000 + 1_000_000 * at as u64),
+                session: 77 + at as u128,
+                key: None,
+                socket: None,
+                has_list: false,
+                direct: !self.dice.one_in(4),
+                capacity: if self.dice.one_in(5) { 3 } else { usize::MAX },
+            };
+            self.clients.push(client);
+            let late = if self.dice.one_in(4) { Duration::from_secs(seconds / 2) } else { Duration::ZERO };
+            let opens = late + self.dice.millis(0, 800);
+            self.later(opens, Event::Open(at));
+            let pace = [200, 700, 2500][self.dice.below(3)];
+            let mut acts = late + self.dice.millis(1000, 3000);
+            while acts < Duration::from_secs(seconds) {
+                self.later(acts, Event::User(at));
+                acts += self.dice.millis(pace / 4, pace * 2);
+            }
+            if self.dice.one_in(2) {
+                for _ in 0..1 + self.dice.below(3) {
+                    let fault = if self.dice.one_in(2) { Event::Cut(at) } else { Event::Dark(at) };
+                    let when = self.dice.millis(1500, seconds * 1000);
+                    self.later(when, fault);
+                }
+            }
+        }
+        if self.dice.one_in(5) {
+            let when = self.dice.millis(3000, seconds * 1000);
+            self.later(when, Event::Restart);
+        }
+        // Forms and dark sockets last on for a while.
+        self.begun + Duration::from_secs(seconds + 25)
+    }
+
+    fn new_event(&mut self) -> Map {
+        self.writes += 1;
+        let start = STARTS[self.dice.below(STARTS.len())];
+        let event = json!({
+            "text": format!("event {}", self.writes),
+            "start_date": format!("2026-11-25 {start}"),
+            "end_date": "2026-11-25 18:00",
+        });
+        event.as_object().cloned().unwrap_or_default()
+    }
+
+    fn later(&mut self, after: Duration, event: Event) {
+        self.counter += 1;
+        self.events.insert((Instant::now() + after, self.counter), event);
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:8.3} {}", (Instant::now() - self.begun).as_secs_f64(), line()));
+        }
+    }
+
+    /// Every socket's own task: what it does when it is woken, or its time has come.
+    fn write_out(&mut self, now: Instant) {
+        let numbers: Vec<u64> = self.sockets.keys().copied().collect();
+        for number in numbers {
+            let Some(socket) = self.sockets.get_mut(&number) else {
+                continue;
+            };
+            if socket.due.take_if(|due| *due <= now).is_some() {
+                socket.pipe.woken.store(true, Ordering::Relaxed);
+            }
+            // A full one is woken when it has room again.
+            if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
+                loop {
+                    match self.hub.catch_up(&socket.subscriber, now) {
+                        Progress::More => {}
+                        Progress::Blocked => break,
+                        Progress::CaughtUp(due) => {
+                            socket.due = due;
+                            break;
+                        }
+                        Progress::FellOff => {
+                            self.close(number);
+                            break;
+                        }
+                        Progress::Lost(_) => {
+                            let at = self.hub.head();
+                            let asks = self.dice.millis(0, 300);
+                            self.counter += 1;
+                            self.events.insert((now + asks, self.counter), Event::Asked(number, at));
+                        }
+                    }
+                }
+            }
+            let Some(socket) = self.sockets.get_mut(&number) else {
+                continue;
+            };
+            let frames = std::mem::take(&mut *lock(&socket.pipe.out));
+            if !frames.is_empty() && !socket.dark {
+                socket.arrives = socket.arrives.max(now + self.dice.millis(1, 200));
+                self.counter += 1;
+                self.events.insert((socket.arrives, self.counter), Event::Frames(number, frames));
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Open(at) => {
+                let (list, handshake) = (self.dice.millis(1, 300), self.dice.millis(1, 300));
+                self.later(list, Event::ListAsked(at));
+                self.later(handshake, Event::Handshake(at));
+            }
+            Event::ListAsked(at) => {
+                let activity = self.hub.list_begins(EVENTS);
+                let reads = self.dice.millis(0, 300);
+                self.later(reads, Event::ListRead(at, activity));
+            }
+            Event::ListRead(at, activity) => {
+                let list = self.store.list();
+                let slow = if self.dice.one_in(4) { 6000 } else { 200 };
+                let leaves = self.dice.millis(0, slow);
+                self.later(leaves, Event::ListLeaves(at, list, activity));
+            }
+            Event::ListLeaves(at, list, activity) => {
+                drop(activity);
+                let arrives = self.dice.millis(1, 1500);
+                self.later(arrives, Event::ListArrives(at, list));
+            }
+            Event::ListArrives(at, list) => {
+                self.note(|| format!("page {at} has its list"));
+                self.clients[at].page.load(&list);
+                self.clients[at].has_list = true;
+            }
+            Event::Handshake(at) => {
+                self.clients[at].key = Some((self.epoch, self.hub.handshake(now)));
+                let connects = self.dice.millis(10, 500);
+                self.later(connects, Event::Connect(at));
+            }
+            Event::Connect(at) => self.connect(at, now),
+            Event::Subscribe(number) => {
+                if let Some(socket) = self.sockets.get(&number) {
+                    self.hub.subscribe(&socket.subscriber, EVENTS, now);
+                }
+            }
+            Event::User(at) => self.act(at),
+            Event::CloseForm(at) => {
+                self.note(|| format!("page {at} closes its form"));
+                if self.dice.one_in(2) {
+                    let fields = self.new_event();
+                    self.clients[at].page.save_form(fields);
+                } else {
+                    self.clients[at].page.cancel_form();
+                }
+                if self.dice.one_in(2) {
+                    let fields = self.new_event();
+                    self.clients[at].page.create(fields);
+                }
+                self.send(at);
+            }
+            Event::Arrives(at, request) => {
+                let began = self.hub.head();
+                let activity = self.hub.write_begins(EVENTS);
+                let key = request.id.clone().unwrap_or_else(|| format!("new {at} {}", request.number));
+                let ready = now + self.dice.millis(0, 400);
+                let turn = self.store.turns.entry(key).or_insert(ready);
+                *turn = ready.max(*turn + Duration::from_micros(1));
+                let when = *turn;
+                self.counter += 1;
+                self.events.insert((when, self.counter), Event::Commits(at, request, activity, began));
+            }
+            Event::Commits(at, request, activity, began) => self.commit(at, &request, activity, began),
+            Event::Told(changes, began) => self.tell(&changes, Some(began)),
+            Event::Leaves(at, number, answer, activity) => {
+                drop(activity);
+                let arrives = self.dice.millis(1, 800);
+                self.later(arrives, Event::Answered(at, number, answer));
+            }
+            Event::Answered(at, number, answer) => {
+                self.requests -= 1;
+                self.note(|| format!("page {at} is answered: {answer:?}"));
+                self.clients[at].page.answered(number, answer);
+                self.send(at);
+            }
+            Event::Frames(number, frames) => self.arrive(number, &frames),
+            Event::Pong(number, payload) => {
+                if let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) {
+                    socket.subscriber.pong(&self.hub, &payload);
+                }
+            }
+            Event::KeepAlive(number) => {
+                if let Some(socket) = self.sockets.get(&number) {
+                    let ping = socket.subscriber.ping(&self.hub, now);
+                    lock(&socket.pipe.out).push(ping);
+                    self.later(KEEP_ALIVE, Event::KeepAlive(number));
+                }
+            }
+            Event::Dark(at) => {
+                if let Some(socket) = self.clients[at].socket.and_then(|number| self.sockets.get_mut(&number)) {
+                    socket.dark = true;
+                    self.note(|| format!("page {at} is in the dark"));
+                    let cut = self.dice.millis(500, 5000);
+                    self.later(cut, Event::Cut(at));
+                }
+            }
+            Event::Cut(at) => {
+                if let Some(number) = self.clients[at].socket.take() {
+                    self.note(|| format!("page {at} is cut off"));
+                    if let Some(socket) = self.sockets.get_mut(&number) {
+                        socket.dark = true;
+                    }
+                    // The server may notice long after the page has come back.
+                    let notices = if self.dice.one_in(2) { Duration::ZERO } else { self.dice.millis(0, 8000) };
+                    self.later(notices, Event::FoundDead(number));
+                    self.later(RECONNECT, Event::Connect(at));
+                }
+            }
+            Event::FoundDead(number) => self.close(number),
+            Event::Asked(number, at) => {
+                let rows: Vec<Change> = self.store.list().iter().filter_map(|row| Change::update(row).ok()).collect();
+                let gone: Vec<Change> = self.store.deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
+                let (snapshot, _) = self.hub.snapshot(EVENTS, at, &rows, &gone);
+                let comes = self.dice.millis(0, 300);
+                self.later(comes, Event::Snapshot(number, Arc::new(snapshot)));
+            }
+            Event::Snapshot(number, snapshot) => {
+                if let Some(socket) = self.sockets.get(&number) {
+                    self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), now);
+                }
+            }
+            Event::Restart if self.requests > 0 => self.later(Duration::from_millis(50), Event::Restart),
+            Event::Restart => self.restart(),
+        }
+    }
+
+    fn connect(&mut self, at: usize, now: Instant) {
+        let client = &mut self.clients[at];
+        let pipe = Arc::new(Pipe {
+            direct: client.direct,
+            capacity: client.capacity,
+            room: Mutex::new(client.capacity),
+            out: Mutex::default(),
+            woken: AtomicBool::new(true),
+            news: self.news.clone(),
+        });
+        let hold = self.hub.session(SessionId { id: client.session, owner: 1 }, now);
+        let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
+        let subscriber = self.hub.join(pipe.clone(), Origin::Page { hold, missed_from });
+        self.counter += 1;
+        let number = self.counter;
+        client.socket = Some(number);
+        let socket = Socket { client: at, pipe, subscriber, due: None, dark: false, arrives: now };
+        self.sockets.insert(number, socket);
+        self.note(|| format!("page {at} is connected"));
+        let subscribes = self.dice.millis(2, 300);
+        self.later(subscribes, Event::Subscribe(number));
+        let first = self.dice.millis(12_500, 25_000);
+        self.later(first, Event::KeepAlive(number));
+    }
+
+    /// The server gives a socket up; a page that hears of it comes back.
+    fn close(&mut self, number: u64) {
+        let Some(socket) = self.sockets.remove(&number) else {
+            return;
+        };
+        socket.subscriber.leave(&self.hub, Instant::now());
+        if self.clients[socket.client].socket == Some(number) {
+            self.clients[socket.client].socket = None;
+            self.later(RECONNECT, Event::Connect(socket.client));
+        }
+    }
+
+    /// The server is started anew: its log is empty, and everyone comes back.
+    fn restart(&mut self) {
+        self.note(|| "the server starts anew".to_owned());
+        let numbers: Vec<u64> = self.sockets.keys().copied().collect();
+        for number in numbers {
+            self.close(number);
+        }
+        self.epoch += 1;
+        self.hub = hub(self.delivery, self.log_records);
+    }
+
+    /// A user does something.
+    fn act(&mut self, at: usize) {
+        if !self.clients[at].has_list || self.clients[at].page.form().is_some() {
+            return;
+        }
+        let real = |id: &str| id.len() < 10;
+        let page = &self.clients[at].page;
+        let plain: Vec<String> = page
+            .events()
+            .filter(|(_, row)| text(row, "rrule").is_empty() && text(row, "recurring_event_id").is_empty())
+            .map(|(id, _)| id.to_owned())
+            .collect();
+        let series: Vec<String> =
+            page.events().filter(|(id, row)| real(id) && is_series(row)).map(|(id, _)| id.to_owned()).collect();
+        let is_idle = page.is_idle();
+        // Most of what people do is done to the same few events.
+        let hot = if self.dice.one_in(3) { plain.len() } else { plain.len().min(3) };
+        let chosen = plain.get(self.dice.below(hot)).cloned();
+        let mut fields = self.new_event();
+        if self.dice.one_in(3) {
+            fields.retain(|key, _| key == "text");
+        }
+        let page = &mut self.clients[at].page;
+        let done = match (self.dice.below(20), chosen) {
+            (0..=3, _) => {
+                let fields = self.new_event();
+                format!("creates {}", self.clients[at].page.create(fields))
+            }
+            (4..=5, Some(id)) if plain.len() > 3 => {
+                page.delete(&id);
+                format!("deletes {id}")
+            }
+            (6..=7, Some(id)) if page.open_form(&id) => {
+                let open = self.dice.millis(300, 20_000);
+                self.later(open, Event::CloseForm(at));
+                format!("opens the form of {id}")
+            }
+            (8..=10, _) if self.has_series && is_idle => self.act_on_series(at, &series),
+            (_, Some(id)) => {
+                let text = text(&fields, "text").to_owned();
+                page.change(&id, fields);
+                format!("changes {id} to {text}")
+            }
+            (_, None) => return,
+        };
+        self.note(|| format!("page {at} {done}"));
+        self.send(at);
+    }
+
+    fn act_on_series(&mut self, at: usize, series: &[String]) -> String {
+        let mut fields = self.new_event();
+        let chosen = series.get(self.dice.below(series.len())).cloned();
+        let dice = self.dice.below(6);
+        let page = &mut self.clients[at].page;
+        let (Some(id), 1..) = (chosen, dice) else {
+            fields.insert("rrule".to_owned(), "FREQ=DAILY;INTERVAL=1".into());
+            fields.insert("duration".to_owned(), 3600.into());
+            fields.insert("end_date".to_owned(), "2027-01-01 00:00".into());
+            return format!("creates the series {}", page.create(fields));
+        };
+        let day = format!("2026-11-{:02} 09:00", 25 + self.dice.below(4));
+        match dice {
+            1 => {
+                page.delete(&id);
+                format!("deletes the series {id}")
+            }
+            2 => {
+                fields.retain(|key, _| key == "text");
+                page.change(&id, fields);
+                format!("changes the series {id}")
+            }
+            3 => format!("deletes an occurrence of {id}: {:?}", page.delete_occurrence(&id, &day, fields)),
+            _ => format!("changes an occurrence of {id}: {:?}", page.change_occurrence(&id, &day, fields)),
+        }
+    }
+
+    /// What the page's data processor sends is on its way.
+    fn send(&mut self, at: usize) {
+        for request in self.clients[at].page.requests() {
+            self.requests += 1;
+            let arrives = self.dice.millis(1, 800);
+            self.later(arrives, Event::Arrives(at, request));
+        }
+    }
+
+    fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: u64) {
+        let ok = |action| Answer::Ok { tid: None, action: Some(action) };
+        let mut told = Vec::new();
+        let answer = match (request.method, request.id.as_deref()) {
+            (Method::Post, _) => {
+                self.store.next += 1;
+                let id = self.store.next.to_string();
+                self.store.rows.insert(self.store.next, request.body.clone());
+                let action = if request.body.get("deleted") == Some(&true.into()) { "deleted" } else { "inserted" };
+                told.push((id.clone(), true));
+                Answer::Ok { tid: Some(id), action: Some(action) }
+            }
+            (_, Some(id)) if self.store.get(id).is_none() => Answer::Failed,
+            (Method::Put, Some(id)) => {
+                let row = id.parse().ok().and_then(|number: u64| self.store.rows.get_mut(&number));
+                let series = row.map(|row| {
+                    let was_series = is_series(row);
+                    row.extend(request.body.clone());
+                    was_series && request.body.contains_key("rrule")
+                });
+                if series == Some(true) {
+                    told.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
+                }
+                told.push((id.to_owned(), false));
+                ok("updated")
+            }
+            (Method::Delete, Some(id)) => {
+                let row = self.store.get(id).unwrap_or_default();
+                if text(&row, "recurring_event_id").is_empty() {
+                    told.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
+                    self.store.remove(id);
+                } else if let Some(row) = id.parse().ok().and_then(|number: u64| self.store.rows.get_mut(&number)) {
+                    row.insert("deleted".to_owned(), true.into());
+                }
+                told.push((id.to_owned(), false));
+                ok("deleted")
+            }
+            (_, None) => Answer::Failed,
+        };
+        self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
+        let changes: Vec<Change> = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, request)).collect();
+        let is_new = told.iter().any(|(_, is_new)| *is_new);
+        if is_new && self.dice.one_in(3) {
+            // Its handler takes its time after the commit, and others may change the row meanwhile.
+            let tells = self.dice.millis(1, 300);
+            self.later(tells, Event::Told(changes, began));
+            self.later(tells, Event::Leaves(at, request.number, answer, activity));
+            return;
+        }
+        self.tell(&changes, is_new.then_some(began));
+        let leaves = self.dice.millis(0, 200);
+        self.later(leaves, Event::Leaves(at, request.number, answer, activity));
+    }
+
+    /// What the layer would make of a write.
+    fn change(&self, id: &str, is_new: bool, request: &Request) -> Option<Change> {
+        let Some(row) = self.store.get(id) else {
+            return Change::delete(id).ok();
+        };
+        if is_new {
+            return Change::add(&row).ok();
+        }
+        if self.reads_back || request.method == Method::Delete {
+            return Change::update(&row).ok().map(Change::whole);
+        }
+        let mut sent = request.body.clone();
+        sent.insert("id".to_owned(), id.into());
+        Change::update(&sent).ok()
+    }
+
+    fn tell(&mut self, changes: &[Change], began: Option<u64>) {
+        for change in changes {
+            self.note(|| format!("told: {:?} {}", change.kind(), change.object()));
+        }
+        self.hub.publish(EVENTS, changes, began);
+    }
+
+    /// Frames reach a page.
+    fn arrive(&mut self, number: u64, frames: &[Bytes]) {
+        let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) else {
+            return;
+        };
+        let at = socket.client;
+        if socket.pipe.capacity < usize::MAX {
+            *lock(&socket.pipe.room) = socket.pipe.capacity;
+            socket.pipe.wake();
+        }
+        if self.clients[at].socket != Some(number) {
+            return;
+        }
+        for frame in frames {
+            let mut rest = &frame[..];
+            while !rest.is_empty() {
+                let (opcode, payload);
+                (opcode, payload, rest) = frame_of(rest);
+                if opcode == 9 {
+                    let back = self.dice.millis(1, 200);
+                    self.later(back, Event::Pong(number, payload.to_vec()));
+                    continue;
+                }
+                let message: Value = serde_json::from_slice(payload).unwrap_or_default();
+                let value = &message["body"]["value"];
+                self.note(|| format!("page {at} hears {value}"));
+                self.clients[at].page.hear(value);
+            }
+        }
+        self.send(at);
+    }
+
+    /// Whether every page equals the store.
+    fn verdict(&self) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        let rows: BTreeMap<String, Map> =
+            self.store.list().into_iter().map(|row| (text(&row, "id").to_owned(), row)).collect();
+        for (at, client) in self.clients.iter().enumerate() {
+            let shown: BTreeMap<&str, &Map> = client.page.events().collect();
+            for (id, row) in &rows {
+                match shown.get(id.as_str()) {
+                    None => wrong.push(format!("page {at} lacks {id}")),
+                    Some(shown) => {
+                        let differs = row.iter().find(|(key, value)| *key != "id" && shown.get(*key) != Some(*value));
+                        wrong.extend(differs.map(|(key, value)| {
+                            format!("page {at} shows {key} of {id} as {:?} instead of {value}", shown.get(key))
+                        }));
+                    }
+                }
+            }
+            for (id, row) in shown.iter().filter(|(id, _)| !rows.contains_key(**id)) {
+                // The client keeps, unseen, what it hides of a series that is gone.
+                if row.get("deleted") != Some(&true.into()) {
+                    wrong.push(format!("page {at} still shows {id}"));
+                }
+            }
+            if !client.page.can_save() {
+                wrong.push(format!("page {at} cannot save any more"));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let story = self.story.as_ref().map(|story| story.join("\n")).unwrap_or_default();
+        Err(format!("{}\n{story}", wrong.join("; ")))
+    }
+}
+
+/// Opcode and payload of the first frame, and what follows it.
+fn frame_of(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
+    let (length, head) = match bytes[1] {
+        126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+        short => (usize::from(short), 2),
+    };
+    (bytes[0] & 0xf, &bytes[head..head + length], &bytes[head + length..])
+}
+
+fn hub(delivery: Delivery, records: usize) -> Arc<Hub> {
+    let hour = Duration::from_secs(3600);
+    let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
+    let voice = Voice {
+        widget: Widget::Scheduler,
+        parent_key: Some("recurring_event_id".to_owned()),
+        has_snapshot: true,
+        ..Voice::new("events", "event")
+    };
+    Arc::new(Hub::new(delivery, vec![voice], log, times(), SessionLimits { sessions: 100, age: hour }))
+}
