@@ -47,17 +47,23 @@ impl Batch {
     }
 }
 
-/// What is told once more to everyone.
-#[derive(Debug)]
+/// What is to be told once more to everyone.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
-    /// It begins here …
     pub(super) from: u64,
-    /// … and whoever has been handed everything before this can hear it.
+    pub(super) only_deletions: bool,
+}
+
+/// The same, ready to be written.
+pub(super) struct Repetition {
+    pub(super) repeat: Repeat,
+    /// Whoever has been handed everything before this, and nothing else, can hear it.
     pub(super) until: u64,
+    /// The log does not hold all of it any more.
+    pub(super) is_gone: bool,
     /// `None` where it is so much that each is told at its own pace.
     pub(super) frames: Option<Vec<Bytes>>,
-    pub(super) only_deletions: bool,
 }
 
 /// The subscribers one fan-out task serves.
@@ -65,7 +71,7 @@ pub(super) struct Repeat {
 pub(super) struct Shard {
     pub(super) subscribers: Mutex<Slab<Arc<Subscriber>>>,
     pub(super) news: Notify,
-    repeats: Mutex<Vec<Arc<Repeat>>>,
+    repeats: Mutex<Vec<Repeat>>,
     served: AtomicBool,
     /// Where the fan-out stands: everything before it has been handed out or left to the slow way.
     position: OnceLock<AtomicU64>,
@@ -83,7 +89,7 @@ impl Shard {
     }
 
     /// Has everyone told once more.
-    pub(super) fn repeat(&self, repeat: Arc<Repeat>) {
+    pub(super) fn repeat(&self, repeat: Repeat) {
         lock(&self.repeats).push(repeat);
         self.news.notify_one();
     }
@@ -137,17 +143,19 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             position.store(batch.end(), Ordering::Release);
             continue;
         }
-        let repeats = std::mem::take(&mut *lock(&shard.repeats));
-        if repeats.is_empty() {
+        let Some(repeat) = lock(&shard.repeats).pop() else {
             shard.news.notified().await;
-        }
-        for repeat in repeats {
-            let say = |some: &[Arc<Subscriber>]| {
-                for subscriber in some {
-                    subscriber.repeat(&repeat, batch.now);
-                }
-            };
+            continue;
+        };
+        let Some(repetition) = hub.upgrade().map(|hub| hub.repetition(repeat)) else {
+            return;
+        };
+        if repetition.until == batch.start {
+            let say = |some: &[Arc<Subscriber>]| some.iter().for_each(|it| it.repeat(&repetition, batch.now));
             shard.for_each(say).await;
+        } else {
+            // Something new has come in between, which everybody must have first.
+            lock(&shard.repeats).push(repeat);
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     hub::{
         Delivery, EntityIndex, Hub, RowKind, SnapshotFrames,
-        fanout::{Batch, Repeat, Shard},
+        fanout::{Batch, Repetition, Shard},
         log::{Log, Matter},
         session::Hold,
         settle::Settle,
@@ -114,6 +114,8 @@ struct Subscription {
     replaying: bool,
     lost: Option<Lost>,
     again: Option<Box<Again>>,
+    /// From here on deletions are to be told again.
+    buried_from: Option<u64>,
 }
 
 /// What must come from the store.
@@ -192,6 +194,14 @@ impl Feed {
 }
 
 impl Subscription {
+    /// Only the store can tell where it stands.
+    fn lose(&mut self) {
+        self.from = u64::MAX;
+        self.replaying = false;
+        self.again = None;
+        self.lost = Some(Lost::Unasked);
+    }
+
     /// Everything before this is known to be on the page once what was written so far has arrived.
     fn safe(&self, cursor: u64, settled: u64, unsettled_from: Option<u64>) -> Option<u64> {
         if self.lost.is_some() {
@@ -279,12 +289,10 @@ impl Hub {
                 (known.or(*missed_from), known.is_some())
             }
         };
-        let mut subscription = Subscription { entity, from: head, replaying: false, lost: None, again: None };
+        let mut subscription =
+            Subscription { entity, from: head, replaying: false, lost: None, again: None, buried_from: None };
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
-            None => {
-                subscription.lost = Some(Lost::Unasked);
-                subscription.from = u64::MAX;
-            }
+            None => subscription.lose(),
             Some(from) => {
                 if from < head {
                     // The others have been handed what lies between.
@@ -416,9 +424,7 @@ impl Hub {
             if let Some((entity, sequence)) = lost {
                 drop(log);
                 if let Some(subscription) = feed.find(entity) {
-                    subscription.from = u64::MAX;
-                    subscription.again = None;
-                    subscription.lost = Some(Lost::Unasked);
+                    subscription.lose();
                     feed.cursor = sequence + 1;
                 }
                 return Progress::More;
@@ -446,10 +452,31 @@ impl Hub {
         let overlap = self.times.settle.overlap;
         for subscription in &mut feed.subscriptions {
             let entity = subscription.entity;
+            if let Some(from) = subscription.buried_from.take() {
+                let buried = log.tombstones(entity, from..log.head()).take(SHARE_RECORDS);
+                let frames: Vec<(u64, Bytes)> =
+                    buried.map(|(sequence, tombstone)| (sequence, self.voice(entity).buried(tombstone))).collect();
+                let offered: Vec<&Bytes> = frames.iter().map(|(_, frame)| frame).collect();
+                let taken = subscriber.outlet.offer(&offered);
+                subscription.buried_from = match frames.get(taken.frames) {
+                    Some((sequence, _)) => Some(*sequence),
+                    None => frames.last().filter(|_| frames.len() == SHARE_RECORDS).map(|(last, _)| last + 1),
+                };
+                if !taken.clear {
+                    feed.way = Way::Slow;
+                    return Progress::Blocked;
+                }
+                return Progress::More;
+            }
             let Some(again) = &mut subscription.again else {
                 continue;
             };
-            if again.due(overlap).is_some_and(|due| due <= now) {
+            let is_due = again.due(overlap).is_some_and(|due| due <= now);
+            if is_due && matches!(again.step, Step::Due(_)) && again.from < log.base() {
+                subscription.lose();
+                return Progress::More;
+            }
+            if is_due {
                 let settle = lock(&self.settles);
                 let settle = &settle[usize::from(entity.0)];
                 if !self.next_step(again, settle, now) {
@@ -564,17 +591,13 @@ impl Hub {
         }
         if !only_deletions {
             place.sequence = place.sequence.max(log.base());
-            for (sequence, record) in log.since(place.sequence).into_iter().flatten() {
+            for (sequence, frame) in self.newest(log, entity, place.sequence) {
                 if is_full(&bytes, &looked_at) {
                     share.end = Place { sequence, ..place };
                     return share;
                 }
                 looked_at += 1;
-                let Matter::Change(subject) = &record.matter else {
-                    continue;
-                };
-                if record.entity == entity && log.is_newest(entity, &subject.id, sequence) {
-                    let frame = self.once_more(entity, subject, &record.frame);
+                if let Some(frame) = frame {
                     bytes += frame.len();
                     share.frames.push((Place { sequence, ..place }, frame));
                 }
@@ -696,29 +719,31 @@ impl Subscriber {
     }
 
     /// Says again what has settled, to one that stands at the head; others hear it when they get there.
-    pub(super) fn repeat(&self, repeat: &Repeat, now: Instant) {
+    pub(super) fn repeat(&self, repetition: &Repetition, now: Instant) {
         let mut feed = lock(&self.feed);
         if feed.way == Way::Left {
             return;
         }
-        let is_there = feed.way == Way::Fast && feed.cursor >= repeat.until;
+        let is_there = feed.way == Way::Fast && feed.cursor == repetition.until;
+        let repeat = &repetition.repeat;
         let Some(subscription) = feed.find(repeat.entity).filter(|known| known.lost.is_none()) else {
             return;
         };
-        match &repeat.frames {
-            Some(frames) if is_there => {
-                let frames: Vec<&Bytes> = frames.iter().collect();
-                let taken = self.outlet.offer(&frames);
-                if taken.frames == frames.len() && taken.clear {
-                    return;
-                }
-                if taken.frames < frames.len() && !repeat.only_deletions {
-                    subscription.tell_again(repeat.from, now);
-                }
+        let mut is_told = repetition.is_gone;
+        if repetition.is_gone {
+            subscription.lose();
+        } else if let Some(frames) = repetition.frames.as_ref().filter(|_| is_there) {
+            let frames: Vec<&Bytes> = frames.iter().collect();
+            let taken = self.outlet.offer(&frames);
+            is_told = taken.frames == frames.len();
+            if is_told && taken.clear {
+                return;
             }
-            // There is a next time for these.
-            _ if repeat.only_deletions => return,
-            _ => subscription.tell_again(repeat.from, now),
+        }
+        match is_told {
+            true => {}
+            false if repeat.only_deletions => subscription.buried_from = Some(repeat.from),
+            false => subscription.tell_again(repeat.from, now),
         }
         feed.way = Way::Slow;
         drop(feed);

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::{
-    fanout::{Batch, Repeat, Said, Settler, Shard},
+    fanout::{Batch, Repeat, Repetition, Said, Settler, Shard},
     feed::Feed,
     log::{Log, Matter, Record, Subject},
     session::Sessions,
@@ -358,29 +358,17 @@ impl Hub {
     /// Says again what has settled; returns when to look next.
     fn settle(&self, now: Instant) -> Option<Instant> {
         let mut next = None;
-        for (at, _) in self.voices.iter().enumerate() {
-            let entity = EntityIndex(u16::try_from(at).unwrap_or(u16::MAX));
+        for entity in self.entities() {
             let log = lock(&self.log);
             let mut settles = lock(&self.settles);
-            let again = settles[at].repeat(now, log.head(), &self.times.settle);
-            let due = settles[at].due(now, &self.times.settle);
+            let settle = &mut settles[usize::from(entity.0)];
+            let again = settle.repeat(now, log.head(), &self.times.settle);
+            let due = settle.due(now, &self.times.settle);
             drop(settles);
             next = next.into_iter().chain(due).min();
-            let Some(again) = again else {
-                continue;
-            };
-            let from = again.start.max(log.base());
-            let mut frames = Vec::new();
-            for (sequence, record) in log.since(from).into_iter().flatten() {
-                if let (true, Matter::Change(subject)) = (record.entity == entity, &record.matter) {
-                    if log.is_newest(entity, &subject.id, sequence) {
-                        frames.push(self.once_more(entity, subject, &record.frame));
-                    }
-                }
-            }
-            drop(log);
-            if !frames.is_empty() {
-                self.repeat(Repeat { entity, from, until: again.end, frames: Some(frames), only_deletions: false });
+            if let Some(again) = again {
+                let from = if again.is_last { again.from } else { again.from.max(log.base()) };
+                self.repeat(Repeat { entity, from, only_deletions: false });
             }
         }
         next
@@ -391,30 +379,64 @@ impl Hub {
         if self.shards().iter().all(|shard| lock(&shard.subscribers).is_empty()) {
             return;
         }
-        for (at, voice) in self.voices.iter().enumerate() {
-            let entity = EntityIndex(u16::try_from(at).unwrap_or(u16::MAX));
+        for entity in self.entities() {
             let log = lock(&self.log);
-            let until = log.head();
             let from = now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then));
-            let frames: Vec<Bytes> =
-                log.tombstones(entity, from..until).map(|(_, tombstone)| voice.buried(tombstone)).collect();
+            let is_any = log.tombstones(entity, from..log.head()).next().is_some();
             drop(log);
-            if !frames.is_empty() {
-                self.repeat(Repeat { entity, from, until, frames: Some(frames), only_deletions: true });
+            if is_any {
+                self.repeat(Repeat { entity, from, only_deletions: true });
             }
         }
     }
 
-    fn repeat(&self, mut repeat: Repeat) {
-        let frames = repeat.frames.as_ref().map_or(0, Vec::len);
-        self.tally.repeats.add(frames as u64);
-        if frames > REPEAT_FRAMES && !repeat.only_deletions {
-            repeat.frames = None;
-        }
-        let repeat = Arc::new(repeat);
+    fn repeat(&self, repeat: Repeat) {
         for shard in self.shards() {
-            shard.repeat(repeat.clone());
+            shard.repeat(repeat);
         }
+    }
+
+    /// What is told once more, as it is now.
+    fn repetition(&self, repeat: Repeat) -> Repetition {
+        let Repeat { entity, from, only_deletions } = repeat;
+        let log = lock(&self.log);
+        let until = log.head();
+        let frames: Vec<Bytes> = if only_deletions {
+            let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
+            log.tombstones(entity, from..until).map(buried).collect()
+        } else {
+            self.newest(&log, entity, from.max(log.base())).filter_map(|(_, frame)| frame).collect()
+        };
+        self.tally.repeats.add(frames.len() as u64);
+        Repetition {
+            repeat,
+            until,
+            is_gone: !only_deletions && from < log.base(),
+            frames: (frames.len() <= REPEAT_FRAMES).then_some(frames),
+        }
+    }
+
+    /// The records from a sequence number on; with those that hold the newest state of one of this entity's objects,
+    /// what tells it.
+    fn newest<'l>(
+        &'l self,
+        log: &'l Log,
+        entity: EntityIndex,
+        from: u64,
+    ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
+        log.since(from).into_iter().flatten().map(move |(sequence, record)| {
+            let frame = match &record.matter {
+                Matter::Change(subject) if record.entity == entity && log.is_newest(entity, &subject.id, sequence) => {
+                    Some(self.once_more(entity, subject, &record.frame))
+                }
+                _ => None,
+            };
+            (sequence, frame)
+        })
+    }
+
+    fn entities(&self) -> impl Iterator<Item = EntityIndex> {
+        (0..self.resync.0).map(EntityIndex)
     }
 
     fn voice(&self, entity: EntityIndex) -> &Voice {

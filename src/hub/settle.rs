@@ -6,7 +6,7 @@
 //!
 //! Callers say what time it is; nothing here waits.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -28,6 +28,14 @@ const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
 const HANGING: Duration = Duration::from_secs(60);
 /// How often a whole stretch may be told again although writes follow at once each time.
 const MOST_CLOSINGS: u32 = 3;
+
+/// What is to be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Again {
+    pub(crate) from: u64,
+    /// Nothing will be told of it after this.
+    pub(crate) is_last: bool,
+}
 
 /// One entity's writes, and what of them must be told again.
 #[derive(Debug, Default)]
@@ -152,32 +160,32 @@ impl Settle {
         }
     }
 
-    /// What is to be told again at this time.
-    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Range<u64>> {
+    /// From where on things are to be told again at this time.
+    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Again> {
         if self.due(now, times).is_none_or(|due| due > now) {
             return None;
         }
         let is_quiet = self.quiet_since(now) <= Quiet::Since(now.checked_sub(times.quiet)?);
         let stretch = self.stretch.as_mut()?;
-        let again = if stretch.contended && stretch.fresh {
+        let from = if stretch.contended && stretch.fresh {
             let from = stretch.repeated[0];
             stretch.repeated = [stretch.repeated[1], head];
             stretch.fresh = !is_quiet;
             stretch.uncovered = stretch.from < from;
-            from..head
+            from
         } else if !is_quiet {
-            head..head
+            head
         } else if stretch.uncovered && stretch.closings < MOST_CLOSINGS {
             // For so long has nobody written that nobody is saving.
             stretch.uncovered = false;
             stretch.closings += 1;
-            stretch.from..head
+            stretch.from
         } else {
             self.stretch = None;
             return None;
         };
         stretch.since = now;
-        (!again.is_empty()).then_some(again)
+        (from < head).then_some(Again { from, is_last: is_quiet })
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.
