@@ -205,7 +205,7 @@ pub(super) struct World {
     store: Store,
     clients: Vec<Client>,
     sockets: BTreeMap<u64, Socket>,
-    /// Requests that are not answered yet.
+    /// Requests that are not answered yet; a list counts until it has left.
     requests: usize,
     events: BTreeMap<(Instant, u64), Event>,
     counter: u64,
@@ -390,6 +390,7 @@ impl World {
                 self.later(handshake, Event::Handshake(at));
             }
             Event::ListAsked(at) => {
+                self.requests += 1;
                 let activity = self.hub.list_begins(EVENTS);
                 let reads = self.dice.millis(0, 300);
                 self.later(reads, Event::ListRead(at, activity));
@@ -402,6 +403,7 @@ impl World {
             }
             Event::ListLeaves(at, list, activity) => {
                 drop(activity);
+                self.requests -= 1;
                 let arrives = self.dice.millis(1, 1500);
                 self.later(arrives, Event::ListArrives(at, list));
             }
@@ -506,6 +508,7 @@ impl World {
                     self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), now);
                 }
             }
+            // What is lost of requests is their pages' affair.
             Event::Restart if self.requests > 0 => self.later(Duration::from_millis(50), Event::Restart),
             Event::Restart => self.restart(),
         }
