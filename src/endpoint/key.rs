@@ -1,15 +1,26 @@
 //! The `key` of a handshake: which page this is, and where the log stood when it was loaded.
 //!
 //! The client pastes the key unescaped into the socket's address, at every (re)connect, in place of its token. So it
-//! holds only `A-Z a-z 0-9 - _ . ~` (a `#` would make the page's constructor throw), and carries the token inside.
+//! holds only `A-Z a-z 0-9 - _ . ~` (a `#` would make the page's constructor throw).
 //!
-//! Plain form: `lu1.` token (base64url) `.` session id `.` epoch `.` sequence.
+//! Plain form, which carries the token inside: `lu1.` token (base64url) `.` session id `.` epoch `.` sequence.
+//!
+//! Sealed form, which carries the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
+//! session id `.` epoch `.` sequence `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
+//! the endpoint's path, a line feed, and the key up to the tag.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64URL_NOPAD;
+
+#[cfg(feature = "sessions")]
+pub(crate) use self::seal::Seal;
+use crate::auth::OwnedCredentials;
 
 /// Longer keys are neither made nor read; the token is then used as it is.
 const MAX_LENGTH: usize = 8 * 1024;
 const PLAIN: &str = "lu1.";
+const SEALED: &str = "lu2.";
 
 /// What a key says of its page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,38 +33,205 @@ pub(crate) struct PageKey {
     pub(crate) sequence: u64,
 }
 
-/// What a page names itself by: a token, and where it comes from when that stood in a key.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) token: String,
-    pub(crate) page: Option<PageKey>,
+impl PageKey {
+    fn parse(session: &str, epoch: &str, sequence: &str) -> Option<Self> {
+        let id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !id(session) || !id(epoch) {
+            return None;
+        }
+        Some(Self { session: session.to_owned(), epoch: epoch.to_owned(), sequence: sequence.parse().ok()? })
+    }
 }
 
-/// A key in its plain form; `None` when the token is too long for one.
-pub(crate) fn plain(token: &str, page: &PageKey) -> Option<String> {
+/// What a page names itself by: its credentials, and where it comes from when they stood in a key.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) credentials: OwnedCredentials,
+    pub(crate) page: Option<PageKey>,
+    /// When a sealed key's time is over, in seconds since 1970.
+    pub(crate) expires: Option<u64>,
+}
+
+impl Named {
+    fn token(token: String, page: Option<PageKey>) -> Self {
+        Self { credentials: OwnedCredentials::Token(token), page, expires: None }
+    }
+
+    /// True for a sealed key whose time is over.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| remaining(expires).is_zero())
+    }
+}
+
+/// How long it is until a key's expiry.
+pub(crate) fn remaining(expires: u64) -> Duration {
+    Duration::from_secs(expires).saturating_sub(since_1970())
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Makes and reads the keys of one endpoint: sealed ones where it has a seal, plain ones always.
+pub(crate) struct Keys {
+    seal: Option<Seal>,
+    lifetime: Duration,
+}
+
+impl Keys {
+    pub(crate) fn new(seal: Option<Seal>, path: &str, lifetime: Duration) -> Self {
+        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime }
+    }
+
+    /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
+    /// token is too long for one.
+    pub(crate) fn make(&self, named: &Named, principal: Option<&str>, page: &PageKey) -> Option<String> {
+        let (token, principal) = match &named.credentials {
+            OwnedCredentials::Token(token) => (Some(token), principal),
+            OwnedCredentials::Session(known) => (None, principal.or(Some(known))),
+        };
+        let latest = since_1970().saturating_add(self.lifetime).as_secs();
+        // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
+        let expires = named.expires.map_or(latest, |expires| expires.min(latest));
+        let sealed = self.seal.as_ref().zip(principal);
+        sealed
+            .and_then(|(seal, principal)| make_sealed(seal, principal, page, expires))
+            // Without any key the page's address would hold the token as it is.
+            .or_else(|| make_plain(token?, page))
+    }
+
+    /// What a page names, by a key or by its token itself.
+    pub(crate) fn read(&self, named: String) -> Named {
+        let sealed = self.seal.as_ref().and_then(|seal| parse_sealed(seal, &named));
+        sealed.or_else(|| parse_plain(&named)).unwrap_or_else(|| Named::token(named, None))
+    }
+}
+
+fn make_plain(token: &str, page: &PageKey) -> Option<String> {
     let token = BASE64URL_NOPAD.encode(token.as_bytes());
     let PageKey { session, epoch, sequence } = page;
-    let key = format!("{PLAIN}{token}.{session}.{epoch}.{sequence}");
+    within_bounds(format!("{PLAIN}{token}.{session}.{epoch}.{sequence}"))
+}
+
+fn make_sealed(seal: &Seal, principal: &str, page: &PageKey, expires: u64) -> Option<String> {
+    let PageKey { session, epoch, sequence } = page;
+    let payload = format!("{session}.{epoch}.{sequence}.{expires}.{principal}");
+    let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
+    let tag = BASE64URL_NOPAD.encode(&seal.tag(&signed));
+    within_bounds(format!("{signed}.{tag}"))
+}
+
+fn within_bounds(key: String) -> Option<String> {
     (key.len() <= MAX_LENGTH).then_some(key)
 }
 
-/// What a page names, by a key or by its token itself.
-pub(crate) fn read(named: String) -> Named {
-    parse(&named).unwrap_or(Named { token: named, page: None })
-}
-
-/// What is in a key; `None` when this is no key, or one that was tampered with: then it is a token, and a wrong one.
-fn parse(key: &str) -> Option<Named> {
+/// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
+/// one.
+fn parse_plain(key: &str) -> Option<Named> {
     let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
     let mut parts = rest.split('.');
     let (token, session, epoch, sequence) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if parts.next().is_some() || !id(session) || !id(epoch) {
+    if parts.next().is_some() {
         return None;
     }
-    let page = PageKey { session: session.to_owned(), epoch: epoch.to_owned(), sequence: sequence.parse().ok()? };
-    let token = String::from_utf8(BASE64URL_NOPAD.decode(token.as_bytes()).ok()?).ok()?;
-    Some(Named { token, page: Some(page) })
+    let page = PageKey::parse(session, epoch, sequence)?;
+    Some(Named::token(text(token)?, Some(page)))
+}
+
+/// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
+fn parse_sealed(seal: &Seal, key: &str) -> Option<Named> {
+    let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
+    let payload = signed.strip_prefix(SEALED)?;
+    if !seal.verifies(signed, &BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?) {
+        return None;
+    }
+    let payload = text(payload)?;
+    let mut parts = payload.splitn(5, '.');
+    let page = PageKey::parse(parts.next()?, parts.next()?, parts.next()?)?;
+    let expires = parts.next()?.parse().ok()?;
+    let credentials = OwnedCredentials::Session(parts.next()?.to_owned());
+    Some(Named { credentials, page: Some(page), expires: Some(expires) })
+}
+
+fn text(base64: &str) -> Option<String> {
+    String::from_utf8(BASE64URL_NOPAD.decode(base64.as_bytes()).ok()?).ok()
+}
+
+#[cfg(feature = "sessions")]
+mod seal {
+    use std::fmt;
+
+    use hmac::{Hmac, KeyInit, Mac};
+    use sha2::Sha256;
+
+    use crate::error::ConfigError;
+
+    /// As long as the tag: a shorter secret would be easier to guess than that.
+    const MIN_SECRET: usize = 32;
+
+    /// The secrets that keys are signed with. Of them it keeps only what HMAC makes of them.
+    pub(crate) struct Seal {
+        signing: Hmac<Sha256>,
+        /// Of the secrets that have signed before.
+        verifying: Vec<Hmac<Sha256>>,
+    }
+
+    impl Seal {
+        /// The first secret signs, all of them verify.
+        pub(crate) fn new<T: AsRef<[u8]>>(secrets: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
+            let mut macs = secrets.into_iter().map(|secret| {
+                let secret = Some(secret.as_ref()).filter(|secret| secret.len() >= MIN_SECRET);
+                secret.and_then(|secret| Hmac::new_from_slice(secret).ok()).ok_or(ConfigError::SessionSecret)
+            });
+            let signing = macs.next().unwrap_or(Err(ConfigError::SessionSecret))?;
+            Ok(Self { signing, verifying: macs.collect::<Result<_, _>>()? })
+        }
+
+        /// For keys of one endpoint: another one with the same secret has another idea of who its principals are.
+        pub(super) fn bound_to(mut self, path: &str) -> Self {
+            for mac in std::iter::once(&mut self.signing).chain(&mut self.verifying) {
+                mac.update(path.as_bytes());
+                mac.update(b"\n");
+            }
+            self
+        }
+
+        pub(super) fn tag(&self, text: &str) -> [u8; 32] {
+            self.signing.clone().chain_update(text).finalize().into_bytes().into()
+        }
+
+        /// Whether one of the secrets has made this tag; how alike the tags are does not show in the time it takes.
+        pub(super) fn verifies(&self, text: &str, tag: &[u8]) -> bool {
+            let mut macs = std::iter::once(&self.signing).chain(&self.verifying);
+            macs.any(|mac| mac.clone().chain_update(text).verify_slice(tag).is_ok())
+        }
+    }
+
+    impl fmt::Debug for Seal {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Seal")
+        }
+    }
+}
+
+/// Without the feature there is no way to make one.
+#[cfg(not(feature = "sessions"))]
+#[derive(Debug)]
+pub(crate) enum Seal {}
+
+#[cfg(not(feature = "sessions"))]
+impl Seal {
+    fn bound_to(self, _path: &str) -> Self {
+        match self {}
+    }
+
+    fn tag(&self, _text: &str) -> [u8; 32] {
+        match *self {}
+    }
+
+    fn verifies(&self, _text: &str, _tag: &[u8]) -> bool {
+        match *self {}
+    }
 }
 
 #[cfg(test)]
@@ -68,15 +246,19 @@ mod tests {
         PageKey { session: ID.to_owned(), epoch: ID.to_owned(), sequence }
     }
 
+    fn has_safe_characters(key: &str) -> bool {
+        key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    }
+
     #[test]
     fn oversized_tokens_get_no_key() {
-        assert_eq!(plain(&"x".repeat(7000), &page(1)), None);
-        assert_eq!(parse(&format!("{PLAIN}{}.{ID}.{ID}.1", "A".repeat(9000))), None);
+        assert_eq!(make_plain(&"x".repeat(7000), &page(1)), None);
+        assert_eq!(parse_plain(&format!("{PLAIN}{}.{ID}.{ID}.1", "A".repeat(9000))), None);
     }
 
     #[test]
     fn what_is_not_quite_a_key_is_none() {
-        let good = plain("demo", &page(5)).unwrap();
+        let good = make_plain("demo", &page(5)).unwrap();
         for bad in [
             String::new(),
             "demo".into(),
@@ -89,27 +271,196 @@ mod tests {
             good.replace(ID, "xyz"),
             good.replacen('Z', "*", 1),
         ] {
-            assert_eq!(parse(&bad), None, "{bad}");
+            assert_eq!(parse_plain(&bad), None, "{bad}");
         }
     }
 
     impl std::fmt::Debug for Named {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("Named").field("page", &self.page).finish_non_exhaustive()
+            f.debug_struct("Named").field("page", &self.page).field("expires", &self.expires).finish_non_exhaustive()
         }
     }
 
     proptest! {
         #[test]
         fn every_token_comes_back_through_safe_characters(secret in ".{0,60}", sequence: u64) {
-            let key = plain(&secret, &page(sequence)).unwrap();
-            prop_assert!(key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte)));
-            prop_assert_eq!(parse(&key), Some(Named { token: secret, page: Some(page(sequence)) }));
+            let key = make_plain(&secret, &page(sequence)).unwrap();
+            prop_assert!(has_safe_characters(&key));
+            prop_assert_eq!(parse_plain(&key), Some(Named::token(secret, Some(page(sequence)))));
         }
 
         #[test]
         fn junk_is_read_without_panic(key in "lu1[.].{0,60}") {
-            let _ = parse(&key);
+            let _ = parse_plain(&key);
+        }
+    }
+
+    #[cfg(feature = "sessions")]
+    mod sealed {
+        use super::*;
+
+        const HOUR: Duration = Duration::from_secs(3600);
+        const NEW: &str = "new-secret-0123456789-0123456789-0123456789";
+        const OLD: &str = "old-secret-0123456789-0123456789-0123456789";
+
+        fn keys(secrets: &[&str]) -> Keys {
+            Keys::new(Some(Seal::new(secrets).unwrap()), "/api/v1", HOUR)
+        }
+
+        fn token(token: &str) -> Named {
+            Named::token(token.to_owned(), None)
+        }
+
+        fn session(principal: &str) -> OwnedCredentials {
+            OwnedCredentials::Session(principal.to_owned())
+        }
+
+        /// A key whose expiry is this.
+        fn until(expires: u64) -> String {
+            let seal = Seal::new([NEW]).unwrap().bound_to("/api/v1");
+            make_sealed(&seal, "alice", &page(1), expires).unwrap()
+        }
+
+        #[test]
+        fn a_key_holds_the_principal_and_not_the_token() {
+            let keys = keys(&[NEW]);
+            let key = keys.make(&token("a-token"), Some("alice"), &page(5)).unwrap();
+            let payload = text(key.split('.').nth(1).unwrap()).unwrap();
+            let expires = keys.read(key).expires.unwrap();
+            assert_eq!(payload, format!("{ID}.{ID}.5.{expires}.alice"));
+            let life = remaining(expires);
+            assert!(life <= HOUR && life > HOUR - Duration::from_secs(10), "{life:?}");
+        }
+
+        #[test]
+        fn only_the_secrets_of_the_list_verify_and_the_first_signs() {
+            let (new, old) = (keys(&[NEW]), keys(&[OLD]));
+            let rotated = keys(&[NEW, OLD]);
+            let make = |keys: &Keys| keys.make(&token("t"), Some("alice"), &page(1)).unwrap();
+            for (of, by, is_known) in [
+                (&old, &rotated, true),
+                (&new, &rotated, true),
+                (&rotated, &new, true),
+                (&rotated, &old, false),
+                (&old, &new, false),
+            ] {
+                let key = make(of);
+                let expected = if is_known { session("alice") } else { OwnedCredentials::Token(key.clone()) };
+                assert!(by.read(key).credentials == expected);
+            }
+        }
+
+        #[test]
+        fn another_endpoint_with_the_same_secret_has_other_keys() {
+            let key = keys(&[NEW]).make(&token("t"), Some("alice"), &page(1)).unwrap();
+            for (path, is_known) in [("/api/v1", true), ("/api/v2", false), ("", false)] {
+                let other = Keys::new(Some(Seal::new([NEW]).unwrap()), path, HOUR);
+                assert_eq!(other.read(key.clone()).page.is_some(), is_known, "{path}");
+            }
+        }
+
+        #[test]
+        fn a_key_expires() {
+            let now = since_1970().as_secs();
+            let keys = keys(&[NEW]);
+            for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)] {
+                let named = keys.read(until(expires));
+                assert!(named.credentials == session("alice"));
+                assert_eq!(named.is_expired(), is_expired, "{expires}");
+            }
+            assert!(!token("t").is_expired());
+        }
+
+        #[test]
+        fn a_key_made_for_a_key_lives_no_longer() {
+            let keys = keys(&[NEW]);
+            let soon = since_1970().as_secs() + 60;
+            let first = keys.read(until(soon));
+            for principal in [Some("alice"), None] {
+                let second = keys.read(keys.make(&first, principal, &page(2)).unwrap());
+                assert_eq!((second.expires, second.page), (Some(soon), Some(page(2))));
+                assert!(second.credentials == session("alice"));
+            }
+        }
+
+        #[test]
+        fn plain_keys_are_read_on_and_made_where_nobody_knows_who_it_is() {
+            let keys = keys(&[NEW]);
+            let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
+            assert_eq!(plain, make_plain("demo", &page(3)).unwrap());
+            assert_eq!(keys.read(plain), Named::token("demo".to_owned(), Some(page(3))));
+        }
+
+        #[test]
+        fn a_principal_too_long_for_a_key_gets_a_plain_one() {
+            let plain = keys(&[NEW]).make(&token("demo"), Some(&"x".repeat(7000)), &page(3)).unwrap();
+            assert!(plain.starts_with(PLAIN));
+        }
+
+        #[test]
+        fn oversized_keys_are_not_read_however_well_signed() {
+            let seal = Seal::new([NEW]).unwrap();
+            let payload = format!("{ID}.{ID}.1.{}.{}", u64::MAX, "x".repeat(7000));
+            let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
+            let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
+            assert_eq!(parse_sealed(&seal, &key), None);
+        }
+
+        #[test]
+        fn no_single_byte_of_a_key_can_be_another() {
+            let keys = keys(&[NEW, OLD]);
+            let good = keys.make(&token("t"), Some("alice"), &page(1)).unwrap();
+            for at in 0..good.len() {
+                for byte in 0..128 {
+                    let mut bad = good.clone().into_bytes();
+                    bad[at] = byte;
+                    let bad = String::from_utf8(bad).unwrap();
+                    if bad != good {
+                        assert_eq!(keys.read(bad.clone()), token(&bad), "{bad}");
+                    }
+                }
+                let (shorter, longer) = (&good[..at], format!("{}A{}", &good[..at], &good[at..]));
+                for bad in [shorter, &longer] {
+                    assert_eq!(keys.read(bad.to_owned()), token(bad), "{bad}");
+                }
+            }
+        }
+
+        #[test]
+        fn weak_secrets_and_none_at_all_are_refused() {
+            let none: [&str; 0] = [];
+            assert!(Seal::new(none).is_err());
+            assert!(Seal::new(["x".repeat(31)]).is_err());
+            assert!(Seal::new([NEW, "short"]).is_err());
+            assert!(Seal::new([[7_u8; 32]]).is_ok());
+        }
+
+        proptest! {
+            #[test]
+            fn every_principal_comes_back_through_safe_characters(principal in ".{0,60}", sequence: u64) {
+                let keys = keys(&[NEW]);
+                let key = keys.make(&token("t"), Some(&principal), &page(sequence)).unwrap();
+                prop_assert!(has_safe_characters(&key));
+                let named = keys.read(key);
+                prop_assert!(named.credentials == session(&principal));
+                prop_assert_eq!(named.page, Some(page(sequence)));
+            }
+
+            #[test]
+            fn junk_is_a_token(junk in "lu2[.].{0,60}", tail in "[.][A-Za-z0-9_-]{43}") {
+                let keys = keys(&[NEW]);
+                for junk in [format!("{junk}{tail}"), junk] {
+                    prop_assert_eq!(keys.read(junk.clone()), token(&junk));
+                }
+            }
+
+            #[test]
+            fn what_is_well_signed_and_no_key_is_none(payload in "[0-9a-f.]{0,90}") {
+                let seal = Seal::new([NEW]).unwrap();
+                let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
+                let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
+                prop_assert_eq!(parse_sealed(&seal, &key), None);
+            }
         }
     }
 }

@@ -510,6 +510,11 @@ impl Hub {
         Progress::CaughtUp(feed.next_due(overlap))
     }
 
+    /// Whether nobody was saving while something was told. An answer that left shortly before may have been on its way.
+    fn was_calm(&self, settle: &Settle, then: Instant, now: Instant) -> bool {
+        settle.is_calm_since(then.checked_sub(self.times.settle.quiet).unwrap_or(then), now)
+    }
+
     /// Moves on at its time; false when nothing is left to be told.
     fn next_step(&self, again: &mut Again, settle: &Settle, now: Instant) -> bool {
         let deletions = |again: &mut Again| {
@@ -522,7 +527,7 @@ impl Hub {
                 again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
                 true
             }
-            Step::Told(then) if again.attempts > 0 && !settle.is_calm_since(then, now) => {
+            Step::Told(then) if again.attempts > 0 && !self.was_calm(settle, then, now) => {
                 again.attempts -= 1;
                 again.step = Step::Due(now + self.times.settle.quiet);
                 true
@@ -581,8 +586,8 @@ impl Hub {
                     RowKind::Gone => true,
                     RowKind::Marker => again.is_first,
                 };
-                // What the log tells of it is newer.
-                if is_wanted && !log.is_known_since(entity, &known.id, snapshot.at) {
+                // What the log tells of it is newer, and comes later.
+                if is_wanted && !log.is_whole_since(entity, &known.id, snapshot.at) {
                     bytes += known.frame.len();
                     share.frames.push((Place { row, ..place }, known.frame.clone()));
                 }

@@ -160,9 +160,13 @@ impl Log {
         self.index(entity).is_some_and(|index| index.newest.get(id) == Some(&sequence))
     }
 
-    /// True when something was told of an object from `sequence` on.
-    pub(crate) fn is_known_since(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
-        self.index(entity).and_then(|index| index.newest.get(id)).is_some_and(|&newest| newest >= sequence)
+    /// True when what was told of an object from `sequence` on says all there is to say of it.
+    pub(crate) fn is_whole_since(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
+        let newest = self.index(entity).and_then(|index| index.newest.get(id));
+        newest.is_some_and(|&newest| {
+            let is_partial = self.newest(entity, id).is_some_and(|(_, subject)| !subject.whole);
+            newest >= sequence && !is_partial
+        })
     }
 
     /// The objects known to go with this one.

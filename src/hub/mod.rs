@@ -167,7 +167,7 @@ impl Hub {
             times,
             resync,
             log: Mutex::new(Log::new(log, voices.len())),
-            settles: Mutex::new(voices.iter().map(|_| Settle::default()).collect()),
+            settles: Mutex::new(voices.iter().map(|_| Settle::new(Instant::now())).collect()),
             voices,
             sessions: Sessions::new(sessions),
             shards: OnceLock::new(),

@@ -38,7 +38,7 @@ pub(crate) struct Again {
 }
 
 /// One entity's writes, and what of them must be told again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
@@ -100,6 +100,12 @@ struct Stretch {
 }
 
 impl Settle {
+    /// Answers of a server before this one may be on their way still.
+    pub(crate) fn new(now: Instant) -> Self {
+        let ended = || InFlight { ended: Some(now), ..InFlight::default() };
+        Self { writes: ended(), lists: ended(), stretch: None }
+    }
+
     /// A write arrives, or something is published by hand. `head` is where the log stands.
     pub(crate) fn write_begins(&mut self, now: Instant, head: u64, times: &SettleTimes) {
         if self.is_over(now, times) {
