@@ -252,16 +252,6 @@ impl Page {
         self.held.iter()
     }
 
-    /// `dp._silent_mode`, as left behind by a handler that threw.
-    pub(super) fn is_silent(&self) -> bool {
-        self.silent
-    }
-
-    /// Set while a list is being applied, and for ever if that threw.
-    pub(super) fn is_loading(&self) -> bool {
-        self.loading
-    }
-
     /// Ids being saved, with true where a further change waits for the answer.
     pub(super) fn being_saved(&self) -> impl Iterator<Item = (&str, bool)> {
         self.in_progress.iter().map(|(id, waits)| (id.as_str(), *waits))

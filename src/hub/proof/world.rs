@@ -594,7 +594,8 @@ impl World {
                 page.delete(&id);
                 format!("deletes {id}")
             }
-            (6..=7, Some(id)) if page.open_form(&id) => {
+            // Whose form is open when it goes by its own page's wish stays, form and all: the client's own affair.
+            (6..=7, Some(id)) if !page.being_saved().any(|(saved, _)| saved == id) && page.open_form(&id) => {
                 let open = self.dice.millis(300, 20_000);
                 self.later(open, Event::CloseForm(at));
                 format!("opens the form of {id}")
