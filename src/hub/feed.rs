@@ -129,6 +129,8 @@ enum Lost {
 #[derive(Debug)]
 struct Again {
     from: u64,
+    /// What comes after this is told by others.
+    until: u64,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
     /// It has not been told to its end yet.
@@ -224,6 +226,7 @@ impl Subscription {
         match &mut self.again {
             Some(again) => {
                 again.from = again.from.min(from);
+                again.until = u64::MAX;
                 match &mut again.step {
                     Step::Due(earlier) => *earlier = due.min(*earlier),
                     Step::Telling { place, only_deletions: false } => place.sequence = place.sequence.min(from),
@@ -233,6 +236,7 @@ impl Subscription {
             None => {
                 self.again = Some(Box::new(Again {
                     from,
+                    until: u64::MAX,
                     snapshot: None,
                     is_first: true,
                     step: Step::Due(due),
@@ -251,6 +255,11 @@ impl Again {
             Step::Told(then) => Some(then + overlap),
             Step::Telling { .. } => None,
         }
+    }
+
+    /// True when everyone is told of all this when the entity settles.
+    fn is_covered(&self, settle: &Settle) -> bool {
+        self.snapshot.is_none() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
     }
 
     fn beginning(&self, only_deletions: bool) -> Place {
@@ -309,6 +318,7 @@ impl Hub {
                     // A list may arrive later than this, or the page be saving at the moment.
                     subscription.again = Some(Box::new(Again {
                         from,
+                        until: u64::MAX,
                         snapshot: None,
                         is_first: true,
                         step: Step::Due(now + self.times.replay_again),
@@ -357,6 +367,7 @@ impl Hub {
         };
         let mut again = Again {
             from: snapshot.at.max(log.base()),
+            until: u64::MAX,
             snapshot: Some(snapshot),
             is_first: true,
             step: Step::Due(now),
@@ -523,13 +534,22 @@ impl Hub {
             go_on
         };
         match again.step {
+            // Everyone is going to be told of it.
+            Step::Due(_) if again.is_covered(settle) => deletions(again),
+            Step::Due(_) if !again.is_first && again.attempts > 0 && !self.was_calm(settle, now, now) => {
+                again.attempts -= 1;
+                again.step = Step::Due(now + self.times.settle.overlap);
+                true
+            }
             Step::Due(_) => {
                 again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
                 true
             }
             Step::Told(then) if again.attempts > 0 && !self.was_calm(settle, then, now) => {
                 again.attempts -= 1;
-                again.step = Step::Due(now + self.times.settle.quiet);
+                // Old rows of a snapshot want what the log has since.
+                again.until = settle.will_repeat_from().filter(|_| again.snapshot.is_none()).unwrap_or(u64::MAX);
+                again.step = Step::Due(now + self.times.settle.overlap);
                 true
             }
             Step::Told(_) => deletions(again),
@@ -559,8 +579,7 @@ impl Hub {
         let mut place = from;
         let is_full = |bytes: &usize, looked_at: &usize| *bytes > SHARE_BYTES || *looked_at >= SHARE_RECORDS;
         // What the log itself tells comes last and need not be told here. Young deletions are told to everyone.
-        let tombstones_end =
-            if only_deletions { log.tombstones_since(now - self.times.deletions_for) } else { again.from };
+        let tombstones_end = if only_deletions { self.young_tombstones(log, now) } else { again.from };
         if place.tombstone < tombstones_end {
             for (sequence, tombstone) in log.tombstones(entity, place.tombstone..tombstones_end) {
                 if is_full(&bytes, &looked_at) {
@@ -596,7 +615,7 @@ impl Hub {
         }
         if !only_deletions {
             place.sequence = place.sequence.max(log.base());
-            for (sequence, frame) in self.newest(log, entity, place.sequence) {
+            for (sequence, frame) in self.newest(log, entity, place.sequence).take_while(|(at, _)| *at < again.until) {
                 if is_full(&bytes, &looked_at) {
                     share.end = Place { sequence, ..place };
                     return share;

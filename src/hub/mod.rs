@@ -381,13 +381,18 @@ impl Hub {
         }
         for entity in self.entities() {
             let log = lock(&self.log);
-            let from = now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then));
+            let from = self.young_tombstones(&log, now);
             let is_any = log.tombstones(entity, from..log.head()).next().is_some();
             drop(log);
             if is_any {
                 self.repeat(Repeat { entity, from, only_deletions: true });
             }
         }
+    }
+
+    /// Where the deletions begin that are told again.
+    fn young_tombstones(&self, log: &Log, now: Instant) -> u64 {
+        now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then))
     }
 
     fn repeat(&self, repeat: Repeat) {

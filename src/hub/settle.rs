@@ -199,6 +199,13 @@ impl Settle {
         self.stretch.as_ref().map(|stretch| stretch.from)
     }
 
+    /// From where on everyone will be told again without anything more happening.
+    pub(crate) fn will_repeat_from(&self) -> Option<u64> {
+        let stretch = self.stretch.as_ref()?;
+        let closes = stretch.uncovered.then_some(stretch.from);
+        if stretch.contended && stretch.fresh { Some(stretch.repeated[0]) } else { closes }
+    }
+
     /// True when nobody has been writing, or reading a list, from then on.
     pub(crate) fn is_calm_since(&self, then: Instant, now: Instant) -> bool {
         self.quiet_since(now) <= Quiet::Since(then)
