@@ -1,22 +1,70 @@
 //! Who may connect: what is asked, what comes back, and the built-in token list.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, sync::Arc};
+use std::{
+    any::Any,
+    borrow::Cow,
+    fmt,
+    future::{Future, ready},
+    sync::Arc,
+};
 
 use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::hook::BoxFuture;
 
 /// The header that carries the token in a handshake and in calls over HTTP.
 pub(crate) const TOKEN_HEADER: &str = "remote-token";
 
-/// What an authenticator is asked: the token a page sent, and the request around it.
+/// What a page proves itself by.
+///
+/// `Debug` shows no token.
+///
+/// ```
+/// use tower_live_updates::{AuthError, AuthRequest, Credentials, Identity};
+///
+/// async fn verify(request: AuthRequest) -> Result<Identity, AuthError> {
+///     match request.credentials() {
+///         Credentials::Token("alices-secret") => Ok(Identity::new("alice")),
+///         // She came with the token before. May she still be here?
+///         Credentials::Session("alice") => Ok(Identity::new("alice")),
+///         _ => Err(AuthError::Denied),
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Credentials<'a> {
+    /// The token the page was given; empty when it sent none.
+    Token(&'a str),
+    /// The [principal](Identity::principal) that the authenticator gave this page before, as a sealed key says whose
+    /// signature and expiry are good. Only with `Builder::sessions`.
+    Session(&'a str),
+}
+
+impl fmt::Debug for Credentials<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.debug_tuple("Token").finish_non_exhaustive(),
+            Self::Session(principal) => f.debug_tuple("Session").field(principal).finish(),
+        }
+    }
+}
+
+/// [`Credentials`] of their own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) enum OwnedCredentials {
+    Token(String),
+    Session(String),
+}
+
+/// What an authenticator is asked: the credentials of a page, and the request around it.
 ///
 /// A page sends its token twice: in the handshake's `Remote-Token` header, and in the address of the socket. The
 /// header is read as Latin-1, as browsers write it. In the address the token stands raw between `token=` and the final
 /// `&ws=1`; it is percent-decoded only, so `+` stays `+`. A `key` of this crate's own is unwrapped: the authenticator
-/// always sees the token.
+/// sees the token in it or, with sealed keys, the principal: see [`credentials`](Self::credentials).
 ///
 /// `Debug` shows neither token nor headers.
 ///
@@ -32,22 +80,38 @@ pub(crate) const TOKEN_HEADER: &str = "remote-token";
 /// ```
 #[derive(Clone)]
 pub struct AuthRequest {
-    token: String,
+    credentials: OwnedCredentials,
     query: String,
     headers: HeaderMap,
     extensions: Extensions,
 }
 
 impl AuthRequest {
-    pub(crate) fn new(token: String, parts: &Parts) -> Self {
-        let query = own_query(parts.uri.query().unwrap_or_default());
-        Self { token, query: query.to_owned(), headers: parts.headers.clone(), extensions: parts.extensions.clone() }
+    pub(crate) fn new(credentials: OwnedCredentials, parts: &Parts) -> Self {
+        Self {
+            credentials,
+            query: own_query(parts.uri.query().unwrap_or_default()).to_owned(),
+            headers: parts.headers.clone(),
+            extensions: parts.extensions.clone(),
+        }
     }
 
-    /// The token; empty when the page sent none.
+    /// What the page proves itself by: its token, or with `Builder::sessions` a session of an earlier one.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials<'_> {
+        match &self.credentials {
+            OwnedCredentials::Token(token) => Credentials::Token(token),
+            OwnedCredentials::Session(principal) => Credentials::Session(principal),
+        }
+    }
+
+    /// The token; empty when the page sent none, and for a [session](Credentials::Session).
     #[must_use]
     pub fn token(&self) -> &str {
-        &self.token
+        match &self.credentials {
+            OwnedCredentials::Token(token) => token,
+            OwnedCredentials::Session(_) => "",
+        }
     }
 
     /// The query the page's own endpoint address has, without what the client appends: `tenant=7` for
@@ -167,21 +231,21 @@ impl fmt::Debug for Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The token is wrong. Handshake: 403 `{"error":"Forbidden"}`, and the page stays without live updates until it
-    /// is loaded again. Socket: closed with 1008 `Unauthorized` after 1 to 2 s.
+    /// The token is wrong, or the session has been ended. Handshake: 403 `{"error":"Forbidden"}`, and the page stays without live updates until it
+    /// is loaded again. Socket: closed with 1008 `Unauthorized` after 1 to 2 s; one that is open already, at once.
     Denied,
     /// The token was good once. As [`Denied`](Self::Denied), but a socket first hears one event on the entity
     /// `$session`, `{"type":"expired"}`, which the application's page can handle.
     Expired,
     /// Nobody can tell at the moment. Handshake: 200, since the page asks only once. Socket: refused with 503 after a
-    /// delay; the page retries every 2 s.
+    /// delay; the page retries every 2 s. A socket that is open already stays so.
     Unavailable,
 }
 
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Denied => "the token is not accepted",
+            Self::Denied => "the credentials are not accepted",
             Self::Expired => "the session has expired",
             Self::Unavailable => "authentication is unavailable at the moment",
         })
@@ -195,6 +259,10 @@ impl std::error::Error for AuthError {}
 ///
 /// It is asked at each handshake, at each (re)connect of a socket, and at each call over HTTP, always outside any
 /// lock. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
+///
+/// With `Builder::sessions` it must answer [`Credentials::Session`] as well: there it is asked by principal at every
+/// question after the handshake, and every five minutes while the socket is open. What it knows of tokens alone denies
+/// sessions, and so every socket; an example stands at [`Builder::authenticate`](crate::Builder::authenticate).
 ///
 /// ```
 /// use tower_live_updates::{AuthError, Authenticate, AuthRequest, Entity, Identity, LiveUpdates};
@@ -226,27 +294,38 @@ pub(crate) type Authenticator = Arc<dyn Fn(AuthRequest) -> BoxFuture<Result<Iden
 
 /// A fixed list of tokens. Every token is compared to its end, whatever the others say.
 pub(crate) fn token_list(tokens: Vec<String>) -> Authenticator {
+    let named: Vec<(String, Arc<str>)> =
+        tokens.into_iter().zip(1_u64..).map(|(token, place)| (token, format!("token-{place}").into())).collect();
     Arc::new(move |request| {
-        let mut found = Choice::from(0);
-        let mut index = 0_u64;
-        for (candidate, place) in tokens.iter().zip(1_u64..) {
-            let same = candidate.as_bytes().ct_eq(request.token().as_bytes());
-            index = subtle::ConditionallySelectable::conditional_select(&index, &place, same);
-            found |= same;
-        }
-        let verdict =
-            if bool::from(found) { Ok(Identity::new(format!("token-{index}"))) } else { Err(AuthError::Denied) };
-        Box::pin(std::future::ready(verdict))
+        let found = match request.credentials() {
+            Credentials::Token(token) => find(&named, token),
+            Credentials::Session(principal) => named.iter().map(|(_, name)| name).find(|name| ***name == *principal),
+        };
+        Box::pin(ready(found.cloned().map(Identity::new).ok_or(AuthError::Denied)))
     })
+}
+
+fn find<'n>(named: &'n [(String, Arc<str>)], token: &str) -> Option<&'n Arc<str>> {
+    let mut is_found = Choice::from(0);
+    let mut index = 0_u64;
+    for ((candidate, _), place) in named.iter().zip(0_u64..) {
+        let is_same = candidate.as_bytes().ct_eq(token.as_bytes());
+        index.conditional_assign(&place, is_same);
+        is_found |= is_same;
+    }
+    let index = bool::from(is_found).then(|| usize::try_from(index).ok())??;
+    named.get(index).map(|(_, name)| name)
 }
 
 /// Everybody, under one name.
 pub(crate) fn anonymous() -> Authenticator {
-    Arc::new(|_| Box::pin(std::future::ready(Ok(Identity::new("anonymous")))))
+    Arc::new(|_| Box::pin(ready(Ok(Identity::new("anonymous")))))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::hash::BuildHasher;
+
     use super::*;
 
     #[test]
@@ -292,24 +371,55 @@ mod tests {
         assert_eq!(header_token(&headers), "clé");
     }
 
+    async fn ask(authenticator: &Authenticator, credentials: OwnedCredentials) -> Result<String, AuthError> {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let identity = authenticator(AuthRequest::new(credentials, &parts)).await;
+        identity.map(|identity| identity.principal().to_owned())
+    }
+
     #[tokio::test]
     async fn the_list_knows_its_tokens_and_nothing_else() {
         let list = token_list(vec!["demo".into(), "a+b/c==".into()]);
-        let ask = async |token: &str| {
-            let (parts, ()) = http::Request::new(()).into_parts();
-            list(AuthRequest::new(token.to_owned(), &parts)).await
-        };
-        assert_eq!(ask("demo").await.unwrap().principal(), "token-1");
-        assert_eq!(ask("a+b/c==").await.unwrap().principal(), "token-2");
-        for wrong in ["", "dem", "demox", "Demo", "a b/c=="] {
+        let ask = async |token: &str| ask(&list, OwnedCredentials::Token(token.to_owned())).await;
+        assert_eq!(ask("demo").await.unwrap(), "token-1");
+        assert_eq!(ask("a+b/c==").await.unwrap(), "token-2");
+        for wrong in ["", "dem", "demox", "Demo", "a b/c==", "token-1"] {
             assert_eq!(ask(wrong).await.unwrap_err(), AuthError::Denied, "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_list_knows_the_sessions_of_its_tokens_and_nothing_else() {
+        let list = token_list(vec!["demo".into(), "a+b/c==".into()]);
+        let ask = async |principal: &str| ask(&list, OwnedCredentials::Session(principal.to_owned())).await;
+        for right in ["token-1", "token-2"] {
+            assert_eq!(ask(right).await.unwrap(), right);
+        }
+        for wrong in ["", "demo", "token-0", "token-3", "token-01", "token-+1", "anonymous"] {
+            assert_eq!(ask(wrong).await.unwrap_err(), AuthError::Denied, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn everybody_comes_back_as_anonymous() {
+        let session = OwnedCredentials::Session("alice".to_owned());
+        assert_eq!(ask(&anonymous(), session).await.unwrap(), "anonymous");
     }
 
     #[test]
     fn debug_shows_no_secret() {
         let (parts, ()) = http::Request::builder().header(TOKEN_HEADER, "secret").body(()).unwrap().into_parts();
-        let request = AuthRequest::new("secret".into(), &parts);
-        assert!(!format!("{request:?}").contains("secret"));
+        let request = AuthRequest::new(OwnedCredentials::Token("secret".into()), &parts);
+        assert!(!format!("{request:?} {:?}", request.credentials()).contains("secret"));
+    }
+
+    #[test]
+    fn a_session_is_no_token() {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let request = AuthRequest::new(OwnedCredentials::Session("alice".into()), &parts);
+        assert_eq!((request.credentials(), request.token()), (Credentials::Session("alice"), ""));
+        let hasher = std::hash::RandomState::new();
+        let [session, token] = [OwnedCredentials::Session, OwnedCredentials::Token].map(|of| of("alice".to_owned()));
+        assert_ne!(hasher.hash_one(session), hasher.hash_one(token), "they own different sessions");
     }
 }

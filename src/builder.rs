@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::{AuthError, AuthRequest, Authenticate, Authenticator, Identity, anonymous, token_list},
     connection::{ConnectionLimits, Connections},
-    endpoint::{Endpoint, EndpointLimits, origin::Origins},
+    endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
     handle::LiveUpdates,
@@ -19,6 +19,7 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A [`Builder`] that does not know yet who may connect.
 #[derive(Debug)]
@@ -80,6 +81,9 @@ pub struct Builder<A = Unauthenticated> {
     watch: WatchLimits,
     retry_delay: Duration,
     delayed_refusals: usize,
+    seal: Option<Result<Seal, ConfigError>>,
+    session_lifetime: Duration,
+    reask_interval: Duration,
     connection: ConnectionLimits,
     delivery: Delivery,
     times: DeliveryTimes,
@@ -112,6 +116,9 @@ impl Builder {
             },
             retry_delay: Duration::from_secs(20),
             delayed_refusals: 1024,
+            seal: None,
+            session_lifetime: 12 * HOUR,
+            reask_interval: Duration::from_secs(5 * 60),
             connection: ConnectionLimits {
                 connections: 50_000,
                 ping_interval: Duration::from_secs(25),
@@ -163,6 +170,32 @@ impl Builder {
     ///     .build()?;
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
+    ///
+    /// With `sessions`, which is recommended, pages come with their token once and by a session after that. So the
+    /// closure is asked about [`Credentials::Session`](crate::Credentials::Session) too, and says whether this user is
+    /// still welcome:
+    ///
+    /// ```
+    /// use std::{collections::HashMap, sync::Arc};
+    /// use tower_live_updates::{AuthError, AuthRequest, Credentials, Entity, Identity, LiveUpdates};
+    ///
+    /// # let secret = "read-from-the-environment-0123456789";
+    /// let users = Arc::new(HashMap::from([("alices-token".to_owned(), "alice")]));
+    /// let builder = LiveUpdates::builder("/api/v1")
+    ///     .authenticate(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
+    ///         let user = match request.credentials() {
+    ///             Credentials::Token(token) => users.get(token),
+    ///             Credentials::Session(principal) => users.values().find(|name| **name == principal),
+    ///             _ => None,
+    ///         };
+    ///         user.map(|&name| Identity::new(name)).ok_or(AuthError::Denied)
+    ///     })
+    ///     .entity(Entity::scheduler("/events"));
+    /// # #[cfg(feature = "sessions")]
+    /// let builder = builder.sessions([secret]);
+    /// let live = builder.build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
     pub fn authenticate<S, F, Fut>(self, state: S, hook: F) -> Builder<Ready>
     where
         S: Clone + Send + Sync + 'static,
@@ -187,6 +220,9 @@ impl Builder {
     ///
     /// Tokens of letters, digits and `-_.~` pass through every client and proxy unchanged. The builder refuses an empty
     /// list and empty tokens.
+    ///
+    /// With `sessions`, a session of `token-1` is good while the list has a first token, even another one than it was:
+    /// change the secrets as well when you take a token off the list.
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
         let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
@@ -217,6 +253,9 @@ impl Builder {
             watch: self.watch,
             retry_delay: self.retry_delay,
             delayed_refusals: self.delayed_refusals,
+            seal: self.seal,
+            session_lifetime: self.session_lifetime,
+            reask_interval: self.reask_interval,
             connection: self.connection,
             delivery: self.delivery,
             times: self.times,
@@ -293,6 +332,72 @@ impl<A> Builder<A> {
         self
     }
 
+    /// Gives pages sealed keys: signed sessions of their principal instead of their token. Recommended; by default keys
+    /// hold the token itself.
+    ///
+    /// The stock client puts its key into the address of its socket, at every reconnect, as long as the page is open.
+    /// With sealed keys
+    ///
+    /// - tokens are sent in a header, in the handshake, and stay out of addresses and so out of the logs of proxies;
+    /// - a token may be short-lived, as JWTs are: it must be good at the handshake, and the session goes on without it;
+    /// - a user who is not welcome any more loses open sockets too: every
+    ///   [`reask_interval`](Self::reask_interval) the authenticator is asked about each of them again.
+    ///
+    /// For that the authenticator must answer [`Credentials::Session`](crate::Credentials::Session); see
+    /// [`authenticate`](Builder::authenticate). [`tokens`](Builder::tokens) and
+    /// [`allow_anonymous`](Builder::allow_anonymous) do.
+    ///
+    /// The first secret signs, and all of them verify. To change secrets, put the new one in front and take the old
+    /// one off the list a [`session_lifetime`](Self::session_lifetime) later; to end all sessions, take it off at once.
+    /// Sessions are stored nowhere: they survive a restart, and other nodes know them, where secrets and path are the
+    /// same. Each secret needs 32 bytes at least, as random as those of `openssl rand -base64 32`, and none is to be
+    /// shared with other applications.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// // Both read from the environment.
+    /// # let (new_secret, old_secret) = ("new-0123456789-0123456789-0123456", "old-0123456789-0123456789-0123456");
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .tokens(["a-long-random-token"])
+    ///     .sessions([new_secret, old_secret])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    ///
+    /// A key is signed and not encrypted: whoever has it can read the principal, and may connect until it expires or
+    /// the authenticator says no. What else lets pages in still does: tokens, and plain keys that were given out before. A
+    /// page whose handshake comes while the authenticator is [unavailable](AuthError::Unavailable) gets a plain key,
+    /// since it makes no second one. With [`Delivery::Plain`] there are no keys: pages name their token, and sessions
+    /// have no effect.
+    #[cfg(feature = "sessions")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
+    pub fn sessions<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
+        self.seal = Some(Seal::new(secrets));
+        self
+    }
+
+    /// How long a session lasts after the page's handshake. Default: 12 h; a year at most. Then the socket hears
+    /// [`AuthError::Expired`], and the page has to be loaded again.
+    #[cfg(feature = "sessions")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
+    pub fn session_lifetime(mut self, time: Duration) -> Self {
+        self.session_lifetime = time.min(YEAR);
+        self
+    }
+
+    /// How often the authenticator is asked whether a socket that is open by a sealed key may stay so. Default: 5 min,
+    /// the first time after a random part of it, half at least; a year at most. [`AuthError::Denied`] and
+    /// [`AuthError::Expired`] close the socket at once. After [`AuthError::Unavailable`], a panic or a timeout it stays
+    /// open and is asked about again after the same time.
+    #[cfg(feature = "sessions")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
+    pub fn reask_interval(mut self, time: Duration) -> Self {
+        self.reask_interval = time.min(YEAR);
+        self
+    }
+
     /// Sockets open at one time. Default: 50 000; one more is refused with 503 after a random delay, which spreads
     /// clients that retry every two seconds.
     pub fn max_connections(mut self, connections: usize) -> Self {
@@ -315,7 +420,7 @@ impl<A> Builder<A> {
 
     /// How often a socket is pinged. Default: 25 s; proxies cut sockets that are idle for 60 s. A year at most.
     pub fn ping_interval(mut self, time: Duration) -> Self {
-        self.connection.ping_interval = time.min(Duration::from_secs(365 * 24 * 3600));
+        self.connection.ping_interval = time.min(YEAR);
         self
     }
 
@@ -463,6 +568,7 @@ impl Builder<Ready> {
             return Err(ConfigError::EndpointPath(path));
         }
         let authenticator = self.auth.0?;
+        let seal = self.seal.transpose()?;
         let zero = [
             ("max_connections", self.connection.connections == 0),
             ("max_message_bytes", self.connection.message_bytes == 0),
@@ -471,6 +577,8 @@ impl Builder<Ready> {
             ("pong_timeout", self.connection.pong_timeout.is_zero()),
             ("write_timeout", self.connection.write_timeout.is_zero()),
             ("hook_timeout", self.watch.hook.is_zero()),
+            ("session_lifetime", self.session_lifetime.is_zero()),
+            ("reask_interval", self.reask_interval.is_zero()),
             ("log_records", self.log.records == 0),
             ("log_bytes", self.log.bytes == 0),
             ("log_age", self.log.age.is_zero()),
@@ -514,9 +622,11 @@ impl Builder<Ready> {
             hook: self.watch.hook,
             delayed_refusals: self.delayed_refusals,
             retry_delay: self.retry_delay,
+            session: self.session_lifetime,
+            reask: self.reask_interval,
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
-        let endpoint = Endpoint::new(bare, authenticator, origins, limits, connections.clone());
+        let endpoint = Endpoint::new(bare, authenticator, origins, seal, limits, connections.clone());
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle.clone());
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections, lifecycle))
     }

@@ -62,6 +62,8 @@ pub enum ConfigError {
     Origin(String),
     /// A token list is empty, or holds an empty token.
     Token,
+    /// The list of session secrets is empty, or one of them is shorter than 32 bytes.
+    SessionSecret,
     /// A limit or a time that must not be zero is zero.
     Zero(&'static str),
     /// Every socket would be closed before it could answer a second ping.
@@ -103,6 +105,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "origin {origin:?} must be scheme://host or scheme://host:port, without a path")
             }
             Self::Token => f.write_str("the token list is empty or holds an empty token"),
+            Self::SessionSecret => f.write_str("sessions needs a secret, and every secret at least 32 bytes"),
             Self::Zero(what) => write!(f, "{what} must not be zero"),
             Self::PongTimeout { pong_timeout, ping_interval } => {
                 write!(f, "pong_timeout ({pong_timeout:?}) must be longer than ping_interval ({ping_interval:?})")

@@ -29,7 +29,7 @@ mod way;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::way::AxumBody;
 pub use self::{
-    auth::{AuthError, AuthRequest, Authenticate, Identity},
+    auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},
     body::{OwnBody, RequestBody, ResponseBody},
     builder::{Builder, Ready, Unauthenticated},
     change::{Change, ChangeKind},

@@ -13,7 +13,7 @@ use std::{
 use http::Request;
 use serde_json::{Value, json};
 use support::{
-    End, Server, builder, full,
+    End, Server, builder, converging, full,
     raw::{Raw, upgrade_request},
     until, usual,
 };
@@ -34,7 +34,7 @@ struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Notes {
     fn live(&self) -> LiveUpdates {
-        builder()
+        converging()
             .authenticate(self.clone(), async |notes: Self, request: AuthRequest| {
                 let token = request.token().to_owned();
                 notes.0.lock().unwrap().push(token.clone());
@@ -288,7 +288,7 @@ async fn a_key_stands_for_its_token_in_a_header_too() {
 async fn tokens_that_an_address_would_break_get_through_inside_a_key() {
     // `#` ends an address, `%` begins an escape, `+` is a space to many, and `é` travels as two bytes.
     for token in ["a#b", "100%25", "a+b/c=d==", "clé", "a&ws=1", "lu1.x"] {
-        let live = builder().tokens([token]).build().unwrap();
+        let live = converging().tokens([token]).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
         let mut raw = Raw::new(server.connect());
         let latin: Vec<u8> = token.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect();
@@ -339,7 +339,7 @@ async fn keys_that_this_server_did_not_make_let_nobody_in() {
 #[tokio::test(start_paused = true)]
 async fn a_key_outlives_no_permission() {
     let allowed = Arc::new(AtomicBool::new(true));
-    let live = builder()
+    let live = converging()
         .authenticate(allowed.clone(), async |allowed: Arc<AtomicBool>, _| {
             if allowed.load(Ordering::Relaxed) { Ok(Identity::new("alice")) } else { Err(AuthError::Denied) }
         })
@@ -358,7 +358,7 @@ async fn a_key_outlives_no_permission() {
 #[tokio::test]
 async fn a_token_too_long_for_a_key_still_gets_in_by_itself() {
     let token = "x".repeat(7000);
-    let live = builder().tokens([token.clone()]).build().unwrap();
+    let live = converging().tokens([token.clone()]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     assert_eq!(server.handshake(&token).await.body(), r#"{"api":{},"data":{},"websocket":true}"#);
     assert!(server.page_at(&format!("/api/v1?token={token}&ws=1")).await.is_ok());

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use serde_json::{Value, json};
 use support::{
-    Server, builder, full, live,
+    Server, builder, converging, full, live,
     raw::{self, Raw},
     usual,
 };
 use tower::ServiceExt;
+use tower_live_updates::LiveUpdates;
 
 fn body(response: &Response<Bytes>) -> Value {
     serde_json::from_slice(response.body()).expect("JSON")
@@ -22,9 +23,14 @@ fn key(response: &Response<Bytes>) -> String {
     body(response)["key"].as_str().expect("a key").to_owned()
 }
 
+/// A server that gives keys.
+fn keyed() -> LiveUpdates {
+    converging().tokens(["demo"]).build().unwrap()
+}
+
 #[tokio::test]
 async fn the_answer_is_the_articles_with_a_key_of_harmless_characters() {
-    let live = live();
+    let live = keyed();
     let server = Server::layered(&live.layer(), usual);
     let answer = server.handshake("demo").await;
     assert_eq!(answer.status(), 200);
@@ -43,15 +49,15 @@ async fn the_answer_is_the_articles_with_a_key_of_harmless_characters() {
 
 #[tokio::test]
 async fn a_key_opens_sockets_again_and_again_in_place_of_the_token() {
-    let live = live();
+    let live = keyed();
     let server = Server::layered(&live.layer(), usual);
     let key = key(&server.handshake("demo").await);
     let mut ids = HashSet::new();
-    for _ in 0..2 {
+    for round in 0..2 {
         let mut page = server.page_at(&format!("/api/v1?token={key}&ws=1")).await.unwrap();
         page.subscribe("events").await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        live.send("events", &json!({"heard": round})).unwrap();
+        assert!(page.told(&live).await.contains(&json!({"heard": round})));
         ids.insert(page.id);
     }
     assert_eq!(ids.len(), 2);
@@ -59,7 +65,7 @@ async fn a_key_opens_sockets_again_and_again_in_place_of_the_token() {
 
 #[tokio::test]
 async fn no_two_handshakes_get_the_same_key() {
-    let server = Server::layered(&live().layer(), usual);
+    let server = Server::layered(&keyed().layer(), usual);
     let mut keys = HashSet::new();
     for _ in 0..50 {
         keys.insert(key(&server.handshake("demo").await));
@@ -231,7 +237,7 @@ async fn the_endpoint_alone_answers_options_itself() {
 #[tokio::test]
 async fn a_trailing_slash_makes_no_difference_on_either_side() {
     for configured in ["/api/v1", "/api/v1/"] {
-        let live = tower_live_updates::LiveUpdates::builder(configured).tokens(["demo"]).build().unwrap();
+        let live = LiveUpdates::builder(configured).tokens(["demo"]).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
         for path in ["/api/v1", "/api/v1/"] {
             let request = Request::get(path).header("remote-token", "demo").body("").unwrap();

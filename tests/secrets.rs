@@ -11,7 +11,7 @@ use std::{
 use http::Request;
 use serde_json::Value;
 use support::{
-    Server, builder,
+    Server, builder, converging,
     logs::Logs,
     raw::{Raw, frame, header, upgrade_request},
     until, usual,
@@ -46,7 +46,7 @@ async fn say(server: &Server, request: &str) -> Raw {
 #[tokio::test(start_paused = true)]
 async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
     let requests: Arc<Mutex<Vec<String>>> = Arc::default();
-    let live = builder()
+    let live = converging()
         .authenticate(requests.clone(), async |requests: Arc<Mutex<Vec<String>>>, request: AuthRequest| {
             requests.lock().unwrap().push(format!("{request:?} {request:#?}"));
             match request.token() {

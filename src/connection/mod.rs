@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use hyper::upgrade::Upgraded;
 use slab::Slab;
 use tokio::{
@@ -38,7 +38,8 @@ use self::{
     stream::{Half, Opened, Wire},
 };
 use crate::{
-    auth::Identity,
+    auth::{AuthError, Identity},
+    hook::BoxFuture,
     hub::{Hub, Origin, Progress, Subscriber},
     lock::lock,
     observe::Observer,
@@ -58,6 +59,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) message_bytes: usize,
 }
 
+/// What those hear who may not connect, or not any more.
+const UNAUTHORIZED: &str = "Unauthorized";
 /// How long the last words of a socket may take in each direction.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Sockets told to leave at once when the server shuts down; more are spread over half of the drain time.
@@ -151,8 +154,17 @@ enum Ending {
     Broken(u16),
 }
 
+/// Who has opened a socket, and for how long.
+pub(crate) struct Guest {
+    pub(crate) identity: Identity,
+    pub(crate) origin: Origin,
+    /// Resolves when the socket may not stay open any longer; boxed, since most sockets have none.
+    pub(crate) revoked: Option<BoxFuture<AuthError>>,
+}
+
 /// Serves one socket to its end.
-pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, origin: Origin, connections: &Connections) {
+pub(crate) async fn serve(upgraded: Upgraded, guest: Guest, connections: &Connections) {
+    let Guest { identity, origin, revoked } = guest;
     let Opened { outbox, reader, half, read } = stream::open(upgraded);
     outbox.push(protocol::start(&random::id()));
     connections.observer().sockets_opened.up();
@@ -164,7 +176,7 @@ pub(crate) async fn serve(upgraded: Upgraded, identity: Identity, origin: Origin
     drop(read);
 
     let subscriber = registered.subscriber.clone();
-    let mut connection = Connection { connections, open: registered.open.clone(), subscriber, outbox, half };
+    let mut connection = Connection { connections, open: registered.open.clone(), subscriber, outbox, half, revoked };
     let life = async {
         let ending = connection.run(&mut socket).await;
         if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
@@ -209,7 +221,7 @@ impl Drop for Registered<'_> {
 pub(crate) async fn turn_away(upgraded: Upgraded, expired: bool, delay: Duration, connections: &Connections) {
     let Opened { outbox, reader, mut half, .. } = stream::open(upgraded);
     if expired {
-        outbox.push(protocol::message("$session", r#"{"type":"expired"}"#));
+        say_expired(&outbox);
     }
     let mut wire = Wire { reader, outbox: outbox.clone() };
     let refuse = async {
@@ -220,13 +232,18 @@ pub(crate) async fn turn_away(upgraded: Upgraded, expired: bool, delay: Duration
             }
         };
         write_while(&outbox, half.as_mut(), wait).await;
-        outbox.push(protocol::close(close::POLICY, "Unauthorized"));
+        outbox.push(protocol::close(close::POLICY, UNAUTHORIZED));
         let _ = timeout(FAREWELL, write_while(&outbox, half.as_mut(), read_out(&mut wire))).await;
     };
     tokio::select! {
         () = refuse => {}
         () = connections.lifecycle.over() => {}
     }
+}
+
+/// What an application's page can handle, before a close that the client would only answer by coming back.
+fn say_expired(outbox: &Outbox) {
+    outbox.push(protocol::message("$session", r#"{"type":"expired"}"#));
 }
 
 /// What one socket's task works with.
@@ -236,6 +253,7 @@ struct Connection<'c> {
     subscriber: Arc<Subscriber>,
     outbox: Arc<Outbox>,
     half: Option<Half>,
+    revoked: Option<BoxFuture<AuthError>>,
 }
 
 impl Connection<'_> {
@@ -245,6 +263,7 @@ impl Connection<'_> {
         let identity = &self.open.identity;
         let writing = write_on(self.connections, identity, &self.subscriber, &self.outbox, self.half.as_mut());
         let mut writing = pin!(writing);
+        let mut revoked = OptionFuture::from(self.revoked.as_mut());
         let mut leaving = pin!(leave_with_the_server(self.connections));
         let mut heard = Instant::now();
         // The first one anywhere within the interval: thousands of sockets must not ping together.
@@ -277,6 +296,12 @@ impl Connection<'_> {
                 }
                 () = self.open.disconnected.notified() => {
                     return Ending::Close(close::POLICY, "Disconnected");
+                }
+                Some(why) = &mut revoked => {
+                    if why == AuthError::Expired {
+                        say_expired(&self.outbox);
+                    }
+                    return Ending::Close(close::POLICY, UNAUTHORIZED);
                 }
                 () = &mut leaving => {
                     return Ending::Close(close::GOING_AWAY, "Going away");

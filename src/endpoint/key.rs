@@ -363,7 +363,8 @@ mod tests {
         fn a_key_expires() {
             let now = since_1970().as_secs();
             let keys = keys(&[NEW]);
-            for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)] {
+            for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
+            {
                 let named = keys.read(until(expires));
                 assert!(named.credentials == session("alice"));
                 assert_eq!(named.is_expired(), is_expired, "{expires}");

@@ -22,15 +22,15 @@ use tokio::{
 
 use self::{
     handshake::{error, forbidden, welcome},
-    key::{Named, PageKey},
+    key::{Keys, Named, PageKey, Seal},
     origin::Origins,
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
     auth::{AuthError, AuthRequest, Authenticator, Identity, header_token, query_token},
     body::OwnBody,
-    connection::{self, Connections},
-    hook::guarded,
+    connection::{self, Connections, Guest},
+    hook::{BoxFuture, guarded},
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
@@ -44,6 +44,10 @@ pub(crate) struct EndpointLimits {
     pub(crate) delayed_refusals: usize,
     /// How long a refusal for a passing reason waits, at most.
     pub(crate) retry_delay: Duration,
+    /// How long a sealed key is good for.
+    pub(crate) session: Duration,
+    /// How often the authenticator is asked about a socket that is open by a sealed key.
+    pub(crate) reask: Duration,
 }
 
 /// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
@@ -61,6 +65,7 @@ pub(crate) struct Endpoint {
     refusals: Arc<Semaphore>,
     connections: Arc<Connections>,
     epoch: String,
+    keys: Keys,
     /// Tells the credentials of one session from those of another.
     owners: RandomState,
 }
@@ -70,10 +75,12 @@ impl Endpoint {
         path: String,
         authenticator: Authenticator,
         origins: Origins,
+        seal: Option<Seal>,
         limits: EndpointLimits,
         connections: Arc<Connections>,
     ) -> Self {
         Self {
+            keys: Keys::new(seal, &path, limits.session),
             path,
             authenticator,
             origins,
@@ -95,7 +102,7 @@ impl Endpoint {
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
-            Method::POST => match self.authenticated(key::read(header_token(&parts.headers)).token, &parts).await {
+            Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await {
                 Ok(_) => calls::answer(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
@@ -122,14 +129,15 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        let token = key::read(header_token(&parts.headers)).token;
+        let named = self.keys.read(header_token(&parts.headers));
         // Taken before anybody is asked: what is told from now on is news to this page.
         let sequence = self.connections.hub().handshake(Instant::now());
-        match self.authenticated(token.clone(), parts).await {
+        match self.authenticated(&named, parts).await {
             // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
-            Ok(_) | Err(AuthError::Unavailable) => {
+            verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
-                welcome(self.key(&token, sequence).as_deref())
+                let principal = verdict.as_ref().ok().map(Identity::principal);
+                welcome(self.key(&named, principal, sequence).as_deref())
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -138,7 +146,7 @@ impl Endpoint {
         }
     }
 
-    async fn socket(&self, parts: &mut Parts) -> Response<OwnBody> {
+    async fn socket(self: &Arc<Self>, parts: &mut Parts) -> Response<OwnBody> {
         let upgrade = match Upgrade::of(parts) {
             Ok(upgrade) => upgrade,
             Err(refusal) => return self.no_upgrade(refusal),
@@ -150,12 +158,14 @@ impl Endpoint {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
-        let named = query_token(parts.uri.query().unwrap_or_default());
-        let Named { token, page } = key::read(named.into_owned());
-        let session = page.map(|page| (self.owners.hash_one(&token), page));
-        match self.authenticated(token, parts).await {
+        let named = self.keys.read(query_token(parts.uri.query().unwrap_or_default()).into_owned());
+        match self.authenticated(&named, parts).await {
             Ok(identity) => match self.connections.admit() {
-                Some(permit) => self.open(upgrade, identity, self.origin(session), permit),
+                Some(permit) => {
+                    let origin = self.origin(&named);
+                    let revoked = self.revoked(named, parts);
+                    self.open(upgrade, Guest { identity, origin, revoked }, permit)
+                }
                 None => {
                     self.observer()
                         .warn(format_args!("as many sockets are open as max_connections allows; one more has to wait"));
@@ -168,36 +178,63 @@ impl Endpoint {
     }
 
     /// The key of a page that makes its handshake, where keys are of use.
-    fn key(&self, token: &str, sequence: u64) -> Option<String> {
+    fn key(&self, named: &Named, principal: Option<&str>, sequence: u64) -> Option<String> {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
-        key::plain(token, &PageKey { session: random::id(), epoch: self.epoch.clone(), sequence })
+        let page = PageKey { session: random::id(), epoch: self.epoch.clone(), sequence };
+        self.keys.make(named, principal, &page)
     }
 
     /// Where a page comes from, by its credentials and its key.
-    fn origin(&self, session: Option<(u64, PageKey)>) -> Origin {
-        let Some((owner, page)) = session else {
+    fn origin(&self, named: &Named) -> Origin {
+        let Some(page) = &named.page else {
             return Origin::Unknown;
         };
+        // A token and a principal of the same letters have different hashes.
+        let owner = self.owners.hash_one(&named.credentials);
         let hub = self.connections.hub();
         let id = u128::from_str_radix(&page.session, 16).ok();
         let hold = id.and_then(|id| hub.session(SessionId { id, owner }, Instant::now()));
         Origin::Page { hold, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
     }
 
-    fn open(
-        &self,
-        upgrade: Upgrade,
-        identity: Identity,
-        origin: Origin,
-        permit: OwnedSemaphorePermit,
-    ) -> Response<OwnBody> {
+    /// Resolves when a socket that comes by a sealed key may not stay open any longer. `None` for other sockets.
+    fn revoked(self: &Arc<Self>, named: Named, parts: &Parts) -> Option<BoxFuture<AuthError>> {
+        let expires = named.expires?;
+        let request = AuthRequest::new(named.credentials, parts);
+        Some(Box::pin(self.clone().watch_over(request, expires)))
+    }
+
+    async fn watch_over(self: Arc<Self>, request: AuthRequest, expires: u64) -> AuthError {
+        // No key lives longer than that, whatever it says; so the clock below cannot overflow either.
+        let end = || Instant::now() + key::remaining(expires).min(self.limits.session);
+        let mut end_at = end();
+        // The first time anywhere within the interval: thousands of sockets must not ask together.
+        let mut wait = random::between(self.limits.reask / 2, self.limits.reask);
+        let why = loop {
+            tokio::time::sleep_until(end_at.min(Instant::now() + wait)).await;
+            // Looked at anew: a machine that was asleep finds its wall clock ahead of its timers.
+            end_at = end_at.min(end());
+            if end_at <= Instant::now() {
+                break AuthError::Expired;
+            }
+            match self.ask(request.clone()).await {
+                Ok(_) | Err(AuthError::Unavailable) => wait = self.limits.reask,
+                Err(why @ (AuthError::Denied | AuthError::Expired)) => break why,
+            }
+        };
+        self.observer().sockets_denied.up();
+        self.observer().warn(format_args!("a socket at {} is closed: {why}", self.path));
+        why
+    }
+
+    fn open(&self, upgrade: Upgrade, guest: Guest, permit: OwnedSemaphorePermit) -> Response<OwnBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, identity, origin, &connections).await;
+                connection::serve(upgraded, guest, &connections).await;
             }
             drop(permit);
         });
@@ -249,18 +286,25 @@ impl Endpoint {
         response
     }
 
-    async fn authenticated(&self, token: String, parts: &Parts) -> Result<Identity, AuthError> {
-        let request = AuthRequest::new(token, parts);
-        let verdict = guarded(self.limits.hook, || (self.authenticator)(request)).await;
-        let verdict = verdict.unwrap_or_else(|failure| {
-            self.observer().hooks_failed.up();
-            self.observer().warn(format_args!("the authenticator failed: {failure}; nobody is let in by it"));
-            Err(AuthError::Unavailable)
-        });
+    async fn authenticated(&self, named: &Named, parts: &Parts) -> Result<Identity, AuthError> {
+        let verdict = if named.is_expired() {
+            Err(AuthError::Expired)
+        } else {
+            self.ask(AuthRequest::new(named.credentials.clone(), parts)).await
+        };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
         }
         verdict
+    }
+
+    async fn ask(&self, request: AuthRequest) -> Result<Identity, AuthError> {
+        let verdict = guarded(self.limits.hook, || (self.authenticator)(request)).await;
+        verdict.unwrap_or_else(|failure| {
+            self.observer().hooks_failed.up();
+            self.observer().warn(format_args!("the authenticator failed: {failure}; nobody is let in by it"));
+            Err(AuthError::Unavailable)
+        })
     }
 
     fn is_foreign(&self, parts: &Parts) -> bool {

@@ -1,6 +1,7 @@
 //! What the tests share: a server on in-memory streams, and a small client that speaks the protocol.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod client;
 #[cfg(feature = "tracing")]
 pub mod logs;
 pub mod raw;
@@ -34,10 +35,14 @@ pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
 /// The token every test server knows.
 pub const TOKEN: &str = "demo";
 
-/// A builder with the scheduler's events, not yet told who may connect.
+/// A builder with the scheduler's events, not yet told who may connect: each change is said once.
 pub fn builder() -> Builder<Unauthenticated> {
-    let builder = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain);
-    builder.entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
+    converging().delivery(Delivery::Plain)
+}
+
+/// The same with the default delivery: keys, replays, repeats.
+pub fn converging() -> Builder<Unauthenticated> {
+    LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
 }
 
 /// The usual: scheduler events, one token.

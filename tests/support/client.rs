@@ -1,0 +1,250 @@
+//! A page as the vendor's client makes it: one handshake, then sockets that name its key. What it hears is written
+//! down in few words: `add 7 lunch`, `delete 7`.
+
+use std::{fmt, sync::mpsc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use tower_live_updates::{Builder, Change, LiveUpdates, Ready};
+
+use super::{
+    End, Server, TOKEN, converging,
+    raw::{CLOSE, FIN, PING, PONG, Raw, TEXT, frame},
+    until,
+};
+
+/// The two ways in which frames go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    AnyStream,
+    Tcp,
+}
+
+pub const WAYS: [Way; 2] = [Way::AnyStream, Way::Tcp];
+
+/// The default delivery without pings that only keep a socket alive: those that come ride along with something.
+pub fn patient() -> Builder<Ready> {
+    let hour = Duration::from_secs(3600);
+    converging().tokens([TOKEN]).ping_interval(2 * hour).pong_timeout(3 * hour)
+}
+
+/// Lets the paused clock run on.
+pub async fn wait(seconds: f64) {
+    sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+/// Holds the paused clock while bytes travel: it would run on whenever everybody waits for a TCP stream.
+pub struct Still(mpsc::Sender<()>);
+
+impl Still {
+    pub fn stand() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        // The clock stands while a blocking task runs. This one gives up by real time, and then timeouts end the test.
+        tokio::task::spawn_blocking(move || receiver.recv_timeout(Duration::from_secs(20)));
+        Self(sender)
+    }
+}
+
+impl fmt::Debug for Still {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Still").field(&self.0).finish()
+    }
+}
+
+/// What stays of a page when its socket breaks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    server: Server,
+    way: Way,
+    /// What it names at its socket: the handshake's key, or its token where it got none.
+    pub key: String,
+}
+
+impl Client {
+    /// A page that is loaded now: it makes its handshake.
+    pub async fn load(server: &Server, way: Way) -> Self {
+        Self::load_with(server, way, TOKEN).await
+    }
+
+    pub async fn load_with(server: &Server, way: Way, token: &str) -> Self {
+        let answer: Value = serde_json::from_slice(server.handshake(token).await.body()).expect("JSON");
+        Self::with_key(server, way, answer["key"].as_str().unwrap_or(token))
+    }
+
+    /// A page that names something of its own.
+    pub fn with_key(server: &Server, way: Way, key: &str) -> Self {
+        Self { server: server.clone(), way, key: key.to_owned() }
+    }
+
+    /// A socket that has subscribed nothing yet.
+    pub async fn connect(&self) -> Tab {
+        let _still = Still::stand();
+        let mut raw = match self.way {
+            Way::AnyStream => Raw::new(self.server.connect()),
+            Way::Tcp => Raw::new(self.server.connect_tcp(None).await),
+        };
+        raw.upgrade(&format!("/api/v1?token={}&ws=1", self.key)).await;
+        assert_eq!(raw.json().await["action"], "start");
+        Tab { raw, pings: Vec::new(), answers: true, unread: Vec::new() }
+    }
+
+    /// A socket that has subscribed `events`.
+    pub async fn open(&self) -> Tab {
+        let mut tab = self.connect().await;
+        tab.subscribe("events").await;
+        tab
+    }
+}
+
+/// One socket of a page.
+#[derive(Debug)]
+pub struct Tab {
+    pub raw: Raw,
+    /// The payloads of the pings it has had.
+    pub pings: Vec<Vec<u8>>,
+    /// Whether it answers them, as browsers do by themselves.
+    pub answers: bool,
+    /// What it has heard and not been asked about yet.
+    unread: Vec<String>,
+}
+
+impl Tab {
+    /// Subscribes, and waits until that is done.
+    pub async fn subscribe(&mut self, name: &str) {
+        self.say(&json!({"action": "subscribe", "name": name})).await;
+    }
+
+    /// Unsubscribes, and waits until that is done.
+    pub async fn unsubscribe(&mut self, name: &str) {
+        self.say(&json!({"action": "unsubscribe", "name": name})).await;
+    }
+
+    async fn say(&mut self, message: &Value) {
+        let _still = Still::stand();
+        self.raw.say(&message.to_string()).await;
+        self.hears_anything().await;
+    }
+
+    pub async fn pong(&mut self, payload: &[u8]) {
+        self.raw.write(&frame(PONG, payload)).await.expect("an open socket");
+    }
+
+    /// What it has heard since it was asked last, up to this moment. The server has its pongs by then.
+    pub async fn heard(&mut self) -> Vec<String> {
+        let _still = Still::stand();
+        while self.hears_anything().await {}
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Reads what is on its way, until the server has acted on everything said so far; false when there was nothing.
+    async fn hears_anything(&mut self) -> bool {
+        // What was told a moment ago goes out first.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        self.raw.write(&frame(PING, b"all")).await.expect("an open socket");
+        let mut is_any = false;
+        loop {
+            match self.raw.frame().await.expect("an open socket") {
+                (first, payload) if first == FIN | TEXT => self.unread.push(words(&payload)),
+                (first, payload) if first == FIN | PING => self.is_pinged(payload).await,
+                (first, payload) => {
+                    assert_eq!((first, &payload[..]), (FIN | PONG, &b"all"[..]));
+                    return is_any;
+                }
+            }
+            is_any = true;
+        }
+    }
+
+    async fn is_pinged(&mut self, payload: Vec<u8>) {
+        if self.answers {
+            self.pong(&payload).await;
+        }
+        self.pings.push(payload);
+    }
+
+    /// What it hears while the clock runs on for so long.
+    pub async fn hears_in(&mut self, seconds: f64) -> Vec<String> {
+        wait(seconds).await;
+        self.heard().await
+    }
+
+    /// Closes the connection without a word, and waits until the server has noticed.
+    pub async fn cut(self, live: &LiveUpdates) {
+        let before = live.stats().connections;
+        drop(self);
+        until("the server has noticed", || live.stats().connections < before).await;
+    }
+
+    /// What it hears until its socket ends, and how that ends.
+    pub async fn end(&mut self) -> (Vec<String>, End) {
+        let mut heard = std::mem::take(&mut self.unread);
+        loop {
+            match self.raw.frame().await {
+                None => return (heard, End::Gone),
+                Some((first, payload)) if first == FIN | TEXT => heard.push(words(&payload)),
+                Some((first, payload)) if first == FIN | PING => self.pings.push(payload),
+                Some((first, payload)) => {
+                    assert_eq!(first, FIN | CLOSE);
+                    let code = u16::from_be_bytes([payload[0], payload[1]]);
+                    return (heard, End::Close(code, String::from_utf8(payload[2..].to_vec()).expect("text")));
+                }
+            }
+        }
+    }
+}
+
+/// An event message in few words: what happened to which object, or the value itself.
+fn words(message: &[u8]) -> String {
+    let message: Value = serde_json::from_slice(message).expect("JSON");
+    assert_eq!(message["action"], "event", "{message}");
+    let (name, value) = (message["body"]["name"].as_str().expect("a name"), &message["body"]["value"]);
+    let whose = if name == "events" { String::new() } else { format!("{name}: ") };
+    let kind = value["type"].as_str().and_then(|kind| kind.split_once('-'));
+    let what = match kind {
+        Some((verb @ ("add" | "update" | "delete"), key)) => {
+            let object = &value[key];
+            let id = object["id"].as_str().map_or_else(|| object["id"].to_string(), str::to_owned);
+            let text = match object["text"].as_str() {
+                Some(text) => format!(" {text}"),
+                // What makes an exception of a series an event like others.
+                None if object.get("original_start").is_some_and(Value::is_null) => " ordinary".to_owned(),
+                None => String::new(),
+            };
+            format!("{verb} {id}{text}")
+        }
+        _ => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+    };
+    whose + &what
+}
+
+/// A new event with everything a Scheduler needs.
+pub fn added(id: u32, text: &str) -> Change {
+    Change::add(&event(id, text)).expect("an event with an id")
+}
+
+/// The same event with another text.
+pub fn updated(id: u32, text: &str) -> Change {
+    Change::update(&event(id, text)).expect("an event with an id")
+}
+
+pub fn deleted(id: u32) -> Change {
+    Change::delete(id).expect("an id")
+}
+
+pub fn event(id: u32, text: &str) -> Value {
+    json!({"id": id, "text": text, "start_date": "2026-05-13 09:00", "end_date": "2026-05-13 10:00"})
+}
+
+/// Each object's state as it is told to pages that may know it or not.
+pub fn upserts(objects: &[(u32, &str)]) -> Vec<String> {
+    objects.iter().flat_map(|(id, text)| [format!("add {id} {text}"), format!("update {id} {text}")]).collect()
+}
+
+/// Publishes changes one by one.
+pub fn publish(live: &LiveUpdates, changes: impl IntoIterator<Item = Change>) {
+    for change in changes {
+        live.publish("events", change).expect("a change that pages can bear");
+    }
+}
