@@ -19,6 +19,11 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Longer times come to the same, and some clocks cannot be added to for ever.
+fn within_a_year(time: Duration) -> Duration {
+    time.min(365 * 24 * HOUR)
+}
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A [`Builder`] that does not know yet who may connect.
@@ -457,48 +462,49 @@ impl<A> Builder<A> {
     /// newest state, as an add and an update. Without a quiet moment that happens every
     /// [`settle_longest`](Self::settle_longest).
     pub fn settle_quiet(mut self, time: Duration) -> Self {
-        self.times.settle.quiet = time;
+        self.times.settle.quiet = within_a_year(time);
         self
     }
 
-    /// How far apart writes must be for nothing to be told again. Default: 4 s. It stands for the time a save may be
+    /// How far apart writes must be for nothing to be told again. Default: 4 s, and never shorter than
+    /// [`settle_quiet`](Self::settle_quiet). It stands for the time a save may be
     /// on its way from a page, and its answer back.
     pub fn settle_overlap(mut self, time: Duration) -> Self {
-        self.times.settle.overlap = time;
+        self.times.settle.overlap = within_a_year(time);
         self
     }
 
     /// How often things are told again while writes never go quiet. Default: 10 s.
     pub fn settle_longest(mut self, time: Duration) -> Self {
-        self.times.settle.longest = time;
+        self.times.settle.longest = within_a_year(time);
         self
     }
 
     /// How far back a page that is loaded hears what happened before its handshake. Default: 60 s. Its list may be
     /// that old by then; pages that create their `RemoteEvents` long after they were loaded need more.
     pub fn first_load_margin(mut self, time: Duration) -> Self {
-        self.times.first_load = time;
+        self.times.first_load = within_a_year(time);
         self
     }
 
     /// After which time a page that was loaded, or that came back, is told once more what it may have missed. Default:
     /// 5 s. A list that arrives later than the first telling undoes it.
     pub fn replay_again(mut self, time: Duration) -> Self {
-        self.times.replay_again = time;
+        self.times.replay_again = within_a_year(time);
         self
     }
 
     /// How far before what it acknowledged a page that comes back hears what it may have missed. Default: 5 s; it
     /// covers proxies that answer pings themselves.
     pub fn replay_overlap(mut self, time: Duration) -> Self {
-        self.times.replay_overlap = time;
+        self.times.replay_overlap = within_a_year(time);
         self
     }
 
     /// How often a ping rides along with what is told, at most. Default: 15 s. Its pong acknowledges everything before
     /// it.
     pub fn acknowledge_interval(mut self, time: Duration) -> Self {
-        self.times.acknowledge_every = time;
+        self.times.acknowledge_every = within_a_year(time);
         self
     }
 
@@ -506,8 +512,8 @@ impl<A> Builder<A> {
     /// apply one while the event's form is open; a form open for longer leaves the event on its page until that is
     /// loaded again. A length of zero switches it off.
     pub fn repeat_deletions(mut self, every: Duration, length: Duration) -> Self {
-        self.times.deletions_every = every;
-        self.times.deletions_for = length;
+        self.times.deletions_every = within_a_year(every);
+        self.times.deletions_for = within_a_year(length);
         self
     }
 
@@ -587,6 +593,10 @@ impl Builder<Ready> {
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(what));
+        }
+        let settle = self.times.settle;
+        if settle.overlap < settle.quiet {
+            return Err(ConfigError::SettleOverlap { settle_overlap: settle.overlap, settle_quiet: settle.quiet });
         }
         let (ping, pong) = (self.connection.ping_interval, self.connection.pong_timeout);
         if pong <= ping {

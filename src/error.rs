@@ -73,6 +73,13 @@ pub enum ConfigError {
         /// The interval it must be longer than.
         ping_interval: Duration,
     },
+    /// Writes would be told again after the time in which they count as overlapping.
+    SettleOverlap {
+        /// The overlap as it was given.
+        settle_overlap: Duration,
+        /// The quiet time it must not be shorter than.
+        settle_quiet: Duration,
+    },
     /// No entity of this name is configured, and so none can be watched.
     UnknownEntity(String),
 }
@@ -109,6 +116,12 @@ impl fmt::Display for ConfigError {
             Self::Zero(what) => write!(f, "{what} must not be zero"),
             Self::PongTimeout { pong_timeout, ping_interval } => {
                 write!(f, "pong_timeout ({pong_timeout:?}) must be longer than ping_interval ({ping_interval:?})")
+            }
+            Self::SettleOverlap { settle_overlap, settle_quiet } => {
+                write!(
+                    f,
+                    "settle_overlap ({settle_overlap:?}) must not be shorter than settle_quiet ({settle_quiet:?})"
+                )
             }
             Self::UnknownEntity(name) => f.write_str(&unknown(name)),
         }

@@ -96,7 +96,8 @@ async fn what_may_be_an_exception_of_a_series_is_made_an_event_like_others_first
         }
         tab.hears_in(10.0).await;
         publish(&live, [deleted(7)]);
-        let expected = if first { &["update 7 ordinary", "delete 7", "update 7"][..] } else { &["delete 7", "update 7"] };
+        let expected =
+            if first { &["update 7 ordinary", "delete 7", "update 7"][..] } else { &["delete 7", "update 7"] };
         assert_eq!(tab.heard().await, expected, "{known:?}");
         assert_eq!(tab.hears_in(30.0).await, expected, "{known:?}: and so it stays");
         // Whoever comes later hears it in the same way.

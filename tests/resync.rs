@@ -449,13 +449,14 @@ async fn the_answer_is_shared_by_the_sockets_of_one_principal() {
 async fn a_store_is_asked_four_times_at_once_at_most() {
     let store = Store::default();
     let busy = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
-    let events = Entity::scheduler("/events").snapshot(busy.clone(), async |busy: Arc<(AtomicUsize, AtomicUsize)>, _| {
-        let now = busy.0.fetch_add(1, Ordering::Relaxed) + 1;
-        busy.1.fetch_max(now, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        busy.0.fetch_sub(1, Ordering::Relaxed);
-        Ok::<_, io::Error>(Snapshot::<Value>::new([]))
-    });
+    let events =
+        Entity::scheduler("/events").snapshot(busy.clone(), async |busy: Arc<(AtomicUsize, AtomicUsize)>, _| {
+            let now = busy.0.fetch_add(1, Ordering::Relaxed) + 1;
+            busy.1.fetch_max(now, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            busy.0.fetch_sub(1, Ordering::Relaxed);
+            Ok::<_, io::Error>(Snapshot::<Value>::new([]))
+        });
     let (_, before) = serve(builder(store.entity())).await;
     let (live, server) = serve(builder(events)).await;
     let mut tabs = Vec::new();

@@ -151,7 +151,11 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             return;
         };
         if repetition.until == batch.start {
-            let say = |some: &[Arc<Subscriber>]| some.iter().for_each(|it| it.repeat(&repetition, batch.now));
+            let say = |some: &[Arc<Subscriber>]| {
+                if let Some(hub) = hub.upgrade() {
+                    some.iter().for_each(|it| it.repeat(&hub, &repetition, batch.now));
+                }
+            };
             shard.for_each(say).await;
         } else {
             // Something new has come in between, which everybody must have first.

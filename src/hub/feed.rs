@@ -1,6 +1,7 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -116,6 +117,8 @@ struct Subscription {
     again: Option<Box<Again>>,
     /// From here on deletions are to be told again.
     buried_from: Option<u64>,
+    /// While it is lost: messages from here on are kept for it.
+    unheard_from: u64,
 }
 
 /// What must come from the store.
@@ -131,6 +134,8 @@ struct Again {
     from: u64,
     /// What comes after this is told by others.
     until: u64,
+    /// Messages that were told while nobody knew where the page stands.
+    messages: Range<u64>,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
     /// It has not been told to its end yet.
@@ -196,9 +201,10 @@ impl Feed {
 }
 
 impl Subscription {
-    /// Only the store can tell where it stands.
-    fn lose(&mut self) {
+    /// Only the store can tell where it stands. Messages from `unheard_from` on have not been heard.
+    fn lose(&mut self, unheard_from: u64) {
         self.from = u64::MAX;
+        self.unheard_from = unheard_from;
         self.replaying = false;
         self.again = None;
         self.lost = Some(Lost::Unasked);
@@ -237,6 +243,7 @@ impl Subscription {
                 self.again = Some(Box::new(Again {
                     from,
                     until: u64::MAX,
+                    messages: 0..0,
                     snapshot: None,
                     is_first: true,
                     step: Step::Due(due),
@@ -268,7 +275,8 @@ impl Again {
             (_, Some(_)) => 0,
             (false, None) => u64::MAX,
         };
-        Place { tombstone, row: 0, sequence: if only_deletions { u64::MAX } else { self.from } }
+        let first = if self.messages.is_empty() { self.from } else { self.from.min(self.messages.start) };
+        Place { tombstone, row: 0, sequence: if only_deletions { u64::MAX } else { first } }
     }
 }
 
@@ -293,15 +301,26 @@ impl Hub {
         let (missed_from, comes_back) = match &feed.origin {
             _ if self.delivery == Delivery::Plain => (Some(head), true),
             Origin::Unknown => (Some(head), true),
+            // It has no state to be lost.
+            Origin::Page { missed_from, .. } if entity == self.resync => {
+                (missed_from.filter(|&from| from >= log.base()).or(Some(head)), true)
+            }
             Origin::Page { hold, missed_from } => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
                 (known.or(*missed_from), known.is_some())
             }
         };
-        let mut subscription =
-            Subscription { entity, from: head, replaying: false, lost: None, again: None, buried_from: None };
+        let mut subscription = Subscription {
+            entity,
+            from: head,
+            replaying: false,
+            lost: None,
+            again: None,
+            buried_from: None,
+            unheard_from: head,
+        };
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
-            None => subscription.lose(),
+            None => subscription.lose(missed_from.unwrap_or(0).max(log.base())),
             Some(from) => {
                 if from < head {
                     // The others have been handed what lies between.
@@ -319,6 +338,7 @@ impl Hub {
                     subscription.again = Some(Box::new(Again {
                         from,
                         until: u64::MAX,
+                        messages: 0..0,
                         snapshot: None,
                         is_first: true,
                         step: Step::Due(now + self.times.replay_again),
@@ -358,16 +378,14 @@ impl Hub {
         }
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
-        let snapshot = snapshot.unwrap_or_else(|| {
-            let hears_of_resyncs = feed.find(self.resync).is_some();
-            Arc::new(self.marker(entity, log.base(), hears_of_resyncs))
-        });
+        let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.base())));
         let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
             return;
         };
         let mut again = Again {
             from: snapshot.at.max(log.base()),
             until: u64::MAX,
+            messages: subscription.unheard_from..log.head(),
             snapshot: Some(snapshot),
             is_first: true,
             step: Step::Due(now),
@@ -435,7 +453,7 @@ impl Hub {
             if let Some((entity, sequence)) = lost {
                 drop(log);
                 if let Some(subscription) = feed.find(entity) {
-                    subscription.lose();
+                    subscription.lose(sequence + 1);
                     feed.cursor = sequence + 1;
                 }
                 return Progress::More;
@@ -455,6 +473,9 @@ impl Hub {
             Some((sequence, _)) => *sequence,
             None => read_to,
         };
+        if taken.frames == frames.len() {
+            subscriber.ride_along(&mut feed, self, now);
+        }
         if taken.clear { Progress::More } else { Progress::Blocked }
     }
 
@@ -484,7 +505,8 @@ impl Hub {
             };
             let is_due = again.due(overlap).is_some_and(|due| due <= now);
             if is_due && matches!(again.step, Step::Due(_)) && again.from < log.base() {
-                subscription.lose();
+                let cursor = feed.cursor;
+                subscription.lose(cursor);
                 return Progress::More;
             }
             if is_due {
@@ -615,7 +637,10 @@ impl Hub {
         }
         if !only_deletions {
             place.sequence = place.sequence.max(log.base());
-            for (sequence, frame) in self.newest(log, entity, place.sequence).take_while(|(at, _)| *at < again.until) {
+            let messages = if again.is_first { again.messages.clone() } else { 0..0 };
+            for (sequence, frame) in
+                self.newest(log, entity, place.sequence, messages).take_while(|(at, _)| *at < again.until)
+            {
                 if is_full(&bytes, &looked_at) {
                     share.end = Place { sequence, ..place };
                     return share;
@@ -743,22 +768,24 @@ impl Subscriber {
     }
 
     /// Says again what has settled, to one that stands at the head; others hear it when they get there.
-    pub(super) fn repeat(&self, repetition: &Repetition, now: Instant) {
+    pub(super) fn repeat(&self, hub: &Hub, repetition: &Repetition, now: Instant) {
         let mut feed = lock(&self.feed);
         if feed.way == Way::Left {
             return;
         }
-        let is_there = feed.way == Way::Fast && feed.cursor == repetition.until;
+        let cursor = feed.cursor;
+        let is_there = feed.way == Way::Fast && cursor == repetition.until;
         let repeat = &repetition.repeat;
         let Some(subscription) = feed.find(repeat.entity).filter(|known| known.lost.is_none()) else {
             return;
         };
         let mut is_told = repetition.is_gone;
         if repetition.is_gone {
-            subscription.lose();
+            subscription.lose(cursor);
         } else if let Some(frames) = repetition.frames.as_ref().filter(|_| is_there) {
             let frames: Vec<&Bytes> = frames.iter().collect();
             let taken = self.outlet.offer(&frames);
+            hub.tally.repeats.add(taken.frames as u64);
             is_told = taken.frames == frames.len();
             if is_told && taken.clear {
                 return;

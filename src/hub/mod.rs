@@ -18,6 +18,7 @@ mod voice;
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -125,7 +126,7 @@ pub(crate) struct Tally {
     pub(crate) snapshots: Counter,
     /// Entities of which nobody could say where they stand.
     pub(crate) gaps: Counter,
-    /// Objects told again: each time once, however many hear it.
+    /// Objects told again, each time and to each subscriber.
     pub(crate) repeats: Counter,
 }
 
@@ -270,23 +271,25 @@ impl Hub {
 
     /// A write of an entity is on its way, until what comes back is dropped.
     pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let begun = Instant::now();
         if self.delivery == Delivery::Converging {
             let head = self.head();
             let mut settles = lock(&self.settles);
             let settle = &mut settles[usize::from(entity.0)];
-            settle.write_begins(Instant::now(), head, &self.times.settle);
+            settle.write_begins(begun, head, &self.times.settle);
             drop(settles);
             self.settler.news.notify_one();
         }
-        Activity { hub: self.clone(), entity, is_list: false }
+        Activity { hub: self.clone(), entity, begun, is_list: false }
     }
 
     /// A page reads an entity's list, until what comes back is dropped.
     pub(crate) fn list_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let begun = Instant::now();
         if self.delivery == Delivery::Converging {
-            lock(&self.settles)[usize::from(entity.0)].list_begins(Instant::now());
+            lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
         }
-        Activity { hub: self.clone(), entity, is_list: true }
+        Activity { hub: self.clone(), entity, begun, is_list: true }
     }
 
     /// A page's session, unless it belongs to somebody else.
@@ -340,13 +343,11 @@ impl Hub {
         (SnapshotFrames { at, rows: gone.chain(objects).collect() }, others.len())
     }
 
-    /// What stands for a snapshot where there is none.
-    fn marker(&self, entity: EntityIndex, at: u64, for_resync: bool) -> SnapshotFrames {
+    /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
+    /// subscribed yet: pages without any ignore it.
+    fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
         let marker = |frame| Row { id: RESYNC.into(), frame, kind: RowKind::Marker };
-        let mut rows = vec![marker(self.voice(entity).resync_marker())];
-        if for_resync {
-            rows.push(marker(self.resync_message(entity)));
-        }
+        let rows = vec![marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, rows }
     }
 
@@ -410,9 +411,8 @@ impl Hub {
             let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
             log.tombstones(entity, from..until).map(buried).collect()
         } else {
-            self.newest(&log, entity, from.max(log.base())).filter_map(|(_, frame)| frame).collect()
+            self.newest(&log, entity, from.max(log.base()), 0..0).filter_map(|(_, frame)| frame).collect()
         };
-        self.tally.repeats.add(frames.len() as u64);
         Repetition {
             repeat,
             until,
@@ -422,17 +422,21 @@ impl Hub {
     }
 
     /// The records from a sequence number on; with those that hold the newest state of one of this entity's objects,
-    /// what tells it.
+    /// what tells it, and with the messages among `messages`, what was said.
     fn newest<'l>(
         &'l self,
         log: &'l Log,
         entity: EntityIndex,
         from: u64,
+        messages: Range<u64>,
     ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
         log.since(from).into_iter().flatten().map(move |(sequence, record)| {
             let frame = match &record.matter {
                 Matter::Change(subject) if record.entity == entity && log.is_newest(entity, &subject.id, sequence) => {
                     Some(self.once_more(entity, subject, &record.frame))
+                }
+                Matter::Message if record.entity == entity && messages.contains(&sequence) => {
+                    Some(record.frame.clone())
                 }
                 _ => None,
             };
@@ -459,7 +463,8 @@ impl Hub {
         match (kind, known) {
             (ChangeKind::Delete, _) => {
                 let voice = self.voice(entity);
-                let may_be_exception = voice.may_be_exception(known.map(|subject| &subject.object[..]));
+                let may_be_exception =
+                    voice.may_be_exception(known.map(|subject| (&subject.object[..], subject.whole)));
                 let said = voice.gone(change.object(), may_be_exception);
                 let subject =
                     Subject { kind, id: id.into(), object: said.object, whole: true, parent: None, may_be_exception };
@@ -542,6 +547,7 @@ impl fmt::Debug for Hub {
 pub(crate) struct Activity {
     hub: Arc<Hub>,
     entity: EntityIndex,
+    begun: Instant,
     is_list: bool,
 }
 
@@ -553,6 +559,6 @@ impl Drop for Activity {
         let now = Instant::now();
         let mut settles = lock(&self.hub.settles);
         let settle = &mut settles[usize::from(self.entity.0)];
-        if self.is_list { settle.list_ends(now) } else { settle.write_ends(now) }
+        if self.is_list { settle.list_ends(self.begun, now) } else { settle.write_ends(self.begun, now) }
     }
 }

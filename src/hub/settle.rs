@@ -48,28 +48,24 @@ pub(crate) struct Settle {
 /// Requests of one kind.
 #[derive(Debug, Default)]
 struct InFlight {
-    count: usize,
-    begun: Option<Instant>,
+    begun: Vec<Instant>,
     ended: Option<Instant>,
 }
 
 impl InFlight {
-    fn begin(&mut self, now: Instant) {
-        self.count += 1;
-        self.begun = Some(now);
-    }
-
-    fn end(&mut self, now: Instant) {
-        self.count = self.count.saturating_sub(1);
+    fn end(&mut self, begun: Instant, now: Instant) {
+        if let Some(at) = self.begun.iter().position(|known| *known == begun) {
+            self.begun.swap_remove(at);
+        }
         self.ended = Some(now);
     }
 
     /// Since when there has been none; one that hangs counts for a while only.
     fn quiet_since(&self, now: Instant) -> Quiet {
-        match self.begun {
-            Some(begun) if self.count > 0 && now < begun + HANGING => Quiet::NotNow,
-            Some(begun) if self.count > 0 => Quiet::Since((begun + HANGING).max(self.ended.unwrap_or(begun))),
-            _ => self.ended.map_or(Quiet::Always, Quiet::Since),
+        let hanging = self.begun.iter().map(|begun| *begun + HANGING).max();
+        match hanging {
+            Some(until) if now < until => Quiet::NotNow,
+            hanging => hanging.max(self.ended).map_or(Quiet::Always, Quiet::Since),
         }
     }
 }
@@ -111,7 +107,7 @@ impl Settle {
         if self.is_over(now, times) {
             self.stretch = None;
         }
-        self.writes.begin(now);
+        self.writes.begun.push(now);
         match &mut self.stretch {
             Some(stretch) => {
                 stretch.contended = true;
@@ -131,19 +127,19 @@ impl Settle {
         }
     }
 
-    /// It is answered.
-    pub(crate) fn write_ends(&mut self, now: Instant) {
-        self.writes.end(now);
+    /// The write that began then is answered.
+    pub(crate) fn write_ends(&mut self, begun: Instant, now: Instant) {
+        self.writes.end(begun, now);
     }
 
     /// A page asks for the list.
     pub(crate) fn list_begins(&mut self, now: Instant) {
-        self.lists.begin(now);
+        self.lists.begun.push(now);
     }
 
     /// It has the list, or nearly so.
-    pub(crate) fn list_ends(&mut self, now: Instant) {
-        self.lists.end(now);
+    pub(crate) fn list_ends(&mut self, begun: Instant, now: Instant) {
+        self.lists.end(begun, now);
     }
 
     /// Something was told. A list that is read at the same time may be older, and undo it on its page.
@@ -162,7 +158,7 @@ impl Settle {
             Quiet::NotNow => Some(forced),
             Quiet::Always => Some(now),
             Quiet::Since(since) if stretch.contended && stretch.fresh => Some((since + times.quiet).min(forced)),
-            Quiet::Since(since) => Some(since.max(stretch.since) + times.overlap),
+            Quiet::Since(since) => Some((since + times.overlap).max(stretch.since + times.quiet)),
         }
     }
 

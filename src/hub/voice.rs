@@ -90,12 +90,13 @@ impl Voice {
         self.gone(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
     }
 
-    /// Whether an object, as far as it is known, can be an exception of a series.
-    pub(crate) fn may_be_exception(&self, known: Option<&[u8]>) -> bool {
-        match (self.widget, known.and_then(Object::parse)) {
+    /// Whether an object can be an exception of a series, where so much of it is known, and whether that is all of it.
+    pub(crate) fn may_be_exception(&self, known: Option<(&[u8], bool)>) -> bool {
+        let known = known.and_then(|(object, whole)| Some((Object::parse(object)?, whole)));
+        match (self.widget, known) {
             (Widget::Any, _) => false,
             (Widget::Scheduler, None) => true,
-            (Widget::Scheduler, Some(object)) => named(&object, "recurring_event_id").is_some(),
+            (Widget::Scheduler, Some((object, whole))) => !whole || named(&object, "recurring_event_id").is_some(),
         }
     }
 
