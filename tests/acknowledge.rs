@@ -14,6 +14,8 @@ use support::{
 use tower_live_updates::{Builder, LiveUpdates, Ready};
 
 const NOTHING: [&str; 0] = [];
+/// The same for handlers of `$resync`.
+const RESYNC: &str = r#"$resync: {"entity":"events","type":"resync"}"#;
 /// What tells a page to load its list again.
 const MARKER: &str = r#"{"event":{"id":"$resync"},"type":"resync"}"#;
 
@@ -98,7 +100,8 @@ async fn the_pings_that_keep_a_socket_alive_ask_too() {
 async fn five_seconds_before_the_ping_are_heard_again() {
     for (seconds, expected) in [(4.8, upserts(&[(2, "a"), (3, "a")])), (5.2, upserts(&[(3, "a")]))] {
         // Longer than writes overlap: nothing but the overlap of replays holds it back.
-        let (live, server) = serve(patient().settle_overlap(Duration::from_secs(1))).await;
+        let (live, server) =
+            serve(patient().settle_quiet(Duration::from_secs(1)).settle_overlap(Duration::from_secs(1))).await;
         let (page, mut tab) = loaded(&server, Way::Tcp).await;
         publish(&live, [added(1, "a")]);
         tab.hears_in(11.0).await;
@@ -250,7 +253,11 @@ async fn keys_that_are_not_the_pages_own_do_harm_to_nobody() {
         ("a session nobody has", key(&elsewhere, &own[3], "2"), upserts(&[(3, "a"), (4, "a")])),
         ("a place that is not reached yet", key(&theirs[2], &own[3], "18446744073709551615"), vec![]),
         ("a place in the future", key(&theirs[2], &own[3], "5"), vec![]),
-        ("another log", key(&nobody, &elsewhere, "2"), [vec![MARKER.to_owned()], everything.clone()].concat()),
+        (
+            "another log",
+            key(&nobody, &elsewhere, "2"),
+            [vec![MARKER.to_owned(), RESYNC.to_owned()], everything.clone()].concat(),
+        ),
     ] {
         let mut forger = Client::with_key(&server, Way::Tcp, &key).open().await;
         let mut heard = forger.heard().await;

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use support::{Page, Server, json as answer, live, read};
-use tower_live_updates::{Change, ChangeKind, Entity, LiveUpdates, LiveWrite, RequestBody};
+use tower_live_updates::{Change, ChangeKind, Delivery, Entity, LiveUpdates, LiveWrite, RequestBody};
 
 type Say = fn(&LiveWrite);
 
@@ -119,7 +119,8 @@ async fn what_would_break_pages_is_held_back_with_everything_said_beside_it() {
 #[tokio::test]
 async fn an_action_of_the_applications_own_is_told_as_what_it_does() {
     let events = Entity::scheduler("/events").route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
-    let live = LiveUpdates::builder("/api/v1").tokens(["demo"]).entity(events).build().unwrap();
+    let live =
+        LiveUpdates::builder("/api/v1").delivery(Delivery::Plain).tokens(["demo"]).entity(events).build().unwrap();
     let server = saying(&live, |write| write.publish(Change::delete(7).unwrap()), 200);
     let mut page = server.subscribed().await;
     server.write(Method::POST, "/events/7/cancel", "").await;

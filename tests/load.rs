@@ -10,7 +10,7 @@ use std::{
 use http::Method;
 use serde_json::{Value, json};
 use support::{Server, live, usual};
-use tower_live_updates::{Entity, LiveUpdates};
+use tower_live_updates::{Delivery, Entity, LiveUpdates};
 
 /// What the hook was asked for, and what it does with that.
 #[derive(Clone)]
@@ -49,6 +49,7 @@ async fn write(answer: Answer, method: Method, path: &str, body: &str) -> Told {
     let asked = Arc::default();
     let hook = Hook { asked: Arc::clone(&asked), answer };
     let live = LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
         .tokens(["demo"])
         .hook_timeout(Duration::from_secs(2))
         .entity(Entity::scheduler("/events").load(hook, load))
@@ -173,6 +174,7 @@ async fn nobody_asks_the_hook_about_a_write_that_failed() {
     let asked = Arc::default();
     let hook = Hook { asked: Arc::clone(&asked), answer: Answer::Gone };
     let live = LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
         .tokens(["demo"])
         .entity(Entity::scheduler("/events").load(hook, load))
         .build()

@@ -162,7 +162,7 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
         let mut tab = page.open().await;
         let expected = [
             vec!["update 3 ordinary".to_owned(), "delete 3".to_owned(), "update 3".to_owned()],
-            upserts(&[(1, "a"), (2, "b"), (100, "5")]),
+            partly_known(&[(1, "a"), (2, "b"), (100, "5")]),
         ];
         assert_eq!(tab.heard().await, expected.concat(), "{way:?}");
         assert_eq!((live.stats().snapshots, live.stats().gaps, store.asked()), (1, 0, 1), "{way:?}");
@@ -170,6 +170,12 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
         publish(&live, [updated(1, "live")]);
         assert_eq!(tab.heard().await, ["update 1 live"], "{way:?}: and from then on as it happens");
     }
+}
+
+/// Rows of which the log knows a part of the last one only: that is told after its row.
+fn partly_known(rows: &[(u32, &str)]) -> Vec<String> {
+    let part = rows.last().map(|(id, text)| format!("update {id} {text}"));
+    upserts(rows).into_iter().chain(part).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +190,7 @@ async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() 
     store.put(9, "y");
     wait(20.0).await;
     let mut tab = page.open().await;
-    let expected = [vec!["delete 1".to_owned(), "update 1".to_owned()], upserts(&[(2, "again"), (9, "y")])];
+    let expected = [vec!["delete 1".to_owned(), "update 1".to_owned()], partly_known(&[(2, "again"), (9, "y")])];
     assert_eq!(tab.heard().await, expected.concat());
 }
 
@@ -231,14 +237,12 @@ async fn a_page_of_the_server_before_this_one_is_brought_to_the_stores_state() {
         wait(20.0).await;
         publish(&live, [updated(1, "last")]);
         tab.heard().await;
-        assert_eq!(way == Way::Tcp, !tab.pings.is_empty());
+        assert!(!tab.pings.is_empty());
         tab.cut(&live).await;
         let mut tab = page.open().await;
         let heard = hears_until_quiet(&mut tab, 1.0).await;
-        if way == Way::Tcp {
-            assert_eq!(heard, ["update 1 last"]);
-            assert_eq!(live.stats().snapshots, 1, "it need not be asked again");
-        }
+        assert_eq!(heard, ["update 1 last"]);
+        assert_eq!(live.stats().snapshots, 1, "it need not be asked again");
     }
 }
 
@@ -372,7 +376,7 @@ async fn a_store_that_fails_twice_is_asked_a_third_time() {
         store.is([mood, mood]);
         let mut tab = page.open().await;
         assert_eq!(tab.hears_in(3.9).await, NOTHING, "{mood:?}: one second, and three");
-        assert_eq!(tab.hears_in(0.2).await, upserts(&[(1, "a"), (100, "3")]), "{mood:?}");
+        assert_eq!(tab.hears_in(0.2).await, partly_known(&[(1, "a"), (100, "3")]), "{mood:?}");
         let stats = live.stats();
         assert_eq!((stats.hooks_failed, stats.snapshots, stats.gaps), (2, 1, 0), "{mood:?}");
     }
@@ -393,7 +397,8 @@ async fn a_store_that_fails_for_good_leaves_it_to_the_page() {
         assert_eq!(other.heard().await, ["add 1 live"], "{mood:?}");
         // Of these it has lost its place, too.
         let marker = r#"calendars: {"calendars":{"id":"$resync"},"type":"resync"}"#;
-        assert_eq!(tab.heard().await, [marker, "calendars: live"], "{mood:?}");
+        let resync = r#"$resync: {"entity":"calendars","type":"resync"}"#;
+        assert_eq!(tab.heard().await, [marker, resync, "calendars: live"], "{mood:?}");
         assert_eq!(tab.hears_in(seconds - 0.1).await, NOTHING, "{mood:?}");
         let heard = tab.hears_in(0.2).await;
         assert_eq!(heard[0], MARKER, "{mood:?}");
@@ -415,7 +420,7 @@ async fn a_page_that_leaves_while_the_store_answers_takes_nobody_along() {
     wait(0.5).await;
     let mut stays = page.open().await;
     leaves.cut(&live).await;
-    assert_eq!(stays.hears_in(2.0).await, upserts(&[(1, "a"), (100, "3")]), "they have asked together");
+    assert_eq!(stays.hears_in(2.0).await, partly_known(&[(1, "a"), (100, "3")]), "they have asked together");
     assert_eq!(store.asked(), 1);
 }
 
@@ -542,11 +547,12 @@ async fn entities_lose_their_place_each_for_itself() {
     live.publish("calendars", Change::update(&json!({"id": 1, "text": "blue"})).unwrap()).unwrap();
     wait(5.0).await;
     let mut tab = page.open().await;
-    assert_eq!(tab.heard().await, upserts(&[(1, "a"), (100, "3")]));
+    assert_eq!(tab.heard().await, partly_known(&[(1, "a"), (100, "3")]));
     tab.subscribe("calendars").await;
     // It has no hook.
     let heard = tab.heard().await;
     let marker = r#"calendars: {"calendars":{"id":"$resync"},"type":"resync"}"#;
-    assert_eq!(heard, [marker, "calendars: update 1 blue"]);
+    let resync = r#"$resync: {"entity":"calendars","type":"resync"}"#;
+    assert_eq!(heard, [marker, resync, "calendars: update 1 blue"]);
     assert_eq!((live.stats().snapshots, live.stats().gaps), (1, 1));
 }

@@ -5,10 +5,10 @@ mod support;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 use support::{Page, Server, TOKEN, json as answer, live, read};
-use tower_live_updates::{ChangeKind, Entity, LiveUpdates};
+use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates};
 
 fn build(entities: impl IntoIterator<Item = Entity>) -> LiveUpdates {
-    let builder = LiveUpdates::builder("/api/v1").tokens([TOKEN]);
+    let builder = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain).tokens([TOKEN]);
     entities.into_iter().fold(builder, tower_live_updates::Builder::entity).build().expect("a good configuration")
 }
 

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use support::{BoxError, Page, Server, read};
 use tokio::sync::oneshot;
-use tower_live_updates::{ChangeKind, Entity, LiveUpdates, RequestBody};
+use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates, RequestBody};
 
 /// Captures with messages to compare.
 const COMPARED: [&str; 30] = [
@@ -116,7 +116,12 @@ async fn form_fields_arrive_decoded() {
 async fn a_gantt_that_posts_to_its_bare_address_is_told_where_that_is_a_route() {
     // One of its two entities; the other is told apart by the query alone and is for the handler to publish.
     let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add);
-    let live = LiveUpdates::builder("/api/v1").tokens(["demo"]).entity(tasks).entity(Entity::new("links")).build();
+    let live = LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
+        .tokens(["demo"])
+        .entity(tasks)
+        .entity(Entity::new("links"))
+        .build();
     let told = Capture::read("gantt_mode_json").replay(live.expect("a good configuration")).await;
     assert_eq!(outline(&told[0].1), ("add-task", "500".to_owned()));
     assert_eq!(told[0].1["task"]["text"], "a&b=é");
@@ -138,6 +143,7 @@ fn every_capture_with_writes_is_in_one_of_the_tables() {
 
 fn build() -> LiveUpdates {
     LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
         .tokens(["demo"])
         .entity(Entity::scheduler("/events"))
         .entity(Entity::new("tasks").payload_key("task").collection("/data/task"))

@@ -140,6 +140,8 @@ struct Again {
     snapshot: Option<Arc<SnapshotFrames>>,
     /// It has not been told to its end yet.
     is_first: bool,
+    /// Everyone is told of it just now.
+    is_settling: bool,
     step: Step,
     attempts: u8,
     /// Until when a form may be open that keeps its page from applying a deletion.
@@ -233,6 +235,7 @@ impl Subscription {
             Some(again) => {
                 again.from = again.from.min(from);
                 again.until = u64::MAX;
+                again.is_settling = true;
                 match &mut again.step {
                     Step::Due(earlier) => *earlier = due.min(*earlier),
                     Step::Telling { place, only_deletions: false } => place.sequence = place.sequence.min(from),
@@ -246,6 +249,7 @@ impl Subscription {
                     messages: 0..0,
                     snapshot: None,
                     is_first: true,
+                    is_settling: true,
                     step: Step::Due(due),
                     attempts: 0,
                     deletions_until: None,
@@ -341,6 +345,7 @@ impl Hub {
                         messages: 0..0,
                         snapshot: None,
                         is_first: true,
+                        is_settling: false,
                         step: Step::Due(now + self.times.replay_again),
                         attempts: ATTEMPTS,
                         deletions_until: comes_back.then(|| now + self.times.deletions_for),
@@ -388,6 +393,7 @@ impl Hub {
             messages: subscription.unheard_from..log.head(),
             snapshot: Some(snapshot),
             is_first: true,
+            is_settling: false,
             step: Step::Due(now),
             attempts: ATTEMPTS,
             deletions_until: Some(now + self.times.deletions_for),
@@ -527,6 +533,7 @@ impl Hub {
             let place = share.frames.get(taken.frames).map_or(share.end, |(place, _)| *place);
             again.step = if share.is_last && taken.frames == share.frames.len() {
                 again.is_first = false;
+                again.is_settling = false;
                 if only_deletions { Step::Deletions(now + self.times.deletions_every) } else { Step::Told(now) }
             } else {
                 Step::Telling { place, only_deletions }
@@ -557,7 +564,7 @@ impl Hub {
         };
         match again.step {
             // Everyone is going to be told of it.
-            Step::Due(_) if again.is_covered(settle) => deletions(again),
+            Step::Due(_) if !again.is_settling && again.is_covered(settle) => deletions(again),
             Step::Due(_) if !again.is_first && again.attempts > 0 && !self.was_calm(settle, now, now) => {
                 again.attempts -= 1;
                 again.step = Step::Due(now + self.times.settle.overlap);
