@@ -383,3 +383,20 @@ async fn beyond_the_sessions_remembered_those_gone_for_longest_are_forgotten() {
     let all = [upserts(&[(1, "a"), (2, "a")]), something.clone()].concat();
     assert_eq!(heard, [[upserts(&[(2, "a")]), something].concat(), all], "the first was forgotten for the third");
 }
+
+#[tokio::test(start_paused = true)]
+async fn pings_ride_along_on_both_ways_and_behind_a_replay() {
+    for way in WAYS {
+        let (live, server) = serve(patient()).await;
+        publish(&live, [added(1, "a")]);
+        wait(10.0).await;
+        let mut tab = Client::load(&server, way).await.open().await;
+        tab.hears_in(20.0).await;
+        assert_eq!(tab.pings.len(), 1, "{way:?}: a replay is data as well");
+        for _ in 0..40 {
+            live.send("events", "on").unwrap();
+            tab.hears_in(1.0).await;
+        }
+        assert_eq!(tab.pings.len(), 4, "{way:?}");
+    }
+}

@@ -275,3 +275,14 @@ async fn a_length_of_nothing_switches_it_off() {
         assert_eq!(tab.hears_in(1000.0).await, NOTHING, "{way:?}: nor for a page that came back");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_object_known_in_part_may_be_an_exception() {
+    let live = patient().build().unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    wait(100.0).await;
+    let mut tab = Client::load(&server, Way::AnyStream).await.open().await;
+    tab.hears_in(20.0).await;
+    publish(&live, [updated(8, "a part"), deleted(8)]);
+    assert_eq!(tab.heard().await, ["update 8 a part", "update 8 ordinary", "delete 8", "update 8"]);
+}

@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{
     End, Server, TOKEN,
-    client::{Client, Tab, WAYS, Way, added, deleted, event, publish, updated, upserts, wait},
+    client::{Client, Tab, WAYS, Way, added, deleted, event, patient, publish, updated, upserts, wait},
     usual,
 };
 use tower_live_updates::{AuthError, AuthRequest, Builder, Change, Entity, Identity, LiveUpdates, Ready, Snapshot};
@@ -555,4 +555,75 @@ async fn entities_lose_their_place_each_for_itself() {
     let resync = r#"$resync: {"entity":"calendars","type":"resync"}"#;
     assert_eq!(heard, [marker, resync, "calendars: update 1 blue"]);
     assert_eq!((live.stats().snapshots, live.stats().gaps), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_told_while_the_store_is_asked_are_heard_after_its_rows() {
+    for way in WAYS {
+        let store = Store::default();
+        store.put(1, "a");
+        store.is([Mood::Slow(3)]);
+        let (live, server) = serve(builder(store.entity())).await;
+        let mut tab = Client::load(&server, way).await.open().await;
+        tab.hears_in(20.0).await;
+        live.send("events", "before").unwrap();
+        live.refresh("events").unwrap();
+        live.send("events", "behind").unwrap();
+        wait(1.0).await;
+        live.send("events", "meanwhile").unwrap();
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let expected = [words(&["before"]), upserts(&[(1, "a")]), words(&["behind", "meanwhile"])];
+        assert_eq!(tab.hears_in(10.0).await, expected.concat(), "{way:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_among_what_a_page_missed_comes_before_the_messages_behind_it() {
+    for way in WAYS {
+        let store = Store::default();
+        store.put(1, "a");
+        let (live, server) = serve(builder(store.entity())).await;
+        let page = Client::load(&server, way).await;
+        page.open().await.cut(&live).await;
+        publish(&live, [added(1, "a")]);
+        live.refresh("events").unwrap();
+        live.send("events", "behind").unwrap();
+        wait(20.0).await;
+        let heard = page.open().await.hears_in(3.0).await;
+        assert_eq!(heard.last().map(String::as_str), Some("behind"), "{way:?}: {heard:?}");
+        assert_eq!(heard.iter().filter(|told| *told == "behind").count(), 1, "{way:?}");
+        assert_eq!(live.stats().snapshots, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_the_log_still_holds_outlive_a_gap() {
+    let (live, server) = serve(patient().log_records(3)).await;
+    let page = Client::load(&server, Way::AnyStream).await;
+    page.open().await.cut(&live).await;
+    publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
+    live.send("events", "kept").unwrap();
+    wait(20.0).await;
+    let heard = page.open().await.heard().await;
+    assert_eq!((&heard[0], heard.last().map(String::as_str)), (&MARKER.to_owned(), Some("kept")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_themselves() {
+    for resync_first in [true, false] {
+        let (live, server) = serve(patient().log_records(3)).await;
+        let page = Client::load(&server, Way::AnyStream).await;
+        page.open().await.cut(&live).await;
+        publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
+        wait(20.0).await;
+        let mut tab = page.connect().await;
+        let names = if resync_first { ["$resync", "events"] } else { ["events", "$resync"] };
+        for name in names {
+            tab.subscribe(name).await;
+        }
+        let heard = tab.hears_in(10.0).await;
+        let resyncs: Vec<&String> = heard.iter().filter(|told| told.starts_with("$resync")).collect();
+        assert_eq!(resyncs, [r#"$resync: {"entity":"events","type":"resync"}"#], "{names:?}");
+        assert_eq!(live.stats().gaps, 1, "{names:?}");
+    }
 }

@@ -375,3 +375,49 @@ async fn the_times_can_be_set() {
     }
     assert!((20.0..=20.5).contains(&longest), "{longest}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_hangs_ages_although_others_come() {
+    let gated = Gated::new(patient());
+    let mut tab = listener(&gated.server, Way::Tcp).await;
+    let hanging = gated.send(Method::PUT, "/events/9", String::new()).await;
+    wait(100.0).await;
+    tab.heard().await;
+    for text in ["a", "b", "c"] {
+        publish(&gated.live, [updated(1, text)]);
+        assert_eq!(tab.hears_in(30.0).await, [format!("update 1 {text}")]);
+    }
+    hanging.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_writes_that_met_others_five_seconds_apart_are_told_once() {
+    let (live, _server, mut tab) = serve(patient(), Way::Tcp).await;
+    publish(&live, [added(1, "a")]);
+    publish(&live, [updated(1, "b")]);
+    tab.hears_in(5.0).await;
+    for text in ["c", "d", "e"] {
+        publish(&live, [updated(1, text)]);
+        assert_eq!(tab.hears_in(5.0).await, [format!("update 1 {text}")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_end_are_borne() {
+    let ever = Duration::MAX;
+    let settling = patient().settle_quiet(ever).settle_overlap(ever).settle_longest(ever);
+    let replays = settling.first_load_margin(ever).replay_again(ever).replay_overlap(ever).acknowledge_interval(ever);
+    let kept = replays.repeat_deletions(ever, ever).tombstones(usize::MAX, ever).session_age(ever).log_age(ever);
+    let live = kept.hook_timeout(ever).write_timeout(ever).build().unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    wait(100.0).await;
+    let page = Client::load(&server, Way::Tcp).await;
+    let mut tab = page.open().await;
+    for _ in 0..2 {
+        publish(&live, [added(1, "a"), deleted(1)]);
+        assert_eq!(tab.hears_in(20.0).await.len(), 3);
+        tab.cut(&live).await;
+        tab = page.open().await;
+        tab.hears_in(20.0).await;
+    }
+}
