@@ -87,7 +87,6 @@
   });
   saving.attachEvent("onAfterUpdate", (id, action, newId) => {
     inFlight.delete(String(id));
-    touched.add(String(newId ?? id));
     if (action === "error" || action === "invalid") return unsaved();
     const isNew = newId != null && String(newId) !== String(id);
     if (isNew) createdHere.add(String(newId));
@@ -123,12 +122,9 @@
   // ---- Live updates ----------------------------------------------------------------------------------------------
 
   const { RemoteEvents, remoteUpdates } = scheduler.ext.liveUpdates;
-  // Ids that something newer than a list on its way may be known of.
-  const touched = new Set();
 
   function onChange(message) {
     if (!message?.event) return;
-    touched.add(String(message.event.id));
     if (!readable(message.event)) return;
     fit(message.event);
     const tell = describe(message);
@@ -152,7 +148,6 @@
 
   // The client reconnects by itself but tells nobody, so the page watches the sockets that it opens.
   let socketSeen = false;
-  let wasLive = false;
   window.WebSocket = class extends WebSocket {
     constructor(...address) {
       super(...address);
@@ -160,31 +155,10 @@
       this.addEventListener("message", frame => {
         if (JSON.parse(frame.data)?.action !== "start") return;
         showStatus("live", "Live");
-        if (wasLive) catchUp();
-        wasLive = true;
       });
       this.addEventListener("close", () => showStatus("offline", "Offline, reconnecting…"));
     }
   };
-
-  // After a gap the server repeats what was missed, as far back as it remembers. The list settles the rest: a long
-  // sleep, or a server that started anew.
-  async function catchUp() {
-    touched.clear();
-    let rows;
-    try { rows = await list(); } catch { return; }
-    const here = new Set(rows.map(row => String(row.id)));
-    const settled = id => !touched.has(id) && !inFlight.has(id) && !saving.getState(id);
-    for (const row of rows.filter(row => settled(String(row.id)))) {
-      const type = scheduler.getEvent(row.id) ? "update-event" : "add-event";
-      onChange({ type, event: row });
-      touched.delete(String(row.id));
-    }
-    for (const { id } of scheduler.getEvents()) {
-      const plain = String(id).split("#")[0];
-      if (!here.has(plain) && settled(plain)) onChange({ type: "delete-event", event: { id: plain } });
-    }
-  }
 
   function showStatus(state, words) {
     byId("status").dataset.state = state;
