@@ -309,7 +309,7 @@ async fn a_long_replay_comes_whole_and_what_happens_meanwhile_comes_behind_it() 
                 1 => "newest",
                 3000 => "newer",
                 id if id % 3 == 0 => "new",
-                _ => &text.as_ref().map_or("nothing", |text| *text)[..],
+                _ => text.as_ref().map_or("nothing", |text| *text),
             };
             assert_eq!(*text, Some(expected), "{way:?}: event {id}");
             assert_ne!(expected, "nothing");

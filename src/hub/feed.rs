@@ -377,9 +377,9 @@ impl Hub {
         now: Instant,
     ) {
         if snapshot.is_some() {
-            self.tally.snapshots.up()
+            self.tally.snapshots.up();
         } else {
-            self.tally.gaps.up()
+            self.tally.gaps.up();
         }
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
@@ -830,7 +830,7 @@ impl Feed {
         self.ping_due = now + hub.times.acknowledge_every;
         let settled = {
             let log = lock(&hub.log);
-            now.checked_sub(hub.times.replay_overlap).map_or(log.base(), |then| log.position_at(then))
+            log.position(now, hub.times.replay_overlap)
         };
         let settles = lock(&hub.settles);
         let positions: Vec<(EntityIndex, u64)> = self

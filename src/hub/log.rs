@@ -187,14 +187,24 @@ impl Log {
             .map(|(&sequence, tombstone)| (sequence, tombstone))
     }
 
-    /// The sequence number of the first tombstone that is no older than this; the head where there is none.
+    /// From here on tombstones are no older than this.
     pub(crate) fn tombstones_since(&self, time: Instant) -> u64 {
-        let young = self.tombstones.iter().rev().take_while(|(_, tombstone)| tombstone.at >= time);
-        young.last().map_or(self.head(), |(&sequence, _)| sequence)
+        let young = self.position_at(time);
+        if young > self.base {
+            return young;
+        }
+        let beyond_the_log = self.tombstones.range(..self.base).rev();
+        let as_young = beyond_the_log.take_while(|(_, tombstone)| tombstone.at >= time).last();
+        as_young.map_or(young, |(&sequence, _)| sequence)
+    }
+
+    /// The sequence number of the first record that was told this long ago or later.
+    pub(crate) fn position(&self, now: Instant, ago: Duration) -> u64 {
+        now.checked_sub(ago).map_or(self.base, |then| self.position_at(then))
     }
 
     /// The sequence number of the first record that is no older than this.
-    pub(crate) fn position_at(&self, time: Instant) -> u64 {
+    fn position_at(&self, time: Instant) -> u64 {
         self.base + self.records.partition_point(|stored| stored.at < time) as u64
     }
 

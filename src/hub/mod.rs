@@ -196,7 +196,7 @@ impl Hub {
     /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
     pub(crate) fn handshake(&self, now: Instant) -> u64 {
         let log = lock(&self.log);
-        now.checked_sub(self.times.first_load).map_or(log.base(), |then| log.position_at(then))
+        log.position(now, self.times.first_load)
     }
 
     /// Records kept, and the bytes they cost.

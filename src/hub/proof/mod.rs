@@ -7,6 +7,7 @@
 //! `LIVE_UPDATES_SCHEDULES` says how many schedules are run and `LIVE_UPDATES_SEED` where they begin; without, few
 //! enough for every day. Seeds that once failed stand in `seeds.txt` and are run each time.
 
+#[allow(clippy::needless_pass_by_value, reason = "a user gives what is typed, and keeps nothing of it")]
 mod page;
 mod world;
 

@@ -183,7 +183,10 @@ impl Page {
         for key in ["start_date", "end_date"] {
             inputs.insert(key.into(), row.fields.get(key).cloned().unwrap_or_default());
         }
-        inputs.insert("text".into(), row.fields.get("text").filter(|text| truthy(text)).cloned().unwrap_or("".into()));
+        inputs.insert(
+            "text".into(),
+            row.fields.get("text").filter(|text| truthy(text)).cloned().unwrap_or_else(|| "".into()),
+        );
         self.form = Some(Form { id: id.to_owned(), inputs });
         true
     }
@@ -605,7 +608,7 @@ impl Page {
 
     fn after_update(&mut self, id: &str, tid: Option<String>, action: Option<&str>) -> Run {
         // without an action in the answer, what the row is now is taken for what has been saved
-        let action = action.filter(|action| !action.is_empty()).unwrap_or(match self.status(id) {
+        let action = action.filter(|action| !action.is_empty()).unwrap_or_else(|| match self.status(id) {
             Some(Status::Inserted) => "inserted",
             Some(Status::Deleted) => "deleted",
             Some(Status::TrulyDeleted) => "true_deleted",
