@@ -47,6 +47,9 @@ struct Options {
     /// What pages are promised: that they end up equal to the server, or the vendor's bare broadcast.
     #[arg(long, value_enum, default_value_t = Promise::Converging)]
     delivery: Promise,
+    /// How many changes are remembered for pages that come back; others are brought up to date from the store.
+    #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
+    log_records: usize,
     /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<HeaderValue>,
@@ -72,6 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Promise::Converging => Delivery::Converging,
             Promise::Plain => Delivery::Plain,
         })
+        .log_records(options.log_records)
         .entity(
             calendar()
                 .load(store.clone(), async |store, id: String| store.get(&id).await)
