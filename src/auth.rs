@@ -231,8 +231,9 @@ impl fmt::Debug for Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The token is wrong, or the session has been ended. Handshake: 403 `{"error":"Forbidden"}`, and the page stays without live updates until it
-    /// is loaded again. Socket: closed with 1008 `Unauthorized` after 1 to 2 s; one that is open already, at once.
+    /// The token is wrong, or the session has been ended. Handshake: 403 `{"error":"Forbidden"}`, and the page stays
+    /// without live updates until it is loaded again. Socket: closed with 1008 `Unauthorized` after 1 to 2 s; one that
+    /// is open already, at once.
     Denied,
     /// The token was good once. As [`Denied`](Self::Denied), but a socket first hears one event on the entity
     /// `$session`, `{"type":"expired"}`, which the application's page can handle.

@@ -212,7 +212,7 @@ impl<'c> Registered<'c> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         lock(&self.connections.open).try_remove(self.place);
-        self.subscriber.leave(self.connections.hub(), Instant::now());
+        self.connections.hub().leave(&self.subscriber, Instant::now());
         self.connections.subscriptions.fetch_sub(self.subscriber.subscriptions(), Ordering::Relaxed);
     }
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use slab::Slab;
 use tokio::{
     sync::Notify,
@@ -17,7 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    hub::{EntityIndex, Hub, feed::Subscriber},
+    hub::{
+        Hub,
+        feed::Subscriber,
+        handout::{Batch, Repeat},
+    },
     lock::lock,
 };
 
@@ -25,46 +28,6 @@ use crate::{
 const YIELD_EVERY: usize = 128;
 /// While writes come, it is looked this often whether they have gone quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// A run of new records.
-pub(super) struct Batch {
-    pub(super) start: u64,
-    pub(super) records: Vec<Said>,
-    pub(super) now: Instant,
-}
-
-/// One record, as the fast way needs it.
-pub(super) struct Said {
-    pub(super) entity: EntityIndex,
-    pub(super) frame: Bytes,
-    /// Its subscribers must look at it themselves.
-    pub(super) only_slowly: bool,
-}
-
-impl Batch {
-    pub(super) fn end(&self) -> u64 {
-        self.start + self.records.len() as u64
-    }
-}
-
-/// What is to be told once more to everyone.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Repeat {
-    pub(super) entity: EntityIndex,
-    pub(super) from: u64,
-    pub(super) only_deletions: bool,
-}
-
-/// The same, ready to be written.
-pub(super) struct Repetition {
-    pub(super) repeat: Repeat,
-    /// Whoever has been handed everything before this, and nothing else, can hear it.
-    pub(super) until: u64,
-    /// The log does not hold all of it any more.
-    pub(super) is_gone: bool,
-    /// `None` where it is so much that each is told at its own pace.
-    pub(super) frames: Option<Vec<Bytes>>,
-}
 
 /// The subscribers one fan-out task serves.
 #[derive(Default)]

@@ -1,21 +1,18 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
     hub::{
-        Delivery, EntityIndex, Hub, RowKind, SnapshotFrames,
-        fanout::{Batch, Repetition, Shard},
+        Delivery, EntityIndex, Hub, SnapshotFrames,
+        again::{Again, SHARE_BYTES, SHARE_RECORDS, Share},
+        handout::{Batch, Repetition},
         log::{Log, Matter},
         session::Hold,
-        settle::Settle,
+        settle::{Settle, SettleTimes},
     },
     lock::lock,
     protocol,
@@ -69,19 +66,12 @@ pub(crate) enum Origin {
     },
 }
 
-/// Records looked at in one share of the slow way.
-const SHARE_RECORDS: usize = 512;
-/// Bytes in one share of the slow way.
-const SHARE_BYTES: usize = 128 * 1024;
-/// How often a replay is given again although somebody was saving each time.
-const ATTEMPTS: u8 = 3;
-
 /// One follower of the log.
 pub(crate) struct Subscriber {
     pub(super) feed: Mutex<Feed>,
     pub(super) outlet: Arc<dyn Outlet>,
-    pub(super) shard: Arc<Shard>,
-    pub(super) place: OnceLock<usize>,
+    /// Its shard, and its place there.
+    pub(super) seat: OnceLock<(usize, usize)>,
 }
 
 /// Where a subscriber stands and what it follows.
@@ -128,46 +118,6 @@ enum Lost {
     Asked,
 }
 
-/// What is told once more.
-#[derive(Debug)]
-struct Again {
-    from: u64,
-    /// What comes after this is told by others.
-    until: u64,
-    /// Messages that were told while nobody knew where the page stands.
-    messages: Range<u64>,
-    /// What stands for everything before `from`.
-    snapshot: Option<Arc<SnapshotFrames>>,
-    /// It has not been told to its end yet.
-    is_first: bool,
-    /// Everyone is told of it just now.
-    is_settling: bool,
-    step: Step,
-    attempts: u8,
-    /// Until when a form may be open that keeps its page from applying a deletion.
-    deletions_until: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// It is told at this time.
-    Due(Instant),
-    /// It is being told.
-    Telling { place: Place, only_deletions: bool },
-    /// It was told then, and is told again if somebody was saving.
-    Told(Instant),
-    /// Only its deletions are told again.
-    Deletions(Instant),
-}
-
-/// How far a telling has got: deletions, then rows of the store, then the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    tombstone: u64,
-    row: usize,
-    sequence: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Fast,
@@ -197,8 +147,8 @@ impl Feed {
         self.subscriptions.iter().find(|known| known.entity == entity && known.from <= sequence)
     }
 
-    fn next_due(&self, overlap: Duration) -> Option<Instant> {
-        self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.due(overlap)).min()
+    fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
+        self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.next_due(times)).min()
     }
 }
 
@@ -217,79 +167,18 @@ impl Subscription {
         if self.lost.is_some() {
             return None;
         }
-        let mut safe = cursor.min(settled);
-        if let Some(again) = &self.again {
-            if !matches!(again.step, Step::Deletions(_) | Step::Telling { only_deletions: true, .. }) {
-                if again.snapshot.is_some() {
-                    return None;
-                }
-                safe = safe.min(again.from);
-            }
-        }
+        let missed_from = self.again.as_ref().map_or(Some(cursor), |again| again.missed_from(cursor))?;
+        let safe = cursor.min(settled).min(missed_from);
         Some(safe.min(unsettled_from.unwrap_or(u64::MAX)))
     }
 
-    /// Tells everything from `from` on again, at `due`.
-    fn tell_again(&mut self, from: u64, due: Instant) {
+    /// Tells what settles once more.
+    fn settle(&mut self, from: u64, now: Instant) {
         match &mut self.again {
-            Some(again) => {
-                again.from = again.from.min(from);
-                again.until = u64::MAX;
-                again.is_settling = true;
-                match &mut again.step {
-                    Step::Due(earlier) => *earlier = due.min(*earlier),
-                    Step::Telling { place, only_deletions: false } => place.sequence = place.sequence.min(from),
-                    step => *step = Step::Due(due),
-                }
-            }
-            None => {
-                self.again = Some(Box::new(Again {
-                    from,
-                    until: u64::MAX,
-                    messages: 0..0,
-                    snapshot: None,
-                    is_first: true,
-                    is_settling: true,
-                    step: Step::Due(due),
-                    attempts: 0,
-                    deletions_until: None,
-                }));
-            }
+            Some(again) => again.settle(from, now),
+            None => self.again = Some(Box::new(Again::settled(from, now))),
         }
     }
-}
-
-impl Again {
-    fn due(&self, overlap: Duration) -> Option<Instant> {
-        match self.step {
-            Step::Due(due) | Step::Deletions(due) => Some(due),
-            Step::Told(then) => Some(then + overlap),
-            Step::Telling { .. } => None,
-        }
-    }
-
-    /// True when everyone is told of all this when the entity settles.
-    fn is_covered(&self, settle: &Settle) -> bool {
-        self.snapshot.is_none() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
-    }
-
-    fn beginning(&self, only_deletions: bool) -> Place {
-        let tombstone = match (only_deletions, &self.snapshot) {
-            (true, None) => self.from,
-            (_, Some(_)) => 0,
-            (false, None) => u64::MAX,
-        };
-        let first = if self.messages.is_empty() { self.from } else { self.from.min(self.messages.start) };
-        Place { tombstone, row: 0, sequence: if only_deletions { u64::MAX } else { first } }
-    }
-}
-
-/// What is told next, with the place to go on from should it not be taken.
-struct Share {
-    frames: Vec<(Place, Bytes)>,
-    end: Place,
-    /// Nothing follows.
-    is_last: bool,
 }
 
 impl Hub {
@@ -339,17 +228,8 @@ impl Hub {
                 }
                 if from < head || !comes_back {
                     // A list may arrive later than this, or the page be saving at the moment.
-                    subscription.again = Some(Box::new(Again {
-                        from,
-                        until: u64::MAX,
-                        messages: 0..0,
-                        snapshot: None,
-                        is_first: true,
-                        is_settling: false,
-                        step: Step::Due(now + self.times.replay_again),
-                        attempts: ATTEMPTS,
-                        deletions_until: comes_back.then(|| now + self.times.deletions_for),
-                    }));
+                    let again = Again::replayed(from, comes_back, &self.times, now);
+                    subscription.again = Some(Box::new(again));
                 }
             }
         }
@@ -387,18 +267,8 @@ impl Hub {
         let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
             return;
         };
-        let mut again = Again {
-            from: snapshot.at.max(log.base()),
-            until: u64::MAX,
-            messages: subscription.unheard_from..log.head(),
-            snapshot: Some(snapshot),
-            is_first: true,
-            is_settling: false,
-            step: Step::Due(now),
-            attempts: ATTEMPTS,
-            deletions_until: Some(now + self.times.deletions_for),
-        };
-        again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
+        let messages = subscription.unheard_from..log.head();
+        let again = Again::resynchronised(snapshot, log.base(), messages, &self.times, now);
         subscription.again = Some(Box::new(again));
         subscription.lost = None;
         subscription.from = log.head();
@@ -470,7 +340,7 @@ impl Hub {
             for subscription in &mut feed.subscriptions {
                 subscription.replaying = false;
             }
-            return self.tell_again(subscriber, &mut feed, &log, now);
+            return self.tell_again(subscriber, feed, log, now);
         }
         drop(log);
         let frames: Vec<&Bytes> = share.iter().map(|(_, frame)| frame).collect();
@@ -485,185 +355,73 @@ impl Hub {
         if taken.clear { Progress::More } else { Progress::Blocked }
     }
 
-    /// What is told once more to a subscriber that stands at the head.
-    fn tell_again(&self, subscriber: &Subscriber, feed: &mut Feed, log: &Log, now: Instant) -> Progress {
-        let overlap = self.times.settle.overlap;
-        for subscription in &mut feed.subscriptions {
-            let entity = subscription.entity;
-            if let Some(from) = subscription.buried_from.take() {
-                let buried = log.tombstones(entity, from..log.head()).take(SHARE_RECORDS);
-                let frames: Vec<(u64, Bytes)> =
-                    buried.map(|(sequence, tombstone)| (sequence, self.voice(entity).buried(tombstone))).collect();
-                let offered: Vec<&Bytes> = frames.iter().map(|(_, frame)| frame).collect();
-                let taken = subscriber.outlet.offer(&offered);
-                subscription.buried_from = match frames.get(taken.frames) {
-                    Some((sequence, _)) => Some(*sequence),
-                    None => frames.last().filter(|_| frames.len() == SHARE_RECORDS).map(|(last, _)| last + 1),
-                };
-                if !taken.clear {
-                    feed.way = Way::Slow;
-                    return Progress::Blocked;
-                }
-                return Progress::More;
+    /// Tells a subscriber that stands at the head what it is to hear once more.
+    fn tell_again(
+        &self,
+        subscriber: &Subscriber,
+        mut feed: MutexGuard<'_, Feed>,
+        log: MutexGuard<'_, Log>,
+        now: Instant,
+    ) -> Progress {
+        let cursor = feed.cursor;
+        let mut subscriptions = feed.subscriptions.iter_mut().enumerate();
+        let next = subscriptions.find_map(|(at, known)| Some((at, self.next_telling(known, &log, now, cursor)?)));
+        // Writing takes time, and others tell things meanwhile.
+        drop(log);
+        let Some((at, telling)) = next else {
+            if subscriber.outlet.is_direct() && feed.way == Way::Slow {
+                feed.way = Way::Fast;
             }
-            let Some(again) = &mut subscription.again else {
-                continue;
-            };
-            let is_due = again.due(overlap).is_some_and(|due| due <= now);
-            if is_due && matches!(again.step, Step::Due(_)) && again.from < log.base() {
-                let cursor = feed.cursor;
-                subscription.lose(cursor);
-                return Progress::More;
-            }
-            if is_due {
-                let settle = lock(&self.settles);
-                let settle = &settle[usize::from(entity.0)];
-                if !self.next_step(again, settle, now) {
-                    subscription.again = None;
-                    continue;
-                }
-            }
-            let Step::Telling { place, only_deletions } = again.step else {
-                continue;
-            };
-            let share = self.share(log, entity, again, place, only_deletions, now);
-            let frames: Vec<&Bytes> = share.frames.iter().map(|(_, frame)| frame).collect();
-            let taken = subscriber.outlet.offer(&frames);
-            self.tally.repeats.add(taken.frames as u64);
-            let place = share.frames.get(taken.frames).map_or(share.end, |(place, _)| *place);
-            again.step = if share.is_last && taken.frames == share.frames.len() {
-                again.is_first = false;
-                again.is_settling = false;
-                if only_deletions { Step::Deletions(now + self.times.deletions_every) } else { Step::Told(now) }
-            } else {
-                Step::Telling { place, only_deletions }
-            };
-            if !taken.clear {
-                feed.way = Way::Slow;
-                return Progress::Blocked;
-            }
+            return Progress::CaughtUp(feed.next_due(&self.times.settle));
+        };
+        let share = match &telling {
+            Telling::Lost => return Progress::More,
+            Telling::Deletions(share) | Telling::Again(share) => share,
+        };
+        let frames: Vec<&Bytes> = share.frames.iter().map(|(_, frame)| frame).collect();
+        let taken = subscriber.outlet.offer(&frames);
+        self.tally.repeats.add(taken.frames as u64);
+        let subscription = &mut feed.subscriptions[at];
+        match (&telling, &mut subscription.again) {
+            (Telling::Again(share), Some(again)) => again.told(share, taken.frames, &self.times, now),
+            (Telling::Deletions(share), _) => subscription.buried_from = share.deletions_left(taken.frames),
+            (Telling::Again(_) | Telling::Lost, _) => {}
+        }
+        if taken.frames == frames.len() && !frames.is_empty() {
+            subscriber.ride_along(&mut feed, self, now);
+        }
+        if taken.clear {
             return Progress::More;
         }
-        if subscriber.outlet.is_direct() && feed.way == Way::Slow {
-            feed.way = Way::Fast;
-        }
-        Progress::CaughtUp(feed.next_due(overlap))
+        feed.way = Way::Slow;
+        Progress::Blocked
     }
 
-    /// Whether nobody was saving while something was told. An answer that left shortly before may have been on its way.
-    fn was_calm(&self, settle: &Settle, then: Instant, now: Instant) -> bool {
-        settle.is_calm_since(then.checked_sub(self.times.settle.quiet).unwrap_or(then), now)
+    /// What a subscription is to hear once more at this time.
+    fn next_telling(&self, known: &mut Subscription, log: &Log, now: Instant, cursor: u64) -> Option<Telling> {
+        if let Some(from) = known.buried_from.take() {
+            return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from)));
+        }
+        let again = known.again.as_mut()?;
+        if again.is_gone(log, now) {
+            known.lose(cursor);
+            return Some(Telling::Lost);
+        }
+        let goes_on = again.move_on(&lock(&self.settles)[usize::from(known.entity.0)], &self.times, now);
+        if !goes_on {
+            known.again = None;
+            return None;
+        }
+        self.share(log, known.entity, again, now).map(Telling::Again)
     }
+}
 
-    /// Moves on at its time; false when nothing is left to be told.
-    fn next_step(&self, again: &mut Again, settle: &Settle, now: Instant) -> bool {
-        let deletions = |again: &mut Again| {
-            let go_on = again.deletions_until.is_some_and(|until| until > now);
-            again.step = Step::Deletions(now + self.times.deletions_every);
-            go_on
-        };
-        match again.step {
-            // Everyone is going to be told of it.
-            Step::Due(_) if !again.is_settling && again.is_covered(settle) => deletions(again),
-            Step::Due(_) if !again.is_first && again.attempts > 0 && !self.was_calm(settle, now, now) => {
-                again.attempts -= 1;
-                again.step = Step::Due(now + self.times.settle.overlap);
-                true
-            }
-            Step::Due(_) => {
-                again.step = Step::Telling { place: again.beginning(false), only_deletions: false };
-                true
-            }
-            Step::Told(then) if again.attempts > 0 && !self.was_calm(settle, then, now) => {
-                again.attempts -= 1;
-                // Old rows of a snapshot want what the log has since.
-                again.until = settle.will_repeat_from().filter(|_| again.snapshot.is_none()).unwrap_or(u64::MAX);
-                again.step = Step::Due(now + self.times.settle.overlap);
-                true
-            }
-            Step::Told(_) => deletions(again),
-            Step::Deletions(_) => {
-                let go_on = deletions(again);
-                again.step = Step::Telling { place: again.beginning(true), only_deletions: true };
-                go_on
-            }
-            Step::Telling { .. } => true,
-        }
-    }
-
-    /// The next share of a telling.
-    fn share(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        again: &Again,
-        from: Place,
-        only_deletions: bool,
-        now: Instant,
-    ) -> Share {
-        let voice = self.voice(entity);
-        let mut share = Share { frames: Vec::new(), end: from, is_last: false };
-        let mut bytes = 0;
-        let mut looked_at = 0;
-        let mut place = from;
-        let is_full = |bytes: &usize, looked_at: &usize| *bytes > SHARE_BYTES || *looked_at >= SHARE_RECORDS;
-        // What the log itself tells comes last and need not be told here. Young deletions are told to everyone.
-        let tombstones_end = if only_deletions { self.young_tombstones(log, now) } else { again.from };
-        if place.tombstone < tombstones_end {
-            for (sequence, tombstone) in log.tombstones(entity, place.tombstone..tombstones_end) {
-                if is_full(&bytes, &looked_at) {
-                    share.end = Place { tombstone: sequence, ..place };
-                    return share;
-                }
-                looked_at += 1;
-                let frame = voice.buried(tombstone);
-                bytes += frame.len();
-                share.frames.push((Place { tombstone: sequence, ..place }, frame));
-            }
-        }
-        place.tombstone = u64::MAX;
-        if let Some(snapshot) = &again.snapshot {
-            for (row, known) in snapshot.rows.iter().enumerate().skip(place.row) {
-                if is_full(&bytes, &looked_at) {
-                    share.end = Place { row, ..place };
-                    return share;
-                }
-                looked_at += 1;
-                let is_wanted = match known.kind {
-                    RowKind::Object => !only_deletions,
-                    RowKind::Gone => true,
-                    RowKind::Marker => again.is_first,
-                };
-                // What the log tells of it is newer, and comes later.
-                if is_wanted && !log.is_whole_since(entity, &known.id, snapshot.at) {
-                    bytes += known.frame.len();
-                    share.frames.push((Place { row, ..place }, known.frame.clone()));
-                }
-            }
-            place.row = snapshot.rows.len();
-        }
-        if !only_deletions {
-            place.sequence = place.sequence.max(log.base());
-            let messages = if again.is_first { again.messages.clone() } else { 0..0 };
-            for (sequence, frame) in
-                self.newest(log, entity, place.sequence, messages).take_while(|(at, _)| *at < again.until)
-            {
-                if is_full(&bytes, &looked_at) {
-                    share.end = Place { sequence, ..place };
-                    return share;
-                }
-                looked_at += 1;
-                if let Some(frame) = frame {
-                    bytes += frame.len();
-                    share.frames.push((Place { sequence, ..place }, frame));
-                }
-            }
-            place.sequence = log.head();
-        }
-        share.end = place;
-        share.is_last = true;
-        share
-    }
+/// What is told once more.
+enum Telling {
+    Again(Share),
+    Deletions(Share),
+    /// Only the store can tell it.
+    Lost,
 }
 
 impl Subscriber {
@@ -680,17 +438,13 @@ impl Subscriber {
         lock(&self.feed).subscriptions.len()
     }
 
-    /// Takes it off the list; nothing is handed to its outlet any more.
-    pub(crate) fn leave(&self, hub: &Hub, now: Instant) {
+    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back.
+    pub(super) fn leave(&self) -> Option<Hold> {
         let mut feed = lock(&self.feed);
-        // A fan-out task may hold it still.
         feed.way = Way::Left;
-        if let Origin::Page { hold: Some(hold), .. } = &feed.origin {
-            hub.sessions.leave(hold, now);
-        }
-        drop(feed);
-        if let Some(&place) = self.place.get() {
-            lock(&self.shard.subscribers).try_remove(place);
+        match &mut feed.origin {
+            Origin::Page { hold, .. } => hold.take(),
+            Origin::Unknown => None,
         }
     }
 
@@ -801,7 +555,7 @@ impl Subscriber {
         match is_told {
             true => {}
             false if repeat.only_deletions => subscription.buried_from = Some(repeat.from),
-            false => subscription.tell_again(repeat.from, now),
+            false => subscription.settle(repeat.from, now),
         }
         feed.way = Way::Slow;
         drop(feed);

@@ -5,8 +5,10 @@
 //! cursor. One that did not, or that must hear what it missed, is on the *slow way*: its own task reads the log by its
 //! cursor, a bounded share at a time, until it has caught up.
 
+mod again;
 mod fanout;
 mod feed;
+mod handout;
 mod log;
 #[cfg(test)]
 mod proof;
@@ -30,8 +32,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::{
-    fanout::{Batch, Repeat, Repetition, Said, Settler, Shard},
+    fanout::{Settler, Shard},
     feed::Feed,
+    handout::{Batch, Repeat, Repetition, Said},
     log::{Log, Matter, Record, Subject},
     session::Sessions,
     settle::Settle,
@@ -303,20 +306,30 @@ impl Hub {
             let workers = tokio::runtime::Handle::current().metrics().num_workers();
             (0..workers).map(|_| Arc::new(Shard::default())).collect()
         });
-        let shard = &shards[self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len()];
+        let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
+        let shard = &shards[at];
         let subscriber = Arc::new(Subscriber {
             feed: Mutex::new(Feed::new(self.head(), origin, Instant::now())),
             outlet,
-            shard: shard.clone(),
-            place: OnceLock::new(),
+            seat: OnceLock::new(),
         });
         let place = lock(&shard.subscribers).insert(subscriber.clone());
-        subscriber.place.get_or_init(|| place);
+        subscriber.seat.get_or_init(|| (at, place));
         shard.serve(self);
         if self.delivery == Delivery::Converging {
             self.settler.serve(self);
         }
         subscriber
+    }
+
+    /// Takes a subscriber off the list; nothing is handed to its outlet any more.
+    pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
+        if let Some(hold) = subscriber.leave() {
+            self.sessions.leave(&hold, now);
+        }
+        if let Some(&(shard, place)) = subscriber.seat.get() {
+            lock(&self.shards()[shard].subscribers).try_remove(place);
+        }
     }
 
     /// Rows of the store, and ids of what is gone, as they are told to pages that lost their place. `at` is where the

@@ -31,7 +31,7 @@ const MOST_CLOSINGS: u32 = 3;
 
 /// What is to be told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Again {
+pub(crate) struct Due {
     pub(crate) from: u64,
     /// Nothing will be told of it after this.
     pub(crate) is_last: bool,
@@ -163,7 +163,7 @@ impl Settle {
     }
 
     /// From where on things are to be told again at this time.
-    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Again> {
+    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Due> {
         if self.due(now, times).is_none_or(|due| due > now) {
             return None;
         }
@@ -187,7 +187,7 @@ impl Settle {
             return None;
         };
         stretch.since = now;
-        (from < head).then_some(Again { from, is_last: is_quiet })
+        (from < head).then_some(Due { from, is_last: is_quiet })
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.

@@ -190,7 +190,7 @@ async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_stil
     let subscriber = hub.join(pipe.clone(), Origin::Unknown);
     run_slow_way(&hub, &subscriber);
     hub.subscribe(&subscriber, EVENTS, Instant::now());
-    subscriber.leave(&hub, Instant::now());
+    hub.leave(&subscriber, Instant::now());
     hub.publish(EVENTS, &[update(1)], None);
     subscriber.deliver(&hub, &hub.batch(0), &mut Vec::new(), &mut Vec::new());
     assert!(pipe.out().is_empty());

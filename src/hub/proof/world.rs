@@ -554,7 +554,7 @@ impl World {
         let Some(socket) = self.sockets.remove(&number) else {
             return;
         };
-        socket.subscriber.leave(&self.hub, Instant::now());
+        self.hub.leave(&socket.subscriber, Instant::now());
         if self.clients[socket.client].socket == Some(number) {
             self.clients[socket.client].socket = None;
             self.later(RECONNECT, Event::Connect(socket.client));

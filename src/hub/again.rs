@@ -1,0 +1,345 @@
+//! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
+//! the store says to a page that lost its place.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::hub::{
+    DeliveryTimes, EntityIndex, Hub, RowKind, SnapshotFrames,
+    log::Log,
+    settle::{Settle, SettleTimes},
+};
+
+/// Records looked at in one share of the slow way.
+pub(super) const SHARE_RECORDS: usize = 512;
+/// Bytes in one share of the slow way.
+pub(super) const SHARE_BYTES: usize = 128 * 1024;
+/// How often a telling is put off, or given again, because somebody was saving.
+const ATTEMPTS: u8 = 3;
+
+/// Everything from one sequence number on, to be told once more.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) from: u64,
+    /// What comes after this is told by others.
+    until: u64,
+    /// Messages that were told while nobody knew where the page stands: they follow the first time.
+    messages: Range<u64>,
+    /// What stands for everything before `from`.
+    snapshot: Option<Arc<SnapshotFrames>>,
+    step: Step,
+    attempts: u8,
+    /// It has been told to its end before.
+    is_repeated: bool,
+    /// It has been told while nobody was saving: of a snapshot only the deletions matter any more.
+    has_arrived: bool,
+    /// Everyone is told of it just now.
+    is_settling: bool,
+    /// Until when a form may be open that keeps its page from applying a deletion, and which are meant.
+    deletions: Option<Deletions>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Deletions {
+    from: u64,
+    until: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// It is told at this time.
+    Due(Instant),
+    /// It is being told.
+    Telling(Place),
+    /// It was told then, and is told again if somebody was saving.
+    Told(Instant),
+    /// It has arrived. Only its deletions are told again, at this time.
+    Arrived(Instant),
+    /// They are being told.
+    TellingDeletions(Place),
+}
+
+/// How far a telling has got: deletions, then rows of the store, then the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    tombstone: u64,
+    row: usize,
+    sequence: u64,
+}
+
+/// What is told next, each frame with the place to go on from should it not be taken.
+pub(super) struct Share {
+    pub(super) frames: Vec<(Place, Bytes)>,
+    end: Place,
+    bytes: usize,
+    looked_at: usize,
+}
+
+impl Share {
+    pub(super) fn from(place: Place) -> Self {
+        Self { frames: Vec::new(), end: place, bytes: 0, looked_at: 0 }
+    }
+
+    /// Adds a frame that stands at `place`, if there is one; false when it must wait for the next share.
+    fn add(&mut self, place: Place, frame: Option<Bytes>) -> bool {
+        if self.bytes > SHARE_BYTES || self.looked_at >= SHARE_RECORDS {
+            self.end = place;
+            return false;
+        }
+        self.looked_at += 1;
+        if let Some(frame) = frame {
+            self.bytes += frame.len();
+            self.frames.push((place, frame));
+        }
+        true
+    }
+
+    /// Where to go on when so many frames were taken.
+    fn rest(&self, taken: usize) -> Place {
+        self.frames.get(taken).map_or(self.end, |(place, _)| *place)
+    }
+}
+
+impl Place {
+    /// Behind everything.
+    const END: Self = Self { tombstone: u64::MAX, row: usize::MAX, sequence: u64::MAX };
+
+    fn tombstone(tombstone: u64) -> Self {
+        Self { tombstone, ..Self::END }
+    }
+}
+
+impl Again {
+    /// What a page may have missed is told a second time, since its list may arrive late. Where it `comes_back`, a form
+    /// may have been open all the while.
+    pub(super) fn replayed(from: u64, comes_back: bool, times: &DeliveryTimes, now: Instant) -> Self {
+        let deletions = comes_back.then(|| Deletions { from, until: now + times.deletions_for });
+        Self { attempts: ATTEMPTS, deletions, ..Self::due(from, now + times.replay_again) }
+    }
+
+    /// What settles is told to one that could not be told with the others.
+    pub(super) fn settled(from: u64, now: Instant) -> Self {
+        Self { is_settling: true, ..Self::due(from, now) }
+    }
+
+    /// What the store says, and everything since.
+    pub(super) fn resynchronised(
+        snapshot: Arc<SnapshotFrames>,
+        base: u64,
+        messages: Range<u64>,
+        times: &DeliveryTimes,
+        now: Instant,
+    ) -> Self {
+        let from = snapshot.at.max(base);
+        let sequence = if messages.is_empty() { from } else { from.min(messages.start) };
+        Self {
+            messages,
+            snapshot: Some(snapshot),
+            step: Step::Telling(Place { sequence, ..Place::default() }),
+            attempts: ATTEMPTS,
+            deletions: Some(Deletions { from: 0, until: now + times.deletions_for }),
+            ..Self::due(from, now)
+        }
+    }
+
+    fn due(from: u64, at: Instant) -> Self {
+        Self {
+            from,
+            until: u64::MAX,
+            messages: 0..0,
+            snapshot: None,
+            step: Step::Due(at),
+            attempts: 0,
+            is_repeated: false,
+            has_arrived: false,
+            is_settling: false,
+            deletions: None,
+        }
+    }
+
+    /// What settles is told with it.
+    pub(super) fn settle(&mut self, from: u64, now: Instant) {
+        self.is_settling = true;
+        match &mut self.step {
+            Step::Arrived(_) | Step::TellingDeletions(_) => {
+                // Of what came before only the deletions matter, and there is a next time for these.
+                (self.from, self.until, self.attempts) = (from, u64::MAX, 0);
+                self.step = Step::Due(now);
+            }
+            Step::Telling(place) => {
+                place.sequence = place.sequence.min(from);
+                (self.from, self.until) = (self.from.min(from), u64::MAX);
+            }
+            Step::Due(_) | Step::Told(_) => {
+                (self.from, self.until) = (self.from.min(from), u64::MAX);
+                self.step = Step::Due(now);
+            }
+        }
+    }
+
+    /// When something is to be done.
+    pub(super) fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
+        match self.step {
+            Step::Due(due) | Step::Arrived(due) => Some(due),
+            Step::Told(then) => Some(then + times.overlap),
+            Step::Telling(_) | Step::TellingDeletions(_) => None,
+        }
+    }
+
+    /// The first sequence number that its page may lack; `None` when nobody knows.
+    pub(super) fn missed_from(&self, cursor: u64) -> Option<u64> {
+        match self.step {
+            Step::Arrived(_) | Step::TellingDeletions(_) => Some(cursor),
+            Step::Due(_) | Step::Telling(_) | Step::Told(_) if self.wants_rows() => None,
+            Step::Due(_) | Step::Telling(_) | Step::Told(_) => Some(self.from),
+        }
+    }
+
+    /// True when the log does not reach back to what is due now.
+    pub(super) fn is_gone(&self, log: &Log, now: Instant) -> bool {
+        matches!(self.step, Step::Due(due) if due <= now) && self.from < log.base()
+    }
+
+    /// Moves on when its time has come; false when nothing is left to be told.
+    pub(super) fn move_on(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
+        if self.next_due(&times.settle).is_none_or(|due| due > now) {
+            return true;
+        }
+        match self.step {
+            // Everyone is going to be told of it.
+            Step::Due(_) if !self.is_settling && self.is_covered(settle) => self.arrive(times, now),
+            Step::Due(_) if self.is_repeated && self.attempts > 0 && !was_calm(settle, times, now, now) => {
+                self.put_off(times, now)
+            }
+            Step::Due(_) => {
+                let first = if self.wants_rows() { Place::default() } else { Place::END };
+                self.step = Step::Telling(Place { sequence: self.from, ..first });
+                true
+            }
+            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => {
+                // Old rows of a snapshot want what the log has since.
+                self.until = settle.will_repeat_from().filter(|_| !self.wants_rows()).unwrap_or(u64::MAX);
+                self.put_off(times, now)
+            }
+            Step::Told(_) => self.arrive(times, now),
+            Step::Arrived(_) => match self.deletions.filter(|deletions| deletions.until > now) {
+                None => false,
+                Some(Deletions { from, .. }) => {
+                    self.step = Step::TellingDeletions(Place { tombstone: from, row: 0, sequence: u64::MAX });
+                    true
+                }
+            },
+            Step::Telling(_) | Step::TellingDeletions(_) => true,
+        }
+    }
+
+    fn put_off(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
+        self.attempts -= 1;
+        self.step = Step::Due(now + times.settle.overlap);
+        true
+    }
+
+    fn arrive(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
+        self.has_arrived = true;
+        self.step = Step::Arrived(now + times.deletions_every);
+        self.deletions.is_some()
+    }
+
+    /// True while the rows of a snapshot may not have reached the page.
+    fn wants_rows(&self) -> bool {
+        self.snapshot.is_some() && !self.has_arrived
+    }
+
+    /// True when everyone is told of all this when the entity settles.
+    fn is_covered(&self, settle: &Settle) -> bool {
+        !self.wants_rows() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
+    }
+
+    /// So many frames of a share were taken.
+    pub(super) fn told(&mut self, share: &Share, taken: usize, times: &DeliveryTimes, now: Instant) {
+        let rest = share.rest(taken);
+        match self.step {
+            Step::Telling(_) if rest == Place::END => {
+                (self.is_repeated, self.is_settling) = (true, false);
+                self.step = Step::Told(now);
+            }
+            Step::Telling(_) => self.step = Step::Telling(rest),
+            Step::TellingDeletions(_) if rest == Place::END => {
+                self.step = Step::Arrived(now + times.deletions_every);
+            }
+            Step::TellingDeletions(_) => self.step = Step::TellingDeletions(rest),
+            Step::Due(_) | Step::Told(_) | Step::Arrived(_) => {}
+        }
+    }
+}
+
+/// Whether nobody was saving while something was told. An answer that left shortly before may have been on its way.
+fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant) -> bool {
+    settle.is_calm_since(then.checked_sub(times.settle.quiet).unwrap_or(then), now)
+}
+
+impl Hub {
+    /// The next share of what is told once more; `None` when nothing is to be told at this time.
+    pub(super) fn share(&self, log: &Log, entity: EntityIndex, again: &Again, now: Instant) -> Option<Share> {
+        let (mut place, only_deletions) = match again.step {
+            Step::Telling(place) => (place, false),
+            Step::TellingDeletions(place) => (place, true),
+            Step::Due(_) | Step::Told(_) | Step::Arrived(_) => return None,
+        };
+        let mut share = Share::from(place);
+        // What the log itself tells comes last. Young deletions are told to everyone.
+        let tombstones_end = if only_deletions { self.young_tombstones(log, now) } else { again.from };
+        let tombstones = place.tombstone..tombstones_end.max(place.tombstone);
+        for (tombstone, buried) in log.tombstones(entity, tombstones) {
+            if !share.add(Place { tombstone, ..place }, Some(self.voice(entity).buried(buried))) {
+                return Some(share);
+            }
+        }
+        place.tombstone = u64::MAX;
+        let rows = again.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.rows);
+        for (row, known) in rows.iter().enumerate().skip(place.row) {
+            let is_wanted = match known.kind {
+                RowKind::Object => !only_deletions,
+                RowKind::Gone => true,
+                RowKind::Marker => !again.is_repeated,
+            };
+            let is_old = again.snapshot.as_ref().is_some_and(|it| log.is_whole_since(entity, &known.id, it.at));
+            // What the log tells of it is newer, and comes later.
+            let frame = (is_wanted && !is_old).then(|| known.frame.clone());
+            if !share.add(Place { row, ..place }, frame) {
+                return Some(share);
+            }
+        }
+        place.row = usize::MAX;
+        let messages = if again.is_repeated { 0..0 } else { again.messages.clone() };
+        let newest = self.newest(log, entity, place.sequence.max(log.base()), messages);
+        for (sequence, frame) in newest.take_while(|(sequence, _)| *sequence < again.until) {
+            if !share.add(Place { sequence, ..place }, frame) {
+                return Some(share);
+            }
+        }
+        share.end = Place::END;
+        Some(share)
+    }
+
+    /// Deletions from a sequence number on.
+    pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64) -> Share {
+        let mut share = Share::from(Place::tombstone(from));
+        for (sequence, buried) in log.tombstones(entity, from..log.head().max(from)) {
+            if !share.add(Place::tombstone(sequence), Some(self.voice(entity).buried(buried))) {
+                return share;
+            }
+        }
+        share.end = Place::END;
+        share
+    }
+}
+
+impl Share {
+    /// Of deletions: the sequence number to go on from when so many were taken.
+    pub(super) fn deletions_left(&self, taken: usize) -> Option<u64> {
+        Some(self.rest(taken).tombstone).filter(|&sequence| sequence != u64::MAX)
+    }
+}
