@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::hub::{
-    DeliveryTimes, EntityIndex, Hub, RowKind, SnapshotFrames,
+    DeliveryTimes, EntityIndex, Hub, Pages, RowKind, SnapshotFrames,
     log::Log,
     settle::{Settle, SettleTimes},
 };
@@ -314,7 +314,9 @@ impl Hub {
         }
         place.row = usize::MAX;
         let messages = if again.is_repeated { 0..0 } else { again.messages.clone() };
-        let newest = self.newest(log, entity, place.sequence.max(log.base()), messages);
+        let settles = Pages::ThatHave { everything_before: again.from };
+        let pages = if again.is_settling && !again.wants_rows() { settles } else { Pages::Any };
+        let newest = self.newest(log, entity, place.sequence.max(log.base()), messages, pages);
         for (sequence, frame) in newest.take_while(|(sequence, _)| *sequence < again.until) {
             if !share.add(Place { sequence, ..place }, frame) {
                 return Some(share);

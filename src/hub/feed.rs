@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     hub::{
-        Delivery, EntityIndex, Hub, SnapshotFrames,
+        Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
         again::{Again, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
         log::{Log, Matter},
@@ -313,7 +313,7 @@ impl Hub {
                     Matter::Change(_) if !subscription.replaying => Some(record.frame.clone()),
                     Matter::Change(subject) => {
                         let is_newest = log.is_newest(record.entity, &subject.id, sequence);
-                        is_newest.then(|| self.once_more(record.entity, subject, &record.frame))
+                        is_newest.then(|| self.once_more(record.entity, subject, &record.frame, Pages::Any))
                     }
                 };
                 if let Some(frame) = frame {

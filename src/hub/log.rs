@@ -54,6 +54,8 @@ pub(crate) struct Subject {
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
     pub(crate) whole: bool,
+    /// The sequence number of the record that added it, where that is known.
+    pub(crate) added: Option<u64>,
     /// The object this one goes with when that is deleted.
     pub(crate) parent: Option<Arc<str>>,
     /// Of a deletion: the object may have been an exception of a series.
@@ -119,9 +121,14 @@ impl Log {
     }
 
     /// Adds a record and drops what no longer fits. The newest record always stays.
-    pub(crate) fn append(&mut self, now: Instant, record: Record) {
+    pub(crate) fn append(&mut self, now: Instant, mut record: Record) {
         let sequence = self.head();
-        if let Matter::Change(subject) = &record.matter {
+        if let Matter::Change(subject) = &mut record.matter {
+            subject.added = match subject.kind {
+                ChangeKind::Add => Some(sequence),
+                ChangeKind::Update => self.newest(record.entity, &subject.id).and_then(|(_, known)| known.added),
+                ChangeKind::Delete => None,
+            };
             self.note(now, sequence, record.entity, subject.clone());
         }
         self.bytes += record.frame.len() + OVERHEAD;
@@ -318,6 +325,7 @@ mod tests {
                 id: id.into(),
                 object: frame.clone(),
                 whole: true,
+                added: None,
                 parent: None,
                 may_be_exception: false,
             }),

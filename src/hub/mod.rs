@@ -133,6 +133,15 @@ pub(crate) struct Tally {
     pub(crate) repeats: Counter,
 }
 
+/// To whom something is told once more.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    /// They may have missed anything.
+    Any,
+    /// What was added before is there, and an update will do.
+    ThatHave { everything_before: u64 },
+}
+
 /// The rows of a store at one time, as frames.
 #[derive(Debug)]
 pub(crate) struct SnapshotFrames {
@@ -424,7 +433,8 @@ impl Hub {
             let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
             log.tombstones(entity, from..until).map(buried).collect()
         } else {
-            self.newest(&log, entity, from.max(log.base()), 0..0).filter_map(|(_, frame)| frame).collect()
+            let pages = Pages::ThatHave { everything_before: from };
+            self.newest(&log, entity, from.max(log.base()), 0..0, pages).filter_map(|(_, frame)| frame).collect()
         };
         Repetition {
             repeat,
@@ -442,11 +452,12 @@ impl Hub {
         entity: EntityIndex,
         from: u64,
         messages: Range<u64>,
+        pages: Pages,
     ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
         log.since(from).into_iter().flatten().map(move |(sequence, record)| {
             let frame = match &record.matter {
                 Matter::Change(subject) if record.entity == entity && log.is_newest(entity, &subject.id, sequence) => {
-                    Some(self.once_more(entity, subject, &record.frame))
+                    Some(self.once_more(entity, subject, &record.frame, pages))
                 }
                 Matter::Message if record.entity == entity && messages.contains(&sequence) => {
                     Some(record.frame.clone())
@@ -479,8 +490,15 @@ impl Hub {
                 let may_be_exception =
                     voice.may_be_exception(known.map(|subject| (&subject.object[..], subject.whole)));
                 let said = voice.gone(change.object(), may_be_exception);
-                let subject =
-                    Subject { kind, id: id.into(), object: said.object, whole: true, parent: None, may_be_exception };
+                let subject = Subject {
+                    kind,
+                    id: id.into(),
+                    object: said.object,
+                    whole: true,
+                    added: None,
+                    parent: None,
+                    may_be_exception,
+                };
                 Record { entity, frame: said.frame, matter: Matter::Change(subject) }
             }
             (ChangeKind::Update, Some(known)) if !change.is_whole() => {
@@ -499,16 +517,21 @@ impl Hub {
         let voice = self.voice(entity);
         let said = voice.plainly(kind, object);
         let parent = Object::of(object).and_then(|object| voice.parent(&object)).map(Arc::from);
-        let subject = Subject { kind, id: id.into(), object: said.object, whole, parent, may_be_exception: false };
+        let subject =
+            Subject { kind, id: id.into(), object: said.object, whole, added: None, parent, may_be_exception: false };
         Record { entity, frame: said.frame, matter: Matter::Change(subject) }
     }
 
-    /// An object's newest state, for pages that may know it or not.
-    fn once_more(&self, entity: EntityIndex, subject: &Subject, frame: &Bytes) -> Bytes {
+    /// An object's newest state, for pages that know it or not.
+    fn once_more(&self, entity: EntityIndex, subject: &Subject, frame: &Bytes, pages: Pages) -> Bytes {
+        let is_known = match pages {
+            Pages::Any => false,
+            Pages::ThatHave { everything_before } => subject.added.is_none_or(|added| added < everything_before),
+        };
         match subject.kind {
             ChangeKind::Delete => frame.clone(),
             ChangeKind::Add | ChangeKind::Update => {
-                self.voice(entity).upsert(&String::from_utf8_lossy(&subject.object), subject.whole)
+                self.voice(entity).upsert(&String::from_utf8_lossy(&subject.object), subject.whole && !is_known)
             }
         }
     }
