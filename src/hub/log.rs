@@ -385,6 +385,79 @@ mod tests {
         assert_eq!(log.indexes[0].newest.len(), 2);
     }
 
+    fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
+        let object = Bytes::from(format!(r#"{{"id":"{id}"}}"#));
+        Record {
+            entity: EntityIndex(0),
+            frame: object.clone(),
+            matter: Matter::Change(Subject {
+                kind,
+                id: id.into(),
+                object,
+                whole: kind != ChangeKind::Update,
+                added: None,
+                parent: parent.map(Arc::from),
+                may_be_exception: false,
+            }),
+        }
+    }
+
+    fn buried(log: &Log) -> Vec<(u64, String)> {
+        log.tombstones(EntityIndex(0), 0..u64::MAX).map(|(at, tombstone)| (at, tombstone.id.to_string())).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deleted_objects_are_known_for_longer_than_their_records() {
+        let mut log = log(2, usize::MAX);
+        for id in ["a", "b", "c", "d", "e"] {
+            log.append(Instant::now(), change(ChangeKind::Delete, id, None));
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        let kept = [(1, "b"), (2, "c"), (3, "d"), (4, "e")].map(|(at, id)| (at, id.to_owned()));
+        assert_eq!(buried(&log), kept, "four at most");
+        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+        assert_eq!([15, 25, 35, 500].map(|seconds| log.tombstones_since(ago(seconds))), [4, 3, 2, 1]);
+        assert_eq!([5, 15, 500].map(|seconds| log.position(Instant::now(), Duration::from_secs(seconds))), [5, 4, 3]);
+        // One is used again, of another the day is over.
+        log.append(Instant::now(), change(ChangeKind::Add, "c", None));
+        tokio::time::advance(Duration::from_secs(24 * 3600 - 25)).await;
+        log.append(Instant::now(), change(ChangeKind::Add, "x", None));
+        assert_eq!(buried(&log), [(3, "d".to_owned()), (4, "e".to_owned())]);
+        assert_eq!(log.indexes[0].newest.len(), 3, "x, and two that are gone");
+    }
+
+    #[test]
+    fn an_update_knows_when_its_object_was_added_and_says_all_only_where_it_is_whole() {
+        let mut log = log(10, usize::MAX);
+        for (kind, id) in [(ChangeKind::Add, "a"), (ChangeKind::Update, "a"), (ChangeKind::Update, "b")] {
+            log.append(Instant::now(), change(kind, id, None));
+        }
+        let added = |log: &Log, id| log.newest(EntityIndex(0), id).unwrap().1.added;
+        assert_eq!((added(&log, "a"), added(&log, "b")), (Some(0), None));
+        assert!(!log.is_whole_since(EntityIndex(0), "a", 0), "the update is a part");
+        log.append(Instant::now(), change(ChangeKind::Delete, "a", None));
+        assert!(log.is_whole_since(EntityIndex(0), "a", 3) && !log.is_whole_since(EntityIndex(0), "a", 4));
+    }
+
+    #[test]
+    fn children_follow_their_newest_record() {
+        let mut log = log(3, usize::MAX);
+        let children = |log: &Log, id: &str| {
+            let mut children: Vec<String> =
+                log.children(EntityIndex(0), id).iter().map(|child| child.to_string()).collect();
+            children.sort();
+            children
+        };
+        log.append(Instant::now(), change(ChangeKind::Add, "x", Some("p")));
+        log.append(Instant::now(), change(ChangeKind::Add, "y", Some("p")));
+        assert_eq!(children(&log, "p"), ["x", "y"]);
+        log.append(Instant::now(), change(ChangeKind::Update, "x", Some("q")));
+        assert_eq!((children(&log, "p"), children(&log, "q")), (vec!["y".to_owned()], vec!["x".to_owned()]));
+        log.append(Instant::now(), change(ChangeKind::Delete, "x", None));
+        log.append(Instant::now(), change(ChangeKind::Add, "z", None));
+        assert!(log.indexes[0].children.is_empty(), "deleted, and gone from the log: {:?}", log.indexes[0].children);
+    }
+
     proptest! {
         #[test]
         fn bounds_hold_and_numbers_stay_dense(

@@ -154,3 +154,86 @@ impl Known {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: EntityIndex = EntityIndex(0);
+    const TASKS: EntityIndex = EntityIndex(1);
+
+    fn sessions(count: usize) -> Sessions {
+        Sessions::new(SessionLimits { sessions: count, age: Duration::from_secs(60) })
+    }
+
+    fn id(id: u128) -> SessionId {
+        SessionId { id, owner: 7 }
+    }
+
+    #[test]
+    fn each_entity_has_a_place_of_its_own() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let hold = sessions.take(id(1), now).unwrap();
+        assert_eq!(sessions.position(&hold, EVENTS), None);
+        sessions.acknowledge(&hold, &[(EVENTS, 5)]);
+        sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)]);
+        sessions.leave(&hold, now);
+        let again = sessions.take(id(1), now).unwrap();
+        assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
+    }
+
+    #[test]
+    fn a_session_belongs_to_its_credentials() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let hold = sessions.take(id(1), now).unwrap();
+        sessions.acknowledge(&hold, &[(EVENTS, 5)]);
+        assert!(sessions.take(SessionId { id: 1, owner: 8 }, now).is_none());
+        assert_eq!(sessions.position(&hold, EVENTS), Some(5));
+    }
+
+    #[test]
+    fn of_two_connections_the_newest_is_believed() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), now).unwrap());
+        sessions.acknowledge(&new, &[(EVENTS, 5)]);
+        sessions.acknowledge(&old, &[(EVENTS, 9)]);
+        assert_eq!(sessions.position(&new, EVENTS), Some(5));
+        sessions.leave(&old, now);
+        sessions.take(id(2), now + Duration::from_secs(61)).unwrap();
+        assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
+    }
+
+    #[test]
+    fn sessions_are_forgotten_some_time_after_their_pages_have_gone() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let hold = sessions.take(id(1), now).unwrap();
+        sessions.leave(&hold, now);
+        sessions.take(id(2), now + Duration::from_secs(60)).unwrap();
+        assert_eq!(sessions.len(), 2);
+        sessions.take(id(2), now + Duration::from_secs(61)).unwrap();
+        assert_eq!(sessions.len(), 1);
+    }
+
+    #[test]
+    fn when_there_are_too_many_those_gone_for_longest_go_first() {
+        let (sessions, now) = (sessions(2), Instant::now());
+        let [first, second] = [1, 2].map(|number| sessions.take(id(number), now).unwrap());
+        assert!(sessions.take(id(3), now).is_none(), "nobody has gone");
+        sessions.leave(&second, now);
+        sessions.leave(&first, now + Duration::from_secs(1));
+        sessions.take(id(3), now + Duration::from_secs(2)).unwrap();
+        let known: Vec<u128> = lock(&sessions.known).sessions.keys().copied().collect();
+        assert!(known.contains(&1) && known.contains(&3), "{known:?}");
+    }
+
+    #[test]
+    fn a_page_that_comes_and_goes_costs_no_more_each_time() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        for milliseconds in 0..10_000 {
+            let now = now + Duration::from_millis(milliseconds);
+            let hold = sessions.take(id(1), now).unwrap();
+            sessions.leave(&hold, now);
+        }
+        assert!(lock(&sessions.known).gone.len() < 1000);
+    }
+}

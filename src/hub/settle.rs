@@ -223,3 +223,171 @@ impl Settle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TIMES: SettleTimes = SettleTimes {
+        quiet: Duration::from_secs(2),
+        overlap: Duration::from_secs(4),
+        longest: Duration::from_secs(10),
+    };
+
+    /// One entity in a time of its own; whatever is told makes the log longer by one.
+    struct World {
+        start: Instant,
+        settle: Settle,
+        head: u64,
+        /// When something was told again, and from where on.
+        repeats: Vec<(f64, Due)>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let start = Instant::now();
+            let before = start.checked_sub(Duration::from_secs(100)).unwrap_or(start);
+            Self { start, settle: Settle::new(before), head: 0, repeats: Vec::new() }
+        }
+
+        fn at(&self, seconds: f64) -> Instant {
+            self.start + Duration::from_secs_f64(seconds)
+        }
+
+        /// A write from then to then, which tells something at its end.
+        fn write(&mut self, from: f64, to: f64) {
+            self.until(from);
+            self.settle.write_begins(self.at(from), self.head, &TIMES);
+            self.until(to);
+            self.settle.told(self.at(to));
+            self.head += 1;
+            self.settle.write_ends(self.at(from), self.at(to));
+        }
+
+        /// Lets the time pass, telling again what is due.
+        fn until(&mut self, seconds: f64) {
+            let end = self.at(seconds);
+            let mut now = self.start;
+            while let Some(due) = self.settle.due(now, &TIMES).filter(|due| *due <= end) {
+                now = due.max(now);
+                let again = self.settle.repeat(now, self.head, &TIMES);
+                self.repeats.extend(again.map(|due| ((now - self.start).as_secs_f64(), due)));
+            }
+        }
+
+        fn repeats(&self) -> Vec<(f64, u64, bool)> {
+            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.from, due.is_last)).collect()
+        }
+    }
+
+    #[test]
+    fn a_write_alone_is_never_told_again() {
+        let mut world = World::new();
+        for at in [0.0, 5.0, 10.0, 15.0] {
+            world.write(at, at + 0.5);
+        }
+        world.until(60.0);
+        assert_eq!(world.repeats(), []);
+        assert!(world.settle.stretch.is_none());
+    }
+
+    #[test]
+    fn writes_that_overlap_are_told_again_when_both_are_long_answered() {
+        let mut world = World::new();
+        world.write(0.0, 0.5);
+        world.write(4.0, 4.3);
+        assert_eq!(world.settle.unsettled_from(), Some(0));
+        world.until(60.0);
+        assert_eq!(world.repeats(), [(6.3, 0, true)]);
+        assert_eq!((world.settle.unsettled_from(), world.settle.will_repeat_from()), (None, None));
+    }
+
+    #[test]
+    fn without_a_quiet_moment_everything_is_told_twice_and_all_of_it_at_the_end() {
+        let mut world = World::new();
+        for second in 0..35 {
+            world.write(f64::from(second), f64::from(second) + 0.2);
+        }
+        world.until(100.0);
+        let expected = [(10.0, 0, false), (20.0, 0, false), (30.0, 10, false), (36.2, 20, true), (38.2, 0, true)];
+        assert_eq!(world.repeats(), expected);
+    }
+
+    #[test]
+    fn a_write_on_its_way_holds_the_last_word_back_for_a_minute() {
+        let mut world = World::new();
+        world.settle.write_begins(world.at(0.0), 0, &TIMES);
+        world.write(1.0, 1.2);
+        assert_eq!(world.settle.will_repeat_from(), Some(0));
+        world.until(59.0);
+        assert!(world.repeats.iter().all(|(_, due)| !due.is_last), "{:?}", world.repeats());
+        world.until(100.0);
+        assert!(world.repeats.iter().any(|(_, due)| due.is_last && due.from == 0), "{:?}", world.repeats());
+        assert!(world.settle.stretch.is_none());
+    }
+
+    #[test]
+    fn what_is_told_while_a_list_is_read_is_told_again_when_the_page_has_the_list() {
+        for (list, told_again) in [((0.5, 3.0), vec![(7.0, 0, true)]), ((5.0, 6.0), vec![])] {
+            let mut world = World::new();
+            let (begins, ends) = (world.at(list.0), world.at(list.1));
+            if list.0 < 1.0 {
+                world.settle.list_begins(begins);
+            }
+            world.write(1.0, 1.1);
+            world.until(list.1);
+            if list.0 < 1.0 {
+                world.settle.list_ends(begins, ends);
+            }
+            world.until(100.0);
+            assert_eq!(world.repeats(), told_again, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_calm_while_answers_may_be_on_their_way() {
+        let mut world = World::new();
+        assert!(world.settle.is_calm_since(world.start, world.at(1.0)));
+        world.write(0.0, 1.0);
+        assert!(!world.settle.is_calm_since(world.at(0.9), world.at(9.0)));
+        assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)));
+        world.settle.list_begins(world.at(2.0));
+        assert!(!world.settle.is_calm_since(world.at(3.0), world.at(9.0)));
+        world.settle.list_ends(world.at(2.0), world.at(9.0));
+        assert!(!world.settle.is_calm_since(world.at(10.9), world.at(20.0)), "a list shows a little later");
+        assert!(world.settle.is_calm_since(world.at(11.0), world.at(20.0)));
+    }
+
+    proptest! {
+        /// However writes come: what was told while another was near is told again when nobody was writing for the
+        /// quiet time, and then all is over.
+        #[test]
+        fn everything_contended_has_a_last_word(
+            gaps in proptest::collection::vec((0.0_f64..7.0, 0.01_f64..3.0), 1..40),
+        ) {
+            let mut world = World::new();
+            let mut told = Vec::new();
+            let mut now = 0.0;
+            for (gap, length) in gaps {
+                let begins = now + gap;
+                world.write(begins, begins + length);
+                told.push((begins, begins + length));
+                now = begins + length;
+            }
+            world.until(now + 60.0);
+            prop_assert!(world.settle.stretch.is_none());
+            for (sequence, pair) in told.windows(2).enumerate() {
+                let [(_, ended), (begins, later)] = [pair[0], pair[1]];
+                if begins - ended < 2.0 {
+                    let heard = world.repeats.iter().any(|(at, due)| {
+                        let quiet = told.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
+                        *at >= later + 1.999 && due.from <= sequence as u64 && quiet
+                    });
+                    prop_assert!(heard, "{sequence} of {told:?}: {:?}", world.repeats());
+                }
+            }
+        }
+    }
+}

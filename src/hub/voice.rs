@@ -120,3 +120,89 @@ fn named(object: &Object<'_>, key: &str) -> Option<String> {
         None => (raw.starts_with(|first: char| first.is_ascii_digit()) && raw != "0").then(|| raw.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheduler() -> Voice {
+        Voice {
+            widget: Widget::Scheduler,
+            parent_key: Some("recurring_event_id".into()),
+            ..Voice::new("events", "event")
+        }
+    }
+
+    /// The values of the messages in some frames.
+    fn said(frames: &Bytes) -> Vec<String> {
+        let mut rest = &frames[..];
+        let mut said = Vec::new();
+        while !rest.is_empty() {
+            let (length, head) = match rest[1] {
+                126 => (usize::from(u16::from_be_bytes([rest[2], rest[3]])), 4),
+                short => (usize::from(short), 2),
+            };
+            let text = String::from_utf8(rest[head..head + length].to_vec()).unwrap();
+            let value = text.split_once(r#","value":"#).unwrap().1;
+            said.push(value.strip_suffix("}}").unwrap().to_owned());
+            rest = &rest[head + length..];
+        }
+        said
+    }
+
+    const WHOLE: &str = r#"{"id":1,"start_date":"2026-11-25 09:00","end_date":"2026-11-25 10:00"}"#;
+
+    #[test]
+    fn a_whole_object_is_added_and_updated() {
+        let frames = said(&scheduler().upsert(WHOLE, true));
+        let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{WHOLE}}}"#));
+        assert_eq!(frames, expected);
+    }
+
+    #[test]
+    fn what_would_poison_a_page_is_only_updated() {
+        let undated = r#"{"id":1,"text":"x"}"#;
+        for (object, whole) in [(undated, true), (WHOLE, false)] {
+            assert_eq!(said(&scheduler().upsert(object, whole)).len(), 1, "{object}");
+        }
+        assert_eq!(said(&Voice::new("links", "link").upsert(undated, true)).len(), 2);
+    }
+
+    #[test]
+    fn a_deletion_leaves_no_page_unable_to_save_and_no_occurrence_hidden() {
+        let gone = scheduler().gone(r#"{"id":"7"}"#, true);
+        let expected = [
+            r#"{"type":"update-event","event":{"id":"7","recurring_event_id":"","original_start":null,"rrule":""}}"#,
+            r#"{"type":"delete-event","event":{"id":"7"}}"#,
+            r#"{"type":"update-event","event":{"id":"7"}}"#,
+        ];
+        assert_eq!(said(&gone.frame), expected);
+        assert_eq!(&gone.object[..], br#"{"id":"7"}"#);
+        assert_eq!(said(&scheduler().gone(r#"{"id":"7"}"#, false).frame), expected[1..]);
+        let bare = Voice::new("links", "link").gone(r#"{"id":7}"#, true);
+        assert_eq!(said(&bare.frame), [r#"{"type":"delete-link","link":{"id":7}}"#]);
+        assert_eq!(&bare.object[..], br#"{"id":7}"#);
+    }
+
+    #[test]
+    fn only_a_whole_object_without_a_series_is_surely_no_exception() {
+        let voice = scheduler();
+        for (object, whole, may_be) in [
+            (r#"{"id":1}"#, true, false),
+            (r#"{"id":1}"#, false, true),
+            (r#"{"id":1,"recurring_event_id":""}"#, true, false),
+            (r#"{"id":1,"recurring_event_id":null}"#, true, false),
+            (r#"{"id":1,"recurring_event_id":"5"}"#, true, true),
+            (r#"{"id":1,"recurring_event_id":5}"#, true, true),
+        ] {
+            assert_eq!(voice.may_be_exception(Some((object.as_bytes(), whole))), may_be, "{object}");
+        }
+        assert!(voice.may_be_exception(None));
+        assert!(!Voice::new("links", "link").may_be_exception(None));
+    }
+
+    #[test]
+    fn the_marker_is_what_stock_handlers_ignore() {
+        assert_eq!(said(&scheduler().resync_marker()), [r#"{"type":"resync","event":{"id":"$resync"}}"#]);
+    }
+}
