@@ -627,3 +627,19 @@ async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_
         assert_eq!(live.stats().gaps, 1, "{names:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_said_before_a_refresh_is_no_answer_to_it() {
+    let store = Store::default();
+    store.put(1, "before");
+    let (_, before) = serve(builder(store.entity())).await;
+    let key = Client::load(&before, Way::Tcp).await.key;
+    let (live, server) = serve(builder(store.entity())).await;
+    let mut tab = Client::with_key(&server, Way::Tcp, &key).open().await;
+    assert_eq!(tab.heard().await, upserts(&[(1, "before")]));
+    // An import, a second later.
+    store.put(1, "after");
+    live.refresh("events").unwrap();
+    assert_eq!(tab.hears_in(1.0).await, upserts(&[(1, "after")]));
+    assert_eq!(store.asked(), 2);
+}

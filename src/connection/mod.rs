@@ -315,7 +315,7 @@ impl Connection<'_> {
         while flush(&self.outbox, self.half.as_mut()).await.is_ok() {
             match self.connections.hub().catch_up(&self.subscriber, Instant::now()) {
                 Progress::More | Progress::Blocked => {}
-                Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(_) => return,
+                Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(..) => return,
             }
         }
     }
@@ -398,8 +398,8 @@ async fn write_on(
                 tokio::task::yield_now().await;
                 continue;
             }
-            Progress::Lost(entity) => {
-                asked.push(async move { (entity, connections.snapshots.of(entity, identity).await) });
+            Progress::Lost(entity, since) => {
+                asked.push(async move { (entity, connections.snapshots.of(entity, identity, since).await) });
                 continue;
             }
             Progress::CaughtUp(due) => due,

@@ -43,7 +43,17 @@ pub(crate) struct Snapshots {
 
 struct Asked {
     at: Instant,
+    /// Where the log stood then: the answer is no older.
+    head: u64,
     answer: Answer,
+}
+
+impl Asked {
+    /// Whether it can be shared still. One that nobody waits for any more would never be answered.
+    fn is_good(&self, now: Instant) -> bool {
+        let is_waited_for = self.answer.peek().is_none() && self.answer.strong_count().is_some_and(|count| count > 1);
+        is_waited_for || (self.answer.peek().is_some() && now < self.at + SHARED_FOR)
+    }
 }
 
 impl Snapshots {
@@ -51,20 +61,23 @@ impl Snapshots {
         Self { publisher, hook_timeout, asking: Arc::new(Semaphore::new(AT_ONCE)), answers: Mutex::default() }
     }
 
-    /// The rows of an entity as this identity may see them; `None` where there is no hook, or it failed.
-    pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity) -> Option<Arc<SnapshotFrames>> {
+    /// The rows of an entity as this identity may see them, no older than where the log stood at `since`; `None` where
+    /// there is no hook, or it failed.
+    pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity, since: u64) -> Option<Arc<SnapshotFrames>> {
         let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
-        self.answer(entity, identity, hook).await
+        self.answer(entity, identity, since, hook).await
     }
 
-    fn answer(&self, entity: EntityIndex, identity: &Identity, hook: ReadAll) -> Answer {
+    fn answer(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> Answer {
         let now = Instant::now();
+        let head = self.publisher.hub.head();
+        let key = (entity, identity.principal().into());
         let mut answers = lock(&self.answers);
-        answers.retain(|_, asked| asked.answer.peek().is_none() || now < asked.at + SHARED_FOR);
-        let asked = answers.entry((entity, identity.principal().into())).or_insert_with(|| {
+        answers.retain(|of, asked| asked.is_good(now) && (*of != key || asked.head >= since));
+        let asked = answers.entry(key).or_insert_with(|| {
             let ask =
                 ask(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.asking.clone());
-            Asked { at: now, answer: ask.boxed().shared() }
+            Asked { at: now, head, answer: ask.boxed().shared() }
         });
         asked.answer.clone()
     }

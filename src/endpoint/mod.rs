@@ -193,10 +193,8 @@ impl Endpoint {
         };
         // A token and a principal of the same letters have different hashes.
         let owner = self.owners.hash_one(&named.credentials);
-        let hub = self.connections.hub();
-        let id = u128::from_str_radix(&page.session, 16).ok();
-        let hold = id.and_then(|id| hub.session(SessionId { id, owner }, Instant::now()));
-        Origin::Page { hold, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
+        let session = u128::from_str_radix(&page.session, 16).ok().map(|id| SessionId { id, owner });
+        Origin::Page { session, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
     }
 
     /// Resolves when a socket that comes by a sealed key may not stay open any longer. `None` for other sockets.

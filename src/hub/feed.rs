@@ -11,7 +11,7 @@ use crate::{
         again::{Again, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
         log::{Log, Matter},
-        session::Hold,
+        session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
     },
     lock::lock,
@@ -48,19 +48,20 @@ pub(crate) enum Progress {
     Blocked,
     /// Records it has not seen are gone from the log.
     FellOff,
-    /// Only the store can tell where this entity stands: see [`Hub::resynchronise`].
-    Lost(EntityIndex),
+    /// Only the store can tell where this entity stands, by what it says from a sequence number on: see
+    /// [`Hub::resynchronise`].
+    Lost(EntityIndex, u64),
 }
 
 /// Where a new subscriber was when the log last knew of it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Origin {
     /// Nobody knows: it hears what happens from now on.
     Unknown,
     /// A page that comes, or comes back, with a key.
     Page {
         /// Its session; `None` where it has none of its own.
-        hold: Option<Hold>,
+        session: Option<SessionId>,
         /// What it may have missed begins here; `None` when that was in another log.
         missed_from: Option<u64>,
     },
@@ -81,12 +82,20 @@ pub(super) struct Feed {
     cursor: u64,
     subscriptions: Vec<Subscription>,
     way: Way,
-    origin: Origin,
+    /// Nobody knows what a subscriber without one has missed.
+    page: Option<PageFeed>,
     /// When a ping is to ride along next.
     ping_due: Instant,
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Asked>,
     pings: u64,
+}
+
+/// What is known of the page at the other end.
+#[derive(Debug)]
+pub(super) struct PageFeed {
+    pub(super) hold: Option<Hold>,
+    pub(super) missed_from: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -109,6 +118,8 @@ struct Subscription {
     buried_from: Option<u64>,
     /// While it is lost: messages from here on are kept for it.
     unheard_from: u64,
+    /// What the store said before the log stood here is of no use.
+    stale_before: u64,
 }
 
 /// What must come from the store.
@@ -126,13 +137,13 @@ pub(super) enum Way {
 }
 
 impl Feed {
-    pub(super) fn new(head: u64, origin: Origin, now: Instant) -> Self {
+    pub(super) fn new(head: u64, page: Option<PageFeed>, now: Instant) -> Self {
         Self {
             cursor: head,
             subscriptions: Vec::new(),
             // The first round of the slow way puts a direct outlet on the fast way.
             way: Way::Slow,
-            origin,
+            page,
             ping_due: now,
             asked: None,
             pings: 0,
@@ -159,6 +170,7 @@ impl Subscription {
         self.unheard_from = unheard_from;
         self.replaying = false;
         self.again = None;
+        self.stale_before = 0;
         self.lost = Some(Lost::Unasked);
     }
 
@@ -191,14 +203,14 @@ impl Hub {
             return false;
         }
         let head = log.head();
-        let (missed_from, comes_back) = match &feed.origin {
+        let (missed_from, comes_back) = match &feed.page {
             _ if self.delivery == Delivery::Plain => (Some(head), true),
-            Origin::Unknown => (Some(head), true),
+            None => (Some(head), true),
             // It has no state to be lost.
-            Origin::Page { missed_from, .. } if entity == self.resync => {
+            Some(PageFeed { missed_from, .. }) if entity == self.resync => {
                 (missed_from.filter(|&from| from >= log.base()).or(Some(head)), true)
             }
-            Origin::Page { hold, missed_from } => {
+            Some(PageFeed { hold, missed_from }) => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
                 (known.or(*missed_from), known.is_some())
             }
@@ -211,6 +223,7 @@ impl Hub {
             again: None,
             buried_from: None,
             unheard_from: head,
+            stale_before: 0,
         };
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
             None => subscription.lose(missed_from.unwrap_or(0).max(log.base())),
@@ -267,6 +280,15 @@ impl Hub {
         let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
             return;
         };
+        if snapshot.at < log.base() {
+            // What happened since is gone from the log already.
+            subscription.lost = Some(Lost::Unasked);
+            subscription.stale_before = log.base();
+            drop(log);
+            drop(feed);
+            subscriber.outlet.wake();
+            return;
+        }
         let messages = subscription.unheard_from..log.head();
         let again = Again::resynchronised(snapshot, log.base(), messages, &self.times, now);
         subscription.again = Some(Box::new(again));
@@ -284,7 +306,7 @@ impl Hub {
         let mut feed = lock(&subscriber.feed);
         if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.lost == Some(Lost::Unasked)) {
             lost.lost = Some(Lost::Asked);
-            return Progress::Lost(lost.entity);
+            return Progress::Lost(lost.entity, lost.stale_before);
         }
         let log = lock(&self.log);
         let someone_wants_it = |known: &Subscription| known.from < log.base();
@@ -330,6 +352,7 @@ impl Hub {
                 drop(log);
                 if let Some(subscription) = feed.find(entity) {
                     subscription.lose(sequence + 1);
+                    subscription.stale_before = sequence + 1;
                     feed.cursor = sequence + 1;
                 }
                 return Progress::More;
@@ -442,10 +465,7 @@ impl Subscriber {
     pub(super) fn leave(&self) -> Option<Hold> {
         let mut feed = lock(&self.feed);
         feed.way = Way::Left;
-        match &mut feed.origin {
-            Origin::Page { hold, .. } => hold.take(),
-            Origin::Unknown => None,
-        }
+        feed.page.as_mut()?.hold.take()
     }
 
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.
@@ -467,7 +487,7 @@ impl Subscriber {
         let Some(asked) = feed.asked.take_if(|asked| asked.payload == payload) else {
             return;
         };
-        if let Origin::Page { hold: Some(hold), .. } = &feed.origin {
+        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
             hub.sessions.acknowledge(hold, &asked.positions);
         }
     }
@@ -578,7 +598,7 @@ impl Subscriber {
 impl Feed {
     /// What a ping sent now would have acknowledged; `None` for one without a session.
     fn asking(&mut self, hub: &Hub, now: Instant) -> Option<Asked> {
-        let Origin::Page { hold: Some(_), .. } = &self.origin else {
+        let Some(PageFeed { hold: Some(_), .. }) = &self.page else {
             return None;
         };
         self.ping_due = now + hub.times.acknowledge_every;

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use self::{
     fanout::{Settler, Shard},
-    feed::Feed,
+    feed::{Feed, PageFeed},
     handout::{Batch, Repeat, Repetition, Said},
     log::{Log, Matter, Record, Subject},
     session::Sessions,
@@ -42,7 +42,7 @@ use self::{
 pub(crate) use self::{
     feed::{Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
-    session::{Hold, SessionId, SessionLimits},
+    session::{SessionId, SessionLimits},
     settle::SettleTimes,
     voice::Voice,
 };
@@ -304,24 +304,23 @@ impl Hub {
         Activity { hub: self.clone(), entity, begun, is_list: true }
     }
 
-    /// A page's session, unless it belongs to somebody else.
-    pub(crate) fn session(&self, id: SessionId, now: Instant) -> Option<Hold> {
-        self.sessions.take(id, now)
-    }
-
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
     pub(crate) fn join(self: &Arc<Self>, outlet: Arc<dyn Outlet>, origin: Origin) -> Arc<Subscriber> {
         let shards = self.shards.get_or_init(|| {
             let workers = tokio::runtime::Handle::current().metrics().num_workers();
             (0..workers).map(|_| Arc::new(Shard::default())).collect()
         });
+        let now = Instant::now();
+        let page = match origin {
+            Origin::Unknown => None,
+            Origin::Page { session, missed_from } => {
+                Some(PageFeed { hold: session.and_then(|id| self.sessions.take(id, now)), missed_from })
+            }
+        };
         let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
         let shard = &shards[at];
-        let subscriber = Arc::new(Subscriber {
-            feed: Mutex::new(Feed::new(self.head(), origin, Instant::now())),
-            outlet,
-            seat: OnceLock::new(),
-        });
+        let subscriber =
+            Arc::new(Subscriber { feed: Mutex::new(Feed::new(self.head(), page, now)), outlet, seat: OnceLock::new() });
         let place = lock(&shard.subscribers).insert(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
         shard.serve(self);

@@ -371,7 +371,7 @@ impl World {
                             self.close(number);
                             break;
                         }
-                        Progress::Lost(_) => {
+                        Progress::Lost(..) => {
                             let at = self.hub.head();
                             let asks = self.dice.millis(0, 300);
                             self.counter += 1;
@@ -534,9 +534,9 @@ impl World {
             woken: AtomicBool::new(true),
             news: self.news.clone(),
         });
-        let hold = self.hub.session(SessionId { id: client.session, owner: 1 }, now);
+        let session = Some(SessionId { id: client.session, owner: 1 });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
-        let subscriber = self.hub.join(pipe.clone(), Origin::Page { hold, missed_from });
+        let subscriber = self.hub.join(pipe.clone(), Origin::Page { session, missed_from });
         self.counter += 1;
         let number = self.counter;
         client.socket = Some(number);
