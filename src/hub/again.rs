@@ -35,8 +35,8 @@ pub(super) struct Again {
     is_repeated: bool,
     /// It has been told while nobody was saving: of a snapshot only the deletions matter any more.
     has_arrived: bool,
-    /// Everyone is told of it just now.
-    is_settling: bool,
+    /// Everyone is told of it just now, and has what was added before this.
+    settling: Option<u64>,
     /// Until when a form may be open that keeps its page from applying a deletion, and which are meant.
     deletions: Option<Deletions>,
 }
@@ -120,8 +120,8 @@ impl Again {
     }
 
     /// What settles is told to one that could not be told with the others.
-    pub(super) fn settled(from: u64, now: Instant) -> Self {
-        Self { is_settling: true, ..Self::due(from, now) }
+    pub(super) fn settled(from: u64, known_before: u64, now: Instant) -> Self {
+        Self { has_arrived: true, settling: Some(known_before), ..Self::due(from, now) }
     }
 
     /// What the store says, and everything since.
@@ -154,14 +154,14 @@ impl Again {
             attempts: 0,
             is_repeated: false,
             has_arrived: false,
-            is_settling: false,
+            settling: None,
             deletions: None,
         }
     }
 
     /// What settles is told with it.
-    pub(super) fn settle(&mut self, from: u64, now: Instant) {
-        self.is_settling = true;
+    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+        self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.
@@ -209,7 +209,7 @@ impl Again {
         }
         match self.step {
             // Everyone is going to be told of it.
-            Step::Due(_) if !self.is_settling && self.is_covered(settle) => self.arrive(times, now),
+            Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(times, now),
             Step::Due(_) if self.is_repeated && self.attempts > 0 && !was_calm(settle, times, now, now) => {
                 self.put_off(times, now)
             }
@@ -262,7 +262,7 @@ impl Again {
         let rest = share.rest(taken);
         match self.step {
             Step::Telling(_) if rest == Place::END => {
-                (self.is_repeated, self.is_settling) = (true, false);
+                (self.is_repeated, self.settling) = (true, None);
                 self.step = Step::Told(now);
             }
             Step::Telling(_) => self.step = Step::Telling(rest),
@@ -314,8 +314,11 @@ impl Hub {
         }
         place.row = usize::MAX;
         let messages = if again.is_repeated { 0..0 } else { again.messages.clone() };
-        let settles = Pages::ThatHave { everything_before: again.from };
-        let pages = if again.is_settling && !again.wants_rows() { settles } else { Pages::Any };
+        let pages = match again.settling {
+            // Of what is told besides it may lack anything.
+            Some(everything_before) if again.has_arrived => Pages::ThatHave { everything_before },
+            _ => Pages::Any,
+        };
         let newest = self.newest(log, entity, place.sequence.max(log.base()), messages, pages);
         for (sequence, frame) in newest.take_while(|(sequence, _)| *sequence < again.until) {
             if !share.add(Place { sequence, ..place }, frame) {

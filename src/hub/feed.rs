@@ -185,10 +185,10 @@ impl Subscription {
     }
 
     /// Tells what settles once more.
-    fn settle(&mut self, from: u64, now: Instant) {
+    fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
         match &mut self.again {
-            Some(again) => again.settle(from, now),
-            None => self.again = Some(Box::new(Again::settled(from, now))),
+            Some(again) => again.settle(from, known_before, now),
+            None => self.again = Some(Box::new(Again::settled(from, known_before, now))),
         }
     }
 }
@@ -575,7 +575,7 @@ impl Subscriber {
         match is_told {
             true => {}
             false if repeat.only_deletions => subscription.buried_from = Some(repeat.from),
-            false => subscription.settle(repeat.from, now),
+            false => subscription.settle(repeat.from, repeat.known_before, now),
         }
         feed.way = Way::Slow;
         drop(feed);

@@ -31,6 +31,9 @@ impl Batch {
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
     pub(super) from: u64,
+    pub(super) to: u64,
+    /// What was added before is on every page.
+    pub(super) known_before: u64,
     pub(super) only_deletions: bool,
 }
 

@@ -37,7 +37,7 @@ use self::{
     handout::{Batch, Repeat, Repetition, Said},
     log::{Log, Matter, Record, Subject},
     session::Sessions,
-    settle::Settle,
+    settle::{Due, Settle},
 };
 pub(crate) use self::{
     feed::{Origin, Outlet, Progress, Subscriber, Taken},
@@ -390,7 +390,8 @@ impl Hub {
             next = next.into_iter().chain(due).min();
             if let Some(again) = again {
                 let from = if again.is_last { again.from } else { again.from.max(log.base()) };
-                self.repeat(Repeat { entity, from, only_deletions: false });
+                let Due { until: to, known_before, .. } = again;
+                self.repeat(Repeat { entity, from, to, known_before, only_deletions: false });
             }
         }
         next
@@ -407,7 +408,7 @@ impl Hub {
             let is_any = log.tombstones(entity, from..log.head()).next().is_some();
             drop(log);
             if is_any {
-                self.repeat(Repeat { entity, from, only_deletions: true });
+                self.repeat(Repeat { entity, from, to: u64::MAX, known_before: 0, only_deletions: true });
             }
         }
     }
@@ -425,15 +426,16 @@ impl Hub {
 
     /// What is told once more, as it is now.
     fn repetition(&self, repeat: Repeat) -> Repetition {
-        let Repeat { entity, from, only_deletions } = repeat;
+        let Repeat { entity, from, to, only_deletions, .. } = repeat;
         let log = lock(&self.log);
         let until = log.head();
         let frames: Vec<Bytes> = if only_deletions {
             let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
             log.tombstones(entity, from..until).map(buried).collect()
         } else {
-            let pages = Pages::ThatHave { everything_before: from };
-            self.newest(&log, entity, from.max(log.base()), 0..0, pages).filter_map(|(_, frame)| frame).collect()
+            let pages = Pages::ThatHave { everything_before: repeat.known_before };
+            let newest = self.newest(&log, entity, from.max(log.base()), 0..0, pages);
+            newest.take_while(|(at, _)| *at < to).filter_map(|(_, frame)| frame).collect()
         };
         Repetition {
             repeat,

@@ -26,13 +26,16 @@ pub(crate) struct SettleTimes {
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// A write or a list that takes longer than this is not waited for.
 const HANGING: Duration = Duration::from_secs(60);
-/// How often a whole stretch may be told again although writes follow at once each time.
-const MOST_CLOSINGS: u32 = 3;
+/// How often things are told again at the end of a stretch, when writes follow at once each time.
+const CLOSINGS: usize = 3;
 
 /// What is to be told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
     pub(crate) from: u64,
+    pub(crate) until: u64,
+    /// What was added before has had its last word.
+    pub(crate) known_before: u64,
     /// Nothing will be told of it after this.
     pub(crate) is_last: bool,
 }
@@ -82,17 +85,18 @@ enum Quiet {
 struct Stretch {
     /// The first sequence number that somebody may have missed.
     from: u64,
-    /// Where the latest two repeats ended; the next one begins at the earlier, so that everything is told twice again.
-    repeated: [u64; 2],
+    /// Where the latest repeat ended, and the next one begins.
+    repeated: u64,
+    /// Where the latest quiet repeat began: what came before may have been missed with every repeat so far.
+    unsure_until: u64,
     /// There was more than one write, or a list that was read meanwhile.
     contended: bool,
     /// Something has happened since the latest quiet repeat.
     fresh: bool,
     /// The latest repeat, or the beginning.
     since: Instant,
-    /// Something older than the latest quiet repeat may have been missed with every repeat of it.
-    uncovered: bool,
-    closings: u32,
+    /// Where the log stood when all was told again at the end, and writes followed.
+    closed: [u64; CLOSINGS],
 }
 
 impl Settle {
@@ -116,12 +120,12 @@ impl Settle {
             None => {
                 self.stretch = Some(Stretch {
                     from: head,
-                    repeated: [head; 2],
+                    repeated: head,
+                    unsure_until: head,
                     contended: false,
                     fresh: true,
                     since: now,
-                    uncovered: false,
-                    closings: 0,
+                    closed: [head; CLOSINGS],
                 });
             }
         }
@@ -162,32 +166,35 @@ impl Settle {
         }
     }
 
-    /// From where on things are to be told again at this time.
+    /// What is to be told again at this time.
     pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Due> {
         if self.due(now, times).is_none_or(|due| due > now) {
             return None;
         }
+        let known_before = self.stretch.as_ref()?.from;
         let is_quiet = self.quiet_since(now) <= Quiet::Since(now.checked_sub(times.quiet)?);
         let stretch = self.stretch.as_mut()?;
-        let from = if stretch.contended && stretch.fresh {
-            let from = stretch.repeated[0];
-            stretch.repeated = [stretch.repeated[1], head];
+        let again = if stretch.contended && stretch.fresh {
+            let from = std::mem::replace(&mut stretch.repeated, head);
             stretch.fresh = !is_quiet;
-            stretch.uncovered = stretch.from < from;
-            from
+            stretch.unsure_until = from;
+            from..head
         } else if !is_quiet {
-            head
-        } else if stretch.uncovered && stretch.closings < MOST_CLOSINGS {
-            // For so long has nobody written that nobody is saving.
-            stretch.uncovered = false;
-            stretch.closings += 1;
-            stretch.from
+            head..head
+        } else if stretch.from < stretch.unsure_until {
+            // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
+            let unsure = stretch.from..stretch.unsure_until;
+            stretch.closed.rotate_left(1);
+            stretch.closed[CLOSINGS - 1] = head;
+            stretch.from = stretch.closed[0];
+            stretch.unsure_until = stretch.from;
+            unsure
         } else {
             self.stretch = None;
             return None;
         };
         stretch.since = now;
-        (from < head).then_some(Due { from, is_last: is_quiet })
+        (!again.is_empty()).then_some(Due { from: again.start, until: again.end, known_before, is_last: is_quiet })
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.
@@ -197,9 +204,7 @@ impl Settle {
 
     /// From where on everyone will be told again without anything more happening.
     pub(crate) fn will_repeat_from(&self) -> Option<u64> {
-        let stretch = self.stretch.as_ref()?;
-        let closes = stretch.uncovered.then_some(stretch.from);
-        if stretch.contended && stretch.fresh { Some(stretch.repeated[0]) } else { closes }
+        self.stretch.as_ref().filter(|stretch| stretch.contended && stretch.fresh).map(|stretch| stretch.repeated)
     }
 
     /// True when nobody has been writing, or reading a list, from then on.
@@ -305,13 +310,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quiet_moment_everything_is_told_twice_and_all_of_it_at_the_end() {
+    fn without_a_quiet_moment_everything_is_told_once_more_and_all_of_it_at_the_end() {
         let mut world = World::new();
         for second in 0..35 {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
         world.until(100.0);
-        let expected = [(10.0, 0, false), (20.0, 0, false), (30.0, 10, false), (36.2, 20, true), (38.2, 0, true)];
+        let expected = [(10.0, 0, false), (20.0, 10, false), (30.0, 20, false), (36.2, 30, true), (38.2, 0, true)];
         assert_eq!(world.repeats(), expected);
     }
 
@@ -383,7 +388,7 @@ mod tests {
                 if begins - ended < 2.0 {
                     let heard = world.repeats.iter().any(|(at, due)| {
                         let quiet = told.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
-                        *at >= later + 1.999 && due.from <= sequence as u64 && quiet
+                        *at >= later + 1.999 && (due.from..due.until).contains(&(sequence as u64)) && quiet
                     });
                     prop_assert!(heard, "{sequence} of {told:?}: {:?}", world.repeats());
                 }
