@@ -136,7 +136,7 @@ impl Builder {
                 settle: SettleTimes {
                     quiet: Duration::from_secs(2),
                     overlap: Duration::from_secs(4),
-                    longest: Duration::from_secs(10),
+                    longest: Duration::from_secs(20),
                 },
                 replay_again: Duration::from_secs(5),
                 replay_overlap: Duration::from_secs(5),
@@ -459,8 +459,8 @@ impl<A> Builder<A> {
     ///
     /// The stock client drops what others say of an object while it saves that object itself. So after writes that
     /// came close together ([`settle_overlap`](Self::settle_overlap)) each object they touched is told again in its
-    /// newest state, as an add and an update. Without a quiet moment that happens every
-    /// [`settle_longest`](Self::settle_longest).
+    /// newest state: as an update, and as an add before it where some page may lack the object. Without a quiet moment
+    /// that happens every [`settle_longest`](Self::settle_longest).
     pub fn settle_quiet(mut self, time: Duration) -> Self {
         self.times.settle.quiet = within_a_year(time);
         self
@@ -474,7 +474,7 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often things are told again while writes never go quiet. Default: 10 s.
+    /// How often things are told again while writes never go quiet. Default: 20 s.
     pub fn settle_longest(mut self, time: Duration) -> Self {
         self.times.settle.longest = within_a_year(time);
         self
