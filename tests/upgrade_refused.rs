@@ -6,7 +6,9 @@ use http::Request;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde_json::Value;
 use support::{
-    Server, builder, full, live,
+    Server, builder,
+    client::{Client, Way, patient},
+    full, live,
     raw::{Raw, upgrade_request},
     until, usual,
 };
@@ -94,6 +96,19 @@ async fn a_server_that_carries_no_upgrades_out_is_counted_and_nothing_is_left_be
     drop(page);
     let denied = &mut Raw::new(server.connect());
     denied.upgrade("/api/v1?token=wrong&ws=1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_begin_with_sockets_that_are_up() {
+    let live = patient().build().unwrap();
+    let page = Client::load(&Server::layered(&live.layer(), usual), Way::AnyStream).await;
+    let mut raw = Raw::new(connect_without_upgrades(&live));
+    raw.upgrade(&format!("/api/v1?token={}&ws=1", page.key)).await;
+    assert!(raw.is_over().await);
+    until("the failed upgrade is counted", || live.stats().upgrades_failed == 1).await;
+    assert_eq!(live.stats().sessions, 0);
+    let _socket = page.open().await;
+    assert_eq!(live.stats().sessions, 1);
 }
 
 #[cfg(feature = "tracing")]
