@@ -136,7 +136,7 @@ impl Builder {
                 settle: SettleTimes {
                     quiet: Duration::from_secs(2),
                     overlap: Duration::from_secs(4),
-                    longest: Duration::from_secs(20),
+                    longest: Duration::from_secs(30),
                 },
                 replay_again: Duration::from_secs(5),
                 replay_overlap: Duration::from_secs(5),
@@ -474,7 +474,7 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often things are told again while writes never go quiet. Default: 20 s.
+    /// How often things are told again while writes never go quiet. Default: 30 s.
     pub fn settle_longest(mut self, time: Duration) -> Self {
         self.times.settle.longest = within_a_year(time);
         self
