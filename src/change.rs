@@ -60,7 +60,7 @@ impl Change {
     ///
     /// # Errors
     /// [`ChangeError`] when it is no object, or its `id` is missing, `null`, `0`, `""`, or neither text nor number:
-    /// the stock client throws such messages away.
+    /// the stock client throws such messages away. So is an id longer than 256 bytes.
     pub fn add(object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
         Self::serialized(ChangeKind::Add, object)
     }
@@ -76,11 +76,11 @@ impl Change {
     /// An object that is gone. Clients compare ids as text, so `17` and `"17"` are one object.
     ///
     /// # Errors
-    /// [`ChangeError`] when the id is empty.
+    /// [`ChangeError`] when the id is empty or longer than 256 bytes.
     pub fn delete(id: impl fmt::Display) -> Result<Self, ChangeError> {
         let id = id.to_string();
         let raw = quoted(&id);
-        Self::deletion(&raw).ok_or(ChangeError::NoUsableId { found: raw })
+        Self::deletion(&raw).ok_or_else(|| no_usable_id(&raw))
     }
 
     /// What kind of change this is.
@@ -130,8 +130,7 @@ impl Change {
         let Some(fields) = Object::of(&json) else {
             return Err(ChangeError::NotAnObject);
         };
-        Self::of(kind, &fields)
-            .ok_or_else(|| ChangeError::NoUsableId { found: fields.get("id").unwrap_or("nothing").to_owned() })
+        Self::of(kind, &fields).ok_or_else(|| no_usable_id(fields.get("id").unwrap_or("nothing")))
     }
 }
 
@@ -142,9 +141,12 @@ impl fmt::Debug for Change {
     }
 }
 
+/// Bytes of an id's text. Ids of what is gone are remembered for long, and anybody can name a long one in a path.
+const MAX_ID: usize = 256;
+
 /// The text of an id the stock client accepts: it drops messages whose id is falsy, and objects as ids crash it.
 pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
-    match raw.as_bytes().first()? {
+    let id = match raw.as_bytes().first()? {
         b'"' => string(raw).filter(|text| !text.is_empty()),
         b'-' | b'0'..=b'9' => {
             let mantissa = raw.split(['e', 'E']).next()?;
@@ -152,7 +154,13 @@ pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
             (!zero).then_some(Cow::Borrowed(raw))
         }
         _ => None,
-    }
+    };
+    id.filter(|text| text.len() <= MAX_ID)
+}
+
+fn no_usable_id(found: &str) -> ChangeError {
+    let is_long = found.len() > MAX_ID;
+    ChangeError::NoUsableId { found: if is_long { format!("{} bytes", found.len()) } else { found.to_owned() } }
 }
 
 #[cfg(test)]
@@ -170,6 +178,9 @@ mod tests {
         assert!(matches!(Change::update(&json!({"text": "x"})), Err(ChangeError::NoUsableId { .. })));
         assert!(matches!(Change::add(&[1]), Err(ChangeError::NotAnObject)));
         assert!(Change::delete("").is_err());
+        assert!(Change::delete("x".repeat(256)).is_ok());
+        let error = Change::delete("x".repeat(257)).unwrap_err().to_string();
+        assert!(error.ends_with("found 259 bytes"), "{error}");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) type ReadAll = Arc<dyn Fn(Identity) -> BoxFuture<Result<Everything, B
 pub(crate) struct Everything {
     pub(crate) rows: Vec<Change>,
     pub(crate) gone: Vec<Change>,
+    /// What no page can be told, for want of a usable id.
+    pub(crate) without_id: usize,
 }
 
 /// A named collection that pages subscribe to, and the routes that change it.
@@ -256,9 +258,12 @@ impl Entity {
             let snapshot = hook(state.clone(), identity);
             Box::pin(async move {
                 let Snapshot { rows, deleted } = snapshot.await.map_err(Into::into)?;
-                let rows: Result<_, _> = rows.iter().map(|row| Change::update(row).map(Change::whole)).collect();
-                let gone: Result<_, _> = deleted.iter().map(Change::delete).collect();
-                Ok(Everything { rows: rows?, gone: gone? })
+                let count = rows.len() + deleted.len();
+                let rows: Vec<Change> =
+                    rows.iter().filter_map(|row| Change::update(row).map(Change::whole).ok()).collect();
+                let gone: Vec<Change> = deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
+                let without_id = count - rows.len() - gone.len();
+                Ok(Everything { rows, gone, without_id })
             })
         }));
         self

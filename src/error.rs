@@ -143,9 +143,9 @@ impl Error for ConfigError {}
 pub enum ChangeError {
     /// It serialises to something that is no JSON object.
     NotAnObject,
-    /// Its `id` is missing, `null`, `0`, `""`, or neither text nor number.
+    /// Its `id` is missing, `null`, `0`, `""`, neither text nor number, or longer than 256 bytes.
     NoUsableId {
-        /// The id as JSON text, or `nothing`.
+        /// The id as JSON text, `nothing`, or how long it is.
         found: String,
     },
     /// It cannot be serialised.
@@ -158,7 +158,8 @@ impl fmt::Display for ChangeError {
             Self::NotAnObject => f.write_str("a change needs a JSON object with an id"),
             Self::NoUsableId { found } => write!(
                 f,
-                "clients throw away messages whose id is not a non-empty text or a non-zero number, found {found}"
+                "an id must be a non-empty text or a non-zero number of at most 256 bytes, others are thrown away by clients; \
+                 found {found}"
             ),
             Self::Serialize(_) => f.write_str("the object cannot be serialised to JSON"),
         }

@@ -53,21 +53,13 @@ impl Publisher {
         let mut known: HashSet<String> = changes.iter().map(|change| change.id().to_owned()).collect();
         for change in changes {
             if change.kind() == ChangeKind::Delete {
-                self.children(index, change.id(), &mut known, &mut all);
+                let along = self.hub.descendants(index, change.id());
+                let unknown = along.into_iter().filter(|id| known.insert(id.to_string()));
+                all.extend(unknown.filter_map(|id| Change::delete(id).ok()));
             }
             all.push(change.clone());
         }
         Cow::Owned(all)
-    }
-
-    /// Deletions of what goes with an object, what goes with that first.
-    fn children(&self, index: EntityIndex, id: &str, known: &mut HashSet<String>, all: &mut Vec<Change>) {
-        for child in self.hub.children(index, id) {
-            if known.insert(child.to_string()) {
-                self.children(index, &child, known, all);
-                all.extend(Change::delete(child).ok());
-            }
-        }
     }
 
     /// Tells a message, `value` being JSON text.

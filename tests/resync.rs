@@ -485,6 +485,8 @@ async fn rows_that_would_break_pages_are_left_out() {
         poison["rrule"] = json!("every second Tuesday");
         poison
     });
+    // Nothing can be said of a row without an id.
+    store.rows.lock().unwrap().insert(4, json!({"id": 0, "text": "no id"}));
     // Without dates it can be changed and not be added.
     store.rows.lock().unwrap().insert(3, json!({"id": 3, "text": "undated"}));
     let (live, server) = serve(builder(store.entity())).await;
@@ -642,4 +644,43 @@ async fn what_the_store_said_before_a_refresh_is_no_answer_to_it() {
     live.refresh("events").unwrap();
     assert_eq!(tab.hears_in(1.0).await, upserts(&[(1, "after")]));
     assert_eq!(store.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_while_the_store_answers_another_is_not_lost() {
+    for way in WAYS {
+        let store = Store::default();
+        store.put(1, "first import");
+        let (live, server) = serve(builder(store.entity())).await;
+        let mut tab = Client::load(&server, way).await.open().await;
+        tab.hears_in(10.0).await;
+        store.is([Mood::Slow(2)]);
+        live.refresh("events").unwrap();
+        wait(0.5).await;
+        store.put(1, "second import");
+        live.refresh("events").unwrap();
+        let heard = hears_until_quiet(&mut tab, 120.0).await;
+        assert_eq!(state(&heard), texts(&[(1, "second import")]), "{way:?}: {heard:?}");
+        assert_eq!((store.asked(), live.stats().snapshots), (2, 1), "{way:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_runs_to_its_end_although_nobody_waits_for_it() {
+    let pool = Arc::new(tokio::sync::Mutex::new(()));
+    let hook = async |pool: Arc<tokio::sync::Mutex<()>>, _: Identity| {
+        let _connection = pool.lock().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok::<_, io::Error>(Snapshot::new(vec![event(1, "one")]))
+    };
+    let events = Entity::scheduler("/events").snapshot(pool.clone(), hook);
+    let (live, server) = serve(builder(events)).await;
+    let mut tab = Client::load(&server, Way::Tcp).await.open().await;
+    tab.hears_in(10.0).await;
+    live.refresh("events").unwrap();
+    wait(0.5).await;
+    assert!(pool.try_lock().is_err());
+    tab.cut(&live).await;
+    wait(2.0).await;
+    assert!(pool.try_lock().is_ok());
 }

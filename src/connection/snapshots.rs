@@ -11,7 +11,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     time::{Instant, sleep},
 };
 
@@ -32,13 +32,14 @@ const AT_ONCE: usize = 4;
 const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 type Answer = Shared<BoxFuture<'static, Option<Arc<SnapshotFrames>>>>;
+type Answers = HashMap<(EntityIndex, Box<str>), Asked>;
 
-/// Asks the entities' snapshot hooks.
+/// Asks the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
 pub(crate) struct Snapshots {
     publisher: Publisher,
     hook_timeout: Duration,
     asking: Arc<Semaphore>,
-    answers: Mutex<HashMap<(EntityIndex, Box<str>), Asked>>,
+    answers: Arc<Mutex<Answers>>,
 }
 
 struct Asked {
@@ -49,16 +50,16 @@ struct Asked {
 }
 
 impl Asked {
-    /// Whether it can be shared still. One that nobody waits for any more would never be answered.
+    /// Whether it can be shared still.
     fn is_good(&self, now: Instant) -> bool {
         let is_waited_for = self.answer.peek().is_none() && self.answer.strong_count().is_some_and(|count| count > 1);
-        is_waited_for || (self.answer.peek().is_some() && now < self.at + SHARED_FOR)
+        is_waited_for || now < self.at + SHARED_FOR
     }
 }
 
 impl Snapshots {
     pub(crate) fn new(publisher: Publisher, hook_timeout: Duration) -> Self {
-        Self { publisher, hook_timeout, asking: Arc::new(Semaphore::new(AT_ONCE)), answers: Mutex::default() }
+        Self { publisher, hook_timeout, asking: Arc::new(Semaphore::new(AT_ONCE)), answers: Arc::default() }
     }
 
     /// The rows of an entity as this identity may see them, no older than where the log stood at `since`; `None` where
@@ -77,7 +78,15 @@ impl Snapshots {
         let asked = answers.entry(key).or_insert_with(|| {
             let ask =
                 ask(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.asking.clone());
-            Asked { at: now, head, answer: ask.boxed().shared() }
+            let (answer, answered) = oneshot::channel();
+            let answers = self.answers.clone();
+            tokio::spawn(async move {
+                let _ = answer.send(ask.await);
+                sleep(SHARED_FOR).await;
+                let now = Instant::now();
+                lock(&answers).retain(|_, asked| asked.is_good(now));
+            });
+            Asked { at: now, head, answer: answered.map(|answer| answer.ok().flatten()).boxed().shared() }
         });
         asked.answer.clone()
     }
@@ -102,6 +111,12 @@ async fn ask(
         let failure = match answer {
             Ok(Ok(everything)) => {
                 let (frames, unbearable) = publisher.hub.snapshot(entity, at, &everything.rows, &everything.gone);
+                if everything.without_id > 0 {
+                    observer.warn(format_args!(
+                        "{} rows of the snapshot of {name:?} have no usable id (see Change::update) and are not sent",
+                        everything.without_id
+                    ));
+                }
                 if unbearable > 0 {
                     observer.warn(format_args!(
                         "{unbearable} rows of {name:?} would make pages stop saving and are not sent to those that \

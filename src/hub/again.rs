@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -25,8 +25,8 @@ pub(super) struct Again {
     pub(super) from: u64,
     /// What comes after this is told by others.
     until: u64,
-    /// Messages that were told while nobody knew where the page stands: they follow the first time.
-    messages: Range<u64>,
+    /// Messages from here on were told while nobody knew where the page stands: they follow the first time.
+    messages_from: u64,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
     step: Step,
@@ -39,6 +39,8 @@ pub(super) struct Again {
     settling: Option<u64>,
     /// Until when a form may be open that keeps its page from applying a deletion, and which are meant.
     deletions: Option<Deletions>,
+    /// How many of them have been told this time.
+    deletions_told: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,20 +126,18 @@ impl Again {
         Self { has_arrived: true, settling: Some(known_before), ..Self::due(from, now) }
     }
 
-    /// What the store says, and everything since.
+    /// What the store says, everything since `from`, and the messages since `messages_from`.
     pub(super) fn resynchronised(
         snapshot: Arc<SnapshotFrames>,
-        base: u64,
-        messages: Range<u64>,
+        from: u64,
+        messages_from: u64,
         times: &DeliveryTimes,
         now: Instant,
     ) -> Self {
-        let from = snapshot.at.max(base);
-        let sequence = if messages.is_empty() { from } else { from.min(messages.start) };
         Self {
-            messages,
+            messages_from,
             snapshot: Some(snapshot),
-            step: Step::Telling(Place { sequence, ..Place::default() }),
+            step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
             attempts: ATTEMPTS,
             deletions: Some(Deletions { from: 0, until: now + times.deletions_for }),
             ..Self::due(from, now)
@@ -148,7 +148,7 @@ impl Again {
         Self {
             from,
             until: u64::MAX,
-            messages: 0..0,
+            messages_from: u64::MAX,
             snapshot: None,
             step: Step::Due(at),
             attempts: 0,
@@ -156,6 +156,7 @@ impl Again {
             has_arrived: false,
             settling: None,
             deletions: None,
+            deletions_told: 0,
         }
     }
 
@@ -197,9 +198,28 @@ impl Again {
         }
     }
 
-    /// True when the log does not reach back to what is due now.
+    /// True when the log does not reach back to what is to be told now.
     pub(super) fn is_gone(&self, log: &Log, now: Instant) -> bool {
-        matches!(self.step, Step::Due(due) if due <= now) && self.from < log.base()
+        match self.step {
+            Step::Due(due) => due <= now && self.from < log.base(),
+            Step::Telling(place) => place.sequence < log.base(),
+            Step::Told(_) | Step::Arrived(_) | Step::TellingDeletions(_) => false,
+        }
+    }
+
+    /// True when what the store said is being told, and is older than this.
+    pub(super) fn is_stale(&self, refreshed: u64) -> bool {
+        !self.is_repeated && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.at < refreshed)
+    }
+
+    /// Messages from here on have not been told.
+    pub(super) fn unheard_from(&self, cursor: u64) -> u64 {
+        self.messages_from.min(cursor)
+    }
+
+    /// It has been told to its end.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// Moves on when its time has come; false when nothing is left to be told.
@@ -243,6 +263,8 @@ impl Again {
 
     fn arrive(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
         self.has_arrived = true;
+        // A whole store is much to keep for as long as forms stay open.
+        self.snapshot = self.snapshot.take().map(|snapshot| Arc::new(snapshot.only_gone()));
         self.step = Step::Arrived(now + times.deletions_every);
         self.deletions.is_some()
     }
@@ -262,14 +284,21 @@ impl Again {
         let rest = share.rest(taken);
         match self.step {
             Step::Telling(_) if rest == Place::END => {
-                (self.is_repeated, self.settling) = (true, None);
+                (self.is_repeated, self.settling, self.messages_from) = (true, None, u64::MAX);
                 self.step = Step::Told(now);
             }
-            Step::Telling(_) => self.step = Step::Telling(rest),
-            Step::TellingDeletions(_) if rest == Place::END => {
-                self.step = Step::Arrived(now + times.deletions_every);
+            Step::Telling(_) => {
+                self.messages_from = self.messages_from.max(rest.sequence);
+                self.step = Step::Telling(rest);
             }
-            Step::TellingDeletions(_) => self.step = Step::TellingDeletions(rest),
+            Step::TellingDeletions(_) if rest == Place::END => {
+                let told = std::mem::take(&mut self.deletions_told) + taken;
+                self.step = Step::Arrived(now + times.deletions_after(told));
+            }
+            Step::TellingDeletions(_) => {
+                self.deletions_told += taken;
+                self.step = Step::TellingDeletions(rest);
+            }
             Step::Due(_) | Step::Told(_) | Step::Arrived(_) => {}
         }
     }
@@ -298,8 +327,8 @@ impl Hub {
             }
         }
         place.tombstone = u64::MAX;
-        let rows = again.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.rows);
-        for (row, known) in rows.iter().enumerate().skip(place.row) {
+        let rows = again.snapshot.iter().flat_map(|snapshot| snapshot.gone.iter().chain(snapshot.rows.iter()));
+        for (row, known) in rows.enumerate().skip(place.row) {
             let is_wanted = match known.kind {
                 RowKind::Object => !only_deletions,
                 RowKind::Gone => true,
@@ -313,13 +342,12 @@ impl Hub {
             }
         }
         place.row = usize::MAX;
-        let messages = if again.is_repeated { 0..0 } else { again.messages.clone() };
         let pages = match again.settling {
             // Of what is told besides it may lack anything.
             Some(everything_before) if again.has_arrived => Pages::ThatHave { everything_before },
             _ => Pages::Any,
         };
-        let newest = self.newest(log, entity, place.sequence.max(log.base()), messages, pages);
+        let newest = self.newest(log, entity, place.sequence, again.messages_from, pages);
         for (sequence, frame) in newest.take_while(|(sequence, _)| *sequence < again.until) {
             if !share.add(Place { sequence, ..place }, frame) {
                 return Some(share);

@@ -51,9 +51,13 @@ impl Shard {
         }
     }
 
-    /// Has everyone told once more.
+    /// Has everyone told once more, unless nobody is served here.
     pub(super) fn repeat(&self, repeat: Repeat) {
-        lock(&self.repeats).push(repeat);
+        let mut repeats = lock(&self.repeats);
+        if self.served.load(Ordering::Acquire) && !repeats.iter_mut().any(|known| known.merge(&repeat)) {
+            repeats.push(repeat);
+        }
+        drop(repeats);
         self.news.notify_one();
     }
 
@@ -88,6 +92,8 @@ struct Served(Arc<Shard>);
 
 impl Drop for Served {
     fn drop(&mut self) {
+        let mut repeats = lock(&self.0.repeats);
+        repeats.clear();
         self.0.served.store(false, Ordering::Release);
     }
 }
@@ -110,7 +116,7 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             shard.news.notified().await;
             continue;
         };
-        let Some(repetition) = hub.upgrade().map(|hub| hub.repetition(repeat)) else {
+        let Some(repetition) = hub.upgrade().map(|hub| hub.repetition(&repeat)) else {
             return;
         };
         if repetition.until == batch.start {
@@ -122,7 +128,7 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             shard.for_each(say).await;
         } else {
             // Something new has come in between, which everybody must have first.
-            lock(&shard.repeats).push(repeat);
+            shard.repeat(repeat);
         }
     }
 }

@@ -269,31 +269,32 @@ impl Hub {
         snapshot: Option<Arc<SnapshotFrames>>,
         now: Instant,
     ) {
-        if snapshot.is_some() {
-            self.tally.snapshots.up();
-        } else {
-            self.tally.gaps.up();
-        }
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
-        let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.base())));
         let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
             return;
         };
-        if snapshot.at < log.base() {
-            // What happened since is gone from the log already.
-            subscription.lost = Some(Lost::Unasked);
-            subscription.stale_before = log.base();
-            drop(log);
-            drop(feed);
-            subscriber.outlet.wake();
-            return;
+        // Before this anything may have happened that neither the log nor a refresh tells of.
+        let stale_before = log.base().max(log.refreshed(entity));
+        match &snapshot {
+            Some(snapshot) if snapshot.at < stale_before => {
+                subscription.lost = Some(Lost::Unasked);
+                subscription.stale_before = stale_before;
+            }
+            _ => {
+                if snapshot.is_some() {
+                    self.tally.snapshots.up()
+                } else {
+                    self.tally.gaps.up()
+                }
+                let from = snapshot.as_ref().map_or(log.base(), |snapshot| snapshot.at);
+                let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
+                let messages_from = subscription.unheard_from.max(log.base());
+                let again = Again::resynchronised(snapshot, from, messages_from, &self.times, now);
+                subscription.again = Some(Box::new(again));
+                subscription.lost = None;
+            }
         }
-        let messages = subscription.unheard_from..log.head();
-        let again = Again::resynchronised(snapshot, log.base(), messages, &self.times, now);
-        subscription.again = Some(Box::new(again));
-        subscription.lost = None;
-        subscription.from = log.head();
         feed.way = Way::Slow;
         drop(log);
         drop(feed);
@@ -406,7 +407,13 @@ impl Hub {
         self.tally.repeats.add(taken.frames as u64);
         let subscription = &mut feed.subscriptions[at];
         match (&telling, &mut subscription.again) {
-            (Telling::Again(share), Some(again)) => again.told(share, taken.frames, &self.times, now),
+            (Telling::Again(share), Some(again)) => {
+                again.told(share, taken.frames, &self.times, now);
+                if again.is_repeated() && subscription.from == u64::MAX {
+                    // It was told what the store says, and all that followed until here.
+                    subscription.from = cursor;
+                }
+            }
             (Telling::Deletions(share), _) => subscription.buried_from = share.deletions_left(taken.frames),
             (Telling::Again(_) | Telling::Lost, _) => {}
         }
@@ -426,8 +433,11 @@ impl Hub {
             return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from)));
         }
         let again = known.again.as_mut()?;
-        if again.is_gone(log, now) {
-            known.lose(cursor);
+        let refreshed = if self.voice(known.entity).has_snapshot { log.refreshed(known.entity) } else { 0 };
+        if again.is_gone(log, now) || again.is_stale(refreshed) {
+            let unheard_from = again.unheard_from(cursor);
+            known.lose(unheard_from);
+            known.stale_before = refreshed;
             return Some(Telling::Lost);
         }
         let goes_on = again.move_on(&lock(&self.settles)[usize::from(known.entity.0)], &self.times, now);
@@ -560,9 +570,11 @@ impl Subscriber {
         let Some(subscription) = feed.find(repeat.entity).filter(|known| known.lost.is_none()) else {
             return;
         };
-        let mut is_told = repetition.is_gone;
+        let mut is_told = false;
         if repetition.is_gone {
-            subscription.lose(cursor);
+            let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
+            subscription.lose(unheard_from);
+            is_told = true;
         } else if let Some(frames) = repetition.frames.as_ref().filter(|_| is_there) {
             let frames: Vec<&Bytes> = frames.iter().collect();
             let taken = self.outlet.offer(&frames);
@@ -572,10 +584,10 @@ impl Subscriber {
                 return;
             }
         }
-        match is_told {
-            true => {}
-            false if repeat.only_deletions => subscription.buried_from = Some(repeat.from),
-            false => subscription.settle(repeat.from, repeat.known_before, now),
+        if !is_told && repeat.only_deletions {
+            subscription.buried_from = Some(repeat.told.start);
+        } else if !is_told {
+            subscription.settle(repeat.told.start, repeat.known_before, now);
         }
         feed.way = Way::Slow;
         drop(feed);

@@ -1,5 +1,7 @@
 //! What is handed to many at once.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -27,14 +29,25 @@ impl Batch {
 }
 
 /// What is to be told once more to everyone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
-    pub(super) from: u64,
-    pub(super) to: u64,
+    pub(super) told: Range<u64>,
     /// What was added before is on every page.
     pub(super) known_before: u64,
     pub(super) only_deletions: bool,
+}
+
+impl Repeat {
+    /// Takes another one along, if that is of the same kind.
+    pub(super) fn merge(&mut self, other: &Self) -> bool {
+        let fits = self.entity == other.entity && self.only_deletions == other.only_deletions;
+        if fits {
+            self.told = self.told.start.min(other.told.start)..self.told.end.max(other.told.end);
+            self.known_before = self.known_before.min(other.known_before);
+        }
+        fits
+    }
 }
 
 /// The same, ready to be written.

@@ -54,7 +54,7 @@ pub(crate) struct Subject {
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
     pub(crate) whole: bool,
-    /// The sequence number of the record that added it, where that is known.
+    /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<u64>,
     /// The object this one goes with when that is deleted.
     pub(crate) parent: Option<Arc<str>>,
@@ -86,6 +86,8 @@ struct Index {
     newest: HashMap<Arc<str>, u64>,
     /// The objects that go with another, by that one's id.
     children: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// Behind its latest refresh.
+    refreshed: u64,
 }
 
 /// A bounded sequence of records. Sequence numbers are dense and only grow; the oldest records go first. Of a deleted
@@ -127,9 +129,16 @@ impl Log {
             subject.added = match subject.kind {
                 ChangeKind::Add => Some(sequence),
                 ChangeKind::Update => self.newest(record.entity, &subject.id).and_then(|(_, known)| known.added),
-                ChangeKind::Delete => None,
+                ChangeKind::Delete => {
+                    let known = self.newest(record.entity, &subject.id);
+                    let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
+                    known.map(|(at, known)| known.added.unwrap_or(at))
+                }
             };
             self.note(now, sequence, record.entity, subject.clone());
+        }
+        if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
+            index.refreshed = sequence + 1;
         }
         self.bytes += record.frame.len() + OVERHEAD;
         self.records.push_back(Stored { at: now, record });
@@ -176,10 +185,25 @@ impl Log {
         })
     }
 
-    /// The objects known to go with this one.
-    pub(crate) fn children(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
-        let children = self.index(entity).and_then(|index| index.children.get(id));
-        children.into_iter().flatten().cloned().collect()
+    /// The objects known to go with this one, each before the one it goes with.
+    pub(crate) fn descendants(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
+        let Some(children) = self.index(entity).map(|index| &index.children) else {
+            return Vec::new();
+        };
+        let of = |id: &str| children.get(id).into_iter().flatten();
+        let mut found: Vec<&Arc<str>> = of(id).collect();
+        let mut known: HashSet<&str> = found.iter().map(|child| &***child).chain([id]).collect();
+        let mut next = 0;
+        while let Some(&parent) = found.get(next) {
+            found.extend(of(parent).filter(|child| known.insert(child)));
+            next += 1;
+        }
+        found.into_iter().rev().cloned().collect()
+    }
+
+    /// What was said before this may be older than the latest refresh.
+    pub(crate) fn refreshed(&self, entity: EntityIndex) -> u64 {
+        self.index(entity).map_or(0, |index| index.refreshed)
     }
 
     /// Objects of an entity that are gone, by the sequence numbers of their deletions.
@@ -444,7 +468,7 @@ mod tests {
         let mut log = log(3, usize::MAX);
         let children = |log: &Log, id: &str| {
             let mut children: Vec<String> =
-                log.children(EntityIndex(0), id).iter().map(|child| child.to_string()).collect();
+                log.descendants(EntityIndex(0), id).iter().map(|child| child.to_string()).collect();
             children.sort();
             children
         };
@@ -456,6 +480,30 @@ mod tests {
         log.append(Instant::now(), change(ChangeKind::Delete, "x", None));
         log.append(Instant::now(), change(ChangeKind::Add, "z", None));
         assert!(log.indexes[0].children.is_empty(), "deleted, and gone from the log: {:?}", log.indexes[0].children);
+    }
+
+    #[test]
+    fn what_goes_with_an_object_goes_before_it_however_deep() {
+        let mut log = log(50_000, usize::MAX);
+        for id in 1..40_000 {
+            log.append(Instant::now(), change(ChangeKind::Add, &(id + 1).to_string(), Some(&id.to_string())));
+        }
+        let order: Vec<String> = (2..=40_000).rev().map(|id| id.to_string()).collect();
+        assert!(log.descendants(EntityIndex(0), "1").iter().map(|id| &**id).eq(&order));
+        log.append(Instant::now(), change(ChangeKind::Update, "39999", Some("40000")));
+        assert_eq!(log.descendants(EntityIndex(0), "39999").len(), 1, "they go with each other");
+    }
+
+    #[test]
+    fn a_deletion_knows_since_when_its_object_had_been_there() {
+        let mut log = log(10, usize::MAX);
+        for (kind, id) in [(ChangeKind::Add, "a"), (ChangeKind::Update, "a"), (ChangeKind::Update, "b")] {
+            log.append(Instant::now(), change(kind, id, None));
+        }
+        for (id, since) in [("a", Some(0)), ("b", Some(2)), ("c", None), ("a", None)] {
+            log.append(Instant::now(), change(ChangeKind::Delete, id, None));
+            assert_eq!(log.newest(EntityIndex(0), id).unwrap().1.added, since, "{id}");
+        }
     }
 
     proptest! {

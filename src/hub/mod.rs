@@ -99,6 +99,14 @@ pub(crate) struct DeliveryTimes {
     pub(crate) deletions_for: Duration,
 }
 
+impl DeliveryTimes {
+    /// Many deletions are told again less often than a few.
+    fn deletions_after(&self, told: usize) -> Duration {
+        let rounds = u32::try_from(told / REPEAT_FRAMES).unwrap_or(u32::MAX);
+        self.deletions_every.saturating_mul(rounds.saturating_add(1))
+    }
+}
+
 /// Records handed to the fast way at once.
 const BATCH_RECORDS: usize = 256;
 /// Frames that everyone is told again at once; more are told to each at its own pace.
@@ -147,7 +155,14 @@ enum Pages {
 pub(crate) struct SnapshotFrames {
     /// Where the log stood before the store was asked.
     pub(crate) at: u64,
-    rows: Vec<Row>,
+    gone: Arc<[Row]>,
+    rows: Arc<[Row]>,
+}
+
+impl SnapshotFrames {
+    fn only_gone(&self) -> Self {
+        Self { at: self.at, gone: self.gone.clone(), rows: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -237,6 +252,12 @@ impl Hub {
                     .and_then(|began| log.newest(entity, change.id()).filter(|(at, _)| (began..before).contains(at)));
                 let record = match newer.map(|(_, subject)| subject) {
                     None => self.record(&log, entity, change),
+                    // The id of an object that was deleted meanwhile has been given to this one.
+                    Some(Subject { kind: ChangeKind::Delete, added: Some(added), .. })
+                        if began.is_some_and(|began| *added < began) =>
+                    {
+                        self.record(&log, entity, change)
+                    }
                     Some(Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. }) => continue,
                     Some(Subject { object, .. }) => {
                         // An update may leave fields out that pages need of an add.
@@ -257,16 +278,18 @@ impl Hub {
     /// Tells a message: `value` is JSON text.
     pub(crate) fn send(&self, entity: EntityIndex, value: &str) {
         let frame = protocol::message(&self.voice(entity).entity, value);
-        lock(&self.log).append(Instant::now(), Record { entity, frame, matter: Matter::Message });
+        let mut log = lock(&self.log);
+        log.append(Instant::now(), Record { entity, frame, matter: Matter::Message });
+        drop(log);
         self.wake();
     }
 
     /// Has every page of an entity brought to the store's state, or told to load its list again.
     pub(crate) fn refresh(&self, entity: EntityIndex) {
         let voice = self.voice(entity);
-        let now = Instant::now();
         let marker = Record { entity, frame: voice.resync_marker(), matter: Matter::Refresh };
         let mut log = lock(&self.log);
+        let now = Instant::now();
         if !voice.has_snapshot {
             let frame = self.resync_message(entity);
             log.append(now, Record { entity: self.resync, frame, matter: Matter::Message });
@@ -276,9 +299,9 @@ impl Hub {
         self.wake();
     }
 
-    /// The objects known to go with this one.
-    pub(crate) fn children(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
-        lock(&self.log).children(entity, id)
+    /// The objects known to go with this one, each before the one it goes with.
+    pub(crate) fn descendants(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
+        lock(&self.log).descendants(entity, id)
     }
 
     /// A write of an entity is on its way, until what comes back is dropped.
@@ -361,15 +384,15 @@ impl Hub {
             frame: voice.upsert(change.object(), true),
             kind: RowKind::Object,
         });
-        (SnapshotFrames { at, rows: gone.chain(objects).collect() }, others.len())
+        (SnapshotFrames { at, gone: gone.collect(), rows: objects.collect() }, others.len())
     }
 
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
         let marker = |frame| Row { id: RESYNC.into(), frame, kind: RowKind::Marker };
-        let rows = vec![marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
-        SnapshotFrames { at, rows }
+        let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
+        SnapshotFrames { at, gone: Arc::default(), rows: rows.into() }
     }
 
     fn resync_message(&self, entity: EntityIndex) -> Bytes {
@@ -384,14 +407,12 @@ impl Hub {
             let log = lock(&self.log);
             let mut settles = lock(&self.settles);
             let settle = &mut settles[usize::from(entity.0)];
-            let again = settle.repeat(now, log.head(), &self.times.settle);
+            let again = settle.repeat(now, log.base()..log.head(), &self.times.settle);
             let due = settle.due(now, &self.times.settle);
             drop(settles);
             next = next.into_iter().chain(due).min();
-            if let Some(again) = again {
-                let from = if again.is_last { again.from } else { again.from.max(log.base()) };
-                let Due { until: to, known_before, .. } = again;
-                self.repeat(Repeat { entity, from, to, known_before, only_deletions: false });
+            for Due { told, known_before } in again {
+                self.repeat(Repeat { entity, told, known_before, only_deletions: false });
             }
         }
         next
@@ -405,10 +426,11 @@ impl Hub {
         for entity in self.entities() {
             let log = lock(&self.log);
             let from = self.young_tombstones(&log, now);
-            let is_any = log.tombstones(entity, from..log.head()).next().is_some();
+            let count = log.tombstones(entity, from..log.head()).count();
             drop(log);
-            if is_any {
-                self.repeat(Repeat { entity, from, to: u64::MAX, known_before: 0, only_deletions: true });
+            let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
+            if count > 0 && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
+                self.repeat(Repeat { entity, told: from..u64::MAX, known_before: 0, only_deletions: true });
             }
         }
     }
@@ -420,39 +442,40 @@ impl Hub {
 
     fn repeat(&self, repeat: Repeat) {
         for shard in self.shards() {
-            shard.repeat(repeat);
+            shard.repeat(repeat.clone());
         }
     }
 
     /// What is told once more, as it is now.
-    fn repetition(&self, repeat: Repeat) -> Repetition {
-        let Repeat { entity, from, to, only_deletions, .. } = repeat;
+    fn repetition(&self, repeat: &Repeat) -> Repetition {
+        let Repeat { entity, only_deletions, known_before, told: Range { start, end } } = *repeat;
         let log = lock(&self.log);
         let until = log.head();
+        let at_most = REPEAT_FRAMES + 1;
         let frames: Vec<Bytes> = if only_deletions {
             let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
-            log.tombstones(entity, from..until).map(buried).collect()
+            log.tombstones(entity, start..until.max(start)).map(buried).take(at_most).collect()
         } else {
-            let pages = Pages::ThatHave { everything_before: repeat.known_before };
-            let newest = self.newest(&log, entity, from.max(log.base()), 0..0, pages);
-            newest.take_while(|(at, _)| *at < to).filter_map(|(_, frame)| frame).collect()
+            let pages = Pages::ThatHave { everything_before: known_before };
+            let newest = self.newest(&log, entity, start, u64::MAX, pages);
+            newest.take_while(|(at, _)| *at < end).filter_map(|(_, frame)| frame).take(at_most).collect()
         };
         Repetition {
-            repeat,
+            repeat: repeat.clone(),
             until,
-            is_gone: !only_deletions && from < log.base(),
+            is_gone: !only_deletions && start < log.base(),
             frames: (frames.len() <= REPEAT_FRAMES).then_some(frames),
         }
     }
 
     /// The records from a sequence number on; with those that hold the newest state of one of this entity's objects,
-    /// what tells it, and with the messages among `messages`, what was said.
+    /// what tells it, and with the messages from `messages_from` on, what was said.
     fn newest<'l>(
         &'l self,
         log: &'l Log,
         entity: EntityIndex,
         from: u64,
-        messages: Range<u64>,
+        messages_from: u64,
         pages: Pages,
     ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
         log.since(from).into_iter().flatten().map(move |(sequence, record)| {
@@ -460,7 +483,11 @@ impl Hub {
                 Matter::Change(subject) if record.entity == entity && log.is_newest(entity, &subject.id, sequence) => {
                     Some(self.once_more(entity, subject, &record.frame, pages))
                 }
-                Matter::Message if record.entity == entity && messages.contains(&sequence) => {
+                Matter::Message if record.entity == entity && messages_from <= sequence => Some(record.frame.clone()),
+                // Where the store can be asked, that is done instead.
+                Matter::Refresh
+                    if record.entity == entity && messages_from <= sequence && !self.voice(entity).has_snapshot =>
+                {
                     Some(record.frame.clone())
                 }
                 _ => None,

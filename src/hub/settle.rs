@@ -6,7 +6,7 @@
 //!
 //! Callers say what time it is; nothing here waits.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use tokio::time::Instant;
 
@@ -29,15 +29,17 @@ const HANGING: Duration = Duration::from_secs(60);
 /// How often things are told again at the end of a stretch, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
+/// After so many repeats without a quiet moment what came before them is told a last time. A page that has missed an
+/// object with each of them would have been saving that very object for all this time, and made it newer.
+const FORCED: usize = 10;
+
 /// What is to be told again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
-    pub(crate) from: u64,
-    pub(crate) until: u64,
+    /// Where the log does not reach back to its beginning, pages can only be brought to the store's state.
+    pub(crate) told: Range<u64>,
     /// What was added before has had its last word.
     pub(crate) known_before: u64,
-    /// Nothing will be told of it after this.
-    pub(crate) is_last: bool,
 }
 
 /// One entity's writes, and what of them must be told again.
@@ -46,6 +48,8 @@ pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
     stretch: Option<Stretch>,
+    /// Deletions are not told again before this.
+    deletions_due: Instant,
 }
 
 /// Requests of one kind.
@@ -97,13 +101,17 @@ struct Stretch {
     since: Instant,
     /// Where the log stood when all was told again at the end, and writes followed.
     closed: [u64; CLOSINGS],
+    /// Where it stood at the latest repeats without a quiet moment.
+    forced: [u64; FORCED],
+    /// The log has dropped something before it was told again.
+    is_outrun: bool,
 }
 
 impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
         let ended = || InFlight { ended: Some(now), ..InFlight::default() };
-        Self { writes: ended(), lists: ended(), stretch: None }
+        Self { writes: ended(), lists: ended(), stretch: None, deletions_due: now }
     }
 
     /// A write arrives, or something is published by hand. `head` is where the log stands.
@@ -126,6 +134,8 @@ impl Settle {
                     fresh: true,
                     since: now,
                     closed: [head; CLOSINGS],
+                    forced: [head; FORCED],
+                    is_outrun: false,
                 });
             }
         }
@@ -166,35 +176,60 @@ impl Settle {
         }
     }
 
-    /// What is to be told again at this time.
-    pub(crate) fn repeat(&mut self, now: Instant, head: u64, times: &SettleTimes) -> Option<Due> {
+    /// What is to be told again at this time, of what the log holds.
+    pub(crate) fn repeat(&mut self, now: Instant, log: Range<u64>, times: &SettleTimes) -> Vec<Due> {
         if self.due(now, times).is_none_or(|due| due > now) {
-            return None;
+            return Vec::new();
         }
-        let known_before = self.stretch.as_ref()?.from;
-        let is_quiet = self.quiet_since(now) <= Quiet::Since(now.checked_sub(times.quiet)?);
-        let stretch = self.stretch.as_mut()?;
-        let again = if stretch.contended && stretch.fresh {
-            let from = std::mem::replace(&mut stretch.repeated, head);
+        let is_quiet = now.checked_sub(times.quiet).is_some_and(|then| self.is_calm_since(then, now));
+        let Some(stretch) = &mut self.stretch else {
+            return Vec::new();
+        };
+        let known_before = stretch.from;
+        let mut again = Vec::new();
+        if stretch.contended && stretch.fresh {
+            let from = std::mem::replace(&mut stretch.repeated, log.end);
             stretch.fresh = !is_quiet;
             stretch.unsure_until = from;
-            from..head
+            if is_quiet {
+                again.push(from..log.end);
+            } else {
+                stretch.is_outrun |= from < log.start;
+                again.push(from.max(log.start)..log.end);
+                stretch.forced.rotate_left(1);
+                stretch.forced[FORCED - 1] = log.end;
+                if !stretch.is_outrun {
+                    let from = stretch.from.max(log.start);
+                    stretch.from = stretch.from.max(stretch.forced[0]);
+                    again.push(from..stretch.from);
+                }
+            }
         } else if !is_quiet {
-            head..head
+            // Nobody has missed anything yet.
         } else if stretch.from < stretch.unsure_until {
             // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
-            let unsure = stretch.from..stretch.unsure_until;
+            let from = if std::mem::take(&mut stretch.is_outrun) { stretch.from } else { stretch.from.max(log.start) };
+            again.push(from..stretch.unsure_until);
             stretch.closed.rotate_left(1);
-            stretch.closed[CLOSINGS - 1] = head;
-            stretch.from = stretch.closed[0];
+            stretch.closed[CLOSINGS - 1] = log.end;
+            stretch.from = stretch.from.max(stretch.closed[0]);
             stretch.unsure_until = stretch.from;
-            unsure
         } else {
             self.stretch = None;
-            return None;
-        };
+            return Vec::new();
+        }
         stretch.since = now;
-        (!again.is_empty()).then_some(Due { from: again.start, until: again.end, known_before, is_last: is_quiet })
+        again.retain(|told| !told.is_empty());
+        again.into_iter().map(|told| Due { told, known_before }).collect()
+    }
+
+    /// Whether deletions are told again now; not before a rest then.
+    pub(crate) fn repeats_deletions(&mut self, now: Instant, rest: Duration) -> bool {
+        let is_due = self.deletions_due <= now;
+        if is_due {
+            self.deletions_due = now + rest;
+        }
+        is_due
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.
@@ -246,6 +281,7 @@ mod tests {
         start: Instant,
         settle: Settle,
         head: u64,
+        base: u64,
         /// When something was told again, and from where on.
         repeats: Vec<(f64, Due)>,
     }
@@ -254,7 +290,7 @@ mod tests {
         fn new() -> Self {
             let start = Instant::now();
             let before = start.checked_sub(Duration::from_secs(100)).unwrap_or(start);
-            Self { start, settle: Settle::new(before), head: 0, repeats: Vec::new() }
+            Self { start, settle: Settle::new(before), head: 0, base: 0, repeats: Vec::new() }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -277,13 +313,13 @@ mod tests {
             let mut now = self.start;
             while let Some(due) = self.settle.due(now, &TIMES).filter(|due| *due <= end) {
                 now = due.max(now);
-                let again = self.settle.repeat(now, self.head, &TIMES);
-                self.repeats.extend(again.map(|due| ((now - self.start).as_secs_f64(), due)));
+                let again = self.settle.repeat(now, self.base..self.head, &TIMES);
+                self.repeats.extend(again.into_iter().map(|due| ((now - self.start).as_secs_f64(), due)));
             }
         }
 
-        fn repeats(&self) -> Vec<(f64, u64, bool)> {
-            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.from, due.is_last)).collect()
+        fn repeats(&self) -> Vec<(f64, Range<u64>)> {
+            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.told.clone())).collect()
         }
     }
 
@@ -305,7 +341,7 @@ mod tests {
         world.write(4.0, 4.3);
         assert_eq!(world.settle.unsettled_from(), Some(0));
         world.until(60.0);
-        assert_eq!(world.repeats(), [(6.3, 0, true)]);
+        assert_eq!(world.repeats(), [(6.3, 0..2)]);
         assert_eq!((world.settle.unsettled_from(), world.settle.will_repeat_from()), (None, None));
     }
 
@@ -316,8 +352,46 @@ mod tests {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
         world.until(100.0);
-        let expected = [(10.0, 0, false), (20.0, 10, false), (30.0, 20, false), (36.2, 30, true), (38.2, 0, true)];
+        let expected = [(10.0, 0..10), (20.0, 10..20), (30.0, 20..30), (36.2, 30..35), (38.2, 0..30)];
         assert_eq!(world.repeats(), expected);
+    }
+
+    #[test]
+    fn in_traffic_that_never_ends_everything_is_told_twice_more_and_is_settled_then() {
+        let mut world = World::new();
+        for second in 0..400 {
+            world.write(f64::from(second), f64::from(second) + 0.2);
+        }
+        // Where the oldest of the latest ten repeats ended.
+        assert_eq!(world.settle.unsettled_from(), Some(300));
+        let times = |sequence| world.repeats.iter().filter(|(_, due)| due.told.contains(&sequence)).count();
+        assert!((0..300).all(|sequence| times(sequence) == 2), "{:?}", world.repeats());
+        assert!((300..390).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
+        world.until(500.0);
+        assert_eq!(world.repeats().last(), Some(&(403.2, 310..400)));
+        assert!(world.settle.stretch.is_none());
+    }
+
+    #[test]
+    fn what_the_log_drops_after_it_was_told_again_is_let_go() {
+        let mut world = World::new();
+        for second in 0..25 {
+            world.write(f64::from(second), f64::from(second) + 0.2);
+        }
+        world.base = 7;
+        world.until(100.0);
+        assert_eq!(world.repeats(), [(10.0, 0..10), (20.0, 10..20), (26.2, 20..25), (28.2, 7..20)]);
+    }
+
+    #[test]
+    fn what_the_log_drops_before_is_for_the_store_to_tell() {
+        let mut world = World::new();
+        for second in 0..25 {
+            world.write(f64::from(second), f64::from(second) + 0.2);
+            world.base = world.head.saturating_sub(8);
+        }
+        world.until(100.0);
+        assert_eq!(world.repeats(), [(10.0, 2..10), (20.0, 12..20), (26.2, 20..25), (28.2, 0..20)]);
     }
 
     #[test]
@@ -327,15 +401,15 @@ mod tests {
         world.write(1.0, 1.2);
         assert_eq!(world.settle.will_repeat_from(), Some(0));
         world.until(59.0);
-        assert!(world.repeats.iter().all(|(_, due)| !due.is_last), "{:?}", world.repeats());
+        assert_eq!(world.repeats(), [(10.0, 0..1)]);
         world.until(100.0);
-        assert!(world.repeats.iter().any(|(_, due)| due.is_last && due.from == 0), "{:?}", world.repeats());
+        assert_eq!(world.repeats().last().map(|(_, told)| told.clone()), Some(0..1));
         assert!(world.settle.stretch.is_none());
     }
 
     #[test]
     fn what_is_told_while_a_list_is_read_is_told_again_when_the_page_has_the_list() {
-        for (list, told_again) in [((0.5, 3.0), vec![(7.0, 0, true)]), ((5.0, 6.0), vec![])] {
+        for (list, told_again) in [((0.5, 3.0), vec![(7.0, 0..1)]), ((5.0, 6.0), vec![])] {
             let mut world = World::new();
             let (begins, ends) = (world.at(list.0), world.at(list.1));
             if list.0 < 1.0 {
@@ -388,7 +462,7 @@ mod tests {
                 if begins - ended < 2.0 {
                     let heard = world.repeats.iter().any(|(at, due)| {
                         let quiet = told.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
-                        *at >= later + 1.999 && (due.from..due.until).contains(&(sequence as u64)) && quiet
+                        *at >= later + 1.999 && due.told.contains(&(sequence as u64)) && quiet
                     });
                     prop_assert!(heard, "{sequence} of {told:?}: {:?}", world.repeats());
                 }

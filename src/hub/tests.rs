@@ -15,7 +15,10 @@ fn hub(records: usize) -> Arc<Hub> {
 }
 
 fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
-    let voices = vec![Voice::new("events", "event"), Voice::new("calendars", "calendar")];
+    hub_of(vec![Voice::new("events", "event"), Voice::new("calendars", "calendar")], records, delivery)
+}
+
+fn hub_of(voices: Vec<Voice>, records: usize, delivery: Delivery) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
     Arc::new(Hub::new(delivery, voices, log, times(), SessionLimits { sessions: 100, age: hour }))
@@ -50,6 +53,13 @@ impl Pipe {
 
     fn out(&self) -> Vec<Bytes> {
         lock(&self.out).clone()
+    }
+
+    /// Waits until so many frames have been taken.
+    async fn said(&self, frames: usize) {
+        while self.out().len() < frames {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -290,4 +300,162 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// A page of another log, which only the store can tell where it stands.
+fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
+    let subscriber = hub.join(pipe.clone(), Origin::Page { session: None, missed_from: None });
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    assert_eq!(run_slow_way(hub, &subscriber), Progress::Lost(EVENTS, 0));
+    subscriber
+}
+
+/// What a store with so many rows says now.
+fn rows(hub: &Hub, count: u32) -> Arc<SnapshotFrames> {
+    let rows: Vec<Change> = (0..count).map(|id| update(id).whole()).collect();
+    Arc::new(hub.snapshot(EVENTS, hub.head(), &rows, &[]).0)
+}
+
+fn texts(pipe: &Pipe) -> Vec<String> {
+    pipe.out().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
+    let hub = hub_with(20, Delivery::Converging);
+    let pipe = Pipe::new(false, 0);
+    let subscriber = lost(&hub, &pipe);
+    let frames = rows(&hub, 600);
+    hub.publish(EVENTS, &[Change::update(&json!({"id": 600, "text": "new"})).unwrap()], None);
+    hub.resynchronise(&subscriber, EVENTS, Some(frames), Instant::now());
+    *lock(&pipe.room) = 100;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Blocked);
+    // Another entity has the log turn over.
+    for _ in 0..30 {
+        hub.send(CALENDARS, "0");
+    }
+    *lock(&pipe.room) = usize::MAX / 2;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 0), "the update is not in the log any more");
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 600)), Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert_eq!(pipe.out().len(), 700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_keep_their_order_while_the_store_is_told() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let pipe = Pipe::new(false, 0);
+    let subscriber = lost(&hub, &pipe);
+    let frames = rows(&hub, 600);
+    hub.send(EVENTS, "101");
+    hub.resynchronise(&subscriber, EVENTS, Some(frames), Instant::now());
+    hub.send(EVENTS, "102");
+    for number in 103..108 {
+        *lock(&pipe.room) = 100;
+        assert_eq!(run_slow_way(&hub, &subscriber), Progress::Blocked);
+        hub.send(EVENTS, &number.to_string());
+    }
+    *lock(&pipe.room) = usize::MAX / 2;
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    hub.send(EVENTS, "108");
+    run_slow_way(&hub, &subscriber);
+    let texts = texts(&pipe);
+    let heard = texts.iter().filter_map(|text| text.split_once(r#""value":1"#)?.1.strip_suffix("}}"));
+    assert_eq!(heard.collect::<Vec<_>>(), ["01", "02", "03", "04", "05", "06", "07", "08"]);
+    assert_eq!(texts.len(), 608);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
+    let mut voice = Voice::new("events", "event");
+    voice.has_snapshot = true;
+    let hub = hub_of(vec![voice], 1000, Delivery::Converging);
+    let pipe = Pipe::new(false, 0);
+    let subscriber = lost(&hub, &pipe);
+    let older = rows(&hub, 300);
+    hub.refresh(EVENTS);
+    hub.resynchronise(&subscriber, EVENTS, Some(older), Instant::now());
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 1), "it was asked before the refresh");
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 300)), Instant::now());
+    *lock(&pipe.room) = 100;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Blocked);
+    hub.refresh(EVENTS);
+    *lock(&pipe.room) = usize::MAX / 2;
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 2));
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 300)), Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert_eq!(hub.tally.snapshots.get(), 2, "and the one that came too late");
+    hub.refresh(EVENTS);
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 3));
+    hub.resynchronise(&subscriber, EVENTS, None, Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "the store is out of order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_has_the_store_keeps_no_rows() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let pipe = Pipe::new(false, usize::MAX / 2);
+    let subscriber = lost(&hub, &pipe);
+    let frames = rows(&hub, 10);
+    hub.resynchronise(&subscriber, EVENTS, Some(frames.clone()), Instant::now());
+    while let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) {
+        if Arc::strong_count(&frames) == 1 {
+            return;
+        }
+        tokio::time::sleep_until(due).await;
+    }
+    panic!("they are kept for as long as there is something to be told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let first = Pipe::new(true, usize::MAX / 2);
+    let subscriber = hub.join(first.clone(), Origin::Unknown);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    run_slow_way(&hub, &subscriber);
+    hub.publish(EVENTS, &[update(1)], None);
+    let again = || hub.repeat(Repeat { entity: EVENTS, told: 0..1, known_before: 0, only_deletions: false });
+    for _ in 0..10 {
+        again();
+    }
+    let second = Pipe::new(true, usize::MAX / 2);
+    let subscriber = hub.join(second.clone(), Origin::Unknown);
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    run_slow_way(&hub, &subscriber);
+    hub.send(EVENTS, "0");
+    second.said(1).await;
+    assert_eq!(second.out().len(), 1, "what was told again before it came");
+    again();
+    second.said(2).await;
+}
+
+#[test]
+fn what_waits_to_be_told_again_is_told_as_one() {
+    let repeat = |told, known_before, only_deletions| Repeat { entity: EVENTS, told, known_before, only_deletions };
+    let mut waits = repeat(5..9, 5, false);
+    assert!(waits.merge(&repeat(2..4, 3, false)) && waits.merge(&repeat(7..12, 7, false)));
+    assert_eq!((waits.told.clone(), waits.known_before), (2..12, 3));
+    assert!(!waits.merge(&repeat(0..20, 0, true)), "deletions alone");
+    assert!(!waits.merge(&Repeat { entity: CALENDARS, ..repeat(0..20, 0, false) }));
+}
+
+#[test]
+fn many_deletions_are_told_again_less_often() {
+    let times = times();
+    let seconds = |told| times.deletions_after(told).as_secs();
+    assert_eq!([0, 511, 512, 5119, 5120].map(seconds), [30, 30, 60, 300, 330]);
+}
+
+#[tokio::test]
+async fn an_id_that_was_given_away_again_is_added() {
+    let hub = hub_with(100, Delivery::Converging);
+    hub.publish(EVENTS, &[Change::add(&json!({"id": 5, "text": "first"})).unwrap()], None);
+    let began = hub.head();
+    hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
+    let second = Change::add(&json!({"id": 5, "text": "second"})).unwrap();
+    assert_eq!(hub.publish(EVENTS, std::slice::from_ref(&second), Some(began)), 1);
+    // One that was made and deleted while its create was being answered stays away.
+    hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
+    assert_eq!(hub.publish(EVENTS, &[second], Some(began)), 0);
 }
