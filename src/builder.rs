@@ -19,12 +19,12 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longer times come to the same, and some clocks cannot be added to for ever.
 fn within_a_year(time: Duration) -> Duration {
-    time.min(365 * 24 * HOUR)
+    time.min(YEAR)
 }
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A [`Builder`] that does not know yet who may connect.
 #[derive(Debug)]
@@ -388,7 +388,7 @@ impl<A> Builder<A> {
     #[cfg(feature = "sessions")]
     #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
     pub fn session_lifetime(mut self, time: Duration) -> Self {
-        self.session_lifetime = time.min(YEAR);
+        self.session_lifetime = within_a_year(time);
         self
     }
 
@@ -399,7 +399,7 @@ impl<A> Builder<A> {
     #[cfg(feature = "sessions")]
     #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
     pub fn reask_interval(mut self, time: Duration) -> Self {
-        self.reask_interval = time.min(YEAR);
+        self.reask_interval = within_a_year(time);
         self
     }
 
@@ -425,7 +425,7 @@ impl<A> Builder<A> {
 
     /// How often a socket is pinged. Default: 25 s; proxies cut sockets that are idle for 60 s. A year at most.
     pub fn ping_interval(mut self, time: Duration) -> Self {
-        self.connection.ping_interval = time.min(YEAR);
+        self.connection.ping_interval = within_a_year(time);
         self
     }
 
@@ -474,7 +474,8 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often things are told again while writes never go quiet. Default: 30 s.
+    /// How often things are told again while writes never go quiet. Default: 30 s. After ten times as long they are told
+    /// a last time, so the log should hold that much.
     pub fn settle_longest(mut self, time: Duration) -> Self {
         self.times.settle.longest = within_a_year(time);
         self
@@ -510,9 +511,12 @@ impl<A> Builder<A> {
 
     /// How often, and for how long, deletions are told again. Default: every 30 s for 15 minutes. The Scheduler cannot
     /// apply one while the event's form is open; a form open for longer leaves the event on its page until that is
-    /// loaded again. A length of zero switches it off.
+    /// loaded again. A length of zero switches it off. Each 512 deletions that are to be told again at one time put the
+    /// next time off by as much as `every`.
     pub fn repeat_deletions(mut self, every: Duration, length: Duration) -> Self {
-        self.times.deletions_every = within_a_year(every);
+        if !length.is_zero() {
+            self.times.deletions_every = within_a_year(every);
+        }
         self.times.deletions_for = within_a_year(length);
         self
     }

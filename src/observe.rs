@@ -135,7 +135,8 @@ pub struct Stats {
     pub log_records: u64,
     /// Bytes the log takes.
     pub log_bytes: u64,
-    /// Sessions remembered: one for each page, for an hour after it has gone.
+    /// Sessions remembered: one for each page, and for [`session_age`](crate::Builder::session_age) after it has gone,
+    /// or until somebody else connects after that.
     pub sessions: u64,
     /// Writes being finished now although their client has gone.
     pub detached_writes: u64,
@@ -169,10 +170,10 @@ pub struct Stats {
     pub replays: u64,
     /// Objects that were told once more, because some page may have been saving when they were told.
     pub repeats: u64,
-    /// Entities of pages that were brought to the store's state by a snapshot.
+    /// Entities of pages that were brought to the store's state by a snapshot, once for each page and time.
     pub snapshots: u64,
     /// Entities of pages that could only be told to load their list again: the log does not reach back to where they
-    /// were, and there is no snapshot hook.
+    /// were, and there is no snapshot hook or it has failed.
     pub gaps: u64,
     /// Successful writes that could not be told; the log says why.
     pub writes_untold: u64,

@@ -262,7 +262,7 @@ async fn how_often_and_for_how_long_can_be_set() {
 #[tokio::test(start_paused = true)]
 async fn a_length_of_nothing_switches_it_off() {
     for way in WAYS {
-        let once = patient().repeat_deletions(Duration::from_secs(30), Duration::ZERO);
+        let once = patient().repeat_deletions(Duration::ZERO, Duration::ZERO);
         let (live, _server, page, mut tab) = serve(once, way).await;
         publish(&live, [deleted(7)]);
         tab.heard().await;

@@ -282,12 +282,11 @@ impl Hub {
                 subscription.stale_before = stale_before;
             }
             _ => {
-                if snapshot.is_some() {
-                    self.tally.snapshots.up()
-                } else {
-                    self.tally.gaps.up()
-                }
-                let from = snapshot.as_ref().map_or(log.base(), |snapshot| snapshot.at);
+                let (counter, from) = match &snapshot {
+                    Some(snapshot) => (&self.tally.snapshots, snapshot.at),
+                    None => (&self.tally.gaps, log.base()),
+                };
+                counter.up();
                 let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
                 let messages_from = subscription.unheard_from.max(log.base());
                 let again = Again::resynchronised(snapshot, from, messages_from, &self.times, now);

@@ -412,7 +412,7 @@ impl Hub {
             drop(settles);
             next = next.into_iter().chain(due).min();
             for Due { told, known_before } in again {
-                self.repeat(Repeat { entity, told, known_before, only_deletions: false });
+                self.repeat(&Repeat { entity, told, known_before, only_deletions: false });
             }
         }
         next
@@ -430,7 +430,7 @@ impl Hub {
             drop(log);
             let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
             if count > 0 && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
-                self.repeat(Repeat { entity, told: from..u64::MAX, known_before: 0, only_deletions: true });
+                self.repeat(&Repeat { entity, told: from..u64::MAX, known_before: 0, only_deletions: true });
             }
         }
     }
@@ -440,7 +440,7 @@ impl Hub {
         now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then))
     }
 
-    fn repeat(&self, repeat: Repeat) {
+    fn repeat(&self, repeat: &Repeat) {
         for shard in self.shards() {
             shard.repeat(repeat.clone());
         }

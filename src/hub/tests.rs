@@ -415,7 +415,7 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     hub.subscribe(&subscriber, EVENTS, Instant::now());
     run_slow_way(&hub, &subscriber);
     hub.publish(EVENTS, &[update(1)], None);
-    let again = || hub.repeat(Repeat { entity: EVENTS, told: 0..1, known_before: 0, only_deletions: false });
+    let again = || hub.repeat(&Repeat { entity: EVENTS, told: 0..1, known_before: 0, only_deletions: false });
     for _ in 0..10 {
         again();
     }
@@ -458,4 +458,33 @@ async fn an_id_that_was_given_away_again_is_added() {
     // One that was made and deleted while its create was being answered stays away.
     hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
     assert_eq!(hub.publish(EVENTS, &[second], Some(began)), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
+    let hub = hub_with(1_000_000, Delivery::Converging);
+    let page = || Origin::Page { session: Some(SessionId { id: 1, owner: 1 }), missed_from: Some(0) };
+    let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), page());
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    // For longer than the log remembers.
+    for second in 0..70 * 60 {
+        let write = hub.write_begins(EVENTS);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        hub.publish(EVENTS, &[update(second % 10)], None);
+        drop(write);
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+        if second % 15 == 0 {
+            let ping = subscriber.ping(&hub, Instant::now());
+            subscriber.pong(&hub, &ping[2..]);
+        }
+    }
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "when all is quiet");
+    }
+    hub.leave(&subscriber, Instant::now());
+    let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), page());
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "when it comes back");
 }
