@@ -103,8 +103,6 @@ struct Stretch {
     closed: [u64; CLOSINGS],
     /// Where it stood at the latest repeats without a quiet moment.
     forced: [u64; FORCED],
-    /// The log has dropped something before it was told again.
-    is_outrun: bool,
 }
 
 impl Settle {
@@ -135,7 +133,6 @@ impl Settle {
                     since: now,
                     closed: [head; CLOSINGS],
                     forced: [head; FORCED],
-                    is_outrun: false,
                 });
             }
         }
@@ -194,13 +191,12 @@ impl Settle {
             if is_quiet {
                 again.push(from..log.end);
             } else {
-                stretch.is_outrun |= from < log.start;
                 again.push(from.max(log.start)..log.end);
                 stretch.forced.rotate_left(1);
                 stretch.forced[FORCED - 1] = log.end;
-                if !stretch.is_outrun {
-                    let from = stretch.from.max(log.start);
-                    stretch.from = stretch.from.max(stretch.forced[0]);
+                if stretch.from >= log.start {
+                    let from = stretch.from;
+                    stretch.from = from.max(stretch.forced[0]);
                     again.push(from..stretch.from);
                 }
             }
@@ -208,8 +204,7 @@ impl Settle {
             // Nobody has missed anything yet.
         } else if stretch.from < stretch.unsure_until {
             // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
-            let from = if std::mem::take(&mut stretch.is_outrun) { stretch.from } else { stretch.from.max(log.start) };
-            again.push(from..stretch.unsure_until);
+            again.push(stretch.from..stretch.unsure_until);
             stretch.closed.rotate_left(1);
             stretch.closed[CLOSINGS - 1] = log.end;
             stretch.from = stretch.from.max(stretch.closed[0]);
@@ -373,25 +368,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_drops_after_it_was_told_again_is_let_go() {
+    fn what_the_log_drops_before_its_last_word_is_for_the_store_to_tell() {
         let mut world = World::new();
-        for second in 0..25 {
-            world.write(f64::from(second), f64::from(second) + 0.2);
-        }
-        world.base = 7;
-        world.until(100.0);
-        assert_eq!(world.repeats(), [(10.0, 0..10), (20.0, 10..20), (26.2, 20..25), (28.2, 7..20)]);
-    }
-
-    #[test]
-    fn what_the_log_drops_before_is_for_the_store_to_tell() {
-        let mut world = World::new();
-        for second in 0..25 {
+        for second in 0..150 {
             world.write(f64::from(second), f64::from(second) + 0.2);
             world.base = world.head.saturating_sub(8);
         }
-        world.until(100.0);
-        assert_eq!(world.repeats(), [(10.0, 2..10), (20.0, 12..20), (26.2, 20..25), (28.2, 0..20)]);
+        world.until(200.0);
+        let (before, last) = world.repeats.split_at(world.repeats.len() - 1);
+        assert_eq!(last[0].1.told, 0..150);
+        assert!(before.iter().all(|(_, due)| due.told.end - due.told.start <= 10), "{before:?}");
     }
 
     #[test]
