@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -122,8 +122,8 @@ impl Again {
     }
 
     /// What settles is told to one that could not be told with the others.
-    pub(super) fn settled(from: u64, known_before: u64, now: Instant) -> Self {
-        Self { has_arrived: true, settling: Some(known_before), ..Self::due(from, now) }
+    pub(super) fn settled(told: Range<u64>, known_before: u64, now: Instant) -> Self {
+        Self { until: told.end, has_arrived: true, settling: Some(known_before), ..Self::due(told.start, now) }
     }
 
     /// What the store says, everything since `from`, and the messages since `messages_from`.
@@ -161,20 +161,20 @@ impl Again {
     }
 
     /// What settles is told with it.
-    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+    pub(super) fn settle(&mut self, told: Range<u64>, known_before: u64, now: Instant) {
         self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.
-                (self.from, self.until, self.attempts) = (from, u64::MAX, 0);
+                (self.from, self.until, self.attempts) = (told.start, told.end, 0);
                 self.step = Step::Due(now);
             }
             Step::Telling(place) => {
-                place.sequence = place.sequence.min(from);
-                (self.from, self.until) = (self.from.min(from), u64::MAX);
+                place.sequence = place.sequence.min(told.start);
+                (self.from, self.until) = (self.from.min(told.start), self.until.max(told.end));
             }
             Step::Due(_) | Step::Told(_) => {
-                (self.from, self.until) = (self.from.min(from), u64::MAX);
+                (self.from, self.until) = (self.from.min(told.start), self.until.max(told.end));
                 self.step = Step::Due(now);
             }
         }

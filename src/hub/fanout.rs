@@ -26,6 +26,8 @@ use crate::{
 
 /// Sockets written to before a fan-out task lets others run.
 const YIELD_EVERY: usize = 128;
+/// Beyond so many that wait to be told again, those of an entity become one.
+const WAITING: usize = 16;
 /// While writes come, it is looked this often whether they have gone quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -54,7 +56,9 @@ impl Shard {
     /// Has everyone told once more, unless nobody is served here.
     pub(super) fn repeat(&self, repeat: Repeat) {
         let mut repeats = lock(&self.repeats);
-        if self.served.load(Ordering::Acquire) && !repeats.iter_mut().any(|known| known.merge(&repeat)) {
+        let are_many = repeats.len() >= WAITING;
+        let is_served = self.served.load(Ordering::Acquire);
+        if is_served && !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
             repeats.push(repeat);
         }
         drop(repeats);

@@ -1,6 +1,9 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -185,10 +188,10 @@ impl Subscription {
     }
 
     /// Tells what settles once more.
-    fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+    fn settle(&mut self, told: Range<u64>, known_before: u64, now: Instant) {
         match &mut self.again {
-            Some(again) => again.settle(from, known_before, now),
-            None => self.again = Some(Box::new(Again::settled(from, known_before, now))),
+            Some(again) => again.settle(told, known_before, now),
+            None => self.again = Some(Box::new(Again::settled(told, known_before, now))),
         }
     }
 }
@@ -586,7 +589,7 @@ impl Subscriber {
         if !is_told && repeat.only_deletions {
             subscription.buried_from = Some(repeat.told.start);
         } else if !is_told {
-            subscription.settle(repeat.told.start, repeat.known_before, now);
+            subscription.settle(repeat.told.clone(), repeat.known_before, now);
         }
         feed.way = Way::Slow;
         drop(feed);

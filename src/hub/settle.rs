@@ -29,8 +29,8 @@ const HANGING: Duration = Duration::from_secs(60);
 /// How often things are told again at the end of a stretch, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
-/// After so many repeats without a quiet moment what came before them is told a last time. A page that has missed an
-/// object with each of them would have been saving that very object for all this time, and made it newer.
+/// After so many repeats without a quiet moment, what came before them is told a last time: somewhere it must end, or
+/// the log would not reach back to it.
 const FORCED: usize = 10;
 
 /// What is to be told again.
