@@ -474,8 +474,9 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often things are told again while writes never go quiet. Default: 30 s. After ten times as long they are told
-    /// a last time, so the log should hold that much.
+    /// How often things are told again while writes never go quiet. Default: 30 s. When they are ten to twenty times as
+    /// old they are told a last time. So the log should hold that much; with a shorter one, pages that come back before
+    /// a quiet moment are brought to the store's state, as after a long absence.
     pub fn settle_longest(mut self, time: Duration) -> Self {
         self.times.settle.longest = within_a_year(time);
         self

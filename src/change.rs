@@ -159,8 +159,8 @@ pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 fn no_usable_id(found: &str) -> ChangeError {
-    let is_long = found.len() > MAX_ID;
-    ChangeError::NoUsableId { found: if is_long { format!("{} bytes", found.len()) } else { found.to_owned() } }
+    let length = string(found).map_or(found.len(), |text| text.len());
+    ChangeError::NoUsableId { found: if length > MAX_ID { format!("{length} bytes") } else { found.to_owned() } }
 }
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
         assert!(Change::delete("").is_err());
         assert!(Change::delete("x".repeat(256)).is_ok());
         let error = Change::delete("x".repeat(257)).unwrap_err().to_string();
-        assert!(error.ends_with("found 259 bytes"), "{error}");
+        assert!(error.ends_with("found 257 bytes"), "{error}");
     }
 
     #[test]

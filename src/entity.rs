@@ -227,8 +227,8 @@ impl Entity {
     /// principal for two seconds, and four are asked for at one time. The ids of rows that were deleted lately belong
     /// to it: without them a page keeps the events that were deleted while it was away. An error, a panic, or more
     /// than the builder's `hook_timeout` is logged, counted and tried again twice; then, as without this hook, pages
-    /// are told that they must load their list again (see the README, "Pages that were away for too long"). Until the
-    /// answer is there, they hear nothing else of this entity. The hook runs to its end although its page has gone. Rows
+    /// are told that they must load their list again (see the README, "Pages that were away for too long"). Until they
+    /// have been told all of it, they hear nothing else of this entity. The hook runs to its end although its page has gone. Rows
     /// without a usable id, and those that pages cannot bear ([`Entity::check`]), are left out, with a line in the log.
     ///
     /// ```

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,13 +50,13 @@ struct Asked {
     /// Where the log stood then: the answer is no older.
     head: u64,
     answer: Answer,
+    is_answered: Arc<AtomicBool>,
 }
 
 impl Asked {
     /// Whether it can be shared still.
     fn is_good(&self, now: Instant) -> bool {
-        let is_waited_for = self.answer.peek().is_none() && self.answer.strong_count().is_some_and(|count| count > 1);
-        is_waited_for || now < self.at + SHARED_FOR
+        !self.is_answered.load(Ordering::Acquire) || now < self.at + SHARED_FOR
     }
 }
 
@@ -80,13 +83,18 @@ impl Snapshots {
                 ask(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.asking.clone());
             let (answer, answered) = oneshot::channel();
             let answers = self.answers.clone();
+            let is_answered = Arc::<AtomicBool>::default();
+            let answering = is_answered.clone();
             tokio::spawn(async move {
-                let _ = answer.send(ask.await);
+                let said = ask.await;
+                answering.store(true, Ordering::Release);
+                let _ = answer.send(said);
                 sleep(SHARED_FOR).await;
                 let now = Instant::now();
                 lock(&answers).retain(|_, asked| asked.is_good(now));
             });
-            Asked { at: now, head, answer: answered.map(|answer| answer.ok().flatten()).boxed().shared() }
+            let answer = answered.map(|answer| answer.ok().flatten()).boxed().shared();
+            Asked { at: now, head, answer, is_answered }
         });
         asked.answer.clone()
     }
@@ -103,11 +111,10 @@ async fn ask(
     let observer = &publisher.observer;
     let name = &publisher.entities.get(usize::from(entity.0))?.name;
     for again_after in AGAIN_AFTER.into_iter().map(Some).chain([None]) {
+        let permit = asking.acquire().await.ok()?;
         let at = publisher.hub.head();
-        let answer = {
-            let _permit = asking.acquire().await.ok()?;
-            guarded(timeout, || hook(identity.clone())).await
-        };
+        let answer = guarded(timeout, || hook(identity.clone())).await;
+        drop(permit);
         let failure = match answer {
             Ok(Ok(everything)) => {
                 let (frames, unbearable) = publisher.hub.snapshot(entity, at, &everything.rows, &everything.gone);

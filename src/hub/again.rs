@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -23,8 +23,6 @@ const ATTEMPTS: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Again {
     pub(super) from: u64,
-    /// What comes after this is told by others.
-    until: u64,
     /// Messages from here on were told while nobody knew where the page stands: they follow the first time.
     messages_from: u64,
     /// What stands for everything before `from`.
@@ -37,6 +35,8 @@ pub(super) struct Again {
     has_arrived: bool,
     /// Everyone is told of it just now, and has what was added before this.
     settling: Option<u64>,
+    /// What settled before what the store says has arrived, and is told behind that.
+    settles_then: Option<(u64, u64)>,
     /// Until when a form may be open that keeps its page from applying a deletion, and which are meant.
     deletions: Option<Deletions>,
     /// How many of them have been told this time.
@@ -122,8 +122,8 @@ impl Again {
     }
 
     /// What settles is told to one that could not be told with the others.
-    pub(super) fn settled(told: Range<u64>, known_before: u64, now: Instant) -> Self {
-        Self { until: told.end, has_arrived: true, settling: Some(known_before), ..Self::due(told.start, now) }
+    pub(super) fn settled(from: u64, known_before: u64, now: Instant) -> Self {
+        Self { has_arrived: true, settling: Some(known_before), ..Self::due(from, now) }
     }
 
     /// What the store says, everything since `from`, and the messages since `messages_from`.
@@ -147,7 +147,6 @@ impl Again {
     fn due(from: u64, at: Instant) -> Self {
         Self {
             from,
-            until: u64::MAX,
             messages_from: u64::MAX,
             snapshot: None,
             step: Step::Due(at),
@@ -155,26 +154,32 @@ impl Again {
             is_repeated: false,
             has_arrived: false,
             settling: None,
+            settles_then: None,
             deletions: None,
             deletions_told: 0,
         }
     }
 
     /// What settles is told with it.
-    pub(super) fn settle(&mut self, told: Range<u64>, known_before: u64, now: Instant) {
+    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+        if self.wants_rows() {
+            let (earlier, known) = self.settles_then.unwrap_or((from, known_before));
+            self.settles_then = Some((from.min(earlier), known_before.min(known)));
+            return;
+        }
         self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.
-                (self.from, self.until, self.attempts) = (told.start, told.end, 0);
+                (self.from, self.attempts) = (from, 0);
                 self.step = Step::Due(now);
             }
             Step::Telling(place) => {
-                place.sequence = place.sequence.min(told.start);
-                (self.from, self.until) = (self.from.min(told.start), self.until.max(told.end));
+                place.sequence = place.sequence.min(from);
+                self.from = self.from.min(from);
             }
             Step::Due(_) | Step::Told(_) => {
-                (self.from, self.until) = (self.from.min(told.start), self.until.max(told.end));
+                self.from = self.from.min(from);
                 self.step = Step::Due(now);
             }
         }
@@ -207,9 +212,9 @@ impl Again {
         }
     }
 
-    /// True when what the store said is being told, and is older than this.
+    /// True when what the store said is older than this.
     pub(super) fn is_stale(&self, refreshed: u64) -> bool {
-        !self.is_repeated && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.at < refreshed)
+        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.at < refreshed)
     }
 
     /// Messages from here on have not been told.
@@ -238,11 +243,7 @@ impl Again {
                 self.step = Step::Telling(Place { sequence: self.from, ..first });
                 true
             }
-            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => {
-                // Old rows of a snapshot want what the log has since.
-                self.until = settle.will_repeat_from().filter(|_| !self.wants_rows()).unwrap_or(u64::MAX);
-                self.put_off(times, now)
-            }
+            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => self.put_off(times, now),
             Step::Told(_) => self.arrive(times, now),
             Step::Arrived(_) => match self.deletions.filter(|deletions| deletions.until > now) {
                 None => false,
@@ -266,6 +267,10 @@ impl Again {
         // A whole store is much to keep for as long as forms stay open.
         self.snapshot = self.snapshot.take().map(|snapshot| Arc::new(snapshot.only_gone()));
         self.step = Step::Arrived(now + times.deletions_every);
+        if let Some((from, known_before)) = self.settles_then.take() {
+            self.settle(from.max(self.from), known_before, now);
+            return true;
+        }
         self.deletions.is_some()
     }
 
@@ -319,8 +324,11 @@ impl Hub {
         };
         let mut share = Share::from(place);
         // What the log itself tells comes last. Young deletions are told to everyone.
-        let tombstones_end = if only_deletions { self.young_tombstones(log, now) } else { again.from };
-        let tombstones = place.tombstone..tombstones_end.max(place.tombstone);
+        let (begin, end) = match only_deletions {
+            true => (place.tombstone.max(log.refreshed(entity)), self.young_tombstones(log, now)),
+            false => (place.tombstone, again.from),
+        };
+        let tombstones = begin..end.max(begin);
         for (tombstone, buried) in log.tombstones(entity, tombstones) {
             if !share.add(Place { tombstone, ..place }, Some(self.voice(entity).buried(buried))) {
                 return Some(share);
@@ -347,8 +355,9 @@ impl Hub {
             Some(everything_before) if again.has_arrived => Pages::ThatHave { everything_before },
             _ => Pages::Any,
         };
-        let newest = self.newest(log, entity, place.sequence, again.messages_from, pages);
-        for (sequence, frame) in newest.take_while(|(sequence, _)| *sequence < again.until) {
+        // What the log holds from before is in the rows, or newer there.
+        let newest = self.newest(log, entity, place.sequence, again.from, again.messages_from, pages);
+        for (sequence, frame) in newest {
             if !share.add(Place { sequence, ..place }, frame) {
                 return Some(share);
             }

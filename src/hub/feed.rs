@@ -1,9 +1,6 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -111,7 +108,7 @@ struct Asked {
 #[derive(Debug)]
 struct Subscription {
     entity: EntityIndex,
-    /// The first record of it that is wanted.
+    /// The first record of it that is wanted; none while it is lost, or told for the first time what the store says.
     from: u64,
     /// On the way to the head: of each object only the newest state is told, to pages that may have it or not.
     replaying: bool,
@@ -167,13 +164,14 @@ impl Feed {
 }
 
 impl Subscription {
-    /// Only the store can tell where it stands. Messages from `unheard_from` on have not been heard.
-    fn lose(&mut self, unheard_from: u64) {
+    /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `unheard_from` on
+    /// have not been heard.
+    fn lose(&mut self, unheard_from: u64, stale_before: u64) {
         self.from = u64::MAX;
         self.unheard_from = unheard_from;
         self.replaying = false;
         self.again = None;
-        self.stale_before = 0;
+        self.stale_before = stale_before;
         self.lost = Some(Lost::Unasked);
     }
 
@@ -188,10 +186,10 @@ impl Subscription {
     }
 
     /// Tells what settles once more.
-    fn settle(&mut self, told: Range<u64>, known_before: u64, now: Instant) {
+    fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
         match &mut self.again {
-            Some(again) => again.settle(told, known_before, now),
-            None => self.again = Some(Box::new(Again::settled(told, known_before, now))),
+            Some(again) => again.settle(from, known_before, now),
+            None => self.again = Some(Box::new(Again::settled(from, known_before, now))),
         }
     }
 }
@@ -229,7 +227,7 @@ impl Hub {
             stale_before: 0,
         };
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
-            None => subscription.lose(missed_from.unwrap_or(0).max(log.base())),
+            None => subscription.lose(missed_from.unwrap_or(0).max(log.base()), 0),
             Some(from) => {
                 if from < head {
                     // The others have been handed what lies between.
@@ -277,12 +275,11 @@ impl Hub {
         let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
             return;
         };
-        // Before this anything may have happened that neither the log nor a refresh tells of.
-        let stale_before = log.base().max(log.refreshed(entity));
         match &snapshot {
-            Some(snapshot) if snapshot.at < stale_before => {
+            // What happened since is gone from the log already.
+            Some(snapshot) if snapshot.at < log.base() => {
                 subscription.lost = Some(Lost::Unasked);
-                subscription.stale_before = stale_before;
+                subscription.stale_before = log.base();
             }
             _ => {
                 let (counter, from) = match &snapshot {
@@ -354,8 +351,7 @@ impl Hub {
             if let Some((entity, sequence)) = lost {
                 drop(log);
                 if let Some(subscription) = feed.find(entity) {
-                    subscription.lose(sequence + 1);
-                    subscription.stale_before = sequence + 1;
+                    subscription.lose(sequence + 1, sequence + 1);
                     feed.cursor = sequence + 1;
                 }
                 return Progress::More;
@@ -402,22 +398,26 @@ impl Hub {
         };
         let share = match &telling {
             Telling::Lost => return Progress::More,
-            Telling::Deletions(share) | Telling::Again(share) => share,
+            Telling::Deletions(share) | Telling::Again(share, _) => share,
         };
         let frames: Vec<&Bytes> = share.frames.iter().map(|(_, frame)| frame).collect();
         let taken = subscriber.outlet.offer(&frames);
         self.tally.repeats.add(taken.frames as u64);
         let subscription = &mut feed.subscriptions[at];
         match (&telling, &mut subscription.again) {
-            (Telling::Again(share), Some(again)) => {
+            (&Telling::Again(ref share, refreshed), Some(again)) => {
                 again.told(share, taken.frames, &self.times, now);
+                // It was told what the store says, and all that followed until here.
                 if again.is_repeated() && subscription.from == u64::MAX {
-                    // It was told what the store says, and all that followed until here.
-                    subscription.from = cursor;
+                    if again.is_stale(refreshed) {
+                        subscription.lose(cursor, refreshed);
+                    } else {
+                        subscription.from = cursor;
+                    }
                 }
             }
             (Telling::Deletions(share), _) => subscription.buried_from = share.deletions_left(taken.frames),
-            (Telling::Again(_) | Telling::Lost, _) => {}
+            (Telling::Again(..) | Telling::Lost, _) => {}
         }
         if taken.frames == frames.len() && !frames.is_empty() {
             subscriber.ride_along(&mut feed, self, now);
@@ -435,11 +435,9 @@ impl Hub {
             return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from)));
         }
         let again = known.again.as_mut()?;
-        let refreshed = if self.voice(known.entity).has_snapshot { log.refreshed(known.entity) } else { 0 };
-        if again.is_gone(log, now) || again.is_stale(refreshed) {
+        if again.is_gone(log, now) {
             let unheard_from = again.unheard_from(cursor);
-            known.lose(unheard_from);
-            known.stale_before = refreshed;
+            known.lose(unheard_from, 0);
             return Some(Telling::Lost);
         }
         let goes_on = again.move_on(&lock(&self.settles)[usize::from(known.entity.0)], &self.times, now);
@@ -447,13 +445,15 @@ impl Hub {
             known.again = None;
             return None;
         }
-        self.share(log, known.entity, again, now).map(Telling::Again)
+        let refreshed = if self.voice(known.entity).has_snapshot { log.refreshed(known.entity) } else { 0 };
+        self.share(log, known.entity, again, now).map(|share| Telling::Again(share, refreshed))
     }
 }
 
 /// What is told once more.
 enum Telling {
-    Again(Share),
+    /// With where the log stood behind the latest refresh.
+    Again(Share, u64),
     Deletions(Share),
     /// Only the store can tell it.
     Lost,
@@ -575,7 +575,7 @@ impl Subscriber {
         let mut is_told = false;
         if repetition.is_gone {
             let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
-            subscription.lose(unheard_from);
+            subscription.lose(unheard_from, 0);
             is_told = true;
         } else if let Some(frames) = repetition.frames.as_ref().filter(|_| is_there) {
             let frames: Vec<&Bytes> = frames.iter().collect();
@@ -589,7 +589,7 @@ impl Subscriber {
         if !is_told && repeat.only_deletions {
             subscription.buried_from = Some(repeat.told.start);
         } else if !is_told {
-            subscription.settle(repeat.told.clone(), repeat.known_before, now);
+            subscription.settle(repeat.told.start, repeat.known_before, now);
         }
         feed.way = Way::Slow;
         drop(feed);

@@ -28,11 +28,13 @@ impl Batch {
     }
 }
 
-/// What is to be told once more to everyone.
+/// What is to be told once more to everyone: everything there, where the log is too short, or as much as it holds.
 #[derive(Clone, Debug)]
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
     pub(super) told: Range<u64>,
+    /// Who cannot be told all of it is lost.
+    pub(super) is_last: bool,
     /// What was added before is on every page.
     pub(super) known_before: u64,
     pub(super) only_deletions: bool,
@@ -44,6 +46,7 @@ impl Repeat {
         let fits = self.entity == other.entity && self.only_deletions == other.only_deletions;
         if fits {
             self.told = self.told.start.min(other.told.start)..self.told.end.max(other.told.end);
+            self.is_last |= other.is_last;
             self.known_before = self.known_before.min(other.known_before);
         }
         fits

@@ -128,7 +128,10 @@ impl Log {
         if let Matter::Change(subject) = &mut record.matter {
             subject.added = match subject.kind {
                 ChangeKind::Add => Some(sequence),
-                ChangeKind::Update => self.newest(record.entity, &subject.id).and_then(|(_, known)| known.added),
+                ChangeKind::Update => {
+                    let known = self.newest(record.entity, &subject.id);
+                    known.filter(|(_, known)| known.kind != ChangeKind::Delete).and_then(|(_, known)| known.added)
+                }
                 ChangeKind::Delete => {
                     let known = self.newest(record.entity, &subject.id);
                     let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
@@ -171,9 +174,14 @@ impl Log {
         }
     }
 
-    /// True when nothing newer than this record is known of its object.
+    /// The same, unless the entity was refreshed since then: who knows what the object is now.
+    pub(crate) fn known(&self, entity: EntityIndex, id: &str) -> Option<(u64, &Subject)> {
+        self.newest(entity, id).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
+    }
+
+    /// True when nothing newer than this record is known of its object, nor was the entity refreshed since.
     pub(crate) fn is_newest(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
-        self.index(entity).is_some_and(|index| index.newest.get(id) == Some(&sequence))
+        self.index(entity).is_some_and(|index| index.newest.get(id) == Some(&sequence) && sequence >= index.refreshed)
     }
 
     /// True when what was told of an object from `sequence` on says all there is to say of it.
@@ -181,7 +189,7 @@ impl Log {
         let newest = self.index(entity).and_then(|index| index.newest.get(id));
         newest.is_some_and(|&newest| {
             let is_partial = self.newest(entity, id).is_some_and(|(_, subject)| !subject.whole);
-            newest >= sequence && !is_partial
+            newest >= sequence.max(self.refreshed(entity)) && !is_partial
         })
     }
 
@@ -303,7 +311,8 @@ impl Log {
         };
         if let Some((entity, id)) = entity_and_id {
             let is_buried = self.tombstones.contains_key(&self.base);
-            if self.is_newest(entity, &id, self.base) && !is_buried {
+            let is_newest = self.index(entity).is_some_and(|index| index.newest.get(&id) == Some(&self.base));
+            if is_newest && !is_buried {
                 self.forget_parent(entity, &id);
                 if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
                     index.newest.remove(&id);

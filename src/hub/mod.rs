@@ -103,7 +103,8 @@ impl DeliveryTimes {
     /// Many deletions are told again less often than a few.
     fn deletions_after(&self, told: usize) -> Duration {
         let rounds = u32::try_from(told / REPEAT_FRAMES).unwrap_or(u32::MAX);
-        self.deletions_every.saturating_mul(rounds.saturating_add(1))
+        let rare = (self.deletions_for / 3).max(self.deletions_every);
+        self.deletions_every.saturating_mul(rounds.saturating_add(1)).min(rare)
     }
 }
 
@@ -411,8 +412,8 @@ impl Hub {
             let due = settle.due(now, &self.times.settle);
             drop(settles);
             next = next.into_iter().chain(due).min();
-            for Due { told, known_before } in again {
-                self.repeat(&Repeat { entity, told, known_before, only_deletions: false });
+            for Due { told, is_last, known_before } in again {
+                self.repeat(&Repeat { entity, told, is_last, known_before, only_deletions: false });
             }
         }
         next
@@ -425,12 +426,13 @@ impl Hub {
         }
         for entity in self.entities() {
             let log = lock(&self.log);
-            let from = self.young_tombstones(&log, now);
+            let from = self.young_tombstones(&log, now).max(log.refreshed(entity));
             let count = log.tombstones(entity, from..log.head()).count();
             drop(log);
             let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
             if count > 0 && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
-                self.repeat(&Repeat { entity, told: from..u64::MAX, known_before: 0, only_deletions: true });
+                let told = from..u64::MAX;
+                self.repeat(&Repeat { entity, told, is_last: false, known_before: 0, only_deletions: true });
             }
         }
     }
@@ -448,40 +450,43 @@ impl Hub {
 
     /// What is told once more, as it is now.
     fn repetition(&self, repeat: &Repeat) -> Repetition {
-        let Repeat { entity, only_deletions, known_before, told: Range { start, end } } = *repeat;
+        let Repeat { entity, is_last, only_deletions, known_before, told: Range { start, end } } = *repeat;
         let log = lock(&self.log);
         let until = log.head();
+        let start = if is_last || only_deletions { start } else { start.max(log.base()) };
         let at_most = REPEAT_FRAMES + 1;
         let frames: Vec<Bytes> = if only_deletions {
             let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
             log.tombstones(entity, start..until.max(start)).map(buried).take(at_most).collect()
         } else {
             let pages = Pages::ThatHave { everything_before: known_before };
-            let newest = self.newest(&log, entity, start, u64::MAX, pages);
+            let newest = self.newest(&log, entity, start, start, u64::MAX, pages);
             newest.take_while(|(at, _)| *at < end).filter_map(|(_, frame)| frame).take(at_most).collect()
         };
         Repetition {
-            repeat: repeat.clone(),
+            repeat: Repeat { told: start..end, ..repeat.clone() },
             until,
             is_gone: !only_deletions && start < log.base(),
             frames: (frames.len() <= REPEAT_FRAMES).then_some(frames),
         }
     }
 
-    /// The records from a sequence number on; with those that hold the newest state of one of this entity's objects,
-    /// what tells it, and with the messages from `messages_from` on, what was said.
+    /// The records from a sequence number on; with those from `changes_from` on that hold the newest state of one of
+    /// this entity's objects, what tells it, and with the messages from `messages_from` on, what was said.
     fn newest<'l>(
         &'l self,
         log: &'l Log,
         entity: EntityIndex,
         from: u64,
+        changes_from: u64,
         messages_from: u64,
         pages: Pages,
     ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
         log.since(from).into_iter().flatten().map(move |(sequence, record)| {
             let frame = match &record.matter {
-                Matter::Change(subject) if record.entity == entity && log.is_newest(entity, &subject.id, sequence) => {
-                    Some(self.once_more(entity, subject, &record.frame, pages))
+                Matter::Change(subject) if record.entity == entity && changes_from <= sequence => {
+                    let is_newest = log.is_newest(entity, &subject.id, sequence);
+                    is_newest.then(|| self.once_more(entity, subject, &record.frame, pages))
                 }
                 Matter::Message if record.entity == entity && messages_from <= sequence => Some(record.frame.clone()),
                 // Where the store can be asked, that is done instead.
@@ -510,7 +515,7 @@ impl Hub {
         if self.delivery == Delivery::Plain {
             return self.changed(entity, kind, id, change.object(), false);
         }
-        let known = log.newest(entity, id).map(|(_, subject)| subject);
+        let known = log.known(entity, id).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
         match (kind, known) {
             (ChangeKind::Delete, _) => {

@@ -29,15 +29,17 @@ const HANGING: Duration = Duration::from_secs(60);
 /// How often things are told again at the end of a stretch, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
-/// After so many repeats without a quiet moment, what came before them is told a last time: somewhere it must end, or
-/// the log would not reach back to it.
-const FORCED: usize = 10;
+/// After so many repeats without a quiet moment, what is older than as many is told a last time: somewhere it must end,
+/// or the log would not reach back to it.
+const FORCED: u32 = 10;
 
 /// What is to be told again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// Where the log does not reach back to its beginning, pages can only be brought to the store's state.
     pub(crate) told: Range<u64>,
+    /// Nothing will be told of it after this: where the log does not reach back to its beginning, pages can only be
+    /// brought to the store's state.
+    pub(crate) is_last: bool,
     /// What was added before has had its last word.
     pub(crate) known_before: u64,
 }
@@ -101,8 +103,10 @@ struct Stretch {
     since: Instant,
     /// Where the log stood when all was told again at the end, and writes followed.
     closed: [u64; CLOSINGS],
-    /// Where it stood at the latest repeats without a quiet moment.
-    forced: [u64; FORCED],
+    /// Repeats without a quiet moment.
+    forced: u32,
+    /// Where it stood when things were told a last time without one.
+    young_from: u64,
 }
 
 impl Settle {
@@ -132,7 +136,8 @@ impl Settle {
                     fresh: true,
                     since: now,
                     closed: [head; CLOSINGS],
-                    forced: [head; FORCED],
+                    forced: 0,
+                    young_from: head,
                 });
             }
         }
@@ -188,34 +193,35 @@ impl Settle {
             let from = std::mem::replace(&mut stretch.repeated, log.end);
             stretch.fresh = !is_quiet;
             stretch.unsure_until = from;
-            if is_quiet {
-                again.push(from..log.end);
-            } else {
-                again.push(from.max(log.start)..log.end);
-                stretch.forced.rotate_left(1);
-                stretch.forced[FORCED - 1] = log.end;
-                if stretch.from >= log.start {
-                    let from = stretch.from;
-                    stretch.from = from.max(stretch.forced[0]);
-                    again.push(from..stretch.from);
+            again.push((from..log.end, is_quiet));
+            if !is_quiet {
+                stretch.forced += 1;
+                // A log that is too short for this is left for a quiet moment.
+                if stretch.forced % FORCED == 0 && stretch.young_from >= log.start {
+                    again.push((stretch.from..stretch.young_from, true));
+                    stretch.from = stretch.young_from;
+                }
+                if stretch.forced % FORCED == 0 {
+                    stretch.young_from = log.end;
                 }
             }
         } else if !is_quiet {
             // Nobody has missed anything yet.
         } else if stretch.from < stretch.unsure_until {
             // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
-            again.push(stretch.from..stretch.unsure_until);
+            again.push((stretch.from..stretch.unsure_until, true));
             stretch.closed.rotate_left(1);
             stretch.closed[CLOSINGS - 1] = log.end;
             stretch.from = stretch.from.max(stretch.closed[0]);
             stretch.unsure_until = stretch.from;
+            stretch.young_from = stretch.young_from.max(stretch.from);
         } else {
             self.stretch = None;
             return Vec::new();
         }
         stretch.since = now;
-        again.retain(|told| !told.is_empty());
-        again.into_iter().map(|told| Due { told, known_before }).collect()
+        again.retain(|(told, _)| !told.is_empty());
+        again.into_iter().map(|(told, is_last)| Due { told, is_last, known_before }).collect()
     }
 
     /// Whether deletions are told again now; not before a rest then.
@@ -354,30 +360,39 @@ mod tests {
     #[test]
     fn in_traffic_that_never_ends_everything_is_told_twice_more_and_is_settled_then() {
         let mut world = World::new();
-        for second in 0..400 {
+        for second in 0..450 {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
-        // Where the oldest of the latest ten repeats ended.
         assert_eq!(world.settle.unsettled_from(), Some(300));
         let times = |sequence| world.repeats.iter().filter(|(_, due)| due.told.contains(&sequence)).count();
         assert!((0..300).all(|sequence| times(sequence) == 2), "{:?}", world.repeats());
-        assert!((300..390).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
+        assert!((300..440).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
         world.until(500.0);
-        assert_eq!(world.repeats().last(), Some(&(403.2, 310..400)));
+        assert_eq!(world.repeats().last(), Some(&(453.2, 300..450)));
         assert!(world.settle.stretch.is_none());
     }
 
     #[test]
     fn what_the_log_drops_before_its_last_word_is_for_the_store_to_tell() {
         let mut world = World::new();
-        for second in 0..150 {
+        for second in 0..250 {
             world.write(f64::from(second), f64::from(second) + 0.2);
             world.base = world.head.saturating_sub(8);
         }
-        world.until(200.0);
-        let (before, last) = world.repeats.split_at(world.repeats.len() - 1);
-        assert_eq!(last[0].1.told, 0..150);
-        assert!(before.iter().all(|(_, due)| due.told.end - due.told.start <= 10), "{before:?}");
+        world.until(300.0);
+        let last: Vec<Range<u64>> =
+            world.repeats.iter().filter(|(_, due)| due.is_last).map(|(_, due)| due.told.clone()).collect();
+        assert_eq!(last, std::slice::from_ref(&(0..250)), "when all is quiet");
+    }
+
+    #[test]
+    fn a_log_that_is_long_enough_again_ends_what_it_was_too_short_for() {
+        let mut world = World::new();
+        for second in 0..450 {
+            world.write(f64::from(second), f64::from(second) + 0.2);
+            world.base = world.base.max(if second < 150 { world.head } else { 0 });
+        }
+        assert_eq!(world.settle.unsettled_from(), Some(300));
     }
 
     #[test]
