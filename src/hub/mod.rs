@@ -296,6 +296,7 @@ impl Hub {
             log.append(now, Record { entity: self.resync, frame, matter: Matter::Message });
         }
         log.append(now, marker);
+        lock(&self.settles)[usize::from(entity.0)].refreshed();
         drop(log);
         self.wake();
     }
@@ -628,6 +629,11 @@ impl Drop for Activity {
         let now = Instant::now();
         let mut settles = lock(&self.hub.settles);
         let settle = &mut settles[usize::from(self.entity.0)];
-        if self.is_list { settle.list_ends(self.begun, now) } else { settle.write_ends(self.begun, now) }
+        if self.is_list {
+            settle.list_ends(self.begun, now);
+        } else if settle.write_ends(self.begun, now) {
+            drop(settles);
+            self.hub.refresh(self.entity);
+        }
     }
 }

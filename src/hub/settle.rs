@@ -52,6 +52,8 @@ pub(crate) struct Settle {
     stretch: Option<Stretch>,
     /// Deletions are not told again before this.
     deletions_due: Instant,
+    /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
+    doubtful: Vec<Instant>,
 }
 
 /// Requests of one kind.
@@ -113,7 +115,7 @@ impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
         let ended = || InFlight { ended: Some(now), ..InFlight::default() };
-        Self { writes: ended(), lists: ended(), stretch: None, deletions_due: now }
+        Self { writes: ended(), lists: ended(), stretch: None, deletions_due: now, doubtful: Vec::new() }
     }
 
     /// A write arrives, or something is published by hand. `head` is where the log stands.
@@ -143,9 +145,16 @@ impl Settle {
         }
     }
 
-    /// The write that began then is answered.
-    pub(crate) fn write_ends(&mut self, begun: Instant, now: Instant) {
+    /// The write that began then is answered. True when an earlier refresh must be done again.
+    pub(crate) fn write_ends(&mut self, begun: Instant, now: Instant) -> bool {
         self.writes.end(begun, now);
+        let doubtful = self.doubtful.iter().position(|known| *known == begun);
+        doubtful.map(|at| self.doubtful.swap_remove(at)).is_some() && self.doubtful.is_empty()
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn refreshed(&mut self) {
+        self.doubtful.clone_from(&self.writes.begun);
     }
 
     /// A page asks for the list.
@@ -305,7 +314,7 @@ mod tests {
             self.until(to);
             self.settle.told(self.at(to));
             self.head += 1;
-            self.settle.write_ends(self.at(from), self.at(to));
+            assert!(!self.settle.write_ends(self.at(from), self.at(to)));
         }
 
         /// Lets the time pass, telling again what is due.
@@ -424,6 +433,21 @@ mod tests {
             world.until(100.0);
             assert_eq!(world.repeats(), told_again, "{list:?}");
         }
+    }
+
+    #[test]
+    fn a_refresh_is_done_again_behind_the_writes_that_met_it() {
+        let mut world = World::new();
+        let at = [0.0, 1.0, 2.0, 3.0].map(|seconds| world.at(seconds));
+        world.settle.write_begins(at[0], 0, &TIMES);
+        world.settle.write_begins(at[1], 0, &TIMES);
+        world.settle.refreshed();
+        world.settle.write_begins(at[2], 1, &TIMES);
+        assert!(!world.settle.write_ends(at[1], at[3]));
+        assert!(!world.settle.write_ends(at[2], at[3]), "it began behind it");
+        assert!(world.settle.write_ends(at[0], at[3]));
+        world.settle.refreshed();
+        assert!(world.settle.doubtful.is_empty(), "and nothing is left to meet it");
     }
 
     #[test]

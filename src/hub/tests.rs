@@ -535,3 +535,22 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
     hub.publish(EVENTS, &[Change::update(&json!({"id": 1, "x": 2})).unwrap()], None);
     assert!(!lock(&hub.log).newest(EVENTS, "1").unwrap().1.whole);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_meets_an_import_does_not_undo_it() {
+    let mut voice = Voice::new("events", "event");
+    voice.has_snapshot = true;
+    let hub = hub_of(vec![voice], 1000, Delivery::Converging);
+    let subscriber = lost(&hub, &Pipe::new(true, usize::MAX / 2));
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    let write = hub.write_begins(EVENTS);
+    // Committed already, and told later.
+    hub.refresh(EVENTS);
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 1));
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    hub.publish(EVENTS, &[update(0)], None);
+    drop(write);
+    assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 3), "the store is asked once more");
+}

@@ -190,6 +190,7 @@ enum Event {
     FoundDead(u64),
     Asked(u64, u64),
     Snapshot(u64, Arc<SnapshotFrames>),
+    Import,
     Restart,
 }
 
@@ -320,6 +321,12 @@ impl World {
         if self.dice.one_in(5) {
             let when = self.dice.millis(3000, seconds * 1000);
             self.later(when, Event::Restart);
+        }
+        if self.dice.one_in(5) {
+            for _ in 0..1 + self.dice.below(3) {
+                let when = self.dice.millis(1000, seconds * 1000);
+                self.later(when, Event::Import);
+            }
         }
         // Forms and dark sockets last on for a while.
         self.begun + Duration::from_secs(seconds + 25)
@@ -518,6 +525,7 @@ impl World {
                     self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), now);
                 }
             }
+            Event::Import => self.import(),
             // What is lost of requests is their pages' affair.
             Event::Restart if self.requests > 0 => self.later(Duration::from_millis(50), Event::Restart),
             Event::Restart => self.restart(),
@@ -570,6 +578,32 @@ impl World {
         }
         self.epoch += 1;
         self.hub = hub(self.delivery, self.log_records);
+    }
+
+    /// The store changes past the layer: rows are new, changed, gone, or back again.
+    fn import(&mut self) {
+        let plain = |row: &Map| !is_series(row) && text(row, "recurring_event_id").is_empty();
+        let plain: Vec<u64> = self.store.rows.iter().filter(|(_, row)| plain(row)).map(|(id, _)| *id).collect();
+        let row = self.new_event();
+        self.store.next += 1;
+        self.store.rows.insert(self.store.next, row);
+        if !plain.is_empty() {
+            let changed = plain[self.dice.below(plain.len())];
+            let row = self.new_event();
+            self.store.rows.insert(changed, row);
+            let gone = plain[self.dice.below(plain.len())];
+            self.store.remove(&gone.to_string());
+            self.note(|| format!("an import changes {changed} and drops {gone}"));
+        }
+        let deleted: Vec<u64> = self.store.deleted.iter().copied().collect();
+        if !deleted.is_empty() && self.dice.one_in(2) {
+            let back = deleted[self.dice.below(deleted.len())];
+            let row = self.new_event();
+            self.store.deleted.remove(&back);
+            self.store.rows.insert(back, row);
+            self.note(|| format!("an import brings {back} back"));
+        }
+        self.hub.refresh(EVENTS);
     }
 
     /// A user does something.
