@@ -16,8 +16,10 @@ use crate::hub::{
 pub(super) const SHARE_RECORDS: usize = 512;
 /// Bytes in one share of the slow way.
 pub(super) const SHARE_BYTES: usize = 128 * 1024;
-/// How often a telling is put off, or given again, because somebody was saving.
+/// How often something is told again because somebody was saving meanwhile …
 const ATTEMPTS: u8 = 3;
+/// … and how often that is put off because somebody is saving just then.
+const PATIENCE: u8 = 15;
 
 /// Everything from one sequence number on, to be told once more.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Again {
     snapshot: Option<Arc<SnapshotFrames>>,
     step: Step,
     attempts: u8,
+    patience: u8,
     /// It has been told to its end before.
     is_repeated: bool,
     /// It has been told while nobody was saving: of a snapshot only the deletions matter any more.
@@ -118,7 +121,7 @@ impl Again {
     /// may have been open all the while.
     pub(super) fn replayed(from: u64, comes_back: bool, times: &DeliveryTimes, now: Instant) -> Self {
         let deletions = comes_back.then(|| Deletions { from, until: now + times.deletions_for });
-        Self { attempts: ATTEMPTS, deletions, ..Self::due(from, now + times.replay_again) }
+        Self { attempts: ATTEMPTS, patience: PATIENCE, deletions, ..Self::due(from, now + times.replay_again) }
     }
 
     /// What settles is told to one that could not be told with the others.
@@ -139,6 +142,7 @@ impl Again {
             snapshot: Some(snapshot),
             step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
             attempts: ATTEMPTS,
+            patience: PATIENCE,
             deletions: Some(Deletions { from: 0, until: now + times.deletions_for }),
             ..Self::due(from, now)
         }
@@ -151,6 +155,7 @@ impl Again {
             snapshot: None,
             step: Step::Due(at),
             attempts: 0,
+            patience: 0,
             is_repeated: false,
             has_arrived: false,
             settling: None,
@@ -165,13 +170,17 @@ impl Again {
         if self.wants_rows() {
             let (earlier, known) = self.settles_then.unwrap_or((from, known_before));
             self.settles_then = Some((from.min(earlier), known_before.min(known)));
+            if !matches!(self.step, Step::Telling(_)) {
+                // A good moment for the rows as well.
+                self.step = Step::Due(now);
+            }
             return;
         }
         self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.
-                (self.from, self.attempts) = (from, 0);
+                (self.from, self.attempts, self.patience) = (from, 0, 0);
                 self.step = Step::Due(now);
             }
             Step::Telling(place) => {
@@ -235,7 +244,8 @@ impl Again {
         match self.step {
             // Everyone is going to be told of it.
             Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(times, now),
-            Step::Due(_) if self.is_repeated && self.attempts > 0 && !was_calm(settle, times, now, now) => {
+            Step::Due(_) if self.is_repeated && self.patience > 0 && !was_calm(settle, times, now, now) => {
+                self.patience -= 1;
                 self.put_off(times, now)
             }
             Step::Due(_) => {
@@ -243,7 +253,10 @@ impl Again {
                 self.step = Step::Telling(Place { sequence: self.from, ..first });
                 true
             }
-            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => self.put_off(times, now),
+            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => {
+                self.attempts -= 1;
+                self.put_off(times, now)
+            }
             Step::Told(_) => self.arrive(times, now),
             Step::Arrived(_) => match self.deletions.filter(|deletions| deletions.until > now) {
                 None => false,
@@ -257,7 +270,6 @@ impl Again {
     }
 
     fn put_off(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
-        self.attempts -= 1;
         self.step = Step::Due(now + times.settle.overlap);
         true
     }
