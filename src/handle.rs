@@ -190,6 +190,9 @@ impl LiveUpdates {
     /// one they are told to load their list again, which their own handler must do (see the README, "Pages that were
     /// away for too long").
     ///
+    /// Call it when the change is committed: what was told before is not told again. Writes that are on their way just
+    /// then may be older than the change or newer, so it is done again when they are answered.
+    ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
     ///
