@@ -337,7 +337,7 @@ impl Hub {
         let mut share = Share::from(place);
         // What the log itself tells comes last. Young deletions are told to everyone.
         let (begin, end) = match only_deletions {
-            true => (place.tombstone.max(log.refreshed(entity)), self.young_tombstones(log, now)),
+            true => (place.tombstone.max(self.reimported_before(log, entity)), self.young_tombstones(log, now)),
             false => (place.tombstone, again.from),
         };
         let tombstones = begin..end.max(begin);

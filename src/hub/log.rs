@@ -226,6 +226,19 @@ impl Log {
             .map(|(&sequence, tombstone)| (sequence, tombstone))
     }
 
+    /// An object that was deleted before this is in the store again.
+    pub(crate) fn unbury(&mut self, entity: EntityIndex, id: &str, before: u64) {
+        let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
+            return;
+        };
+        let buried = index.newest.get(id).copied().filter(|sequence| *sequence < before);
+        if let Some(sequence) = buried.filter(|sequence| self.tombstones.remove(sequence).is_some()) {
+            if sequence < self.base {
+                index.newest.remove(id);
+            }
+        }
+    }
+
     /// From here on tombstones are no older than this.
     pub(crate) fn tombstones_since(&self, time: Instant) -> u64 {
         let young = self.position_at(time);

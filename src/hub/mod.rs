@@ -375,6 +375,10 @@ impl Hub {
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
         let voice = self.voice(entity);
+        {
+            let mut log = lock(&self.log);
+            rows.iter().for_each(|row| log.unbury(entity, row.id(), at));
+        }
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             frame: voice.gone(change.object(), true).frame,
@@ -427,7 +431,7 @@ impl Hub {
         }
         for entity in self.entities() {
             let log = lock(&self.log);
-            let from = self.young_tombstones(&log, now).max(log.refreshed(entity));
+            let from = self.young_tombstones(&log, now).max(self.reimported_before(&log, entity));
             let count = log.tombstones(entity, from..log.head()).count();
             drop(log);
             let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
@@ -441,6 +445,11 @@ impl Hub {
     /// Where the deletions begin that are told again.
     fn young_tombstones(&self, log: &Log, now: Instant) -> u64 {
         now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then))
+    }
+
+    /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
+    fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
+        if self.voice(entity).has_snapshot { 0 } else { log.refreshed(entity) }
     }
 
     fn repeat(&self, repeat: &Repeat) {
