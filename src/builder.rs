@@ -513,7 +513,7 @@ impl<A> Builder<A> {
     /// How often, and for how long, deletions are told again. Default: every 30 s for 15 minutes. The Scheduler cannot
     /// apply one while the event's form is open; a form open for longer leaves the event on its page until that is
     /// loaded again. A length of zero switches it off. Each 512 deletions that are to be told again at one time put the
-    /// next time off by as much as `every`.
+    /// next time off by as much as `every`, to a third of the length at most.
     pub fn repeat_deletions(mut self, every: Duration, length: Duration) -> Self {
         if !length.is_zero() {
             self.times.deletions_every = within_a_year(every);

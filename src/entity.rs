@@ -228,8 +228,9 @@ impl Entity {
     /// to it: without them a page keeps the events that were deleted while it was away. An error, a panic, or more
     /// than the builder's `hook_timeout` is logged, counted and tried again twice; then, as without this hook, pages
     /// are told that they must load their list again (see the README, "Pages that were away for too long"). Until they
-    /// have been told all of it, they hear nothing else of this entity. The hook runs to its end although its page has gone. Rows
-    /// without a usable id, and those that pages cannot bear ([`Entity::check`]), are left out, with a line in the log.
+    /// have been told all of it, they hear nothing else of this entity. The hook runs to its end although its page has
+    /// gone. Rows without a usable id, and those that pages cannot bear ([`Entity::check`]), are left out, with a line
+    /// in the log.
     ///
     /// ```
     /// use std::{collections::BTreeMap, convert::Infallible, sync::{Arc, Mutex}};

@@ -143,3 +143,56 @@ async fn ask(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{Entity, Snapshot, hub::tests::hub};
+
+    const EVENTS: EntityIndex = EntityIndex(0);
+
+    /// A store that takes so long to answer, and how often it was asked.
+    fn snapshots(takes: Duration) -> (Snapshots, Arc<AtomicUsize>) {
+        let asked = Arc::<AtomicUsize>::default();
+        let events = Entity::new("events").snapshot(asked.clone(), move |asked: Arc<AtomicUsize>, _| async move {
+            asked.fetch_add(1, Ordering::Relaxed);
+            sleep(takes).await;
+            Ok::<_, std::convert::Infallible>(Snapshot::new([] as [Value; 0]))
+        });
+        let publisher = Publisher { entities: [events].into(), hub: hub(10), observer: Arc::default() };
+        (Snapshots::new(publisher, Duration::from_secs(60)), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_kept_for_as_long_as_it_is_shared() {
+        let (snapshots, asked) = snapshots(Duration::from_secs(1));
+        let identity = Identity::new("ann");
+        let of = || snapshots.of(EVENTS, &identity, 0);
+        assert!(of().await.is_some() && of().await.is_some());
+        assert_eq!((asked.load(Ordering::Relaxed), lock(&snapshots.answers).len()), (1, 1));
+        sleep(SHARED_FOR).await;
+        tokio::task::yield_now().await;
+        assert!(lock(&snapshots.answers).is_empty());
+        assert!(of().await.is_some());
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_come_and_go_share_one_question() {
+        let (snapshots, asked) = snapshots(Duration::from_secs(30));
+        let identity = Identity::new("ann");
+        let of = || snapshots.of(EVENTS, &identity, 0);
+        for _ in 0..10 {
+            assert!(tokio::time::timeout(Duration::from_secs(2), of()).await.is_err());
+        }
+        assert!(of().await.is_some());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        sleep(SHARED_FOR).await;
+        tokio::task::yield_now().await;
+        assert!(lock(&snapshots.answers).is_empty(), "although somebody may have left");
+    }
+}

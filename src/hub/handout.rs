@@ -28,12 +28,12 @@ impl Batch {
     }
 }
 
-/// What is to be told once more to everyone: everything there, where the log is too short, or as much as it holds.
+/// What is to be told once more to everyone.
 #[derive(Clone, Debug)]
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
     pub(super) told: Range<u64>,
-    /// Who cannot be told all of it is lost.
+    /// Where the log does not hold all of it, pages lose their place; otherwise they are told what it holds.
     pub(super) is_last: bool,
     /// What was added before is on every page.
     pub(super) known_before: u64,

@@ -517,6 +517,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_has_again_is_not_buried() {
+        let mut log = log(2, usize::MAX);
+        for id in ["a", "b", "c", "d"] {
+            log.append(Instant::now(), change(ChangeKind::Delete, id, None));
+        }
+        log.append(Instant::now(), change(ChangeKind::Add, "x", None));
+        for id in ["a", "d", "unknown"] {
+            log.unbury(EntityIndex(0), id, 4);
+        }
+        // Deleted since the store was asked.
+        log.unbury(EntityIndex(0), "c", 2);
+        let buried: Vec<&str> = log.tombstones(EntityIndex(0), 0..9).map(|(_, tombstone)| &*tombstone.id).collect();
+        assert_eq!(buried, ["b", "c"]);
+        log.append(Instant::now(), change(ChangeKind::Add, "y", None));
+        let mut known: Vec<&str> = log.indexes[0].newest.keys().map(|id| &**id).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["b", "c", "x", "y"], "nothing is left of the others when their records go");
+    }
+
+    #[test]
     fn a_deletion_knows_since_when_its_object_had_been_there() {
         let mut log = log(10, usize::MAX);
         for (kind, id) in [(ChangeKind::Add, "a"), (ChangeKind::Update, "a"), (ChangeKind::Update, "b")] {

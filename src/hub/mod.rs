@@ -15,7 +15,7 @@ mod proof;
 mod session;
 mod settle;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod voice;
 
 use std::{
@@ -285,8 +285,14 @@ impl Hub {
         self.wake();
     }
 
-    /// Has every page of an entity brought to the store's state, or told to load its list again.
+    /// Has every page of an entity brought to the store's state, or told to load its list again; once more when the
+    /// writes are answered that are on their way.
     pub(crate) fn refresh(&self, entity: EntityIndex) {
+        lock(&self.settles)[usize::from(entity.0)].refreshed();
+        self.refresh_once(entity);
+    }
+
+    fn refresh_once(&self, entity: EntityIndex) {
         let voice = self.voice(entity);
         let marker = Record { entity, frame: voice.resync_marker(), matter: Matter::Refresh };
         let mut log = lock(&self.log);
@@ -296,7 +302,6 @@ impl Hub {
             log.append(now, Record { entity: self.resync, frame, matter: Matter::Message });
         }
         log.append(now, marker);
-        lock(&self.settles)[usize::from(entity.0)].refreshed();
         drop(log);
         self.wake();
     }
@@ -366,7 +371,8 @@ impl Hub {
     }
 
     /// Rows of the store, and ids of what is gone, as they are told to pages that lost their place. `at` is where the
-    /// log stood before the store was asked. Rows that would break pages are left out; how many is said.
+    /// log stood before the store was asked. Rows that would break pages are left out; how many is said. What has a row
+    /// is not taken for deleted any more.
     pub(crate) fn snapshot(
         &self,
         entity: EntityIndex,
@@ -642,7 +648,8 @@ impl Drop for Activity {
             settle.list_ends(self.begun, now);
         } else if settle.write_ends(self.begun, now) {
             drop(settles);
-            self.hub.refresh(self.entity);
+            // What began behind the refresh is newer, so this one needs no other.
+            self.hub.refresh_once(self.entity);
         }
     }
 }

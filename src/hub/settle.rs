@@ -107,7 +107,7 @@ struct Stretch {
     closed: [u64; CLOSINGS],
     /// Repeats without a quiet moment.
     forced: u32,
-    /// Where it stood when things were told a last time without one.
+    /// Where the log stood when it was last time to end something without one.
     young_from: u64,
 }
 
@@ -205,12 +205,12 @@ impl Settle {
             again.push((from..log.end, is_quiet));
             if !is_quiet {
                 stretch.forced += 1;
-                // A log that is too short for this is left for a quiet moment.
-                if stretch.forced % FORCED == 0 && stretch.young_from >= log.start {
-                    again.push((stretch.from..stretch.young_from, true));
-                    stretch.from = stretch.young_from;
-                }
                 if stretch.forced % FORCED == 0 {
+                    // A log that is too short for this is left for a quiet moment.
+                    if stretch.young_from >= log.start {
+                        again.push((stretch.from..stretch.young_from, true));
+                        stretch.from = stretch.young_from;
+                    }
                     stretch.young_from = log.end;
                 }
             }

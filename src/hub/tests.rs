@@ -10,7 +10,7 @@ use super::*;
 const EVENTS: EntityIndex = EntityIndex(0);
 const CALENDARS: EntityIndex = EntityIndex(1);
 
-fn hub(records: usize) -> Arc<Hub> {
+pub(crate) fn hub(records: usize) -> Arc<Hub> {
     hub_with(records, Delivery::Plain)
 }
 
@@ -550,7 +550,11 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 1));
     hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    let another = hub.write_begins(EVENTS);
     hub.publish(EVENTS, &[update(0)], None);
     drop(write);
     assert_eq!(run_slow_way(&hub, &subscriber), Progress::Lost(EVENTS, 3), "the store is asked once more");
+    // What begins behind the import is newer, however many writes there are.
+    drop(another);
+    assert_eq!(hub.head(), 3);
 }
