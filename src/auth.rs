@@ -12,7 +12,7 @@ use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::hook::BoxFuture;
+use crate::{hook::BoxFuture, scope::Scopes};
 
 /// The header that carries the token in a handshake and in calls over HTTP.
 pub(crate) const TOKEN_HEADER: &str = "remote-token";
@@ -169,7 +169,7 @@ fn token_at(query: &str) -> Option<usize> {
     if query.starts_with("token=") { Some(0) } else { query.find("&token=").map(|at| at + 1) }
 }
 
-/// Who is asking: a principal, and whatever else the application wants to remember of the connection.
+/// Who is asking: a principal, its scopes, and whatever else the application wants to remember of the connection.
 ///
 /// ```
 /// use tower_live_updates::Identity;
@@ -183,6 +183,7 @@ fn token_at(query: &str) -> Option<usize> {
 #[derive(Clone)]
 pub struct Identity {
     principal: Arc<str>,
+    scopes: Scopes,
     data: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -190,7 +191,45 @@ impl Identity {
     /// An identity named by a short opaque text: a user id, an account. It may appear in logs; a token must not.
     #[must_use]
     pub fn new(principal: impl Into<Arc<str>>) -> Self {
-        Self { principal: principal.into(), data: None }
+        Self { principal: principal.into(), scopes: Scopes::None, data: None }
+    }
+
+    /// Adds a scope, such as a tenant or a calendar: of [scoped entities](crate::Entity::scoped) this identity hears
+    /// what is told in one of its scopes, and nothing else.
+    ///
+    /// ```
+    /// use tower_live_updates::Identity;
+    ///
+    /// let ann = Identity::new("ann").scope("north").scope("south");
+    /// assert!(ann.scopes().eq(["north", "south"]));
+    /// ```
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Box<str>>) -> Self {
+        self.scopes.add(scope);
+        self
+    }
+
+    /// Adds several scopes; see [`scope`](Self::scope).
+    #[must_use]
+    pub fn with_scopes<N: Into<Box<str>>>(mut self, scopes: impl IntoIterator<Item = N>) -> Self {
+        self.scopes = self.scopes.and(&scopes.into_iter().collect());
+        self
+    }
+
+    /// Hears every scope: for an administrator, who sees all tenants.
+    ///
+    /// ```
+    /// let root = tower_live_updates::Identity::new("root").in_all_scopes();
+    /// ```
+    #[must_use]
+    pub fn in_all_scopes(mut self) -> Self {
+        self.scopes = Scopes::All;
+        self
+    }
+
+    /// The scopes added so far, sorted; none for one that is [in all](Self::in_all_scopes).
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scopes.names()
     }
 
     /// Remembers data of the application's own with the identity. A second call replaces the first one's.
@@ -206,6 +245,11 @@ impl Identity {
         &self.principal
     }
 
+    /// What it hears of scoped entities.
+    pub(crate) fn hears(&self) -> &Scopes {
+        &self.scopes
+    }
+
     /// The application's data, when it is of this type.
     #[must_use]
     pub fn data<T: Any>(&self) -> Option<&T> {
@@ -215,7 +259,10 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("principal", &self.principal).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("principal", &self.principal)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     entity::Entity,
     error::ConfigError,
     handle::LiveUpdates,
-    hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, Voice},
+    hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, View, Voice},
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
@@ -623,6 +623,9 @@ impl Builder<Ready> {
             widget: entity.widget,
             parent_key: entity.parent_key.clone(),
             has_snapshot: entity.snapshot.is_some(),
+            is_scoped: entity.scoping.is_some(),
+            has_own_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids),
+            view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
             ..Voice::new(&entity.name, &entity.payload_key)
         });
         let publisher = Publisher {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     error::ChangeError,
     object::{Object, quoted, string},
+    scope::Scopes,
 };
 
 /// The three things a write can do; an example stands at [`Entity::route`](crate::Entity::route).
@@ -53,6 +54,21 @@ pub struct Change {
     object: Box<str>,
     /// It was read from the store: no field is missing.
     is_whole: bool,
+    /// Who hears it, of a scoped entity.
+    scopes: Scopes,
+    /// Where the object was before.
+    moved_from: Scopes,
+    before: Before,
+}
+
+/// What was read of an object before a write.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Before {
+    #[default]
+    Unread,
+    Absent,
+    /// JSON text.
+    Object(Box<str>),
 }
 
 impl Change {
@@ -83,6 +99,42 @@ impl Change {
         Self::deletion(&raw).ok_or_else(|| no_usable_id(&raw))
     }
 
+    /// Tells it in this scope, of a [scoped entity](crate::Entity::scoped): those hear it who have the scope. Several
+    /// calls name several, and who has any of them hears it.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::Change;
+    ///
+    /// let standup = json!({"id": 17, "start_date": "2026-11-26 09:00", "end_date": "2026-11-26 09:15"});
+    /// let change = Change::add(&standup)?.scope("team-a").scope("team-b");
+    /// # Ok::<(), tower_live_updates::ChangeError>(())
+    /// ```
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Box<str>>) -> Self {
+        self.scopes.add(scope);
+        self
+    }
+
+    /// Says that the object has been in this scope until now: who has it, and none of those the change is told in, is
+    /// told that the object is gone.
+    ///
+    /// The layer remembers by itself for as long as its log holds the object's last change. Say it where an object may
+    /// be older than the log, or than the server's start.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::Change;
+    ///
+    /// let change = Change::update(&json!({"id": 17, "text": "Standup"}))?.scope("team-b").moved_from("team-a");
+    /// # Ok::<(), tower_live_updates::ChangeError>(())
+    /// ```
+    #[must_use]
+    pub fn moved_from(mut self, scope: impl Into<Box<str>>) -> Self {
+        self.moved_from.add(scope);
+        self
+    }
+
     /// What kind of change this is.
     #[must_use]
     pub fn kind(&self) -> ChangeKind {
@@ -108,12 +160,23 @@ impl Change {
             id: usable_id(raw_id)?.into(),
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
             is_whole: false,
+            scopes: Scopes::None,
+            moved_from: Scopes::None,
+            before: Before::Unread,
         })
     }
 
     /// An add or update of `object`, which holds its id.
     pub(crate) fn of(kind: ChangeKind, object: &Object<'_>) -> Option<Self> {
-        Some(Self { kind, id: usable_id(object.get("id")?)?.into(), object: object.to_json().into(), is_whole: false })
+        Some(Self {
+            kind,
+            id: usable_id(object.get("id")?)?.into(),
+            object: object.to_json().into(),
+            is_whole: false,
+            scopes: Scopes::None,
+            moved_from: Scopes::None,
+            before: Before::Unread,
+        })
     }
 
     /// The same change of an object that was read from the store as it is now.
@@ -123,6 +186,41 @@ impl Change {
 
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Who hears it.
+    pub(crate) fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+
+    /// The same change of an object of which more is known.
+    pub(crate) fn with_object(&self, kind: ChangeKind, object: String) -> Self {
+        Self { kind, object: object.into(), ..self.clone() }
+    }
+
+    /// The same change, with what was read of its object before the write.
+    pub(crate) fn after(self, before: Before) -> Self {
+        Self { before, ..self }
+    }
+
+    pub(crate) fn before(&self) -> &Before {
+        &self.before
+    }
+
+    /// Where its object was, as far as somebody said so.
+    pub(crate) fn former_scopes(&self) -> &Scopes {
+        &self.moved_from
+    }
+
+    /// The same change, told in these scopes unless it names its own.
+    pub(crate) fn told_in(mut self, scopes: &Scopes, moved_from: &Scopes) -> Self {
+        if self.scopes.is_none() {
+            self.scopes = scopes.clone();
+        }
+        if self.moved_from.is_none() {
+            self.moved_from = moved_from.clone();
+        }
+        self
     }
 
     fn serialized(kind: ChangeKind, object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {

@@ -2,8 +2,8 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
-use http::{Method, StatusCode};
-use serde::Serialize;
+use http::{Method, StatusCode, request::Parts};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     auth::Identity,
@@ -11,6 +11,7 @@ use crate::{
     error::{ConfigError, PublishError},
     hook::{BoxError, BoxFuture},
     object::{Object, string},
+    scope::Scopes,
 };
 
 /// Names longer than this are refused; clients subscribe by them.
@@ -21,6 +22,28 @@ pub(crate) type Load = Arc<dyn Fn(String) -> BoxFuture<Result<Option<String>, Bo
 
 /// Reads every row there is, and which are gone.
 pub(crate) type ReadAll = Arc<dyn Fn(Identity) -> BoxFuture<Result<Everything, BoxError>> + Send + Sync>;
+
+/// Whether somebody may subscribe.
+pub(crate) type Authorize = Arc<dyn Fn(Identity) -> BoxFuture<Result<bool, BoxError>> + Send + Sync>;
+
+/// Whether somebody may see an object, given as JSON text.
+pub(crate) type Visible = Arc<dyn Fn(Identity, &str) -> BoxFuture<Result<bool, BoxError>> + Send + Sync>;
+
+/// What of an object somebody may see, both as JSON text.
+pub(crate) type Project = Arc<dyn Fn(Identity, &str) -> BoxFuture<Result<String, BoxError>> + Send + Sync>;
+
+/// The scopes of a write, by its request.
+pub(crate) type ScopesOf = Arc<dyn Fn(&Parts) -> Scopes + Send + Sync>;
+
+/// How an entity's changes come by their scopes.
+#[derive(Clone, Default)]
+pub(crate) struct Scoping {
+    /// Parameters of the routes that name one.
+    pub(crate) params: Vec<String>,
+    pub(crate) of_request: Option<ScopesOf>,
+    /// An id names an object of its scope only.
+    pub(crate) has_own_ids: bool,
+}
 
 /// The state of a store.
 #[derive(Debug)]
@@ -61,6 +84,11 @@ pub struct Entity {
     pub(crate) load: Option<Load>,
     pub(crate) snapshot: Option<ReadAll>,
     pub(crate) parent_key: Option<String>,
+    /// `None` where everyone hears everything.
+    pub(crate) scoping: Option<Scoping>,
+    pub(crate) authorize: Option<Authorize>,
+    pub(crate) visible: Option<Visible>,
+    pub(crate) project: Option<Project>,
     pub(crate) widget: Widget,
 }
 
@@ -98,6 +126,10 @@ impl Entity {
             load: None,
             snapshot: None,
             parent_key: None,
+            scoping: None,
+            authorize: None,
+            visible: None,
+            project: None,
             widget: Widget::Any,
         }
     }
@@ -288,6 +320,203 @@ impl Entity {
         self
     }
 
+    /// Says that not everyone hears everything: each change is told in scopes, and only to identities that have one of
+    /// them ([`Identity::scope`]).
+    ///
+    /// A change takes its scopes from what the handler says ([`LiveWrite::scope`](crate::LiveWrite::scope),
+    /// [`Change::scope`](crate::Change::scope)), else from [`scope_param`](Self::scope_param) and
+    /// [`scope_from`](Self::scope_from) together; a deletion without any goes to those who were told of the object. A
+    /// change without a scope is told to nobody: it is counted in [`Stats::writes_untold`](crate::Stats), and the log
+    /// says so.
+    ///
+    /// Where an object is told in other scopes than before it has moved: those who have only the former ones are told
+    /// that it is gone, those who have only the new ones get it whole.
+    ///
+    /// ```
+    /// use axum::{Extension, Json};
+    /// use serde_json::{Value, json};
+    /// use tower_live_updates::{Entity, LiveWrite};
+    ///
+    /// let events = Entity::scheduler("/events").scoped();
+    ///
+    /// async fn update(Extension(write): Extension<LiveWrite>, Json(event): Json<Value>) -> Json<Value> {
+    ///     // … store it, and then:
+    ///     write.scope(event["calendar"].as_str().unwrap_or_default());
+    ///     Json(json!({"action": "updated"}))
+    /// }
+    /// ```
+    pub fn scoped(mut self) -> Self {
+        self.scoping.get_or_insert_default();
+        self
+    }
+
+    /// [Scopes](Self::scoped) each write by a parameter of its route, percent-decoded. Several calls name several
+    /// parameters, each a scope of its own; who has any of them hears the change.
+    ///
+    /// Ids are taken to be unique within the scope only, as the paths are: `/north/events/7` and `/south/events/7` are
+    /// two events. So an object does not move to another scope by itself; the handler says so with
+    /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from).
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let events = Entity::scheduler("/{tenant}/events").scope_param("tenant");
+    /// ```
+    pub fn scope_param(mut self, param: impl Into<String>) -> Self {
+        let scoping = self.scoping.get_or_insert_default();
+        scoping.params.push(param.into());
+        scoping.has_own_ids = true;
+        self
+    }
+
+    /// [Scopes](Self::scoped) each write by what its request says: by a header, or by what an outer layer has put into
+    /// its extensions. An empty answer is no scope. The closure is called before the handler; it must not block. A panic
+    /// in it is counted and gives no scope. A second call replaces the first one's closure.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use tower_live_updates::Entity;
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// // The authentication layer has found out whose request this is.
+    /// let events = Entity::scheduler("/events")
+    ///     .scope_from(|request: &Parts| request.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
+    /// ```
+    pub fn scope_from<I, N>(mut self, scopes: impl Fn(&Parts) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item = N>,
+        N: Into<Box<str>>,
+    {
+        let scoping = self.scoping.get_or_insert_default();
+        scoping.of_request = Some(Arc::new(move |request| scopes(request).into_iter().collect()));
+        self
+    }
+
+    /// Says that ids are unique within their [scope](Self::scoped) only, as where every tenant has a store of its own.
+    /// Without it an id names one object of the entity, whatever its scope.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let events = Entity::scheduler("/events").scoped().ids_per_scope();
+    /// ```
+    pub fn ids_per_scope(mut self) -> Self {
+        self.scoping.get_or_insert_default().has_own_ids = true;
+        self
+    }
+
+    /// Asks who may subscribe to this entity: at each subscription, and as often as the authenticator is asked again
+    /// about open sockets. Without it everybody may who has been let in.
+    ///
+    /// `false` ignores the subscription, or ends it; so does an error, a panic, or more than the builder's
+    /// `hook_timeout`, which is counted, and asked about again. Each subscription gets its own clone of `state`.
+    ///
+    /// ```
+    /// use std::{collections::HashSet, convert::Infallible, sync::Arc};
+    /// use tower_live_updates::{Entity, Identity};
+    ///
+    /// let planners = Arc::new(HashSet::from(["ann".to_owned()]));
+    /// let tasks = Entity::new("tasks").authorize(planners, async |planners: Arc<HashSet<String>>, user: Identity| {
+    ///     Ok::<_, Infallible>(planners.contains(user.principal()))
+    /// });
+    /// ```
+    pub fn authorize<S, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        E: Into<BoxError>,
+        F: Fn(S, Identity) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        self.authorize = Some(Arc::new(move |identity| {
+            let may = hook(state.clone(), identity);
+            Box::pin(async move { may.await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// Asks which objects somebody may see, each time one is told: live, in a replay, once more, or from a snapshot.
+    ///
+    /// Who loses sight of an object by a change is told that it is gone, who gains sight gets it whole. The hook is
+    /// asked about the object as it is now and, where that matters, as it was before. So it should judge by identity and
+    /// object; when rights change that are kept elsewhere, publish the objects they are about, or put the rights into
+    /// the identity's [scopes](Self::scoped). What was before is known for as long as the log holds it or, with a
+    /// [load hook](Self::load), is read before the write; where nobody knows, those who may not see the object now are
+    /// told its id as deleted, since they may be showing it.
+    ///
+    /// An error, a panic, more than the builder's `hook_timeout` (for everything that is asked at one time), or an
+    /// object that cannot be read as `T` is counted and means no. Messages are no objects, and are not asked about. Pages
+    /// of this entity are served by their own tasks instead of the common fan-out, which costs more for each of them.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use serde::Deserialize;
+    /// use tower_live_updates::{Entity, Identity};
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Event { owner: String, private: bool }
+    ///
+    /// let events = Entity::scheduler("/events").visible((), async |(), user: Identity, event: Event| {
+    ///     Ok::<_, Infallible>(!event.private || event.owner == user.principal())
+    /// });
+    /// ```
+    pub fn visible<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        T: DeserializeOwned,
+        E: Into<BoxError>,
+        F: Fn(S, Identity, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        self.visible = Some(Arc::new(move |identity, object| match serde_json::from_str(object) {
+            Ok(object) => {
+                let sees = hook(state.clone(), identity, object);
+                Box::pin(async move { sees.await.map_err(Into::into) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+        }));
+        self
+    }
+
+    /// Makes of an object what somebody may see of it, for fields that are not for everyone. Asked behind
+    /// [`visible`](Self::visible), and as often.
+    ///
+    /// The answer serialises to a JSON object with the same `id`; an answer without one gets it. Whatever fails, as
+    /// there, is counted, and means that this object is not to be seen; so does an answer that would break pages, or one
+    /// that has another `id`.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use serde_json::Value;
+    /// use tower_live_updates::{Entity, Identity};
+    ///
+    /// let events = Entity::scheduler("/events").project((), async |(), user: Identity, mut event: Value| {
+    ///     if event["owner"] != user.principal() {
+    ///         event["notes"] = Value::Null;
+    ///     }
+    ///     Ok::<_, Infallible>(event)
+    /// });
+    /// ```
+    pub fn project<S, T, U, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        T: DeserializeOwned,
+        U: Serialize,
+        E: Into<BoxError>,
+        F: Fn(S, Identity, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<U, E>> + Send + 'static,
+    {
+        self.project = Some(Arc::new(move |identity, object| match serde_json::from_str(object) {
+            Ok(object) => {
+                let sees = hook(state.clone(), identity, object);
+                Box::pin(async move { Ok(serde_json::to_string(&sees.await.map_err(Into::into)?)?) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+        }));
+        self
+    }
+
     /// Whether pages can bear this change: what fails here is never sent. A store that refuses such objects keeps them
     /// from pages that load them, too.
     ///
@@ -318,6 +547,14 @@ impl Entity {
         for name in [&self.name, &self.payload_key] {
             if name.is_empty() || name.len() > MAX_NAME || name.starts_with('$') {
                 return Err(ConfigError::Name(name.clone()));
+            }
+        }
+        for param in self.scoping.iter().flat_map(|scoping| &scoping.params) {
+            let names = |route: &EntityRoute| {
+                [format!("{{{param}}}"), format!("{{*{param}}}")].iter().any(|it| route.path.contains(it))
+            };
+            if !self.routes.iter().any(names) {
+                return Err(ConfigError::ScopeParam { entity: self.name.clone(), param: param.clone() });
             }
         }
         for pointer in [&self.request_pointer, &self.response_pointer].into_iter().flatten() {

@@ -58,6 +58,13 @@ pub enum ConfigError {
         /// The pointer as it was given.
         pointer: String,
     },
+    /// None of the entity's routes has the parameter that is to name the scope of its writes.
+    ScopeParam {
+        /// The entity whose writes it is to scope.
+        entity: String,
+        /// The parameter as it was given.
+        param: String,
+    },
     /// An origin must be `scheme://host` or `scheme://host:port`, as browsers send it.
     Origin(String),
     /// A token list is empty, or holds an empty token.
@@ -108,6 +115,10 @@ impl fmt::Display for ConfigError {
             Self::Pointer { entity, pointer } => {
                 write!(f, "entity {entity:?}: JSON pointer {pointer:?} must be empty or start with '/'")
             }
+            Self::ScopeParam { entity, param } => write!(
+                f,
+                "entity {entity:?}: no route has the parameter \"{{{param}}}\" that is to name the scope of its writes"
+            ),
             Self::Origin(origin) => {
                 write!(f, "origin {origin:?} must be scheme://host or scheme://host:port, without a path")
             }
@@ -196,6 +207,18 @@ pub enum PublishError {
     UnknownEntity(String),
     /// The message cannot be serialised.
     Serialize(serde_json::Error),
+    /// The entity is [scoped](crate::Entity::scoped), and nothing says who is to hear this: give the change a scope with
+    /// [`Change::scope`](crate::Change::scope), or send the message with
+    /// [`LiveUpdates::send_to`](crate::LiveUpdates::send_to).
+    NoScope {
+        /// The entity it was for.
+        entity: String,
+    },
+    /// It names a scope, and everybody would hear it: the entity is not [scoped](crate::Entity::scoped).
+    NotScoped {
+        /// The entity it was for.
+        entity: String,
+    },
     /// The stock client would stop saving, or throw the message away.
     BreaksPages {
         /// The entity it was for.
@@ -212,6 +235,15 @@ impl fmt::Display for PublishError {
         match self {
             Self::UnknownEntity(name) => f.write_str(&unknown(name)),
             Self::Serialize(_) => f.write_str("the message cannot be serialised to JSON"),
+            Self::NoScope { entity } => write!(
+                f,
+                "{entity:?} is scoped, and nothing says who is to hear this; name a scope with Change::scope, \
+                 LiveWrite::scope or LiveUpdates::send_to"
+            ),
+            Self::NotScoped { entity } => write!(
+                f,
+                "{entity:?} is not scoped, so everybody would hear this in spite of its scope; add .scoped() to the entity"
+            ),
             Self::BreaksPages { entity, id, reason } => {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
             }
@@ -223,7 +255,7 @@ impl Error for PublishError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Serialize(error) => Some(error),
-            Self::UnknownEntity(_) | Self::BreaksPages { .. } => None,
+            Self::UnknownEntity(_) | Self::NoScope { .. } | Self::NotScoped { .. } | Self::BreaksPages { .. } => None,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     layer::LiveUpdatesLayer,
     observe::Stats,
     publish::Publisher,
+    scope::Scopes,
     service::LiveUpdatesEndpoint,
     shutdown::{Lifecycle, signal},
     watch::Watcher,
@@ -132,7 +133,8 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError`] when the entity is not configured, or the object would break pages.
+    /// [`PublishError`] when the entity is not configured, the object would break pages, or a scope is missing or of no
+    /// use.
     #[allow(clippy::needless_pass_by_value, reason = "a change is told once")]
     pub fn publish(&self, entity: &str, change: Change) -> Result<(), PublishError> {
         self.publish_many(entity, [change])
@@ -177,12 +179,40 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError`] when the entity is not configured, or the value cannot be serialised.
+    /// [`PublishError`] when the entity is not configured or is scoped, or the value cannot be serialised.
     pub fn send(&self, entity: &str, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
-        self.shared.publisher.send(index, &value);
-        Ok(())
+        self.shared.publisher.send(index, Scopes::None, &value)
+    }
+
+    /// As [`send`](Self::send), to those who have one of these scopes: what a [scoped](crate::Entity::scoped) entity
+    /// wants.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events").scoped())
+    ///     .build()?;
+    /// live.send_to("events", ["team-a"], &json!({"type": "custom-action", "event": {"id": 7}}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`PublishError::NoScope`] without any scope, [`PublishError::NotScoped`] where
+    /// everybody would hear it.
+    pub fn send_to<N: Into<Box<str>>>(
+        &self,
+        entity: &str,
+        scopes: impl IntoIterator<Item = N>,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), PublishError> {
+        let index = self.index(entity)?;
+        let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
+        self.shared.publisher.send(index, scopes.into_iter().collect(), &value)
     }
 
     /// Brings every page of an entity to the store's state: after an import, a restore, or anything else that changed

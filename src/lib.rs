@@ -20,6 +20,7 @@ mod observe;
 mod protocol;
 mod publish;
 mod random;
+mod scope;
 mod service;
 mod shutdown;
 mod watch;

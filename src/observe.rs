@@ -109,6 +109,44 @@ fn write_warning(line: fmt::Arguments<'_>) {
 #[cfg(not(feature = "tracing"))]
 fn write_warning(_line: fmt::Arguments<'_>) {}
 
+/// The audit: who was told what, without the what. Each line is at the target [`TARGET`](audit::TARGET).
+pub(crate) mod audit {
+    use crate::scope::Scopes;
+
+    /// The target of its lines.
+    #[cfg(feature = "tracing")]
+    pub(crate) const TARGET: &str = "tower_live_updates::audit";
+
+    /// Whether anybody reads it.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn is_on() -> bool {
+        tracing::enabled!(target: TARGET, tracing::Level::INFO)
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    pub(crate) fn is_on() -> bool {
+        false
+    }
+
+    /// Somebody was told of an object, or sent a message.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn told(who: &str, entity: &str, id: &str, kind: &str, scopes: &Scopes) {
+        tracing::info!(target: TARGET, who, entity, id, kind, scope = %scopes, "told");
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    pub(crate) fn told(_who: &str, _entity: &str, _id: &str, _kind: &str, _scopes: &Scopes) {}
+
+    /// Something happened to an object, or a message is sent; so many subscribers are there that may hear it.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn published(entity: &str, id: &str, kind: &str, scopes: &Scopes, recipients: usize) {
+        tracing::info!(target: TARGET, entity, id, kind, scope = %scopes, recipients, "published");
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    pub(crate) fn published(_entity: &str, _id: &str, _kind: &str, _scopes: &Scopes, _recipients: usize) {}
+}
+
 /// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
 ///
 /// Counts start with the process; the first six are the state of this moment.

@@ -8,6 +8,7 @@ use crate::{
     error::PublishError,
     hub::{Delivery, EntityIndex, Hub},
     observe::Observer,
+    scope::Scopes,
 };
 
 /// Tells changes and messages of the configured entities.
@@ -38,24 +39,47 @@ impl Publisher {
         let entity = self.entity(index);
         for change in changes {
             entity.check(change)?;
+            self.check_scopes(index, change)?;
         }
         let told = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
         self.observer.changes_published.add(told);
         Ok(())
     }
 
-    /// Changes, each deletion after those of the objects that go with it.
+    /// A change is told to those who may hear it, or to nobody.
+    fn check_scopes(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
+        let entity = self.entity(index);
+        let has_scope = !change.scopes().is_none();
+        let is_known = || change.kind() == ChangeKind::Delete && self.hub.knows_scopes_of(index, change.id());
+        match entity.scoping {
+            None if has_scope || !change.former_scopes().is_none() => {
+                Err(PublishError::NotScoped { entity: entity.name.clone() })
+            }
+            Some(_) if !has_scope && !is_known() => Err(PublishError::NoScope { entity: entity.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Changes, each deletion after those of the objects that go with it, and each that came from a scope with ids of
+    /// its own after its deletion there.
     fn with_those_that_go_along<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
-        if self.entity(index).parent_key.is_none() || self.hub.delivery() == Delivery::Plain {
+        let entity = self.entity(index);
+        let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
+        let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids);
+        if !have_children && !have_own_ids {
             return Cow::Borrowed(changes);
         }
-        let mut all = Vec::with_capacity(changes.len());
-        let mut known: HashSet<String> = changes.iter().map(|change| change.id().to_owned()).collect();
+        let key = |change: &Change| self.hub.key(index, change.scopes(), change.id()).into_owned();
+        let mut known: HashSet<String> = changes.iter().map(key).collect();
+        let mut all: Vec<Change> = Vec::with_capacity(changes.len());
         for change in changes {
-            if change.kind() == ChangeKind::Delete {
-                let along = self.hub.descendants(index, change.id());
-                let unknown = along.into_iter().filter(|id| known.insert(id.to_string()));
-                all.extend(unknown.filter_map(|id| Change::delete(id).ok()));
+            if change.kind() == ChangeKind::Delete && have_children {
+                let along = self.hub.descendants(index, change).into_iter();
+                all.extend(along.filter(|along| known.insert(key(along))));
+            }
+            if have_own_ids {
+                let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
+                all.extend(left.filter_map(|from| Some(Change::delete(change.id()).ok()?.scope(from))));
             }
             all.push(change.clone());
         }
@@ -63,8 +87,16 @@ impl Publisher {
     }
 
     /// Tells a message, `value` being JSON text.
-    pub(crate) fn send(&self, index: EntityIndex, value: &str) {
-        self.hub.send(index, value);
+    pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
+        let entity = self.entity(index);
+        let scopes = match (&entity.scoping, scopes.is_none()) {
+            (None, true) => Scopes::All,
+            (None, false) => return Err(PublishError::NotScoped { entity: entity.name.clone() }),
+            (Some(_), true) => return Err(PublishError::NoScope { entity: entity.name.clone() }),
+            (Some(_), false) => scopes,
+        };
+        self.hub.send(index, scopes, value);
         self.observer.messages_published.up();
+        Ok(())
     }
 }

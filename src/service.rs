@@ -79,7 +79,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
         if let Some(endpoint) = self.parts.endpoint_for(&request) {
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
@@ -87,10 +87,11 @@ where
             let listing = self.parts.watcher.listing(&request, self.parts.only);
             return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)), listing);
         };
-        let write = self.parts.watcher.begin(matched, &mut request);
+        let (mut parts, body) = request.into_parts();
+        let write = self.parts.watcher.begin(matched, &mut parts, &body);
         let capture = write.capture();
         let ear = Ear { capture: capture.clone(), turn: write.turn() };
-        let inner = self.inner.call(request.map(|body| W::watch(body, ear)));
+        let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
         let answered = async move {
             let response = write.run(inner).await?;
             Ok(response.map(|answer| W::answer(WatchedAnswer(answer))))

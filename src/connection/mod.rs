@@ -79,6 +79,7 @@ pub(crate) struct Connections {
     open: Mutex<Slab<Arc<Open>>>,
     subscriptions: AtomicUsize,
     snapshots: Snapshots,
+    hook_timeout: Duration,
 }
 
 /// One open socket, as others see it.
@@ -96,6 +97,7 @@ impl Connections {
     ) -> Self {
         Self {
             snapshots: Snapshots::new(publisher.clone(), hook),
+            hook_timeout: hook,
             permits: Arc::new(Semaphore::new(limits.connections)),
             publisher,
             lifecycle,
@@ -202,9 +204,9 @@ struct Registered<'c> {
 
 impl<'c> Registered<'c> {
     fn new(connections: &'c Connections, identity: Identity, origin: Origin, outbox: &Arc<Outbox>) -> Self {
-        let open = Arc::new(Open { identity, disconnected: Notify::new() });
+        let open = Arc::new(Open { identity: identity.clone(), disconnected: Notify::new() });
         let place = lock(&connections.open).insert(open.clone());
-        let subscriber = connections.hub().join(outbox.clone(), origin);
+        let subscriber = connections.hub().join(outbox.clone(), identity, origin);
         Self { connections, open, place, subscriber }
     }
 }
@@ -292,7 +294,7 @@ impl Connection<'_> {
                         self.connections.observer().silent_closed.up();
                         return Ending::Gone;
                     }
-                    self.outbox.push(self.subscriber.ping(hub, Instant::now()));
+                    self.outbox.push(self.subscriber.ping(hub, Instant::now()).into_frame());
                 }
                 () = self.open.disconnected.notified() => {
                     return Ending::Close(close::POLICY, "Disconnected");
@@ -313,9 +315,9 @@ impl Connection<'_> {
     /// Hands over what has been told and not been written yet.
     async fn hand_over_the_rest(&mut self) {
         while flush(&self.outbox, self.half.as_mut()).await.is_ok() {
-            match self.connections.hub().catch_up(&self.subscriber, Instant::now()) {
+            match catch_up(self.connections, &self.subscriber).await {
                 Progress::More | Progress::Blocked => {}
-                Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(..) => return,
+                Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(..) | Progress::Unsure(_) => return,
             }
         }
     }
@@ -391,10 +393,10 @@ async fn write_on(
             Ok(Ok(Line::Waiting)) => continue,
             Ok(Ok(Line::Empty)) => {}
         }
-        let due = match hub.catch_up(subscriber, Instant::now()) {
+        let due = match catch_up(connections, subscriber).await {
             Progress::FellOff => return slow(),
             // A reader as fast as the log grows must not keep its worker to itself.
-            Progress::Blocked | Progress::More => {
+            Progress::Blocked | Progress::More | Progress::Unsure(_) => {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -412,6 +414,22 @@ async fn write_on(
             }
         }
     }
+}
+
+/// One round of the slow way; where hooks say what may be seen, they are asked.
+async fn catch_up(connections: &Connections, subscriber: &Subscriber) -> Progress {
+    let hub = connections.hub();
+    let mut inquiry = match hub.catch_up(subscriber, Instant::now()) {
+        Progress::Unsure(inquiry) => inquiry,
+        other => return other,
+    };
+    let observer = connections.observer();
+    let failed = |entity: &str, why: &dyn fmt::Display| {
+        observer.hooks_failed.up();
+        observer.warn(format_args!("a hook that says who may see {entity:?} failed: {why}; it counts as no"));
+    };
+    inquiry.ask(hub, connections.hook_timeout, failed).await;
+    hub.tell(subscriber, inquiry, Instant::now())
 }
 
 async fn write_some(outbox: &Outbox, mut half: Option<&mut Half>) -> io::Result<Line> {

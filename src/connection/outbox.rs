@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::{io::AsyncWrite, net::TcpStream, sync::Notify};
 
 use crate::{
-    hub::{Outlet, Taken},
+    hub::{Cleared, Outlet, Taken},
     lock::lock,
 };
 
@@ -218,10 +218,10 @@ impl Outlet for Outbox {
         self.news.notify_one();
     }
 
-    fn offer(&self, frames: &[&Bytes]) -> Taken {
+    fn offer(&self, frames: &[&Cleared]) -> Taken {
         let mut waiting = lock(&self.waiting);
         let Some(tcp) = &self.tcp else {
-            waiting.frames.extend(frames.iter().map(|&frame| frame.clone()));
+            waiting.frames.extend(frames.iter().map(|&frame| frame.clone().into_frame()));
             return Taken { frames: frames.len(), clear: waiting.frames.is_empty() };
         };
         let mut taken = 0;
@@ -244,7 +244,7 @@ impl Outlet for Outbox {
                         let frame = frames[taken];
                         taken += 1;
                         if rest < frame.len() {
-                            waiting.frames.push_back(frame.slice(rest..));
+                            waiting.frames.push_back(frame.rest(rest));
                             break;
                         }
                         rest -= frame.len();
@@ -260,7 +260,7 @@ impl Outlet for Outbox {
         // An empty line is written out at once: whoever waits for it would ask again and again. So the next frame waits.
         if waiting.frames.is_empty() && !waiting.broken {
             if let Some(&next) = frames.get(taken) {
-                waiting.frames.push_back(next.clone());
+                waiting.frames.push_back(next.clone().into_frame());
                 taken += 1;
             }
         }
@@ -291,18 +291,23 @@ mod tests {
         Bytes::from(vec![byte; length])
     }
 
+    fn cleared(byte: u8, length: usize) -> Cleared {
+        Cleared::unseen(frame(byte, length))
+    }
+
     #[tokio::test]
     async fn frames_arrive_whole_and_in_order_however_little_the_socket_takes() {
         let (mut near, far) = pair().await;
         let outbox = Outbox::new(Some(far));
         outbox.push(frame(b'a', 10));
         // Far more than the kernel's buffers hold, so that some frame is cut in the middle.
-        let frames: Vec<Bytes> = (0..200).map(|n| frame(b'b' + (n % 20), 100_000)).collect();
-        let refs: Vec<&Bytes> = frames.iter().collect();
+        let frames: Vec<Cleared> = (0..200).map(|n| cleared(b'b' + (n % 20), 100_000)).collect();
+        let refs: Vec<&Cleared> = frames.iter().collect();
         let first = outbox.offer(&refs);
         assert!(first.frames < refs.len() && !first.clear, "{first:?}");
 
-        let expected: Vec<u8> = std::iter::once(frame(b'a', 10)).chain(frames.clone()).flatten().collect();
+        let expected: Vec<u8> =
+            std::iter::once(frame(b'a', 10)).chain(frames.iter().map(|it| it.rest(0))).flatten().collect();
         let reading = tokio::spawn(async move {
             let mut read = vec![0; expected.len()];
             near.read_exact(&mut read).await.unwrap();
@@ -324,7 +329,7 @@ mod tests {
         // Until the kernel takes no more: then nothing of ours waits, and yet nothing can be written.
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
-        assert_eq!(outbox.offer(&[&frame(b'x', 10), &frame(b'y', 10)]), Taken { frames: 1, clear: false });
+        assert_eq!(outbox.offer(&[&cleared(b'x', 10), &cleared(b'y', 10)]), Taken { frames: 1, clear: false });
         let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoHalf>).is_pending()));
         assert!(pending.await, "whoever writes waits for the socket");
     }
@@ -346,7 +351,7 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(16);
         let outbox = Outbox::new(None);
         assert!(!outbox.is_direct());
-        assert_eq!(outbox.offer(&[&frame(b'x', 40)]), Taken { frames: 1, clear: false });
+        assert_eq!(outbox.offer(&[&cleared(b'x', 40)]), Taken { frames: 1, clear: false });
         let reading = tokio::spawn(async move {
             let mut read = vec![0; 40];
             near.read_exact(&mut read).await.unwrap();
@@ -377,7 +382,7 @@ mod tests {
         let (near, far) = pair().await;
         let outbox = Outbox::new(Some(far));
         drop(near);
-        let big = frame(b'x', 1_000_000);
+        let big = cleared(b'x', 1_000_000);
         let broken = async {
             loop {
                 outbox.offer(&[&big]);

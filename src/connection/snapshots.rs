@@ -25,6 +25,7 @@ use crate::{
     hub::{EntityIndex, SnapshotFrames},
     lock::lock,
     publish::Publisher,
+    scope::Scopes,
 };
 
 /// An answer of the store is good for this long.
@@ -35,7 +36,7 @@ const AT_ONCE: usize = 4;
 const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 type Answer = Shared<BoxFuture<'static, Option<Arc<SnapshotFrames>>>>;
-type Answers = HashMap<(EntityIndex, Box<str>), Asked>;
+type Answers = HashMap<(EntityIndex, Box<str>, Scopes), Asked>;
 
 /// Asks the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
 pub(crate) struct Snapshots {
@@ -75,7 +76,7 @@ impl Snapshots {
     fn answer(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> Answer {
         let now = Instant::now();
         let head = self.publisher.hub.head();
-        let key = (entity, identity.principal().into());
+        let key = (entity, identity.principal().into(), identity.hears().clone());
         let mut answers = lock(&self.answers);
         answers.retain(|of, asked| asked.is_good(now) && (*of != key || asked.head >= since));
         let asked = answers.entry(key).or_insert_with(|| {
@@ -117,7 +118,8 @@ async fn ask(
         drop(permit);
         let failure = match answer {
             Ok(Ok(everything)) => {
-                let (frames, unbearable) = publisher.hub.snapshot(entity, at, &everything.rows, &everything.gone);
+                let (frames, unbearable) =
+                    publisher.hub.snapshot(entity, at, &identity, &everything.rows, &everything.gone);
                 if everything.without_id > 0 {
                     observer.warn(format_args!(
                         "{} rows of the snapshot of {name:?} have no usable id (see Change::update) and are not sent",

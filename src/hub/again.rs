@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::hub::{
     DeliveryTimes, EntityIndex, Hub, Pages, RowKind, SnapshotFrames,
     log::Log,
     settle::{Settle, SettleTimes},
+    sight::{How, Line, Recipient},
 };
 
 /// Records looked at in one share of the slow way.
@@ -74,36 +74,31 @@ pub(super) struct Place {
     sequence: u64,
 }
 
-/// What is told next, each frame with the place to go on from should it not be taken.
+/// What is told next, each line with the place to go on from should it not be taken.
 pub(super) struct Share {
-    pub(super) frames: Vec<(Place, Bytes)>,
-    end: Place,
+    pub(super) lines: Vec<(Place, Line)>,
+    pub(super) end: Place,
     bytes: usize,
     looked_at: usize,
 }
 
 impl Share {
     pub(super) fn from(place: Place) -> Self {
-        Self { frames: Vec::new(), end: place, bytes: 0, looked_at: 0 }
+        Self { lines: Vec::new(), end: place, bytes: 0, looked_at: 0 }
     }
 
-    /// Adds a frame that stands at `place`, if there is one; false when it must wait for the next share.
-    fn add(&mut self, place: Place, frame: Option<Bytes>) -> bool {
+    /// Adds a line that stands at `place`, if there is one; false when it must wait for the next share.
+    fn add(&mut self, place: Place, line: Option<Line>) -> bool {
         if self.bytes > SHARE_BYTES || self.looked_at >= SHARE_RECORDS {
             self.end = place;
             return false;
         }
         self.looked_at += 1;
-        if let Some(frame) = frame {
-            self.bytes += frame.len();
-            self.frames.push((place, frame));
+        if let Some(line) = line {
+            self.bytes += line.bytes();
+            self.lines.push((place, line));
         }
         true
-    }
-
-    /// Where to go on when so many frames were taken.
-    fn rest(&self, taken: usize) -> Place {
-        self.frames.get(taken).map_or(self.end, |(place, _)| *place)
     }
 }
 
@@ -113,6 +108,21 @@ impl Place {
 
     fn tombstone(tombstone: u64) -> Self {
         Self { tombstone, ..Self::END }
+    }
+
+    /// At a record of the log.
+    pub(super) fn record(sequence: u64) -> Self {
+        Self { sequence, ..Self::END }
+    }
+
+    /// The record to go on from, if it is one.
+    pub(super) fn sequence(self) -> Option<u64> {
+        (self.tombstone == u64::MAX && self.row == usize::MAX).then_some(self.sequence)
+    }
+
+    /// Of deletions: the sequence number to go on from, if any are left.
+    pub(super) fn tombstone_left(self) -> Option<u64> {
+        Some(self.tombstone).filter(|&sequence| sequence != u64::MAX)
     }
 }
 
@@ -296,9 +306,8 @@ impl Again {
         !self.wants_rows() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
     }
 
-    /// So many frames of a share were taken.
-    pub(super) fn told(&mut self, share: &Share, taken: usize, times: &DeliveryTimes, now: Instant) {
-        let rest = share.rest(taken);
+    /// So many lines were told, and it goes on at `rest`.
+    pub(super) fn told(&mut self, rest: Place, taken: usize, times: &DeliveryTimes, now: Instant) {
         match self.step {
             Step::Telling(_) if rest == Place::END => {
                 (self.is_repeated, self.settling, self.messages_from) = (true, None, u64::MAX);
@@ -328,7 +337,14 @@ fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant)
 
 impl Hub {
     /// The next share of what is told once more; `None` when nothing is to be told at this time.
-    pub(super) fn share(&self, log: &Log, entity: EntityIndex, again: &Again, now: Instant) -> Option<Share> {
+    pub(super) fn share(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        again: &Again,
+        recipient: &Recipient,
+        now: Instant,
+    ) -> Option<Share> {
         let (mut place, only_deletions) = match again.step {
             Step::Telling(place) => (place, false),
             Step::TellingDeletions(place) => (place, true),
@@ -342,7 +358,7 @@ impl Hub {
         };
         let tombstones = begin..end.max(begin);
         for (tombstone, buried) in log.tombstones(entity, tombstones) {
-            if !share.add(Place { tombstone, ..place }, Some(self.voice(entity).buried(buried))) {
+            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(buried, recipient)) {
                 return Some(share);
             }
         }
@@ -354,10 +370,11 @@ impl Hub {
                 RowKind::Gone => true,
                 RowKind::Marker => !again.is_repeated,
             };
-            let is_old = again.snapshot.as_ref().is_some_and(|it| log.is_whole_since(entity, &known.id, it.at));
+            let key = self.voice(entity).key(recipient.identity.hears(), &known.id);
+            let is_old = again.snapshot.as_ref().is_some_and(|it| log.is_whole_since(entity, &key, it.at));
             // What the log tells of it is newer, and comes later.
-            let frame = (is_wanted && !is_old).then(|| known.frame.clone());
-            if !share.add(Place { row, ..place }, frame) {
+            let line = (is_wanted && !is_old).then(|| self.meet_row(entity, known, recipient));
+            if !share.add(Place { row, ..place }, line) {
                 return Some(share);
             }
         }
@@ -368,9 +385,10 @@ impl Hub {
             _ => Pages::Any,
         };
         // What the log holds from before is in the rows, or newer there.
-        let newest = self.newest(log, entity, place.sequence, again.from, again.messages_from, pages);
-        for (sequence, frame) in newest {
-            if !share.add(Place { sequence, ..place }, frame) {
+        let how = How::Again { from: again.from, pages };
+        for (sequence, record) in self.newest(log, entity, place.sequence, again.from, again.messages_from) {
+            let line = record.and_then(|record| self.meet(log, sequence, record, recipient, how));
+            if !share.add(Place { sequence, ..place }, line) {
                 return Some(share);
             }
         }
@@ -379,21 +397,14 @@ impl Hub {
     }
 
     /// Deletions from a sequence number on.
-    pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64) -> Share {
+    pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64, recipient: &Recipient) -> Share {
         let mut share = Share::from(Place::tombstone(from));
         for (sequence, buried) in log.tombstones(entity, from..log.head().max(from)) {
-            if !share.add(Place::tombstone(sequence), Some(self.voice(entity).buried(buried))) {
+            if !share.add(Place::tombstone(sequence), self.meet_tombstone(buried, recipient)) {
                 return share;
             }
         }
         share.end = Place::END;
         share
-    }
-}
-
-impl Share {
-    /// Of deletions: the sequence number to go on from when so many were taken.
-    pub(super) fn deletions_left(&self, taken: usize) -> Option<u64> {
-        Some(self.rest(taken).tombstone).filter(|&sequence| sequence != u64::MAX)
     }
 }

@@ -2,26 +2,27 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
+    auth::Identity,
+    change::ChangeKind,
     hub::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
-        again::{Again, SHARE_BYTES, SHARE_RECORDS, Share},
+        again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
         log::{Log, Matter},
         session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
+        sight::{Cleared, Heard, How, Inquiry, Line, Recipient, Told},
     },
     lock::lock,
-    protocol,
 };
 
 /// Where a subscriber's frames go.
 pub(crate) trait Outlet: Send + Sync {
     /// Takes whole frames, in order, as many as it can without waiting. What it has taken it will deliver.
-    fn offer(&self, frames: &[&Bytes]) -> Taken;
+    fn offer(&self, frames: &[&Cleared]) -> Taken;
     /// True when the fan-out may offer frames; false where only the subscriber's own task can write.
     fn is_direct(&self) -> bool;
     /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
@@ -38,7 +39,7 @@ pub(crate) struct Taken {
 }
 
 /// How far a subscriber got on the slow way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Progress {
     /// It has everything; wait to be woken, or until this time.
     CaughtUp(Option<Instant>),
@@ -51,6 +52,8 @@ pub(crate) enum Progress {
     /// Only the store can tell where this entity stands, by what it says from a sequence number on: see
     /// [`Hub::resynchronise`].
     Lost(EntityIndex, u64),
+    /// What it may see must be asked first; then see [`Hub::tell`].
+    Unsure(Inquiry),
 }
 
 /// Where a new subscriber was when the log last knew of it.
@@ -78,6 +81,7 @@ pub(crate) struct Subscriber {
 /// Where a subscriber stands and what it follows.
 #[derive(Debug)]
 pub(super) struct Feed {
+    pub(super) recipient: Recipient,
     /// The sequence number of the first record it has not been handed.
     cursor: u64,
     subscriptions: Vec<Subscription>,
@@ -89,6 +93,8 @@ pub(super) struct Feed {
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Asked>,
     pings: u64,
+    /// Counts what others than its own task have changed here: what was found out before is of no use then.
+    version: u64,
 }
 
 /// What is known of the page at the other end.
@@ -120,6 +126,11 @@ struct Subscription {
     unheard_from: u64,
     /// What the store said before the log stood here is of no use.
     stale_before: u64,
+    /// Of objects that are there for others and not for this one, the records that took them out of its sight, and
+    /// until when that is told again: a form may keep its page from hearing it.
+    out_of_sight: Vec<(u64, Instant)>,
+    /// How many of them are still to be told again this time, from the end.
+    out_of_sight_due: usize,
 }
 
 /// What must come from the store.
@@ -137,8 +148,9 @@ pub(super) enum Way {
 }
 
 impl Feed {
-    pub(super) fn new(head: u64, page: Option<PageFeed>, now: Instant) -> Self {
+    pub(super) fn new(head: u64, recipient: Recipient, page: Option<PageFeed>, now: Instant) -> Self {
         Self {
+            recipient,
             cursor: head,
             subscriptions: Vec::new(),
             // The first round of the slow way puts a direct outlet on the fast way.
@@ -147,6 +159,7 @@ impl Feed {
             ping_due: now,
             asked: None,
             pings: 0,
+            version: 0,
         }
     }
 
@@ -164,6 +177,32 @@ impl Feed {
 }
 
 impl Subscription {
+    fn new(entity: EntityIndex, head: u64) -> Self {
+        Self {
+            entity,
+            from: head,
+            replaying: false,
+            lost: None,
+            again: None,
+            buried_from: None,
+            unheard_from: head,
+            stale_before: 0,
+            out_of_sight: Vec::new(),
+            out_of_sight_due: 0,
+        }
+    }
+
+    /// It was told that an object is gone which is there for others.
+    fn loses_sight(&mut self, sequence: u64, until: Instant) {
+        self.out_of_sight.push((sequence, until));
+    }
+
+    /// Has it told again what is out of its sight, but for what that was long ago.
+    fn repeat_out_of_sight(&mut self, now: Instant) {
+        self.out_of_sight.retain(|(_, until)| *until > now);
+        self.out_of_sight_due = self.out_of_sight.len();
+    }
+
     /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `unheard_from` on
     /// have not been heard.
     fn lose(&mut self, unheard_from: u64, stale_before: u64) {
@@ -216,16 +255,12 @@ impl Hub {
                 (known.or(*missed_from), known.is_some())
             }
         };
-        let mut subscription = Subscription {
-            entity,
-            from: head,
-            replaying: false,
-            lost: None,
-            again: None,
-            buried_from: None,
-            unheard_from: head,
-            stale_before: 0,
-        };
+        let mut subscription = Subscription::new(entity, head);
+        let has_changed = self.voice(entity).is_scoped && feed.recipient.has_changed();
+        if has_changed {
+            self.lose_sight(&mut subscription, &log, &feed.recipient, now);
+        }
+        let missed_from = missed_from.filter(|_| !has_changed);
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
             None => subscription.lose(missed_from.unwrap_or(0).max(log.base()), 0),
             Some(from) => {
@@ -248,7 +283,8 @@ impl Hub {
             }
         }
         let is_live = !subscription.replaying && subscription.lost.is_none();
-        let has_plans = subscription.again.is_some();
+        let has_plans = subscription.again.is_some() || subscription.out_of_sight_due > 0;
+        feed.version += 1;
         feed.subscriptions.push(subscription);
         if !is_live {
             feed.way = Way::Slow;
@@ -295,9 +331,54 @@ impl Hub {
             }
         }
         feed.way = Way::Slow;
+        feed.version += 1;
         drop(log);
         drop(feed);
         subscriber.outlet.wake();
+    }
+
+    /// A subscriber is known to be somebody else now, or the same with other rights. What it may not hear any more it
+    /// is told to be gone, what it may hear now it is told from the store.
+    pub(crate) fn becomes(&self, subscriber: &Subscriber, identity: Identity, now: Instant) {
+        let mut feed = lock(&subscriber.feed);
+        let feed = &mut *feed;
+        let had = std::mem::replace(&mut feed.recipient.identity, identity);
+        if had.hears() == feed.recipient.identity.hears() {
+            return;
+        }
+        feed.recipient.earlier = feed.recipient.earlier.and(had.hears());
+        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
+            self.sessions.has_scopes(hold, feed.recipient.identity.hears());
+        }
+        let log = lock(&self.log);
+        let (cursor, recipient) = (feed.cursor, &feed.recipient);
+        let is_told_again = self.delivery == Delivery::Converging;
+        for subscription in feed.subscriptions.iter_mut().filter(|known| self.voice(known.entity).is_scoped) {
+            self.lose_sight(subscription, &log, recipient, now);
+            let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
+            if subscription.lost.is_none() && is_told_again {
+                subscription.lose(unheard_from, log.head());
+            }
+        }
+        feed.way = Way::Slow;
+        feed.version += 1;
+        drop(log);
+        subscriber.outlet.wake();
+    }
+
+    /// What the log knows that this recipient has heard of and may not hear of any more is out of its sight now.
+    fn lose_sight(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient, now: Instant) {
+        let until = now + self.times.deletions_for;
+        let known = log.newest_of(subscription.entity);
+        let lost = known.filter(|(_, record, subject)| {
+            subject.kind != ChangeKind::Delete
+                && !record.scopes.admit(recipient.identity.hears())
+                && recipient.has_heard(&record.scopes)
+        });
+        let mut lost: Vec<u64> = lost.map(|(sequence, ..)| sequence).collect();
+        lost.sort_unstable();
+        lost.into_iter().for_each(|sequence| subscription.loses_sight(sequence, until));
+        subscription.out_of_sight_due = subscription.out_of_sight.len();
     }
 
     /// One round of the slow way for a subscriber whose outlet is written out.
@@ -317,7 +398,7 @@ impl Hub {
         let Some(unread) = log.since(feed.cursor) else {
             return Progress::FellOff;
         };
-        let mut share: Vec<(u64, Bytes)> = Vec::new();
+        let mut lines: Vec<(Place, Line)> = Vec::new();
         let mut bytes = 0;
         let mut read_to = feed.cursor;
         let mut lost = None;
@@ -326,27 +407,26 @@ impl Hub {
                 if bytes > SHARE_BYTES {
                     break;
                 }
-                let frame = match &record.matter {
+                let how = match &record.matter {
                     Matter::Refresh if self.voice(record.entity).has_snapshot => {
                         lost = Some((record.entity, sequence));
                         break;
                     }
-                    Matter::Message | Matter::Refresh => Some(record.frame.clone()),
-                    Matter::Change(_) if !subscription.replaying => Some(record.frame.clone()),
-                    Matter::Change(subject) => {
-                        let is_newest = log.is_newest(record.entity, &subject.id, sequence);
-                        is_newest.then(|| self.once_more(record.entity, subject, &record.frame, Pages::Any))
+                    Matter::Change(subject) if subscription.replaying => {
+                        let how = How::Again { from: subscription.from, pages: Pages::Any };
+                        log.is_newest(record.entity, &subject.key, sequence).then_some(how)
                     }
+                    Matter::Change(_) | Matter::Message | Matter::Refresh => Some(How::Live),
                 };
-                if let Some(frame) = frame {
-                    bytes += frame.len();
-                    share.push((sequence, frame));
+                if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
+                    bytes += record.frame.len();
+                    lines.push((Place::record(sequence), line));
                 }
             }
             read_to = sequence + 1;
         }
         let at_head = read_to == log.head();
-        if share.is_empty() {
+        if lines.is_empty() {
             feed.cursor = read_to;
             if let Some((entity, sequence)) = lost {
                 drop(log);
@@ -365,16 +445,90 @@ impl Hub {
             return self.tell_again(subscriber, feed, log, now);
         }
         drop(log);
-        let frames: Vec<&Bytes> = share.iter().map(|(_, frame)| frame).collect();
+        self.tell_lines(subscriber, feed, lines, Then::ReadTo(read_to), now)
+    }
+
+    /// Tells what an inquiry has come to; nothing, where something has changed since then.
+    pub(crate) fn tell(&self, subscriber: &Subscriber, inquiry: Inquiry, now: Instant) -> Progress {
+        let feed = lock(&subscriber.feed);
+        if feed.version != inquiry.version || feed.way == Way::Left {
+            return Progress::More;
+        }
+        self.tell_lines(subscriber, feed, inquiry.lines, inquiry.then, now)
+    }
+
+    /// Tells some lines, unless it must be asked first what the recipient may see of them.
+    fn tell_lines(
+        &self,
+        subscriber: &Subscriber,
+        mut feed: MutexGuard<'_, Feed>,
+        lines: Vec<(Place, Line)>,
+        then: Then,
+        now: Instant,
+    ) -> Progress {
+        let mut told: Vec<(Place, &Told)> = Vec::with_capacity(lines.len());
+        for (place, line) in &lines {
+            match line {
+                Line::Told(it) => told.push((*place, it)),
+                Line::Asked(_) => {
+                    let (version, identity) = (feed.version, feed.recipient.identity.clone());
+                    return Progress::Unsure(Inquiry { lines, then, version, identity });
+                }
+            }
+        }
+        let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
         let taken = subscriber.outlet.offer(&frames);
-        feed.cursor = match share.get(taken.frames) {
-            Some((sequence, _)) => *sequence,
-            None => read_to,
-        };
-        if taken.frames == frames.len() {
+        let until = now + self.times.deletions_for;
+        for (place, told) in &told[..taken.frames] {
+            told.is_told(self, &feed.recipient);
+            if let Some((entity, sequence)) = told.loses().zip(place.sequence()) {
+                if let Some(subscription) = feed.find(entity).filter(|_| !matches!(then, Then::OutOfSight { .. })) {
+                    subscription.loses_sight(sequence, until);
+                }
+            }
+        }
+        let rest = told.get(taken.frames).map(|(place, _)| *place);
+        let are_all = taken.frames == frames.len();
+        match then {
+            Then::ReadTo(read_to) => feed.cursor = rest.and_then(Place::sequence).unwrap_or(read_to),
+            Then::Again { at, end, refreshed } => {
+                self.tally.repeats.add(taken.frames as u64);
+                let cursor = feed.cursor;
+                let subscription = &mut feed.subscriptions[at];
+                if let Some(again) = &mut subscription.again {
+                    again.told(rest.unwrap_or(end), taken.frames, &self.times, now);
+                    // It was told what the store says, and all that followed until here.
+                    if again.is_repeated() && subscription.from == u64::MAX {
+                        if again.is_stale(refreshed) {
+                            subscription.lose(cursor, refreshed);
+                        } else {
+                            subscription.from = cursor;
+                        }
+                    }
+                }
+            }
+            Then::Deletions { at, end } => {
+                self.tally.repeats.add(taken.frames as u64);
+                feed.subscriptions[at].buried_from = rest.unwrap_or(end).tombstone_left();
+            }
+            Then::OutOfSight { at, left } => {
+                self.tally.repeats.add(taken.frames as u64);
+                let subscription = &mut feed.subscriptions[at];
+                let next = rest.and_then(Place::sequence).and_then(|next| {
+                    let known = &subscription.out_of_sight;
+                    known.iter().position(|(sequence, _)| *sequence == next)
+                });
+                subscription.out_of_sight_due = next.map_or(left, |next| next + 1);
+            }
+        }
+        if are_all && !frames.is_empty() {
             subscriber.ride_along(&mut feed, self, now);
         }
-        if taken.clear { Progress::More } else { Progress::Blocked }
+        if taken.clear {
+            return Progress::More;
+        }
+        feed.way = Way::Slow;
+        Progress::Blocked
     }
 
     /// Tells a subscriber that stands at the head what it is to hear once more.
@@ -385,9 +539,11 @@ impl Hub {
         log: MutexGuard<'_, Log>,
         now: Instant,
     ) -> Progress {
-        let cursor = feed.cursor;
-        let mut subscriptions = feed.subscriptions.iter_mut().enumerate();
-        let next = subscriptions.find_map(|(at, known)| Some((at, self.next_telling(known, &log, now, cursor)?)));
+        let it = &mut *feed;
+        let (cursor, recipient) = (it.cursor, &it.recipient);
+        let mut subscriptions = it.subscriptions.iter_mut().enumerate();
+        let next =
+            subscriptions.find_map(|(at, known)| Some((at, self.next_telling(known, recipient, &log, now, cursor)?)));
         // Writing takes time, and others tell things meanwhile.
         drop(log);
         let Some((at, telling)) = next else {
@@ -396,43 +552,29 @@ impl Hub {
             }
             return Progress::CaughtUp(feed.next_due(&self.times.settle));
         };
-        let share = match &telling {
+        let (lines, then) = match telling {
             Telling::Lost => return Progress::More,
-            Telling::Deletions(share) | Telling::Again(share, _) => share,
+            Telling::Again(share, refreshed) => (share.lines, Then::Again { at, end: share.end, refreshed }),
+            Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
+            Telling::OutOfSight(lines, left) => (lines, Then::OutOfSight { at, left }),
         };
-        let frames: Vec<&Bytes> = share.frames.iter().map(|(_, frame)| frame).collect();
-        let taken = subscriber.outlet.offer(&frames);
-        self.tally.repeats.add(taken.frames as u64);
-        let subscription = &mut feed.subscriptions[at];
-        match (&telling, &mut subscription.again) {
-            (&Telling::Again(ref share, refreshed), Some(again)) => {
-                again.told(share, taken.frames, &self.times, now);
-                // It was told what the store says, and all that followed until here.
-                if again.is_repeated() && subscription.from == u64::MAX {
-                    if again.is_stale(refreshed) {
-                        subscription.lose(cursor, refreshed);
-                    } else {
-                        subscription.from = cursor;
-                    }
-                }
-            }
-            (Telling::Deletions(share), _) => subscription.buried_from = share.deletions_left(taken.frames),
-            (Telling::Again(..) | Telling::Lost, _) => {}
-        }
-        if taken.frames == frames.len() && !frames.is_empty() {
-            subscriber.ride_along(&mut feed, self, now);
-        }
-        if taken.clear {
-            return Progress::More;
-        }
-        feed.way = Way::Slow;
-        Progress::Blocked
+        self.tell_lines(subscriber, feed, lines, then, now)
     }
 
     /// What a subscription is to hear once more at this time.
-    fn next_telling(&self, known: &mut Subscription, log: &Log, now: Instant, cursor: u64) -> Option<Telling> {
+    fn next_telling(
+        &self,
+        known: &mut Subscription,
+        recipient: &Recipient,
+        log: &Log,
+        now: Instant,
+        cursor: u64,
+    ) -> Option<Telling> {
+        if known.out_of_sight_due > 0 {
+            return Some(self.share_out_of_sight(known, recipient, log));
+        }
         if let Some(from) = known.buried_from.take() {
-            return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from)));
+            return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from, recipient)));
         }
         let again = known.again.as_mut()?;
         if again.is_gone(log, now) {
@@ -446,7 +588,23 @@ impl Hub {
             return None;
         }
         let refreshed = if self.voice(known.entity).has_snapshot { log.refreshed(known.entity) } else { 0 };
-        self.share(log, known.entity, again, now).map(|share| Telling::Again(share, refreshed))
+        self.share(log, known.entity, again, recipient, now).map(|share| Telling::Again(share, refreshed))
+    }
+
+    /// Some of what is out of a recipient's sight: it is told so once more, or told the object where it may see it again.
+    fn share_out_of_sight(&self, known: &Subscription, recipient: &Recipient, log: &Log) -> Telling {
+        let some = known.out_of_sight_due.min(SHARE_RECORDS);
+        let left = known.out_of_sight_due - some;
+        let due = known.out_of_sight.get(left..left + some).unwrap_or_default().iter().rev();
+        let line = |&(sequence, _): &(u64, Instant)| {
+            let (record, subject) = log.change(sequence)?;
+            if !log.is_newest(known.entity, &subject.key, sequence) {
+                return None;
+            }
+            let how = How::Again { from: sequence, pages: Pages::Any };
+            Some((Place::record(sequence), self.meet(log, sequence, record, recipient, how)?))
+        };
+        Telling::OutOfSight(due.filter_map(line).collect(), left)
     }
 }
 
@@ -455,8 +613,30 @@ enum Telling {
     /// With where the log stood behind the latest refresh.
     Again(Share, u64),
     Deletions(Share),
+    /// With how many are left.
+    OutOfSight(Vec<(Place, Line)>, usize),
     /// Only the store can tell it.
     Lost,
+}
+
+/// What follows when lines have been told, to the subscription at a place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    /// The log has been read so far.
+    ReadTo(u64),
+    Again {
+        at: usize,
+        end: Place,
+        refreshed: u64,
+    },
+    Deletions {
+        at: usize,
+        end: Place,
+    },
+    OutOfSight {
+        at: usize,
+        left: usize,
+    },
 }
 
 impl Subscriber {
@@ -465,6 +645,7 @@ impl Subscriber {
         let mut feed = lock(&self.feed);
         let before = feed.subscriptions.len();
         feed.subscriptions.retain(|known| known.entity != entity);
+        feed.version += 1;
         feed.subscriptions.len() < before
     }
 
@@ -481,16 +662,21 @@ impl Subscriber {
     }
 
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.
-    pub(crate) fn ping(&self, hub: &Hub, now: Instant) -> Bytes {
+    pub(crate) fn ping(&self, hub: &Hub, now: Instant) -> Cleared {
         let mut feed = lock(&self.feed);
         match feed.asking(hub, now) {
             Some(asked) => {
-                let ping = protocol::ping(&asked.payload);
+                let ping = Cleared::ping(&asked.payload);
                 feed.asked = Some(asked);
                 ping
             }
-            None => protocol::ping(&[]),
+            None => Cleared::ping(&[]),
         }
+    }
+
+    /// Who it is.
+    pub(crate) fn identity(&self) -> Identity {
+        lock(&self.feed).recipient.identity.clone()
     }
 
     /// The page has everything that was written before the ping of this payload.
@@ -509,8 +695,8 @@ impl Subscriber {
         &self,
         hub: &Hub,
         batch: &'b Batch,
-        wanted: &mut Vec<(u64, &'b Bytes)>,
-        frames: &mut Vec<&'b Bytes>,
+        wanted: &mut Vec<(u64, Heard<'b>)>,
+        frames: &mut Vec<&'b Cleared>,
     ) {
         let mut feed = lock(&self.feed);
         if feed.way == Way::Left {
@@ -537,13 +723,21 @@ impl Subscriber {
                     (end, is_fast) = (sequence, false);
                     break;
                 }
-                wanted.push((sequence, &said.frame));
-                frames.push(&said.frame);
+                if let Some(heard) = said.to(&feed.recipient) {
+                    frames.push(heard.frame);
+                    wanted.push((sequence, heard));
+                }
             }
         }
         let mut taken = Taken { frames: 0, clear: true };
         if !frames.is_empty() {
             taken = self.outlet.offer(frames);
+        }
+        for (sequence, heard) in &wanted[..taken.frames] {
+            heard.is_told(hub, &feed.recipient);
+            if let Some(subscription) = heard.loses.and_then(|entity| feed.find(entity)) {
+                subscription.loses_sight(*sequence, batch.now + hub.times.deletions_for);
+            }
         }
         feed.cursor = match wanted.get(taken.frames) {
             Some((sequence, _)) => *sequence,
@@ -566,23 +760,32 @@ impl Subscriber {
         if feed.way == Way::Left {
             return;
         }
-        let cursor = feed.cursor;
-        let is_there = feed.way == Way::Fast && cursor == repetition.until;
+        let it = &mut *feed;
+        let (cursor, recipient) = (it.cursor, &it.recipient);
+        let is_there = it.way == Way::Fast && cursor == repetition.until;
         let repeat = &repetition.repeat;
-        let Some(subscription) = feed.find(repeat.entity).filter(|known| known.lost.is_none()) else {
+        let mut subscriptions = it.subscriptions.iter_mut();
+        let Some(subscription) =
+            subscriptions.find(|known| known.entity == repeat.entity).filter(|known| known.lost.is_none())
+        else {
             return;
         };
         let mut is_told = false;
+        if repeat.only_deletions {
+            subscription.repeat_out_of_sight(now);
+        }
         if repetition.is_gone {
             let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
             subscription.lose(unheard_from, 0);
             is_told = true;
-        } else if let Some(frames) = repetition.frames.as_ref().filter(|_| is_there) {
-            let frames: Vec<&Bytes> = frames.iter().collect();
+        } else if let Some(said) = repetition.frames.as_ref().filter(|_| is_there) {
+            let heard: Vec<Heard<'_>> = said.iter().filter_map(|said| said.to(recipient)).collect();
+            let frames: Vec<&Cleared> = heard.iter().map(|heard| heard.frame).collect();
             let taken = self.outlet.offer(&frames);
             hub.tally.repeats.add(taken.frames as u64);
+            heard[..taken.frames].iter().for_each(|heard| heard.is_told(hub, recipient));
             is_told = taken.frames == frames.len();
-            if is_told && taken.clear {
+            if is_told && taken.clear && subscription.out_of_sight_due == 0 {
                 return;
             }
         }
@@ -592,6 +795,7 @@ impl Subscriber {
             subscription.settle(repeat.told.start, repeat.known_before, now);
         }
         feed.way = Way::Slow;
+        feed.version += 1;
         drop(feed);
         self.outlet.wake();
     }
@@ -602,7 +806,7 @@ impl Subscriber {
             return;
         }
         if let Some(asked) = feed.asking(hub, now) {
-            if self.outlet.offer(&[&protocol::ping(&asked.payload)]).frames == 1 {
+            if self.outlet.offer(&[&Cleared::ping(&asked.payload)]).frames == 1 {
                 feed.asked = Some(asked);
             }
         }

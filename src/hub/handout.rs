@@ -2,24 +2,15 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::hub::EntityIndex;
+use crate::hub::{EntityIndex, sight::Said};
 
 /// A run of new records.
 pub(super) struct Batch {
     pub(super) start: u64,
     pub(super) records: Vec<Said>,
     pub(super) now: Instant,
-}
-
-/// One record, as the fast way needs it.
-pub(super) struct Said {
-    pub(super) entity: EntityIndex,
-    pub(super) frame: Bytes,
-    /// Its subscribers must look at it themselves.
-    pub(super) only_slowly: bool,
 }
 
 impl Batch {
@@ -61,5 +52,5 @@ pub(super) struct Repetition {
     /// The log does not hold all of it any more.
     pub(super) is_gone: bool,
     /// `None` where it is so much that each is told at its own pace.
-    pub(super) frames: Option<Vec<Bytes>>,
+    pub(super) frames: Option<Vec<Said>>,
 }

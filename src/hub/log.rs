@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{change::ChangeKind, hub::EntityIndex};
+use crate::{change::ChangeKind, hub::EntityIndex, scope::Scopes};
 
 /// How much history is kept; what comes first counts.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct LogLimits {
 }
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
-const OVERHEAD: usize = 160;
+const OVERHEAD: usize = 224;
 
 /// One change or message that was told.
 #[derive(Clone, Debug)]
@@ -31,7 +31,19 @@ pub(crate) struct Record {
     pub(crate) entity: EntityIndex,
     /// What those who listen are told, encoded once for everyone.
     pub(crate) frame: Bytes,
+    /// Who may hear it; of a deletion, who has heard of the object.
+    pub(crate) scopes: Scopes,
     pub(crate) matter: Matter,
+}
+
+impl Record {
+    fn bytes(&self) -> usize {
+        let former = match &self.matter {
+            Matter::Change(Subject { former: Former::Known(state), .. }) => state.bytes(),
+            Matter::Change(_) | Matter::Message | Matter::Refresh => 0,
+        };
+        OVERHEAD + self.frame.len() + self.scopes.bytes() + former
+    }
 }
 
 /// What a record is about.
@@ -50,16 +62,55 @@ pub(crate) enum Matter {
 pub(crate) struct Subject {
     pub(crate) kind: ChangeKind,
     pub(crate) id: Arc<str>,
+    /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
+    pub(crate) key: Arc<str>,
+    pub(crate) former: Former,
     /// The object's JSON, a part of the frame; of a deleted one only its id.
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
     pub(crate) whole: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<u64>,
-    /// The object this one goes with when that is deleted.
+    /// The key of the object this one goes with when that is deleted.
     pub(crate) parent: Option<Arc<str>>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
+}
+
+/// What an object was before a change; kept where not everybody is told everything.
+#[derive(Clone, Debug)]
+pub(crate) enum Former {
+    Unknown,
+    /// There was none.
+    Absent,
+    Known(Arc<State>),
+}
+
+/// An object as it once was.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The sequence number of the record that made it so, where there was one.
+    pub(crate) at: Option<u64>,
+    pub(crate) scopes: Scopes,
+    pub(crate) was: Was,
+}
+
+#[derive(Debug)]
+pub(crate) enum Was {
+    Object(Bytes),
+    /// There was one, and nobody knows any more.
+    Something,
+    Gone,
+}
+
+impl State {
+    fn bytes(&self) -> usize {
+        let object = match &self.was {
+            Was::Object(object) => object.len(),
+            Was::Something | Was::Gone => 0,
+        };
+        size_of::<Self>() + self.scopes.bytes() + object
+    }
 }
 
 /// What is left of an object that is gone.
@@ -68,9 +119,20 @@ pub(crate) struct Tombstone {
     pub(crate) entity: EntityIndex,
     pub(crate) at: Instant,
     pub(crate) id: Arc<str>,
+    key: Arc<str>,
     /// The object that told it: its id as JSON.
     pub(crate) object: Box<[u8]>,
     pub(crate) may_be_exception: bool,
+    /// Who has heard of the object.
+    pub(crate) scopes: Scopes,
+    /// The object as it was; `None` where nobody knows, or everybody may see it.
+    pub(crate) last: Option<Box<[u8]>>,
+}
+
+impl Tombstone {
+    fn bytes(&self) -> usize {
+        self.last.as_deref().map_or(0, <[u8]>::len)
+    }
 }
 
 #[derive(Debug)]
@@ -82,9 +144,9 @@ struct Stored {
 /// What is known of one entity's objects.
 #[derive(Debug, Default)]
 struct Index {
-    /// The newest record of each object, for as long as that or a tombstone is kept.
+    /// The newest record of each object by its key, for as long as that or a tombstone is kept.
     newest: HashMap<Arc<str>, u64>,
-    /// The objects that go with another, by that one's id.
+    /// The keys of the objects that go with another, by that one's.
     children: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
@@ -103,6 +165,8 @@ pub(crate) struct Log {
     indexes: Vec<Index>,
     /// The objects whose newest record is their deletion, by its sequence number.
     tombstones: BTreeMap<u64, Tombstone>,
+    /// What they keep of objects.
+    tombstone_bytes: usize,
 }
 
 impl Log {
@@ -114,6 +178,7 @@ impl Log {
             bytes: 0,
             indexes: (0..entities).map(|_| Index::default()).collect(),
             tombstones: BTreeMap::new(),
+            tombstone_bytes: 0,
         }
     }
 
@@ -129,21 +194,21 @@ impl Log {
             subject.added = match subject.kind {
                 ChangeKind::Add => Some(sequence),
                 ChangeKind::Update => {
-                    let known = self.newest(record.entity, &subject.id);
+                    let known = self.newest(record.entity, &subject.key);
                     known.filter(|(_, known)| known.kind != ChangeKind::Delete).and_then(|(_, known)| known.added)
                 }
                 ChangeKind::Delete => {
-                    let known = self.newest(record.entity, &subject.id);
+                    let known = self.newest(record.entity, &subject.key);
                     let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
                     known.map(|(at, known)| known.added.unwrap_or(at))
                 }
             };
-            self.note(now, sequence, record.entity, subject.clone());
+            self.note(now, sequence, record.entity, subject.clone(), &record.scopes);
         }
         if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
             index.refreshed = sequence + 1;
         }
-        self.bytes += record.frame.len() + OVERHEAD;
+        self.bytes += record.bytes();
         self.records.push_back(Stored { at: now, record });
         while self.records.len() > 1 && self.is_over(now) {
             self.drop_oldest();
@@ -165,42 +230,84 @@ impl Log {
     }
 
     /// The newest change of an object that is still kept, and its sequence number.
-    pub(crate) fn newest(&self, entity: EntityIndex, id: &str) -> Option<(u64, &Subject)> {
-        let sequence = *self.index(entity)?.newest.get(id)?;
+    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Subject)> {
+        self.newest_record(entity, key).map(|(sequence, _, subject)| (sequence, subject))
+    }
+
+    /// The same, with who was told of it.
+    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Record, &Subject)> {
+        let sequence = *self.index(entity)?.newest.get(key)?;
+        let (record, subject) = self.change(sequence)?;
+        Some((sequence, record, subject))
+    }
+
+    /// The record of this sequence number, where that is a change and still kept.
+    pub(crate) fn change(&self, sequence: u64) -> Option<(&Record, &Subject)> {
         let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        match &self.records.get(at)?.record.matter {
-            Matter::Change(subject) => Some((sequence, subject)),
+        let record = &self.records.get(at)?.record;
+        match &record.matter {
+            Matter::Change(subject) => Some((record, subject)),
             Matter::Message | Matter::Refresh => None,
         }
     }
 
+    /// What a page that has heard everything before `from` may show of an object, besides its newest state; `None`
+    /// stands for what nobody knows.
+    pub(crate) fn shown_since<'l>(
+        &'l self,
+        newest: &'l Subject,
+        from: u64,
+    ) -> impl Iterator<Item = Option<&'l State>> + 'l {
+        let mut former = Some(&newest.former);
+        std::iter::from_fn(move || {
+            loop {
+                let state = match former.take()? {
+                    Former::Unknown => return Some(None),
+                    Former::Absent => return None,
+                    Former::Known(state) => &**state,
+                };
+                let earlier = state.at.filter(|at| *at >= from).and_then(|at| self.change(at));
+                former = earlier.map(|(_, subject)| &subject.former);
+                if !matches!(state.was, Was::Gone) {
+                    return Some(Some(state));
+                }
+            }
+        })
+    }
+
+    /// The changes that are the newest of their objects, of one entity.
+    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (u64, &Record, &Subject)> {
+        let newest = self.index(entity).into_iter().flat_map(|index| index.newest.values());
+        newest.filter_map(|&sequence| self.change(sequence).map(|(record, subject)| (sequence, record, subject)))
+    }
+
     /// The same, unless the entity was refreshed since then: who knows what the object is now.
-    pub(crate) fn known(&self, entity: EntityIndex, id: &str) -> Option<(u64, &Subject)> {
-        self.newest(entity, id).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
+    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Subject)> {
+        self.newest(entity, key).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
     }
 
     /// True when nothing newer than this record is known of its object, nor was the entity refreshed since.
-    pub(crate) fn is_newest(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
-        self.index(entity).is_some_and(|index| index.newest.get(id) == Some(&sequence) && sequence >= index.refreshed)
+    pub(crate) fn is_newest(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        self.index(entity).is_some_and(|index| index.newest.get(key) == Some(&sequence) && sequence >= index.refreshed)
     }
 
     /// True when what was told of an object from `sequence` on says all there is to say of it.
-    pub(crate) fn is_whole_since(&self, entity: EntityIndex, id: &str, sequence: u64) -> bool {
-        let newest = self.index(entity).and_then(|index| index.newest.get(id));
+    pub(crate) fn is_whole_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        let newest = self.index(entity).and_then(|index| index.newest.get(key));
         newest.is_some_and(|&newest| {
-            let is_partial = self.newest(entity, id).is_some_and(|(_, subject)| !subject.whole);
+            let is_partial = self.newest(entity, key).is_some_and(|(_, subject)| !subject.whole);
             newest >= sequence.max(self.refreshed(entity)) && !is_partial
         })
     }
 
-    /// The objects known to go with this one, each before the one it goes with.
-    pub(crate) fn descendants(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
+    /// The keys of the objects known to go with this one, each before the one it goes with.
+    pub(crate) fn descendants(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
         let Some(children) = self.index(entity).map(|index| &index.children) else {
             return Vec::new();
         };
-        let of = |id: &str| children.get(id).into_iter().flatten();
-        let mut found: Vec<&Arc<str>> = of(id).collect();
-        let mut known: HashSet<&str> = found.iter().map(|child| &***child).chain([id]).collect();
+        let of = |key: &str| children.get(key).into_iter().flatten();
+        let mut found: Vec<&Arc<str>> = of(key).collect();
+        let mut known: HashSet<&str> = found.iter().map(|child| &***child).chain([key]).collect();
         let mut next = 0;
         while let Some(&parent) = found.get(next) {
             found.extend(of(parent).filter(|child| known.insert(child)));
@@ -227,14 +334,17 @@ impl Log {
     }
 
     /// An object that was deleted before this is in the store again.
-    pub(crate) fn unbury(&mut self, entity: EntityIndex, id: &str, before: u64) {
+    pub(crate) fn unbury(&mut self, entity: EntityIndex, key: &str, before: u64) {
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
-        let buried = index.newest.get(id).copied().filter(|sequence| *sequence < before);
-        if let Some(sequence) = buried.filter(|sequence| self.tombstones.remove(sequence).is_some()) {
+        let buried = index.newest.get(key).copied().filter(|sequence| *sequence < before);
+        if let Some((sequence, tombstone)) =
+            buried.and_then(|sequence| Some((sequence, self.tombstones.remove(&sequence)?)))
+        {
+            self.tombstone_bytes -= tombstone.bytes();
             if sequence < self.base {
-                index.newest.remove(id);
+                index.newest.remove(key);
             }
         }
     }
@@ -275,26 +385,43 @@ impl Log {
     }
 
     /// Remembers a change as the newest of its object.
-    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject) {
-        self.forget_parent(entity, &subject.id);
+    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject, scopes: &Scopes) {
+        self.forget_parent(entity, &subject.key);
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
-        if let Some(earlier) = index.newest.insert(subject.id.clone(), sequence) {
-            self.tombstones.remove(&earlier);
+        let earlier = index.newest.insert(subject.key.clone(), sequence);
+        if let Some(forgotten) = earlier.and_then(|earlier| self.tombstones.remove(&earlier)) {
+            self.tombstone_bytes -= forgotten.bytes();
         }
         if subject.kind == ChangeKind::Delete {
-            let object = subject.object.to_vec().into();
-            let may_be_exception = subject.may_be_exception;
-            self.tombstones.insert(sequence, Tombstone { entity, at: now, id: subject.id, object, may_be_exception });
+            let last = match &subject.former {
+                Former::Known(state) => match &state.was {
+                    Was::Object(object) => Some(object.to_vec().into()),
+                    Was::Something | Was::Gone => None,
+                },
+                Former::Unknown | Former::Absent => None,
+            };
+            let tombstone = Tombstone {
+                entity,
+                at: now,
+                id: subject.id,
+                key: subject.key,
+                object: subject.object.to_vec().into(),
+                may_be_exception: subject.may_be_exception,
+                scopes: scopes.clone(),
+                last,
+            };
+            self.tombstone_bytes += tombstone.bytes();
+            self.tombstones.insert(sequence, tombstone);
         } else if let Some(parent) = subject.parent {
-            index.children.entry(parent).or_default().insert(subject.id);
+            index.children.entry(parent).or_default().insert(subject.key);
         }
     }
 
     /// Takes an object off the list of those that go with its parent, as its newest record has it.
-    fn forget_parent(&mut self, entity: EntityIndex, id: &Arc<str>) {
-        let Some((_, Subject { parent: Some(parent), .. })) = self.newest(entity, id) else {
+    fn forget_parent(&mut self, entity: EntityIndex, key: &Arc<str>) {
+        let Some((_, Subject { parent: Some(parent), .. })) = self.newest(entity, key) else {
             return;
         };
         let parent = parent.clone();
@@ -302,7 +429,7 @@ impl Log {
             return;
         };
         if let Some(children) = index.children.get_mut(&parent) {
-            children.remove(id);
+            children.remove(key);
             if children.is_empty() {
                 index.children.remove(&parent);
             }
@@ -316,30 +443,31 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        let entity_and_id = match self.records.front() {
+        let entity_and_key = match self.records.front() {
             Some(Stored { record: Record { entity, matter: Matter::Change(subject), .. }, .. }) => {
-                Some((*entity, subject.id.clone()))
+                Some((*entity, subject.key.clone()))
             }
             _ => None,
         };
-        if let Some((entity, id)) = entity_and_id {
+        if let Some((entity, key)) = entity_and_key {
             let is_buried = self.tombstones.contains_key(&self.base);
-            let is_newest = self.index(entity).is_some_and(|index| index.newest.get(&id) == Some(&self.base));
+            let is_newest = self.index(entity).is_some_and(|index| index.newest.get(&key) == Some(&self.base));
             if is_newest && !is_buried {
-                self.forget_parent(entity, &id);
+                self.forget_parent(entity, &key);
                 if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
-                    index.newest.remove(&id);
+                    index.newest.remove(&key);
                 }
             }
         }
         if let Some(Stored { record, .. }) = self.records.pop_front() {
-            self.bytes -= record.frame.len() + OVERHEAD;
+            self.bytes -= record.bytes();
             self.base += 1;
         }
     }
 
     fn tombstones_are_over(&self, now: Instant) -> bool {
         self.tombstones.len() > self.limits.tombstones
+            || self.tombstone_bytes > self.limits.bytes
             || self
                 .tombstones
                 .first_key_value()
@@ -350,8 +478,9 @@ impl Log {
         let Some((sequence, tombstone)) = self.tombstones.pop_first() else {
             return;
         };
+        self.tombstone_bytes -= tombstone.bytes();
         if let Some(index) = self.indexes.get_mut(usize::from(tombstone.entity.0)).filter(|_| sequence < self.base) {
-            index.newest.remove(&tombstone.id);
+            index.newest.remove(&tombstone.key);
         }
     }
 }
@@ -366,9 +495,12 @@ mod tests {
         let frame = Bytes::from(vec![b'x'; size]);
         Record {
             entity: EntityIndex(0),
+            scopes: Scopes::All,
             matter: Matter::Change(Subject {
                 kind: ChangeKind::Update,
                 id: id.into(),
+                key: id.into(),
+                former: Former::Unknown,
                 object: frame.clone(),
                 whole: true,
                 added: None,
@@ -436,9 +568,12 @@ mod tests {
         Record {
             entity: EntityIndex(0),
             frame: object.clone(),
+            scopes: Scopes::All,
             matter: Matter::Change(Subject {
                 kind,
                 id: id.into(),
+                key: id.into(),
+                former: Former::Unknown,
                 object,
                 whole: kind != ChangeKind::Update,
                 added: None,

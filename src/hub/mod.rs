@@ -14,11 +14,13 @@ mod log;
 mod proof;
 mod session;
 mod settle;
+mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
 mod voice;
 
 use std::{
+    borrow::Cow,
     fmt,
     ops::Range,
     sync::{
@@ -34,24 +36,28 @@ use tokio::time::Instant;
 use self::{
     fanout::{Settler, Shard},
     feed::{Feed, PageFeed},
-    handout::{Batch, Repeat, Repetition, Said},
-    log::{Log, Matter, Record, Subject},
+    handout::{Batch, Repeat, Repetition},
+    log::{Former, Log, Matter, Record, State, Subject, Was},
     session::Sessions,
     settle::{Due, Settle},
+    sight::{How, Recipient, Said},
 };
 pub(crate) use self::{
     feed::{Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
     session::{SessionId, SessionLimits},
     settle::SettleTimes,
+    sight::{Cleared, View},
     voice::Voice,
 };
 use crate::{
-    change::{Change, ChangeKind},
+    auth::Identity,
+    change::{Before, Change, ChangeKind},
     lock::lock,
     object::{Object, quoted},
     observe::Counter,
     protocol,
+    scope::Scopes,
 };
 
 /// The place of an entity in the configuration.
@@ -170,6 +176,8 @@ impl SnapshotFrames {
 struct Row {
     id: Box<str>,
     frame: Bytes,
+    /// The object itself, where it is asked who may see it.
+    object: Option<Bytes>,
     kind: RowKind,
 }
 
@@ -248,23 +256,25 @@ impl Hub {
             let before = log.head();
             let now = Instant::now();
             for change in changes {
+                let key = self.voice(entity).key(change.scopes(), change.id());
                 let newer = began
                     .filter(|_| change.kind() == ChangeKind::Add)
-                    .and_then(|began| log.newest(entity, change.id()).filter(|(at, _)| (began..before).contains(at)));
-                let record = match newer.map(|(_, subject)| subject) {
+                    .and_then(|began| log.newest_record(entity, &key).filter(|(at, ..)| (began..before).contains(at)));
+                let record = match newer.map(|(_, record, subject)| (record, subject)) {
                     None => self.record(&log, entity, change),
                     // The id of an object that was deleted meanwhile has been given to this one.
-                    Some(Subject { kind: ChangeKind::Delete, added: Some(added), .. })
+                    Some((_, Subject { kind: ChangeKind::Delete, added: Some(added), .. }))
                         if began.is_some_and(|began| *added < began) =>
                     {
                         self.record(&log, entity, change)
                     }
-                    Some(Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. }) => continue,
-                    Some(Subject { object, .. }) => {
+                    Some((_, Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. })) => continue,
+                    Some((newer, Subject { object, .. })) => {
                         // An update may leave fields out that pages need of an add.
                         let sent = Object::of(change.object()).unwrap_or_default();
-                        let newer = Object::parse(object).unwrap_or_default();
-                        self.changed(entity, ChangeKind::Add, change.id(), &sent.overlaid(newer).to_json(), true)
+                        let object = sent.overlaid(Object::parse(object).unwrap_or_default()).to_json();
+                        let scopes = newer.scopes.clone();
+                        self.changed(&log, entity, &change.with_object(ChangeKind::Add, object), scopes, true)
                     }
                 };
                 log.append(now, record);
@@ -277,10 +287,10 @@ impl Hub {
     }
 
     /// Tells a message: `value` is JSON text.
-    pub(crate) fn send(&self, entity: EntityIndex, value: &str) {
+    pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
         let frame = protocol::message(&self.voice(entity).entity, value);
         let mut log = lock(&self.log);
-        log.append(Instant::now(), Record { entity, frame, matter: Matter::Message });
+        log.append(Instant::now(), Record { entity, frame, scopes, matter: Matter::Message });
         drop(log);
         self.wake();
     }
@@ -294,21 +304,43 @@ impl Hub {
 
     fn refresh_once(&self, entity: EntityIndex) {
         let voice = self.voice(entity);
-        let marker = Record { entity, frame: voice.resync_marker(), matter: Matter::Refresh };
+        let marker = Record { entity, frame: voice.resync_marker(), scopes: Scopes::All, matter: Matter::Refresh };
         let mut log = lock(&self.log);
         let now = Instant::now();
         if !voice.has_snapshot {
             let frame = self.resync_message(entity);
-            log.append(now, Record { entity: self.resync, frame, matter: Matter::Message });
+            log.append(now, Record { entity: self.resync, frame, scopes: Scopes::All, matter: Matter::Message });
         }
         log.append(now, marker);
         drop(log);
         self.wake();
     }
 
-    /// The objects known to go with this one, each before the one it goes with.
-    pub(crate) fn descendants(&self, entity: EntityIndex, id: &str) -> Vec<Arc<str>> {
-        lock(&self.log).descendants(entity, id)
+    /// The deletions of the objects known to go with this one, each before the one it goes with.
+    pub(crate) fn descendants(&self, entity: EntityIndex, change: &Change) -> Vec<Change> {
+        let log = lock(&self.log);
+        let along = log.descendants(entity, &self.voice(entity).key(change.scopes(), change.id()));
+        let deletion = |key: Arc<str>| {
+            let (_, record, subject) = log.newest_record(entity, &key)?;
+            Some(Change::delete(&subject.id).ok()?.told_in(&record.scopes, &Scopes::None))
+        };
+        along.into_iter().filter_map(deletion).collect()
+    }
+
+    /// What tells an object of an entity from others.
+    pub(crate) fn key<'k>(&self, entity: EntityIndex, scopes: &Scopes, id: &'k str) -> Cow<'k, str> {
+        self.voice(entity).key(scopes, id)
+    }
+
+    /// True where the log knows who has heard of an object.
+    pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
+        !self.voice(entity).has_own_ids && lock(&self.log).newest(entity, id).is_some()
+    }
+
+    /// True where somebody may ask what this object was before, and the log does not know.
+    pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
+        let voice = self.voice(entity);
+        voice.view.is_some() && lock(&self.log).newest(entity, &voice.key(scopes, id)).is_none()
     }
 
     /// A write of an entity is on its way, until what comes back is dropped.
@@ -335,22 +367,34 @@ impl Hub {
     }
 
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
-    pub(crate) fn join(self: &Arc<Self>, outlet: Arc<dyn Outlet>, origin: Origin) -> Arc<Subscriber> {
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        outlet: Arc<dyn Outlet>,
+        identity: Identity,
+        origin: Origin,
+    ) -> Arc<Subscriber> {
         let shards = self.shards.get_or_init(|| {
             let workers = tokio::runtime::Handle::current().metrics().num_workers();
             (0..workers).map(|_| Arc::new(Shard::default())).collect()
         });
         let now = Instant::now();
+        let mut earlier = Scopes::None;
         let page = match origin {
             Origin::Unknown => None,
             Origin::Page { session, missed_from } => {
-                Some(PageFeed { hold: session.and_then(|id| self.sessions.take(id, now)), missed_from })
+                let hold = session.and_then(|id| self.sessions.take(id, identity.hears(), now));
+                let hold = hold.map(|(hold, had)| {
+                    earlier = had;
+                    hold
+                });
+                Some(PageFeed { hold, missed_from })
             }
         };
         let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
         let shard = &shards[at];
-        let subscriber =
-            Arc::new(Subscriber { feed: Mutex::new(Feed::new(self.head(), page, now)), outlet, seat: OnceLock::new() });
+        let recipient = Recipient { identity, earlier };
+        let feed = Mutex::new(Feed::new(self.head(), recipient, page, now));
+        let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
         let place = lock(&shard.subscribers).insert(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
         shard.serve(self);
@@ -377,24 +421,26 @@ impl Hub {
         &self,
         entity: EntityIndex,
         at: u64,
+        identity: &Identity,
         rows: &[Change],
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
         let voice = self.voice(entity);
         {
             let mut log = lock(&self.log);
-            rows.iter().for_each(|row| log.unbury(entity, row.id(), at));
+            rows.iter().for_each(|row| log.unbury(entity, &voice.key(identity.hears(), row.id()), at));
         }
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             frame: voice.gone(change.object(), true).frame,
+            object: None,
             kind: RowKind::Gone,
         });
         let (bearable, others): (Vec<&Change>, Vec<&Change>) = rows.iter().partition(|change| voice.bears(change));
-        let objects = bearable.into_iter().map(|change| Row {
-            id: change.id().into(),
-            frame: voice.upsert(change.object(), true),
-            kind: RowKind::Object,
+        let objects = bearable.into_iter().map(|change| {
+            let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
+            let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true) };
+            Row { id: change.id().into(), frame, object, kind: RowKind::Object }
         });
         (SnapshotFrames { at, gone: gone.collect(), rows: objects.collect() }, others.len())
     }
@@ -402,7 +448,7 @@ impl Hub {
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
-        let marker = |frame| Row { id: RESYNC.into(), frame, kind: RowKind::Marker };
+        let marker = |frame| Row { id: RESYNC.into(), frame, object: None, kind: RowKind::Marker };
         let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, gone: Arc::default(), rows: rows.into() }
     }
@@ -441,7 +487,9 @@ impl Hub {
             let count = log.tombstones(entity, from..log.head()).count();
             drop(log);
             let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
-            if count > 0 && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
+            // Some may have lost sight of objects that are there for others.
+            let are_there = count > 0 || self.voice(entity).is_choosy();
+            if are_there && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
                 let told = from..u64::MAX;
                 self.repeat(&Repeat { entity, told, is_last: false, known_before: 0, only_deletions: true });
             }
@@ -471,13 +519,23 @@ impl Hub {
         let until = log.head();
         let start = if is_last || only_deletions { start } else { start.max(log.base()) };
         let at_most = REPEAT_FRAMES + 1;
-        let frames: Vec<Bytes> = if only_deletions {
-            let buried = |(_, tombstone)| self.voice(entity).buried(tombstone);
+        let frames: Vec<Said> = if self.voice(entity).view.is_some() {
+            // Each is asked what it may see.
+            return Repetition {
+                repeat: Repeat { told: start..end, ..repeat.clone() },
+                until,
+                is_gone: !only_deletions && start < log.base(),
+                frames: None,
+            };
+        } else if only_deletions {
+            let buried = |(_, tombstone)| self.said_tombstone(tombstone);
             log.tombstones(entity, start..until.max(start)).map(buried).take(at_most).collect()
         } else {
-            let pages = Pages::ThatHave { everything_before: known_before };
-            let newest = self.newest(&log, entity, start, start, u64::MAX, pages);
-            newest.take_while(|(at, _)| *at < end).filter_map(|(_, frame)| frame).take(at_most).collect()
+            let how = How::Again { from: start, pages: Pages::ThatHave { everything_before: known_before } };
+            let newest = self.newest(&log, entity, start, start, u64::MAX);
+            let newest = newest.take_while(|(at, _)| *at < end);
+            let records = newest.filter_map(|(at, record)| record.map(|record| self.said(&log, at, record, how)));
+            records.take(at_most).collect()
         };
         Repetition {
             repeat: Repeat { told: start..end, ..repeat.clone() },
@@ -487,8 +545,8 @@ impl Hub {
         }
     }
 
-    /// The records from a sequence number on; with those from `changes_from` on that hold the newest state of one of
-    /// this entity's objects, what tells it, and with the messages from `messages_from` on, what was said.
+    /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
+    /// entity's objects, with those from `messages_from` on what else was said.
     fn newest<'l>(
         &'l self,
         log: &'l Log,
@@ -496,24 +554,18 @@ impl Hub {
         from: u64,
         changes_from: u64,
         messages_from: u64,
-        pages: Pages,
-    ) -> impl Iterator<Item = (u64, Option<Bytes>)> + 'l {
+    ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
         log.since(from).into_iter().flatten().map(move |(sequence, record)| {
-            let frame = match &record.matter {
-                Matter::Change(subject) if record.entity == entity && changes_from <= sequence => {
-                    let is_newest = log.is_newest(entity, &subject.id, sequence);
-                    is_newest.then(|| self.once_more(entity, subject, &record.frame, pages))
-                }
-                Matter::Message if record.entity == entity && messages_from <= sequence => Some(record.frame.clone()),
-                // Where the store can be asked, that is done instead.
-                Matter::Refresh
-                    if record.entity == entity && messages_from <= sequence && !self.voice(entity).has_snapshot =>
-                {
-                    Some(record.frame.clone())
-                }
-                _ => None,
-            };
-            (sequence, frame)
+            let is_wanted = record.entity == entity
+                && match &record.matter {
+                    Matter::Change(subject) => {
+                        changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
+                    }
+                    Matter::Message => messages_from <= sequence,
+                    // Where the store can be asked, that is done instead.
+                    Matter::Refresh => messages_from <= sequence && !self.voice(entity).has_snapshot,
+                };
+            (sequence, is_wanted.then_some(record))
         })
     }
 
@@ -527,56 +579,117 @@ impl Hub {
 
     /// A change as it is told, with what the log knows of its object.
     fn record(&self, log: &Log, entity: EntityIndex, change: &Change) -> Record {
-        let (kind, id) = (change.kind(), change.id());
-        if self.delivery == Delivery::Plain {
-            return self.changed(entity, kind, id, change.object(), false);
+        let voice = self.voice(entity);
+        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
+        if self.delivery == Delivery::Plain && change.kind() != ChangeKind::Delete {
+            return self.changed(log, entity, change, scopes, false);
         }
-        let known = log.known(entity, id).map(|(_, subject)| subject);
+        let known = log.known(entity, &voice.key(change.scopes(), change.id())).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
-        match (kind, known) {
-            (ChangeKind::Delete, _) => {
-                let voice = self.voice(entity);
-                let may_be_exception =
-                    voice.may_be_exception(known.map(|subject| (&subject.object[..], subject.whole)));
-                let said = voice.gone(change.object(), may_be_exception);
-                let subject = Subject {
-                    kind,
-                    id: id.into(),
-                    object: said.object,
-                    whole: true,
-                    added: None,
-                    parent: None,
-                    may_be_exception,
-                };
-                Record { entity, frame: said.frame, matter: Matter::Change(subject) }
-            }
+        match (change.kind(), known) {
+            (ChangeKind::Delete, _) => self.deleted(log, entity, change, scopes, known),
             (ChangeKind::Update, Some(known)) if !change.is_whole() => {
                 let earlier = Object::parse(&known.object).unwrap_or_default();
                 let later = Object::of(change.object()).unwrap_or_default();
-                self.changed(entity, kind, id, &earlier.overlaid(later).to_json(), known.whole)
+                let object = earlier.overlaid(later).to_json();
+                self.changed(log, entity, &change.with_object(ChangeKind::Update, object), scopes, known.whole)
             }
-            _ => {
+            (kind, _) => {
                 let whole = kind == ChangeKind::Add || change.is_whole();
-                self.changed(entity, kind, id, change.object(), whole)
+                self.changed(log, entity, change, scopes, whole)
             }
         }
     }
 
-    fn changed(&self, entity: EntityIndex, kind: ChangeKind, id: &str, object: &str, whole: bool) -> Record {
+    /// A deletion is told to everybody who has heard of the object.
+    fn deleted(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        change: &Change,
+        scopes: Scopes,
+        known: Option<&Subject>,
+    ) -> Record {
         let voice = self.voice(entity);
-        let said = voice.plainly(kind, object);
-        let parent = Object::of(object).and_then(|object| voice.parent(&object)).map(Arc::from);
-        let subject =
-            Subject { kind, id: id.into(), object: said.object, whole, added: None, parent, may_be_exception: false };
-        Record { entity, frame: said.frame, matter: Matter::Change(subject) }
+        let (may_be_exception, said) = match self.delivery {
+            Delivery::Plain => (false, voice.plainly(ChangeKind::Delete, change.object())),
+            Delivery::Converging => {
+                let known = known.map(|subject| (&subject.object[..], subject.whole));
+                let may_be_exception = voice.may_be_exception(known);
+                (may_be_exception, voice.gone(change.object(), may_be_exception))
+            }
+        };
+        let key = Arc::from(&*voice.key(&scopes, change.id()));
+        let mut subject = Subject {
+            kind: ChangeKind::Delete,
+            id: change.id().into(),
+            former: self.former(log, entity, &key, change),
+            key,
+            object: said.object,
+            whole: true,
+            added: None,
+            parent: None,
+            may_be_exception,
+        };
+        if subject.id == subject.key {
+            subject.key = subject.id.clone();
+        }
+        let heard = log.shown_since(&subject, 0).flatten();
+        let scopes = heard.fold(scopes, |scopes, state| scopes.and(&state.scopes));
+        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
+    }
+
+    fn changed(&self, log: &Log, entity: EntityIndex, change: &Change, scopes: Scopes, whole: bool) -> Record {
+        let voice = self.voice(entity);
+        let said = voice.plainly(change.kind(), change.object());
+        let parent = Object::of(change.object()).and_then(|object| voice.parent(&object));
+        let parent = parent.map(|parent| Arc::from(&*voice.key(&scopes, &parent)));
+        let id: Arc<str> = change.id().into();
+        let key = if voice.has_own_ids { Arc::from(&*voice.key(&scopes, &id)) } else { id.clone() };
+        let subject = Subject {
+            kind: change.kind(),
+            former: self.former(log, entity, &key, change),
+            id,
+            key,
+            object: said.object,
+            whole,
+            added: None,
+            parent,
+            may_be_exception: false,
+        };
+        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
+    }
+
+    /// What an object was before a change, where somebody may want to know.
+    fn former(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Former {
+        let voice = self.voice(entity);
+        if !voice.is_choosy() {
+            return Former::Unknown;
+        }
+        let known = log.newest_record(entity, key);
+        let moved_from = change.former_scopes();
+        let scopes = match known {
+            Some((_, record, _)) => record.scopes.and(moved_from),
+            None if !moved_from.is_none() => moved_from.clone(),
+            None if voice.is_scoped => change.scopes().clone(),
+            None => Scopes::All,
+        };
+        let was = match (known, change.before()) {
+            (Some((_, _, Subject { kind: ChangeKind::Delete, .. })), _) => Was::Gone,
+            (Some((_, _, subject)), _) if voice.view.is_some() => Was::Object(subject.object.clone()),
+            (Some(_), _) => Was::Something,
+            (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
+            (None, Before::Absent) => return Former::Absent,
+            (None, Before::Unread) if !moved_from.is_none() => Was::Something,
+            (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
+            (None, Before::Unread) => return Former::Unknown,
+        };
+        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, was }))
     }
 
     /// An object's newest state, for pages that know it or not.
     fn once_more(&self, entity: EntityIndex, subject: &Subject, frame: &Bytes, pages: Pages) -> Bytes {
-        let is_known = match pages {
-            Pages::Any => false,
-            Pages::ThatHave { everything_before } => subject.added.is_none_or(|added| added < everything_before),
-        };
+        let is_known = subject.is_known_to(pages);
         match subject.kind {
             ChangeKind::Delete => frame.clone(),
             ChangeKind::Add | ChangeKind::Update => {
@@ -599,13 +712,8 @@ impl Hub {
     fn batch(&self, from: u64) -> Batch {
         let log = lock(&self.log);
         let start = from.max(log.base());
-        let said = |record: &Record| Said {
-            entity: record.entity,
-            frame: record.frame.clone(),
-            only_slowly: matches!(record.matter, Matter::Refresh) && self.voice(record.entity).has_snapshot,
-        };
-        let unread = log.since(start).into_iter().flatten();
-        let records = unread.take(BATCH_RECORDS).map(|(_, record)| said(record)).collect();
+        let unread = log.since(start).into_iter().flatten().take(BATCH_RECORDS);
+        let records = unread.map(|(sequence, record)| self.said(&log, sequence, record, How::Live)).collect();
         Batch { start, records, now: Instant::now() }
     }
 }

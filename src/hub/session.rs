@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{hub::EntityIndex, lock::lock};
+use crate::{hub::EntityIndex, lock::lock, scope::Scopes};
 
 /// How many sessions are remembered, and for how long after their pages have gone.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ struct Session {
     gone: Option<Instant>,
     /// Of each entity: everything before is known to have reached the page.
     positions: Vec<(EntityIndex, u64)>,
+    /// Every scope it ever had: of what was told in these it may be showing something.
+    scopes: Scopes,
 }
 
 /// One connection's hold on its session.
@@ -67,8 +69,9 @@ impl Sessions {
         Self { limits, known: Mutex::default(), connections: AtomicU64::new(0) }
     }
 
-    /// A connection takes its session over. `None` where it belongs to other credentials, or there are too many.
-    pub(crate) fn take(&self, id: SessionId, now: Instant) -> Option<Hold> {
+    /// A connection takes its session over; with the scopes it had before. `None` where it belongs to other
+    /// credentials, or there are too many.
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, now: Instant) -> Option<(Hold, Scopes)> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -78,14 +81,24 @@ impl Sessions {
             }
             session.connection = connection;
             session.gone = None;
-        } else {
-            if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
-                return None;
-            }
-            let session = Session { owner: id.owner, connection, gone: None, positions: Vec::new() };
-            known.sessions.insert(id.id, session);
+            let every = session.scopes.and(scopes);
+            let had = std::mem::replace(&mut session.scopes, every);
+            return Some((Hold { id, connection }, had));
         }
-        Some(Hold { id, connection })
+        if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
+            return None;
+        }
+        let positions = Vec::new();
+        let session = Session { owner: id.owner, connection, gone: None, positions, scopes: scopes.clone() };
+        known.sessions.insert(id.id, session);
+        Some((Hold { id, connection }, Scopes::None))
+    }
+
+    /// The page has these scopes now.
+    pub(crate) fn has_scopes(&self, hold: &Hold, scopes: &Scopes) {
+        if let Some(session) = lock(&self.known).sessions.get_mut(&hold.id.id) {
+            session.scopes = session.scopes.and(scopes);
+        }
     }
 
     /// Where the page stands with an entity, if it has ever acknowledged anything of it.
@@ -173,55 +186,55 @@ mod tests {
     #[test]
     fn each_entity_has_a_place_of_its_own() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), now).unwrap();
+        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
         assert_eq!(sessions.position(&hold, EVENTS), None);
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
         sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)]);
         sessions.leave(&hold, now);
-        let again = sessions.take(id(1), now).unwrap();
+        let again = sessions.take(id(1), &Scopes::None, now).unwrap().0;
         assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
     }
 
     #[test]
     fn a_session_belongs_to_its_credentials() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), now).unwrap();
+        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
-        assert!(sessions.take(SessionId { id: 1, owner: 8 }, now).is_none());
+        assert!(sessions.take(SessionId { id: 1, owner: 8 }, &Scopes::None, now).is_none());
         assert_eq!(sessions.position(&hold, EVENTS), Some(5));
     }
 
     #[test]
     fn of_two_connections_the_newest_is_believed() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let [old, new] = [(); 2].map(|()| sessions.take(id(1), now).unwrap());
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, now).unwrap().0);
         sessions.acknowledge(&new, &[(EVENTS, 5)]);
         sessions.acknowledge(&old, &[(EVENTS, 9)]);
         assert_eq!(sessions.position(&new, EVENTS), Some(5));
         sessions.leave(&old, now);
-        sessions.take(id(2), now + Duration::from_secs(61)).unwrap();
+        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
     }
 
     #[test]
     fn sessions_are_forgotten_some_time_after_their_pages_have_gone() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), now).unwrap();
+        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
         sessions.leave(&hold, now);
-        sessions.take(id(2), now + Duration::from_secs(60)).unwrap();
+        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(60)).unwrap();
         assert_eq!(sessions.len(), 2);
-        sessions.take(id(2), now + Duration::from_secs(61)).unwrap();
+        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.len(), 1);
     }
 
     #[test]
     fn when_there_are_too_many_those_gone_for_longest_go_first() {
         let (sessions, now) = (sessions(2), Instant::now());
-        let [first, second] = [1, 2].map(|number| sessions.take(id(number), now).unwrap());
-        assert!(sessions.take(id(3), now).is_none(), "nobody has gone");
+        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, now).unwrap().0);
+        assert!(sessions.take(id(3), &Scopes::None, now).is_none(), "nobody has gone");
         sessions.leave(&second, now);
         sessions.leave(&first, now + Duration::from_secs(1));
-        sessions.take(id(3), now + Duration::from_secs(2)).unwrap();
+        sessions.take(id(3), &Scopes::None, now + Duration::from_secs(2)).unwrap();
         let known: Vec<u128> = lock(&sessions.known).sessions.keys().copied().collect();
         assert!(known.contains(&1) && known.contains(&3), "{known:?}");
     }
@@ -231,7 +244,7 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         for milliseconds in 0..10_000 {
             let now = now + Duration::from_millis(milliseconds);
-            let hold = sessions.take(id(1), now).unwrap();
+            let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
             sessions.leave(&hold, now);
         }
         assert!(lock(&sessions.known).gone.len() < 1000);

@@ -3,14 +3,17 @@
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::{
     change::{Change, ChangeKind},
     entity::Widget,
-    hub::log::Tombstone,
+    hub::{View, log::Tombstone},
     object::{Object, string},
     protocol::{self, EventFrame},
+    scope::Scopes,
 };
 
 /// Everything that is needed to speak of one entity.
@@ -23,6 +26,11 @@ pub(crate) struct Voice {
     pub(crate) parent_key: Option<String>,
     /// True when the store can be asked for all its rows.
     pub(crate) has_snapshot: bool,
+    /// Not everyone hears everything.
+    pub(crate) is_scoped: bool,
+    /// An id names an object of its scope only.
+    pub(crate) has_own_ids: bool,
+    pub(crate) view: Option<View>,
 }
 
 impl Voice {
@@ -34,13 +42,31 @@ impl Voice {
             widget: Widget::Any,
             parent_key: None,
             has_snapshot: false,
+            is_scoped: false,
+            has_own_ids: false,
+            view: None,
         }
+    }
+
+    /// What the log finds an object by.
+    pub(crate) fn key<'k>(&self, scopes: &Scopes, id: &'k str) -> Cow<'k, str> {
+        if self.has_own_ids { Cow::Owned(format!("{scopes}\n{id}")) } else { Cow::Borrowed(id) }
+    }
+
+    /// True where some may hear or see what others may not.
+    pub(crate) fn is_choosy(&self) -> bool {
+        self.is_scoped || self.view.is_some()
     }
 
     /// Whether pages can bear a row of this kind.
     pub(crate) fn bears(&self, change: &Change) -> bool {
         let object = Object::of(change.object()).unwrap_or_default();
         self.widget.check(change.kind(), &object).is_ok()
+    }
+
+    /// Whether pages can bear this object in a change of this kind.
+    pub(crate) fn can_say(&self, kind: ChangeKind, object: &str) -> bool {
+        Object::of(object).is_some_and(|object| self.widget.check(kind, &object).is_ok())
     }
 
     /// A change as it happens, in the article's words and no others.
@@ -51,9 +77,7 @@ impl Voice {
     /// The newest state of an object, for pages that may have it or not.
     pub(crate) fn upsert(&self, object: &str, whole: bool) -> Bytes {
         let update = self.plainly(ChangeKind::Update, object).frame;
-        let addable =
-            whole && Object::of(object).is_some_and(|object| self.widget.check(ChangeKind::Add, &object).is_ok());
-        if !addable {
+        if !(whole && self.can_say(ChangeKind::Add, object)) {
             return update;
         }
         protocol::glued(&[self.plainly(ChangeKind::Add, object).frame, update])

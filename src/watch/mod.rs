@@ -8,12 +8,13 @@ pub(crate) mod write;
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, response::Parts};
+use http::{Method, Request, Response, StatusCode, header, request, response::Parts};
 use http_body::Body;
 use tokio::sync::Semaphore;
 
@@ -25,13 +26,13 @@ use self::{
     write::{LiveWrite, Said},
 };
 use crate::{
-    change::{Change, ChangeKind},
-    hook::BoxFuture,
-    hook::guarded,
+    change::{Before, Change, ChangeKind},
+    hook::{BoxFuture, guarded},
     hub::{Activity, Delivery, EntityIndex},
     lock::lock,
     observe::Observer,
     publish::Publisher,
+    scope::Scopes,
     shutdown::Lifecycle,
 };
 
@@ -93,23 +94,39 @@ impl Watcher {
     }
 
     /// Begins to watch a write, and gives its handler a say.
-    pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut Request<B>) -> Write {
+    pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut request::Parts, body: &B) -> Write {
         let live_write = LiveWrite::new(self.mark());
-        request.extensions_mut().insert(live_write.clone());
-        let body = request.body();
+        request.extensions.insert(live_write.clone());
         Write {
+            scopes: matched.scopes.and(&self.scopes_of(matched.route.entity, request)),
             capture: Capture::new(self.limits.body_bytes),
             began: self.publisher.hub.head(),
             _activity: self.publisher.hub.write_begins(matched.route.entity),
-            editing: is_editing(request.uri().query()),
-            format: Format::of(request.headers()),
-            method: request.method().clone(),
+            editing: is_editing(request.uri.query()),
+            format: Format::of(&request.headers),
+            method: request.method.clone(),
             without_body: body.is_end_stream() || body.size_hint().exact() == Some(0),
-            turn: TurnSlot::default(),
+            place: Place::default(),
             watcher: self.clone(),
             matched,
             live_write,
         }
+    }
+
+    /// The scopes that the entity's hook finds in a request.
+    fn scopes_of(&self, entity: EntityIndex, request: &request::Parts) -> Scopes {
+        let scoping = self.publisher.entity(entity).scoping.as_ref();
+        let Some(of_request) = scoping.and_then(|scoping| scoping.of_request.as_ref()) else {
+            return Scopes::None;
+        };
+        let scopes = std::panic::catch_unwind(AssertUnwindSafe(|| of_request(request)));
+        scopes.unwrap_or_else(|_| {
+            self.observer().hooks_failed.up();
+            let name = &self.publisher.entity(entity).name;
+            self.observer()
+                .warn(format_args!("scope_from of {name:?} panicked, and so this write has no scope from it"));
+            Scopes::None
+        })
     }
 
     /// Finishes a write whose client has gone, in a task of its own. One that was still reading its request gets a
@@ -149,7 +166,15 @@ impl Watcher {
     }
 }
 
-type TurnSlot = Arc<Mutex<Option<Turn>>>;
+type Place = Arc<Mutex<Placed>>;
+
+/// A write's place among those of its object.
+#[derive(Debug, Default)]
+struct Placed {
+    turn: Option<Turn>,
+    /// The object as it was when the turn came.
+    before: Before,
+}
 
 /// One watched write, from its request to what it is told as.
 #[derive(Debug)]
@@ -161,7 +186,9 @@ pub(crate) struct Write {
     format: Format,
     without_body: bool,
     capture: Capture,
-    turn: TurnSlot,
+    place: Place,
+    /// As far as the request says.
+    scopes: Scopes,
     live_write: LiveWrite,
     /// Where the log stood when the request came.
     began: u64,
@@ -189,9 +216,7 @@ impl Write {
         if self.without_body {
             return None;
         }
-        let id = self.matched.id.clone()?;
-        let (watcher, slot, entity) = (self.watcher.clone(), self.turn.clone(), self.matched.route.entity);
-        Some(Box::pin(take_turn(watcher, slot, entity, id)))
+        self.take_turn().map(|turn| Box::pin(turn) as BoxFuture<()>)
     }
 
     /// Runs the inner service to its answer and tells what it did before the answer goes on.
@@ -202,7 +227,7 @@ impl Write {
     {
         let answered = self.answered(inner).await;
         // The request's body may still be held by somebody, and must not keep the turn with it.
-        lock(&self.turn).take();
+        lock(&self.place).turn.take();
         answered
     }
 
@@ -211,9 +236,8 @@ impl Write {
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        if let (true, Some(id)) = (self.without_body, &self.matched.id) {
-            let entity = self.matched.route.entity;
-            take_turn(self.watcher.clone(), self.turn.clone(), entity, id.clone()).await;
+        if let Some(turn) = self.take_turn().filter(|_| self.without_body) {
+            turn.await;
         }
         let (parts, body) = inner.await?.into_parts();
         let said = self.live_write.take();
@@ -221,7 +245,7 @@ impl Write {
             return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
         }
         if said.skip || !said.changes.is_empty() {
-            self.tell_said(&said);
+            self.publish(&said.changes, &said);
             return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
         }
         // Neither says that anything is done.
@@ -237,7 +261,7 @@ impl Write {
         if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
             self.untold("broken", "the inner service's answer broke off");
         } else {
-            self.tell(&parts, whole.as_ref()).await;
+            self.tell(&parts, whole.as_ref(), &said).await;
         }
         Ok(Response::from_parts(parts, answer))
     }
@@ -257,7 +281,7 @@ impl Write {
         (Answer::ReadAhead(collected, exact), whole)
     }
 
-    async fn tell(&self, parts: &Parts, answer: Option<&Bytes>) {
+    async fn tell(&self, parts: &Parts, answer: Option<&Bytes>, said: &Said) {
         let entity = self.watcher.publisher.entity(self.matched.route.entity);
         let request = self.capture.take();
         let verdict = judge(
@@ -291,7 +315,7 @@ impl Write {
             None => draft.into_change(),
         };
         match change {
-            Ok(change) => self.publish(&[change]),
+            Ok(change) => self.publish(&[change], said),
             Err(reason) => self.untold(reason, reason.remedy()),
         }
     }
@@ -317,19 +341,23 @@ impl Write {
         None
     }
 
-    fn tell_said(&self, said: &Said) {
-        if !said.changes.is_empty() {
-            self.publish(&said.changes);
+    fn publish(&self, changes: &[Change], said: &Said) {
+        if changes.is_empty() {
+            return;
         }
-    }
-
-    fn publish(&self, changes: &[Change]) {
         let entity = self.matched.route.entity;
         let adds = changes.iter().any(|change| change.kind() == ChangeKind::Add);
         // With an id in the path the write had its turn: what was told before is older.
         let began = (adds && self.matched.id.is_none()).then_some(self.began);
-        if let Err(error) = self.watcher.publisher.publish(entity, changes, began) {
-            self.untold("hazard", &error.to_string());
+        let scopes = if said.scopes.is_none() { &self.scopes } else { &said.scopes };
+        let before = std::mem::take(&mut lock(&self.place).before);
+        let told = changes.iter().map(|change| {
+            let is_meant = self.matched.id.as_deref() == Some(change.id());
+            let before = if is_meant { before.clone() } else { Before::Unread };
+            change.clone().told_in(scopes, &said.moved_from).after(before)
+        });
+        if let Err(error) = self.watcher.publisher.publish(entity, &told.collect::<Vec<_>>(), began) {
+            self.untold(std::mem::discriminant(&error), &error.to_string());
         }
     }
 
@@ -346,15 +374,46 @@ impl Write {
     }
 }
 
-/// Waits for the turn of an object and keeps it in `slot`; goes on without it when it takes too long.
-async fn take_turn(watcher: Arc<Watcher>, slot: TurnSlot, entity: EntityIndex, id: String) {
-    let turn = watcher.turns.clone().take(entity, &id, watcher.limits.turn).await;
-    if turn.is_none() {
-        watcher.observer().turns_timed_out.up();
-        watcher.observer().warn(format_args!(
-            "a write waited {:?} for an earlier one of the same object and goes on without its turn",
-            watcher.limits.turn
-        ));
+impl Write {
+    /// Resolves when it is this write's turn; goes on without it when it takes too long. An add waits for nobody.
+    fn take_turn(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let id = self.matched.id.clone()?;
+        let (watcher, place, entity) = (self.watcher.clone(), self.place.clone(), self.matched.route.entity);
+        let scopes = self.scopes.clone();
+        Some(async move {
+            let key = watcher.publisher.hub.key(entity, &scopes, &id);
+            let turn = watcher.turns.clone().take(entity, &key, watcher.limits.turn).await;
+            if turn.is_none() {
+                watcher.observer().turns_timed_out.up();
+                watcher.observer().warn(format_args!(
+                    "a write waited {:?} for an earlier one of the same object and goes on without its turn",
+                    watcher.limits.turn
+                ));
+            }
+            let before = watcher.read_before(entity, &scopes, id).await;
+            *lock(&place) = Placed { turn, before };
+        })
     }
-    *lock(&slot) = turn;
+}
+
+impl Watcher {
+    /// What an object is before a write, where somebody may be asked who could see it, and the log does not know.
+    async fn read_before(&self, entity: EntityIndex, scopes: &Scopes, id: String) -> Before {
+        let load = self.publisher.entity(entity).load.as_ref();
+        let Some(load) = load.filter(|_| self.publisher.hub.lacks(entity, scopes, &id)) else {
+            return Before::Unread;
+        };
+        match guarded(self.limits.hook, || load(id)).await {
+            Ok(Ok(row)) => row.map_or(Before::Absent, |row| Before::Object(row.into())),
+            Ok(Err(error)) => self.load_failed(entity, &error),
+            Err(failure) => self.load_failed(entity, &failure),
+        }
+    }
+
+    fn load_failed(&self, entity: EntityIndex, failure: &dyn std::fmt::Display) -> Before {
+        self.observer().hooks_failed.up();
+        let name = &self.publisher.entity(entity).name;
+        self.observer().warn(format_args!("the load hook of {name:?} failed before a write: {failure}"));
+        Before::Unread
+    }
 }

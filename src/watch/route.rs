@@ -1,11 +1,11 @@
 //! Method and path to entity and id.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::{change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex};
+use crate::{change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex, scope::Scopes};
 
 /// All routes that change something.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Route {
     pub(crate) kind: ChangeKind,
     /// The pattern, for log lines.
     pub(crate) pattern: Box<str>,
+    /// The parameters that name scopes.
+    scope_params: Arc<[String]>,
 }
 
 /// A request that changes something.
@@ -32,6 +34,8 @@ pub(crate) struct Matched {
     pub(crate) route: Route,
     /// The id in the path, decoded once; `None` where the route adds or names none, or it is no UTF-8.
     pub(crate) id: Option<String>,
+    /// What the parameters say that name scopes.
+    pub(crate) scopes: Scopes,
 }
 
 impl Routes {
@@ -46,6 +50,8 @@ impl Routes {
                     None => lists.push((path, vec![EntityIndex(index)])),
                 }
             }
+            let scope_params: Arc<[String]> =
+                entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect();
             for route in &entity.routes {
                 let path = without_slash(&route.path);
                 let refuse = |reason: &str| ConfigError::RoutePath {
@@ -67,7 +73,12 @@ impl Routes {
                     return Err(refuse("only the object itself may be named {id}; give what is above it another name"));
                 }
                 let tree = routes.tree(&route.method);
-                let target = Route { entity: EntityIndex(index), kind: route.kind, pattern: path.into() };
+                let target = Route {
+                    entity: EntityIndex(index),
+                    kind: route.kind,
+                    pattern: path.into(),
+                    scope_params: scope_params.clone(),
+                };
                 tree.insert(path, target).map_err(|error| match error {
                     matchit::InsertError::Conflict { .. } => ConfigError::RouteConflict {
                         entity: entity.name.clone(),
@@ -109,7 +120,8 @@ impl Routes {
         // On a route that adds, `{id}` names some other object: the new one has no id yet.
         let named = found.params.get("id").filter(|_| found.value.kind != ChangeKind::Add);
         let id = named.and_then(decoded);
-        Some(Matched { route: found.value.clone(), id })
+        let scopes = found.value.scope_params.iter().filter_map(|param| found.params.get(param).and_then(decoded));
+        Some(Matched { scopes: scopes.filter(|scope| !scope.is_empty()).collect(), route: found.value.clone(), id })
     }
 
     /// The entities whose objects a GET of this path reads.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::{change::Change, lock::lock};
+use crate::{change::Change, lock::lock, scope::Scopes};
 
 /// A handle in the extensions of every watched request: the handler says what the write did.
 ///
@@ -43,6 +43,8 @@ pub struct LiveWrite {
 pub(crate) struct Said {
     pub(crate) skip: bool,
     pub(crate) changes: Vec<Change>,
+    pub(crate) scopes: Scopes,
+    pub(crate) moved_from: Scopes,
 }
 
 impl LiveWrite {
@@ -58,6 +60,32 @@ impl LiveWrite {
     /// Tells nothing for this write, unless [`publish`](Self::publish) is called too.
     pub fn skip(&self) {
         lock(&self.said).skip = true;
+    }
+
+    /// Tells what this write did in this scope, of a [scoped entity](crate::Entity::scoped). Several calls name several.
+    /// It stands instead of the scopes that the layer would have found in the request, and holds for every change that
+    /// names none of its own.
+    ///
+    /// ```
+    /// use axum::{Extension, Json};
+    /// use serde_json::{Value, json};
+    /// use tower_live_updates::LiveWrite;
+    ///
+    /// // An event moves to another calendar: in the one it has left, pages are told that it is gone.
+    /// async fn move_to(Extension(write): Extension<LiveWrite>) -> Json<Value> {
+    ///     write.scope("calendar-b");
+    ///     write.moved_from("calendar-a");
+    ///     Json(json!({"action": "updated"}))
+    /// }
+    /// ```
+    pub fn scope(&self, scope: impl Into<Box<str>>) {
+        lock(&self.said).scopes.add(scope);
+    }
+
+    /// Says in which scope the object was until now; see [`Change::moved_from`] and the example at
+    /// [`scope`](Self::scope).
+    pub fn moved_from(&self, scope: impl Into<Box<str>>) {
+        lock(&self.said).moved_from.add(scope);
     }
 
     pub(crate) fn take(&self) -> Said {

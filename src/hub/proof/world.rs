@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::{
     sync::Notify,
@@ -22,8 +23,9 @@ use crate::{
     change::Change,
     entity::Widget,
     hub::{
-        Activity, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
-        SnapshotFrames, Subscriber, Taken, Voice, tests::times,
+        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
+        SnapshotFrames, Subscriber, Taken, Voice,
+        tests::{ann, times},
     },
     lock::lock,
 };
@@ -123,11 +125,11 @@ struct Pipe {
 }
 
 impl Outlet for Pipe {
-    fn offer(&self, frames: &[&Bytes]) -> Taken {
+    fn offer(&self, frames: &[&Cleared]) -> Taken {
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
-        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone()));
+        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone().into_frame()));
         self.news.notify_one();
         Taken { frames: taken, clear: *room > 0 }
     }
@@ -367,8 +369,14 @@ impl World {
             // A full one is woken when it has room again.
             if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
                 loop {
-                    match self.hub.catch_up(&socket.subscriber, now) {
-                        Progress::More => {}
+                    let mut progress = self.hub.catch_up(&socket.subscriber, now);
+                    if let Progress::Unsure(mut inquiry) = progress {
+                        let asked = inquiry.ask(&self.hub, Duration::MAX, |_, _| {}).now_or_never();
+                        asked.expect("hooks that answer at once");
+                        progress = self.hub.tell(&socket.subscriber, inquiry, now);
+                    }
+                    match progress {
+                        Progress::More | Progress::Unsure(_) => {}
                         Progress::Blocked => break,
                         Progress::CaughtUp(due) => {
                             socket.due = due;
@@ -488,7 +496,7 @@ impl World {
             Event::KeepAlive(number) => {
                 if let Some(socket) = self.sockets.get(&number) {
                     let ping = socket.subscriber.ping(&self.hub, now);
-                    lock(&socket.pipe.out).push(ping);
+                    lock(&socket.pipe.out).push(ping.into_frame());
                     self.later(KEEP_ALIVE, Event::KeepAlive(number));
                 }
             }
@@ -516,7 +524,7 @@ impl World {
             Event::Asked(number, at) => {
                 let rows: Vec<Change> = self.store.list().iter().filter_map(|row| Change::update(row).ok()).collect();
                 let gone: Vec<Change> = self.store.deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
-                let (snapshot, _) = self.hub.snapshot(EVENTS, at, &rows, &gone);
+                let (snapshot, _) = self.hub.snapshot(EVENTS, at, &ann(), &rows, &gone);
                 let comes = self.dice.millis(0, 300);
                 self.later(comes, Event::Snapshot(number, Arc::new(snapshot)));
             }
@@ -544,7 +552,7 @@ impl World {
         });
         let session = Some(SessionId { id: client.session, owner: 1 });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
-        let subscriber = self.hub.join(pipe.clone(), Origin::Page { session, missed_from });
+        let subscriber = self.hub.join(pipe.clone(), ann(), Origin::Page { session, missed_from });
         self.counter += 1;
         let number = self.counter;
         client.socket = Some(number);

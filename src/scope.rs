@@ -1,0 +1,188 @@
+//! Scopes: keys such as a tenant or a calendar that limit who hears a record.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+/// A set of scopes: those of an identity, or those that a record is told in.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Scopes {
+    #[default]
+    None,
+    Some(Named),
+    /// Of a record: everyone hears it. Of an identity: it hears everything.
+    All,
+}
+
+/// Some scopes, named.
+#[derive(Clone)]
+pub(crate) struct Named {
+    /// One bit for each name: most sets that have nothing in common are told apart without a look at the names.
+    bits: u64,
+    /// Sorted, each once.
+    names: Arc<[Box<str>]>,
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits && (Arc::ptr_eq(&self.names, &other.names) || self.names == other.names)
+    }
+}
+
+impl Eq for Named {}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names.hash(state);
+    }
+}
+
+impl Scopes {
+    /// True for the empty set.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    /// One scope more.
+    pub(crate) fn add(&mut self, scope: impl Into<Box<str>>) {
+        *self = self.and(&std::iter::once(scope.into()).collect());
+    }
+
+    /// What is in either set.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::None, set) | (set, Self::None) => set.clone(),
+            (Self::All, _) | (_, Self::All) => Self::All,
+            (mine, theirs) if mine == theirs => mine.clone(),
+            (Self::Some(mine), Self::Some(theirs)) => mine.names.iter().chain(&*theirs.names).cloned().collect(),
+        }
+    }
+
+    /// Whether a record that is told in these scopes is told to somebody who has those.
+    pub(crate) fn admit(&self, recipient: &Self) -> bool {
+        match (self, recipient) {
+            (Self::All, _) => true,
+            (Self::None, _) | (_, Self::None) => false,
+            (Self::Some(_), Self::All) => true,
+            (Self::Some(told), Self::Some(theirs)) => told.meets(theirs),
+        }
+    }
+
+    /// The names; none for the set of all.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let names = match self {
+            Self::Some(named) => &*named.names,
+            Self::None | Self::All => &[],
+        };
+        names.iter().map(|name| &**name)
+    }
+
+    /// What a set costs where it is kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.names().map(|name| name.len() + size_of::<Box<str>>()).sum()
+    }
+}
+
+impl Named {
+    fn meets(&self, other: &Self) -> bool {
+        if self.bits & other.bits == 0 {
+            return false;
+        }
+        let (few, many) = if self.names.len() <= other.names.len() { (self, other) } else { (other, self) };
+        few.names.iter().any(|name| many.names.binary_search(name).is_ok())
+    }
+}
+
+impl<N: Into<Box<str>>> FromIterator<N> for Scopes {
+    fn from_iter<I: IntoIterator<Item = N>>(names: I) -> Self {
+        let mut names: Vec<Box<str>> = names.into_iter().map(Into::into).collect();
+        if names.is_empty() {
+            return Self::None;
+        }
+        names.sort_unstable();
+        names.dedup();
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let bits = names.iter().fold(0, |bits, name| bits | 1 << (hasher.hash_one(name) % u64::from(u64::BITS)));
+        Self::Some(Named { bits, names: names.into() })
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::All => f.write_str("all"),
+            Self::Some(named) => f.debug_set().entries(&*named.names).finish(),
+        }
+    }
+}
+
+/// The names with commas between them, as they stand in the audit.
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::All {
+            return f.write_str("*");
+        }
+        for (place, name) in self.names().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{name}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(names: &[&str]) -> Scopes {
+        names.iter().copied().collect()
+    }
+
+    #[test]
+    fn who_hears_what() {
+        let (all, none) = (Scopes::All, Scopes::None);
+        for (told_in, recipient, hears) in [
+            (&set(&["a"]), &set(&["a"]), true),
+            (&set(&["a"]), &set(&["b"]), false),
+            (&set(&["a", "b"]), &set(&["b", "c"]), true),
+            (&set(&["a"]), &none, false),
+            (&set(&["a"]), &all, true),
+            (&all, &none, true),
+            (&all, &set(&["a"]), true),
+            (&none, &all, false),
+            (&none, &none, false),
+            (&none, &set(&["a"]), false),
+        ] {
+            assert_eq!(told_in.admit(recipient), hears, "{told_in:?} {recipient:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_has_each_name_once_however_it_was_made() {
+        let mut added = set(&["b"]);
+        added.add("a");
+        added.add("b");
+        assert_eq!(added, set(&["a", "b", "a"]));
+        assert_eq!((added.to_string(), Scopes::All.to_string()), ("a,b".to_owned(), "*".to_owned()));
+        assert_eq!(added.and(&Scopes::All), Scopes::All);
+        assert_eq!(set(&[]), Scopes::None);
+    }
+
+    proptest! {
+        #[test]
+        fn admitting_is_having_something_in_common(
+            told in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
+            theirs in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
+        ) {
+            let of = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Scopes>();
+            prop_assert_eq!(of(&told).admit(&of(&theirs)), !told.is_disjoint(&theirs));
+        }
+    }
+}
