@@ -245,6 +245,11 @@ impl Identity {
         &self.principal
     }
 
+    /// The same with these scopes and no others.
+    pub(crate) fn with_only(self, scopes: Scopes) -> Self {
+        Self { scopes, ..self }
+    }
+
     /// What it hears of scoped entities.
     pub(crate) fn hears(&self) -> &Scopes {
         &self.scopes

@@ -63,9 +63,8 @@ impl Scopes {
     /// Whether a record that is told in these scopes is told to somebody who has those.
     pub(crate) fn admit(&self, recipient: &Self) -> bool {
         match (self, recipient) {
-            (Self::All, _) => true,
-            (Self::None, _) | (_, Self::None) => false,
-            (Self::Some(_), Self::All) => true,
+            (Self::All, _) | (Self::Some(_), Self::All) => true,
+            (Self::None, _) | (Self::Some(_), Self::None) => false,
             (Self::Some(told), Self::Some(theirs)) => told.meets(theirs),
         }
     }
@@ -116,6 +115,39 @@ impl fmt::Debug for Scopes {
             Self::All => f.write_str("all"),
             Self::Some(named) => f.debug_set().entries(&*named.names).finish(),
         }
+    }
+}
+
+/// The scopes that somebody had before, and until where in the log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Earlier(Vec<(Scopes, u64)>);
+
+impl Earlier {
+    /// Changes that are remembered one by one; of more, the oldest are taken for one.
+    const CHANGES: usize = 8;
+
+    /// It had these until then.
+    pub(crate) fn add(&mut self, scopes: Scopes, until: u64) {
+        self.0.push((scopes, until));
+        if self.0.len() > Self::CHANGES {
+            let (oldest, _) = self.0.remove(0);
+            let (next, _) = &mut self.0[0];
+            *next = next.and(&oldest);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it was told of what was told in these scopes at that place of the log; `None` is before its beginning.
+    pub(crate) fn heard(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+        self.0.iter().any(|(had, until)| at.is_none_or(|at| at < *until) && scopes.admit(had))
+    }
+
+    /// All of them.
+    pub(crate) fn scopes(&self) -> Scopes {
+        self.0.iter().fold(Scopes::None, |all, (scopes, _)| all.and(scopes))
     }
 }
 
@@ -173,6 +205,23 @@ mod tests {
         assert_eq!((added.to_string(), Scopes::All.to_string()), ("a,b".to_owned(), "*".to_owned()));
         assert_eq!(added.and(&Scopes::All), Scopes::All);
         assert_eq!(set(&[]), Scopes::None);
+    }
+
+    #[test]
+    fn what_somebody_had_is_remembered_with_its_end() {
+        let mut earlier = Earlier::default();
+        earlier.add(set(&["a"]), 10);
+        earlier.add(set(&["b"]), 20);
+        for (scope, at, heard) in [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
+        {
+            assert_eq!(earlier.heard(&set(&[scope]), Some(at)), heard, "{scope} {at}");
+        }
+        assert!(earlier.heard(&set(&["a"]), None));
+        for change in 0..100 {
+            earlier.add(set(&["c"]), 30 + change);
+        }
+        assert!(earlier.0.len() <= Earlier::CHANGES && earlier.heard(&set(&["a"]), Some(9)));
+        assert_eq!(earlier.scopes(), set(&["a", "b", "c"]));
     }
 
     proptest! {

@@ -262,8 +262,7 @@ impl Connection<'_> {
     async fn run(&mut self, socket: &mut WebSocketStream<Wire>) -> Ending {
         let limits = &self.connections.limits;
         let hub = self.connections.hub();
-        let identity = &self.open.identity;
-        let writing = write_on(self.connections, identity, &self.subscriber, &self.outbox, self.half.as_mut());
+        let writing = write_on(self.connections, &self.subscriber, &self.outbox, self.half.as_mut());
         let mut writing = pin!(writing);
         let mut revoked = OptionFuture::from(self.revoked.as_mut());
         let mut leaving = pin!(leave_with_the_server(self.connections));
@@ -375,7 +374,6 @@ fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, tex
 /// Writes whatever the fan-out could not: until the socket breaks or is too slow.
 async fn write_on(
     connections: &Connections,
-    identity: &Identity,
     subscriber: &Subscriber,
     outbox: &Outbox,
     mut half: Option<&mut Half>,
@@ -401,7 +399,15 @@ async fn write_on(
                 continue;
             }
             Progress::Lost(entity, since) => {
-                asked.push(async move { (entity, connections.snapshots.of(entity, identity, since).await) });
+                let (identity, earlier) = (subscriber.identity(), subscriber.earlier_identity());
+                asked.push(async move {
+                    let snapshot = connections.snapshots.of(entity, &identity, since).await;
+                    let earlier = match &earlier {
+                        Some(earlier) => connections.snapshots.of(entity, earlier, since).await,
+                        None => None,
+                    };
+                    (entity, snapshot, earlier)
+                });
                 continue;
             }
             Progress::CaughtUp(due) => due,
@@ -409,8 +415,8 @@ async fn write_on(
         tokio::select! {
             () = outbox.news() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-            Some((entity, snapshot)) = asked.next(), if !asked.is_empty() => {
-                hub.resynchronise(subscriber, entity, snapshot, Instant::now());
+            Some((entity, snapshot, earlier)) = asked.next(), if !asked.is_empty() => {
+                hub.resynchronise(subscriber, entity, snapshot, earlier.as_deref(), Instant::now());
             }
         }
     }

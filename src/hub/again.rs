@@ -115,6 +115,15 @@ impl Place {
         Self { sequence, ..Self::END }
     }
 
+    /// At one of some rows.
+    pub(super) fn of_row(row: usize) -> Self {
+        Self { row, ..Self::END }
+    }
+
+    pub(super) fn row(self) -> usize {
+        self.row
+    }
+
     /// The record to go on from, if it is one.
     pub(super) fn sequence(self) -> Option<u64> {
         (self.tombstone == u64::MAX && self.row == usize::MAX).then_some(self.sequence)
@@ -371,9 +380,15 @@ impl Hub {
                 RowKind::Marker => !again.is_repeated,
             };
             let key = self.voice(entity).key(recipient.identity.hears(), &known.id);
-            let is_old = again.snapshot.as_ref().is_some_and(|it| log.is_whole_since(entity, &key, it.at));
+            let at = again.snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
+            let is_old = known.kind != RowKind::Gone && log.is_whole_since(entity, &key, at);
             // What the log tells of it is newer, and comes later.
-            let line = (is_wanted && !is_old).then(|| self.meet_row(entity, known, recipient));
+            let line = if is_wanted && !is_old {
+                let since = log.there_since(entity, &key, at);
+                self.meet_row(entity, known, since, recipient)
+            } else {
+                None
+            };
             if !share.add(Place { row, ..place }, line) {
                 return Some(share);
             }

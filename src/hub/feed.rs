@@ -11,12 +11,14 @@ use crate::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
         again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
+        hidden::{Hidden, Loss},
         log::{Log, Matter},
         session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
         sight::{Cleared, Heard, How, Inquiry, Line, Recipient, Told},
     },
     lock::lock,
+    object::quoted,
 };
 
 /// Where a subscriber's frames go.
@@ -126,11 +128,7 @@ struct Subscription {
     unheard_from: u64,
     /// What the store said before the log stood here is of no use.
     stale_before: u64,
-    /// Of objects that are there for others and not for this one, the records that took them out of its sight, and
-    /// until when that is told again: a form may keep its page from hearing it.
-    out_of_sight: Vec<(u64, Instant)>,
-    /// How many of them are still to be told again this time, from the end.
-    out_of_sight_due: usize,
+    hidden: Option<Box<Hidden>>,
 }
 
 /// What must come from the store.
@@ -171,6 +169,13 @@ impl Feed {
         self.subscriptions.iter().find(|known| known.entity == entity && known.from <= sequence)
     }
 
+    /// An object goes out of its sight.
+    fn loses(&mut self, loss: &Loss, until: Instant) {
+        if let Some(subscription) = self.find(loss.entity) {
+            subscription.hidden().told(loss, until);
+        }
+    }
+
     fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
         self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.next_due(times)).min()
     }
@@ -187,20 +192,17 @@ impl Subscription {
             buried_from: None,
             unheard_from: head,
             stale_before: 0,
-            out_of_sight: Vec::new(),
-            out_of_sight_due: 0,
+            hidden: None,
         }
     }
 
-    /// It was told that an object is gone which is there for others.
-    fn loses_sight(&mut self, sequence: u64, until: Instant) {
-        self.out_of_sight.push((sequence, until));
+    fn hidden(&mut self) -> &mut Hidden {
+        self.hidden.get_or_insert_default()
     }
 
-    /// Has it told again what is out of its sight, but for what that was long ago.
-    fn repeat_out_of_sight(&mut self, now: Instant) {
-        self.out_of_sight.retain(|(_, until)| *until > now);
-        self.out_of_sight_due = self.out_of_sight.len();
+    /// True while it is being told what is out of its sight.
+    fn hides(&self) -> bool {
+        self.hidden.as_ref().is_some_and(|hidden| hidden.is_due())
     }
 
     /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `unheard_from` on
@@ -256,10 +258,7 @@ impl Hub {
             }
         };
         let mut subscription = Subscription::new(entity, head);
-        let has_changed = self.voice(entity).is_scoped && feed.recipient.has_changed();
-        if has_changed {
-            self.lose_sight(&mut subscription, &log, &feed.recipient, now);
-        }
+        let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
         let missed_from = missed_from.filter(|_| !has_changed);
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
             None => subscription.lose(missed_from.unwrap_or(0).max(log.base()), 0),
@@ -283,7 +282,7 @@ impl Hub {
             }
         }
         let is_live = !subscription.replaying && subscription.lost.is_none();
-        let has_plans = subscription.again.is_some() || subscription.out_of_sight_due > 0;
+        let has_plans = subscription.again.is_some();
         feed.version += 1;
         feed.subscriptions.push(subscription);
         if !is_live {
@@ -297,20 +296,34 @@ impl Hub {
         true
     }
 
-    /// Brings an entity that is [`Progress::Lost`] to what the store says; without a snapshot, only tells the page that
-    /// it must load its list again.
+    /// Brings an entity that is [`Progress::Lost`] to what the store says, which said `earlier` to who its page was
+    /// before; without a snapshot, only tells the page that it must load its list again.
     pub(crate) fn resynchronise(
         &self,
         subscriber: &Subscriber,
         entity: EntityIndex,
         snapshot: Option<Arc<SnapshotFrames>>,
+        earlier: Option<&SnapshotFrames>,
         now: Instant,
     ) {
+        let snapshot = match (snapshot, earlier) {
+            (Some(snapshot), Some(earlier)) => {
+                let gone = |id: &str| self.going_by_id(entity, &quoted(id));
+                Some(Arc::new(snapshot.instead_of(earlier, gone)))
+            }
+            (snapshot, _) => snapshot,
+        };
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
-        let Some(subscription) = feed.find(entity).filter(|known| known.lost.is_some()) else {
+        let it = &mut *feed;
+        let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
+        let found = subscriptions.find(|known| known.entity == entity);
+        let Some(subscription) = found.filter(|known| known.lost.is_some()) else {
             return;
         };
+        if self.voice(entity).is_choosy() {
+            self.suspect(subscription, &log, recipient);
+        }
         match &snapshot {
             // What happened since is gone from the log already.
             Some(snapshot) if snapshot.at < log.base() => {
@@ -339,22 +352,22 @@ impl Hub {
 
     /// A subscriber is known to be somebody else now, or the same with other rights. What it may not hear any more it
     /// is told to be gone, what it may hear now it is told from the store.
-    pub(crate) fn becomes(&self, subscriber: &Subscriber, identity: Identity, now: Instant) {
+    pub(crate) fn becomes(&self, subscriber: &Subscriber, identity: Identity) {
         let mut feed = lock(&subscriber.feed);
         let feed = &mut *feed;
         let had = std::mem::replace(&mut feed.recipient.identity, identity);
         if had.hears() == feed.recipient.identity.hears() {
             return;
         }
-        feed.recipient.earlier = feed.recipient.earlier.and(had.hears());
-        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
-            self.sessions.has_scopes(hold, feed.recipient.identity.hears());
-        }
         let log = lock(&self.log);
+        feed.recipient.earlier.add(had.hears().clone(), log.head());
+        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
+            self.sessions.change_to(hold, feed.recipient.identity.hears(), log.head());
+        }
         let (cursor, recipient) = (feed.cursor, &feed.recipient);
         let is_told_again = self.delivery == Delivery::Converging;
         for subscription in feed.subscriptions.iter_mut().filter(|known| self.voice(known.entity).is_scoped) {
-            self.lose_sight(subscription, &log, recipient, now);
+            self.suspect(subscription, &log, recipient);
             let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
             if subscription.lost.is_none() && is_told_again {
                 subscription.lose(unheard_from, log.head());
@@ -366,19 +379,18 @@ impl Hub {
         subscriber.outlet.wake();
     }
 
-    /// What the log knows that this recipient has heard of and may not hear of any more is out of its sight now.
-    fn lose_sight(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient, now: Instant) {
-        let until = now + self.times.deletions_for;
-        let known = log.newest_of(subscription.entity);
-        let lost = known.filter(|(_, record, subject)| {
-            subject.kind != ChangeKind::Delete
-                && !record.scopes.admit(recipient.identity.hears())
-                && recipient.has_heard(&record.scopes)
-        });
-        let mut lost: Vec<u64> = lost.map(|(sequence, ..)| sequence).collect();
-        lost.sort_unstable();
-        lost.into_iter().for_each(|sequence| subscription.loses_sight(sequence, until));
-        subscription.out_of_sight_due = subscription.out_of_sight.len();
+    /// What the log knows and this recipient must not see, it may be showing.
+    fn suspect(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
+        let is_filtered = self.voice(subscription.entity).view.is_some();
+        let known = log.newest_of(subscription.entity).filter(|(_, _, subject)| subject.kind != ChangeKind::Delete);
+        for (_, record, subject) in known {
+            if is_filtered || !recipient.hears(&record.scopes) {
+                subscription.hidden().suspect(subject.key.clone());
+            }
+        }
+        if let Some(hidden) = &mut subscription.hidden {
+            hidden.look();
+        }
     }
 
     /// One round of the slow way for a subscriber whose outlet is written out.
@@ -409,6 +421,10 @@ impl Hub {
                 }
                 let how = match &record.matter {
                     Matter::Refresh if self.voice(record.entity).has_snapshot => {
+                        if !feed.recipient.hears(&record.scopes) {
+                            read_to = sequence + 1;
+                            continue;
+                        }
                         lost = Some((record.entity, sequence));
                         break;
                     }
@@ -478,13 +494,10 @@ impl Hub {
         }
         let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
         let taken = subscriber.outlet.offer(&frames);
-        let until = now + self.times.deletions_for;
-        for (place, told) in &told[..taken.frames] {
+        for (_, told) in &told[..taken.frames] {
             told.is_told(self, &feed.recipient);
-            if let Some((entity, sequence)) = told.loses().zip(place.sequence()) {
-                if let Some(subscription) = feed.find(entity).filter(|_| !matches!(then, Then::OutOfSight { .. })) {
-                    subscription.loses_sight(sequence, until);
-                }
+            if let Some(loss) = &told.loses {
+                feed.loses(loss, now + self.times.deletions_for);
             }
         }
         let rest = told.get(taken.frames).map(|(place, _)| *place);
@@ -511,14 +524,10 @@ impl Hub {
                 self.tally.repeats.add(taken.frames as u64);
                 feed.subscriptions[at].buried_from = rest.unwrap_or(end).tombstone_left();
             }
-            Then::OutOfSight { at, left } => {
+            Then::Hidden { at, keys, next } => {
                 self.tally.repeats.add(taken.frames as u64);
-                let subscription = &mut feed.subscriptions[at];
-                let next = rest.and_then(Place::sequence).and_then(|next| {
-                    let known = &subscription.out_of_sight;
-                    known.iter().position(|(sequence, _)| *sequence == next)
-                });
-                subscription.out_of_sight_due = next.map_or(left, |next| next + 1);
+                let left = rest.map(|rest| keys.get(rest.row()).cloned());
+                feed.subscriptions[at].hidden().go_on(left.unwrap_or(next));
             }
         }
         if are_all && !frames.is_empty() {
@@ -556,7 +565,7 @@ impl Hub {
             Telling::Lost => return Progress::More,
             Telling::Again(share, refreshed) => (share.lines, Then::Again { at, end: share.end, refreshed }),
             Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
-            Telling::OutOfSight(lines, left) => (lines, Then::OutOfSight { at, left }),
+            Telling::Hidden { lines, keys, next } => (lines, Then::Hidden { at, keys, next }),
         };
         self.tell_lines(subscriber, feed, lines, then, now)
     }
@@ -570,8 +579,8 @@ impl Hub {
         now: Instant,
         cursor: u64,
     ) -> Option<Telling> {
-        if known.out_of_sight_due > 0 {
-            return Some(self.share_out_of_sight(known, recipient, log));
+        if let Some(hidden) = known.hidden.as_ref().filter(|hidden| hidden.is_due()) {
+            return Some(self.share_of_hidden(known.entity, hidden, recipient, log));
         }
         if let Some(from) = known.buried_from.take() {
             return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from, recipient)));
@@ -587,24 +596,31 @@ impl Hub {
             known.again = None;
             return None;
         }
-        let refreshed = if self.voice(known.entity).has_snapshot { log.refreshed(known.entity) } else { 0 };
+        let refreshed = match self.voice(known.entity).has_snapshot {
+            true => log.refreshed_for(known.entity, recipient.identity.hears()),
+            false => 0,
+        };
         self.share(log, known.entity, again, recipient, now).map(|share| Telling::Again(share, refreshed))
     }
 
-    /// Some of what is out of a recipient's sight: it is told so once more, or told the object where it may see it again.
-    fn share_out_of_sight(&self, known: &Subscription, recipient: &Recipient, log: &Log) -> Telling {
-        let some = known.out_of_sight_due.min(SHARE_RECORDS);
-        let left = known.out_of_sight_due - some;
-        let due = known.out_of_sight.get(left..left + some).unwrap_or_default().iter().rev();
-        let line = |&(sequence, _): &(u64, Instant)| {
-            let (record, subject) = log.change(sequence)?;
-            if !log.is_newest(known.entity, &subject.key, sequence) {
-                return None;
-            }
-            let how = How::Again { from: sequence, pages: Pages::Any };
-            Some((Place::record(sequence), self.meet(log, sequence, record, recipient, how)?))
-        };
-        Telling::OutOfSight(due.filter_map(line).collect(), left)
+    /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
+    fn share_of_hidden(&self, entity: EntityIndex, hidden: &Hidden, recipient: &Recipient, log: &Log) -> Telling {
+        let mut due = hidden.due();
+        let (mut lines, mut keys) = (Vec::new(), Vec::new());
+        for (key, since) in due.by_ref().take(SHARE_RECORDS) {
+            let how = match since.until {
+                Some(_) => How::Again { from: since.from, pages: Pages::Any },
+                None => How::Gone { from: since.from },
+            };
+            let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
+            // Where it is gone for everybody, everybody is told who could see it last; these may have seen it before.
+            let is_filtered = self.voice(entity).view.is_some();
+            let is_meant = newest.filter(|(_, _, subject)| is_filtered || subject.kind != ChangeKind::Delete);
+            let line = is_meant.and_then(|(at, record, _)| self.meet(log, at, record, recipient, how));
+            lines.extend(line.map(|line| (Place::of_row(keys.len()), line)));
+            keys.push(key.clone());
+        }
+        Telling::Hidden { lines, keys, next: due.next().map(|(key, _)| key.clone()) }
     }
 }
 
@@ -613,14 +629,18 @@ enum Telling {
     /// With where the log stood behind the latest refresh.
     Again(Share, u64),
     Deletions(Share),
-    /// With how many are left.
-    OutOfSight(Vec<(Place, Line)>, usize),
+    /// Each line stands at the place of its key.
+    Hidden {
+        lines: Vec<(Place, Line)>,
+        keys: Vec<Arc<str>>,
+        next: Option<Arc<str>>,
+    },
     /// Only the store can tell it.
     Lost,
 }
 
 /// What follows when lines have been told, to the subscription at a place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Then {
     /// The log has been read so far.
     ReadTo(u64),
@@ -633,9 +653,10 @@ pub(super) enum Then {
         at: usize,
         end: Place,
     },
-    OutOfSight {
+    Hidden {
         at: usize,
-        left: usize,
+        keys: Vec<Arc<str>>,
+        next: Option<Arc<str>>,
     },
 }
 
@@ -677,6 +698,11 @@ impl Subscriber {
     /// Who it is.
     pub(crate) fn identity(&self) -> Identity {
         lock(&self.feed).recipient.identity.clone()
+    }
+
+    /// Who it was before on this page, where its scopes were others then.
+    pub(crate) fn earlier_identity(&self) -> Option<Identity> {
+        lock(&self.feed).recipient.earlier()
     }
 
     /// The page has everything that was written before the ping of this payload.
@@ -733,10 +759,10 @@ impl Subscriber {
         if !frames.is_empty() {
             taken = self.outlet.offer(frames);
         }
-        for (sequence, heard) in &wanted[..taken.frames] {
+        for (_, heard) in &wanted[..taken.frames] {
             heard.is_told(hub, &feed.recipient);
-            if let Some(subscription) = heard.loses.and_then(|entity| feed.find(entity)) {
-                subscription.loses_sight(*sequence, batch.now + hub.times.deletions_for);
+            if let Some(loss) = heard.loses {
+                feed.loses(loss, batch.now + hub.times.deletions_for);
             }
         }
         feed.cursor = match wanted.get(taken.frames) {
@@ -771,8 +797,8 @@ impl Subscriber {
             return;
         };
         let mut is_told = false;
-        if repeat.only_deletions {
-            subscription.repeat_out_of_sight(now);
+        if let Some(hidden) = subscription.hidden.as_mut().filter(|_| repeat.only_deletions) {
+            hidden.begin(now);
         }
         if repetition.is_gone {
             let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
@@ -783,9 +809,14 @@ impl Subscriber {
             let frames: Vec<&Cleared> = heard.iter().map(|heard| heard.frame).collect();
             let taken = self.outlet.offer(&frames);
             hub.tally.repeats.add(taken.frames as u64);
-            heard[..taken.frames].iter().for_each(|heard| heard.is_told(hub, recipient));
+            for heard in &heard[..taken.frames] {
+                heard.is_told(hub, recipient);
+                if let Some(loss) = heard.loses {
+                    subscription.hidden().told(loss, now + hub.times.deletions_for);
+                }
+            }
             is_told = taken.frames == frames.len();
-            if is_told && taken.clear && subscription.out_of_sight_due == 0 {
+            if is_told && taken.clear && !subscription.hides() {
                 return;
             }
         }

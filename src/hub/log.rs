@@ -53,7 +53,8 @@ pub(crate) enum Matter {
     Change(Subject),
     /// Something else was said: everyone hears it once, in its place.
     Message,
-    /// Anything may have changed: pages are brought to the store's state.
+    /// Anything may have changed: pages are brought to the store's state. In some scopes only, it stands for an object
+    /// that came there and is not known whole.
     Refresh,
 }
 
@@ -125,6 +126,8 @@ pub(crate) struct Tombstone {
     pub(crate) may_be_exception: bool,
     /// Who has heard of the object.
     pub(crate) scopes: Scopes,
+    /// Where in the log the object was there, if that is known.
+    pub(crate) existed: Option<u64>,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Box<[u8]>>,
 }
@@ -150,6 +153,8 @@ struct Index {
     children: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
+    /// Refreshes of some scopes only, each with the sequence number behind it.
+    refreshed_scopes: Vec<(u64, Scopes)>,
 }
 
 /// A bounded sequence of records. Sequence numbers are dense and only grow; the oldest records go first. Of a deleted
@@ -205,8 +210,13 @@ impl Log {
             };
             self.note(now, sequence, record.entity, subject.clone(), &record.scopes);
         }
+        let base = self.base;
         if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
-            index.refreshed = sequence + 1;
+            index.refreshed_scopes.retain(|(behind, _)| *behind > base);
+            match &record.scopes {
+                Scopes::All => index.refreshed = sequence + 1,
+                scopes => index.refreshed_scopes.push((sequence + 1, scopes.clone())),
+            }
         }
         self.bytes += record.bytes();
         self.records.push_back(Stored { at: now, record });
@@ -300,6 +310,13 @@ impl Log {
         })
     }
 
+    /// The newest change of an object, where that was told from `sequence` on, and not that it is gone.
+    pub(crate) fn there_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(&Record, &Subject)> {
+        let (newest, record, subject) = self.newest_record(entity, key)?;
+        let is_there = newest >= sequence.max(self.refreshed(entity)) && subject.kind != ChangeKind::Delete;
+        is_there.then_some((record, subject))
+    }
+
     /// The keys of the objects known to go with this one, each before the one it goes with.
     pub(crate) fn descendants(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
         let Some(children) = self.index(entity).map(|index| &index.children) else {
@@ -319,6 +336,13 @@ impl Log {
     /// What was said before this may be older than the latest refresh.
     pub(crate) fn refreshed(&self, entity: EntityIndex) -> u64 {
         self.index(entity).map_or(0, |index| index.refreshed)
+    }
+
+    /// The same, with the refreshes of these scopes.
+    pub(crate) fn refreshed_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
+        let of_scopes = self.index(entity).into_iter().flat_map(|index| &index.refreshed_scopes);
+        let of_scopes = of_scopes.filter(|(_, refreshed)| refreshed.admit(scopes)).map(|(behind, _)| *behind);
+        of_scopes.max().unwrap_or(0).max(self.refreshed(entity))
     }
 
     /// Objects of an entity that are gone, by the sequence numbers of their deletions.
@@ -410,6 +434,7 @@ impl Log {
                 object: subject.object.to_vec().into(),
                 may_be_exception: subject.may_be_exception,
                 scopes: scopes.clone(),
+                existed: subject.added,
                 last,
             };
             self.tombstone_bytes += tombstone.bytes();

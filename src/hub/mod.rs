@@ -9,6 +9,7 @@ mod again;
 mod fanout;
 mod feed;
 mod handout;
+mod hidden;
 mod log;
 #[cfg(test)]
 mod proof;
@@ -21,6 +22,7 @@ mod voice;
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     fmt,
     ops::Range,
     sync::{
@@ -57,7 +59,7 @@ use crate::{
     object::{Object, quoted},
     observe::Counter,
     protocol,
-    scope::Scopes,
+    scope::{Earlier, Scopes},
 };
 
 /// The place of an entity in the configuration.
@@ -167,12 +169,20 @@ pub(crate) struct SnapshotFrames {
 }
 
 impl SnapshotFrames {
+    /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
+    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Bytes) -> Self {
+        let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
+        let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
+        let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
+        Self { at: self.at, gone: self.gone.iter().cloned().chain(lost).collect(), rows: self.rows.clone() }
+    }
+
     fn only_gone(&self) -> Self {
         Self { at: self.at, gone: self.gone.clone(), rows: Arc::default() }
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Row {
     id: Box<str>,
     frame: Bytes,
@@ -255,6 +265,7 @@ impl Hub {
             let mut log = lock(&self.log);
             let before = log.head();
             let now = Instant::now();
+            let mut told = 0;
             for change in changes {
                 let key = self.voice(entity).key(change.scopes(), change.id());
                 let newer = began
@@ -277,10 +288,16 @@ impl Hub {
                         self.changed(&log, entity, &change.with_object(ChangeKind::Add, object), scopes, true)
                     }
                 };
+                let came = self.came_in_part(&record);
                 log.append(now, record);
+                told += 1;
+                if let Some(scopes) = came {
+                    let frame = self.voice(entity).resync_marker();
+                    log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
+                }
             }
             lock(&self.settles)[usize::from(entity.0)].told(now);
-            log.head() - before
+            told
         };
         self.wake();
         told
@@ -378,11 +395,12 @@ impl Hub {
             (0..workers).map(|_| Arc::new(Shard::default())).collect()
         });
         let now = Instant::now();
-        let mut earlier = Scopes::None;
+        let head = self.head();
+        let mut earlier = Earlier::default();
         let page = match origin {
             Origin::Unknown => None,
             Origin::Page { session, missed_from } => {
-                let hold = session.and_then(|id| self.sessions.take(id, identity.hears(), now));
+                let hold = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
                 let hold = hold.map(|(hold, had)| {
                     earlier = had;
                     hold
@@ -393,7 +411,7 @@ impl Hub {
         let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
         let shard = &shards[at];
         let recipient = Recipient { identity, earlier };
-        let feed = Mutex::new(Feed::new(self.head(), recipient, page, now));
+        let feed = Mutex::new(Feed::new(head, recipient, page, now));
         let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
         let place = lock(&shard.subscribers).insert(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
@@ -407,7 +425,7 @@ impl Hub {
     /// Takes a subscriber off the list; nothing is handed to its outlet any more.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
         if let Some(hold) = subscriber.leave() {
-            self.sessions.leave(&hold, now);
+            self.sessions.leave(&hold, self.head(), now);
         }
         if let Some(&(shard, place)) = subscriber.seat.get() {
             lock(&self.shards()[shard].subscribers).try_remove(place);
@@ -601,6 +619,17 @@ impl Hub {
         }
     }
 
+    /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
+    fn came_in_part(&self, record: &Record) -> Option<Scopes> {
+        let Matter::Change(Subject { kind: ChangeKind::Update, whole: false, former: Former::Known(state), .. }) =
+            &record.matter
+        else {
+            return None;
+        };
+        let came = self.voice(record.entity).is_scoped && record.scopes != state.scopes;
+        (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
+    }
+
     /// A deletion is told to everybody who has heard of the object.
     fn deleted(
         &self,
@@ -676,7 +705,9 @@ impl Hub {
         };
         let was = match (known, change.before()) {
             (Some((_, _, Subject { kind: ChangeKind::Delete, .. })), _) => Was::Gone,
-            (Some((_, _, subject)), _) if voice.view.is_some() => Was::Object(subject.object.clone()),
+            (Some((at, _, subject)), _) if voice.view.is_some() && at >= log.refreshed(entity) => {
+                Was::Object(subject.object.clone())
+            }
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
             (None, Before::Absent) => return Former::Absent,

@@ -14,7 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{hub::EntityIndex, lock::lock, scope::Scopes};
+use crate::{
+    hub::EntityIndex,
+    lock::lock,
+    scope::{Earlier, Scopes},
+};
 
 /// How many sessions are remembered, and for how long after their pages have gone.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +57,11 @@ struct Session {
     gone: Option<Instant>,
     /// Of each entity: everything before is known to have reached the page.
     positions: Vec<(EntityIndex, u64)>,
-    /// Every scope it ever had: of what was told in these it may be showing something.
     scopes: Scopes,
+    /// Those it had before: of what was told in these it may be showing something.
+    earlier: Earlier,
+    /// Where the log stood when its connection went.
+    left_at: u64,
 }
 
 /// One connection's hold on its session.
@@ -69,9 +76,9 @@ impl Sessions {
         Self { limits, known: Mutex::default(), connections: AtomicU64::new(0) }
     }
 
-    /// A connection takes its session over; with the scopes it had before. `None` where it belongs to other
-    /// credentials, or there are too many.
-    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, now: Instant) -> Option<(Hold, Scopes)> {
+    /// A connection takes its session over; with the scopes it had before, where these are others. `None` where it
+    /// belongs to other credentials, or there are too many. `head` is where the log stands.
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<(Hold, Earlier)> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -80,24 +87,31 @@ impl Sessions {
                 return None;
             }
             session.connection = connection;
-            session.gone = None;
-            let every = session.scopes.and(scopes);
-            let had = std::mem::replace(&mut session.scopes, every);
-            return Some((Hold { id, connection }, had));
+            let until = if session.gone.take().is_some() { session.left_at } else { head };
+            session.change_to(scopes, until);
+            return Some((Hold { id, connection }, session.earlier.clone()));
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
         }
-        let positions = Vec::new();
-        let session = Session { owner: id.owner, connection, gone: None, positions, scopes: scopes.clone() };
+        let session = Session {
+            owner: id.owner,
+            connection,
+            gone: None,
+            positions: Vec::new(),
+            scopes: scopes.clone(),
+            earlier: Earlier::default(),
+            left_at: head,
+        };
         known.sessions.insert(id.id, session);
-        Some((Hold { id, connection }, Scopes::None))
+        Some((Hold { id, connection }, Earlier::default()))
     }
 
-    /// The page has these scopes now.
-    pub(crate) fn has_scopes(&self, hold: &Hold, scopes: &Scopes) {
-        if let Some(session) = lock(&self.known).sessions.get_mut(&hold.id.id) {
-            session.scopes = session.scopes.and(scopes);
+    /// The page has these scopes from now on, where the log stands at `head`.
+    pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: u64) {
+        let mut known = lock(&self.known);
+        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+            session.change_to(scopes, head);
         }
     }
 
@@ -126,10 +140,11 @@ impl Sessions {
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
+            session.left_at = head;
             known.gone.push_back((now, hold.id.id));
             known.tidy();
         }
@@ -138,6 +153,15 @@ impl Sessions {
     /// Sessions remembered.
     pub(crate) fn len(&self) -> usize {
         lock(&self.known).sessions.len()
+    }
+}
+
+impl Session {
+    fn change_to(&mut self, scopes: &Scopes, until: u64) {
+        if self.scopes != *scopes {
+            let had = std::mem::replace(&mut self.scopes, scopes.clone());
+            self.earlier.add(had, until);
+        }
     }
 }
 
@@ -186,55 +210,70 @@ mod tests {
     #[test]
     fn each_entity_has_a_place_of_its_own() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
         assert_eq!(sessions.position(&hold, EVENTS), None);
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
         sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)]);
-        sessions.leave(&hold, now);
-        let again = sessions.take(id(1), &Scopes::None, now).unwrap().0;
+        sessions.leave(&hold, 0, now);
+        let again = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
         assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
+    }
+
+    #[test]
+    fn the_scopes_it_had_are_remembered_with_the_place_where_it_could_hear_them_last() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
+        let heard = |earlier: &Earlier, name: &str, at| earlier.heard(&scopes(name), Some(at));
+        let (hold, earlier) = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
+        assert!(earlier.is_empty());
+        sessions.leave(&hold, 7, now);
+        let (hold, earlier) = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
+        assert!(heard(&earlier, "a", 6) && !heard(&earlier, "a", 7), "it had gone");
+        sessions.change_to(&hold, &scopes("c"), 30);
+        let (_, earlier) = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
+        assert!(heard(&earlier, "b", 29) && !heard(&earlier, "b", 30) && !heard(&earlier, "c", 0));
     }
 
     #[test]
     fn a_session_belongs_to_its_credentials() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
-        assert!(sessions.take(SessionId { id: 1, owner: 8 }, &Scopes::None, now).is_none());
+        assert!(sessions.take(SessionId { id: 1, owner: 8 }, &Scopes::None, 0, now).is_none());
         assert_eq!(sessions.position(&hold, EVENTS), Some(5));
     }
 
     #[test]
     fn of_two_connections_the_newest_is_believed() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, now).unwrap().0);
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().0);
         sessions.acknowledge(&new, &[(EVENTS, 5)]);
         sessions.acknowledge(&old, &[(EVENTS, 9)]);
         assert_eq!(sessions.position(&new, EVENTS), Some(5));
-        sessions.leave(&old, now);
-        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(61)).unwrap();
+        sessions.leave(&old, 0, now);
+        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
     }
 
     #[test]
     fn sessions_are_forgotten_some_time_after_their_pages_have_gone() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
-        sessions.leave(&hold, now);
-        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(60)).unwrap();
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
+        sessions.leave(&hold, 0, now);
+        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(60)).unwrap();
         assert_eq!(sessions.len(), 2);
-        sessions.take(id(2), &Scopes::None, now + Duration::from_secs(61)).unwrap();
+        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.len(), 1);
     }
 
     #[test]
     fn when_there_are_too_many_those_gone_for_longest_go_first() {
         let (sessions, now) = (sessions(2), Instant::now());
-        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, now).unwrap().0);
-        assert!(sessions.take(id(3), &Scopes::None, now).is_none(), "nobody has gone");
-        sessions.leave(&second, now);
-        sessions.leave(&first, now + Duration::from_secs(1));
-        sessions.take(id(3), &Scopes::None, now + Duration::from_secs(2)).unwrap();
+        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, 0, now).unwrap().0);
+        assert!(sessions.take(id(3), &Scopes::None, 0, now).is_none(), "nobody has gone");
+        sessions.leave(&second, 0, now);
+        sessions.leave(&first, 0, now + Duration::from_secs(1));
+        sessions.take(id(3), &Scopes::None, 0, now + Duration::from_secs(2)).unwrap();
         let known: Vec<u128> = lock(&sessions.known).sessions.keys().copied().collect();
         assert!(known.contains(&1) && known.contains(&3), "{known:?}");
     }
@@ -244,8 +283,8 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         for milliseconds in 0..10_000 {
             let now = now + Duration::from_millis(milliseconds);
-            let hold = sessions.take(id(1), &Scopes::None, now).unwrap().0;
-            sessions.leave(&hold, now);
+            let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
+            sessions.leave(&hold, 0, now);
         }
         assert!(lock(&sessions.known).gone.len() < 1000);
     }

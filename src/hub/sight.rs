@@ -14,12 +14,13 @@ use crate::{
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
-        log::{Former, Log, Matter, Record, Subject, Tombstone, Was},
+        hidden::Loss,
+        log::{self, Log, Matter, Record, Subject, Tombstone, Was},
     },
     object::Object,
     observe::audit,
     protocol,
-    scope::Scopes,
+    scope::{Earlier, Scopes},
 };
 
 /// A frame that its recipient may hear.
@@ -61,22 +62,22 @@ impl Deref for Cleared {
 pub(crate) struct Recipient {
     pub(super) identity: Identity,
     /// The scopes it had before, on this page: what was told in these it may be showing still.
-    pub(super) earlier: Scopes,
+    pub(super) earlier: Earlier,
 }
 
 impl Recipient {
-    fn hears(&self, scopes: &Scopes) -> bool {
+    pub(super) fn hears(&self, scopes: &Scopes) -> bool {
         scopes.admit(self.identity.hears())
     }
 
-    /// Whether it has been told of an object that was told in these scopes.
-    pub(super) fn has_heard(&self, scopes: &Scopes) -> bool {
-        self.hears(scopes) || scopes.admit(&self.earlier)
+    /// Whether it has been told of what was told in these scopes at that place of the log.
+    fn has_heard(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+        self.hears(scopes) || self.earlier.heard(scopes, at)
     }
 
-    /// True when its scopes are not what they were on this page.
-    pub(super) fn has_changed(&self) -> bool {
-        !self.earlier.is_none() && self.earlier != *self.identity.hears()
+    /// Who it was, where that was somebody with other scopes.
+    pub(super) fn earlier(&self) -> Option<Identity> {
+        (!self.earlier.is_empty()).then(|| self.identity.clone().with_only(self.earlier.scopes()))
     }
 }
 
@@ -87,6 +88,19 @@ pub(super) enum How {
     Live,
     /// Its newest state, to those who may have missed anything from a sequence number on.
     Again { from: u64, pages: Pages },
+    /// Only that it is gone, to those who may be showing it and must not.
+    Gone { from: u64 },
+}
+
+impl How {
+    /// What may be missing was told from there on; live, nothing before the record itself is.
+    fn from(self, sequence: u64) -> u64 {
+        match self {
+            Self::Live => sequence,
+            Self::Again { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
+            Self::Again { from, pages: Pages::Any } | Self::Gone { from } => from,
+        }
+    }
 }
 
 /// What of an entity's objects somebody may see.
@@ -159,21 +173,12 @@ impl About {
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) frame: Cleared,
-    /// The entity, where it is told that an object of it is gone which is still there for others.
-    loses: Option<EntityIndex>,
+    /// It goes out of sight.
+    pub(super) loses: Option<Box<Loss>>,
     about: Option<Box<About>>,
 }
 
 impl Told {
-    pub(super) fn loses(&self) -> Option<EntityIndex> {
-        self.loses
-    }
-
-    /// The marker of an entity, or anything else that holds no object.
-    pub(super) fn marker(frame: Bytes) -> Self {
-        Self { frame: Cleared(frame), loses: None, about: None }
-    }
-
     /// Writes down for the audit that it was told.
     pub(super) fn is_told(&self, hub: &Hub, recipient: &Recipient) {
         if let Some(about) = &self.about {
@@ -214,26 +219,36 @@ pub(super) struct Said {
     /// Its subscribers must look at it themselves.
     pub(super) only_slowly: bool,
     scopes: Scopes,
-    /// It tells that an object is gone.
-    is_deletion: bool,
+    deletion: Option<Deletion>,
     frame: Cleared,
     moved: Option<Box<Moved>>,
     about: Option<Box<About>>,
 }
 
+/// That an object is gone for everybody.
+#[derive(Clone, Copy, Debug)]
+struct Deletion {
+    /// Where in the log the object was there, if that is known.
+    existed: Option<u64>,
+}
+
+/// The scopes an object was told in, each with its place in the log.
+type Former = Vec<(Scopes, Option<u64>)>;
+
 /// What an object that was told in other scopes before is told as to those who do not have both.
 #[derive(Debug)]
 struct Moved {
-    from: Scopes,
+    from: Former,
     appears: Cleared,
     goes: Cleared,
+    loss: Loss,
 }
 
 /// What somebody hears of it.
 pub(super) struct Heard<'s> {
     pub(super) frame: &'s Cleared,
-    /// The entity, where it hears that an object of it is gone which is still there for others.
-    pub(super) loses: Option<EntityIndex>,
+    /// It goes out of sight.
+    pub(super) loses: Option<&'s Loss>,
     about: Option<&'s About>,
 }
 
@@ -249,25 +264,26 @@ impl Heard<'_> {
 impl Said {
     /// What this recipient hears of it.
     pub(super) fn to(&self, recipient: &Recipient) -> Option<Heard<'_>> {
-        let heard = |frame, loses: bool| {
-            Some(Heard { frame, loses: loses.then_some(self.entity), about: self.about.as_deref() })
-        };
-        if self.is_deletion {
-            return if recipient.has_heard(&self.scopes) { heard(&self.frame, false) } else { None };
+        let heard = |frame, loses| Some(Heard { frame, loses, about: self.about.as_deref() });
+        if let Some(deletion) = self.deletion {
+            let is_meant = recipient.has_heard(&self.scopes, deletion.existed);
+            return if is_meant { heard(&self.frame, None) } else { None };
         }
         let hears = recipient.hears(&self.scopes);
-        let had = self.moved.as_ref().map(|moved| (moved, recipient.has_heard(&moved.from)));
-        match had {
-            Some((moved, false)) if hears => heard(&moved.appears, false),
-            _ if hears => heard(&self.frame, false),
-            Some((moved, true)) => heard(&moved.goes, true),
-            _ => None,
+        let Some(moved) = &self.moved else {
+            return if hears { heard(&self.frame, None) } else { None };
+        };
+        if hears {
+            let stays = moved.from.iter().all(|(scopes, _)| recipient.hears(scopes));
+            return heard(if stays { &self.frame } else { &moved.appears }, None);
         }
+        let had = moved.from.iter().any(|(scopes, at)| recipient.has_heard(scopes, *at));
+        if had { heard(&moved.goes, Some(&moved.loss)) } else { None }
     }
 
     fn into_told(self, recipient: &Recipient) -> Option<Told> {
         let Heard { frame, loses, .. } = self.to(recipient)?;
-        Some(Told { frame: frame.clone(), loses, about: self.about })
+        Some(Told { frame: frame.clone(), loses: loses.cloned().map(Box::new), about: self.about })
     }
 }
 
@@ -278,52 +294,50 @@ impl Hub {
         let is_asked_for = matches!(record.matter, Matter::Refresh) && voice.has_snapshot;
         let is_filtered = matches!(record.matter, Matter::Change(_)) && voice.view.is_some();
         let only_slowly = is_asked_for || is_filtered;
-        let moved = match &record.matter {
-            Matter::Change(subject) if !only_slowly => self.moved(log, sequence, record, subject, how),
-            Matter::Change(_) | Matter::Message | Matter::Refresh => None,
-        };
-        self.said_of(record, how, only_slowly, moved)
+        let former = if only_slowly { Vec::new() } else { self.former_scopes(log, sequence, record, how) };
+        let moved = former.iter().any(|(scopes, _)| *scopes != record.scopes).then_some(former);
+        self.said_of(sequence, record, how, only_slowly, moved)
     }
 
-    /// The scopes an object was told in before, where they are others than now.
-    fn moved(&self, log: &Log, sequence: u64, record: &Record, subject: &Subject, how: How) -> Option<Scopes> {
-        if !self.voice(record.entity).is_scoped || subject.kind == ChangeKind::Delete {
-            return None;
+    /// The scopes an object was told in before, where that may matter.
+    fn former_scopes(&self, log: &Log, sequence: u64, record: &Record, how: How) -> Former {
+        match &record.matter {
+            Matter::Change(subject) if self.voice(record.entity).is_scoped && subject.kind != ChangeKind::Delete => {
+                let known = log.shown_since(subject, how.from(sequence)).flatten();
+                known.map(|state| (state.scopes.clone(), state.at)).collect()
+            }
+            Matter::Change(_) | Matter::Message | Matter::Refresh => Vec::new(),
         }
-        let from = match how {
-            How::Live => sequence,
-            How::Again { from, .. } => from,
-        };
-        let known = log.shown_since(subject, from).flatten();
-        let former = known.fold(Scopes::None, |scopes, state| scopes.and(&state.scopes));
-        (!former.is_none() && former != record.scopes).then_some(former)
     }
 
-    fn said_of(&self, record: &Record, how: How, only_slowly: bool, moved: Option<Scopes>) -> Said {
-        let (is_deletion, kind, frame, moved) = match &record.matter {
-            Matter::Message | Matter::Refresh => (false, "message", record.frame.clone(), None),
+    fn said_of(&self, sequence: u64, record: &Record, how: How, only_slowly: bool, moved: Option<Former>) -> Said {
+        let (deletion, kind, frame, moved) = match &record.matter {
+            Matter::Message | Matter::Refresh => (None, "message", record.frame.clone(), None),
             Matter::Change(subject) => {
                 let frame = match how {
                     How::Again { pages, .. } if !only_slowly => {
                         self.once_more(record.entity, subject, &record.frame, pages)
                     }
-                    How::Live | How::Again { .. } => record.frame.clone(),
+                    How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
                 };
                 let moved = moved.map(|from| {
                     Box::new(Moved {
                         from,
                         appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
                         goes: Cleared(self.going(record.entity, &subject.object)),
+                        loss: Loss { entity: record.entity, key: subject.key.clone(), from: how.from(sequence) },
                     })
                 });
-                (subject.kind == ChangeKind::Delete, subject.kind.verb(), frame, moved)
+                let is_deletion = subject.kind == ChangeKind::Delete;
+                let deletion = is_deletion.then_some(Deletion { existed: subject.added });
+                (deletion, subject.kind.verb(), frame, moved)
             }
         };
         Said {
             entity: record.entity,
             only_slowly,
             scopes: record.scopes.clone(),
-            is_deletion,
+            deletion,
             frame: Cleared(frame),
             moved,
             about: About::record(record, kind),
@@ -339,18 +353,32 @@ impl Hub {
         recipient: &Recipient,
         how: How,
     ) -> Option<Line> {
-        let moved = match &record.matter {
+        match &record.matter {
             Matter::Change(subject) if self.voice(record.entity).view.is_some() => {
                 return self.question(log, sequence, record, subject, recipient, how);
             }
-            Matter::Change(subject) => self.moved(log, sequence, record, subject, how),
-            Matter::Message | Matter::Refresh => None,
+            Matter::Change(_) | Matter::Message | Matter::Refresh => {}
+        }
+        let is_heard = recipient.hears(&record.scopes);
+        let mut former = self.former_scopes(log, sequence, record, how);
+        if !is_heard && !matches!(how, How::Live) {
+            // What was told to who it was before, it may be showing.
+            former.push((record.scopes.clone(), Some(sequence)));
+        }
+        let had = |(scopes, at): &(Scopes, _)| recipient.has_heard(scopes, *at);
+        let is_nothing_to_it = match &record.matter {
+            Matter::Change(subject) if subject.kind == ChangeKind::Delete => {
+                !recipient.has_heard(&record.scopes, subject.added)
+            }
+            Matter::Change(_) | Matter::Message | Matter::Refresh => !is_heard && !former.iter().any(had),
         };
-        // What is nothing to it costs no frame.
-        if moved.is_none() && !recipient.has_heard(&record.scopes) {
+        if is_nothing_to_it {
             return None;
         }
-        self.said_of(record, how, false, moved).into_told(recipient).map(Line::Told)
+        let moved = former.iter().any(|(scopes, _)| *scopes != record.scopes || !is_heard).then_some(former);
+        let told = self.said_of(sequence, record, how, false, moved).into_told(recipient)?;
+        let is_meant = !matches!(how, How::Gone { .. }) || told.loses.is_some();
+        is_meant.then_some(Line::Told(told))
     }
 
     /// What must be asked before a recipient is told of a change; `None` where it is told nothing in any case.
@@ -365,24 +393,21 @@ impl Hub {
     ) -> Option<Line> {
         let is_deletion = subject.kind == ChangeKind::Delete;
         let now = (!is_deletion && recipient.hears(&record.scopes)).then(|| subject.object.clone());
-        let from = match how {
-            How::Live => sequence,
-            How::Again { from, .. } => from,
-        };
-        let mut shown: Vec<Shown> = log
-            .shown_since(subject, from)
-            .filter_map(|state| match state {
-                None => recipient.has_heard(&record.scopes).then_some(Shown::Anything),
-                Some(state) => recipient.has_heard(&state.scopes).then(|| match &state.was {
-                    Was::Object(object) => Shown::Object(object.clone()),
-                    Was::Something | Was::Gone => Shown::Anything,
-                }),
-            })
-            .collect();
-        if now.is_none() && !is_deletion && record.scopes.admit(&recipient.earlier) {
-            shown.push(Shown::Anything);
+        let from = how.from(sequence);
+        let shown = log.shown_since(subject, from).map(|state| match state {
+            None if recipient.has_heard(&record.scopes, subject.added) => Shown::Anything,
+            Some(state) if recipient.has_heard(&state.scopes, state.at) => match &state.was {
+                Was::Object(object) => Shown::Object(object.clone()),
+                Was::Something | Was::Gone => Shown::Anything,
+            },
+            None | Some(_) => Shown::Nothing,
+        });
+        let mut shown: Vec<Shown> = shown.collect();
+        let had = !matches!(how, How::Live) && recipient.earlier.heard(&record.scopes, Some(sequence));
+        if now.is_none() && !is_deletion && had {
+            shown.push(Shown::Object(subject.object.clone()));
         }
-        if now.is_none() && shown.is_empty() {
+        if now.is_none() && shown.iter().all(|shown| matches!(shown, Shown::Nothing)) {
             return None;
         }
         Some(Line::Asked(Box::new(Question {
@@ -391,13 +416,15 @@ impl Hub {
             is_heard: now.is_some(),
             shown,
             telling: match how {
-                How::Live if subject.kind == ChangeKind::Add && matches!(subject.former, Former::Known(_)) => {
+                How::Live if subject.kind == ChangeKind::Add && matches!(subject.former, log::Former::Known(_)) => {
                     Telling::Update
                 }
                 How::Live if subject.kind == ChangeKind::Add => Telling::Add,
                 How::Live => Telling::Update,
                 How::Again { pages, .. } => Telling::Again { is_known: subject.is_known_to(pages) },
+                How::Gone { .. } => Telling::Gone,
             },
+            loss: Some(Loss { entity: record.entity, key: subject.key.clone(), from }),
             whole: subject.whole,
             deletion: is_deletion.then(|| record.frame.clone()),
             about: About::record(record, subject.kind.verb()),
@@ -406,7 +433,7 @@ impl Hub {
 
     /// A deletion, long after it happened.
     pub(super) fn meet_tombstone(&self, tombstone: &Tombstone, recipient: &Recipient) -> Option<Line> {
-        if !recipient.has_heard(&tombstone.scopes) {
+        if !recipient.has_heard(&tombstone.scopes, tombstone.existed) {
             return None;
         }
         let voice = self.voice(tombstone.entity);
@@ -420,6 +447,7 @@ impl Hub {
             is_heard: false,
             shown: vec![Shown::Object(Bytes::copy_from_slice(last))],
             telling: Telling::Again { is_known: false },
+            loss: None,
             whole: false,
             deletion: Some(said.frame.into_frame()),
             about: said.about,
@@ -437,38 +465,57 @@ impl Hub {
             entity: tombstone.entity,
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
-            is_deletion: true,
+            deletion: Some(Deletion { existed: tombstone.existed }),
             frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
             moved: None,
             about,
         }
     }
 
-    /// A row of the store, as it was read for this recipient's identity.
-    pub(super) fn meet_row(&self, entity: EntityIndex, row: &Row, recipient: &Recipient) -> Line {
+    /// A row of the store, as it was read for this recipient's identity; with what the log tells of its object since,
+    /// where that is there.
+    pub(super) fn meet_row(
+        &self,
+        entity: EntityIndex,
+        row: &Row,
+        since: Option<(&Record, &Subject)>,
+        recipient: &Recipient,
+    ) -> Option<Line> {
         let kind = match row.kind {
             RowKind::Object => ChangeKind::Update.verb(),
             RowKind::Gone => ChangeKind::Delete.verb(),
-            RowKind::Marker => return Line::Told(Told::marker(row.frame.clone())),
+            RowKind::Marker => {
+                return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), loses: None, about: None }));
+            }
         };
         let about = audit::is_on().then(|| {
             let (id, scopes) = (Arc::from(&*row.id), recipient.identity.hears().clone());
             Box::new(About { entity, id, kind, scopes })
         });
-        match &row.object {
+        let is_gone = row.kind == RowKind::Gone;
+        let is_filtered = self.voice(entity).view.is_some();
+        let (object, is_heard, shown) = match (since.filter(|_| is_gone), &row.object) {
+            // It is there again; for those who may see it.
+            (Some((record, _)), _) if recipient.hears(&record.scopes) && !is_filtered => return None,
+            (Some((record, subject)), _) if is_filtered => {
+                (&subject.object, recipient.hears(&record.scopes), vec![Shown::Anything])
+            }
+            (_, Some(object)) if is_gone => (object, false, vec![Shown::Object(object.clone())]),
+            (_, Some(object)) => (object, true, Vec::new()),
             // What the store says is gone, it says to this identity.
-            None => Line::Told(Told { frame: Cleared(row.frame.clone()), loses: None, about }),
-            Some(object) => Line::Asked(Box::new(Question {
-                entity,
-                object: object.clone(),
-                is_heard: true,
-                shown: Vec::new(),
-                telling: Telling::Again { is_known: false },
-                whole: true,
-                deletion: None,
-                about,
-            })),
-        }
+            (_, None) => return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), loses: None, about })),
+        };
+        Some(Line::Asked(Box::new(Question {
+            entity,
+            object: object.clone(),
+            is_heard,
+            shown,
+            telling: if is_gone { Telling::Gone } else { Telling::Again { is_known: false } },
+            loss: None,
+            whole: true,
+            deletion: is_gone.then(|| row.frame.clone()),
+            about,
+        })))
     }
 
     /// An object that comes in sight.
@@ -485,7 +532,12 @@ impl Hub {
     /// An object that goes out of sight.
     fn going(&self, entity: EntityIndex, object: &[u8]) -> Bytes {
         let object = Object::parse(object).unwrap_or_default();
-        let only_id = format!(r#"{{"id":{}}}"#, object.get("id").unwrap_or("null"));
+        self.going_by_id(entity, object.get("id").unwrap_or("null"))
+    }
+
+    /// The same, with its id as JSON text.
+    pub(super) fn going_by_id(&self, entity: EntityIndex, raw_id: &str) -> Bytes {
+        let only_id = format!(r#"{{"id":{raw_id}}}"#);
         let voice = self.voice(entity);
         match self.delivery {
             Delivery::Converging => voice.gone(&only_id, true).frame,
@@ -515,6 +567,8 @@ pub(super) struct Question {
     /// What the recipient may have been shown of it.
     shown: Vec<Shown>,
     telling: Telling,
+    /// How it goes out of sight, as far as the log tells.
+    loss: Option<Loss>,
     whole: bool,
     /// What tells that it is gone for everybody.
     deletion: Option<Bytes>,
@@ -526,13 +580,19 @@ enum Shown {
     Object(Bytes),
     /// Nobody knows what.
     Anything,
+    /// It was not told of it.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Telling {
     Add,
     Update,
-    Again { is_known: bool },
+    Again {
+        is_known: bool,
+    },
+    /// Only that it is gone, if it is to be.
+    Gone,
 }
 
 /// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
@@ -605,25 +665,26 @@ impl Question {
                 }
             };
         }
-        let matters = match (&seen, self.telling) {
-            (None, _) | (_, Telling::Update | Telling::Again { is_known: true }) => true,
-            (Some(_), Telling::Add | Telling::Again { is_known: false }) => false,
-        };
-        let was_shown = matters && self.was_shown(view, identity, &voice.entity, patience, failed).await;
         let (frame, loses) = match (seen, self.telling) {
-            (None, _) if !was_shown => return None,
+            (None, _) if !self.was_shown(view, identity, &voice.entity, patience, failed).await => return None,
             (None, _) => match self.deletion {
-                Some(frame) => (frame, false),
-                None => (hub.going(self.entity, &self.object), true),
+                Some(frame) => (frame, self.loss),
+                None => (hub.going(self.entity, &self.object), self.loss),
             },
-            (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
-            (Some(object), Telling::Update) if was_shown => (voice.plainly(ChangeKind::Update, &object).frame, false),
-            (Some(object), Telling::Update) => (hub.appearing(self.entity, object.as_bytes(), self.whole), false),
+            (Some(_), Telling::Gone) => return None,
+            (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, None),
+            (Some(object), Telling::Update) => {
+                match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
+                    true => (voice.plainly(ChangeKind::Update, &object).frame, None),
+                    false => (hub.appearing(self.entity, object.as_bytes(), self.whole), None),
+                }
+            }
             (Some(object), Telling::Again { is_known }) => {
-                (voice.upsert(&object, self.whole && !(is_known && was_shown)), false)
+                let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
+                (voice.upsert(&object, self.whole && !has_stayed), None)
             }
         };
-        Some(Told { frame: Cleared(frame), loses: loses.then_some(self.entity), about: self.about })
+        Some(Told { frame: Cleared(frame), loses: loses.map(Box::new), about: self.about })
     }
 
     /// Whether the recipient may be showing the object. A hook that fails does not know, and so it may.
@@ -636,23 +697,52 @@ impl Question {
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> bool {
         for shown in &self.shown {
-            let Shown::Object(object) = shown else {
-                return true;
+            let was_shown = match shown {
+                Shown::Nothing => false,
+                Shown::Anything => true,
+                Shown::Object(object) => {
+                    let may_see = may_see(view, identity, object, patience);
+                    may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(true)
+                }
             };
-            let object = String::from_utf8_lossy(object);
-            match guarded(patience.left(), || view.may_see(identity, &object)).await {
-                Ok(Ok(false)) => {}
-                Ok(Ok(true)) => return true,
-                Ok(Err(error)) => {
-                    failed(entity, &error);
-                    return true;
-                }
-                Err(failure) => {
-                    failed(entity, &failure);
-                    return true;
-                }
+            if was_shown {
+                return true;
             }
         }
         false
+    }
+
+    /// Whether the recipient has seen the object all the time. A hook that fails does not know, and so it may not.
+    async fn has_stayed(
+        &self,
+        view: &View,
+        identity: &Identity,
+        entity: &str,
+        patience: &Patience,
+        failed: &impl Fn(&str, &dyn fmt::Display),
+    ) -> bool {
+        for shown in &self.shown {
+            let was_shown = match shown {
+                Shown::Nothing | Shown::Anything => false,
+                Shown::Object(object) => {
+                    let may_see = may_see(view, identity, object, patience);
+                    may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(false)
+                }
+            };
+            if !was_shown {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Asks who may see an object as it was.
+async fn may_see(view: &View, identity: &Identity, object: &[u8], patience: &Patience) -> Result<bool, String> {
+    let object = String::from_utf8_lossy(object);
+    match guarded(patience.left(), || view.may_see(identity, &object)).await {
+        Ok(Ok(may_see)) => Ok(may_see),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(failure) => Err(failure.to_string()),
     }
 }

@@ -91,9 +91,9 @@ fn run_slow_way(hub: &Hub, subscriber: &Subscriber) -> Progress {
     }
 }
 
-fn what_is_lost(progress: Progress) -> Option<(EntityIndex, u64)> {
+fn what_is_lost(progress: &Progress) -> Option<(EntityIndex, u64)> {
     match progress {
-        Progress::Lost(entity, since) => Some((entity, since)),
+        Progress::Lost(entity, since) => Some((*entity, *since)),
         _ => None,
     }
 }
@@ -317,7 +317,7 @@ proptest! {
 fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     let subscriber = hub.join(pipe.clone(), ann(), Origin::Page { session: None, missed_from: None });
     hub.subscribe(&subscriber, EVENTS, Instant::now());
-    assert_eq!(what_is_lost(run_slow_way(hub, &subscriber)), Some((EVENTS, 0)));
+    assert_eq!(what_is_lost(&run_slow_way(hub, &subscriber)), Some((EVENTS, 0)));
     subscriber
 }
 
@@ -338,7 +338,7 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 600);
     hub.publish(EVENTS, &[Change::update(&json!({"id": 600, "text": "new"})).unwrap()], None);
-    hub.resynchronise(&subscriber, EVENTS, Some(frames), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(frames), None, Instant::now());
     *lock(&pipe.room) = 100;
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
     // Another entity has the log turn over.
@@ -347,11 +347,11 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert_eq!(
-        what_is_lost(run_slow_way(&hub, &subscriber)),
+        what_is_lost(&run_slow_way(&hub, &subscriber)),
         Some((EVENTS, 0)),
         "the update is not in the log any more"
     );
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 600)), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 600)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().len(), 700);
 }
@@ -363,7 +363,7 @@ async fn messages_keep_their_order_while_the_store_is_told() {
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 600);
     hub.send(EVENTS, Scopes::All, "101");
-    hub.resynchronise(&subscriber, EVENTS, Some(frames), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(frames), None, Instant::now());
     hub.send(EVENTS, Scopes::All, "102");
     for number in 103..108 {
         *lock(&pipe.room) = 100;
@@ -389,7 +389,7 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     let subscriber = lost(&hub, &pipe);
     let older = rows(&hub, 300);
     hub.refresh(EVENTS);
-    hub.resynchronise(&subscriber, EVENTS, Some(older), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(older), None, Instant::now());
     for number in 0..5 {
         *lock(&pipe.room) = 50;
         assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
@@ -397,19 +397,19 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert_eq!(
-        what_is_lost(run_slow_way(&hub, &subscriber)),
+        what_is_lost(&run_slow_way(&hub, &subscriber)),
         Some((EVENTS, 1)),
         "the store was asked before the refresh"
     );
     assert_eq!(pipe.out().len(), 305, "but it is told, and the messages");
     hub.refresh(EVENTS);
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 300)), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 300)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().len(), 605);
     assert_eq!(hub.tally.snapshots.get(), 2);
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(run_slow_way(&hub, &subscriber)), Some((EVENTS, hub.head())));
-    hub.resynchronise(&subscriber, EVENTS, None, Instant::now());
+    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, hub.head())));
+    hub.resynchronise(&subscriber, EVENTS, None, None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "the store is out of order");
 }
 
@@ -419,7 +419,7 @@ async fn a_page_that_has_the_store_keeps_no_rows() {
     let pipe = Pipe::new(false, usize::MAX / 2);
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 10);
-    hub.resynchronise(&subscriber, EVENTS, Some(frames.clone()), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(frames.clone()), None, Instant::now());
     while let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) {
         if Arc::strong_count(&frames) == 1 {
             return;
@@ -536,11 +536,11 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
         Some(Arc::new(hub.snapshot(EVENTS, hub.head(), &ann(), &rows, &[Change::delete(3).unwrap()]).0))
     };
     let snapshot = refresh("imported");
-    hub.resynchronise(&subscriber, EVENTS, snapshot, Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, snapshot, None, Instant::now());
     let end = Instant::now() + Duration::from_secs(1000);
     while Instant::now() < end {
         match run_slow_way(&hub, &subscriber) {
-            Progress::Lost(..) => hub.resynchronise(&subscriber, EVENTS, refresh("again"), Instant::now()),
+            Progress::Lost(..) => hub.resynchronise(&subscriber, EVENTS, refresh("again"), None, Instant::now()),
             _ => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
@@ -561,18 +561,18 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     voice.has_snapshot = true;
     let hub = hub_of(vec![voice], 1000, Delivery::Converging);
     let subscriber = lost(&hub, &Pipe::new(true, usize::MAX / 2));
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), Instant::now());
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     let write = hub.write_begins(EVENTS);
     // Committed already, and told later.
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(run_slow_way(&hub, &subscriber)), Some((EVENTS, 1)));
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), Instant::now());
+    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, 1)));
+    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     let another = hub.write_begins(EVENTS);
     hub.publish(EVENTS, &[update(0)], None);
     drop(write);
-    assert_eq!(what_is_lost(run_slow_way(&hub, &subscriber)), Some((EVENTS, 3)), "the store is asked once more");
+    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, 3)), "the store is asked once more");
     // What begins behind the import is newer, however many writes there are.
     drop(another);
     assert_eq!(hub.head(), 3);

@@ -16,7 +16,7 @@ use std::{
     thread,
 };
 
-use self::world::World;
+use self::world::{Privacy, World};
 use crate::hub::Delivery;
 
 /// Seeds that failed once.
@@ -25,9 +25,9 @@ const SEEDS: &str = include_str!("seeds.txt");
 const FEW: u64 = 300;
 
 /// Runs one schedule; says what is wrong in the end.
-fn run(seed: u64, delivery: Delivery) -> Result<(), String> {
+fn run(seed: u64, delivery: Delivery, privacy: Privacy) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(async { World::new(seed, delivery).run().await })
+    runtime.expect("a runtime").block_on(async { World::new(seed, delivery, privacy).run().await })
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -35,13 +35,13 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs schedules on every core; says which failed, and how the first of them did.
-fn run_all(seeds: impl IntoIterator<Item = u64>) {
+fn run_all(seeds: impl IntoIterator<Item = u64>, privacy: Privacy) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
     let next = AtomicU64::new(0);
     let work = || {
         let mut failed = Vec::new();
         while let Some(&seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).expect("few")) {
-            failed.extend(run(seed, Delivery::Converging).err().map(|why| (seed, why)));
+            failed.extend(run(seed, Delivery::Converging, privacy).err().map(|why| (seed, why)));
         }
         failed
     };
@@ -61,21 +61,38 @@ fn run_all(seeds: impl IntoIterator<Item = u64>) {
     }
 }
 
-#[test]
-fn after_quiet_every_page_equals_the_store() {
+fn run_many(privacy: Privacy) {
     let first = number("LIVE_UPDATES_SEED").unwrap_or(1);
     let count = number("LIVE_UPDATES_SCHEDULES").unwrap_or(FEW);
-    run_all(first..first + count);
+    run_all(first..first + count, privacy);
+}
+
+#[test]
+fn after_quiet_every_page_equals_the_store() {
+    run_many(Privacy::Open);
+}
+
+#[test]
+fn after_quiet_every_page_equals_what_its_scopes_hold_and_has_heard_of_nothing_else() {
+    run_many(Privacy::Scoped);
+}
+
+#[test]
+fn after_quiet_every_page_equals_what_its_user_may_see_and_has_heard_of_nothing_else() {
+    run_many(Privacy::Viewed);
 }
 
 #[test]
 fn what_failed_once_does_not_fail_again() {
-    run_all(SEEDS.lines().filter(|line| !line.starts_with('#')).map(|line| line.parse().expect("a seed")));
+    run_all(
+        SEEDS.lines().filter(|line| !line.starts_with('#')).map(|line| line.parse().expect("a seed")),
+        Privacy::Open,
+    );
 }
 
 /// The world is no kinder than the real one: with the vendor's bare broadcast, pages end up different.
 #[test]
 fn the_bare_broadcast_fails() {
-    let failures = (1..=40).filter(|&seed| run(seed, Delivery::Plain).is_err());
+    let failures = (1..=40).filter(|&seed| run(seed, Delivery::Plain, Privacy::Open).is_err());
     assert!(failures.count() > 20);
 }

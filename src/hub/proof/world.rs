@@ -20,14 +20,15 @@ use tokio::{
 
 use super::page::{Answer, Map, Method, Page, Request};
 use crate::{
-    change::Change,
-    entity::Widget,
+    auth::Identity,
+    change::{Before, Change},
+    entity::{Visible, Widget},
     hub::{
         Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
-        SnapshotFrames, Subscriber, Taken, Voice,
-        tests::{ann, times},
+        SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
     },
     lock::lock,
+    scope::Scopes,
 };
 
 const EVENTS: EntityIndex = EntityIndex(0);
@@ -62,11 +63,26 @@ impl Dice {
     }
 }
 
+/// Who may see what: every event is in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Privacy {
+    /// Everybody sees everything.
+    Open,
+    /// Changes are told in the scope of their room.
+    Scoped,
+    /// A hook says who sees what.
+    Viewed,
+}
+
+const ROOMS: [&str; 3] = ["a", "b", "c"];
+
 /// What the server keeps.
 #[derive(Default)]
 struct Store {
     rows: BTreeMap<u64, Map>,
     deleted: BTreeSet<u64>,
+    /// The rooms every event was ever in.
+    rooms: HashMap<String, BTreeSet<&'static str>>,
     next: u64,
     /// When the latest write of an object commits.
     turns: BTreeMap<String, Instant>,
@@ -165,6 +181,22 @@ struct Client {
     has_list: bool,
     direct: bool,
     capacity: usize,
+    /// Where its user may see events.
+    rooms: Vec<&'static str>,
+    /// Ids of events its user has ever been allowed to see.
+    seen: BTreeSet<String>,
+    /// Rooms its user has ever been allowed to see.
+    known_rooms: BTreeSet<&'static str>,
+}
+
+impl Client {
+    fn sees(&self, row: &Map) -> bool {
+        row.get("room").is_none_or(|room| self.rooms.iter().any(|known| room == known))
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::new("user").with_scopes(self.rooms.iter().copied()).with_data(self.rooms.clone())
+    }
 }
 
 enum Event {
@@ -191,8 +223,10 @@ enum Event {
     Cut(usize),
     FoundDead(u64),
     Asked(u64, u64),
-    Snapshot(u64, Arc<SnapshotFrames>),
+    Snapshot(u64, Arc<SnapshotFrames>, Option<SnapshotFrames>),
     Import,
+    /// Its user may see other rooms from now on.
+    Rights(usize),
     Restart,
 }
 
@@ -205,6 +239,7 @@ enum Part {
 pub(super) struct World {
     dice: Dice,
     delivery: Delivery,
+    privacy: Privacy,
     hub: Arc<Hub>,
     epoch: u64,
     log_records: usize,
@@ -223,21 +258,25 @@ pub(super) struct World {
     begun: Instant,
     /// Frames that were read before: most go to several pages.
     read: HashMap<Bytes, Rc<[Part]>>,
+    /// What somebody was told who must not hear it.
+    leaks: Vec<String>,
     /// What happened, where somebody asks for it.
     story: Option<Vec<String>>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, delivery: Delivery) -> Self {
+    pub(super) fn new(seed: u64, delivery: Delivery, privacy: Privacy) -> Self {
         let mut dice = Dice(seed);
         let log_records = [1000, 1000, 12][dice.below(3)];
         Self {
             delivery,
-            hub: hub(delivery, log_records),
+            privacy,
+            hub: hub(delivery, privacy, log_records),
             epoch: 1,
             log_records,
-            reads_back: dice.one_in(2),
-            has_series: dice.one_in(3),
+            reads_back: dice.one_in(2) || privacy == Privacy::Viewed,
+            // The model's exceptions know nothing of rooms.
+            has_series: dice.one_in(3) && privacy == Privacy::Open,
             news: Arc::default(),
             store: Store { next: 100, ..Store::default() },
             clients: Vec::new(),
@@ -248,6 +287,7 @@ impl World {
             writes: 0,
             begun: Instant::now(),
             read: HashMap::new(),
+            leaks: Vec::new(),
             story: std::env::var_os("LIVE_UPDATES_STORY").map(|_| Vec::new()),
             dice,
         }
@@ -301,6 +341,9 @@ impl World {
                 has_list: false,
                 direct: !self.dice.one_in(4),
                 capacity: if self.dice.one_in(5) { 3 } else { usize::MAX },
+                rooms: self.rooms(),
+                seen: BTreeSet::new(),
+                known_rooms: BTreeSet::new(),
             };
             self.clients.push(client);
             let late = if self.dice.one_in(4) { Duration::from_secs(seconds / 2) } else { Duration::ZERO };
@@ -330,6 +373,14 @@ impl World {
                 self.later(when, Event::Import);
             }
         }
+        // Nobody knows what a page still shows of a room whose changes the log has forgotten.
+        if self.privacy == Privacy::Scoped {
+            for _ in 0..self.dice.below(3) {
+                let (at, when) = (self.dice.below(pages), self.dice.millis(1000, seconds * 1000));
+                self.later(when, Event::Rights(at));
+            }
+        }
+        self.look_around();
         // Forms and dark sockets last on for a while.
         self.begun + Duration::from_secs(seconds + 25)
     }
@@ -337,12 +388,47 @@ impl World {
     fn new_event(&mut self) -> Map {
         self.writes += 1;
         let start = STARTS[self.dice.below(STARTS.len())];
-        let event = json!({
+        let mut event = json!({
             "text": format!("event {}", self.writes),
             "start_date": format!("2026-11-25 {start}"),
             "end_date": "2026-11-25 18:00",
         });
+        if self.privacy != Privacy::Open {
+            event["room"] = ROOMS[self.dice.below(ROOMS.len())].into();
+        }
         event.as_object().cloned().unwrap_or_default()
+    }
+
+    /// As `new_event`, where the user of this page sees it.
+    fn new_event_of(&mut self, at: usize) -> Map {
+        let mut event = self.new_event();
+        if self.privacy != Privacy::Open {
+            let rooms = &self.clients[at].rooms;
+            event.insert("room".to_owned(), rooms[self.dice.below(rooms.len())].into());
+        }
+        event
+    }
+
+    /// The rooms somebody may see.
+    fn rooms(&mut self) -> Vec<&'static str> {
+        if self.privacy == Privacy::Open {
+            return Vec::new();
+        }
+        let out = self.dice.below(2 * ROOMS.len());
+        ROOMS.into_iter().enumerate().filter(|(at, _)| *at != out).map(|(_, room)| room).skip(out / 4).collect()
+    }
+
+    /// Notes what everyone may see at this moment.
+    fn look_around(&mut self) {
+        for (id, row) in &self.store.rows {
+            let rooms = ROOMS.into_iter().filter(|room| *room == text(row, "room"));
+            self.store.rooms.entry(id.to_string()).or_default().extend(rooms);
+        }
+        for client in &mut self.clients {
+            client.known_rooms.extend(&client.rooms);
+            let seen = self.store.rows.iter().filter(|(_, row)| client.sees(row)).map(|(id, _)| id.to_string());
+            client.seen.extend(seen.collect::<Vec<_>>());
+        }
     }
 
     fn later(&mut self, after: Duration, event: Event) {
@@ -421,7 +507,8 @@ impl World {
                 self.later(reads, Event::ListRead(at, activity));
             }
             Event::ListRead(at, activity) => {
-                let list = self.store.list();
+                let mut list = self.store.list();
+                list.retain(|row| self.clients[at].sees(row));
                 let slow = if self.dice.one_in(4) { 6000 } else { 200 };
                 let leaves = self.dice.millis(0, slow);
                 self.later(leaves, Event::ListLeaves(at, list, activity));
@@ -458,7 +545,7 @@ impl World {
                     self.clients[at].page.cancel_form();
                 }
                 if self.dice.one_in(2) {
-                    let fields = self.new_event();
+                    let fields = self.new_event_of(at);
                     self.clients[at].page.create(fields);
                 }
                 self.send(at);
@@ -522,15 +609,30 @@ impl World {
             }
             Event::FoundDead(number) => self.close(number),
             Event::Asked(number, at) => {
-                let rows: Vec<Change> = self.store.list().iter().filter_map(|row| Change::update(row).ok()).collect();
-                let gone: Vec<Change> = self.store.deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
-                let (snapshot, _) = self.hub.snapshot(EVENTS, at, &ann(), &rows, &gone);
+                let Some(socket) = self.sockets.get(&number) else {
+                    return;
+                };
+                let client = socket.client;
+                let snapshot = self.snapshot(client, at, &socket.subscriber.identity());
+                let earlier = socket.subscriber.earlier_identity();
+                let earlier = earlier.map(|earlier| self.snapshot(client, at, &earlier));
                 let comes = self.dice.millis(0, 300);
-                self.later(comes, Event::Snapshot(number, Arc::new(snapshot)));
+                self.later(comes, Event::Snapshot(number, Arc::new(snapshot), earlier));
             }
-            Event::Snapshot(number, snapshot) => {
+            Event::Snapshot(number, snapshot, earlier) => {
                 if let Some(socket) = self.sockets.get(&number) {
-                    self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), now);
+                    self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), earlier.as_ref(), now);
+                }
+            }
+            // A list that was read with other rights is loaded anew by its user.
+            Event::Rights(at) if !self.clients[at].has_list || self.clients[at].socket.is_none() => {}
+            Event::Rights(at) => {
+                self.clients[at].rooms = self.rooms();
+                let identity = self.clients[at].identity();
+                self.note(|| format!("the user of page {at} may see {identity:?}"));
+                self.look_around();
+                for socket in self.sockets.values().filter(|socket| socket.client == at) {
+                    self.hub.becomes(&socket.subscriber, identity.clone());
                 }
             }
             Event::Import => self.import(),
@@ -540,7 +642,26 @@ impl World {
         }
     }
 
+    /// What the application's hook reads for somebody; where a view filters, it reads everything.
+    fn snapshot(&self, client: usize, at: u64, identity: &Identity) -> SnapshotFrames {
+        let mut rows = self.store.list();
+        if self.privacy == Privacy::Scoped {
+            rows.retain(|row| identity.scopes().any(|scope| text(row, "room") == scope));
+        }
+        let rows: Vec<Change> = rows.iter().filter_map(|row| Change::update(row).ok()).collect();
+        // It knows what this user has seen and may not see any more.
+        let gone: Vec<Change> = if self.privacy == Privacy::Open {
+            self.store.deleted.iter().filter_map(|id| Change::delete(id).ok()).collect()
+        } else {
+            let client = &self.clients[client];
+            let is_gone = |id: &&String| self.store.get(id).is_none_or(|row| !client.sees(&row));
+            client.seen.iter().filter(is_gone).filter_map(|id| Change::delete(id).ok()).collect()
+        };
+        self.hub.snapshot(EVENTS, at, identity, &rows, &gone).0
+    }
+
     fn connect(&mut self, at: usize, now: Instant) {
+        let identity = self.clients[at].identity();
         let client = &mut self.clients[at];
         let pipe = Arc::new(Pipe {
             direct: client.direct,
@@ -552,7 +673,7 @@ impl World {
         });
         let session = Some(SessionId { id: client.session, owner: 1 });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
-        let subscriber = self.hub.join(pipe.clone(), ann(), Origin::Page { session, missed_from });
+        let subscriber = self.hub.join(pipe.clone(), identity, Origin::Page { session, missed_from });
         self.counter += 1;
         let number = self.counter;
         client.socket = Some(number);
@@ -585,7 +706,7 @@ impl World {
             self.close(number);
         }
         self.epoch += 1;
-        self.hub = hub(self.delivery, self.log_records);
+        self.hub = hub(self.delivery, self.privacy, self.log_records);
     }
 
     /// The store changes past the layer: rows are new, changed, gone, or back again.
@@ -611,6 +732,7 @@ impl World {
             self.store.rows.insert(back, row);
             self.note(|| format!("an import brings {back} back"));
         }
+        self.look_around();
         self.hub.refresh(EVENTS);
     }
 
@@ -639,7 +761,7 @@ impl World {
         let page = &mut self.clients[at].page;
         let done = match (self.dice.below(20), chosen) {
             (0..=3, _) => {
-                let fields = self.new_event();
+                let fields = self.new_event_of(at);
                 format!("creates {}", self.clients[at].page.create(fields))
             }
             (4..=5, Some(id)) if plain.len() > 3 => {
@@ -702,8 +824,10 @@ impl World {
 
     fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: u64) {
         let ok = |action| Answer::Ok { tid: None, action: Some(action) };
+        let before = request.id.as_deref().and_then(|id| self.store.get(id));
         let mut told = Vec::new();
         let answer = match (request.method, request.id.as_deref()) {
+            (Method::Post, _) if !self.clients[at].sees(&request.body) => Answer::Failed,
             (Method::Post, _) => {
                 self.store.next += 1;
                 let id = self.store.next.to_string();
@@ -712,7 +836,7 @@ impl World {
                 told.push((id.clone(), true));
                 Answer::Ok { tid: Some(id), action: Some(action) }
             }
-            (_, Some(id)) if self.store.get(id).is_none() => Answer::Failed,
+            (_, Some(_)) if before.as_ref().is_none_or(|row| !self.clients[at].sees(row)) => Answer::Failed,
             (Method::Put, Some(id)) => {
                 let row = id.parse().ok().and_then(|number: u64| self.store.rows.get_mut(&number));
                 let series = row.map(|row| {
@@ -739,8 +863,10 @@ impl World {
             }
             (_, None) => Answer::Failed,
         };
+        self.look_around();
         self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
-        let changes: Vec<Change> = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, request)).collect();
+        let changes = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, request));
+        let changes: Vec<Change> = changes.map(|change| self.in_its_room(change, before.as_ref())).collect();
         let is_new = told.iter().any(|(_, is_new)| *is_new);
         if is_new && self.dice.one_in(3) {
             // Its handler takes its time after the commit, and others may change the row meanwhile.
@@ -768,6 +894,28 @@ impl World {
         let mut sent = request.body.clone();
         sent.insert("id".to_owned(), id.into());
         Change::update(&sent).ok()
+    }
+
+    /// A change as the layer tells it, which may have read what its object was before.
+    fn in_its_room(&self, change: Change, before: Option<&Map>) -> Change {
+        let room = |row: Option<&Map>| row.map(|row| text(row, "room").to_owned());
+        let (now, was) = (room(self.store.get(change.id()).as_ref()), room(before));
+        match self.privacy {
+            Privacy::Open => change,
+            Privacy::Scoped => {
+                let change = match was.clone() {
+                    // Where the log knows, nobody needs to say so.
+                    Some(was) if !self.hub.knows_scopes_of(EVENTS, change.id()) => change.moved_from(was),
+                    _ => change,
+                };
+                now.or(was).into_iter().fold(change, Change::scope)
+            }
+            Privacy::Viewed if self.hub.lacks(EVENTS, &Scopes::None, change.id()) => {
+                let before = before.map(|row| Value::Object(row.clone()).to_string());
+                change.after(before.map_or(Before::Absent, |row| Before::Object(row.into())))
+            }
+            Privacy::Viewed => change,
+        }
     }
 
     fn tell(&mut self, changes: &[Change], began: Option<u64>) {
@@ -799,6 +947,10 @@ impl World {
                         self.later(back, Event::Pong(number, payload.clone()));
                     }
                     Part::Message(value) => {
+                        let id = value["event"]["id"].as_str().unwrap_or_default();
+                        if self.is_leak(at, id, value["event"].get("text").is_some()) {
+                            self.leaks.push(format!("page {at} hears {value}"));
+                        }
                         self.note(|| format!("page {at} hears {value}"));
                         self.clients[at].page.hear(value);
                     }
@@ -808,12 +960,29 @@ impl World {
         self.send(at);
     }
 
+    /// Whether a page must not hear this of an event.
+    fn is_leak(&self, at: usize, id: &str, is_content: bool) -> bool {
+        let client = &self.clients[at];
+        let was_near = || {
+            let rooms = self.store.rooms.get(id);
+            rooms.is_some_and(|rooms| !rooms.is_disjoint(&client.known_rooms))
+        };
+        match self.privacy {
+            Privacy::Open => false,
+            _ if client.seen.contains(id) => false,
+            // That it is gone, who has come to its room since then may hear.
+            Privacy::Scoped => is_content || !was_near(),
+            // Where nobody knows what was before, only the id is told.
+            Privacy::Viewed => is_content,
+        }
+    }
+
     /// Whether every page equals the store.
     fn verdict(&self) -> Result<(), String> {
-        let mut wrong = Vec::new();
-        let rows: BTreeMap<String, Map> =
-            self.store.list().into_iter().map(|row| (text(&row, "id").to_owned(), row)).collect();
+        let mut wrong = self.leaks.clone();
         for (at, client) in self.clients.iter().enumerate() {
+            let rows = self.store.list().into_iter().filter(|row| client.sees(row));
+            let rows: BTreeMap<String, Map> = rows.map(|row| (text(&row, "id").to_owned(), row)).collect();
             let shown: BTreeMap<&str, &Map> = client.page.events().collect();
             for (id, row) in &rows {
                 match shown.get(id.as_str()) {
@@ -827,6 +996,10 @@ impl World {
                 }
             }
             for (id, row) in shown.iter().filter(|(id, _)| !rows.contains_key(**id)) {
+                // What the server refused to create where its user may see nothing any more is its page's own.
+                if self.privacy == Privacy::Scoped && id.len() >= 10 {
+                    continue;
+                }
                 // The client keeps, unseen, what it hides of a series that is gone.
                 if row.get("deleted") != Some(&true.into()) {
                     wrong.push(format!("page {at} still shows {id}"));
@@ -870,13 +1043,21 @@ fn frame_of(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
     (bytes[0] & 0xf, &bytes[head..head + length], &bytes[head + length..])
 }
 
-fn hub(delivery: Delivery, records: usize) -> Arc<Hub> {
+fn hub(delivery: Delivery, privacy: Privacy, records: usize) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
+    let visible: Visible = Arc::new(|identity: Identity, object: &str| {
+        let row: Map = serde_json::from_str(object).unwrap_or_default();
+        let rooms = identity.data::<Vec<&str>>();
+        let sees = rooms.is_some_and(|rooms| rooms.contains(&text(&row, "room")));
+        Box::pin(std::future::ready(Ok(sees)))
+    });
     let voice = Voice {
         widget: Widget::Scheduler,
         parent_key: Some("recurring_event_id".to_owned()),
         has_snapshot: true,
+        is_scoped: privacy == Privacy::Scoped,
+        view: View::of((privacy == Privacy::Viewed).then_some(&visible), None),
         ..Voice::new("events", "event")
     };
     Arc::new(Hub::new(delivery, vec![voice], log, times(), SessionLimits { sessions: 100, age: hour }))
