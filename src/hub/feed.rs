@@ -324,11 +324,12 @@ impl Hub {
         if self.voice(entity).is_choosy() {
             self.suspect(subscription, &log, recipient);
         }
+        let oldest = subscription.stale_before.max(log.base());
         match &snapshot {
-            // What happened since is gone from the log already.
-            Some(snapshot) if snapshot.at < log.base() => {
+            // What happened since is gone from the log already; or it is what somebody else may see.
+            Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.hears() => {
                 subscription.lost = Some(Lost::Unasked);
-                subscription.stale_before = log.base();
+                subscription.stale_before = oldest;
             }
             _ => {
                 let (counter, from) = match &snapshot {
@@ -356,6 +357,7 @@ impl Hub {
         let mut feed = lock(&subscriber.feed);
         let feed = &mut *feed;
         let had = std::mem::replace(&mut feed.recipient.identity, identity);
+        feed.version += 1;
         if had.hears() == feed.recipient.identity.hears() {
             return;
         }
@@ -368,13 +370,15 @@ impl Hub {
         let is_told_again = self.delivery == Delivery::Converging;
         for subscription in feed.subscriptions.iter_mut().filter(|known| self.voice(known.entity).is_scoped) {
             self.suspect(subscription, &log, recipient);
-            let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
-            if subscription.lost.is_none() && is_told_again {
+            if is_told_again {
+                let unheard_from = match subscription.lost {
+                    Some(_) => subscription.unheard_from,
+                    None => subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor)),
+                };
                 subscription.lose(unheard_from, log.head());
             }
         }
         feed.way = Way::Slow;
-        feed.version += 1;
         drop(log);
         subscriber.outlet.wake();
     }

@@ -160,10 +160,12 @@ enum Pages {
 }
 
 /// The rows of a store at one time, as frames.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SnapshotFrames {
     /// Where the log stood before the store was asked.
     pub(crate) at: u64,
+    /// Of who it was asked for.
+    scopes: Scopes,
     gone: Arc<[Row]>,
     rows: Arc<[Row]>,
 }
@@ -174,11 +176,11 @@ impl SnapshotFrames {
         let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
         let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
         let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
-        Self { at: self.at, gone: self.gone.iter().cloned().chain(lost).collect(), rows: self.rows.clone() }
+        Self { gone: self.gone.iter().cloned().chain(lost).collect(), ..self.clone() }
     }
 
     fn only_gone(&self) -> Self {
-        Self { at: self.at, gone: self.gone.clone(), rows: Arc::default() }
+        Self { rows: Arc::default(), ..self.clone() }
     }
 }
 
@@ -460,7 +462,8 @@ impl Hub {
             let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true) };
             Row { id: change.id().into(), frame, object, kind: RowKind::Object }
         });
-        (SnapshotFrames { at, gone: gone.collect(), rows: objects.collect() }, others.len())
+        let scopes = identity.hears().clone();
+        (SnapshotFrames { at, scopes, gone: gone.collect(), rows: objects.collect() }, others.len())
     }
 
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
@@ -468,7 +471,7 @@ impl Hub {
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
         let marker = |frame| Row { id: RESYNC.into(), frame, object: None, kind: RowKind::Marker };
         let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
-        SnapshotFrames { at, gone: Arc::default(), rows: rows.into() }
+        SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into() }
     }
 
     fn resync_message(&self, entity: EntityIndex) -> Bytes {
@@ -703,11 +706,11 @@ impl Hub {
             None if voice.is_scoped => change.scopes().clone(),
             None => Scopes::All,
         };
+        // What was told before a refresh says who may have the object, and not what it is.
+        let is_sure = |at: u64| at >= log.refreshed(entity);
         let was = match (known, change.before()) {
-            (Some((_, _, Subject { kind: ChangeKind::Delete, .. })), _) => Was::Gone,
-            (Some((at, _, subject)), _) if voice.view.is_some() && at >= log.refreshed(entity) => {
-                Was::Object(subject.object.clone())
-            }
+            (Some((at, _, Subject { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
+            (Some((at, _, subject)), _) if voice.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
             (None, Before::Absent) => return Former::Absent,

@@ -905,7 +905,7 @@ impl World {
             Privacy::Scoped => {
                 let change = match was.clone() {
                     // Where the log knows, nobody needs to say so.
-                    Some(was) if !self.hub.knows_scopes_of(EVENTS, change.id()) => change.moved_from(was),
+                    Some(was) if lock(&self.hub.log).known(EVENTS, change.id()).is_none() => change.moved_from(was),
                     _ => change,
                 };
                 now.or(was).into_iter().fold(change, Change::scope)
