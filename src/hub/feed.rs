@@ -468,6 +468,11 @@ impl Subscriber {
         feed.subscriptions.len() < before
     }
 
+    /// Whether it follows this one.
+    pub(crate) fn follows(&self, entity: EntityIndex) -> bool {
+        lock(&self.feed).find(entity).is_some()
+    }
+
     /// How many entities it follows.
     pub(crate) fn subscriptions(&self) -> usize {
         lock(&self.feed).subscriptions.len()
