@@ -350,7 +350,7 @@ async fn whoever_is_denied_while_a_lot_waits_hears_nothing_of_it_either() {
 }
 
 #[tokio::test]
-async fn others_hear_on_after_a_disconnect_whoever_took_the_seat() {
+async fn others_hear_on_after_a_disconnect() {
     let live =
         builder().authenticate((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())));
     let live = live.build().unwrap();

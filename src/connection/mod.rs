@@ -570,3 +570,35 @@ fn config(connections: &Connections) -> WebSocketConfig {
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, hub::tests::hub};
+
+    fn open(hub: &Arc<Hub>) -> Open {
+        let outbox = Arc::new(Outbox::new(None));
+        Open {
+            identity: Mutex::new(Identity::new("alice")),
+            subscriber: hub.join(outbox.clone(), Origin::Unknown),
+            outbox,
+            has_left: AtomicBool::new(false),
+            disconnected: Notify::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_the_seat_of_a_disconnected_socket_keeps_it() {
+        let hub = hub(100);
+        let goes = open(&hub);
+        goes.silence(&hub);
+        let comes = open(&hub);
+        let events = hub.find("events").unwrap();
+        assert!(hub.subscribe(&comes.subscriber, events, Instant::now()));
+        // At its end the first one leaves once more.
+        goes.leave(&hub);
+        hub.publish(events, &[Change::delete(7).unwrap()], None);
+        let news = timeout(Duration::from_secs(5), comes.outbox.news());
+        news.await.expect("it is among those who are told");
+    }
+}
