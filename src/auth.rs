@@ -6,13 +6,14 @@ use std::{
     fmt,
     future::{Future, ready},
     sync::Arc,
+    time::SystemTime,
 };
 
 use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::{hook::BoxFuture, scope::Scopes};
+use crate::{expiry::Expiry, hook::BoxFuture, scope::Scopes};
 
 /// The header that carries the token in a handshake and in calls over HTTP.
 pub(crate) const TOKEN_HEADER: &str = "remote-token";
@@ -185,13 +186,14 @@ pub struct Identity {
     principal: Arc<str>,
     scopes: Scopes,
     data: Option<Arc<dyn Any + Send + Sync>>,
+    expiry: Option<SystemTime>,
 }
 
 impl Identity {
     /// An identity named by a short opaque text: a user id, an account. It may appear in logs; a token must not.
     #[must_use]
     pub fn new(principal: impl Into<Arc<str>>) -> Self {
-        Self { principal: principal.into(), scopes: Scopes::None, data: None }
+        Self { principal: principal.into(), scopes: Scopes::None, data: None, expiry: None }
     }
 
     /// Adds a scope, such as a tenant or a calendar: of [scoped entities](crate::Entity::scoped) this identity hears
@@ -260,6 +262,37 @@ impl Identity {
     pub fn data<T: Any>(&self) -> Option<&T> {
         self.data.as_deref()?.downcast_ref()
     }
+
+    /// Says until when the identity is good: when a JWT or a login session ends, for example. By default it does not
+    /// end by itself. A second call replaces the first one's.
+    ///
+    /// An open socket is closed then, as by [`AuthError::Expired`], unless the authenticator has said another time
+    /// when it was [asked again](crate::Builder::reask_interval). A sealed key (`Builder::sessions`) that is made for
+    /// the identity is good no longer than that. What is over already counts as [`AuthError::Expired`] at once.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_live_updates::Identity;
+    ///
+    /// let end_of_shift = SystemTime::now() + Duration::from_secs(8 * 3600);
+    /// let identity = Identity::new("alice").expires_at(end_of_shift);
+    /// assert_eq!(identity.expiry(), Some(end_of_shift));
+    /// ```
+    #[must_use]
+    pub fn expires_at(mut self, time: SystemTime) -> Self {
+        self.expiry = Some(time);
+        self
+    }
+
+    /// Until when the identity is good; `None` where it does not end by itself.
+    #[must_use]
+    pub fn expiry(&self) -> Option<SystemTime> {
+        self.expiry
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expiry.is_some_and(|time| Expiry::at(time).is_over())
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -310,12 +343,14 @@ impl std::error::Error for AuthError {}
 /// Decides who may connect. Implemented by types that hold their own state; a closure goes into
 /// [`Builder::authenticate`](crate::Builder::authenticate).
 ///
-/// It is asked at each handshake, at each (re)connect of a socket, and at each call over HTTP, always outside any
-/// lock. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
+/// It is asked at each handshake, at each (re)connect of a socket, at each call over HTTP, and about each open socket
+/// every five minutes ([`reask_interval`](crate::Builder::reask_interval)), with the request that opened it. It runs
+/// outside any lock, [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) times at once
+/// at most. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
 ///
 /// With `Builder::sessions` it must answer [`Credentials::Session`] as well: there it is asked by principal at every
-/// question after the handshake, and every five minutes while the socket is open. What it knows of tokens alone denies
-/// sessions, and so every socket; an example stands at [`Builder::authenticate`](crate::Builder::authenticate).
+/// question after the handshake. What it knows of tokens alone denies sessions, and so every socket; an example stands
+/// at [`Builder::authenticate`](crate::Builder::authenticate).
 ///
 /// ```
 /// use tower_live_updates::{AuthError, Authenticate, AuthRequest, Entity, Identity, LiveUpdates};
@@ -344,6 +379,14 @@ pub trait Authenticate: Send + Sync + 'static {
 
 /// Any authenticator, its type erased.
 pub(crate) type Authenticator = Arc<dyn Fn(AuthRequest) -> BoxFuture<Result<Identity, AuthError>> + Send + Sync>;
+
+/// Who decides.
+pub(crate) enum Decider {
+    /// A list of this crate's own: it answers at once, and the same question always in the same way.
+    List(Authenticator),
+    /// The application: it may take its time, and change its mind.
+    Application(Authenticator),
+}
 
 /// A fixed list of tokens. Every token is compared to its end, whatever the others say.
 pub(crate) fn token_list(tokens: Vec<String>) -> Authenticator {

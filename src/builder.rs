@@ -5,11 +5,12 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    auth::{AuthError, AuthRequest, Authenticate, Authenticator, Identity, anonymous, token_list},
-    connection::{ConnectionLimits, Connections},
+    auth::{AuthError, AuthRequest, Authenticate, Authenticator, Decider, Identity, anonymous, token_list},
+    connection::{ConnectionLimits, Connections, Rate},
     endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
+    gate::{Gate, GateLimits},
     handle::LiveUpdates,
     hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, View, Voice},
     observe::Observer,
@@ -21,6 +22,19 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Pings and pongs that every page may send, whatever its messages: browsers send no other than pongs.
+const CONTROL_FRAMES: Rate = Rate { burst: 40, per_second: 10 };
+
+/// As many as messages, and the answers to pings that are sent so often.
+fn control_frames(messages: Rate, pings: [Duration; 2]) -> Rate {
+    let answers = pings.map(|every| every.as_secs_f64().recip().ceil() as u32);
+    let per_second = messages.per_second.max(CONTROL_FRAMES.per_second);
+    Rate {
+        burst: messages.burst.max(CONTROL_FRAMES.burst),
+        per_second: answers.into_iter().fold(per_second, u32::saturating_add),
+    }
+}
+
 /// Longer times come to the same, and some clocks cannot be added to for ever.
 fn within_a_year(time: Duration) -> Duration {
     time.min(YEAR)
@@ -31,7 +45,7 @@ fn within_a_year(time: Duration) -> Duration {
 pub struct Unauthenticated(());
 
 /// A [`Builder`] that knows who may connect, and can be finished.
-pub struct Ready(Result<Authenticator, ConfigError>);
+pub struct Ready(Result<Decider, ConfigError>);
 
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +102,8 @@ pub struct Builder<A = Unauthenticated> {
     delayed_refusals: usize,
     seal: Option<Result<Seal, ConfigError>>,
     session_lifetime: Duration,
-    reask_interval: Duration,
+    authentications: usize,
+    authentication_queue: Duration,
     connection: ConnectionLimits,
     delivery: Delivery,
     times: DeliveryTimes,
@@ -123,9 +138,15 @@ impl Builder {
             delayed_refusals: 1024,
             seal: None,
             session_lifetime: 12 * HOUR,
-            reask_interval: Duration::from_secs(5 * 60),
+            authentications: 128,
+            authentication_queue: Duration::from_secs(10),
             connection: ConnectionLimits {
                 connections: 50_000,
+                of_principal: None,
+                subscriptions: 32,
+                messages: Rate { burst: 40, per_second: 5 },
+                control_frames: CONTROL_FRAMES,
+                reask_interval: Duration::from_secs(5 * 60),
                 ping_interval: Duration::from_secs(25),
                 pong_timeout: Duration::from_secs(75),
                 write_timeout: Duration::from_secs(10),
@@ -207,7 +228,7 @@ impl Builder {
         F: Fn(S, AuthRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Identity, AuthError>> + Send + 'static,
     {
-        self.ready(Ok(Arc::new(move |request| Box::pin(hook(state.clone(), request)))))
+        self.ready(Ok(Decider::Application(Arc::new(move |request| Box::pin(hook(state.clone(), request))))))
     }
 
     /// Lets in whom an [`Authenticate`] lets in; an example stands there.
@@ -217,7 +238,7 @@ impl Builder {
             let shared = shared.clone();
             Box::pin(async move { shared.authenticate(request).await })
         });
-        self.ready(Ok(ask))
+        self.ready(Ok(Decider::Application(ask)))
     }
 
     /// Lets in whoever has one of these tokens, compared in constant time (their lengths are no secret). The principal
@@ -231,7 +252,7 @@ impl Builder {
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
         let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
-        self.ready(if usable { Ok(token_list(tokens)) } else { Err(ConfigError::Token) })
+        self.ready(if usable { Ok(Decider::List(token_list(tokens))) } else { Err(ConfigError::Token) })
     }
 
     /// Lets everybody in, whatever their token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
@@ -246,13 +267,13 @@ impl Builder {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_anonymous(self) -> Builder<Ready> {
-        self.ready(Ok(anonymous()))
+        self.ready(Ok(Decider::List(anonymous())))
     }
 
-    fn ready(self, authenticator: Result<Authenticator, ConfigError>) -> Builder<Ready> {
+    fn ready(self, decider: Result<Decider, ConfigError>) -> Builder<Ready> {
         Builder {
             path: self.path,
-            auth: Ready(authenticator),
+            auth: Ready(decider),
             entities: self.entities,
             origins: self.origins,
             watch: self.watch,
@@ -260,7 +281,8 @@ impl Builder {
             delayed_refusals: self.delayed_refusals,
             seal: self.seal,
             session_lifetime: self.session_lifetime,
-            reask_interval: self.reask_interval,
+            authentications: self.authentications,
+            authentication_queue: self.authentication_queue,
             connection: self.connection,
             delivery: self.delivery,
             times: self.times,
@@ -392,14 +414,54 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often the authenticator is asked whether a socket that is open by a sealed key may stay so. Default: 5 min,
-    /// the first time after a random part of it, half at least; a year at most. [`AuthError::Denied`] and
-    /// [`AuthError::Expired`] close the socket at once. After [`AuthError::Unavailable`], a panic or a timeout it stays
-    /// open and is asked about again after the same time.
-    #[cfg(feature = "sessions")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
+    /// How often the authenticator is asked whether an open socket may stay so. Default: 5 min, the first time after a
+    /// random part of it, half at least; a year at most.
+    ///
+    /// It gets the request that opened the socket, with the token or the
+    /// [session](crate::Credentials::Session) in it. [`AuthError::Denied`] and [`AuthError::Expired`] close the socket
+    /// at once, and so does an identity of another principal; else the new [`Identity`] takes the place of the old one.
+    /// After [`AuthError::Unavailable`], a panic or a timeout the socket stays open and is asked about again after the
+    /// same time. For that the request's headers and extensions are kept while the socket is open.
+    ///
+    /// [`tokens`](Builder::tokens) and [`allow_anonymous`](Builder::allow_anonymous) would only say the same again and
+    /// are not asked. [`Identity::expires_at`] ends a socket without anybody being asked, and
+    /// [`LiveUpdates::disconnect`] ends one at once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate((), async |(), request: AuthRequest| match request.token() {
+    ///         "alices-token" => Ok(Identity::new("alice")),
+    ///         _ => Err(AuthError::Denied),
+    ///     })
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .reask_interval(Duration::from_secs(60))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
     pub fn reask_interval(mut self, time: Duration) -> Self {
-        self.reask_interval = within_a_year(time);
+        self.connection.reask_interval = within_a_year(time);
+        self
+    }
+
+    /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together. Default: 128;
+    /// others wait in the order they came, for [`authentication_queue`](Self::authentication_queue). After a restart
+    /// every page comes at once, and this is all of it that your user database feels. [`tokens`](Builder::tokens) and
+    /// [`allow_anonymous`](Builder::allow_anonymous) are not bounded, since they take no time.
+    pub fn max_concurrent_authentications(mut self, authentications: usize) -> Self {
+        self.authentications = authentications.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How long it is waited for one of the
+    /// [`max_concurrent_authentications`](Self::max_concurrent_authentications) to end. Default: 10 s, a year at most;
+    /// zero waits for none. After that it is as if the authenticator had said [`AuthError::Unavailable`]: handshakes
+    /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay.
+    /// [`hook_timeout`](Self::hook_timeout) counts only after the wait.
+    pub fn authentication_queue(mut self, time: Duration) -> Self {
+        self.authentication_queue = within_a_year(time);
         self
     }
 
@@ -407,6 +469,33 @@ impl<A> Builder<A> {
     /// clients that retry every two seconds.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.connection.connections = connections.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Sockets of one [principal](Identity::principal) open at one time. By default there is no such limit; one more is
+    /// refused as [`max_connections`](Self::max_connections) says. Every tab of a user is a socket, and one that has
+    /// lost its network may take the [`pong_timeout`](Self::pong_timeout) to give its place back, so allow for more than
+    /// you expect. With [`allow_anonymous`](Builder::allow_anonymous) everybody is one principal.
+    pub fn max_connections_per_principal(mut self, connections: usize) -> Self {
+        self.connection.of_principal = Some(connections);
+        self
+    }
+
+    /// Entities a page may hear at one time on its socket, `$resync` among them. Default: 32; one more is ignored,
+    /// counted and logged.
+    pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
+        self.connection.subscriptions = subscriptions;
+        self
+    }
+
+    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on the whole. Default: 40 and
+    /// 5; one more closes the socket with 1008 `Too many messages`, and is counted.
+    ///
+    /// A page sends one message for each entity it subscribes, all of them at once, so `burst` must not be less than
+    /// that. Pings and pongs have a bucket of their own: 40 at once and 10 per second, or as many as messages where that
+    /// is more, and what the server's own pings are answered with.
+    pub fn max_message_rate(mut self, burst: u32, per_second: u32) -> Self {
+        self.connection.messages = Rate { burst, per_second };
         self
     }
 
@@ -578,10 +667,14 @@ impl Builder<Ready> {
         if !path.starts_with('/') || path.contains(['?', '#', '{']) {
             return Err(ConfigError::EndpointPath(path));
         }
-        let authenticator = self.auth.0?;
+        let decider = self.auth.0?;
         let seal = self.seal.transpose()?;
         let zero = [
             ("max_connections", self.connection.connections == 0),
+            ("max_connections_per_principal", self.connection.of_principal == Some(0)),
+            ("max_subscriptions", self.connection.subscriptions == 0),
+            ("max_message_rate", self.connection.messages.burst == 0 || self.connection.messages.per_second == 0),
+            ("max_concurrent_authentications", self.authentications == 0),
             ("max_message_bytes", self.connection.message_bytes == 0),
             ("max_body_bytes", self.watch.body_bytes == 0),
             ("ping_interval", self.connection.ping_interval.is_zero()),
@@ -589,7 +682,7 @@ impl Builder<Ready> {
             ("write_timeout", self.connection.write_timeout.is_zero()),
             ("hook_timeout", self.watch.hook.is_zero()),
             ("session_lifetime", self.session_lifetime.is_zero()),
-            ("reask_interval", self.reask_interval.is_zero()),
+            ("reask_interval", self.connection.reask_interval.is_zero()),
             ("log_records", self.log.records == 0),
             ("log_bytes", self.log.bytes == 0),
             ("log_age", self.log.age.is_zero()),
@@ -634,17 +727,20 @@ impl Builder<Ready> {
             observer: Arc::new(Observer::default()),
         };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
+        let gate_limits =
+            GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };
+        let gate = Gate::new(decider, gate_limits, publisher.observer.clone());
+        let control_frames = control_frames(self.connection.messages, [ping, self.times.acknowledge_every]);
+        let connection = ConnectionLimits { control_frames, ..self.connection };
         let connections =
-            Arc::new(Connections::new(publisher.clone(), self.connection, self.watch.hook, lifecycle.clone()));
+            Arc::new(Connections::new(publisher.clone(), connection, self.watch.hook, gate, lifecycle.clone()));
         let limits = EndpointLimits {
-            hook: self.watch.hook,
             delayed_refusals: self.delayed_refusals,
             retry_delay: self.retry_delay,
             session: self.session_lifetime,
-            reask: self.reask_interval,
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
-        let endpoint = Endpoint::new(bare, authenticator, origins, seal, limits, connections.clone());
+        let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle.clone());
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections, lifecycle))
     }

@@ -265,6 +265,9 @@ impl LiveUpdates {
             upgrades_failed: observer.upgrades_failed.get(),
             slow_closed: observer.slow_closed.get(),
             silent_closed: observer.silent_closed.get(),
+            flooding_closed: observer.flooding_closed.get(),
+            subscriptions_refused: observer.subscriptions_refused.get(),
+            authentications_unasked: observer.authentications_unasked.get(),
             messages_ignored: observer.messages_ignored.get(),
             calls: observer.calls.get(),
             changes_published: observer.changes_published.get(),
@@ -283,6 +286,10 @@ impl LiveUpdates {
 
     /// Closes the sockets of the identities that `chosen` picks, with 1008; returns how many. Their pages reconnect
     /// after two seconds and are authenticated anew, so take the permission away first.
+    ///
+    /// When it returns, nothing more is sent to them: what was still waiting for a slow reader is dropped. Whoever was
+    /// let in by the authenticator just before, and whose socket is not open yet, is asked about again as soon as it is.
+    /// Calls over HTTP and handshakes that have begun are answered.
     ///
     /// ```
     /// # use tower_live_updates::{Entity, LiveUpdates};

@@ -25,6 +25,9 @@ pub(crate) struct Observer {
     pub(crate) upgrades_failed: Counter,
     pub(crate) slow_closed: Counter,
     pub(crate) silent_closed: Counter,
+    pub(crate) flooding_closed: Counter,
+    pub(crate) subscriptions_refused: Counter,
+    pub(crate) authentications_unasked: Counter,
     pub(crate) messages_ignored: Counter,
     pub(crate) calls: Counter,
     pub(crate) changes_published: Counter,
@@ -184,9 +187,10 @@ pub struct Stats {
     pub handshakes_denied: u64,
     /// Sockets accepted.
     pub sockets_opened: u64,
-    /// Sockets closed with 1008, or refused with 403, because nobody was let in by their token.
+    /// Sockets closed with 1008, or refused with 403, because nobody was let in by their token, or not any more: the
+    /// authenticator said so when it was asked again, or an expiry has come.
     pub sockets_denied: u64,
-    /// Sockets refused with 503: too many, authentication unavailable, or shutting down.
+    /// Sockets refused with 503: too many in all or of one principal, authentication unavailable, or shutting down.
     pub sockets_refused: u64,
     /// Requests refused because of their `Origin`.
     pub origins_refused: u64,
@@ -196,6 +200,14 @@ pub struct Stats {
     pub slow_closed: u64,
     /// Sockets closed because nothing was heard of them, not even a pong.
     pub silent_closed: u64,
+    /// Sockets closed because their pages said more than [`max_message_rate`](crate::Builder::max_message_rate) allows.
+    pub flooding_closed: u64,
+    /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored.
+    pub subscriptions_refused: u64,
+    /// Times the authenticator was not asked, since
+    /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) ran for longer than
+    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then.
+    pub authentications_unasked: u64,
     /// Messages from pages that were not understood or not wanted.
     pub messages_ignored: u64,
     /// Calls answered, each with an error.

@@ -14,6 +14,11 @@ use tower_live_updates::LiveUpdates;
 
 const SUBSCRIBE: &str = r#"{"action":"subscribe","name":"events"}"#;
 
+/// With pages that may say what they like.
+fn talkative() -> LiveUpdates {
+    builder().tokens(["demo"]).max_message_rate(u32::MAX, u32::MAX).build().unwrap()
+}
+
 /// A socket each way.
 async fn sockets(server: &Server) -> [(&'static str, Raw); 2] {
     let through_any = Raw::socket(server.connect()).await;
@@ -132,7 +137,7 @@ async fn pings_of_every_allowed_size_come_back_as_they_were() {
 
 #[tokio::test]
 async fn a_flood_of_pings_from_a_peer_that_does_not_read_takes_little_memory() {
-    let live = live();
+    let live = talkative();
     let server = Server::layered(&live.layer(), usual);
     // Small pipes: what the peer does not read stands still soon.
     let mut raw = Raw::socket(server.connect_with(4 * 1024)).await;
@@ -322,7 +327,7 @@ async fn json_nested_as_deep_as_a_message_can_hold_is_ignored() {
 
 #[tokio::test]
 async fn a_flood_of_names_leaves_nothing_behind() {
-    let live = live();
+    let live = talkative();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect()).await;
     for thousands in 0..30 {

@@ -1,6 +1,9 @@
 //! One socket's life: what its page says, pings, and how it ends.
 
 mod outbox;
+mod permission;
+mod places;
+mod rate;
 mod snapshots;
 mod stream;
 
@@ -11,7 +14,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +24,7 @@ use hyper::upgrade::Upgraded;
 use slab::Slab;
 use tokio::{
     io::AsyncReadExt,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -34,13 +37,20 @@ use tokio_tungstenite::{
 
 use self::{
     outbox::{Line, Outbox},
+    places::Places,
+    rate::Bucket,
     snapshots::Snapshots,
     stream::{Half, Opened, Wire},
 };
+pub(crate) use self::{
+    permission::Permission,
+    places::{Full, Place},
+    rate::Rate,
+};
 use crate::{
     auth::{AuthError, Identity},
-    hook::BoxFuture,
-    hub::{Hub, Origin, Progress, Subscriber},
+    gate::Gate,
+    hub::{EntityIndex, Hub, Origin, Progress, Subscriber},
     lock::lock,
     observe::Observer,
     protocol::{self, ClientMessage, close},
@@ -53,6 +63,13 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
     pub(crate) connections: usize,
+    pub(crate) of_principal: Option<usize>,
+    pub(crate) subscriptions: usize,
+    /// Of text and binary messages.
+    pub(crate) messages: Rate,
+    /// Of pings and pongs.
+    pub(crate) control_frames: Rate,
+    pub(crate) reask_interval: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) pong_timeout: Duration,
     pub(crate) write_timeout: Duration,
@@ -75,8 +92,11 @@ pub(crate) struct Connections {
     publisher: Publisher,
     lifecycle: Arc<Lifecycle>,
     limits: ConnectionLimits,
-    permits: Arc<Semaphore>,
+    gate: Gate,
+    places: Places,
     open: Mutex<Slab<Arc<Open>>>,
+    /// How often somebody was to be disconnected.
+    disconnects: AtomicU64,
     subscriptions: AtomicUsize,
     snapshots: Snapshots,
     hook_timeout: Duration,
@@ -84,8 +104,29 @@ pub(crate) struct Connections {
 
 /// One open socket, as others see it.
 struct Open {
-    identity: Identity,
+    subscriber: Arc<Subscriber>,
+    outbox: Arc<Outbox>,
+    has_left: AtomicBool,
     disconnected: Notify,
+}
+
+impl Open {
+    fn identity(&self) -> Identity {
+        self.subscriber.identity()
+    }
+
+    /// Takes it off the hub, once: somebody else may have its seat after that.
+    fn leave(&self, hub: &Hub) {
+        if !self.has_left.swap(true, Ordering::AcqRel) {
+            hub.leave(&self.subscriber, Instant::now());
+        }
+    }
+
+    /// Nothing that is told reaches its page any more, be it on its way already.
+    fn silence(&self, hub: &Hub) {
+        self.leave(hub);
+        self.outbox.silence();
+    }
 }
 
 impl Connections {
@@ -93,16 +134,19 @@ impl Connections {
         publisher: Publisher,
         limits: ConnectionLimits,
         hook: Duration,
+        gate: Gate,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
             snapshots: Snapshots::new(publisher.clone(), hook),
             hook_timeout: hook,
-            permits: Arc::new(Semaphore::new(limits.connections)),
+            gate,
+            places: Places::new(limits.connections, limits.of_principal),
             publisher,
             lifecycle,
             limits,
             open: Mutex::default(),
+            disconnects: AtomicU64::new(0),
             subscriptions: AtomicUsize::new(0),
         }
     }
@@ -119,9 +163,13 @@ impl Connections {
         &self.lifecycle
     }
 
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// A place for one more socket, unless there are too many.
-    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
+    pub(crate) fn admit(&self, identity: &Identity) -> Result<Place, Full> {
+        self.places.take(identity.principal())
     }
 
     /// Sockets open, and subscriptions of all of them.
@@ -129,12 +177,23 @@ impl Connections {
         (lock(&self.open).len(), self.subscriptions.load(Ordering::Relaxed))
     }
 
-    /// Closes the sockets of the identities that `chosen` picks.
+    /// Closes the sockets of the identities that `chosen` picks. None of them hears anything more.
     pub(crate) fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
+        // Before anybody is looked at: a socket that is not there yet finds by it that it came too late to be chosen.
+        self.disconnects.fetch_add(1, Ordering::SeqCst);
         // Collected first: the application's closure runs under no lock.
         let open: Vec<Arc<Open>> = lock(&self.open).iter().map(|(_, open)| open.clone()).collect();
-        let chosen = open.iter().filter(|open| chosen(&open.identity));
-        chosen.map(|open| open.disconnected.notify_one()).count()
+        let chosen = open.iter().filter(|open| chosen(&open.identity()));
+        let close = |open: &Arc<Open>| {
+            open.silence(self.hub());
+            open.disconnected.notify_one();
+        };
+        chosen.map(close).count()
+    }
+
+    /// How often `disconnect` has been called.
+    pub(crate) fn disconnects(&self) -> u64 {
+        self.disconnects.load(Ordering::SeqCst)
     }
 }
 
@@ -156,17 +215,16 @@ enum Ending {
     Broken(u16),
 }
 
-/// Who has opened a socket, and for how long.
+/// Who has opened a socket, and what it stays open by.
 pub(crate) struct Guest {
     pub(crate) identity: Identity,
     pub(crate) origin: Origin,
-    /// Resolves when the socket may not stay open any longer; boxed, since most sockets have none.
-    pub(crate) revoked: Option<BoxFuture<AuthError>>,
+    pub(crate) permission: Permission,
 }
 
 /// Serves one socket to its end.
 pub(crate) async fn serve(upgraded: Upgraded, guest: Guest, connections: &Connections) {
-    let Guest { identity, origin, revoked } = guest;
+    let Guest { identity, origin, permission } = guest;
     let Opened { outbox, reader, half, read } = stream::open(upgraded);
     outbox.push(protocol::start(&random::id()));
     connections.observer().sockets_opened.up();
@@ -177,10 +235,9 @@ pub(crate) async fn serve(upgraded: Upgraded, guest: Guest, connections: &Connec
         WebSocketStream::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(connections))).await;
     drop(read);
 
-    let subscriber = registered.subscriber.clone();
-    let mut connection = Connection { connections, open: registered.open.clone(), subscriber, outbox, half, revoked };
+    let mut connection = Connection { connections, open: registered.open.clone(), half };
     let life = async {
-        let ending = connection.run(&mut socket).await;
+        let ending = connection.run(&mut socket, permission).await;
         if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
             let _ = timeout(FAREWELL, connection.hand_over_the_rest()).await;
         }
@@ -199,23 +256,27 @@ struct Registered<'c> {
     connections: &'c Connections,
     open: Arc<Open>,
     place: usize,
-    subscriber: Arc<Subscriber>,
 }
 
 impl<'c> Registered<'c> {
     fn new(connections: &'c Connections, identity: Identity, origin: Origin, outbox: &Arc<Outbox>) -> Self {
-        let open = Arc::new(Open { identity: identity.clone(), disconnected: Notify::new() });
+        let open = Arc::new(Open {
+            subscriber: connections.hub().join(outbox.clone(), identity, origin),
+            outbox: outbox.clone(),
+            has_left: AtomicBool::new(false),
+            disconnected: Notify::new(),
+        });
         let place = lock(&connections.open).insert(open.clone());
-        let subscriber = connections.hub().join(outbox.clone(), identity, origin);
-        Self { connections, open, place, subscriber }
+        Self { connections, open, place }
     }
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        lock(&self.connections.open).try_remove(self.place);
-        self.connections.hub().leave(&self.subscriber, Instant::now());
-        self.connections.subscriptions.fetch_sub(self.subscriber.subscriptions(), Ordering::Relaxed);
+        let place = lock(&self.connections.open).try_remove(self.place);
+        drop(place);
+        self.open.leave(self.connections.hub());
+        self.connections.subscriptions.fetch_sub(self.open.subscriber.subscriptions(), Ordering::Relaxed);
     }
 }
 
@@ -252,21 +313,32 @@ fn say_expired(outbox: &Outbox) {
 struct Connection<'c> {
     connections: &'c Connections,
     open: Arc<Open>,
-    subscriber: Arc<Subscriber>,
-    outbox: Arc<Outbox>,
     half: Option<Half>,
-    revoked: Option<BoxFuture<AuthError>>,
 }
 
 impl Connection<'_> {
-    async fn run(&mut self, socket: &mut WebSocketStream<Wire>) -> Ending {
-        let limits = &self.connections.limits;
-        let hub = self.connections.hub();
-        let writing = write_on(self.connections, &self.subscriber, &self.outbox, self.half.as_mut());
-        let mut writing = pin!(writing);
-        let mut revoked = OptionFuture::from(self.revoked.as_mut());
-        let mut leaving = pin!(leave_with_the_server(self.connections));
+    async fn run(&mut self, socket: &mut WebSocketStream<Wire>, mut permission: Permission) -> Ending {
+        let Self { connections, open, half } = self;
+        let limits = &connections.limits;
+        let hub = connections.hub();
+        let mut leaving = pin!(leave_with_the_server(connections));
+        // Boxed, since nearly nobody is asked about.
+        let confirmed = Box::pin(permission.confirm(connections, open));
+        tokio::select! {
+            biased;
+            confirmed = confirmed => if let Err(why) = confirmed {
+                open.silence(hub);
+                return no_longer_welcome(connections, open, why);
+            },
+            () = open.disconnected.notified() => return Ending::Close(close::POLICY, "Disconnected"),
+            () = &mut leaving => return Ending::Close(close::GOING_AWAY, "Going away"),
+        }
+        let mut writing = pin!(write_on(connections, open, half.as_mut()));
+        // Boxed, since many sockets have none.
+        let mut over = OptionFuture::from(permission.over(connections, open).map(Box::pin));
         let mut heard = Instant::now();
+        let mut messages = Bucket::full(heard);
+        let mut control_frames = Bucket::full(heard);
         // The first one anywhere within the interval: thousands of sockets must not ping together.
         let first = heard + random::between(limits.ping_interval / 2, limits.ping_interval);
         let mut ping = interval_at(first, limits.ping_interval);
@@ -275,12 +347,20 @@ impl Connection<'_> {
             tokio::select! {
                 message = socket.next() => {
                     heard = Instant::now();
-                    match message {
-                        Some(Ok(Message::Text(text))) => {
-                            hear(self.connections, &self.subscriber, &self.outbox, &text);
+                    let may_speak = match &message {
+                        Some(Ok(Message::Text(_) | Message::Binary(_))) => messages.take(limits.messages, heard),
+                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                            control_frames.take(limits.control_frames, heard)
                         }
-                        Some(Ok(Message::Binary(_))) => self.connections.observer().messages_ignored.up(),
-                        Some(Ok(Message::Pong(payload))) => self.subscriber.pong(hub, &payload),
+                        _ => true,
+                    };
+                    if !may_speak {
+                        return too_many_messages(connections);
+                    }
+                    match message {
+                        Some(Ok(Message::Text(text))) => hear(connections, open, &text),
+                        Some(Ok(Message::Binary(_))) => connections.observer().messages_ignored.up(),
+                        Some(Ok(Message::Pong(payload))) => open.subscriber.pong(hub, &payload),
                         Some(Ok(Message::Close(_))) => return Ending::Left,
                         Some(Ok(_)) => {}
                         Some(Err(error)) => return ending_of(&error),
@@ -290,19 +370,17 @@ impl Connection<'_> {
                 ending = &mut writing => return ending,
                 _ = ping.tick() => {
                     if heard.elapsed() > limits.pong_timeout {
-                        self.connections.observer().silent_closed.up();
+                        connections.observer().silent_closed.up();
                         return Ending::Gone;
                     }
-                    self.outbox.push(self.subscriber.ping(hub, Instant::now()).into_frame());
+                    open.outbox.push(open.subscriber.ping(hub, Instant::now()).into_frame());
                 }
-                () = self.open.disconnected.notified() => {
+                () = open.disconnected.notified() => {
                     return Ending::Close(close::POLICY, "Disconnected");
                 }
-                Some(why) = &mut revoked => {
-                    if why == AuthError::Expired {
-                        say_expired(&self.outbox);
-                    }
-                    return Ending::Close(close::POLICY, UNAUTHORIZED);
+                Some(why) = &mut over => {
+                    open.silence(hub);
+                    return no_longer_welcome(connections, open, why);
                 }
                 () = &mut leaving => {
                     return Ending::Close(close::GOING_AWAY, "Going away");
@@ -313,8 +391,8 @@ impl Connection<'_> {
 
     /// Hands over what has been told and not been written yet.
     async fn hand_over_the_rest(&mut self) {
-        while flush(&self.outbox, self.half.as_mut()).await.is_ok() {
-            match catch_up(self.connections, &self.subscriber).await {
+        while flush(&self.open.outbox, self.half.as_mut()).await.is_ok() {
+            match catch_up(self.connections, &self.open.subscriber).await {
                 Progress::More | Progress::Blocked => {}
                 Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(..) | Progress::Unsure(_) => return,
             }
@@ -328,8 +406,8 @@ impl Connection<'_> {
             Ending::Left => None,
             Ending::Close(code, reason) => Some(CloseFrame { code: code.into(), reason: reason.into() }),
             Ending::Broken(code) => {
-                self.outbox.push(protocol::close(code, ""));
-                let last = write_while(&self.outbox, self.half.as_mut(), read_out(socket.get_mut()));
+                self.open.outbox.push(protocol::close(code, ""));
+                let last = write_while(&self.open.outbox, self.half.as_mut(), read_out(socket.get_mut()));
                 let _ = timeout(FAREWELL, last).await;
                 return;
             }
@@ -339,30 +417,45 @@ impl Connection<'_> {
             let _ = socket.close(frame).await;
             while let Some(Ok(_)) = socket.next().await {}
         };
-        let _ = timeout(FAREWELL, write_while(&self.outbox, self.half.as_mut(), hear_out)).await;
+        let _ = timeout(FAREWELL, write_while(&self.open.outbox, self.half.as_mut(), hear_out)).await;
     }
 }
 
+fn too_many_messages(connections: &Connections) -> Ending {
+    let observer = connections.observer();
+    observer.flooding_closed.up();
+    observer.warn(format_args!("a page that said more than max_message_rate allows is closed"));
+    Ending::Close(close::POLICY, "Too many messages")
+}
+
+fn no_longer_welcome(connections: &Connections, open: &Open, why: AuthError) -> Ending {
+    let observer = connections.observer();
+    observer.sockets_denied.up();
+    observer.warn(format_args!("an open socket of {:?} is closed: {why}", open.identity().principal()));
+    if why == AuthError::Expired {
+        say_expired(&open.outbox);
+    }
+    Ending::Close(close::POLICY, UNAUTHORIZED)
+}
+
 /// Acts on one message of a page. What is not understood is ignored: the page would only reconnect and say it again.
-fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, text: &str) {
+fn hear(connections: &Connections, open: &Open, text: &str) {
     let entity = |name: &str| connections.hub().find(name);
     let understood = match ClientMessage::decode(text) {
         None => false,
         Some(ClientMessage::Subscribe(name)) => entity(&name).is_some_and(|entity| {
-            if connections.hub().subscribe(subscriber, entity, Instant::now()) {
-                connections.subscriptions.fetch_add(1, Ordering::Relaxed);
-            }
+            subscribe(connections, &open.subscriber, entity);
             true
         }),
         Some(ClientMessage::Unsubscribe(name)) => entity(&name).is_some_and(|entity| {
-            if subscriber.unsubscribe(entity) {
+            if open.subscriber.unsubscribe(entity) {
                 connections.subscriptions.fetch_sub(1, Ordering::Relaxed);
             }
             true
         }),
         Some(ClientMessage::Call(calls)) => {
             connections.observer().calls.add(calls.len() as u64);
-            outbox.answer(protocol::result(&calls));
+            open.outbox.answer(protocol::result(&calls));
             true
         }
     };
@@ -371,13 +464,22 @@ fn hear(connections: &Connections, subscriber: &Subscriber, outbox: &Outbox, tex
     }
 }
 
+fn subscribe(connections: &Connections, subscriber: &Subscriber, entity: EntityIndex) {
+    let is_full = subscriber.subscriptions() >= connections.limits.subscriptions;
+    if is_full && !subscriber.follows(entity) {
+        let observer = connections.observer();
+        observer.subscriptions_refused.up();
+        observer.warn(format_args!("a page wants to hear more entities than max_subscriptions allows"));
+        return;
+    }
+    if connections.hub().subscribe(subscriber, entity, Instant::now()) {
+        connections.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Writes whatever the fan-out could not: until the socket breaks or is too slow.
-async fn write_on(
-    connections: &Connections,
-    subscriber: &Subscriber,
-    outbox: &Outbox,
-    mut half: Option<&mut Half>,
-) -> Ending {
+async fn write_on(connections: &Connections, open: &Open, mut half: Option<&mut Half>) -> Ending {
+    let Open { subscriber, outbox, .. } = open;
     let slow = || {
         connections.observer().slow_closed.up();
         Ending::Close(close::TRY_AGAIN, "Too slow")
@@ -496,4 +598,35 @@ fn config(connections: &Connections) -> WebSocketConfig {
         .max_write_buffer_size(ANSWER_BUFFER)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, hub::tests::hub};
+
+    fn open(hub: &Arc<Hub>) -> Open {
+        let outbox = Arc::new(Outbox::new(None));
+        Open {
+            subscriber: hub.join(outbox.clone(), Identity::new("alice"), Origin::Unknown),
+            outbox,
+            has_left: AtomicBool::new(false),
+            disconnected: Notify::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_the_seat_of_a_disconnected_socket_keeps_it() {
+        let hub = hub(100);
+        let goes = open(&hub);
+        goes.silence(&hub);
+        let comes = open(&hub);
+        let events = hub.find("events").unwrap();
+        assert!(hub.subscribe(&comes.subscriber, events, Instant::now()));
+        // At its end the first one leaves once more.
+        goes.leave(&hub);
+        hub.publish(events, &[Change::delete(7).unwrap()], None);
+        let news = timeout(Duration::from_secs(5), comes.outbox.news());
+        news.await.expect("it is among those who are told");
+    }
 }

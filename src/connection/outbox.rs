@@ -37,11 +37,15 @@ pub(crate) struct Outbox {
 struct Waiting {
     /// Frames to be written; of the first one, what is left of it.
     frames: VecDeque<Bytes>,
+    /// True when a part of the first one has been written.
+    has_begun: bool,
     /// Bytes among them that answer what was read.
     answers: usize,
     /// The reading side, which has answers to put in line.
     reader: Option<Waker>,
     broken: bool,
+    /// True when nothing that is told is taken any more.
+    silent: bool,
 }
 
 impl Outbox {
@@ -72,6 +76,17 @@ impl Outbox {
         waiting.frames.push_back(frame);
         drop(waiting);
         self.news.notify_one();
+    }
+
+    /// Drops what has been told and not been written yet, and all that is told from now on. A frame that is half written
+    /// is written to its end, else no later one could be read; and control frames keep their place.
+    pub(crate) fn silence(&self) {
+        let mut waiting = lock(&self.waiting);
+        waiting.silent = true;
+        let mut is_begun = waiting.has_begun;
+        // True for the first frame at most.
+        waiting.frames.retain(|frame| std::mem::take(&mut is_begun) || is_control(frame));
+        waiting.rest();
     }
 
     /// Ready while few answers wait: who asks without reading is not heard until they are out.
@@ -180,11 +195,18 @@ impl Waiting {
             };
             if bytes < first.len() {
                 first.advance(bytes);
+                self.has_begun = true;
                 break;
             }
             bytes -= first.len();
             self.frames.pop_front();
+            self.has_begun = false;
         }
+        self.rest();
+    }
+
+    /// With nothing left to write there is room for answers.
+    fn rest(&mut self) {
         if self.frames.is_empty() {
             self.answers = 0;
             if self.frames.capacity() > SLICES {
@@ -209,6 +231,11 @@ impl Waiting {
     }
 }
 
+/// Pings, pongs and closes (RFC 6455 5.5).
+fn is_control(frame: &Bytes) -> bool {
+    frame.first().is_some_and(|first| first & 0x08 != 0)
+}
+
 impl Outlet for Outbox {
     fn is_direct(&self) -> bool {
         self.tcp.is_some()
@@ -220,6 +247,9 @@ impl Outlet for Outbox {
 
     fn offer(&self, frames: &[&Cleared]) -> Taken {
         let mut waiting = lock(&self.waiting);
+        if waiting.silent {
+            return Taken { frames: frames.len(), clear: true };
+        }
         let Some(tcp) = &self.tcp else {
             waiting.frames.extend(frames.iter().map(|&frame| frame.clone().into_frame()));
             return Taken { frames: frames.len(), clear: waiting.frames.is_empty() };
@@ -245,6 +275,7 @@ impl Outlet for Outbox {
                         taken += 1;
                         if rest < frame.len() {
                             waiting.frames.push_back(frame.rest(rest));
+                            waiting.has_begun = true;
                             break;
                         }
                         rest -= frame.len();
@@ -375,6 +406,60 @@ mod tests {
         let both = async { tokio::join!(biased; blocked, writing) };
         tokio::time::timeout(Duration::from_secs(5), both).await.expect("the writer wakes the reader");
         drop(near);
+    }
+
+    #[tokio::test]
+    async fn a_silent_socket_says_only_what_it_has_begun_and_control_frames() {
+        let (mut near, mut far) = tokio::io::duplex(16);
+        let outbox = Outbox::new(None);
+        let [begun, told] = [b'p', b'q'].map(|byte| cleared(byte, 40));
+        let (pong, close) = (frame(0x8A, 3), frame(0x88, 4));
+        outbox.offer(&[&begun, &told]);
+        outbox.push(pong.clone());
+        outbox.offer(&[&told]);
+        let first = poll_fn(|cx| outbox.poll_write(cx, Some(&mut far)));
+        assert_eq!(first.await.unwrap(), Line::Waiting);
+
+        outbox.silence();
+        assert_eq!(outbox.offer(&[&told]), Taken { frames: 1, clear: true }, "it does as if");
+        outbox.push(close.clone());
+        let expected = [begun.rest(0), pong, close].concat();
+        let reading = tokio::spawn(async move {
+            let mut read = Vec::new();
+            near.read_to_end(&mut read).await.unwrap();
+            read
+        });
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        drop(far);
+        assert_eq!(reading.await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn of_what_a_silent_socket_has_not_begun_nothing_is_said() {
+        let (_near, far) = pair().await;
+        far.writable().await.unwrap();
+        while far.try_write(&[0; 4096]).is_ok() {}
+        let outbox = Outbox::new(Some(far));
+        outbox.offer(&[&cleared(b'p', 10)]);
+        outbox.silence();
+        assert!(lock(&outbox.waiting).frames.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_a_tcp_stream_has_taken_in_part_is_written_to_its_end() {
+        let (mut near, far) = pair().await;
+        let outbox = Outbox::new(Some(far));
+        let big = cleared(b'p', 100_000_000);
+        assert_eq!(outbox.offer(&[&big, &cleared(b'q', 10)]), Taken { frames: 1, clear: false });
+        outbox.silence();
+        let reading = tokio::spawn(async move {
+            let mut read = Vec::new();
+            near.read_to_end(&mut read).await.unwrap();
+            read.len()
+        });
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+        drop(outbox);
+        assert_eq!(reading.await.unwrap(), big.len());
     }
 
     #[tokio::test]

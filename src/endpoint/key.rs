@@ -9,13 +9,16 @@
 //! session id `.` epoch `.` sequence `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
 //! the endpoint's path, a line feed, and the key up to the tag.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 
 #[cfg(feature = "sessions")]
 pub(crate) use self::seal::Seal;
-use crate::auth::OwnedCredentials;
+use crate::{
+    auth::{Identity, OwnedCredentials},
+    expiry::Expiry,
+};
 
 /// Longer keys are neither made nor read; the token is then used as it is.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -48,8 +51,8 @@ impl PageKey {
 pub(crate) struct Named {
     pub(crate) credentials: OwnedCredentials,
     pub(crate) page: Option<PageKey>,
-    /// When a sealed key's time is over, in seconds since 1970.
-    pub(crate) expires: Option<u64>,
+    /// When a sealed key's time is over.
+    pub(crate) expires: Option<Expiry>,
 }
 
 impl Named {
@@ -59,17 +62,8 @@ impl Named {
 
     /// True for a sealed key whose time is over.
     pub(crate) fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|expires| remaining(expires).is_zero())
+        self.expires.is_some_and(Expiry::is_over)
     }
-}
-
-/// How long it is until a key's expiry.
-pub(crate) fn remaining(expires: u64) -> Duration {
-    Duration::from_secs(expires).saturating_sub(since_1970())
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Makes and reads the keys of one endpoint: sealed ones where it has a seal, plain ones always.
@@ -85,14 +79,15 @@ impl Keys {
 
     /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
     /// token is too long for one.
-    pub(crate) fn make(&self, named: &Named, principal: Option<&str>, page: &PageKey) -> Option<String> {
+    pub(crate) fn make(&self, named: &Named, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
+        let principal = identity.map(Identity::principal);
         let (token, principal) = match &named.credentials {
             OwnedCredentials::Token(token) => (Some(token), principal),
             OwnedCredentials::Session(known) => (None, principal.or(Some(known))),
         };
-        let latest = since_1970().saturating_add(self.lifetime).as_secs();
         // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
-        let expires = named.expires.map_or(latest, |expires| expires.min(latest));
+        let bounds = named.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
+        let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
             .and_then(|(seal, principal)| make_sealed(seal, principal, page, expires))
@@ -113,8 +108,9 @@ fn make_plain(token: &str, page: &PageKey) -> Option<String> {
     within_bounds(format!("{PLAIN}{token}.{session}.{epoch}.{sequence}"))
 }
 
-fn make_sealed(seal: &Seal, principal: &str, page: &PageKey, expires: u64) -> Option<String> {
+fn make_sealed(seal: &Seal, principal: &str, page: &PageKey, expires: Expiry) -> Option<String> {
     let PageKey { session, epoch, sequence } = page;
+    let expires = expires.seconds();
     let payload = format!("{session}.{epoch}.{sequence}.{expires}.{principal}");
     let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
     let tag = BASE64URL_NOPAD.encode(&seal.tag(&signed));
@@ -148,7 +144,7 @@ fn parse_sealed(seal: &Seal, key: &str) -> Option<Named> {
     let payload = text(payload)?;
     let mut parts = payload.splitn(5, '.');
     let page = PageKey::parse(parts.next()?, parts.next()?, parts.next()?)?;
-    let expires = parts.next()?.parse().ok()?;
+    let expires = Expiry::at_second(parts.next()?.parse().ok()?);
     let credentials = OwnedCredentials::Session(parts.next()?.to_owned());
     Some(Named { credentials, page: Some(page), expires: Some(expires) })
 }
@@ -297,6 +293,8 @@ mod tests {
 
     #[cfg(feature = "sessions")]
     mod sealed {
+        use std::time::SystemTime;
+
         use super::*;
 
         const HOUR: Duration = Duration::from_secs(3600);
@@ -315,20 +313,29 @@ mod tests {
             OwnedCredentials::Session(principal.to_owned())
         }
 
+        /// Seconds since 1970.
+        fn now() -> u64 {
+            Expiry::after(Duration::ZERO).seconds()
+        }
+
+        fn alice() -> Identity {
+            Identity::new("alice")
+        }
+
         /// A key whose expiry is this.
         fn until(expires: u64) -> String {
             let seal = Seal::new([NEW]).unwrap().bound_to("/api/v1");
-            make_sealed(&seal, "alice", &page(1), expires).unwrap()
+            make_sealed(&seal, "alice", &page(1), Expiry::at_second(expires)).unwrap()
         }
 
         #[test]
         fn a_key_holds_the_principal_and_not_the_token() {
             let keys = keys(&[NEW]);
-            let key = keys.make(&token("a-token"), Some("alice"), &page(5)).unwrap();
+            let key = keys.make(&token("a-token"), Some(&alice()), &page(5)).unwrap();
             let payload = text(key.split('.').nth(1).unwrap()).unwrap();
             let expires = keys.read(key).expires.unwrap();
-            assert_eq!(payload, format!("{ID}.{ID}.5.{expires}.alice"));
-            let life = remaining(expires);
+            assert_eq!(payload, format!("{ID}.{ID}.5.{}.alice", expires.seconds()));
+            let life = expires.remaining();
             assert!(life <= HOUR && life > HOUR - Duration::from_secs(10), "{life:?}");
         }
 
@@ -336,7 +343,7 @@ mod tests {
         fn only_the_secrets_of_the_list_verify_and_the_first_signs() {
             let (new, old) = (keys(&[NEW]), keys(&[OLD]));
             let rotated = keys(&[NEW, OLD]);
-            let make = |keys: &Keys| keys.make(&token("t"), Some("alice"), &page(1)).unwrap();
+            let make = |keys: &Keys| keys.make(&token("t"), Some(&alice()), &page(1)).unwrap();
             for (of, by, is_known) in [
                 (&old, &rotated, true),
                 (&new, &rotated, true),
@@ -352,7 +359,7 @@ mod tests {
 
         #[test]
         fn another_endpoint_with_the_same_secret_has_other_keys() {
-            let key = keys(&[NEW]).make(&token("t"), Some("alice"), &page(1)).unwrap();
+            let key = keys(&[NEW]).make(&token("t"), Some(&alice()), &page(1)).unwrap();
             for (path, is_known) in [("/api/v1", true), ("/api/v2", false), ("", false)] {
                 let other = Keys::new(Some(Seal::new([NEW]).unwrap()), path, HOUR);
                 assert_eq!(other.read(key.clone()).page.is_some(), is_known, "{path}");
@@ -361,7 +368,7 @@ mod tests {
 
         #[test]
         fn a_key_expires() {
-            let now = since_1970().as_secs();
+            let now = now();
             let keys = keys(&[NEW]);
             for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
             {
@@ -375,12 +382,23 @@ mod tests {
         #[test]
         fn a_key_made_for_a_key_lives_no_longer() {
             let keys = keys(&[NEW]);
-            let soon = since_1970().as_secs() + 60;
+            let soon = now() + 60;
             let first = keys.read(until(soon));
-            for principal in [Some("alice"), None] {
-                let second = keys.read(keys.make(&first, principal, &page(2)).unwrap());
-                assert_eq!((second.expires, second.page), (Some(soon), Some(page(2))));
+            for identity in [Some(&alice()), None] {
+                let second = keys.read(keys.make(&first, identity, &page(2)).unwrap());
+                assert_eq!((second.expires, second.page), (Some(Expiry::at_second(soon)), Some(page(2))));
                 assert!(second.credentials == session("alice"));
+            }
+        }
+
+        #[test]
+        fn a_key_lives_no_longer_than_its_identity() {
+            let keys = keys(&[NEW]);
+            for (seconds, expected) in [(60, 60), (2 * 3600, 3600)] {
+                let identity = alice().expires_at(SystemTime::now() + Duration::from_secs(seconds));
+                let key = keys.read(keys.make(&token("t"), Some(&identity), &page(1)).unwrap());
+                let life = key.expires.unwrap().remaining().as_secs();
+                assert!((expected - 10..=expected).contains(&life), "{life} of {seconds}");
             }
         }
 
@@ -394,7 +412,7 @@ mod tests {
 
         #[test]
         fn a_principal_too_long_for_a_key_gets_a_plain_one() {
-            let plain = keys(&[NEW]).make(&token("demo"), Some(&"x".repeat(7000)), &page(3)).unwrap();
+            let plain = keys(&[NEW]).make(&token("demo"), Some(&Identity::new("x".repeat(7000))), &page(3)).unwrap();
             assert!(plain.starts_with(PLAIN));
         }
 
@@ -410,7 +428,7 @@ mod tests {
         #[test]
         fn no_single_byte_of_a_key_can_be_another() {
             let keys = keys(&[NEW, OLD]);
-            let good = keys.make(&token("t"), Some("alice"), &page(1)).unwrap();
+            let good = keys.make(&token("t"), Some(&alice()), &page(1)).unwrap();
             for at in 0..good.len() {
                 for byte in 0..128 {
                     let mut bad = good.clone().into_bytes();
@@ -440,7 +458,7 @@ mod tests {
             #[test]
             fn every_principal_comes_back_through_safe_characters(principal in ".{0,60}", sequence: u64) {
                 let keys = keys(&[NEW]);
-                let key = keys.make(&token("t"), Some(&principal), &page(sequence)).unwrap();
+                let key = keys.make(&token("t"), Some(&Identity::new(principal.clone())), &page(sequence)).unwrap();
                 prop_assert!(has_safe_characters(&key));
                 let named = keys.read(key);
                 prop_assert!(named.credentials == session(&principal));

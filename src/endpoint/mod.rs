@@ -15,10 +15,7 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     handshake::{error, forbidden, welcome},
@@ -27,10 +24,9 @@ use self::{
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
-    auth::{AuthError, AuthRequest, Authenticator, Identity, header_token, query_token},
+    auth::{AuthError, AuthRequest, Identity, header_token, query_token},
     body::OwnBody,
-    connection::{self, Connections, Guest},
-    hook::{BoxFuture, guarded},
+    connection::{self, Connections, Guest, Permission, Place},
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
@@ -39,15 +35,12 @@ use crate::{
 /// Bounds of who is let in, and how those who are not are kept from asking too often.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointLimits {
-    pub(crate) hook: Duration,
     /// Refusals that are waiting at one time; beyond that, refusing is immediate.
     pub(crate) delayed_refusals: usize,
     /// How long a refusal for a passing reason waits, at most.
     pub(crate) retry_delay: Duration,
     /// How long a sealed key is good for.
     pub(crate) session: Duration,
-    /// How often the authenticator is asked about a socket that is open by a sealed key.
-    pub(crate) reask: Duration,
 }
 
 /// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
@@ -59,7 +52,6 @@ const ALLOWED: &str = "GET, HEAD, POST, OPTIONS";
 /// Answers everything that comes to its path.
 pub(crate) struct Endpoint {
     path: String,
-    authenticator: Authenticator,
     origins: Origins,
     limits: EndpointLimits,
     refusals: Arc<Semaphore>,
@@ -73,7 +65,6 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(
         path: String,
-        authenticator: Authenticator,
         origins: Origins,
         seal: Option<Seal>,
         limits: EndpointLimits,
@@ -82,7 +73,6 @@ impl Endpoint {
         Self {
             keys: Keys::new(seal, &path, limits.session),
             path,
-            authenticator,
             origins,
             refusals: Arc::new(Semaphore::new(limits.delayed_refusals)),
             limits,
@@ -136,8 +126,7 @@ impl Endpoint {
             // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
             verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
-                let principal = verdict.as_ref().ok().map(Identity::principal);
-                welcome(self.key(&named, principal, sequence).as_deref())
+                welcome(self.key(&named, verdict.as_ref().ok(), sequence).as_deref())
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -146,7 +135,7 @@ impl Endpoint {
         }
     }
 
-    async fn socket(self: &Arc<Self>, parts: &mut Parts) -> Response<OwnBody> {
+    async fn socket(&self, parts: &mut Parts) -> Response<OwnBody> {
         let upgrade = match Upgrade::of(parts) {
             Ok(upgrade) => upgrade,
             Err(refusal) => return self.no_upgrade(refusal),
@@ -159,17 +148,21 @@ impl Endpoint {
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
         let named = self.keys.read(query_token(parts.uri.query().unwrap_or_default()).into_owned());
+        // Counted before anybody is asked: whoever is disconnected from now on may be who is let in here.
+        let asked_at = self.connections.disconnects();
         match self.authenticated(&named, parts).await {
-            Ok(identity) => match self.connections.admit() {
-                Some(permit) => {
+            Ok(identity) => match self.connections.admit(&identity) {
+                Ok(place) => {
                     let origin = self.origin(&named);
-                    let revoked = self.revoked(named, parts);
-                    self.open(upgrade, Guest { identity, origin, revoked }, permit)
+                    let permission = self.permission(named, parts, asked_at);
+                    self.open(upgrade, Guest { identity, origin, permission }, place)
                 }
-                None => {
-                    self.observer()
-                        .warn(format_args!("as many sockets are open as max_connections allows; one more has to wait"));
-                    self.later("too many connections").await
+                Err(full) => {
+                    self.observer().warn(format_args!(
+                        "as many sockets are open as {} allows; one more has to wait",
+                        full.limit()
+                    ));
+                    self.later(full.reason()).await
                 }
             },
             Err(AuthError::Unavailable) => self.later("authentication is unavailable").await,
@@ -178,12 +171,12 @@ impl Endpoint {
     }
 
     /// The key of a page that makes its handshake, where keys are of use.
-    fn key(&self, named: &Named, principal: Option<&str>, sequence: u64) -> Option<String> {
+    fn key(&self, named: &Named, identity: Option<&Identity>, sequence: u64) -> Option<String> {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
         let page = PageKey { session: random::id(), epoch: self.epoch.clone(), sequence };
-        self.keys.make(named, principal, &page)
+        self.keys.make(named, identity, &page)
     }
 
     /// Where a page comes from, by its credentials and its key.
@@ -197,44 +190,21 @@ impl Endpoint {
         Origin::Page { session, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
     }
 
-    /// Resolves when a socket that comes by a sealed key may not stay open any longer. `None` for other sockets.
-    fn revoked(self: &Arc<Self>, named: Named, parts: &Parts) -> Option<BoxFuture<AuthError>> {
-        let expires = named.expires?;
-        let request = AuthRequest::new(named.credentials, parts);
-        Some(Box::pin(self.clone().watch_over(request, expires)))
+    /// What a socket stays open by.
+    fn permission(&self, named: Named, parts: &Parts, asked_at: u64) -> Permission {
+        let may_change = self.connections.gate().may_change();
+        let request = may_change.then(|| AuthRequest::new(named.credentials, parts));
+        Permission { request, key_expires: named.expires, asked_at }
     }
 
-    async fn watch_over(self: Arc<Self>, request: AuthRequest, expires: u64) -> AuthError {
-        // No key lives longer than that, whatever it says; so the clock below cannot overflow either.
-        let end = || Instant::now() + key::remaining(expires).min(self.limits.session);
-        let mut end_at = end();
-        // The first time anywhere within the interval: thousands of sockets must not ask together.
-        let mut wait = random::between(self.limits.reask / 2, self.limits.reask);
-        let why = loop {
-            tokio::time::sleep_until(end_at.min(Instant::now() + wait)).await;
-            // Looked at anew: a machine that was asleep finds its wall clock ahead of its timers.
-            end_at = end_at.min(end());
-            if end_at <= Instant::now() {
-                break AuthError::Expired;
-            }
-            match self.ask(request.clone()).await {
-                Ok(_) | Err(AuthError::Unavailable) => wait = self.limits.reask,
-                Err(why @ (AuthError::Denied | AuthError::Expired)) => break why,
-            }
-        };
-        self.observer().sockets_denied.up();
-        self.observer().warn(format_args!("a socket at {} is closed: {why}", self.path));
-        why
-    }
-
-    fn open(&self, upgrade: Upgrade, guest: Guest, permit: OwnedSemaphorePermit) -> Response<OwnBody> {
+    fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<OwnBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
                 connection::serve(upgraded, guest, &connections).await;
             }
-            drop(permit);
+            drop(place);
         });
         response
     }
@@ -288,21 +258,12 @@ impl Endpoint {
         let verdict = if named.is_expired() {
             Err(AuthError::Expired)
         } else {
-            self.ask(AuthRequest::new(named.credentials.clone(), parts)).await
+            self.connections.gate().ask(AuthRequest::new(named.credentials.clone(), parts)).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
         }
         verdict
-    }
-
-    async fn ask(&self, request: AuthRequest) -> Result<Identity, AuthError> {
-        let verdict = guarded(self.limits.hook, || (self.authenticator)(request)).await;
-        verdict.unwrap_or_else(|failure| {
-            self.observer().hooks_failed.up();
-            self.observer().warn(format_args!("the authenticator failed: {failure}; nobody is let in by it"));
-            Err(AuthError::Unavailable)
-        })
     }
 
     fn is_foreign(&self, parts: &Parts) -> bool {

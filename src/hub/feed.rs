@@ -241,7 +241,7 @@ impl Hub {
     pub(crate) fn subscribe(&self, subscriber: &Subscriber, entity: EntityIndex, now: Instant) -> bool {
         let mut feed = lock(&subscriber.feed);
         let log = lock(&self.log);
-        if feed.find(entity).is_some() {
+        if feed.find(entity).is_some() || feed.way == Way::Left {
             return false;
         }
         let head = log.head();
@@ -318,7 +318,7 @@ impl Hub {
         let it = &mut *feed;
         let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
         let found = subscriptions.find(|known| known.entity == entity);
-        let Some(subscription) = found.filter(|known| known.lost.is_some()) else {
+        let Some(subscription) = found.filter(|known| known.lost.is_some() && it.way != Way::Left) else {
             return;
         };
         if self.voice(entity).is_choosy() {
@@ -354,11 +354,13 @@ impl Hub {
     /// A subscriber is known to be somebody else now, or the same with other rights. What it may not hear any more it
     /// is told to be gone, what it may hear now it is told from the store.
     pub(crate) fn becomes(&self, subscriber: &Subscriber, identity: Identity) {
+        // It may hold the application's data, which ends under no lock: so it is dropped behind the guards.
+        let had;
         let mut feed = lock(&subscriber.feed);
         let feed = &mut *feed;
-        let had = std::mem::replace(&mut feed.recipient.identity, identity);
+        had = std::mem::replace(&mut feed.recipient.identity, identity);
         feed.version += 1;
-        if had.hears() == feed.recipient.identity.hears() {
+        if had.hears() == feed.recipient.identity.hears() || feed.way == Way::Left {
             return;
         }
         let log = lock(&self.log);
@@ -401,6 +403,9 @@ impl Hub {
     pub(crate) fn catch_up(&self, subscriber: &Subscriber, now: Instant) -> Progress {
         // In this order everywhere: whoever holds the log waits for nobody.
         let mut feed = lock(&subscriber.feed);
+        if feed.way == Way::Left {
+            return Progress::CaughtUp(None);
+        }
         if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.lost == Some(Lost::Unasked)) {
             lost.lost = Some(Lost::Asked);
             return Progress::Lost(lost.entity, lost.stale_before);
@@ -672,6 +677,11 @@ impl Subscriber {
         feed.subscriptions.retain(|known| known.entity != entity);
         feed.version += 1;
         feed.subscriptions.len() < before
+    }
+
+    /// Whether it follows this one.
+    pub(crate) fn follows(&self, entity: EntityIndex) -> bool {
+        lock(&self.feed).find(entity).is_some()
     }
 
     /// How many entities it follows.

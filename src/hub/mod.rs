@@ -430,7 +430,9 @@ impl Hub {
             self.sessions.leave(&hold, self.head(), now);
         }
         if let Some(&(shard, place)) = subscriber.seat.get() {
-            lock(&self.shards()[shard].subscribers).try_remove(place);
+            let seat = lock(&self.shards()[shard].subscribers).try_remove(place);
+            // It may be the last to hold the application's data, which ends under no lock.
+            drop(seat);
         }
     }
 

@@ -1,0 +1,73 @@
+//! Asks who may connect: so many at one time, each for so long. Nobody is let in by a failure.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    auth::{AuthError, AuthRequest, Decider, Identity},
+    hook::guarded,
+    observe::Observer,
+};
+
+/// Bounds of asking an application's authenticator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateLimits {
+    /// How long one question may take, from when it is asked.
+    pub(crate) hook: Duration,
+    /// Questions asked at one time.
+    pub(crate) at_once: usize,
+    /// How long a question waits to be asked.
+    pub(crate) queue: Duration,
+}
+
+/// What everybody passes: at a handshake, with a socket, with calls, and again while a socket is open.
+pub(crate) struct Gate {
+    decider: Decider,
+    limits: GateLimits,
+    permits: Semaphore,
+    observer: Arc<Observer>,
+}
+
+impl Gate {
+    pub(crate) fn new(decider: Decider, limits: GateLimits, observer: Arc<Observer>) -> Self {
+        Self { decider, permits: Semaphore::new(limits.at_once), limits, observer }
+    }
+
+    /// False where the same question always gets the same answer.
+    pub(crate) fn may_change(&self) -> bool {
+        matches!(self.decider, Decider::Application(_))
+    }
+
+    pub(crate) async fn ask(&self, request: AuthRequest) -> Result<Identity, AuthError> {
+        let (authenticator, _permit) = match &self.decider {
+            Decider::List(list) => (list, None),
+            Decider::Application(authenticator) => {
+                let Ok(Ok(permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
+                    self.observer.authentications_unasked.up();
+                    self.observer.warn(format_args!(
+                        "as many authenticators run as max_concurrent_authentications allows, for longer than \
+                         authentication_queue; who waits is asked to come back"
+                    ));
+                    return Err(AuthError::Unavailable);
+                };
+                (authenticator, Some(permit))
+            }
+        };
+        match guarded(self.limits.hook, || authenticator(request)).await {
+            Ok(Ok(identity)) if identity.is_expired() => Err(AuthError::Expired),
+            Ok(verdict) => verdict,
+            Err(failure) => {
+                self.observer.hooks_failed.up();
+                self.observer.warn(format_args!("the authenticator failed: {failure}; nobody is let in by it"));
+                Err(AuthError::Unavailable)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
