@@ -146,7 +146,7 @@ function hands() {
     ids: () => records().filter(event => !event.rrule && !event.recurring_event_id)
       .map(({ id }) => id).sort((a, b) => a - b),
     /** The same, with whose they are. */
-    owned: () => hands.ids().map(id => scheduler.getEvent(id))
+    owned: () => globalThis.hands.ids().map(id => scheduler.getEvent(id))
       .map(({ id, text, owner, private: isPrivate }) => ({ id: String(id), text, owner, isPrivate })),
     has: text => Boolean(named(text)),
     idOf: text => named(text)?.id,
