@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Open the address it prints in several windows and log in: `ann` and `ben` are with the company north, `cid` and
-//! `dee` with south, and everybody's password is the name and `-demo`, as in `ann-demo`. Each window stays with its own
-//! user, also within one browser.
+//! `dee` with south, and everybody's password is the name and `-demo`, as in `ann-demo`. Within one browser, log out in
+//! one window to log in as somebody else in another: until they are loaded again, windows stay with their users.
 //!
 //! Who hears what is said in [`main`], in three steps:
 //!
@@ -64,10 +64,12 @@ struct Options {
     #[arg(long, value_name = "MINUTES", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=1440))]
     token_minutes: u64,
     /// Signs tokens. Without it they end with this process.
-    #[arg(long, value_name = "SECRET", env = "TENANTS_TOKEN_SECRET", hide_env_values = true, value_parser = long_enough)]
+    #[arg(long, value_name = "SECRET", env = "TENANTS_TOKEN_SECRET", hide_env_values = true)]
+    #[arg(value_parser = long_enough)]
     token_secret: Option<String>,
     /// Seals the keys of sockets. Without it they end with this process.
-    #[arg(long, value_name = "SECRET", env = "TENANTS_SESSION_SECRET", hide_env_values = true, value_parser = long_enough)]
+    #[arg(long, value_name = "SECRET", env = "TENANTS_SESSION_SECRET", hide_env_values = true)]
+    #[arg(value_parser = long_enough)]
     session_secret: Option<String>,
 }
 
