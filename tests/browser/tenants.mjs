@@ -16,7 +16,7 @@ import { turnedAway } from "./clients.mjs";
 import { chance, present, seconds, some } from "./common.mjs";
 import { Editor, byId, differences } from "./editor.mjs";
 import { check, close, fail, ok, part, same, until } from "./report.mjs";
-import { kill, killAll, startOn } from "./server.mjs";
+import { kill, killAll, startOn, stop } from "./server.mjs";
 import { at } from "./window.mjs";
 import { Wire, pause } from "./wire.mjs";
 
@@ -563,6 +563,9 @@ async function checkIt(browser, program, seed, wires) {
     await addresses([...people, early]);
     await noTrouble(people);
   });
+  await part("The end", () => check("at SIGTERM the process ends by itself, with code 0", async () => {
+    same(await stop(server, 8000), { code: 0, signal: null }, "its end");
+  }));
 }
 
 // ---- The run ---------------------------------------------------------------------------------------------------
