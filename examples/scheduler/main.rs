@@ -11,6 +11,7 @@ mod api;
 mod event;
 mod page;
 mod store;
+mod widget;
 
 use std::{
     error::Error,

@@ -1,91 +1,25 @@
-//! The page and the widget it shows.
-//!
-//! The DHTMLX Scheduler is GPL software of its own and no part of this repository: npm fetches it into this folder,
-//! and without npm the page loads it from its maker's public address.
-
-use std::{
-    io,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+//! The page.
 
 use axum::{
     Router,
-    extract::Path as UrlPath,
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
-    },
-    response::{Html, IntoResponse},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    response::Html,
     routing::get,
 };
-use tokio::process::Command;
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scheduler");
-const CDN: &str = "https://cdn.dhtmlx.com/scheduler/edge";
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
+use crate::widget::{self, CSS, JAVASCRIPT};
 
-/// The page at `/` with its files, and the widget's under `/widget`.
+/// The page at `/` with its files, and the widget's.
 pub(crate) async fn routes(token: &str) -> serde_json::Result<Router> {
-    let widget = if widget_is_here().await { "/widget" } else { CDN };
     // A real application gives each user a token of their own, after they have signed in. This is a demo: whoever
     // can open the page is let in.
     let token = serde_json::to_string(token)?.replace('<', "\\u003c");
-    let html = include_str!("page/index.html").replace("WIDGET_ADDRESS", widget).replace("TOKEN_AS_JSON", &token);
+    let html = include_str!("page/index.html")
+        .replace("WIDGET_ADDRESS", widget::address().await)
+        .replace("TOKEN_AS_JSON", &token);
     Ok(Router::new()
         .route("/", get(async move || ([(CACHE_CONTROL, "no-store")], Html(html))))
         .route("/app.js", get(async || ([(CONTENT_TYPE, JAVASCRIPT)], include_str!("page/app.js"))))
         .route("/app.css", get(async || ([(CONTENT_TYPE, CSS)], include_str!("page/app.css"))))
-        .route("/widget/{file}", get(widget_file)))
-}
-
-async fn widget_file(UrlPath(file): UrlPath<String>) -> impl IntoResponse {
-    let kind = match file.as_str() {
-        "dhtmlxscheduler.js" => JAVASCRIPT,
-        "dhtmlxscheduler.css" => CSS,
-        _ => return Err(StatusCode::NOT_FOUND),
-    };
-    match tokio::fs::read(codebase().join(file)).await {
-        Ok(content) => Ok(([(CONTENT_TYPE, kind)], content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StatusCode::NOT_FOUND),
-        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
-    }
-}
-
-fn codebase() -> PathBuf {
-    Path::new(FOLDER).join("node_modules/dhtmlx-scheduler/codebase")
-}
-
-/// Looks for the widget's files, and has npm fetch them when they are missing.
-async fn widget_is_here() -> bool {
-    let script = codebase().join("dhtmlxscheduler.js");
-    if script.is_file() {
-        return true;
-    }
-    eprintln!("fetching the DHTMLX Scheduler with `npm ci`; this happens once");
-    match npm_ci().await {
-        Ok(()) if script.is_file() => true,
-        Ok(()) => {
-            eprintln!("`npm ci` did not bring the files; the page will load them from {CDN}");
-            false
-        }
-        Err(error) => {
-            eprintln!("`npm ci` failed: {error}; the page will load the scheduler from {CDN}");
-            false
-        }
-    }
-}
-
-async fn npm_ci() -> io::Result<()> {
-    const LONGEST: Duration = Duration::from_secs(120);
-
-    let npm = Command::new("npm").arg("ci").current_dir(FOLDER).stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(LONGEST, npm).await??;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(said.lines().next().unwrap_or("it said nothing").to_owned()))
+        .merge(widget::routes()))
 }

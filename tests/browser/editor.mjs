@@ -6,7 +6,7 @@ import { Window, at } from "./window.mjs";
 /** What is compared: some days around those that are worked on. */
 const SHOWN = [at(0, -2), at(0, 12)];
 const FIELDS = ["text", "start_date", "end_date", "rrule", "duration", "recurring_event_id", "original_start",
-  "deleted"];
+  "deleted", "owner", "private", "notes"];
 
 export class Editor {
   sockets = 0;
@@ -18,13 +18,17 @@ export class Editor {
     this.wire = wire;
   }
 
-  /** Opens the page at a path; with `wait: false`, before it has its events and its subscription. */
-  static async open(browser, name, wire, path, { wait = true, live = true } = {}) {
+  /**
+   * Opens the page at a path; with `wait: false`, before it has its events and its subscription. `enter` is awaited
+   * before that, in the same page.
+   */
+  static async open(browser, name, wire, path, { wait = true, live = true, enter = async () => {} } = {}) {
     const editor = new Editor(name, wire);
     const size = { width: 1280, height: 800 };
     editor.window = await Window.open(browser, name, size, wire.address + path, async page => {
       await page.addInitScript(hands);
       page.on("websocket", socket => editor.#watch(socket));
+      await enter(page);
     });
     editor.page = editor.window.page;
     if (wait) await editor.loaded();
@@ -141,6 +145,9 @@ function hands() {
     /** Plain events, the oldest first; those that wait for their ids come last. */
     ids: () => records().filter(event => !event.rrule && !event.recurring_event_id)
       .map(({ id }) => id).sort((a, b) => a - b),
+    /** The same, with whose they are. */
+    owned: () => globalThis.hands.ids().map(id => scheduler.getEvent(id))
+      .map(({ id, text, owner, private: isPrivate }) => ({ id: String(id), text, owner, isPrivate })),
     has: text => Boolean(named(text)),
     idOf: text => named(text)?.id,
     create: fields => void scheduler.addEvent(dates(fields)),

@@ -10,13 +10,14 @@
 // /usr/bin/chromium, or $CHROMIUM. Exit status: 0 when every check passed, 1 when one failed, 2 when nothing could be
 // checked.
 
-import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
+import { constants, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { launch } from "./browser.mjs";
 import { save } from "./clients.mjs";
+import { chance, present, seconds, some } from "./common.mjs";
 import { Editor, byId, differences } from "./editor.mjs";
 import { check, close, fail, ok, part, same, until } from "./report.mjs";
 import { kill, killAll, startOn, stop } from "./server.mjs";
@@ -41,7 +42,6 @@ const FORM_OPEN = 3000;
 // Deletes that a page could not take, as its form was open, are repeated every 30 seconds.
 const REST = 45_000;
 const LONGEST_RUN = 300_000;
-const MOST_LINES = 8;
 
 class Soak {
   editors = [];
@@ -402,7 +402,7 @@ async function rest(soak) {
   await still.page.context().close();
   await check(`a page opened now shows the ${list.length} events of the list`, () => {
     const lines = differences(fresh.records, server);
-    if (lines.length) throw new Error(lines.slice(0, MOST_LINES).join("\n"));
+    if (lines.length) throw new Error(some(lines).join("\n"));
   });
   const trouble = async editor => {
     const found = await editor.state();
@@ -502,29 +502,8 @@ async function soakIt(soak) {
 
 // ---- The run ---------------------------------------------------------------------------------------------------
 
-/** Numbers from 0 up to 1: always the same ones for the same seed and name. */
-function chance(seed, name) {
-  let state = 2_166_136_261;
-  for (const letter of `${seed} ${name}`) state = Math.imul(state ^ letter.codePointAt(0), 16_777_619);
-  state ||= 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
-}
-
 function pad(number) {
   return String(number).padStart(2, "0");
-}
-
-function seconds(time) {
-  return `${(time / 1000).toFixed(1)} s`;
-}
-
-function some(lines) {
-  return lines.length > MOST_LINES ? [...lines.slice(0, MOST_LINES), `and ${lines.length - MOST_LINES} more`] : lines;
 }
 
 function options() {
@@ -540,14 +519,6 @@ function options() {
   if (program) present(program, constants.X_OK, "build it with: cargo build --examples");
   for (const file of Object.values(FILES)) present(file, constants.R_OK, "run npm ci in examples/scheduler");
   return { seed: Number(values.seed), program, base: values.base && new URL(values.base).origin };
-}
-
-function present(file, mode, remedy) {
-  try {
-    accessSync(file, mode);
-  } catch {
-    throw new Error(`${file} is not there; ${remedy}`);
-  }
 }
 
 async function run() {
