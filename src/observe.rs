@@ -112,9 +112,12 @@ fn write_warning(line: fmt::Arguments<'_>) {
 #[cfg(not(feature = "tracing"))]
 fn write_warning(_line: fmt::Arguments<'_>) {}
 
-/// The audit: who was told what, without the what. Each line is at the target [`TARGET`](audit::TARGET).
+/// The audit: who was told of what, and not what was said of it.
 pub(crate) mod audit {
     use crate::scope::Scopes;
+
+    /// What is said of a message instead of the kind of its change.
+    pub(crate) const MESSAGE: &str = "message";
 
     /// The target of its lines.
     #[cfg(feature = "tracing")]

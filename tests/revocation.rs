@@ -272,20 +272,24 @@ async fn while_nobody_can_tell_whoever_a_disconnect_may_have_missed_is_asked_abo
     let door = Door::open_to_alice();
     let (live, server) = door.serve();
     let held = door.0.free.acquire().await.unwrap();
-    let coming = tokio::spawn(async move { server.page().await });
+    let coming = tokio::spawn(async move { upgrade(server.connect(), "/api/v1?token=demo&ws=1", &[]).await });
     until("it is asked about", || door.times_asked() == 1).await;
     live.disconnect(|_| true);
     door.set(|| Err(AuthError::Unavailable));
     drop(held);
-    let mut page = coming.await.unwrap();
-    sleep(seconds(10)).await;
+    let mut page = Page { socket: coming.await.unwrap().unwrap(), id: String::new() };
+    page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    let early = tokio::time::timeout(seconds(10), page.message()).await;
+    assert!(early.is_err(), "it hears nothing before somebody can tell: {early:?}");
+    assert_eq!(live.stats().subscriptions, 0);
     assert!((9..=13).contains(&door.times_asked()), "{}", door.times_asked());
     door.set(|| Ok(Identity::new("alice")));
     sleep(seconds(2)).await;
     let asked = door.times_asked();
     sleep(ASK_EVERY / 2).await;
     assert_eq!(door.times_asked(), asked, "somebody could tell");
-    page.barrier().await;
+    assert_eq!(page.message().await.unwrap()["action"], "start");
+    assert_eq!(live.stats().subscriptions, 1);
 }
 
 /// An update of 20 KB with a number to tell it by.

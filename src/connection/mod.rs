@@ -1,5 +1,6 @@
 //! One socket's life: what its page says, pings, and how it ends.
 
+mod authorization;
 mod outbox;
 mod permission;
 mod places;
@@ -36,6 +37,7 @@ use tokio_tungstenite::{
 };
 
 use self::{
+    authorization::Authorizations,
     outbox::{Line, Outbox},
     places::Places,
     rate::Bucket,
@@ -108,11 +110,19 @@ struct Open {
     outbox: Arc<Outbox>,
     has_left: AtomicBool,
     disconnected: Notify,
+    /// Its identity is a new one.
+    renewed: Notify,
 }
 
 impl Open {
     fn identity(&self) -> Identity {
         self.subscriber.identity()
+    }
+
+    /// The authenticator has been asked again, and this is what it says now.
+    fn is_now(&self, hub: &Hub, identity: Identity) {
+        hub.becomes(&self.subscriber, identity);
+        self.renewed.notify_one();
     }
 
     /// Takes it off the hub, once: somebody else may have its seat after that.
@@ -170,6 +180,20 @@ impl Connections {
     /// A place for one more socket, unless there are too many.
     pub(crate) fn admit(&self, identity: &Identity) -> Result<Place, Full> {
         self.places.take(identity.principal())
+    }
+
+    /// A page follows an entity from now on.
+    fn follow(&self, subscriber: &Subscriber, entity: EntityIndex) {
+        if self.hub().subscribe(subscriber, entity, Instant::now()) {
+            self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A page follows an entity no longer.
+    fn unfollow(&self, subscriber: &Subscriber, entity: EntityIndex) {
+        if subscriber.unsubscribe(entity) {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Sockets open, and subscriptions of all of them.
@@ -265,6 +289,7 @@ impl<'c> Registered<'c> {
             outbox: outbox.clone(),
             has_left: AtomicBool::new(false),
             disconnected: Notify::new(),
+            renewed: Notify::new(),
         });
         let place = lock(&connections.open).insert(open.clone());
         Self { connections, open, place }
@@ -337,6 +362,8 @@ impl Connection<'_> {
         // Boxed, since many sockets have none.
         let mut over = OptionFuture::from(permission.over(connections, open).map(Box::pin));
         let mut heard = Instant::now();
+        // Most sockets follow nothing that needs a yes.
+        let mut authorizations = None;
         let mut messages = Bucket::full(heard);
         let mut control_frames = Bucket::full(heard);
         // The first one anywhere within the interval: thousands of sockets must not ping together.
@@ -358,7 +385,7 @@ impl Connection<'_> {
                         return too_many_messages(connections);
                     }
                     match message {
-                        Some(Ok(Message::Text(text))) => hear(connections, open, &text),
+                        Some(Ok(Message::Text(text))) => hear(connections, open, &mut authorizations, &text),
                         Some(Ok(Message::Binary(_))) => connections.observer().messages_ignored.up(),
                         Some(Ok(Message::Pong(payload))) => open.subscriber.pong(hub, &payload),
                         Some(Ok(Message::Close(_))) => return Ending::Left,
@@ -368,6 +395,7 @@ impl Connection<'_> {
                     }
                 }
                 ending = &mut writing => return ending,
+                () = authorize(connections, open, &mut authorizations) => {}
                 _ = ping.tick() => {
                     if heard.elapsed() > limits.pong_timeout {
                         connections.observer().silent_closed.up();
@@ -439,18 +467,19 @@ fn no_longer_welcome(connections: &Connections, open: &Open, why: AuthError) -> 
 }
 
 /// Acts on one message of a page. What is not understood is ignored: the page would only reconnect and say it again.
-fn hear(connections: &Connections, open: &Open, text: &str) {
+fn hear(connections: &Connections, open: &Open, authorizations: &mut Option<Box<Authorizations>>, text: &str) {
     let entity = |name: &str| connections.hub().find(name);
     let understood = match ClientMessage::decode(text) {
         None => false,
         Some(ClientMessage::Subscribe(name)) => entity(&name).is_some_and(|entity| {
-            subscribe(connections, &open.subscriber, entity);
+            subscribe(connections, open, authorizations, entity);
             true
         }),
         Some(ClientMessage::Unsubscribe(name)) => entity(&name).is_some_and(|entity| {
-            if open.subscriber.unsubscribe(entity) {
-                connections.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            if let Some(authorizations) = authorizations {
+                authorizations.unsubscribe(entity);
             }
+            connections.unfollow(&open.subscriber, entity);
             true
         }),
         Some(ClientMessage::Call(calls)) => {
@@ -464,17 +493,39 @@ fn hear(connections: &Connections, open: &Open, text: &str) {
     }
 }
 
-fn subscribe(connections: &Connections, subscriber: &Subscriber, entity: EntityIndex) {
-    let is_full = subscriber.subscriptions() >= connections.limits.subscriptions;
-    if is_full && !subscriber.follows(entity) {
+fn subscribe(
+    connections: &Connections,
+    open: &Open,
+    authorizations: &mut Option<Box<Authorizations>>,
+    entity: EntityIndex,
+) {
+    let subscriber = &open.subscriber;
+    let waiting = authorizations.as_ref().map_or(0, |authorizations| authorizations.waiting(subscriber));
+    let is_full = subscriber.subscriptions() + waiting >= connections.limits.subscriptions;
+    let is_known = subscriber.follows(entity) || authorizations.as_ref().is_some_and(|it| it.wants(entity));
+    if is_full && !is_known {
         let observer = connections.observer();
         observer.subscriptions_refused.up();
         observer.warn(format_args!("a page wants to hear more entities than max_subscriptions allows"));
         return;
     }
-    if connections.hub().subscribe(subscriber, entity, Instant::now()) {
-        connections.subscriptions.fetch_add(1, Ordering::Relaxed);
+    if connections.authorize(entity).is_some() {
+        authorizations.get_or_insert_default().subscribe(connections, open, entity);
+    } else {
+        connections.follow(subscriber, entity);
     }
+}
+
+/// What is asked about who may follow what, where anything is.
+async fn authorize(connections: &Connections, open: &Open, authorizations: &mut Option<Box<Authorizations>>) {
+    let Some(authorizations) = authorizations else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        () = authorizations.go_on(connections, open) => return,
+        () = open.renewed.notified() => {}
+    }
+    authorizations.ask_again(connections, open);
 }
 
 /// Writes whatever the fan-out could not: until the socket breaks or is too slow.
@@ -612,6 +663,7 @@ mod tests {
             outbox,
             has_left: AtomicBool::new(false),
             disconnected: Notify::new(),
+            renewed: Notify::new(),
         }
     }
 

@@ -40,7 +40,7 @@ impl Permission {
             }
             match connections.gate.ask(request.clone()).await {
                 Ok(now) if now.principal() == open.identity().principal() => {
-                    connections.hub().becomes(&open.subscriber, now);
+                    open.is_now(connections.hub(), now);
                     self.asked_at = asked_at;
                 }
                 Ok(_) => return Err(AuthError::Denied),
@@ -81,7 +81,7 @@ impl Permission {
             };
             match verdict {
                 Ok(now) if now.principal() == open.identity().principal() => {
-                    connections.hub().becomes(&open.subscriber, now);
+                    open.is_now(connections.hub(), now);
                     identity = Deadline::of_identity(open);
                     is_overtaken = connections.disconnects() != asked_at;
                 }

@@ -19,6 +19,7 @@ use crate::{
     },
     lock::lock,
     object::quoted,
+    scope::Scopes,
 };
 
 /// Where a subscriber's frames go.
@@ -707,6 +708,12 @@ impl Subscriber {
             }
             None => Cleared::ping(&[]),
         }
+    }
+
+    /// Whether it follows an entity and hears what is told of it in these scopes.
+    pub(super) fn would_hear(&self, entity: EntityIndex, scopes: &Scopes) -> bool {
+        let mut feed = lock(&self.feed);
+        feed.recipient.hears(scopes) && feed.find(entity).is_some()
     }
 
     /// Who it is.

@@ -57,7 +57,7 @@ use crate::{
     change::{Before, Change, ChangeKind},
     lock::lock,
     object::{Object, quoted},
-    observe::Counter,
+    observe::{Counter, audit},
     protocol,
     scope::{Earlier, Scopes},
 };
@@ -263,6 +263,7 @@ impl Hub {
     /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
     /// Returns how many there was something to tell of.
     pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> u64 {
+        let mut announced = Vec::new();
         let told = {
             let mut log = lock(&self.log);
             let before = log.head();
@@ -291,6 +292,9 @@ impl Hub {
                     }
                 };
                 let came = self.came_in_part(&record);
+                if audit::is_on() {
+                    announced.push((change.id(), change.kind().verb(), record.scopes.clone()));
+                }
                 log.append(now, record);
                 told += 1;
                 if let Some(scopes) = came {
@@ -302,16 +306,33 @@ impl Hub {
             told
         };
         self.wake();
+        for (id, kind, scopes) in announced {
+            audit::published(&self.voice(entity).entity, id, kind, &scopes, self.audience(entity, &scopes));
+        }
         told
     }
 
     /// Tells a message: `value` is JSON text.
     pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
-        let frame = protocol::message(&self.voice(entity).entity, value);
+        let name = &self.voice(entity).entity;
+        let frame = protocol::message(name, value);
+        let announced = audit::is_on().then(|| scopes.clone());
         let mut log = lock(&self.log);
         log.append(Instant::now(), Record { entity, frame, scopes, matter: Matter::Message });
         drop(log);
         self.wake();
+        if let Some(scopes) = announced {
+            audit::published(name, "", audit::MESSAGE, &scopes, self.audience(entity, &scopes));
+        }
+    }
+
+    /// How many follow an entity at the moment who hear what is told in these scopes.
+    fn audience(&self, entity: EntityIndex, scopes: &Scopes) -> usize {
+        let of_shard = |shard: &Arc<Shard>| {
+            let subscribers = lock(&shard.subscribers);
+            subscribers.iter().filter(|(_, subscriber)| subscriber.would_hear(entity, scopes)).count()
+        };
+        self.shards().iter().map(of_shard).sum()
     }
 
     /// Has every page of an entity brought to the store's state, or told to load its list again; once more when the

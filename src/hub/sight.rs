@@ -312,7 +312,7 @@ impl Hub {
 
     fn said_of(&self, sequence: u64, record: &Record, how: How, only_slowly: bool, moved: Option<Former>) -> Said {
         let (deletion, kind, frame, moved) = match &record.matter {
-            Matter::Message | Matter::Refresh => (None, "message", record.frame.clone(), None),
+            Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
             Matter::Change(subject) => {
                 let frame = match how {
                     How::Again { pages, .. } if !only_slowly => {

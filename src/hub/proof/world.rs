@@ -901,7 +901,6 @@ impl World {
         let room = |row: Option<&Map>| row.map(|row| text(row, "room").to_owned());
         let (now, was) = (room(self.store.get(change.id()).as_ref()), room(before));
         match self.privacy {
-            Privacy::Open => change,
             Privacy::Scoped => {
                 let change = match was.clone() {
                     // Where the log knows, nobody needs to say so.
@@ -914,7 +913,7 @@ impl World {
                 let before = before.map(|row| Value::Object(row.clone()).to_string());
                 change.after(before.map_or(Before::Absent, |row| Before::Object(row.into())))
             }
-            Privacy::Viewed => change,
+            Privacy::Open | Privacy::Viewed => change,
         }
     }
 
