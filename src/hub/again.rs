@@ -367,7 +367,7 @@ impl Hub {
         };
         let tombstones = begin..end.max(begin);
         for (tombstone, buried) in log.tombstones(entity, tombstones) {
-            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(buried, recipient)) {
+            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(tombstone, buried, recipient)) {
                 return Some(share);
             }
         }
@@ -415,7 +415,7 @@ impl Hub {
     pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64, recipient: &Recipient) -> Share {
         let mut share = Share::from(Place::tombstone(from));
         for (sequence, buried) in log.tombstones(entity, from..log.head().max(from)) {
-            if !share.add(Place::tombstone(sequence), self.meet_tombstone(buried, recipient)) {
+            if !share.add(Place::tombstone(sequence), self.meet_tombstone(sequence, buried, recipient)) {
                 return share;
             }
         }

@@ -623,10 +623,7 @@ impl Hub {
                 None => How::Gone { from: since.from },
             };
             let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
-            // Where it is gone for everybody, everybody is told who could see it last; these may have seen it before.
-            let is_filtered = self.voice(entity).view.is_some();
-            let is_meant = newest.filter(|(_, _, subject)| is_filtered || subject.kind != ChangeKind::Delete);
-            let line = is_meant.and_then(|(at, record, _)| self.meet(log, at, record, recipient, how));
+            let line = newest.and_then(|(at, record, _)| self.meet(log, at, record, recipient, how));
             lines.extend(line.map(|line| (Place::of_row(keys.len()), line)));
             keys.push(key.clone());
         }

@@ -31,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) entity: EntityIndex,
     /// What those who listen are told, encoded once for everyone.
     pub(crate) frame: Bytes,
-    /// Who may hear it; of a deletion, who has heard of the object.
+    /// Who may hear it; of a deletion, who has the object.
     pub(crate) scopes: Scopes,
     pub(crate) matter: Matter,
 }
@@ -126,8 +126,6 @@ pub(crate) struct Tombstone {
     pub(crate) may_be_exception: bool,
     /// Who has heard of the object.
     pub(crate) scopes: Scopes,
-    /// Where in the log the object was there, if that is known.
-    pub(crate) existed: Option<u64>,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Box<[u8]>>,
 }
@@ -208,7 +206,8 @@ impl Log {
                     known.map(|(at, known)| known.added.unwrap_or(at))
                 }
             };
-            self.note(now, sequence, record.entity, subject.clone(), &record.scopes);
+            let subject = subject.clone();
+            self.note(now, sequence, record.entity, subject, &record.scopes);
         }
         let base = self.base;
         if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
@@ -410,6 +409,13 @@ impl Log {
 
     /// Remembers a change as the newest of its object.
     fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject, scopes: &Scopes) {
+        let heard = match subject.kind {
+            ChangeKind::Delete => {
+                let shown = self.shown_since(&subject, 0).flatten();
+                shown.fold(scopes.clone(), |scopes, state| scopes.and(&state.scopes))
+            }
+            ChangeKind::Add | ChangeKind::Update => Scopes::None,
+        };
         self.forget_parent(entity, &subject.key);
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
@@ -433,8 +439,7 @@ impl Log {
                 key: subject.key,
                 object: subject.object.to_vec().into(),
                 may_be_exception: subject.may_be_exception,
-                scopes: scopes.clone(),
-                existed: subject.added,
+                scopes: heard,
                 last,
             };
             self.tombstone_bytes += tombstone.bytes();

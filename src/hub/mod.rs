@@ -572,7 +572,7 @@ impl Hub {
                 frames: None,
             };
         } else if only_deletions {
-            let buried = |(_, tombstone)| self.said_tombstone(tombstone);
+            let buried = |(sequence, tombstone)| self.said_tombstone(sequence, tombstone);
             log.tombstones(entity, start..until.max(start)).map(buried).take(at_most).collect()
         } else {
             let how = How::Again { from: start, pages: Pages::ThatHave { everything_before: known_before } };
@@ -656,7 +656,7 @@ impl Hub {
         (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
     }
 
-    /// A deletion is told to everybody who has heard of the object.
+    /// A deletion is told where it is said to be told, and to those who have the object.
     fn deleted(
         &self,
         log: &Log,
@@ -689,8 +689,10 @@ impl Hub {
         if subject.id == subject.key {
             subject.key = subject.id.clone();
         }
-        let heard = log.shown_since(&subject, 0).flatten();
-        let scopes = heard.fold(scopes, |scopes, state| scopes.and(&state.scopes));
+        let scopes = match &subject.former {
+            Former::Known(state) => scopes.and(&state.scopes),
+            Former::Unknown | Former::Absent => scopes,
+        };
         Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
     }
 
@@ -722,7 +724,8 @@ impl Hub {
             return Former::Unknown;
         }
         let known = log.newest_record(entity, key);
-        let moved_from = change.former_scopes();
+        // With ids of its own, a scope that was left has had a deletion of its own.
+        let moved_from = if voice.has_own_ids { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),
             None if !moved_from.is_none() => moved_from.clone(),

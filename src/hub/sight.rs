@@ -75,6 +75,10 @@ impl Recipient {
         self.hears(scopes) || self.earlier.heard(scopes, at)
     }
 
+    fn has_heard_any(&self, former: &Former) -> bool {
+        former.iter().any(|(scopes, at)| self.has_heard(scopes, *at))
+    }
+
     /// Who it was, where that was somebody with other scopes.
     pub(super) fn earlier(&self) -> Option<Identity> {
         (!self.earlier.is_empty()).then(|| self.identity.clone().with_only(self.earlier.scopes()))
@@ -219,17 +223,11 @@ pub(super) struct Said {
     /// Its subscribers must look at it themselves.
     pub(super) only_slowly: bool,
     scopes: Scopes,
-    deletion: Option<Deletion>,
+    /// It tells that an object is gone for everybody, who were told of it in these scopes.
+    deletion: Option<Former>,
     frame: Cleared,
     moved: Option<Box<Moved>>,
     about: Option<Box<About>>,
-}
-
-/// That an object is gone for everybody.
-#[derive(Clone, Copy, Debug)]
-struct Deletion {
-    /// Where in the log the object was there, if that is known.
-    existed: Option<u64>,
 }
 
 /// The scopes an object was told in, each with its place in the log.
@@ -265,11 +263,11 @@ impl Said {
     /// What this recipient hears of it.
     pub(super) fn to(&self, recipient: &Recipient) -> Option<Heard<'_>> {
         let heard = |frame, loses| Some(Heard { frame, loses, about: self.about.as_deref() });
-        if let Some(deletion) = self.deletion {
-            let is_meant = recipient.has_heard(&self.scopes, deletion.existed);
+        let hears = recipient.hears(&self.scopes);
+        if let Some(former) = &self.deletion {
+            let is_meant = hears || recipient.has_heard_any(former);
             return if is_meant { heard(&self.frame, None) } else { None };
         }
-        let hears = recipient.hears(&self.scopes);
         let Some(moved) = &self.moved else {
             return if hears { heard(&self.frame, None) } else { None };
         };
@@ -277,8 +275,7 @@ impl Said {
             let stays = moved.from.iter().all(|(scopes, _)| recipient.hears(scopes));
             return heard(if stays { &self.frame } else { &moved.appears }, None);
         }
-        let had = moved.from.iter().any(|(scopes, at)| recipient.has_heard(scopes, *at));
-        if had { heard(&moved.goes, Some(&moved.loss)) } else { None }
+        if recipient.has_heard_any(&moved.from) { heard(&moved.goes, Some(&moved.loss)) } else { None }
     }
 
     fn into_told(self, recipient: &Recipient) -> Option<Told> {
@@ -302,7 +299,7 @@ impl Hub {
     /// The scopes an object was told in before, where that may matter.
     fn former_scopes(&self, log: &Log, sequence: u64, record: &Record, how: How) -> Former {
         match &record.matter {
-            Matter::Change(subject) if self.voice(record.entity).is_scoped && subject.kind != ChangeKind::Delete => {
+            Matter::Change(subject) if self.voice(record.entity).is_scoped => {
                 let known = log.shown_since(subject, how.from(sequence)).flatten();
                 known.map(|state| (state.scopes.clone(), state.at)).collect()
             }
@@ -320,17 +317,19 @@ impl Hub {
                     }
                     How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
                 };
-                let moved = moved.map(|from| {
-                    Box::new(Moved {
-                        from,
-                        appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
-                        goes: Cleared(self.going(record.entity, &subject.object)),
-                        loss: Loss { entity: record.entity, key: subject.key.clone(), from: how.from(sequence) },
-                    })
-                });
-                let is_deletion = subject.kind == ChangeKind::Delete;
-                let deletion = is_deletion.then_some(Deletion { existed: subject.added });
-                (deletion, subject.kind.verb(), frame, moved)
+                if subject.kind == ChangeKind::Delete {
+                    (Some(moved.unwrap_or_default()), subject.kind.verb(), frame, None)
+                } else {
+                    let moved = moved.map(|from| {
+                        Box::new(Moved {
+                            from,
+                            appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
+                            goes: Cleared(self.going(record.entity, &subject.object)),
+                            loss: Loss { entity: record.entity, key: subject.key.clone(), from: how.from(sequence) },
+                        })
+                    });
+                    (None, subject.kind.verb(), frame, moved)
+                }
             }
         };
         Said {
@@ -365,14 +364,8 @@ impl Hub {
             // What was told to who it was before, it may be showing.
             former.push((record.scopes.clone(), Some(sequence)));
         }
-        let had = |(scopes, at): &(Scopes, _)| recipient.has_heard(scopes, *at);
-        let is_nothing_to_it = match &record.matter {
-            Matter::Change(subject) if subject.kind == ChangeKind::Delete => {
-                !recipient.has_heard(&record.scopes, subject.added)
-            }
-            Matter::Change(_) | Matter::Message | Matter::Refresh => !is_heard && !former.iter().any(had),
-        };
-        if is_nothing_to_it {
+        // What is nothing to it costs no frame.
+        if !is_heard && !recipient.has_heard_any(&former) {
             return None;
         }
         let moved = former.iter().any(|(scopes, _)| *scopes != record.scopes || !is_heard).then_some(former);
@@ -432,12 +425,12 @@ impl Hub {
     }
 
     /// A deletion, long after it happened.
-    pub(super) fn meet_tombstone(&self, tombstone: &Tombstone, recipient: &Recipient) -> Option<Line> {
-        if !recipient.has_heard(&tombstone.scopes, tombstone.existed) {
+    pub(super) fn meet_tombstone(&self, sequence: u64, tombstone: &Tombstone, recipient: &Recipient) -> Option<Line> {
+        if !recipient.has_heard(&tombstone.scopes, Some(sequence)) {
             return None;
         }
         let voice = self.voice(tombstone.entity);
-        let said = self.said_tombstone(tombstone);
+        let said = self.said_tombstone(sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
             return said.into_told(recipient).map(Line::Told);
         };
@@ -455,7 +448,7 @@ impl Hub {
     }
 
     /// The same, for everyone.
-    pub(super) fn said_tombstone(&self, tombstone: &Tombstone) -> Said {
+    pub(super) fn said_tombstone(&self, sequence: u64, tombstone: &Tombstone) -> Said {
         let kind = ChangeKind::Delete.verb();
         let about = audit::is_on().then(|| {
             let (id, scopes) = (tombstone.id.clone(), tombstone.scopes.clone());
@@ -465,7 +458,7 @@ impl Hub {
             entity: tombstone.entity,
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
-            deletion: Some(Deletion { existed: tombstone.existed }),
+            deletion: Some(vec![(tombstone.scopes.clone(), Some(sequence))]),
             frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
             moved: None,
             about,
