@@ -420,7 +420,7 @@ impl Connection<'_> {
     /// Hands over what has been told and not been written yet.
     async fn hand_over_the_rest(&mut self) {
         while flush(&self.open.outbox, self.half.as_mut()).await.is_ok() {
-            match catch_up(self.connections, &self.open.subscriber).await {
+            match catch_up(self.connections, &self.open, self.half.as_mut()).await {
                 Progress::More | Progress::Blocked => {}
                 Progress::CaughtUp(_) | Progress::FellOff | Progress::Lost(..) | Progress::Unsure(_) => return,
             }
@@ -544,7 +544,7 @@ async fn write_on(connections: &Connections, open: &Open, mut half: Option<&mut 
             Ok(Ok(Line::Waiting)) => continue,
             Ok(Ok(Line::Empty)) => {}
         }
-        let due = match catch_up(connections, subscriber).await {
+        let due = match catch_up(connections, open, half.as_deref_mut()).await {
             Progress::FellOff => return slow(),
             // A reader as fast as the log grows must not keep its worker to itself.
             Progress::Blocked | Progress::More | Progress::Unsure(_) => {
@@ -575,8 +575,9 @@ async fn write_on(connections: &Connections, open: &Open, mut half: Option<&mut 
     }
 }
 
-/// One round of the slow way; where hooks say what may be seen, they are asked.
-async fn catch_up(connections: &Connections, subscriber: &Subscriber) -> Progress {
+/// One round of the slow way; where hooks say what may be seen, they are asked, and meanwhile it is written on.
+async fn catch_up(connections: &Connections, open: &Open, half: Option<&mut Half>) -> Progress {
+    let Open { subscriber, outbox, .. } = open;
     let hub = connections.hub();
     let mut inquiry = match hub.catch_up(subscriber, Instant::now()) {
         Progress::Unsure(inquiry) => inquiry,
@@ -587,8 +588,14 @@ async fn catch_up(connections: &Connections, subscriber: &Subscriber) -> Progres
         observer.hooks_failed.up();
         observer.warn(format_args!("a hook that says who may see {entity:?} failed: {why}; it counts as no"));
     };
-    inquiry.ask(hub, connections.hook_timeout, failed).await;
-    hub.tell(subscriber, inquiry, Instant::now())
+    let mut is_answered = false;
+    let asking = async {
+        inquiry.ask(hub, connections.hook_timeout, failed).await;
+        is_answered = true;
+    };
+    write_while(outbox, half, asking).await;
+    // Otherwise the socket is broken, and the next write says so.
+    if is_answered { hub.tell(subscriber, inquiry, Instant::now()) } else { Progress::Blocked }
 }
 
 async fn write_some(outbox: &Outbox, mut half: Option<&mut Half>) -> io::Result<Line> {
