@@ -255,9 +255,12 @@ impl Entity {
     /// Reads every row, for pages that were away for longer than the log remembers, or since before the server was
     /// started: they are brought to the store's state without being loaded again.
     ///
-    /// The hook gets its own clone of `state` and the identity that asks. Its answer is shared by all connections of a
-    /// principal for two seconds, and four are asked for at one time. The ids of rows that were deleted lately belong
-    /// to it: without them a page keeps the events that were deleted while it was away. An error, a panic, or more
+    /// The hook gets its own clone of `state` and the identity that asks, and answers with what that may hear of:
+    /// [scopes](Self::scoped) are its affair, [`visible`](Self::visible) is asked about each row besides. Its answer is
+    /// shared by all connections of a principal with the same scopes for two seconds, and four are asked for at one time.
+    /// The ids of rows that were deleted lately belong to it, and of those that this identity may not see any more:
+    /// without them a page keeps the events that went while it was away. Where the scopes of an open page change, the
+    /// hook is asked with the former ones, too: what only these showed is gone. An error, a panic, or more
     /// than the builder's `hook_timeout` is logged, counted and tried again twice; then, as without this hook, pages
     /// are told that they must load their list again (see the README, "Pages that were away for too long"). Until they
     /// have been told all of it, they hear nothing else of this entity. The hook runs to its end although its page has

@@ -105,6 +105,8 @@ pub(super) struct Feed {
 pub(super) struct PageFeed {
     pub(super) hold: Option<Hold>,
     pub(super) missed_from: Option<u64>,
+    /// What its earlier connection was not to see, and was being told so.
+    pub(super) hidden: Vec<(EntityIndex, Box<Hidden>)>,
 }
 
 #[derive(Debug)]
@@ -253,12 +255,19 @@ impl Hub {
             Some(PageFeed { missed_from, .. }) if entity == self.resync => {
                 (missed_from.filter(|&from| from >= log.base()).or(Some(head)), true)
             }
-            Some(PageFeed { hold, missed_from }) => {
+            Some(PageFeed { hold, missed_from, .. }) => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
                 (known.or(*missed_from), known.is_some())
             }
         };
         let mut subscription = Subscription::new(entity, head);
+        if let Some(page) = &mut feed.page {
+            let kept = page.hidden.iter().position(|(of, _)| *of == entity);
+            subscription.hidden = kept.map(|at| page.hidden.swap_remove(at).1);
+        }
+        if let Some(hidden) = &mut subscription.hidden {
+            hidden.begin(now);
+        }
         let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
         let missed_from = missed_from.filter(|_| !has_changed);
         match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
@@ -283,7 +292,7 @@ impl Hub {
             }
         }
         let is_live = !subscription.replaying && subscription.lost.is_none();
-        let has_plans = subscription.again.is_some();
+        let has_plans = subscription.again.is_some() || subscription.hides();
         feed.version += 1;
         feed.subscriptions.push(subscription);
         if !is_live {
@@ -687,11 +696,14 @@ impl Subscriber {
         lock(&self.feed).subscriptions.len()
     }
 
-    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back.
-    pub(super) fn leave(&self) -> Option<Hold> {
+    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back, with
+    /// what is out of its sight.
+    pub(super) fn leave(&self) -> Option<(Hold, Vec<(EntityIndex, Box<Hidden>)>)> {
         let mut feed = lock(&self.feed);
         feed.way = Way::Left;
-        feed.page.as_mut()?.hold.take()
+        let hold = feed.page.as_mut()?.hold.take()?;
+        let hidden = feed.subscriptions.iter_mut().filter_map(|known| Some((known.entity, known.hidden.take()?)));
+        Some((hold, hidden.collect()))
     }
 
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.

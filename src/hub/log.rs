@@ -99,8 +99,10 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) enum Was {
     Object(Bytes),
-    /// There was one, and nobody knows any more.
+    /// There was one.
     Something,
+    /// There was one before a refresh: nobody knows what has become of it.
+    Doubtful,
     Gone,
 }
 
@@ -108,7 +110,7 @@ impl State {
     fn bytes(&self) -> usize {
         let object = match &self.was {
             Was::Object(object) => object.len(),
-            Was::Something | Was::Gone => 0,
+            Was::Something | Was::Doubtful | Was::Gone => 0,
         };
         size_of::<Self>() + self.scopes.bytes() + object
     }
@@ -428,7 +430,7 @@ impl Log {
             let last = match &subject.former {
                 Former::Known(state) => match &state.was {
                     Was::Object(object) => Some(object.to_vec().into()),
-                    Was::Something | Was::Gone => None,
+                    Was::Something | Was::Doubtful | Was::Gone => None,
                 },
                 Former::Unknown | Former::Absent => None,
             };

@@ -423,12 +423,15 @@ impl Hub {
         let page = match origin {
             Origin::Unknown => None,
             Origin::Page { session, missed_from } => {
-                let hold = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
-                let hold = hold.map(|(hold, had)| {
-                    earlier = had;
-                    hold
-                });
-                Some(PageFeed { hold, missed_from })
+                let taken = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
+                let (hold, hidden) = match taken {
+                    Some(taken) => {
+                        earlier = taken.earlier;
+                        (Some(taken.hold), taken.hidden)
+                    }
+                    None => (None, Vec::new()),
+                };
+                Some(PageFeed { hold, missed_from, hidden })
             }
         };
         let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
@@ -447,8 +450,8 @@ impl Hub {
 
     /// Takes a subscriber off the list; nothing is handed to its outlet any more.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
-        if let Some(hold) = subscriber.leave() {
-            self.sessions.leave(&hold, self.head(), now);
+        if let Some((hold, hidden)) = subscriber.leave() {
+            self.sessions.leave(&hold, hidden, self.head(), now);
         }
         if let Some(&(shard, place)) = subscriber.seat.get() {
             let seat = lock(&self.shards()[shard].subscribers).try_remove(place);
@@ -737,6 +740,7 @@ impl Hub {
         let was = match (known, change.before()) {
             (Some((at, _, Subject { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
             (Some((at, _, subject)), _) if voice.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
+            (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
             (None, Before::Absent) => return Former::Absent,

@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    hub::EntityIndex,
+    hub::{EntityIndex, hidden::Hidden},
     lock::lock,
     scope::{Earlier, Scopes},
 };
@@ -62,6 +62,16 @@ struct Session {
     earlier: Earlier,
     /// Where the log stood when its connection went.
     left_at: u64,
+    /// What it is not to see, and may be showing.
+    hidden: Vec<(EntityIndex, Box<Hidden>)>,
+}
+
+/// What is known of a page when it comes.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) hold: Hold,
+    pub(crate) earlier: Earlier,
+    pub(crate) hidden: Vec<(EntityIndex, Box<Hidden>)>,
 }
 
 /// One connection's hold on its session.
@@ -78,7 +88,7 @@ impl Sessions {
 
     /// A connection takes its session over; with the scopes it had before, where these are others. `None` where it
     /// belongs to other credentials, or there are too many. `head` is where the log stands.
-    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<(Hold, Earlier)> {
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<Taken> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -89,7 +99,8 @@ impl Sessions {
             session.connection = connection;
             let until = if session.gone.take().is_some() { session.left_at } else { head };
             session.change_to(scopes, until);
-            return Some((Hold { id, connection }, session.earlier.clone()));
+            let hidden = std::mem::take(&mut session.hidden);
+            return Some(Taken { hold: Hold { id, connection }, earlier: session.earlier.clone(), hidden });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -102,9 +113,10 @@ impl Sessions {
             scopes: scopes.clone(),
             earlier: Earlier::default(),
             left_at: head,
+            hidden: Vec::new(),
         };
         known.sessions.insert(id.id, session);
-        Some((Hold { id, connection }, Earlier::default()))
+        Some(Taken { hold: Hold { id, connection }, earlier: Earlier::default(), hidden: Vec::new() })
     }
 
     /// The page has these scopes from now on, where the log stands at `head`.
@@ -140,11 +152,12 @@ impl Sessions {
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, head: u64, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Hidden>)>, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
             session.left_at = head;
+            session.hidden = hidden;
             known.gone.push_back((now, hold.id.id));
             known.tidy();
         }
@@ -210,12 +223,12 @@ mod tests {
     #[test]
     fn each_entity_has_a_place_of_its_own() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         assert_eq!(sessions.position(&hold, EVENTS), None);
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
         sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)]);
-        sessions.leave(&hold, 0, now);
-        let again = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
+        sessions.leave(&hold, Vec::new(), 0, now);
+        let again = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
     }
 
@@ -224,20 +237,20 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
         let heard = |earlier: &Earlier, name: &str, at| earlier.heard(&scopes(name), Some(at));
-        let (hold, earlier) = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
+        let Taken { hold, earlier, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
         assert!(earlier.is_empty());
-        sessions.leave(&hold, 7, now);
-        let (hold, earlier) = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
+        sessions.leave(&hold, Vec::new(), 7, now);
+        let Taken { hold, earlier, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
         assert!(heard(&earlier, "a", 6) && !heard(&earlier, "a", 7), "it had gone");
         sessions.change_to(&hold, &scopes("c"), 30);
-        let (_, earlier) = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
+        let Taken { earlier, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
         assert!(heard(&earlier, "b", 29) && !heard(&earlier, "b", 30) && !heard(&earlier, "c", 0));
     }
 
     #[test]
     fn a_session_belongs_to_its_credentials() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
         assert!(sessions.take(SessionId { id: 1, owner: 8 }, &Scopes::None, 0, now).is_none());
         assert_eq!(sessions.position(&hold, EVENTS), Some(5));
@@ -246,11 +259,11 @@ mod tests {
     #[test]
     fn of_two_connections_the_newest_is_believed() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().0);
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
         sessions.acknowledge(&new, &[(EVENTS, 5)]);
         sessions.acknowledge(&old, &[(EVENTS, 9)]);
         assert_eq!(sessions.position(&new, EVENTS), Some(5));
-        sessions.leave(&old, 0, now);
+        sessions.leave(&old, Vec::new(), 0, now);
         sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
     }
@@ -258,8 +271,8 @@ mod tests {
     #[test]
     fn sessions_are_forgotten_some_time_after_their_pages_have_gone() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
-        sessions.leave(&hold, 0, now);
+        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
+        sessions.leave(&hold, Vec::new(), 0, now);
         sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(60)).unwrap();
         assert_eq!(sessions.len(), 2);
         sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
@@ -269,10 +282,10 @@ mod tests {
     #[test]
     fn when_there_are_too_many_those_gone_for_longest_go_first() {
         let (sessions, now) = (sessions(2), Instant::now());
-        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, 0, now).unwrap().0);
+        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, 0, now).unwrap().hold);
         assert!(sessions.take(id(3), &Scopes::None, 0, now).is_none(), "nobody has gone");
-        sessions.leave(&second, 0, now);
-        sessions.leave(&first, 0, now + Duration::from_secs(1));
+        sessions.leave(&second, Vec::new(), 0, now);
+        sessions.leave(&first, Vec::new(), 0, now + Duration::from_secs(1));
         sessions.take(id(3), &Scopes::None, 0, now + Duration::from_secs(2)).unwrap();
         let known: Vec<u128> = lock(&sessions.known).sessions.keys().copied().collect();
         assert!(known.contains(&1) && known.contains(&3), "{known:?}");
@@ -283,8 +296,8 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         for milliseconds in 0..10_000 {
             let now = now + Duration::from_millis(milliseconds);
-            let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().0;
-            sessions.leave(&hold, 0, now);
+            let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
+            sessions.leave(&hold, Vec::new(), 0, now);
         }
         assert!(lock(&sessions.known).gone.len() < 1000);
     }

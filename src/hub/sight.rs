@@ -15,7 +15,7 @@ use crate::{
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
         hidden::Loss,
-        log::{self, Log, Matter, Record, Subject, Tombstone, Was},
+        log::{self, Log, Matter, Record, State, Subject, Tombstone, Was},
     },
     object::Object,
     observe::audit,
@@ -76,7 +76,7 @@ impl Recipient {
     }
 
     fn has_heard_any(&self, former: &Former) -> bool {
-        former.iter().any(|(scopes, at)| self.has_heard(scopes, *at))
+        former.iter().any(|former| self.has_heard(&former.scopes, former.at))
     }
 
     /// Who it was, where that was somebody with other scopes.
@@ -230,8 +230,17 @@ pub(super) struct Said {
     about: Option<Box<About>>,
 }
 
-/// The scopes an object was told in, each with its place in the log.
-type Former = Vec<(Scopes, Option<u64>)>;
+/// The scopes an object was told in.
+#[derive(Debug)]
+struct FormerScopes {
+    scopes: Scopes,
+    /// Where in the log; `None` before its beginning.
+    at: Option<u64>,
+    /// Who had these has the object.
+    is_sure: bool,
+}
+
+type Former = Vec<FormerScopes>;
 
 /// What an object that was told in other scopes before is told as to those who do not have both.
 #[derive(Debug)]
@@ -272,7 +281,7 @@ impl Said {
             return if hears { heard(&self.frame, None) } else { None };
         };
         if hears {
-            let stays = moved.from.iter().all(|(scopes, _)| recipient.hears(scopes));
+            let stays = moved.from.iter().all(|former| former.is_sure && recipient.hears(&former.scopes));
             return heard(if stays { &self.frame } else { &moved.appears }, None);
         }
         if recipient.has_heard_any(&moved.from) { heard(&moved.goes, Some(&moved.loss)) } else { None }
@@ -292,7 +301,7 @@ impl Hub {
         let is_filtered = matches!(record.matter, Matter::Change(_)) && voice.view.is_some();
         let only_slowly = is_asked_for || is_filtered;
         let former = if only_slowly { Vec::new() } else { self.former_scopes(log, sequence, record, how) };
-        let moved = former.iter().any(|(scopes, _)| *scopes != record.scopes).then_some(former);
+        let moved = former.iter().any(|former| former.scopes != record.scopes).then_some(former);
         self.said_of(sequence, record, how, only_slowly, moved)
     }
 
@@ -301,7 +310,12 @@ impl Hub {
         match &record.matter {
             Matter::Change(subject) if self.voice(record.entity).is_scoped => {
                 let known = log.shown_since(subject, how.from(sequence)).flatten();
-                known.map(|state| (state.scopes.clone(), state.at)).collect()
+                let former = |state: &State| FormerScopes {
+                    scopes: state.scopes.clone(),
+                    at: state.at,
+                    is_sure: !matches!(state.was, Was::Doubtful),
+                };
+                known.map(former).collect()
             }
             Matter::Change(_) | Matter::Message | Matter::Refresh => Vec::new(),
         }
@@ -362,13 +376,13 @@ impl Hub {
         let mut former = self.former_scopes(log, sequence, record, how);
         if !is_heard && !matches!(how, How::Live) {
             // What was told to who it was before, it may be showing.
-            former.push((record.scopes.clone(), Some(sequence)));
+            former.push(FormerScopes { scopes: record.scopes.clone(), at: Some(sequence), is_sure: true });
         }
         // What is nothing to it costs no frame.
         if !is_heard && !recipient.has_heard_any(&former) {
             return None;
         }
-        let moved = former.iter().any(|(scopes, _)| *scopes != record.scopes || !is_heard).then_some(former);
+        let moved = former.iter().any(|former| former.scopes != record.scopes || !is_heard).then_some(former);
         let told = self.said_of(sequence, record, how, false, moved).into_told(recipient)?;
         let is_meant = !matches!(how, How::Gone { .. }) || told.loses.is_some();
         is_meant.then_some(Line::Told(told))
@@ -391,7 +405,7 @@ impl Hub {
             None if recipient.has_heard(&record.scopes, subject.added) => Shown::Anything,
             Some(state) if recipient.has_heard(&state.scopes, state.at) => match &state.was {
                 Was::Object(object) => Shown::Object(object.clone()),
-                Was::Something | Was::Gone => Shown::Anything,
+                Was::Something | Was::Doubtful | Was::Gone => Shown::Anything,
             },
             None | Some(_) => Shown::Nothing,
         });
@@ -458,7 +472,7 @@ impl Hub {
             entity: tombstone.entity,
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
-            deletion: Some(vec![(tombstone.scopes.clone(), Some(sequence))]),
+            deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
             frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
             moved: None,
             about,
