@@ -58,6 +58,8 @@ pub struct Change {
     scopes: Scopes,
     /// Where the object was before.
     moved_from: Scopes,
+    /// Where its id is unique, if that is not where it is told.
+    namespace: Option<Scopes>,
     before: Before,
 }
 
@@ -162,6 +164,7 @@ impl Change {
             is_whole: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
+            namespace: None,
             before: Before::Unread,
         })
     }
@@ -175,6 +178,7 @@ impl Change {
             is_whole: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
+            namespace: None,
             before: Before::Unread,
         })
     }
@@ -210,6 +214,16 @@ impl Change {
     /// Where its object was, as far as somebody said so.
     pub(crate) fn former_scopes(&self) -> &Scopes {
         &self.moved_from
+    }
+
+    /// Where its id is unique, where that is so for a scope only.
+    pub(crate) fn namespace(&self) -> &Scopes {
+        self.namespace.as_ref().unwrap_or(&self.scopes)
+    }
+
+    /// The same change of an object whose id is unique there.
+    pub(crate) fn unique_in(self, namespace: &Scopes) -> Self {
+        Self { namespace: Some(namespace.clone()), ..self }
     }
 
     /// The same change, told in these scopes unless it names its own.

@@ -17,8 +17,9 @@ use crate::{
 /// Names longer than this are refused; clients subscribe by them.
 pub(crate) const MAX_NAME: usize = 64;
 
-/// Reads an object back after the commit: JSON text, or `None` when the row is gone.
-pub(crate) type Load = Arc<dyn Fn(String) -> BoxFuture<Result<Option<String>, BoxError>> + Send + Sync>;
+/// Reads an object back after the commit, by the scopes its request names and its id: JSON text, or `None` when the row
+/// is gone.
+pub(crate) type Load = Arc<dyn Fn(Vec<String>, String) -> BoxFuture<Result<Option<String>, BoxError>> + Send + Sync>;
 
 /// Reads every row there is, and which are gone.
 pub(crate) type ReadAll = Arc<dyn Fn(Identity) -> BoxFuture<Result<Everything, BoxError>> + Send + Sync>;
@@ -82,6 +83,8 @@ pub struct Entity {
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
+    /// The hook above is told whose row it is to read.
+    load_knows_scopes: bool,
     pub(crate) snapshot: Option<ReadAll>,
     pub(crate) parent_key: Option<String>,
     /// `None` where everyone hears everything.
@@ -124,6 +127,7 @@ impl Entity {
             request_pointer: None,
             response_pointer: None,
             load: None,
+            load_knows_scopes: false,
             snapshot: None,
             parent_key: None,
             scoping: None,
@@ -232,7 +236,7 @@ impl Entity {
     ///     Ok::<_, Infallible>(store.lock().unwrap().get(&id).cloned())
     /// });
     /// ```
-    pub fn load<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    pub fn load<S, T, E, F, Fut>(self, state: S, hook: F) -> Self
     where
         S: Clone + Send + Sync + 'static,
         T: Serialize,
@@ -240,8 +244,43 @@ impl Entity {
         F: Fn(S, String) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        self.load = Some(Arc::new(move |id| {
-            let row = hook(state.clone(), id);
+        let mut entity = self.load_in(state, move |state, _, id| hook(state, id));
+        entity.load_knows_scopes = false;
+        entity
+    }
+
+    /// As [`load`](Self::load), where an id alone does not tell whose row it is: the hook gets the scopes that the request
+    /// names ([`scope_param`](Self::scope_param), [`scope_from`](Self::scope_from)), too, and must read no row of another.
+    /// Needed with these two, since a write that names somebody else's id may well be answered with a success although it
+    /// has changed nothing.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, convert::Infallible, sync::{Arc, Mutex}};
+    /// use tower_live_updates::Entity;
+    ///
+    /// /// Rows by tenant and id.
+    /// type Store = Arc<Mutex<HashMap<(String, String), serde_json::Value>>>;
+    /// let store = Store::default();
+    ///
+    /// let events = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_in(
+    ///     store,
+    ///     async |store: Store, scopes: Vec<String>, id: String| {
+    ///         let tenant = scopes.into_iter().next().unwrap_or_default();
+    ///         Ok::<_, Infallible>(store.lock().unwrap().get(&(tenant, id)).cloned())
+    ///     },
+    /// );
+    /// ```
+    pub fn load_in<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        T: Serialize,
+        E: Into<BoxError>,
+        F: Fn(S, Vec<String>, String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        self.load_knows_scopes = true;
+        self.load = Some(Arc::new(move |scopes, id| {
+            let row = hook(state.clone(), scopes, id);
             Box::pin(async move {
                 match row.await.map_err(Into::into)? {
                     None => Ok(None),
@@ -255,9 +294,10 @@ impl Entity {
     /// Reads every row, for pages that were away for longer than the log remembers, or since before the server was
     /// started: they are brought to the store's state without being loaded again.
     ///
-    /// The hook gets its own clone of `state` and the identity that asks, and answers with what that may hear of:
-    /// [scopes](Self::scoped) are its affair, [`visible`](Self::visible) is asked about each row besides. Its answer is
-    /// shared by all connections of a principal with the same scopes for two seconds, and four are asked for at one time.
+    /// The hook gets its own clone of `state` and the identity that asks. Of a [scoped entity](Self::scoped) each row needs
+    /// its scopes ([`Snapshot::scoped_by`]), and none is sent to who does not have them; [`visible`](Self::visible) is
+    /// asked about each row. The answer is shared by all connections of a principal with the same scopes for two seconds
+    /// (so a principal must name one user, whatever its data), and four are asked for at one time.
     /// The ids of rows that were deleted lately belong to it, and of those that this identity may not see any more:
     /// without them a page keeps the events that went while it was away. Where the scopes of an open page change, the
     /// hook is asked with the former ones, too: what only these showed is gone. An error, a panic, or more
@@ -295,10 +335,13 @@ impl Entity {
         self.snapshot = Some(Arc::new(move |identity| {
             let snapshot = hook(state.clone(), identity);
             Box::pin(async move {
-                let Snapshot { rows, deleted } = snapshot.await.map_err(Into::into)?;
+                let Snapshot { rows, deleted, scopes } = snapshot.await.map_err(Into::into)?;
                 let count = rows.len() + deleted.len();
-                let rows: Vec<Change> =
-                    rows.iter().filter_map(|row| Change::update(row).map(Change::whole).ok()).collect();
+                let rows = rows.iter().zip(scopes.into_iter().chain(std::iter::repeat(Scopes::None)));
+                let change = |(row, scopes): (&T, Scopes)| {
+                    Some(Change::update(row).ok()?.whole().told_in(&scopes, &Scopes::None))
+                };
+                let rows: Vec<Change> = rows.filter_map(change).collect();
                 let gone: Vec<Change> = deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
                 let without_id = count - rows.len() - gone.len();
                 Ok(Everything { rows, gone, without_id })
@@ -330,7 +373,8 @@ impl Entity {
     /// [`Change::scope`](crate::Change::scope)), else from [`scope_param`](Self::scope_param) and
     /// [`scope_from`](Self::scope_from) together; a deletion without any goes to those who were told of the object. A
     /// change without a scope is told to nobody: it is counted in [`Stats::writes_untold`](crate::Stats), and the log
-    /// says so.
+    /// says so. Scopes are names of one kind: a calendar `a` of one tenant and one of another are the same scope, unless
+    /// you name them apart. A name has 256 bytes at most and no control characters; others are no scope.
     ///
     /// Where an object is told in other scopes than before it has moved: those who have only the former ones are told
     /// that it is gone, those who have only the new ones get it whole.
@@ -356,7 +400,7 @@ impl Entity {
     /// [Scopes](Self::scoped) each write by a parameter of its route, percent-decoded. Several calls name several
     /// parameters, each a scope of its own; who has any of them hears the change.
     ///
-    /// Ids are taken to be unique within the scope only, as the paths are: `/north/events/7` and `/south/events/7` are
+    /// Ids are taken to be unique within these scopes only, as the paths are: `/north/events/7` and `/south/events/7` are
     /// two events. So an object does not move to another scope by itself; the handler says so with
     /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from).
     ///
@@ -373,8 +417,10 @@ impl Entity {
     }
 
     /// [Scopes](Self::scoped) each write by what its request says: by a header, or by what an outer layer has put into
-    /// its extensions. An empty answer is no scope. The closure is called before the handler; it must not block. A panic
-    /// in it is counted and gives no scope. A second call replaces the first one's closure.
+    /// its extensions. An empty answer is no scope. As with [`scope_param`](Self::scope_param), ids are taken to be unique
+    /// within these scopes only, so that a request cannot touch what others know of an object of the same id. The
+    /// closure is called before the handler; it must not block. A panic in it is counted and gives no scope. A second call
+    /// replaces the first one's closure.
     ///
     /// ```
     /// use http::request::Parts;
@@ -393,12 +439,14 @@ impl Entity {
         N: Into<Box<str>>,
     {
         let scoping = self.scoping.get_or_insert_default();
+        scoping.has_own_ids = true;
         scoping.of_request = Some(Arc::new(move |request| scopes(request).into_iter().collect()));
         self
     }
 
     /// Says that ids are unique within their [scope](Self::scoped) only, as where every tenant has a store of its own.
-    /// Without it an id names one object of the entity, whatever its scope.
+    /// Where scopes come from requests that is so anyway. Otherwise an id names one object of the entity, whatever its
+    /// scope.
     ///
     /// ```
     /// use tower_live_updates::Entity;
@@ -443,10 +491,10 @@ impl Entity {
     ///
     /// Who loses sight of an object by a change is told that it is gone, who gains sight gets it whole. The hook is
     /// asked about the object as it is now and, where that matters, as it was before. So it should judge by identity and
-    /// object; when rights change that are kept elsewhere, publish the objects they are about, or put the rights into
-    /// the identity's [scopes](Self::scoped). What was before is known for as long as the log holds it or, with a
-    /// [load hook](Self::load), is read before the write; where nobody knows, those who may not see the object now are
-    /// told its id as deleted, since they may be showing it.
+    /// object; rights that are kept elsewhere, and change, belong into the identity's [scopes](Self::scoped). It must see
+    /// whole objects: an entity with routes needs a [load hook](Self::load), and what you publish by hand must be whole.
+    /// What was before is known for as long as the log holds it, or is read before the write with the load hook; where
+    /// nobody knows, those who may not see the object now are told its id as deleted, since they may be showing it.
     ///
     /// An error, a panic, more than the builder's `hook_timeout` (for everything that is asked at one time), or an
     /// object that cannot be read as `T` is counted and means no. Messages are no objects, and are not asked about. Pages
@@ -460,7 +508,11 @@ impl Entity {
     /// #[derive(Deserialize)]
     /// struct Event { owner: String, private: bool }
     ///
-    /// let events = Entity::scheduler("/events").visible((), async |(), user: Identity, event: Event| {
+    /// # use serde_json::Value;
+    /// # type Store = ();
+    /// # async fn read(_: Store, id: String) -> Result<Option<Value>, Infallible> { Ok(None) }
+    /// # let store = ();
+    /// let events = Entity::scheduler("/events").load(store, read).visible((), async |(), user: Identity, event: Event| {
     ///     Ok::<_, Infallible>(!event.private || event.owner == user.principal())
     /// });
     /// ```
@@ -477,7 +529,7 @@ impl Entity {
                 let sees = hook(state.clone(), identity, object);
                 Box::pin(async move { sees.await.map_err(Into::into) })
             }
-            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+            Err(error) => Box::pin(std::future::ready(Err(unreadable(&error)))),
         }));
         self
     }
@@ -494,7 +546,10 @@ impl Entity {
     /// use serde_json::Value;
     /// use tower_live_updates::{Entity, Identity};
     ///
-    /// let events = Entity::scheduler("/events").project((), async |(), user: Identity, mut event: Value| {
+    /// # type Store = ();
+    /// # async fn read(_: Store, id: String) -> Result<Option<Value>, Infallible> { Ok(None) }
+    /// # let store = ();
+    /// let events = Entity::scheduler("/events").load(store, read).project((), async |(), user: Identity, mut event: Value| {
     ///     if event["owner"] != user.principal() {
     ///         event["notes"] = Value::Null;
     ///     }
@@ -515,7 +570,7 @@ impl Entity {
                 let sees = hook(state.clone(), identity, object);
                 Box::pin(async move { Ok(serde_json::to_string(&sees.await.map_err(Into::into)?)?) })
             }
-            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+            Err(error) => Box::pin(std::future::ready(Err(unreadable(&error)))),
         }));
         self
     }
@@ -546,11 +601,23 @@ impl Entity {
         })
     }
 
+    /// True where it is asked who may see what.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.visible.is_some() || self.project.is_some()
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for name in [&self.name, &self.payload_key] {
             if name.is_empty() || name.len() > MAX_NAME || name.starts_with('$') {
                 return Err(ConfigError::Name(name.clone()));
             }
+        }
+        let names_scopes = |scoping: &Scoping| scoping.of_request.is_some() || !scoping.params.is_empty();
+        if self.scoping.as_ref().is_some_and(names_scopes) && self.load.is_some() && !self.load_knows_scopes {
+            return Err(ConfigError::LoadWithoutScopes(self.name.clone()));
+        }
+        if self.is_filtered() && self.load.is_none() && !self.routes.is_empty() {
+            return Err(ConfigError::ViewWithoutLoad(self.name.clone()));
         }
         for param in self.scoping.iter().flat_map(|scoping| &scoping.params) {
             let names = |route: &EntityRoute| {
@@ -567,6 +634,11 @@ impl Entity {
         }
         Ok(())
     }
+}
+
+/// That a hook cannot read an object. What serde says of it may quote the object, and goes into no log.
+fn unreadable(error: &serde_json::Error) -> BoxError {
+    format!("it cannot read the object as its type ({:?} error at column {})", error.classify(), error.column()).into()
 }
 
 impl fmt::Debug for Entity {
@@ -587,15 +659,37 @@ impl fmt::Debug for Entity {
 pub struct Snapshot<T> {
     rows: Vec<T>,
     deleted: Vec<String>,
+    /// One for each row, where they have any.
+    scopes: Vec<Scopes>,
 }
 
 impl<T> Snapshot<T> {
     /// Every row: anything that serialises to a JSON object with an `id`.
     pub fn new(rows: impl IntoIterator<Item = T>) -> Self {
-        Self { rows: rows.into_iter().collect(), deleted: Vec::new() }
+        Self { rows: rows.into_iter().collect(), deleted: Vec::new(), scopes: Vec::new() }
     }
 
-    /// The ids of rows that are gone, as far back as pages can have been away: a day is plenty.
+    /// Says in which scopes each row is, of a [scoped entity](Entity::scoped): who asks gets those they have, and no row
+    /// without a scope. So the hook may answer with rows that are not for everyone.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::Snapshot;
+    ///
+    /// let rows = [json!({"id": 1, "tenant": "north"}), json!({"id": 2, "tenant": "south"})];
+    /// let snapshot = Snapshot::new(rows).scoped_by(|row| row["tenant"].as_str().map(str::to_owned));
+    /// ```
+    pub fn scoped_by<I, N>(mut self, scopes: impl Fn(&T) -> I) -> Self
+    where
+        I: IntoIterator<Item = N>,
+        N: Into<Box<str>>,
+    {
+        self.scopes = self.rows.iter().map(|row| scopes(row).into_iter().collect()).collect();
+        self
+    }
+
+    /// The ids of rows that are gone, as far back as pages can have been away: a day is plenty. They are told to who asks
+    /// as they are: leave out what is not for this identity, and name what it may not see any more.
     pub fn deleted<I: fmt::Display>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
         self.deleted.extend(ids.into_iter().map(|id| id.to_string()));
         self

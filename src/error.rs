@@ -58,6 +58,10 @@ pub enum ConfigError {
         /// The pointer as it was given.
         pointer: String,
     },
+    /// The entity takes scopes from requests, so its load hook must know them: use `load_in` instead of `load`.
+    LoadWithoutScopes(String),
+    /// The entity has routes and a `visible` or `project` hook, which must see whole rows: give it a load hook.
+    ViewWithoutLoad(String),
     /// None of the entity's routes has the parameter that is to name the scope of its writes.
     ScopeParam {
         /// The entity whose writes it is to scope.
@@ -115,6 +119,15 @@ impl fmt::Display for ConfigError {
             Self::Pointer { entity, pointer } => {
                 write!(f, "entity {entity:?}: JSON pointer {pointer:?} must be empty or start with '/'")
             }
+            Self::LoadWithoutScopes(entity) => write!(
+                f,
+                "entity {entity:?}: its scopes come from requests, and an id alone does not tell whose row it is; use load_in \
+                 instead of load"
+            ),
+            Self::ViewWithoutLoad(entity) => write!(
+                f,
+                "entity {entity:?}: visible and project must see whole rows, which requests need not hold; add a load hook"
+            ),
             Self::ScopeParam { entity, param } => write!(
                 f,
                 "entity {entity:?}: no route has the parameter \"{{{param}}}\" that is to name the scope of its writes"

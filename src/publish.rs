@@ -69,7 +69,7 @@ impl Publisher {
         if !have_children && !have_own_ids {
             return Cow::Borrowed(changes);
         }
-        let key = |change: &Change| self.hub.key(index, change.scopes(), change.id()).into_owned();
+        let key = |change: &Change| self.hub.key(index, change.namespace(), change.id()).into_owned();
         let mut known: HashSet<String> = changes.iter().map(key).collect();
         let mut all: Vec<Change> = Vec::with_capacity(changes.len());
         for change in changes {

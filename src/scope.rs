@@ -6,6 +6,14 @@ use std::{
     sync::Arc,
 };
 
+/// Scopes come from paths and headers, and are kept: longer ones are none.
+const MAX_NAME: usize = 256;
+
+/// A name that can be a scope: not empty, at most 256 bytes, and nothing that would break a line in a log.
+fn is_usable(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)
+}
+
 /// A set of scopes: those of an identity, or those that a record is told in.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Scopes {
@@ -96,7 +104,7 @@ impl Named {
 
 impl<N: Into<Box<str>>> FromIterator<N> for Scopes {
     fn from_iter<I: IntoIterator<Item = N>>(names: I) -> Self {
-        let mut names: Vec<Box<str>> = names.into_iter().map(Into::into).collect();
+        let mut names: Vec<Box<str>> = names.into_iter().map(Into::into).filter(|name| is_usable(name)).collect();
         if names.is_empty() {
             return Self::None;
         }
@@ -136,13 +144,18 @@ impl Earlier {
         }
     }
 
+    /// What was told in these is no longer shown.
+    pub(crate) fn forget(&mut self) {
+        self.0 = Vec::new();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it was told of what was told in these scopes at that place of the log; `None` is before its beginning.
+    /// Whether it was told of what was told in these scopes at that place of the log, where that is known.
     pub(crate) fn heard(&self, scopes: &Scopes, at: Option<u64>) -> bool {
-        self.0.iter().any(|(had, until)| at.is_none_or(|at| at < *until) && scopes.admit(had))
+        self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.admit(had))
     }
 
     /// All of them.
@@ -197,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_a_scope_is_none() {
+        let long = "x".repeat(MAX_NAME + 1);
+        for name in ["", "a\nb", "a\u{7f}", &long] {
+            assert!(set(&[name]).is_none(), "{name:?}");
+        }
+        assert!(!set(&[&long[1..], "ä b,c"]).is_none());
+    }
+
+    #[test]
     fn a_set_has_each_name_once_however_it_was_made() {
         let mut added = set(&["b"]);
         added.add("a");
@@ -216,7 +238,7 @@ mod tests {
         {
             assert_eq!(earlier.heard(&set(&[scope]), Some(at)), heard, "{scope} {at}");
         }
-        assert!(earlier.heard(&set(&["a"]), None));
+        assert!(!earlier.heard(&set(&["a"]), None), "nobody knows when");
         for change in 0..100 {
             earlier.add(set(&["c"]), 30 + change);
         }

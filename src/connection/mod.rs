@@ -555,11 +555,13 @@ async fn write_on(connections: &Connections, open: &Open, mut half: Option<&mut 
                 let (identity, earlier) = (subscriber.identity(), subscriber.earlier_identity());
                 asked.push(async move {
                     let snapshot = connections.snapshots.of(entity, &identity, since).await;
-                    let earlier = match &earlier {
-                        Some(earlier) => connections.snapshots.of(entity, earlier, since).await,
-                        None => None,
+                    let Some(earlier) = &earlier else {
+                        return (entity, snapshot, None);
                     };
-                    (entity, snapshot, earlier)
+                    match connections.snapshots.of(entity, earlier, since).await {
+                        None => (entity, None, None),
+                        earlier => (entity, snapshot, earlier),
+                    }
                 });
                 continue;
             }
@@ -576,7 +578,7 @@ async fn write_on(connections: &Connections, open: &Open, mut half: Option<&mut 
 }
 
 /// One round of the slow way; where hooks say what may be seen, they are asked, and meanwhile it is written on.
-async fn catch_up(connections: &Connections, open: &Open, half: Option<&mut Half>) -> Progress {
+async fn catch_up(connections: &Connections, open: &Open, mut half: Option<&mut Half>) -> Progress {
     let Open { subscriber, outbox, .. } = open;
     let hub = connections.hub();
     let mut inquiry = match hub.catch_up(subscriber, Instant::now()) {
@@ -588,14 +590,19 @@ async fn catch_up(connections: &Connections, open: &Open, half: Option<&mut Half
         observer.hooks_failed.up();
         observer.warn(format_args!("a hook that says who may see {entity:?} failed: {why}; it counts as no"));
     };
-    let mut is_answered = false;
-    let asking = async {
-        inquiry.ask(hub, connections.hook_timeout, failed).await;
-        is_answered = true;
+    let asking = inquiry.ask(hub, connections.hook_timeout, failed);
+    let writing = async {
+        while flush(outbox, half.as_deref_mut()).await.is_ok() {
+            outbox.news().await;
+        }
+        // It is broken, as the next write says.
+        std::future::pending::<()>().await;
     };
-    write_while(outbox, half, asking).await;
-    // Otherwise the socket is broken, and the next write says so.
-    if is_answered { hub.tell(subscriber, inquiry, Instant::now()) } else { Progress::Blocked }
+    tokio::select! {
+        () = asking => {}
+        () = writing => {}
+    }
+    hub.tell(subscriber, inquiry, Instant::now())
 }
 
 async fn write_some(outbox: &Outbox, mut half: Option<&mut Half>) -> io::Result<Line> {

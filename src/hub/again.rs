@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -367,7 +367,7 @@ impl Hub {
         };
         let tombstones = begin..end.max(begin);
         for (tombstone, buried) in log.tombstones(entity, tombstones) {
-            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(tombstone, buried, recipient)) {
+            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(tombstone, buried, recipient, true)) {
                 return Some(share);
             }
         }
@@ -379,12 +379,13 @@ impl Hub {
                 RowKind::Gone => true,
                 RowKind::Marker => !again.is_repeated,
             };
-            let key = self.voice(entity).key(recipient.identity.hears(), &known.id);
             let at = again.snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
-            let is_old = known.kind != RowKind::Gone && log.is_whole_since(entity, &key, at);
+            let keys = self.voice(entity).keys(recipient.identity.hears(), &known.id);
+            let is_newer = |key: &Cow<'_, str>| log.is_whole_since(entity, key, at);
+            let is_old = known.kind != RowKind::Gone && keys.iter().any(is_newer);
             // What the log tells of it is newer, and comes later.
             let line = if is_wanted && !is_old {
-                let since = log.there_since(entity, &key, at);
+                let since = keys.iter().find_map(|key| log.there_since(entity, key, at));
                 self.meet_row(entity, known, since, recipient)
             } else {
                 None
@@ -415,7 +416,7 @@ impl Hub {
     pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64, recipient: &Recipient) -> Share {
         let mut share = Share::from(Place::tombstone(from));
         for (sequence, buried) in log.tombstones(entity, from..log.head().max(from)) {
-            if !share.add(Place::tombstone(sequence), self.meet_tombstone(sequence, buried, recipient)) {
+            if !share.add(Place::tombstone(sequence), self.meet_tombstone(sequence, buried, recipient, false)) {
                 return share;
             }
         }

@@ -12,10 +12,10 @@ use crate::{
         again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
         hidden::{Hidden, Loss},
-        log::{Log, Matter},
+        log::{Former, Log, Matter},
         session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
-        sight::{Cleared, Heard, How, Inquiry, Line, Recipient, Told},
+        sight::{Cleared, Heard, How, Inquiry, Line, Minutes, Recipient, Told},
     },
     lock::lock,
     object::quoted,
@@ -96,8 +96,15 @@ pub(super) struct Feed {
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Asked>,
     pings: u64,
-    /// Counts what others than its own task have changed here: what was found out before is of no use then.
+    /// Counts what else than its own reading has changed who it is and what it follows.
     version: u64,
+}
+
+/// What an answer was found out with: where that has changed, the answer is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    feed: u64,
+    subscription: u64,
 }
 
 /// What is known of the page at the other end.
@@ -113,6 +120,8 @@ pub(super) struct PageFeed {
 struct Asked {
     payload: [u8; 8],
     positions: Vec<(EntityIndex, u64)>,
+    /// The version of the feed then.
+    feed: u64,
 }
 
 /// An entity, and how it is heard.
@@ -132,6 +141,8 @@ struct Subscription {
     /// What the store said before the log stood here is of no use.
     stale_before: u64,
     hidden: Option<Box<Hidden>>,
+    /// Counts what others than its own task have changed of it.
+    version: u64,
 }
 
 /// What must come from the store.
@@ -173,10 +184,16 @@ impl Feed {
     }
 
     /// An object goes out of its sight.
-    fn loses(&mut self, loss: &Loss, until: Instant) {
+    fn loses(&mut self, hub: &Hub, loss: &Loss, now: Instant) {
         if let Some(subscription) = self.find(loss.entity) {
-            subscription.hidden().told(loss, until);
+            subscription.loses(hub, loss, now);
         }
+    }
+
+    /// What must not have changed for an answer to be of use that was found out for this.
+    fn version(&self, then: &Then) -> Version {
+        let subscription = then.subscription().and_then(|at| self.subscriptions.get(at));
+        Version { feed: self.version, subscription: subscription.map_or(0, |known| known.version) }
     }
 
     fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
@@ -196,6 +213,14 @@ impl Subscription {
             unheard_from: head,
             stale_before: 0,
             hidden: None,
+            version: 0,
+        }
+    }
+
+    /// An object goes out of its sight, and it is told so again, as deletions are.
+    fn loses(&mut self, hub: &Hub, loss: &Loss, now: Instant) {
+        if hub.delivery == Delivery::Converging {
+            self.hidden().told(loss, now + hub.times.deletions_for);
         }
     }
 
@@ -269,8 +294,8 @@ impl Hub {
             hidden.begin(now);
         }
         let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
-        let missed_from = missed_from.filter(|_| !has_changed);
-        match missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base()) {
+        let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base() && !has_changed);
+        match reached {
             None => subscription.lose(missed_from.unwrap_or(0).max(log.base()), 0),
             Some(from) => {
                 if from < head {
@@ -395,12 +420,19 @@ impl Hub {
         subscriber.outlet.wake();
     }
 
-    /// What the log knows and this recipient must not see, it may be showing.
+    /// What the log knows and this recipient must not see, it may be showing: of what has moved, or was told to who it was
+    /// before.
     fn suspect(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
-        let is_filtered = self.voice(subscription.entity).view.is_some();
-        let known = log.newest_of(subscription.entity).filter(|(_, _, subject)| subject.kind != ChangeKind::Delete);
-        for (_, record, subject) in known {
-            if is_filtered || !recipient.hears(&record.scopes) {
+        let voice = self.voice(subscription.entity);
+        let is_filtered = voice.view.is_some();
+        if !is_filtered && recipient.earlier.is_empty() && !log.has_moves(subscription.entity) {
+            return;
+        }
+        for (_, record, subject) in log.newest_of(subscription.entity) {
+            let is_there = subject.kind != ChangeKind::Delete;
+            let may_show = recipient.may_show(subject);
+            let has_changed = is_filtered && !matches!(subject.former, Former::Absent);
+            if is_there && may_show && (has_changed || !recipient.hears(&record.scopes)) {
                 subscription.hidden().suspect(subject.key.clone());
             }
         }
@@ -480,46 +512,64 @@ impl Hub {
             return self.tell_again(subscriber, feed, log, now);
         }
         drop(log);
-        self.tell_lines(subscriber, feed, lines, Then::ReadTo(read_to), now)
+        self.tell_lines(subscriber, feed, lines, None, Then::ReadTo(read_to), now)
     }
 
     /// Tells what an inquiry has come to; nothing, where something has changed since then.
     pub(crate) fn tell(&self, subscriber: &Subscriber, inquiry: Inquiry, now: Instant) -> Progress {
         let feed = lock(&subscriber.feed);
-        if feed.version != inquiry.version || feed.way == Way::Left {
+        if feed.version(&inquiry.then) != inquiry.version || feed.way == Way::Left {
             return Progress::More;
         }
-        self.tell_lines(subscriber, feed, inquiry.lines, inquiry.then, now)
+        self.tell_lines(subscriber, feed, inquiry.lines, inquiry.cut, inquiry.then, now)
     }
 
-    /// Tells some lines, unless it must be asked first what the recipient may see of them.
+    /// Tells some lines, unless it must be asked first what the recipient may see of them. It goes on at `cut`, where that
+    /// is not the end.
     fn tell_lines(
         &self,
         subscriber: &Subscriber,
-        mut feed: MutexGuard<'_, Feed>,
+        feed: MutexGuard<'_, Feed>,
         lines: Vec<(Place, Line)>,
+        cut: Option<Place>,
         then: Then,
         now: Instant,
     ) -> Progress {
-        let mut told: Vec<(Place, &Told)> = Vec::with_capacity(lines.len());
-        for (place, line) in &lines {
-            match line {
-                Line::Told(it) => told.push((*place, it)),
-                Line::Asked(_) => {
-                    let (version, identity) = (feed.version, feed.recipient.identity.clone());
-                    return Progress::Unsure(Inquiry { lines, then, version, identity });
-                }
-            }
+        if lines.iter().any(|(_, line)| matches!(line, Line::Asked(_))) {
+            let (version, identity) = (feed.version(&then), feed.recipient.identity.clone());
+            return Progress::Unsure(Inquiry { lines, cut, then, version, identity });
         }
+        let mut minutes = Minutes::default();
+        let progress = self.tell_known(subscriber, feed, &lines, cut, then, now, &mut minutes);
+        minutes.write(self, || subscriber.identity());
+        progress
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step of what is above")]
+    fn tell_known(
+        &self,
+        subscriber: &Subscriber,
+        mut feed: MutexGuard<'_, Feed>,
+        lines: &[(Place, Line)],
+        cut: Option<Place>,
+        then: Then,
+        now: Instant,
+        minutes: &mut Minutes,
+    ) -> Progress {
+        let told = lines.iter().filter_map(|(place, line)| match line {
+            Line::Told(told) => Some((*place, told)),
+            Line::Asked(_) => None,
+        });
+        let told: Vec<(Place, &Told)> = told.collect();
         let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
         let taken = subscriber.outlet.offer(&frames);
         for (_, told) in &told[..taken.frames] {
-            told.is_told(self, &feed.recipient);
+            told.is_told(minutes);
             if let Some(loss) = &told.loses {
-                feed.loses(loss, now + self.times.deletions_for);
+                feed.loses(self, loss, now);
             }
         }
-        let rest = told.get(taken.frames).map(|(place, _)| *place);
+        let rest = told.get(taken.frames).map(|(place, _)| *place).or(cut);
         let are_all = taken.frames == frames.len();
         match then {
             Then::ReadTo(read_to) => feed.cursor = rest.and_then(Place::sequence).unwrap_or(read_to),
@@ -586,7 +636,7 @@ impl Hub {
             Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
             Telling::Hidden { lines, keys, next } => (lines, Then::Hidden { at, keys, next }),
         };
-        self.tell_lines(subscriber, feed, lines, then, now)
+        self.tell_lines(subscriber, feed, lines, None, then, now)
     }
 
     /// What a subscription is to hear once more at this time.
@@ -628,7 +678,7 @@ impl Hub {
         let (mut lines, mut keys) = (Vec::new(), Vec::new());
         for (key, since) in due.by_ref().take(SHARE_RECORDS) {
             let how = match since.until {
-                Some(_) => How::Again { from: since.from, pages: Pages::Any },
+                Some(_) => How::Reminder,
                 None => How::Gone { from: since.from },
             };
             let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
@@ -674,6 +724,16 @@ pub(super) enum Then {
         keys: Vec<Arc<str>>,
         next: Option<Arc<str>>,
     },
+}
+
+impl Then {
+    /// The place of the subscription that it is about, where it is one alone.
+    fn subscription(&self) -> Option<usize> {
+        match self {
+            Self::ReadTo(_) => None,
+            Self::Again { at, .. } | Self::Deletions { at, .. } | Self::Hidden { at, .. } => Some(*at),
+        }
+    }
 }
 
 impl Subscriber {
@@ -741,8 +801,17 @@ impl Subscriber {
         let Some(asked) = feed.asked.take_if(|asked| asked.payload == payload) else {
             return;
         };
-        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
-            hub.sessions.acknowledge(hold, &asked.positions);
+        let feed = &mut *feed;
+        let Some(PageFeed { hold: Some(hold), .. }) = &feed.page else {
+            return;
+        };
+        hub.sessions.acknowledge(hold, &asked.positions);
+        // What the store said to who it is now has reached its page: it shows nothing else any more.
+        let has_it = |known: &Subscription| asked.positions.iter().any(|(entity, _)| *entity == known.entity);
+        let mut scoped = feed.subscriptions.iter().filter(|known| hub.voice(known.entity).is_scoped);
+        if asked.feed == feed.version && !feed.recipient.earlier.is_empty() && scoped.all(has_it) {
+            feed.recipient.earlier.forget();
+            hub.sessions.forget_earlier(hold);
         }
     }
 
@@ -789,25 +858,29 @@ impl Subscriber {
         if !frames.is_empty() {
             taken = self.outlet.offer(frames);
         }
+        let mut minutes = Minutes::default();
         for (_, heard) in &wanted[..taken.frames] {
-            heard.is_told(hub, &feed.recipient);
+            heard.is_told(&mut minutes);
             if let Some(loss) = heard.loses {
-                feed.loses(loss, batch.now + hub.times.deletions_for);
+                feed.loses(hub, loss, batch.now);
             }
         }
         feed.cursor = match wanted.get(taken.frames) {
             Some((sequence, _)) => *sequence,
             None => feed.cursor.max(end),
         };
-        if is_fast && taken.frames == frames.len() && taken.clear {
-            if !frames.is_empty() {
-                self.ride_along(&mut feed, hub, batch.now);
-            }
-            return;
+        let stays = is_fast && taken.frames == frames.len() && taken.clear;
+        if stays && !frames.is_empty() {
+            self.ride_along(&mut feed, hub, batch.now);
         }
-        feed.way = Way::Slow;
+        if !stays {
+            feed.way = Way::Slow;
+        }
         drop(feed);
-        self.outlet.wake();
+        minutes.write(hub, || self.identity());
+        if !stays {
+            self.outlet.wake();
+        }
     }
 
     /// Says again what has settled, to one that stands at the head; others hear it when they get there.
@@ -826,7 +899,7 @@ impl Subscriber {
         else {
             return;
         };
-        let mut is_told = false;
+        let (mut is_told, mut minutes) = (false, Minutes::default());
         if let Some(hidden) = subscription.hidden.as_mut().filter(|_| repeat.only_deletions) {
             hidden.begin(now);
         }
@@ -840,13 +913,15 @@ impl Subscriber {
             let taken = self.outlet.offer(&frames);
             hub.tally.repeats.add(taken.frames as u64);
             for heard in &heard[..taken.frames] {
-                heard.is_told(hub, recipient);
+                heard.is_told(&mut minutes);
                 if let Some(loss) = heard.loses {
-                    subscription.hidden().told(loss, now + hub.times.deletions_for);
+                    subscription.loses(hub, loss, now);
                 }
             }
             is_told = taken.frames == frames.len();
             if is_told && taken.clear && !subscription.hides() {
+                drop(feed);
+                minutes.write(hub, || self.identity());
                 return;
             }
         }
@@ -855,9 +930,10 @@ impl Subscriber {
         } else if !is_told {
             subscription.settle(repeat.told.start, repeat.known_before, now);
         }
+        subscription.version += 1;
         feed.way = Way::Slow;
-        feed.version += 1;
         drop(feed);
+        minutes.write(hub, || self.identity());
         self.outlet.wake();
     }
 
@@ -899,6 +975,6 @@ impl Feed {
             return None;
         }
         self.pings += 1;
-        Some(Asked { payload: self.pings.to_be_bytes(), positions })
+        Some(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version })
     }
 }

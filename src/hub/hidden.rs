@@ -48,14 +48,17 @@ impl Hidden {
                 entry.insert(Since { from: loss.from, until: Some(until) });
             }
             Entry::Occupied(mut entry) => {
-                entry.get_mut().until.get_or_insert(until);
+                let known = entry.get_mut();
+                known.until = Some(known.until.map_or(until, |earlier| earlier.max(until)));
             }
         }
     }
 
     /// Begins to tell all of it again, but for what that was long ago.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.objects.retain(|_, since| since.until.is_some_and(|until| until > now));
+        let unseen = self.next.take();
+        let is_unseen = |key: &Arc<str>| unseen.as_ref().is_some_and(|next| key >= next);
+        self.objects.retain(|key, since| since.until.map_or_else(|| is_unseen(key), |until| until > now));
         self.look();
     }
 
@@ -107,7 +110,7 @@ mod tests {
         hidden.look();
         assert_eq!(due(&hidden), [("a", 0), ("b", 0), ("c", 7)]);
         hidden.told(&loss("a", 3), later(10));
-        hidden.told(&loss("c", 9), later(60));
+        hidden.told(&loss("c", 9), later(18));
         hidden.go_on(Some("c".into()));
         assert_eq!(due(&hidden), [("c", 7)]);
         hidden.go_on(None);
@@ -116,5 +119,18 @@ mod tests {
             hidden.begin(later(seconds));
             assert_eq!(due(&hidden), expected, "{seconds}");
         }
+    }
+
+    #[test]
+    fn what_is_suspected_stays_until_it_was_looked_at() {
+        let (mut hidden, now) = (Hidden::default(), Instant::now());
+        ["a", "b", "c"].into_iter().for_each(|key| hidden.suspect(key.into()));
+        hidden.look();
+        hidden.go_on(Some("b".into()));
+        hidden.begin(now);
+        assert_eq!(due(&hidden), [("b", 0), ("c", 0)]);
+        hidden.go_on(None);
+        hidden.begin(now);
+        assert!(!hidden.is_due());
     }
 }

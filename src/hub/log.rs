@@ -25,6 +25,9 @@ pub(crate) struct LogLimits {
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
 
+/// States of one object that are looked at to find out what a page may be showing: everybody may change one often.
+const STATES: usize = 64;
+
 /// One change or message that was told.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -66,6 +69,8 @@ pub(crate) struct Subject {
     /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
     pub(crate) key: Arc<str>,
     pub(crate) former: Former,
+    /// All scopes it was told in since it was last added, as far as the log knows.
+    pub(crate) ever: Scopes,
     /// The object's JSON, a part of the frame; of a deleted one only its id.
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
@@ -93,7 +98,19 @@ pub(crate) struct State {
     /// The sequence number of the record that made it so, where there was one.
     pub(crate) at: Option<u64>,
     pub(crate) scopes: Scopes,
+    /// All scopes it had been told in by then.
+    pub(crate) ever: Scopes,
     pub(crate) was: Was,
+}
+
+impl Former {
+    /// All scopes an object has been told in.
+    pub(crate) fn ever(&self) -> Scopes {
+        match self {
+            Self::Known(state) if !matches!(state.was, Was::Gone) => state.ever.clone(),
+            Self::Known(_) | Self::Unknown | Self::Absent => Scopes::None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -126,15 +143,17 @@ pub(crate) struct Tombstone {
     /// The object that told it: its id as JSON.
     pub(crate) object: Box<[u8]>,
     pub(crate) may_be_exception: bool,
-    /// Who has heard of the object.
+    /// Who had the object.
     pub(crate) scopes: Scopes,
+    /// All who have heard of it.
+    pub(crate) ever: Scopes,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Box<[u8]>>,
 }
 
 impl Tombstone {
     fn bytes(&self) -> usize {
-        self.last.as_deref().map_or(0, <[u8]>::len)
+        self.last.as_deref().map_or(0, <[u8]>::len) + self.key.len() + self.ever.bytes()
     }
 }
 
@@ -153,6 +172,8 @@ struct Index {
     children: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
+    /// Behind the latest change that told an object in other scopes than before.
+    moved: u64,
     /// Refreshes of some scopes only, each with the sequence number behind it.
     refreshed_scopes: Vec<(u64, Scopes)>,
 }
@@ -209,6 +230,10 @@ impl Log {
                 }
             };
             let subject = subject.clone();
+            let has_moved = matches!(&subject.former, Former::Known(state) if state.scopes != record.scopes);
+            if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)).filter(|_| has_moved) {
+                index.moved = sequence + 1;
+            }
             self.note(now, sequence, record.entity, subject, &record.scopes);
         }
         let base = self.base;
@@ -216,7 +241,10 @@ impl Log {
             index.refreshed_scopes.retain(|(behind, _)| *behind > base);
             match &record.scopes {
                 Scopes::All => index.refreshed = sequence + 1,
-                scopes => index.refreshed_scopes.push((sequence + 1, scopes.clone())),
+                scopes => {
+                    index.refreshed_scopes.retain(|(_, known)| known != scopes);
+                    index.refreshed_scopes.push((sequence + 1, scopes.clone()));
+                }
             }
         }
         self.bytes += record.bytes();
@@ -262,16 +290,21 @@ impl Log {
         }
     }
 
-    /// What a page that has heard everything before `from` may show of an object, besides its newest state; `None`
-    /// stands for what nobody knows.
+    /// What a page that has heard everything before `from` may show of an object, besides its newest state, newest first;
+    /// `None` stands for what nobody knows, and for what is not looked at any more behind [`STATES`].
     pub(crate) fn shown_since<'l>(
         &'l self,
         newest: &'l Subject,
         from: u64,
     ) -> impl Iterator<Item = Option<&'l State>> + 'l {
         let mut former = Some(&newest.former);
+        let mut looked_at = 0;
         std::iter::from_fn(move || {
             loop {
+                looked_at += 1;
+                if looked_at > STATES && former.take().is_some() {
+                    return Some(None);
+                }
                 let state = match former.take()? {
                     Former::Unknown => return Some(None),
                     Former::Absent => return None,
@@ -284,6 +317,11 @@ impl Log {
                 }
             }
         })
+    }
+
+    /// True where the log holds a change that told an object of an entity in other scopes than before.
+    pub(crate) fn has_moves(&self, entity: EntityIndex) -> bool {
+        self.index(entity).is_some_and(|index| index.moved > self.base)
     }
 
     /// The changes that are the newest of their objects, of one entity.
@@ -411,29 +449,26 @@ impl Log {
 
     /// Remembers a change as the newest of its object.
     fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject, scopes: &Scopes) {
-        let heard = match subject.kind {
-            ChangeKind::Delete => {
-                let shown = self.shown_since(&subject, 0).flatten();
-                shown.fold(scopes.clone(), |scopes, state| scopes.and(&state.scopes))
-            }
-            ChangeKind::Add | ChangeKind::Update => Scopes::None,
-        };
         self.forget_parent(entity, &subject.key);
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
         let earlier = index.newest.insert(subject.key.clone(), sequence);
-        if let Some(forgotten) = earlier.and_then(|earlier| self.tombstones.remove(&earlier)) {
+        let forgotten = earlier.and_then(|earlier| self.tombstones.remove(&earlier));
+        if let Some(forgotten) = &forgotten {
             self.tombstone_bytes -= forgotten.bytes();
         }
         if subject.kind == ChangeKind::Delete {
             let last = match &subject.former {
                 Former::Known(state) => match &state.was {
                     Was::Object(object) => Some(object.to_vec().into()),
-                    Was::Something | Was::Doubtful | Was::Gone => None,
+                    // Deleted twice, it is what it was.
+                    Was::Gone => forgotten.as_ref().and_then(|forgotten| forgotten.last.clone()),
+                    Was::Something | Was::Doubtful => None,
                 },
                 Former::Unknown | Former::Absent => None,
             };
+            let ever = forgotten.map_or(Scopes::None, |forgotten| forgotten.ever).and(&subject.ever);
             let tombstone = Tombstone {
                 entity,
                 at: now,
@@ -441,7 +476,8 @@ impl Log {
                 key: subject.key,
                 object: subject.object.to_vec().into(),
                 may_be_exception: subject.may_be_exception,
-                scopes: heard,
+                scopes: scopes.clone(),
+                ever,
                 last,
             };
             self.tombstone_bytes += tombstone.bytes();
@@ -533,6 +569,7 @@ mod tests {
                 id: id.into(),
                 key: id.into(),
                 former: Former::Unknown,
+                ever: Scopes::All,
                 object: frame.clone(),
                 whole: true,
                 added: None,
@@ -606,6 +643,7 @@ mod tests {
                 id: id.into(),
                 key: id.into(),
                 former: Former::Unknown,
+                ever: Scopes::All,
                 object,
                 whole: kind != ChangeKind::Update,
                 added: None,

@@ -270,10 +270,12 @@ impl Hub {
             let now = Instant::now();
             let mut told = 0;
             for change in changes {
-                let key = self.voice(entity).key(change.scopes(), change.id());
+                let key = self.voice(entity).key(change.namespace(), change.id());
                 let newer = began
                     .filter(|_| change.kind() == ChangeKind::Add)
-                    .and_then(|began| log.newest_record(entity, &key).filter(|(at, ..)| (began..before).contains(at)));
+                    .and_then(|began| log.newest_record(entity, &key).filter(|(at, ..)| (began..before).contains(at)))
+                    // What was told elsewhere is nothing to it.
+                    .filter(|(_, record, _)| !self.voice(entity).is_scoped || record.scopes == *change.scopes());
                 let record = match newer.map(|(_, record, subject)| (record, subject)) {
                     None => self.record(&log, entity, change),
                     // The id of an object that was deleted meanwhile has been given to this one.
@@ -298,6 +300,10 @@ impl Hub {
                 log.append(now, record);
                 told += 1;
                 if let Some(scopes) = came {
+                    if !self.voice(entity).has_snapshot {
+                        let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
+                        log.append(now, Record { entity, frame, scopes, matter: Matter::Message });
+                    }
                     let frame = self.voice(entity).resync_marker();
                     log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
                 }
@@ -359,17 +365,26 @@ impl Hub {
     /// The deletions of the objects known to go with this one, each before the one it goes with.
     pub(crate) fn descendants(&self, entity: EntityIndex, change: &Change) -> Vec<Change> {
         let log = lock(&self.log);
-        let along = log.descendants(entity, &self.voice(entity).key(change.scopes(), change.id()));
+        let key = self.voice(entity).key(change.namespace(), change.id());
+        let known = log.newest_record(entity, &key).map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
+        let scopes = if self.voice(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
+        let along = log.descendants(entity, &key);
         let deletion = |key: Arc<str>| {
             let (_, record, subject) = log.newest_record(entity, &key)?;
-            Some(Change::delete(&subject.id).ok()?.told_in(&record.scopes, &Scopes::None))
+            // What is told elsewhere does not go with it.
+            if !record.scopes.admit(&scopes) {
+                return None;
+            }
+            let deletion = Change::delete(&subject.id).ok()?.unique_in(change.namespace());
+            let scopes = if self.voice(entity).is_scoped { &record.scopes } else { &Scopes::None };
+            Some(deletion.told_in(scopes, &Scopes::None))
         };
         along.into_iter().filter_map(deletion).collect()
     }
 
     /// What tells an object of an entity from others.
-    pub(crate) fn key<'k>(&self, entity: EntityIndex, scopes: &Scopes, id: &'k str) -> Cow<'k, str> {
-        self.voice(entity).key(scopes, id)
+    pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
+        self.voice(entity).key(namespace, id)
     }
 
     /// True where the log knows who has heard of an object.
@@ -474,7 +489,11 @@ impl Hub {
         let voice = self.voice(entity);
         {
             let mut log = lock(&self.log);
-            rows.iter().for_each(|row| log.unbury(entity, &voice.key(identity.hears(), row.id()), at));
+            for row in rows {
+                for key in voice.keys(identity.hears(), row.id()) {
+                    log.unbury(entity, &key, at);
+                }
+            }
         }
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
@@ -482,7 +501,8 @@ impl Hub {
             object: None,
             kind: RowKind::Gone,
         });
-        let (bearable, others): (Vec<&Change>, Vec<&Change>) = rows.iter().partition(|change| voice.bears(change));
+        let heard = rows.iter().filter(|row| !voice.is_scoped || row.scopes().admit(identity.hears()));
+        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| voice.bears(change));
         let objects = bearable.into_iter().map(|change| {
             let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
             let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true) };
@@ -631,11 +651,11 @@ impl Hub {
         if self.delivery == Delivery::Plain && change.kind() != ChangeKind::Delete {
             return self.changed(log, entity, change, scopes, false);
         }
-        let known = log.known(entity, &voice.key(change.scopes(), change.id())).map(|(_, subject)| subject);
+        let known = log.known(entity, &voice.key(change.namespace(), change.id())).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
         match (change.kind(), known) {
             (ChangeKind::Delete, _) => self.deleted(log, entity, change, scopes, known),
-            (ChangeKind::Update, Some(known)) if !change.is_whole() => {
+            (ChangeKind::Update, Some(known)) if !change.is_whole() && self.may_merge(log, entity, change) => {
                 let earlier = Object::parse(&known.object).unwrap_or_default();
                 let later = Object::of(change.object()).unwrap_or_default();
                 let object = earlier.overlaid(later).to_json();
@@ -659,6 +679,15 @@ impl Hub {
         (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
     }
 
+    /// Whether what the log knows of an object may be told with a change that holds a part of it: to nobody who has not
+    /// heard of it, unless it is said to have moved there.
+    fn may_merge(&self, log: &Log, entity: EntityIndex, change: &Change) -> bool {
+        let voice = self.voice(entity);
+        let key = voice.key(change.namespace(), change.id());
+        let told_in = log.newest_record(entity, &key).map(|(_, record, _)| &record.scopes);
+        !voice.is_scoped || !change.former_scopes().is_none() || told_in == Some(change.scopes())
+    }
+
     /// A deletion is told where it is said to be told, and to those who have the object.
     fn deleted(
         &self,
@@ -677,12 +706,13 @@ impl Hub {
                 (may_be_exception, voice.gone(change.object(), may_be_exception))
             }
         };
-        let key = Arc::from(&*voice.key(&scopes, change.id()));
+        let key = Arc::from(&*voice.key(change.namespace(), change.id()));
         let mut subject = Subject {
             kind: ChangeKind::Delete,
             id: change.id().into(),
             former: self.former(log, entity, &key, change),
             key,
+            ever: Scopes::None,
             object: said.object,
             whole: true,
             added: None,
@@ -696,6 +726,7 @@ impl Hub {
             Former::Known(state) => scopes.and(&state.scopes),
             Former::Unknown | Former::Absent => scopes,
         };
+        subject.ever = subject.former.ever().and(&scopes);
         Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
     }
 
@@ -703,12 +734,14 @@ impl Hub {
         let voice = self.voice(entity);
         let said = voice.plainly(change.kind(), change.object());
         let parent = Object::of(change.object()).and_then(|object| voice.parent(&object));
-        let parent = parent.map(|parent| Arc::from(&*voice.key(&scopes, &parent)));
+        let parent = parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
         let id: Arc<str> = change.id().into();
-        let key = if voice.has_own_ids { Arc::from(&*voice.key(&scopes, &id)) } else { id.clone() };
+        let key = if voice.has_own_ids { Arc::from(&*voice.key(change.namespace(), &id)) } else { id.clone() };
+        let former = self.former(log, entity, &key, change);
         let subject = Subject {
             kind: change.kind(),
-            former: self.former(log, entity, &key, change),
+            ever: former.ever().and(&scopes),
+            former,
             id,
             key,
             object: said.object,
@@ -727,11 +760,12 @@ impl Hub {
             return Former::Unknown;
         }
         let known = log.newest_record(entity, key);
-        // With ids of its own, a scope that was left has had a deletion of its own.
-        let moved_from = if voice.has_own_ids { &Scopes::None } else { change.former_scopes() };
+        // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
+        let comes = voice.has_own_ids && !change.former_scopes().is_none();
+        let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),
-            None if !moved_from.is_none() => moved_from.clone(),
+            None if comes || !moved_from.is_none() => moved_from.clone(),
             None if voice.is_scoped => change.scopes().clone(),
             None => Scopes::All,
         };
@@ -744,11 +778,12 @@ impl Hub {
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
             (None, Before::Absent) => return Former::Absent,
-            (None, Before::Unread) if !moved_from.is_none() => Was::Something,
+            (None, Before::Unread) if comes || !moved_from.is_none() => Was::Something,
             (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
             (None, Before::Unread) => return Former::Unknown,
         };
-        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, was }))
+        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.and(&scopes));
+        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 
     /// An object's newest state, for pages that know it or not.

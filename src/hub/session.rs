@@ -151,6 +151,14 @@ impl Sessions {
         }
     }
 
+    /// Nothing is shown any more of what was told in earlier scopes.
+    pub(crate) fn forget_earlier(&self, hold: &Hold) {
+        let mut known = lock(&self.known);
+        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+            session.earlier.forget();
+        }
+    }
+
     /// A connection is over.
     pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Hidden>)>, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);

@@ -2,9 +2,10 @@
 //!
 //! An outlet takes [`Cleared`] frames and no others, and nothing but this file makes them.
 
-use std::{borrow::Cow, fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, ops::Deref, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -14,6 +15,8 @@ use crate::{
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
+        again::Place,
+        feed::{Then, Version},
         hidden::Loss,
         log::{self, Log, Matter, Record, State, Subject, Tombstone, Was},
     },
@@ -75,6 +78,11 @@ impl Recipient {
         self.hears(scopes) || self.earlier.heard(scopes, at)
     }
 
+    /// Whether it may be showing an object, by the scopes that was ever told in.
+    pub(super) fn may_show(&self, subject: &Subject) -> bool {
+        self.hears(&subject.ever) || subject.ever.admit(&self.earlier.scopes())
+    }
+
     fn has_heard_any(&self, former: &Former) -> bool {
         former.iter().any(|former| self.has_heard(&former.scopes, former.at))
     }
@@ -94,6 +102,8 @@ pub(super) enum How {
     Again { from: u64, pages: Pages },
     /// Only that it is gone, to those who may be showing it and must not.
     Gone { from: u64 },
+    /// To one who was told before that it is gone: that again, or its newest state where it may be seen.
+    Reminder,
 }
 
 impl How {
@@ -103,6 +113,7 @@ impl How {
             Self::Live => sequence,
             Self::Again { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
             Self::Again { from, pages: Pages::Any } | Self::Gone { from } => from,
+            Self::Reminder => u64::MAX,
         }
     }
 }
@@ -183,18 +194,33 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Writes down for the audit that it was told.
-    pub(super) fn is_told(&self, hub: &Hub, recipient: &Recipient) {
+    /// Notes for the audit that it was told.
+    pub(super) fn is_told(&self, minutes: &mut Minutes) {
         if let Some(about) = &self.about {
-            about.is_told(hub, recipient, self.loses.is_some());
+            minutes.note(about, self.loses.is_some());
         }
     }
 }
 
-impl About {
-    fn is_told(&self, hub: &Hub, recipient: &Recipient, loses: bool) {
-        let kind = if loses { ChangeKind::Delete.verb() } else { self.kind };
-        audit::told(recipient.identity.principal(), &hub.voice(self.entity).entity, &self.id, kind, &self.scopes);
+/// Who was told what, for the audit: noted under locks, and written where there are none.
+#[derive(Debug, Default)]
+pub(super) struct Minutes(Vec<About>);
+
+impl Minutes {
+    fn note(&mut self, about: &About, loses: bool) {
+        let kind = if loses { ChangeKind::Delete.verb() } else { about.kind };
+        self.0.push(About { kind, ..about.clone() });
+    }
+
+    /// Writes them down; `who` says who was told.
+    pub(super) fn write(self, hub: &Hub, who: impl FnOnce() -> Identity) {
+        if self.0.is_empty() {
+            return;
+        }
+        let who = who();
+        for About { entity, id, kind, scopes } in &self.0 {
+            audit::told(who.principal(), &hub.voice(*entity).entity, id, kind, scopes);
+        }
     }
 }
 
@@ -260,10 +286,10 @@ pub(super) struct Heard<'s> {
 }
 
 impl Heard<'_> {
-    /// Writes down for the audit that it was told.
-    pub(super) fn is_told(&self, hub: &Hub, recipient: &Recipient) {
+    /// Notes for the audit that it was told.
+    pub(super) fn is_told(&self, minutes: &mut Minutes) {
         if let Some(about) = self.about {
-            about.is_told(hub, recipient, self.loses.is_some());
+            minutes.note(about, self.loses.is_some());
         }
     }
 }
@@ -330,6 +356,7 @@ impl Hub {
                         self.once_more(record.entity, subject, &record.frame, pages)
                     }
                     How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
+                    How::Reminder => self.once_more(record.entity, subject, &record.frame, Pages::Any),
                 };
                 if subject.kind == ChangeKind::Delete {
                     (Some(moved.unwrap_or_default()), subject.kind.verb(), frame, None)
@@ -374,6 +401,9 @@ impl Hub {
         }
         let is_heard = recipient.hears(&record.scopes);
         let mut former = self.former_scopes(log, sequence, record, how);
+        if matches!(how, How::Reminder) && !is_heard {
+            return self.remind(record).map(Line::Told);
+        }
         if !is_heard && !matches!(how, How::Live) {
             // What was told to who it was before, it may be showing.
             former.push(FormerScopes { scopes: record.scopes.clone(), at: Some(sequence), is_sure: true });
@@ -386,6 +416,18 @@ impl Hub {
         let told = self.said_of(sequence, record, how, false, moved).into_told(recipient)?;
         let is_meant = !matches!(how, How::Gone { .. }) || told.loses.is_some();
         is_meant.then_some(Line::Told(told))
+    }
+
+    /// That an object is gone, to one who knows it.
+    fn remind(&self, record: &Record) -> Option<Told> {
+        let Matter::Change(subject) = &record.matter else {
+            return None;
+        };
+        let frame = match subject.kind {
+            ChangeKind::Delete => record.frame.clone(),
+            ChangeKind::Add | ChangeKind::Update => self.going(record.entity, &subject.object),
+        };
+        Some(Told { frame: Cleared(frame), loses: None, about: About::record(record, ChangeKind::Delete.verb()) })
     }
 
     /// What must be asked before a recipient is told of a change; `None` where it is told nothing in any case.
@@ -403,7 +445,11 @@ impl Hub {
         let from = how.from(sequence);
         let shown = log.shown_since(subject, from).map(|state| match state {
             None if recipient.has_heard(&record.scopes, subject.added) => Shown::Anything,
-            Some(state) if recipient.has_heard(&state.scopes, state.at) => match &state.was {
+            // Nobody can be asked any more what it saw when it was somebody else.
+            Some(state) if !recipient.hears(&state.scopes) && recipient.has_heard(&state.scopes, state.at) => {
+                Shown::Anything
+            }
+            Some(state) if recipient.hears(&state.scopes) => match &state.was {
                 Was::Object(object) => Shown::Object(object.clone()),
                 Was::Something | Was::Doubtful | Was::Gone => Shown::Anything,
             },
@@ -411,8 +457,8 @@ impl Hub {
         });
         let mut shown: Vec<Shown> = shown.collect();
         let had = !matches!(how, How::Live) && recipient.earlier.heard(&record.scopes, Some(sequence));
-        if now.is_none() && !is_deletion && had {
-            shown.push(Shown::Object(subject.object.clone()));
+        if matches!(how, How::Reminder) || (now.is_none() && !is_deletion && had) {
+            shown.push(Shown::Anything);
         }
         if now.is_none() && shown.iter().all(|shown| matches!(shown, Shown::Nothing)) {
             return None;
@@ -430,23 +476,36 @@ impl Hub {
                 How::Live => Telling::Update,
                 How::Again { pages, .. } => Telling::Again { is_known: subject.is_known_to(pages) },
                 How::Gone { .. } => Telling::Gone,
+                How::Reminder => Telling::Again { is_known: false },
             },
-            loss: Some(Loss { entity: record.entity, key: subject.key.clone(), from }),
+            loss: (!matches!(how, How::Reminder)).then(|| Loss {
+                entity: record.entity,
+                key: subject.key.clone(),
+                from,
+            }),
             whole: subject.whole,
             deletion: is_deletion.then(|| record.frame.clone()),
             about: About::record(record, subject.kind.verb()),
         })))
     }
 
-    /// A deletion, long after it happened.
-    pub(super) fn meet_tombstone(&self, sequence: u64, tombstone: &Tombstone, recipient: &Recipient) -> Option<Line> {
-        if !recipient.has_heard(&tombstone.scopes, Some(sequence)) {
+    /// A deletion, long after it happened: to those who had the object or, where somebody may be missing whatever was told
+    /// before, to `all` who have heard of it.
+    pub(super) fn meet_tombstone(
+        &self,
+        sequence: u64,
+        tombstone: &Tombstone,
+        recipient: &Recipient,
+        all: bool,
+    ) -> Option<Line> {
+        let scopes = if all { &tombstone.ever } else { &tombstone.scopes };
+        if !recipient.has_heard(scopes, Some(sequence)) {
             return None;
         }
         let voice = self.voice(tombstone.entity);
         let said = self.said_tombstone(sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
-            return said.into_told(recipient).map(Line::Told);
+            return Some(Line::Told(Told { frame: said.frame, loses: None, about: said.about }));
         };
         Some(Line::Asked(Box::new(Question {
             entity: tombstone.entity,
@@ -605,38 +664,45 @@ enum Telling {
 /// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
 #[derive(Debug)]
 pub(crate) struct Inquiry {
-    pub(super) lines: Vec<(super::again::Place, Line)>,
-    pub(super) then: super::feed::Then,
-    pub(super) version: u64,
+    pub(super) lines: Vec<(Place, Line)>,
+    /// Where it goes on, if there was no time to ask all of it.
+    pub(super) cut: Option<Place>,
+    pub(super) then: Then,
+    pub(super) version: Version,
     pub(super) identity: Identity,
 }
 
+/// Questions of one recipient that are asked at one time.
+const AT_ONCE: usize = 16;
+
 impl Inquiry {
-    /// Asks all of it, for `limit` at most. What has no answer by then is not to be seen; `failed` is told of it, with
-    /// the entity's name.
+    /// Asks all of it, each hook for `limit` at most; when it has taken that long in all, the rest is left for another
+    /// time. What has no answer is not to be seen; `failed` is told of it, with the entity's name.
     pub(crate) async fn ask(&mut self, hub: &Hub, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
-        let patience = Patience { since: Instant::now(), limit };
-        let mut answered = Vec::with_capacity(self.lines.len());
-        for (place, line) in self.lines.drain(..) {
+        let begun = Instant::now();
+        let places: Vec<Place> = self.lines.iter().map(|(place, _)| *place).collect();
+        let (identity, failed) = (&self.identity, &failed);
+        let lines = std::mem::take(&mut self.lines);
+        let answers = lines.into_iter().map(|(place, line)| async move {
             let told = match line {
                 Line::Told(told) => Some(told),
-                Line::Asked(question) => question.answer(hub, &self.identity, &patience, &failed).await,
+                Line::Asked(question) => question.answer(hub, identity, limit, failed).await,
+            };
+            (place, told)
+        });
+        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
+        let mut answered = Vec::with_capacity(places.len());
+        for next in 1..=places.len() {
+            let Some((place, told)) = answers.next().await else {
+                break;
             };
             answered.extend(told.map(|told| (place, Line::Told(told))));
+            if begun.elapsed() >= limit {
+                self.cut = places.get(next).copied();
+                break;
+            }
         }
         self.lines = answered;
-    }
-}
-
-/// How long all the hooks may take that are asked together.
-struct Patience {
-    since: Instant,
-    limit: Duration,
-}
-
-impl Patience {
-    fn left(&self) -> Duration {
-        self.limit.saturating_sub(self.since.elapsed())
     }
 }
 
@@ -645,7 +711,7 @@ impl Question {
         self,
         hub: &Hub,
         identity: &Identity,
-        patience: &Patience,
+        limit: Duration,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> Option<Told> {
         let voice = hub.voice(self.entity);
@@ -654,7 +720,7 @@ impl Question {
         let kind = if matches!(self.telling, Telling::Add) { ChangeKind::Add } else { ChangeKind::Update };
         let mut seen = None;
         if self.is_heard {
-            let answer = guarded(patience.left(), || view.seen(identity, &object)).await;
+            let answer = guarded(limit, || view.seen(identity, &object)).await;
             seen = match answer {
                 Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Some(object),
                 Ok(Ok(None)) => None,
@@ -673,7 +739,7 @@ impl Question {
             };
         }
         let (frame, loses) = match (seen, self.telling) {
-            (None, _) if !self.was_shown(view, identity, &voice.entity, patience, failed).await => return None,
+            (None, _) if !self.was_shown(view, identity, &voice.entity, limit, failed).await => return None,
             (None, _) => match self.deletion {
                 Some(frame) => (frame, self.loss),
                 None => (hub.going(self.entity, &self.object), self.loss),
@@ -681,13 +747,13 @@ impl Question {
             (Some(_), Telling::Gone) => return None,
             (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, None),
             (Some(object), Telling::Update) => {
-                match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
+                match self.has_stayed(view, identity, &voice.entity, limit, failed).await {
                     true => (voice.plainly(ChangeKind::Update, &object).frame, None),
                     false => (hub.appearing(self.entity, object.as_bytes(), self.whole), None),
                 }
             }
             (Some(object), Telling::Again { is_known }) => {
-                let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
+                let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, limit, failed).await;
                 (voice.upsert(&object, self.whole && !has_stayed), None)
             }
         };
@@ -700,7 +766,7 @@ impl Question {
         view: &View,
         identity: &Identity,
         entity: &str,
-        patience: &Patience,
+        limit: Duration,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> bool {
         for shown in &self.shown {
@@ -708,7 +774,7 @@ impl Question {
                 Shown::Nothing => false,
                 Shown::Anything => true,
                 Shown::Object(object) => {
-                    let may_see = may_see(view, identity, object, patience);
+                    let may_see = may_see(view, identity, object, limit);
                     may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(true)
                 }
             };
@@ -725,14 +791,17 @@ impl Question {
         view: &View,
         identity: &Identity,
         entity: &str,
-        patience: &Patience,
+        limit: Duration,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> bool {
+        if self.shown.is_empty() {
+            return false;
+        }
         for shown in &self.shown {
             let was_shown = match shown {
                 Shown::Nothing | Shown::Anything => false,
                 Shown::Object(object) => {
-                    let may_see = may_see(view, identity, object, patience);
+                    let may_see = may_see(view, identity, object, limit);
                     may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(false)
                 }
             };
@@ -745,9 +814,9 @@ impl Question {
 }
 
 /// Asks who may see an object as it was.
-async fn may_see(view: &View, identity: &Identity, object: &[u8], patience: &Patience) -> Result<bool, String> {
+async fn may_see(view: &View, identity: &Identity, object: &[u8], limit: Duration) -> Result<bool, String> {
     let object = String::from_utf8_lossy(object);
-    match guarded(patience.left(), || view.may_see(identity, &object)).await {
+    match guarded(limit, || view.may_see(identity, &object)).await {
         Ok(Ok(may_see)) => Ok(may_see),
         Ok(Err(error)) => Err(error.to_string()),
         Err(failure) => Err(failure.to_string()),

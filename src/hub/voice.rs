@@ -48,9 +48,22 @@ impl Voice {
         }
     }
 
-    /// What the log finds an object by.
-    pub(crate) fn key<'k>(&self, scopes: &Scopes, id: &'k str) -> Cow<'k, str> {
-        if self.has_own_ids { Cow::Owned(format!("{scopes}\n{id}")) } else { Cow::Borrowed(id) }
+    /// What the log finds an object by, whose id is unique in these scopes.
+    pub(crate) fn key<'k>(&self, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
+        if !self.has_own_ids {
+            return Cow::Borrowed(id);
+        }
+        // With their lengths, so that no two can be mistaken for each other.
+        let names = namespace.names().map(|name| format!("{}.{name}", name.len()));
+        Cow::Owned(format!("{}|{id}", names.collect::<String>()))
+    }
+
+    /// What the log may find an object by that is told to somebody who hears these scopes.
+    pub(crate) fn keys<'k>(&self, heard: &Scopes, id: &'k str) -> Vec<Cow<'k, str>> {
+        if !self.has_own_ids {
+            return vec![Cow::Borrowed(id)];
+        }
+        heard.names().map(|name| self.key(&std::iter::once(name).collect(), id)).collect()
     }
 
     /// True where some may hear or see what others may not.

@@ -47,6 +47,11 @@ pub(crate) struct WatchLimits {
     pub(crate) detached: usize,
 }
 
+/// Scopes as an application's hook is given them.
+fn names(scopes: &Scopes) -> Vec<String> {
+    scopes.names().map(str::to_owned).collect()
+}
+
 /// How long a write may go on without its client when its request has not arrived whole.
 const HALF_READ: Duration = Duration::from_secs(5);
 
@@ -312,6 +317,8 @@ impl Write {
         }
         let change = match self.load(&draft).await {
             Some(change) => Ok(change),
+            // Who may see it cannot be told from what was sent.
+            None if entity.is_filtered() => return self.untold("load", "its load hook failed"),
             None => draft.into_change(),
         };
         match change {
@@ -325,7 +332,7 @@ impl Write {
         let entity = self.watcher.publisher.entity(self.matched.route.entity);
         let hook = entity.load.as_ref()?;
         let id = draft.id()?.into_owned();
-        let failure = match guarded(self.watcher.limits.hook, || hook(id)).await {
+        let failure = match guarded(self.watcher.limits.hook, || hook(names(&self.scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
                 Some(change) => return Some(change),
                 None => "its row is no JSON object with an id".to_owned(),
@@ -354,7 +361,10 @@ impl Write {
         let told = changes.iter().map(|change| {
             let is_meant = self.matched.id.as_deref() == Some(change.id());
             let before = if is_meant { before.clone() } else { Before::Unread };
-            change.clone().told_in(scopes, &said.moved_from).after(before)
+            let change = change.clone().told_in(scopes, &said.moved_from).after(before);
+            // What moves is found where it comes to.
+            let stays = change.former_scopes().is_none() && !self.scopes.is_none();
+            if stays { change.unique_in(&self.scopes) } else { change }
         });
         if let Err(error) = self.watcher.publisher.publish(entity, &told.collect::<Vec<_>>(), began) {
             self.untold(std::mem::discriminant(&error), &error.to_string());
@@ -403,7 +413,7 @@ impl Watcher {
         let Some(load) = load.filter(|_| self.publisher.hub.lacks(entity, scopes, &id)) else {
             return Before::Unread;
         };
-        match guarded(self.limits.hook, || load(id)).await {
+        match guarded(self.limits.hook, || load(names(scopes), id)).await {
             Ok(Ok(row)) => row.map_or(Before::Absent, |row| Before::Object(row.into())),
             Ok(Err(error)) => self.load_failed(entity, &error),
             Err(failure) => self.load_failed(entity, &failure),

@@ -79,12 +79,14 @@ impl LiveWrite {
     /// }
     /// ```
     pub fn scope(&self, scope: impl Into<Box<str>>) {
+        let scope = scope.into();
         lock(&self.said).scopes.add(scope);
     }
 
     /// Says in which scope the object was until now; see [`Change::moved_from`] and the example at
     /// [`scope`](Self::scope).
     pub fn moved_from(&self, scope: impl Into<Box<str>>) {
+        let scope = scope.into();
         lock(&self.said).moved_from.add(scope);
     }
 

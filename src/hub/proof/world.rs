@@ -648,7 +648,12 @@ impl World {
         if self.privacy == Privacy::Scoped {
             rows.retain(|row| identity.scopes().any(|scope| text(row, "room") == scope));
         }
-        let rows: Vec<Change> = rows.iter().filter_map(|row| Change::update(row).ok()).collect();
+        let change = |row: &Map| {
+            let room = std::iter::once(text(row, "room")).collect::<Scopes>();
+            let scopes = if self.privacy == Privacy::Scoped { room } else { Scopes::None };
+            Some(Change::update(row).ok()?.told_in(&scopes, &Scopes::None))
+        };
+        let rows: Vec<Change> = rows.iter().filter_map(change).collect();
         // It knows what this user has seen and may not see any more.
         let gone: Vec<Change> = if self.privacy == Privacy::Open {
             self.store.deleted.iter().filter_map(|id| Change::delete(id).ok()).collect()
