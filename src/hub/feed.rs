@@ -11,7 +11,7 @@ use crate::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
         again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition},
-        hidden::{Hidden, Loss},
+        hidden::{Hidden, Mark},
         log::{Former, Log, Matter},
         session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
@@ -183,10 +183,10 @@ impl Feed {
         self.subscriptions.iter().find(|known| known.entity == entity && known.from <= sequence)
     }
 
-    /// An object goes out of its sight.
-    fn loses(&mut self, hub: &Hub, loss: &Loss, now: Instant) {
-        if let Some(subscription) = self.find(loss.entity) {
-            subscription.loses(hub, loss, now);
+    /// It was told an object, or that one has gone out of its sight.
+    fn marks(&mut self, hub: &Hub, mark: &Mark, loses: bool, now: Instant) {
+        if let Some(subscription) = self.find(mark.entity) {
+            subscription.marks(hub, mark, loses, now);
         }
     }
 
@@ -217,10 +217,12 @@ impl Subscription {
         }
     }
 
-    /// An object goes out of its sight, and it is told so again, as deletions are.
-    fn loses(&mut self, hub: &Hub, loss: &Loss, now: Instant) {
-        if hub.delivery == Delivery::Converging {
-            self.hidden().told(loss, now + hub.times.deletions_for);
+    /// What goes out of its sight it is told so again, as deletions are.
+    fn marks(&mut self, hub: &Hub, mark: &Mark, loses: bool, now: Instant) {
+        if loses && hub.delivery == Delivery::Converging {
+            self.hidden().told(mark, now + hub.times.deletions_for);
+        } else if let Some(hidden) = self.hidden.as_mut().filter(|_| !loses) {
+            hidden.shown(&mark.key);
         }
     }
 
@@ -433,7 +435,7 @@ impl Hub {
             let may_show = recipient.may_show(subject);
             let has_changed = is_filtered && !matches!(subject.former, Former::Absent);
             if is_there && may_show && (has_changed || !recipient.hears(&record.scopes)) {
-                subscription.hidden().suspect(subject.key.clone());
+                subscription.hidden().suspect(subject.key.clone(), subject.id.clone());
             }
         }
         if let Some(hidden) = &mut subscription.hidden {
@@ -565,8 +567,8 @@ impl Hub {
         let taken = subscriber.outlet.offer(&frames);
         for (_, told) in &told[..taken.frames] {
             told.is_told(minutes);
-            if let Some(loss) = &told.loses {
-                feed.loses(self, loss, now);
+            if let Some(mark) = &told.mark {
+                feed.marks(self, mark, told.loses, now);
             }
         }
         let rest = told.get(taken.frames).map(|(place, _)| *place).or(cut);
@@ -677,12 +679,13 @@ impl Hub {
         let mut due = hidden.due();
         let (mut lines, mut keys) = (Vec::new(), Vec::new());
         for (key, since) in due.by_ref().take(SHARE_RECORDS) {
-            let how = match since.until {
-                Some(_) => How::Reminder,
-                None => How::Gone { from: since.from },
-            };
             let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
-            let line = newest.and_then(|(at, record, _)| self.meet(log, at, record, recipient, how));
+            let line = match (newest, since.until) {
+                (Some((at, record, _)), Some(_)) => self.meet(log, at, record, recipient, How::Reminder),
+                (Some((at, record, _)), None) => self.meet(log, at, record, recipient, How::Gone { from: 0 }),
+                (None, Some(_)) => Some(self.remind_by_id(entity, &since.id)),
+                (None, None) => None,
+            };
             lines.extend(line.map(|line| (Place::of_row(keys.len()), line)));
             keys.push(key.clone());
         }
@@ -861,8 +864,8 @@ impl Subscriber {
         let mut minutes = Minutes::default();
         for (_, heard) in &wanted[..taken.frames] {
             heard.is_told(&mut minutes);
-            if let Some(loss) = heard.loses {
-                feed.loses(hub, loss, batch.now);
+            if let Some(mark) = heard.mark {
+                feed.marks(hub, mark, heard.loses, batch.now);
             }
         }
         feed.cursor = match wanted.get(taken.frames) {
@@ -914,8 +917,8 @@ impl Subscriber {
             hub.tally.repeats.add(taken.frames as u64);
             for heard in &heard[..taken.frames] {
                 heard.is_told(&mut minutes);
-                if let Some(loss) = heard.loses {
-                    subscription.loses(hub, loss, now);
+                if let Some(mark) = heard.mark {
+                    subscription.marks(hub, mark, heard.loses, now);
                 }
             }
             is_told = taken.frames == frames.len();

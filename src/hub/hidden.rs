@@ -1,23 +1,18 @@
 //! What one subscriber must not see, and may be showing still: objects that are there for others.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use tokio::time::Instant;
 
 use crate::hub::EntityIndex;
 
-/// That a subscriber is told that an object is gone which is there for others, or was when this one lost sight of it.
+/// An object that may be there for some and not for others.
 #[derive(Clone, Debug)]
-pub(super) struct Loss {
+pub(super) struct Mark {
     pub(super) entity: EntityIndex,
-    /// The object, as the log finds it.
+    /// What the log finds it by.
     pub(super) key: Arc<str>,
-    /// What it may be showing of it was told from this record on, or before it.
-    pub(super) from: u64,
+    pub(super) id: Arc<str>,
 }
 
 /// The objects of one subscription that are out of its sight.
@@ -28,30 +23,29 @@ pub(super) struct Hidden {
     next: Option<Arc<str>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Since {
-    pub(super) from: u64,
+    pub(super) id: Arc<str>,
     /// Until when it is told again, since a form may keep its page from hearing it. Of what only may be showing, once.
     pub(super) until: Option<Instant>,
 }
 
 impl Hidden {
     /// Something may be showing that is out of sight: it is looked at the next time.
-    pub(super) fn suspect(&mut self, key: Arc<str>) {
-        self.objects.entry(key).or_insert(Since { from: 0, until: None });
+    pub(super) fn suspect(&mut self, key: Arc<str>, id: Arc<str>) {
+        self.objects.entry(key).or_insert(Since { id, until: None });
     }
 
     /// It was told that an object is gone.
-    pub(super) fn told(&mut self, loss: &Loss, until: Instant) {
-        match self.objects.entry(loss.key.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Since { from: loss.from, until: Some(until) });
-            }
-            Entry::Occupied(mut entry) => {
-                let known = entry.get_mut();
-                known.until = Some(known.until.map_or(until, |earlier| earlier.max(until)));
-            }
-        }
+    pub(super) fn told(&mut self, mark: &Mark, until: Instant) {
+        let known = self.objects.entry(mark.key.clone());
+        let known = known.or_insert_with(|| Since { id: mark.id.clone(), until: None });
+        known.until = Some(known.until.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// It was told an object: that is in its sight.
+    pub(super) fn shown(&mut self, key: &str) {
+        self.objects.remove(key);
     }
 
     /// Begins to tell all of it again, but for what that was long ago.
@@ -73,10 +67,10 @@ impl Hidden {
     }
 
     /// What is to be told next.
-    pub(super) fn due(&self) -> impl Iterator<Item = (&Arc<str>, Since)> {
+    pub(super) fn due(&self) -> impl Iterator<Item = (&Arc<str>, &Since)> {
         let from = self.next.iter();
         let range = |from| self.objects.range::<Arc<str>, _>((Bound::Included(from), Bound::Unbounded));
-        from.flat_map(range).map(|(key, since)| (key, *since))
+        from.flat_map(range)
     }
 
     /// It goes on from there.
@@ -91,31 +85,32 @@ mod tests {
 
     use super::*;
 
-    fn due(hidden: &Hidden) -> Vec<(&str, u64)> {
-        hidden.due().map(|(key, since)| (&**key, since.from)).collect()
+    fn due(hidden: &Hidden) -> Vec<&str> {
+        hidden.due().map(|(key, _)| &**key).collect()
     }
 
-    fn loss(key: &str, from: u64) -> Loss {
-        Loss { entity: EntityIndex(0), key: key.into(), from }
+    fn mark(key: &str) -> Mark {
+        Mark { entity: EntityIndex(0), key: key.into(), id: key.into() }
     }
 
     #[test]
     fn what_was_told_is_told_again_for_a_while_and_what_is_suspected_once() {
         let (mut hidden, now) = (Hidden::default(), Instant::now());
         let later = |seconds| now + Duration::from_secs(seconds);
-        hidden.suspect("a".into());
-        hidden.suspect("b".into());
-        hidden.told(&loss("c", 7), later(20));
+        ["a", "b"].into_iter().for_each(|key| hidden.suspect(key.into(), key.into()));
+        hidden.told(&mark("c"), later(20));
+        hidden.told(&mark("d"), later(20));
         assert!(!hidden.is_due());
         hidden.look();
-        assert_eq!(due(&hidden), [("a", 0), ("b", 0), ("c", 7)]);
-        hidden.told(&loss("a", 3), later(10));
-        hidden.told(&loss("c", 9), later(18));
+        assert_eq!(due(&hidden), ["a", "b", "c", "d"]);
+        hidden.told(&mark("a"), later(10));
+        hidden.told(&mark("c"), later(18));
+        hidden.shown("d");
         hidden.go_on(Some("c".into()));
-        assert_eq!(due(&hidden), [("c", 7)]);
+        assert_eq!(due(&hidden), ["c"]);
         hidden.go_on(None);
         assert!(!hidden.is_due());
-        for (seconds, expected) in [(5, &[("a", 0), ("c", 7)][..]), (15, &[("c", 7)]), (20, &[])] {
+        for (seconds, expected) in [(5, &["a", "c"][..]), (15, &["c"]), (20, &[])] {
             hidden.begin(later(seconds));
             assert_eq!(due(&hidden), expected, "{seconds}");
         }
@@ -124,11 +119,11 @@ mod tests {
     #[test]
     fn what_is_suspected_stays_until_it_was_looked_at() {
         let (mut hidden, now) = (Hidden::default(), Instant::now());
-        ["a", "b", "c"].into_iter().for_each(|key| hidden.suspect(key.into()));
+        ["a", "b", "c"].into_iter().for_each(|key| hidden.suspect(key.into(), key.into()));
         hidden.look();
         hidden.go_on(Some("b".into()));
         hidden.begin(now);
-        assert_eq!(due(&hidden), [("b", 0), ("c", 0)]);
+        assert_eq!(due(&hidden), ["b", "c"]);
         hidden.go_on(None);
         hidden.begin(now);
         assert!(!hidden.is_due());

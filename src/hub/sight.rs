@@ -17,10 +17,10 @@ use crate::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
         again::Place,
         feed::{Then, Version},
-        hidden::Loss,
+        hidden::Mark,
         log::{self, Log, Matter, Record, State, Subject, Tombstone, Was},
     },
-    object::Object,
+    object::{Object, quoted},
     observe::audit,
     protocol,
     scope::{Earlier, Scopes},
@@ -188,8 +188,10 @@ impl About {
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) frame: Cleared,
+    /// The object it is about, where that is not for everyone.
+    pub(super) mark: Option<Box<Mark>>,
     /// It goes out of sight.
-    pub(super) loses: Option<Box<Loss>>,
+    pub(super) loses: bool,
     about: Option<Box<About>>,
 }
 
@@ -197,7 +199,7 @@ impl Told {
     /// Notes for the audit that it was told.
     pub(super) fn is_told(&self, minutes: &mut Minutes) {
         if let Some(about) = &self.about {
-            minutes.note(about, self.loses.is_some());
+            minutes.note(about, self.loses);
         }
     }
 }
@@ -253,6 +255,8 @@ pub(super) struct Said {
     deletion: Option<Former>,
     frame: Cleared,
     moved: Option<Box<Moved>>,
+    /// Where it is not for everyone.
+    mark: Option<Box<Mark>>,
     about: Option<Box<About>>,
 }
 
@@ -274,14 +278,15 @@ struct Moved {
     from: Former,
     appears: Cleared,
     goes: Cleared,
-    loss: Loss,
 }
 
 /// What somebody hears of it.
 pub(super) struct Heard<'s> {
     pub(super) frame: &'s Cleared,
+    /// The object it is about, where that is not for everyone.
+    pub(super) mark: Option<&'s Mark>,
     /// It goes out of sight.
-    pub(super) loses: Option<&'s Loss>,
+    pub(super) loses: bool,
     about: Option<&'s About>,
 }
 
@@ -289,7 +294,7 @@ impl Heard<'_> {
     /// Notes for the audit that it was told.
     pub(super) fn is_told(&self, minutes: &mut Minutes) {
         if let Some(about) = self.about {
-            minutes.note(about, self.loses.is_some());
+            minutes.note(about, self.loses);
         }
     }
 }
@@ -297,25 +302,26 @@ impl Heard<'_> {
 impl Said {
     /// What this recipient hears of it.
     pub(super) fn to(&self, recipient: &Recipient) -> Option<Heard<'_>> {
-        let heard = |frame, loses| Some(Heard { frame, loses, about: self.about.as_deref() });
+        let (mark, about) = (self.mark.as_deref(), self.about.as_deref());
+        let heard = |frame, loses| Some(Heard { frame, mark, loses, about });
         let hears = recipient.hears(&self.scopes);
         if let Some(former) = &self.deletion {
             let is_meant = hears || recipient.has_heard_any(former);
-            return if is_meant { heard(&self.frame, None) } else { None };
+            return if is_meant { heard(&self.frame, false) } else { None };
         }
         let Some(moved) = &self.moved else {
-            return if hears { heard(&self.frame, None) } else { None };
+            return if hears { heard(&self.frame, false) } else { None };
         };
         if hears {
             let stays = moved.from.iter().all(|former| former.is_sure && recipient.hears(&former.scopes));
-            return heard(if stays { &self.frame } else { &moved.appears }, None);
+            return heard(if stays { &self.frame } else { &moved.appears }, false);
         }
-        if recipient.has_heard_any(&moved.from) { heard(&moved.goes, Some(&moved.loss)) } else { None }
+        if recipient.has_heard_any(&moved.from) { heard(&moved.goes, true) } else { None }
     }
 
     fn into_told(self, recipient: &Recipient) -> Option<Told> {
         let Heard { frame, loses, .. } = self.to(recipient)?;
-        Some(Told { frame: frame.clone(), loses: loses.cloned().map(Box::new), about: self.about })
+        Some(Told { frame: frame.clone(), loses, mark: self.mark, about: self.about })
     }
 }
 
@@ -328,7 +334,7 @@ impl Hub {
         let only_slowly = is_asked_for || is_filtered;
         let former = if only_slowly { Vec::new() } else { self.former_scopes(log, sequence, record, how) };
         let moved = former.iter().any(|former| former.scopes != record.scopes).then_some(former);
-        self.said_of(sequence, record, how, only_slowly, moved)
+        self.said_of(record, how, only_slowly, moved)
     }
 
     /// The scopes an object was told in before, where that may matter.
@@ -347,7 +353,7 @@ impl Hub {
         }
     }
 
-    fn said_of(&self, sequence: u64, record: &Record, how: How, only_slowly: bool, moved: Option<Former>) -> Said {
+    fn said_of(&self, record: &Record, how: How, only_slowly: bool, moved: Option<Former>) -> Said {
         let (deletion, kind, frame, moved) = match &record.matter {
             Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
             Matter::Change(subject) => {
@@ -366,7 +372,6 @@ impl Hub {
                             from,
                             appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
                             goes: Cleared(self.going(record.entity, &subject.object)),
-                            loss: Loss { entity: record.entity, key: subject.key.clone(), from: how.from(sequence) },
                         })
                     });
                     (None, subject.kind.verb(), frame, moved)
@@ -380,6 +385,7 @@ impl Hub {
             deletion,
             frame: Cleared(frame),
             moved,
+            mark: self.mark(record),
             about: About::record(record, kind),
         }
     }
@@ -413,9 +419,38 @@ impl Hub {
             return None;
         }
         let moved = former.iter().any(|former| former.scopes != record.scopes || !is_heard).then_some(former);
-        let told = self.said_of(sequence, record, how, false, moved).into_told(recipient)?;
-        let is_meant = !matches!(how, How::Gone { .. }) || told.loses.is_some();
+        let told = self.said_of(record, how, false, moved).into_told(recipient)?;
+        let is_meant = !matches!(how, How::Gone { .. }) || told.loses;
         is_meant.then_some(Line::Told(told))
+    }
+
+    /// The object of a record, where that is not for everyone.
+    fn mark(&self, record: &Record) -> Option<Box<Mark>> {
+        match &record.matter {
+            Matter::Change(subject) if self.voice(record.entity).is_choosy() => {
+                let (key, id) = (subject.key.clone(), subject.id.clone());
+                Some(Box::new(Mark { entity: record.entity, key, id }))
+            }
+            Matter::Change(_) | Matter::Message | Matter::Refresh => None,
+        }
+    }
+
+    /// The object of a row, as far as the log could find it.
+    fn mark_of_row(&self, entity: EntityIndex, row: &Row, recipient: &Recipient) -> Option<Mark> {
+        let voice = self.voice(entity);
+        let mut keys = voice.keys(recipient.identity.hears(), &row.id).into_iter();
+        let (key, None, true) = (keys.next()?, keys.next(), voice.is_choosy()) else {
+            return None;
+        };
+        Some(Mark { entity, key: Arc::from(&*key), id: Arc::from(&*row.id) })
+    }
+
+    /// That an object is gone which the log does not know any more, to one who was told so before.
+    pub(super) fn remind_by_id(&self, entity: EntityIndex, id: &Arc<str>) -> Line {
+        let kind = ChangeKind::Delete.verb();
+        let about = audit::is_on().then(|| Box::new(About { entity, id: id.clone(), kind, scopes: Scopes::None }));
+        let frame = Cleared(self.going_by_id(entity, &quoted(id)));
+        Line::Told(Told { frame, mark: None, loses: false, about })
     }
 
     /// That an object is gone, to one who knows it.
@@ -427,7 +462,9 @@ impl Hub {
             ChangeKind::Delete => record.frame.clone(),
             ChangeKind::Add | ChangeKind::Update => self.going(record.entity, &subject.object),
         };
-        Some(Told { frame: Cleared(frame), loses: None, about: About::record(record, ChangeKind::Delete.verb()) })
+        let about = About::record(record, ChangeKind::Delete.verb());
+        // It is no new loss.
+        Some(Told { frame: Cleared(frame), mark: None, loses: false, about })
     }
 
     /// What must be asked before a recipient is told of a change; `None` where it is told nothing in any case.
@@ -476,13 +513,9 @@ impl Hub {
                 How::Live => Telling::Update,
                 How::Again { pages, .. } => Telling::Again { is_known: subject.is_known_to(pages) },
                 How::Gone { .. } => Telling::Gone,
-                How::Reminder => Telling::Again { is_known: false },
+                How::Reminder => Telling::Reminder,
             },
-            loss: (!matches!(how, How::Reminder)).then(|| Loss {
-                entity: record.entity,
-                key: subject.key.clone(),
-                from,
-            }),
+            mark: self.mark(record),
             whole: subject.whole,
             deletion: is_deletion.then(|| record.frame.clone()),
             about: About::record(record, subject.kind.verb()),
@@ -505,7 +538,7 @@ impl Hub {
         let voice = self.voice(tombstone.entity);
         let said = self.said_tombstone(sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
-            return Some(Line::Told(Told { frame: said.frame, loses: None, about: said.about }));
+            return Some(Line::Told(Told { frame: said.frame, mark: None, loses: false, about: said.about }));
         };
         Some(Line::Asked(Box::new(Question {
             entity: tombstone.entity,
@@ -513,7 +546,7 @@ impl Hub {
             is_heard: false,
             shown: vec![Shown::Object(Bytes::copy_from_slice(last))],
             telling: Telling::Again { is_known: false },
-            loss: None,
+            mark: None,
             whole: false,
             deletion: Some(said.frame.into_frame()),
             about: said.about,
@@ -532,6 +565,7 @@ impl Hub {
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
             deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
+            mark: None,
             frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
             moved: None,
             about,
@@ -551,7 +585,12 @@ impl Hub {
             RowKind::Object => ChangeKind::Update.verb(),
             RowKind::Gone => ChangeKind::Delete.verb(),
             RowKind::Marker => {
-                return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), loses: None, about: None }));
+                return Some(Line::Told(Told {
+                    frame: Cleared(row.frame.clone()),
+                    mark: None,
+                    loses: false,
+                    about: None,
+                }));
             }
         };
         let about = audit::is_on().then(|| {
@@ -559,6 +598,7 @@ impl Hub {
             Box::new(About { entity, id, kind, scopes })
         });
         let is_gone = row.kind == RowKind::Gone;
+        let mark = self.mark_of_row(entity, row, recipient).map(Box::new);
         let is_filtered = self.voice(entity).view.is_some();
         let (object, is_heard, shown) = match (since.filter(|_| is_gone), &row.object) {
             // It is there again; for those who may see it.
@@ -569,7 +609,9 @@ impl Hub {
             (_, Some(object)) if is_gone => (object, false, vec![Shown::Object(object.clone())]),
             (_, Some(object)) => (object, true, Vec::new()),
             // What the store says is gone, it says to this identity.
-            (_, None) => return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), loses: None, about })),
+            (_, None) => {
+                return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), mark, loses: is_gone, about }));
+            }
         };
         Some(Line::Asked(Box::new(Question {
             entity,
@@ -577,7 +619,7 @@ impl Hub {
             is_heard,
             shown,
             telling: if is_gone { Telling::Gone } else { Telling::Again { is_known: false } },
-            loss: None,
+            mark,
             whole: true,
             deletion: is_gone.then(|| row.frame.clone()),
             about,
@@ -633,8 +675,7 @@ pub(super) struct Question {
     /// What the recipient may have been shown of it.
     shown: Vec<Shown>,
     telling: Telling,
-    /// How it goes out of sight, as far as the log tells.
-    loss: Option<Loss>,
+    mark: Option<Box<Mark>>,
     whole: bool,
     /// What tells that it is gone for everybody.
     deletion: Option<Bytes>,
@@ -659,6 +700,8 @@ enum Telling {
     },
     /// Only that it is gone, if it is to be.
     Gone,
+    /// That it is gone, once more, or what it is if it may be seen again.
+    Reminder,
 }
 
 /// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
@@ -741,23 +784,26 @@ impl Question {
         let (frame, loses) = match (seen, self.telling) {
             (None, _) if !self.was_shown(view, identity, &voice.entity, limit, failed).await => return None,
             (None, _) => match self.deletion {
-                Some(frame) => (frame, self.loss),
-                None => (hub.going(self.entity, &self.object), self.loss),
+                Some(frame) => (frame, true),
+                None => (hub.going(self.entity, &self.object), true),
             },
             (Some(_), Telling::Gone) => return None,
-            (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, None),
+            (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole), false),
+            (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
             (Some(object), Telling::Update) => {
                 match self.has_stayed(view, identity, &voice.entity, limit, failed).await {
-                    true => (voice.plainly(ChangeKind::Update, &object).frame, None),
-                    false => (hub.appearing(self.entity, object.as_bytes(), self.whole), None),
+                    true => (voice.plainly(ChangeKind::Update, &object).frame, false),
+                    false => (hub.appearing(self.entity, object.as_bytes(), self.whole), false),
                 }
             }
             (Some(object), Telling::Again { is_known }) => {
                 let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, limit, failed).await;
-                (voice.upsert(&object, self.whole && !has_stayed), None)
+                (voice.upsert(&object, self.whole && !has_stayed), false)
             }
         };
-        Some(Told { frame: Cleared(frame), loses: loses.map(Box::new), about: self.about })
+        // To be reminded is no new loss.
+        let is_new = !(loses && matches!(self.telling, Telling::Reminder));
+        Some(Told { frame: Cleared(frame), mark: self.mark.filter(|_| is_new), loses, about: self.about })
     }
 
     /// Whether the recipient may be showing the object. A hook that fails does not know, and so it may.
