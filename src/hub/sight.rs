@@ -378,6 +378,7 @@ impl Hub {
                 }
             }
         };
+        let is_deletion = deletion.is_some();
         Said {
             entity: record.entity,
             only_slowly,
@@ -385,7 +386,8 @@ impl Hub {
             deletion,
             frame: Cleared(frame),
             moved,
-            mark: self.mark(record),
+            // That it is gone puts nothing into sight.
+            mark: if is_deletion { None } else { self.mark(record) },
             about: About::record(record, kind),
         }
     }
