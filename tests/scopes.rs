@@ -119,7 +119,9 @@ async fn what_a_request_says_is_its_scope_where_the_handler_says_nothing() {
     let server = Server::layered(&live.layer(), async |request: Request<RequestBody<Incoming>>| {
         let write = request.extensions().get::<LiveWrite>().cloned();
         if request.headers().contains_key("x-moved") {
-            write.unwrap().scope("south");
+            let write = write.unwrap();
+            write.scope("south");
+            write.moved_from("north");
         }
         usual(request).await
     });
@@ -132,7 +134,6 @@ async fn what_a_request_says_is_its_scope_where_the_handler_says_nothing() {
         }
         server.send(request.body(EVENT).unwrap()).await;
     }
-    // It was in the north before.
     assert_eq!(heard(&mut ann, &live, &["north"]).await, ["update standup", r#"delete "7""#]);
     assert_eq!(heard(&mut cid, &live, &["south"]).await, ["add standup"]);
 }
@@ -270,7 +271,93 @@ async fn the_handler_says_where_an_object_was_that_the_log_does_not_know() {
     let (mut ann, mut ben) = (page(&server, "ann@a").await, page(&server, "ben@b").await);
     server.write(Method::PUT, "/a/events/7", EVENT).await;
     assert_eq!(heard(&mut ann, &live, &["a"]).await, [r#"delete "7""#]);
-    assert_eq!(heard(&mut ben, &live, &["b"]).await, ["update standup"]);
+    assert_eq!(heard(&mut ben, &live, &["b"]).await, ["add standup"], "it is new there");
+}
+
+/// A handler that answers every write with a success, whether or not it was allowed to change anything.
+#[tokio::test(start_paused = true)]
+async fn what_one_tenant_writes_tells_nothing_of_an_object_of_another() {
+    for delivery in [Delivery::Plain, Delivery::Converging] {
+        let tenant = |request: &Parts| request.headers.get("x-tenant").map(|it| it.to_str().unwrap().to_owned());
+        let live = live(Entity::scheduler("/events").scope_from(tenant), delivery);
+        let server = Server::layered(&live.layer(), usual);
+        let (mut ann, mut cid) = (page(&server, "ann@north").await, page(&server, "cid@south").await);
+        let write = async |tenant: &str, method: Method, path: &str, body: &str| {
+            let request = Request::builder().method(method).uri(path).header("x-tenant", tenant);
+            let request = request.header("content-type", "application/json").body(body.to_owned()).unwrap();
+            assert_eq!(server.send(request).await.status(), 200);
+        };
+        let secret = EVENT.replace("standup", "secret");
+        write("north", Method::POST, "/events", &secret).await;
+        write("south", Method::PUT, "/events/17", r#"{"text":"forged"}"#).await;
+        write("south", Method::PATCH, "/events/17", r#"{"text":"forged"}"#).await;
+        write("south", Method::DELETE, "/events/17", "").await;
+        write("north", Method::PUT, "/events/17", r#"{"text":"still secret"}"#).await;
+        assert_eq!(heard(&mut ann, &live, &["north"]).await, ["add secret", "update still secret"], "{delivery:?}");
+        let at_cid = heard(&mut cid, &live, &["south"]).await;
+        assert!(at_cid.iter().all(|told| !told.contains("secret") && !told.starts_with("add")), "{at_cid:?}");
+        // An object of theirs with the same id is as untouched, whatever is told again.
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        for (page, own, word) in [(&mut ann, "north", "secret"), (&mut cid, "south", "")] {
+            let later = heard(page, &live, &[own]).await;
+            let is_fine = |told: &String| if word.is_empty() { !told.contains("secret") } else { told.contains(word) };
+            assert!(later.iter().all(is_fine), "{delivery:?} {own} {later:?}");
+        }
+    }
+}
+
+/// While a create of one tenant is on its way, another names the id that it will get.
+#[tokio::test]
+async fn an_add_is_told_where_it_belongs_whoever_has_named_its_id_meanwhile() {
+    for entity in
+        [Entity::scheduler("/{tenant}/events").scope_param("tenant"), Entity::scheduler("/{tenant}/events").scoped()]
+    {
+        let live = live(entity, Delivery::Converging);
+        let publish = live.clone();
+        let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| {
+            let live = publish.clone();
+            async move {
+                if let Some(write) = request.extensions().get::<LiveWrite>() {
+                    write.scope("north");
+                }
+                live.publish("events", Change::update(&event(17, "forged")).unwrap().scope("south")).unwrap();
+                live.publish("events", Change::delete(17).unwrap().scope("south")).unwrap();
+                anywhere(request).await
+            }
+        });
+        let mut ann = page(&server, "ann@north").await;
+        server.write(Method::POST, "/north/events", EVENT).await;
+        assert_eq!(heard(&mut ann, &live, &["north"]).await, ["add standup"]);
+    }
+}
+
+#[test]
+fn a_load_hook_must_know_whose_row_it_reads() {
+    let row = async |(), _: String| Ok::<_, std::convert::Infallible>(None::<Value>);
+    let build = |entity| LiveUpdates::builder("/api/v1").allow_anonymous().entity(entity).build();
+    let scoped = || Entity::scheduler("/{tenant}/events").scope_param("tenant");
+    let error = build(scoped().load((), row)).unwrap_err();
+    assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_in"), "{error}");
+    assert!(build(Entity::scheduler("/events").scoped().load((), row)).is_ok(), "the handler says the scope");
+    let row = async |(), _: Vec<String>, _: String| Ok::<_, std::convert::Infallible>(None::<Value>);
+    assert!(build(scoped().load_in((), row)).is_ok());
+}
+
+#[tokio::test]
+async fn a_load_hook_is_given_the_scopes_of_the_request() {
+    let row = async |(), scopes: Vec<String>, id: String| {
+        let row = (scopes == ["north"]).then(|| event(id.parse().unwrap(), "the north's"));
+        Ok::<_, std::convert::Infallible>(row)
+    };
+    let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_in((), row);
+    let live = live(entity, Delivery::Plain);
+    let server = Server::layered(&live.layer(), anywhere);
+    let (mut ann, mut cid) = (page(&server, "ann@north").await, page(&server, "cid@south").await);
+    for tenant in ["north", "south"] {
+        server.write(Method::PUT, &format!("/{tenant}/events/7"), EVENT).await;
+    }
+    assert_eq!(heard(&mut ann, &live, &["north"]).await, ["update the north's"]);
+    assert_eq!(heard(&mut cid, &live, &["south"]).await, [r#"delete "7""#]);
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ use support::{
     json as answer, read, usual,
 };
 use tower_live_updates::{
-    AuthError, AuthRequest, Builder, Change, Delivery, Entity, Identity, LiveUpdates, Ready, RequestBody, Snapshot,
+    AuthError, AuthRequest, Builder, Change, ConfigError, Delivery, Entity, Identity, LiveUpdates, Ready, RequestBody,
+    Snapshot,
 };
 
 const NOTHING: [&str; 0] = [];
@@ -51,8 +52,13 @@ fn of(id: u32, text: &str, only: Option<&str>) -> Value {
     event
 }
 
+/// What is told here is published by hand; a hook that reads rows back is needed all the same.
+async fn no_rows((): (), _: String) -> Result<Option<Value>, Infallible> {
+    Ok(None)
+}
+
 fn by_owner() -> Entity {
-    Entity::scheduler("/events").visible((), async |(), user: Identity, event: Event| {
+    Entity::scheduler("/events").load((), no_rows).visible((), async |(), user: Identity, event: Event| {
         Ok::<_, Infallible>(event.only.is_none_or(|only| only == user.principal()))
     })
 }
@@ -79,15 +85,13 @@ impl World {
             Kept::ByScope => Entity::scheduler("/events").scoped(),
             Kept::ByView => by_owner(),
         };
-        // Where a view filters, the application need not.
-        let read = async move |(rows, kept): (Arc<Mutex<Vec<Value>>>, Kept), user: Identity| {
-            let mut rows = rows.lock().unwrap().clone();
-            if kept == Kept::ByScope {
-                rows.retain(|row| row["only"].as_str().is_none_or(|only| only == user.principal()));
-            }
-            Ok::<_, Infallible>(Snapshot::new(rows))
+        // The application need not filter.
+        let read = async |rows: Arc<Mutex<Vec<Value>>>, _: Identity| {
+            let rows = rows.lock().unwrap().clone();
+            let scope = |row: &Value| [row["only"].as_str().unwrap_or("all").to_owned()];
+            Ok::<_, Infallible>(Snapshot::new(rows).scoped_by(scope))
         };
-        let entity = entity.snapshot((rows.clone(), kept), read);
+        let entity = entity.snapshot(rows.clone(), read);
         let live = builder().log_records(log_records).entity(entity).build().unwrap();
         Self { live, rows, kept }
     }
@@ -292,7 +296,7 @@ async fn a_projection_keeps_fields_from_others_and_leaves_ids_alone() {
         row["notes"] = "hush".into();
         Ok::<_, Infallible>(Snapshot::new([row]))
     };
-    let entity = Entity::scheduler("/events").project((), notes).snapshot((), rows);
+    let entity = Entity::scheduler("/events").load((), no_rows).project((), notes).snapshot((), rows);
     let live = builder().entity(entity).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let (mut at_ann, mut at_ben) = (page(&server, "ann").await, page(&server, "ben").await);
@@ -317,11 +321,13 @@ async fn a_projection_keeps_fields_from_others_and_leaves_ids_alone() {
 #[tokio::test(start_paused = true)]
 async fn what_a_projection_must_not_answer_is_not_sent() {
     let wrong = Arc::new(Mutex::new(json!({})));
-    let entity =
-        Entity::scheduler("/events").project(wrong.clone(), async |wrong: Arc<Mutex<Value>>, user, _: Value| {
+    let entity = Entity::scheduler("/events").load((), no_rows).project(
+        wrong.clone(),
+        async |wrong: Arc<Mutex<Value>>, user, _: Value| {
             let _: Identity = user;
             Ok::<_, Infallible>(wrong.lock().unwrap().clone())
-        });
+        },
+    );
     let live = builder().delivery(Delivery::Plain).entity(entity).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut tab = Client::load_with(&server, Way::AnyStream, "ben").await.open().await;
@@ -338,21 +344,15 @@ async fn what_a_projection_must_not_answer_is_not_sent() {
     assert_eq!(tab.heard().await, ["add 7 fine"]);
 }
 
-/// What was there before a write that the log knows nothing of.
 #[tokio::test(start_paused = true)]
 async fn before_a_write_the_row_is_read_that_the_log_does_not_know() {
-    for has_load in [true, false] {
-        let stored = Arc::new(Mutex::new(of(7, "private", Some("ann"))));
-        let mut entity = by_owner();
-        if has_load {
-            entity = entity.load(stored.clone(), async |stored: Arc<Mutex<Value>>, _| {
-                Ok::<_, Infallible>(Some(stored.lock().unwrap().clone()))
-            });
-        }
+    for was in [Some("ann"), None] {
+        let stored = Arc::new(Mutex::new(of(7, "before", was)));
+        let row = async |stored: Arc<Mutex<Value>>, _| Ok::<_, Infallible>(Some(stored.lock().unwrap().clone()));
+        let entity = by_owner().load(stored.clone(), row);
         let live = builder().delivery(Delivery::Plain).entity(entity).build().unwrap();
-        let store = stored.clone();
         let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| {
-            let store = store.clone();
+            let store = stored.clone();
             async move {
                 let mut row: Value = serde_json::from_slice(&read(request).await.unwrap()).unwrap();
                 row["id"] = 7.into();
@@ -361,23 +361,34 @@ async fn before_a_write_the_row_is_read_that_the_log_does_not_know() {
             }
         });
         let mut tab = Client::load_with(&server, Way::AnyStream, "ben").await.open().await;
-        let body = of(7, "still private", Some("ann")).to_string();
-        server.write(Method::PUT, "/events/7", &body).await;
-        let expected: &[&str] = if has_load { &[] } else { &["delete 7"] };
-        assert_eq!(tab.heard().await, expected, "without a load hook nobody knows, and he may be showing it");
+        server.write(Method::PUT, "/events/7", &of(7, "private", Some("ann")).to_string()).await;
+        let expected: &[&str] = if was.is_some() { &[] } else { &["delete 7"] };
+        assert_eq!(tab.heard().await, expected, "{was:?}");
     }
+}
+
+#[test]
+fn who_may_see_a_row_is_not_found_out_without_the_row() {
+    let build = |entity: Entity| builder().entity(entity).build();
+    let sees = async |(), _: Identity, _: Value| Ok::<_, Infallible>(true);
+    let error = build(Entity::scheduler("/events").visible((), sees)).unwrap_err();
+    assert!(matches!(error, ConfigError::ViewWithoutLoad(_)) && error.to_string().contains("load hook"), "{error}");
+    assert!(build(Entity::new("events").visible((), sees)).is_ok(), "what is published by hand is whole");
+    assert!(build(Entity::scheduler("/events").visible((), sees).load((), no_rows)).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn pages_that_wait_for_an_answer_hold_nobody_up() {
     let is_slow = Arc::new(AtomicBool::new(true));
-    let entity =
-        Entity::scheduler("/events").visible(is_slow, async |is_slow: Arc<AtomicBool>, user: Identity, _: Value| {
+    let entity = Entity::scheduler("/events").load((), no_rows).visible(
+        is_slow,
+        async |is_slow: Arc<AtomicBool>, user: Identity, _: Value| {
             if user.principal() == "ben" && is_slow.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_secs(3)).await;
             }
             Ok::<_, Infallible>(true)
-        });
+        },
+    );
     let live = builder().delivery(Delivery::Plain).entity(entity).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let [mut at_ann, mut at_ben] = [
@@ -388,8 +399,6 @@ async fn pages_that_wait_for_an_answer_hold_nobody_up() {
     live.publish_many("events", changes).unwrap();
     assert_eq!(at_ann.heard().await, ["add 1 x", "add 2 x"]);
     assert_eq!(at_ben.heard().await, NOTHING);
-    let late: Vec<String> = at_ben.hears_in(7.0).await;
-    // The second question has no time left: that means no.
-    assert_eq!(late, ["add 1 x"]);
-    assert_eq!(live.stats().hooks_failed, 1);
+    assert_eq!(at_ben.hears_in(4.0).await, ["add 1 x", "add 2 x"]);
+    assert_eq!(live.stats().hooks_failed, 0);
 }

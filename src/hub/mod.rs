@@ -655,7 +655,7 @@ impl Hub {
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
         match (change.kind(), known) {
             (ChangeKind::Delete, _) => self.deleted(log, entity, change, scopes, known),
-            (ChangeKind::Update, Some(known)) if !change.is_whole() && self.may_merge(log, entity, change) => {
+            (ChangeKind::Update, Some(known)) if !change.is_whole() => {
                 let earlier = Object::parse(&known.object).unwrap_or_default();
                 let later = Object::of(change.object()).unwrap_or_default();
                 let object = earlier.overlaid(later).to_json();
@@ -677,15 +677,6 @@ impl Hub {
         };
         let came = self.voice(record.entity).is_scoped && record.scopes != state.scopes;
         (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
-    }
-
-    /// Whether what the log knows of an object may be told with a change that holds a part of it: to nobody who has not
-    /// heard of it, unless it is said to have moved there.
-    fn may_merge(&self, log: &Log, entity: EntityIndex, change: &Change) -> bool {
-        let voice = self.voice(entity);
-        let key = voice.key(change.namespace(), change.id());
-        let told_in = log.newest_record(entity, &key).map(|(_, record, _)| &record.scopes);
-        !voice.is_scoped || !change.former_scopes().is_none() || told_in == Some(change.scopes())
     }
 
     /// A deletion is told where it is said to be told, and to those who have the object.
