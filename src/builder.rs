@@ -308,8 +308,8 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Lets pages talk to the endpoint whose origin, in lower case, this predicate accepts. A panic in it means no. A
-    /// second call replaces the first one's predicate.
+    /// Lets pages talk to the endpoint whose origin, in lower case, this predicate accepts. A panic in it is counted and
+    /// means no. A second call replaces the first one's predicate.
     ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
