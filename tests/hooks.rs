@@ -23,6 +23,7 @@ use support::{
 use tokio::time::Instant;
 use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready, Snapshot};
 
+const NOTHING: [&str; 0] = [];
 /// What a hook may take.
 const LIMIT: f64 = 2.0;
 
@@ -189,6 +190,24 @@ async fn a_page_that_comes_back_meanwhile_is_told_what_it_missed_when_somebody_c
         assert!(missed.iter().all(|told| heard.contains(told)), "{failure:?}: {heard:?}");
         publish(&live, [updated(1, "on")]);
         assert!(ann.heard().await.contains(&"update 1 on".to_owned()), "{failure:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_came_while_nobody_could_say_is_there_with_the_next_repeat() {
+    for (failure, hook) in FAILURES.into_iter().flat_map(|failure| [(failure, "visible"), (failure, "project")]) {
+        let case = format!("{hook} {failure:?}");
+        let trouble = Trouble::default();
+        let (live, server) = serve(builder(about_ann(hook, &trouble))).await;
+        let mut ann = page(&server, Way::Tcp, "ann").await;
+        trouble.begins(failure);
+        publish(&live, [added(1, "new")]);
+        assert_eq!(ann.hears_in(failure.takes() + 0.1).await, NOTHING, "{case}");
+        // Longer than what went out of sight is told again.
+        wait(20.0 * 60.0).await;
+        assert!(!ann.heard().await.iter().any(|told| told.contains("new")), "{case}");
+        trouble.ends();
+        assert_eq!(ann.hears_in(31.0).await, upserts(&[(1, "new")]), "{case}");
     }
 }
 

@@ -476,9 +476,14 @@ impl Hub {
 
     /// Tells what an inquiry has come to; nothing, where something has changed since then.
     pub(crate) fn tell(&self, subscriber: &Subscriber, inquiry: Inquiry, now: Instant) -> Progress {
-        let feed = lock(&subscriber.feed);
+        let mut feed = lock(&subscriber.feed);
         if feed.version != inquiry.version || feed.way == Way::Left {
             return Progress::More;
+        }
+        for loss in &inquiry.unknown {
+            if let Some(subscription) = feed.find(loss.entity) {
+                subscription.hidden().unknown(loss, now + self.times.deletions_for);
+            }
         }
         self.tell_lines(subscriber, feed, inquiry.lines, inquiry.then, now)
     }
@@ -498,7 +503,7 @@ impl Hub {
                 Line::Told(it) => told.push((*place, it)),
                 Line::Asked(_) => {
                     let (version, identity) = (feed.version, feed.recipient.identity.clone());
-                    return Progress::Unsure(Inquiry { lines, then, version, identity });
+                    return Progress::Unsure(Inquiry { lines, then, version, identity, unknown: Vec::new() });
                 }
             }
         }

@@ -53,6 +53,14 @@ impl Hidden {
         }
     }
 
+    /// Nobody could say whether an object is out of sight.
+    pub(super) fn unknown(&mut self, loss: &Loss, until: Instant) {
+        self.told(loss, until);
+        if let Some(since) = self.objects.get_mut(&loss.key) {
+            since.until = Some(until);
+        }
+    }
+
     /// Begins to tell all of it again, but for what that was long ago.
     pub(super) fn begin(&mut self, now: Instant) {
         self.objects.retain(|_, since| since.until.is_some_and(|until| until > now));
@@ -108,11 +116,12 @@ mod tests {
         assert_eq!(due(&hidden), [("a", 0), ("b", 0), ("c", 7)]);
         hidden.told(&loss("a", 3), later(10));
         hidden.told(&loss("c", 9), later(60));
+        hidden.unknown(&loss("a", 5), later(12));
         hidden.go_on(Some("c".into()));
         assert_eq!(due(&hidden), [("c", 7)]);
         hidden.go_on(None);
         assert!(!hidden.is_due());
-        for (seconds, expected) in [(5, &[("a", 0), ("c", 7)][..]), (15, &[("c", 7)]), (20, &[])] {
+        for (seconds, expected) in [(11, &[("a", 0), ("c", 7)][..]), (15, &[("c", 7)]), (20, &[])] {
             hidden.begin(later(seconds));
             assert_eq!(due(&hidden), expected, "{seconds}");
         }

@@ -602,6 +602,8 @@ pub(crate) struct Inquiry {
     pub(super) then: super::feed::Then,
     pub(super) version: u64,
     pub(super) identity: Identity,
+    /// What a hook has failed to say: it is looked at again.
+    pub(super) unknown: Vec<Loss>,
 }
 
 impl Inquiry {
@@ -613,7 +615,9 @@ impl Inquiry {
         for (place, line) in self.lines.drain(..) {
             let told = match line {
                 Line::Told(told) => Some(told),
-                Line::Asked(question) => question.answer(hub, &self.identity, &patience, &failed).await,
+                Line::Asked(question) => {
+                    question.answer(hub, &self.identity, &patience, &failed, &mut self.unknown).await
+                }
             };
             answered.extend(told.map(|told| (place, Line::Told(told))));
         }
@@ -634,12 +638,14 @@ impl Patience {
 }
 
 impl Question {
+    /// What the recipient is told; where a hook fails to say what it may see, that is `unknown`.
     async fn answer(
         self,
         hub: &Hub,
         identity: &Identity,
         patience: &Patience,
         failed: &impl Fn(&str, &dyn fmt::Display),
+        unknown: &mut Vec<Loss>,
     ) -> Option<Told> {
         let voice = hub.voice(self.entity);
         let view = voice.view.as_ref()?;
@@ -648,22 +654,18 @@ impl Question {
         let mut seen = None;
         if self.is_heard {
             let answer = guarded(patience.left(), || view.seen(identity, &object)).await;
-            seen = match answer {
-                Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Some(object),
-                Ok(Ok(None)) => None,
-                Ok(Ok(Some(_))) => {
-                    failed(&voice.entity, &"what project answered would break pages");
-                    None
-                }
-                Ok(Err(error)) => {
-                    failed(&voice.entity, &error);
-                    None
-                }
-                Err(failure) => {
-                    failed(&voice.entity, &failure);
-                    None
-                }
+            let said = match answer {
+                Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Ok(Some(object)),
+                Ok(Ok(None)) => Ok(None),
+                Ok(Ok(Some(_))) => Err("what project answered would break pages".into()),
+                Ok(Err(error)) => Err(error),
+                Err(failure) => Err(failure.to_string().into()),
             };
+            seen = said.unwrap_or_else(|error: BoxError| {
+                failed(&voice.entity, &error);
+                unknown.extend(self.loss.clone());
+                None
+            });
         }
         let (frame, loses) = match (seen, self.telling) {
             (None, _) if !self.was_shown(view, identity, &voice.entity, patience, failed).await => return None,
