@@ -58,6 +58,11 @@ impl Trouble {
         *self.0.lock().unwrap() = None;
     }
 
+    /// None for anybody else.
+    fn of_ann(self, user: &Identity) -> Self {
+        if user.principal() == "ann" { self } else { Self::default() }
+    }
+
     /// What a hook does: it answers, or fails.
     fn hook<T: Send + 'static>(&self, answer: T) -> impl Future<Output = Result<T, io::Error>> + Send + use<T> {
         let failure = *self.0.lock().unwrap();
@@ -111,20 +116,15 @@ fn told(count: u64, live: &LiveUpdates) {
     assert_eq!((live.stats().changes_published, live.stats().writes_untold), (count, 0));
 }
 
-/// Who is asked about what: a hook that fails for ann only.
+/// Events with a hook that fails for ann only.
 fn about_ann(hook: &str, trouble: &Trouble) -> Entity {
-    fn visible(trouble: Trouble, user: Identity, _: Value) -> impl Future<Output = Result<bool, io::Error>> + Send {
-        let trouble = if user.principal() == "ann" { trouble } else { Trouble::default() };
-        trouble.hook(true)
-    }
-    fn project(trouble: Trouble, user: Identity, it: Value) -> impl Future<Output = Result<Value, io::Error>> + Send {
-        let trouble = if user.principal() == "ann" { trouble } else { Trouble::default() };
-        trouble.hook(it)
-    }
     let events = Entity::scheduler("/events");
     match hook {
-        "visible" => events.visible(trouble.clone(), visible),
-        _ => events.project(trouble.clone(), project),
+        "visible" => events
+            .visible(trouble.clone(), |trouble: Trouble, user: Identity, _: Value| trouble.of_ann(&user).hook(true)),
+        _ => events.project(trouble.clone(), |trouble: Trouble, user: Identity, event: Value| {
+            trouble.of_ann(&user).hook(event)
+        }),
     }
 }
 
@@ -190,6 +190,23 @@ async fn a_page_that_comes_back_meanwhile_is_told_what_it_missed_when_somebody_c
         assert!(missed.iter().all(|told| heard.contains(told)), "{failure:?}: {heard:?}");
         publish(&live, [updated(1, "on")]);
         assert!(ann.heard().await.contains(&"update 1 on".to_owned()), "{failure:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_else_a_page_follows_goes_on_when_a_hook_that_hangs_is_given_up() {
+    for way in WAYS {
+        let trouble = Trouble::default();
+        let (live, server) = serve(builder(about_ann("visible", &trouble))).await;
+        let mut ann = page(&server, way, "ann").await;
+        ann.subscribe("calendars").await;
+        trouble.begins(Failure::Hangs);
+        publish(&live, [added(1, "not to be seen")]);
+        live.send("calendars", "blue").unwrap();
+        assert_eq!(ann.hears_in(LIMIT + 0.1).await, ["calendars: blue"], "{way:?}");
+        live.send("calendars", "green").unwrap();
+        assert_eq!(ann.heard().await, ["calendars: green"], "{way:?}");
+        assert_eq!(live.stats().connections, 1, "{way:?}");
     }
 }
 
