@@ -15,7 +15,7 @@ use support::{
     usual,
 };
 use tokio::time::Instant;
-use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready};
+use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready, Unauthenticated};
 
 const NOTHING: [&str; 0] = [];
 const ASK_EVERY: f64 = 300.0;
@@ -95,24 +95,21 @@ impl Guard {
         Entity::scheduler("/events").authorize(self.clone(), Self::answer)
     }
 
-    /// Tokens are the names of principals, and the authenticator is not asked again.
-    fn builder(&self) -> Builder<Ready> {
-        self.authenticated_by(|user| Ok(Identity::new(user)))
-    }
-
-    fn authenticated_by(
-        &self,
-        who: impl Fn(&str) -> Result<Identity, AuthError> + Clone + Send + Sync + 'static,
-    ) -> Builder<Ready> {
+    /// Without what pages are let in by.
+    fn unauthenticated(&self) -> Builder<Unauthenticated> {
         let hour = Duration::from_secs(3600);
         LiveUpdates::builder("/api/v1")
             .entity(self.events())
             .entity(Entity::new("calendars"))
-            .authenticate(who, |who, request: AuthRequest| std::future::ready(who(request.token())))
             .hook_timeout(Duration::from_secs(2))
             .reask_interval(Duration::from_secs_f64(ASK_EVERY))
             .ping_interval(2 * hour)
             .pong_timeout(3 * hour)
+    }
+
+    /// Nobody is asked about these tokens again, and so each question comes from the subscriptions.
+    fn builder(&self) -> Builder<Ready> {
+        self.unauthenticated().tokens(["ann", "bob"])
     }
 
     async fn serve(&self) -> (LiveUpdates, Server) {
@@ -152,7 +149,7 @@ fn objects(heard: &[String]) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn whoever_may_not_follow_hears_nothing_of_it_and_everything_else() {
     for way in WAYS {
-        let guard = Guard::new(Mood::YesBut("ann"));
+        let guard = Guard::new(Mood::YesBut("token-1"));
         let (live, server) = guard.serve().await;
         let mut ann = page(&server, way, "ann").await.open().await;
         ann.subscribe("calendars").await;
@@ -386,12 +383,12 @@ async fn a_new_identity_is_asked_about_at_once() {
         let guard = Guard::new(Mood::AsTheIdentitySays);
         let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let may: Arc<Mutex<bool>> = Arc::new(Mutex::new(before));
-        let (times, now) = (asked.clone(), may.clone());
-        let (live, server) = serve(guard.authenticated_by(move |user| {
-            times.lock().unwrap().push(Instant::now());
-            Ok(Identity::new(user).with_data(MayFollow(*now.lock().unwrap())))
-        }))
-        .await;
+        let state = (asked.clone(), may.clone());
+        let who = async |(asked, may): (Arc<Mutex<Vec<Instant>>>, Arc<Mutex<bool>>), _: AuthRequest| {
+            asked.lock().unwrap().push(Instant::now());
+            Ok::<_, AuthError>(Identity::new("ann").with_data(MayFollow(*may.lock().unwrap())))
+        };
+        let (live, server) = serve(guard.unauthenticated().authenticate(state, who)).await;
         let mut ann = page(&server, Way::AnyStream, "ann").await.open().await;
         ann.heard().await;
         assert_eq!(live.stats().subscriptions == 1, before);
