@@ -254,6 +254,28 @@ async fn an_object_that_goes_out_of_sight_is_a_delete_to_those_who_lose_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deletion_is_told_again_only_to_those_who_could_see_the_object() {
+    for way in WAYS {
+        let events = Entity::scheduler("/events")
+            .visible((), async |(), user: Identity, _: Value| Ok::<_, Infallible>(user.principal() == "bob"));
+        let (live, server) = serve(builder(events)).await;
+        let (mut ann, mut bob) = (page(&server, way, "ann").await, page(&server, way, "bob").await);
+        live.publish("events", add(1)).unwrap();
+        bob.heard().await;
+        wait(10.0).await;
+        let audit = audit();
+        live.publish("events", Change::delete(1).unwrap()).unwrap();
+        for _ in 0..7 {
+            assert!(ann.hears_in(10.0).await.is_empty(), "{way:?}");
+        }
+        assert!(!bob.heard().await.is_empty(), "{way:?}");
+        let written = lines(&audit);
+        let told = told(&written);
+        assert!(told.len() >= 3 && told.iter().all(|line| *line == "bob events 1 delete *"), "{way:?}: {written:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_line_at_any_level_holds_a_byte_of_a_payload() {
     let logs = Logs::capture_all();
     for way in WAYS {
