@@ -308,8 +308,8 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Lets pages talk to the endpoint whose origin, in lower case, this predicate accepts. A panic in it means no. A
-    /// second call replaces the first one's predicate.
+    /// Lets pages talk to the endpoint whose origin, in lower case, this predicate accepts. A panic in it is counted and
+    /// means no. A second call replaces the first one's predicate.
     ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
@@ -365,7 +365,8 @@ impl<A> Builder<A> {
     /// The stock client puts its key into the address of its socket, at every reconnect, as long as the page is open.
     /// With sealed keys
     ///
-    /// - tokens are sent in a header, in the handshake, and stay out of addresses and so out of the logs of proxies;
+    /// - tokens are sent in a header, in the handshake, and stay out of addresses and so out of the logs of proxies and
+    ///   [outer layers](crate::LiveUpdatesLayer#what-outer-layers-log);
     /// - a token may be short-lived, as JWTs are: it must be good at the handshake, and the session goes on without it;
     /// - a user who is not welcome any more loses open sockets too: every
     ///   [`reask_interval`](Self::reask_interval) the authenticator is asked about each of them again.

@@ -46,6 +46,20 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Audit
+/// With the feature `tracing` it can be written down who was told what. At the target `tower_live_updates::audit` and
+/// level INFO there is
+///
+/// - one line `published` for each change and message, with `entity`, `id`, `kind` (`add`, `update`, `delete` or
+///   `message`), `scope` (`*` where it is told to all), and `recipients`: the subscribers just then whose scopes fit;
+/// - one line `told` for each of those that are told of it, with `who` (their [principal](Identity::principal)) and the
+///   same: live, when they come back, when it is repeated, and of each row of a snapshot. Whoever loses sight of an object
+///   is told a `delete`.
+///
+/// Neither says anything of what is in an object or message. A line says that something was handed over to be sent, not
+/// that it arrived. That is a line for each recipient of each change; where nobody listens to the target, it costs next to
+/// nothing. A filter for `EnvFilter` that leaves it out: `info,tower_live_updates::audit=off`.
 #[derive(Clone)]
 pub struct LiveUpdates {
     shared: Arc<Shared>,

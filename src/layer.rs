@@ -29,6 +29,37 @@ use crate::{
 /// does its work in `call` instead of in the future it returns. An add waits for nobody; it never overrides what has
 /// been told of the same object since its request came.
 ///
+/// # What outer layers log
+/// The stock client puts its key into the address of its socket: `/api/v1?token=KEY&ws=1`. This crate logs neither
+/// addresses nor tokens nor keys, but others do: tower-http's `TraceLayer` has the whole address in the field `uri` of
+/// its default span, and so have the access logs of proxies. A plain key holds the token, base64 being all that hides it.
+/// Have them say the path alone (nginx: `$uri` instead of `$request` in its `log_format`):
+///
+/// ```
+/// use axum::{Router, extract::Request, routing::post};
+/// use tower_http::trace::TraceLayer;
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # #[cfg(feature = "tracing")]
+/// let spans = TraceLayer::new_for_http().make_span_with(|request: &Request| {
+///     tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
+/// });
+/// # #[cfg(feature = "tracing")]
+/// let app: Router = Router::new()
+///     .route("/events", post(async || r#"{"action":"inserted","tid":"1"}"#))
+///     .layer(live.layer())
+///     .layer(spans);
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+///
+/// Sealed keys (`Builder::sessions`) keep tokens out of addresses altogether. Whoever reads one of those may still connect
+/// by it until it expires, so hide them as well.
+///
+/// # Example
 /// ```
 /// use axum::{Router, routing::post};
 /// use tower_live_updates::{Entity, LiveUpdates};

@@ -155,7 +155,8 @@ pub(crate) mod audit {
 
 /// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
 ///
-/// Counts start with the process; the first six are the state of this moment.
+/// Counts start with the process; the first six are the state of this moment. Who was told what is not counted but written
+/// down, for those who want to know: see [Audit](crate::LiveUpdates#audit).
 ///
 /// ```
 /// use tower_live_updates::{Change, Entity, LiveUpdates};
@@ -205,7 +206,8 @@ pub struct Stats {
     pub silent_closed: u64,
     /// Sockets closed because their pages said more than [`max_message_rate`](crate::Builder::max_message_rate) allows.
     pub flooding_closed: u64,
-    /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored.
+    /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored, and answers of
+    /// [`authorize`](crate::Entity::authorize) that were no.
     pub subscriptions_refused: u64,
     /// Times the authenticator was not asked, since
     /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) ran for longer than

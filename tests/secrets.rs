@@ -12,12 +12,17 @@ use http::Request;
 use serde_json::Value;
 use support::{
     Server, builder, converging,
-    logs::Logs,
+    logs::{Logs, Record, Records},
     raw::{Raw, frame, header, upgrade_request},
     until, usual,
 };
-use tower::Layer;
-use tower_live_updates::{AuthError, AuthRequest, Identity};
+use tower::{Layer, ServiceBuilder, service_fn};
+use tower_http::{
+    classify::{ServerErrorsAsFailures, SharedClassifier},
+    trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, MakeSpan, TraceLayer},
+};
+use tower_live_updates::{AuthError, AuthRequest, Builder, Credentials, Identity, LiveUpdates, Ready};
+use tracing::{Level, Span};
 
 const RIGHT: &str = "right-3f1c9a7e";
 const WRONG: &str = "wrong-8b2d4c60";
@@ -128,6 +133,154 @@ async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
             assert!(!debug.contains(&secret), "{secret} in {debug}");
         }
     }
+}
+
+/// The layer most applications have outside this one, at its finest level.
+type Tracing<M> = TraceLayer<SharedClassifier<ServerErrorsAsFailures>, M>;
+
+fn tracing_with<M>(make_span: M) -> Tracing<M> {
+    TraceLayer::new_for_http()
+        .make_span_with(make_span)
+        .on_request(DefaultOnRequest::new().level(Level::TRACE))
+        .on_response(DefaultOnResponse::new().level(Level::TRACE))
+}
+
+/// The span of a layer that says nothing about it.
+fn usual_span() -> DefaultMakeSpan {
+    DefaultMakeSpan::new().level(Level::TRACE)
+}
+
+/// The remedy that the documentation names.
+fn span_of_the_path<B>(request: &Request<B>) -> Span {
+    tracing::trace_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+fn traced<M>(live: &LiveUpdates, make_span: M) -> Server
+where
+    M: MakeSpan<hyper::body::Incoming> + Clone + Send + Sync + 'static,
+{
+    let handler = service_fn(|request| async { Ok::<_, std::convert::Infallible>(usual(request).await) });
+    Server::new(ServiceBuilder::new().layer(tracing_with(make_span)).layer(live.layer()).service(handler))
+}
+
+/// Knows alice, by her token and by her session.
+fn alice() -> Builder<Ready> {
+    converging()
+        .authenticate((), async |(), request: AuthRequest| match request.credentials() {
+            Credentials::Token(RIGHT) | Credentials::Session("alice") => Ok(Identity::new("alice")),
+            Credentials::Token(EXPIRED) => Err(AuthError::Expired),
+            Credentials::Token(BUSY) => Err(AuthError::Unavailable),
+            _ => Err(AuthError::Denied),
+        })
+        .retry_delay(Duration::ZERO)
+        .reask_interval(Duration::from_secs(60))
+}
+
+/// What lives, from the handshake to the end: sockets let in and refused, writes, and what is told of them.
+async fn session(live: &LiveUpdates, server: &Server) -> String {
+    let answer: Value = serde_json::from_slice(server.handshake(RIGHT).await.body()).unwrap();
+    let key = answer["key"].as_str().unwrap().to_owned();
+    for token in [WRONG, EXPIRED, BUSY, SPECIAL] {
+        server.handshake(token).await;
+    }
+    let mut page = server.page_at(&format!("/api/v1?token={key}&ws=1")).await.unwrap();
+    page.subscribe("events").await;
+    for token in [WRONG, EXPIRED, BUSY, SPECIAL, &format!("{key}x")] {
+        let address = format!("/api/v1?token={token}&ws=1");
+        for lines in [&[][..], &[("Origin", "https://evil.example")], &[("Connection", "close")]] {
+            say(server, &upgrade_request(&address, lines)).await.head().await;
+        }
+    }
+    let write = Request::put("/events/7").header("remote-token", RIGHT).header("content-type", "application/json");
+    server.send(write.body(r#"{"text":"x"}"#).unwrap()).await;
+    assert_eq!(page.event().await.0, "update-event");
+    // It is asked about once more meanwhile.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    live.disconnect(|_| true);
+    page.end().await;
+    live.shutdown().await;
+    until("everybody is gone", || live.stats().connections == 0).await;
+    key
+}
+
+fn is_ours(record: &Record) -> bool {
+    record.target.starts_with("tower_live_updates")
+}
+
+fn holds_any(secrets: &[String], text: &str) -> bool {
+    secrets.iter().any(|secret| text.contains(secret))
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_trace_layer_no_line_of_this_crates_own_holds_a_secret() {
+    let live = alice().build().unwrap();
+    let server = traced(&live, usual_span());
+    let records = Records::listen("trace");
+    let key = session(&live, &server).await;
+    let secrets = forms(&key);
+    let records = records.take();
+    let ours: Vec<&Record> = records.iter().filter(|record| is_ours(record)).collect();
+    assert!(ours.iter().any(|record| record.spans == ["request"]), "some stand in the layer's span");
+    assert!(ours.iter().any(|record| record.target.ends_with("audit")), "and the audit speaks");
+    for record in ours {
+        assert!(!holds_any(&secrets, &format!("{record:?}")), "{record:?}");
+    }
+    // What is told and asked about an open socket stands in no span of a request that is long over.
+    assert!(records.iter().filter(|it| it.target.ends_with("audit")).any(|it| it.spans.is_empty()));
+    for debug in [format!("{live:?} {live:#?}"), format!("{:?}", live.layer())] {
+        assert!(!holds_any(&secrets, &debug), "{debug}");
+    }
+    // The span of the layer outside is its own affair: it shows the whole address.
+    let spans: Vec<&Record> =
+        records.iter().filter(|it| it.target.starts_with("tower_http") && it.fields.contains_key("uri")).collect();
+    assert!(spans.iter().any(|span| span.field("uri").contains(&key)), "{spans:?}");
+    let token = data_encoding::BASE64URL_NOPAD.encode(RIGHT.as_bytes());
+    assert!(spans.iter().any(|span| span.field("uri").contains(&token)), "the token with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_span_of_the_path_alone_keeps_all_secrets_out_of_all_lines() {
+    let live = alice().build().unwrap();
+    let server = traced(&live, span_of_the_path::<hyper::body::Incoming>);
+    let (key, lines) = {
+        let logs = Logs::capture_all();
+        (session(&live, &server).await, logs.lines(""))
+    };
+    assert!(lines.iter().any(|line| line.contains("request{method=GET path=\"/api/v1\"}")), "{lines:?}");
+    let secrets = forms(&key);
+    for line in lines {
+        assert!(!holds_any(&secrets, &line), "{line}");
+    }
+}
+
+#[cfg(feature = "sessions")]
+#[tokio::test(start_paused = true)]
+async fn with_sealed_keys_not_even_the_usual_span_shows_a_good_token() {
+    const SECRET: &str = "secret-5e7f1a22-8b2d4c60-90c3d1b4-77aa01fe";
+    let live = alice().sessions([SECRET]).build().unwrap();
+    let server = traced(&live, usual_span());
+    let records = Records::listen("trace");
+    let key = session(&live, &server).await;
+    let records = records.take();
+    let bytes = data_encoding::BASE64.encode(SECRET.as_bytes());
+    let nobodys = [RIGHT.to_owned(), data_encoding::BASE64URL_NOPAD.encode(RIGHT.as_bytes()), SECRET.to_owned(), bytes];
+    for record in &records {
+        assert!(!holds_any(&nobodys, &format!("{record:?}")), "{record:?}");
+    }
+    // A key is good for a while only, and still nobody else's business.
+    let parts = key.split('.').filter(|part| part.len() > 8).map(str::to_owned);
+    let secrets: Vec<String> = forms(&key).into_iter().chain(parts).collect();
+    for record in records.iter().filter(|record| is_ours(record)) {
+        assert!(!holds_any(&secrets, &format!("{record:?}")), "{record:?}");
+    }
+    assert!(records.iter().any(|it| it.fields.get("uri").is_some_and(|uri| uri.contains(&key))), "the span shows it");
+    for debug in
+        [format!("{live:?} {live:#?}"), format!("{:?}", live.layer()), format!("{:?}", alice().sessions([SECRET]))]
+    {
+        assert!(!holds_any(&secrets, &debug) && !holds_any(&nobodys, &debug), "{debug}");
+    }
+    let short = alice().sessions(["short-5e7f1a22"]).build().unwrap_err();
+    assert!(!format!("{short:?} {short}").contains("5e7f1a22"), "{short}");
 }
 
 #[test]

@@ -267,7 +267,7 @@ impl Endpoint {
     }
 
     fn is_foreign(&self, parts: &Parts) -> bool {
-        let Err(foreign) = self.origins.check(parts) else {
+        let Err(foreign) = self.origins.check(parts, self.observer()) else {
             return false;
         };
         self.observer().origins_refused.up();

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use http::{Uri, header, request::Parts};
 
-use crate::error::ConfigError;
+use crate::{error::ConfigError, observe::Observer};
 
 type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -48,7 +48,7 @@ impl Origins {
     }
 
     /// A request without `Origin` comes from no web page and passes; one from a page must be of this host, or allowed.
-    pub(crate) fn check(&self, parts: &Parts) -> Result<(), Foreign> {
+    pub(crate) fn check(&self, parts: &Parts, observer: &Observer) -> Result<(), Foreign> {
         let Some(value) = parts.headers.get(header::ORIGIN) else {
             return Ok(());
         };
@@ -56,7 +56,7 @@ impl Origins {
         let host = host(parts);
         if is_same_host(&origin, &host)
             || self.listed.contains(&origin)
-            || self.predicate.as_ref().is_some_and(|allows| asked(allows, &origin))
+            || self.predicate.as_ref().is_some_and(|allows| asked(allows, &origin, observer))
         {
             return Ok(());
         }
@@ -65,8 +65,12 @@ impl Origins {
 }
 
 /// A predicate that panics says no.
-fn asked(allows: &Predicate, origin: &str) -> bool {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| allows(origin))).unwrap_or(false)
+fn asked(allows: &Predicate, origin: &str, observer: &Observer) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| allows(origin))).unwrap_or_else(|_| {
+        observer.hooks_failed.up();
+        observer.warn(format_args!("allow_origin_if panicked at the origin {origin:?}, which counts as no"));
+        false
+    })
 }
 
 impl fmt::Debug for Origins {
@@ -110,7 +114,7 @@ mod tests {
         if let Some(origin) = origin {
             request = request.header(header::ORIGIN, origin);
         }
-        origins.check(&request.body(()).unwrap().into_parts().0).is_ok()
+        origins.check(&request.body(()).unwrap().into_parts().0, &Observer::default()).is_ok()
     }
 
     #[test]

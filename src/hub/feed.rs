@@ -519,9 +519,14 @@ impl Hub {
 
     /// Tells what an inquiry has come to; nothing, where something has changed since then.
     pub(crate) fn tell(&self, subscriber: &Subscriber, inquiry: Inquiry, now: Instant) -> Progress {
-        let feed = lock(&subscriber.feed);
+        let mut feed = lock(&subscriber.feed);
         if feed.version(&inquiry.then) != inquiry.version || feed.way == Way::Left {
             return Progress::More;
+        }
+        for (mark, from) in inquiry.unsaid.iter().filter(|_| self.delivery == Delivery::Converging) {
+            if let Some(subscription) = feed.find(mark.entity) {
+                subscription.hidden().unsaid(mark, *from, now + self.times.deletions_for);
+            }
         }
         self.tell_lines(subscriber, feed, inquiry.lines, inquiry.cut, inquiry.then, now)
     }
@@ -539,7 +544,7 @@ impl Hub {
     ) -> Progress {
         if lines.iter().any(|(_, line)| matches!(line, Line::Asked(_))) {
             let (version, identity) = (feed.version(&then), feed.recipient.identity.clone());
-            return Progress::Unsure(Inquiry { lines, cut, then, version, identity });
+            return Progress::Unsure(Inquiry { lines, cut, then, version, identity, unsaid: Vec::new() });
         }
         let mut minutes = Minutes::default();
         let progress = self.tell_known(subscriber, feed, &lines, cut, then, now, &mut minutes);
@@ -681,10 +686,13 @@ impl Hub {
         for (key, since) in due.by_ref().take(SHARE_RECORDS) {
             let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
             let line = match (newest, since.until) {
-                (Some((at, record, _)), Some(_)) => self.meet(log, at, record, recipient, How::Reminder),
+                (Some((at, record, _)), Some(_)) => {
+                    let unsaid = since.unsaid_from.map(|from| How::Again { from, pages: Pages::Any });
+                    self.meet(log, at, record, recipient, unsaid.unwrap_or(How::Reminder))
+                }
                 (Some((at, record, _)), None) => self.meet(log, at, record, recipient, How::Gone { from: 0 }),
-                (None, Some(_)) => Some(self.remind_by_id(entity, &since.id)),
-                (None, None) => None,
+                (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, &since.id)),
+                (None, _) => None,
             };
             lines.extend(line.map(|line| (Place::of_row(keys.len()), line)));
             keys.push(key.clone());

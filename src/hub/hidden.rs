@@ -28,19 +28,36 @@ pub(super) struct Since {
     pub(super) id: Arc<str>,
     /// Until when it is told again, since a form may keep its page from hearing it. Of what only may be showing, once.
     pub(super) until: Option<Instant>,
+    /// Nobody could say whether it may be seen, and nothing was told: of what was told from there on.
+    pub(super) unsaid_from: Option<u64>,
 }
 
 impl Hidden {
     /// Something may be showing that is out of sight: it is looked at the next time.
     pub(super) fn suspect(&mut self, key: Arc<str>, id: Arc<str>) {
-        self.objects.entry(key).or_insert(Since { id, until: None });
+        self.objects.entry(key).or_insert(Since { id, until: None, unsaid_from: None });
     }
 
     /// It was told that an object is gone.
     pub(super) fn told(&mut self, mark: &Mark, until: Instant) {
-        let known = self.objects.entry(mark.key.clone());
-        let known = known.or_insert_with(|| Since { id: mark.id.clone(), until: None });
+        let known = self.known(mark);
         known.until = Some(known.until.map_or(until, |earlier| earlier.max(until)));
+        known.unsaid_from = None;
+    }
+
+    /// Nobody could say whether an object may be seen that was told from a place of the log on.
+    pub(super) fn unsaid(&mut self, mark: &Mark, from: u64, until: Instant) {
+        let known = self.known(mark);
+        // To one that was told before that it is gone, this is no news.
+        if known.until.is_none() || known.unsaid_from.is_some() {
+            known.until = Some(until);
+            known.unsaid_from = Some(known.unsaid_from.map_or(from, |earlier| earlier.min(from)));
+        }
+    }
+
+    fn known(&mut self, mark: &Mark) -> &mut Since {
+        let known = self.objects.entry(mark.key.clone());
+        known.or_insert_with(|| Since { id: mark.id.clone(), until: None, unsaid_from: None })
     }
 
     /// It was told an object: that is in its sight.
@@ -114,6 +131,19 @@ mod tests {
             hidden.begin(later(seconds));
             assert_eq!(due(&hidden), expected, "{seconds}");
         }
+    }
+
+    #[test]
+    fn what_nobody_could_say_is_asked_about_until_something_is_told() {
+        let (mut hidden, now) = (Hidden::default(), Instant::now());
+        let until = now + Duration::from_secs(10);
+        let from = |hidden: &Hidden| hidden.objects["a"].unsaid_from;
+        hidden.unsaid(&mark("a"), 7, until);
+        hidden.unsaid(&mark("a"), 9, until);
+        assert_eq!(from(&hidden), Some(7));
+        hidden.told(&mark("a"), until);
+        hidden.unsaid(&mark("a"), 11, until);
+        assert_eq!(from(&hidden), None);
     }
 
     #[test]

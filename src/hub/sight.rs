@@ -518,6 +518,7 @@ impl Hub {
                 How::Reminder => Telling::Reminder,
             },
             mark: self.mark(record),
+            from,
             whole: subject.whole,
             deletion: is_deletion.then(|| record.frame.clone()),
             about: About::record(record, subject.kind.verb()),
@@ -549,6 +550,7 @@ impl Hub {
             shown: vec![Shown::Object(Bytes::copy_from_slice(last))],
             telling: Telling::Again { is_known: false },
             mark: None,
+            from: 0,
             whole: false,
             deletion: Some(said.frame.into_frame()),
             about: said.about,
@@ -622,6 +624,7 @@ impl Hub {
             shown,
             telling: if is_gone { Telling::Gone } else { Telling::Again { is_known: false } },
             mark,
+            from: 0,
             whole: true,
             deletion: is_gone.then(|| row.frame.clone()),
             about,
@@ -678,6 +681,8 @@ pub(super) struct Question {
     shown: Vec<Shown>,
     telling: Telling,
     mark: Option<Box<Mark>>,
+    /// Where in the log it begins what the recipient may be missing.
+    from: u64,
     whole: bool,
     /// What tells that it is gone for everybody.
     deletion: Option<Bytes>,
@@ -715,6 +720,8 @@ pub(crate) struct Inquiry {
     pub(super) then: Then,
     pub(super) version: Version,
     pub(super) identity: Identity,
+    /// What a hook has failed to say, with where in the log it was told from: it is looked at again.
+    pub(super) unsaid: Vec<(Box<Mark>, u64)>,
 }
 
 /// Questions of one recipient that are asked at one time.
@@ -726,22 +733,27 @@ impl Inquiry {
     pub(crate) async fn ask(&mut self, hub: &Hub, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
         let begun = Instant::now();
         let places: Vec<Place> = self.lines.iter().map(|(place, _)| *place).collect();
-        let (identity, failed) = (&self.identity, &failed);
+        let (identity, failed) = (self.identity.clone(), &failed);
+        let identity = &identity;
         let lines = std::mem::take(&mut self.lines);
         let answers = lines.into_iter().map(|(place, line)| async move {
-            let told = match line {
-                Line::Told(told) => Some(told),
+            let answer = match line {
+                Line::Told(told) => Answer::Told(told),
                 Line::Asked(question) => question.answer(hub, identity, limit, failed).await,
             };
-            (place, told)
+            (place, answer)
         });
         let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
         let mut answered = Vec::with_capacity(places.len());
         for next in 1..=places.len() {
-            let Some((place, told)) = answers.next().await else {
+            let Some((place, answer)) = answers.next().await else {
                 break;
             };
-            answered.extend(told.map(|told| (place, Line::Told(told))));
+            match answer {
+                Answer::Told(told) => answered.push((place, Line::Told(told))),
+                Answer::Nothing => {}
+                Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
+            }
             if begun.elapsed() >= limit {
                 self.cut = places.get(next).copied();
                 break;
@@ -751,6 +763,14 @@ impl Inquiry {
     }
 }
 
+/// What a question comes to.
+enum Answer {
+    Told(Told),
+    Nothing,
+    /// A hook has failed.
+    Unsaid(Box<Mark>, u64),
+}
+
 impl Question {
     async fn answer(
         self,
@@ -758,38 +778,42 @@ impl Question {
         identity: &Identity,
         limit: Duration,
         failed: &impl Fn(&str, &dyn fmt::Display),
-    ) -> Option<Told> {
+    ) -> Answer {
         let voice = hub.voice(self.entity);
-        let view = voice.view.as_ref()?;
+        let Some(view) = voice.view.as_ref() else {
+            return Answer::Nothing;
+        };
         let object = String::from_utf8_lossy(&self.object);
         let kind = if matches!(self.telling, Telling::Add) { ChangeKind::Add } else { ChangeKind::Update };
         let mut seen = None;
+        let mut has_failed = false;
         if self.is_heard {
             let answer = guarded(limit, || view.seen(identity, &object)).await;
-            seen = match answer {
-                Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Some(object),
-                Ok(Ok(None)) => None,
-                Ok(Ok(Some(_))) => {
-                    failed(&voice.entity, &"what project answered would break pages");
-                    None
-                }
-                Ok(Err(error)) => {
-                    failed(&voice.entity, &error);
-                    None
-                }
-                Err(failure) => {
-                    failed(&voice.entity, &failure);
-                    None
-                }
+            let said = match answer {
+                Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Ok(Some(object)),
+                Ok(Ok(None)) => Ok(None),
+                Ok(Ok(Some(_))) => Err("what project answered would break pages".into()),
+                Ok(Err(error)) => Err(error),
+                Err(failure) => Err(failure.to_string().into()),
             };
+            seen = said.unwrap_or_else(|error: BoxError| {
+                failed(&voice.entity, &error);
+                has_failed = true;
+                None
+            });
         }
         let (frame, loses) = match (seen, self.telling) {
-            (None, _) if !self.was_shown(view, identity, &voice.entity, limit, failed).await => return None,
+            (None, _) if !self.was_shown(view, identity, &voice.entity, limit, failed).await => {
+                return match self.mark.filter(|_| has_failed) {
+                    Some(mark) => Answer::Unsaid(mark, self.from),
+                    None => Answer::Nothing,
+                };
+            }
             (None, _) => match self.deletion {
                 Some(frame) => (frame, true),
                 None => (hub.going(self.entity, &self.object), true),
             },
-            (Some(_), Telling::Gone) => return None,
+            (Some(_), Telling::Gone) => return Answer::Nothing,
             (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole), false),
             (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
             (Some(object), Telling::Update) => {
@@ -805,7 +829,7 @@ impl Question {
         };
         // To be reminded is no new loss.
         let is_new = !(loses && matches!(self.telling, Telling::Reminder));
-        Some(Told { frame: Cleared(frame), mark: self.mark.filter(|_| is_new), loses, about: self.about })
+        Answer::Told(Told { frame: Cleared(frame), mark: self.mark.filter(|_| is_new), loses, about: self.about })
     }
 
     /// Whether the recipient may be showing the object. A hook that fails does not know, and so it may.
