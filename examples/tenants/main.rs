@@ -97,7 +97,9 @@ async fn main() -> Result<(), Error> {
         .entity(
             Entity::scheduler("/events")
                 .scope_from(|request: &Parts| request.extensions.get().map(|login: &Login| login.user.tenant))
-                .load(store.clone(), async |store: Store, id: String| store.load(&id).await)
+                .load_in(store.clone(), async |store: Store, tenants: Vec<String>, id: String| {
+                    store.load(&tenants.concat(), &id).await
+                })
                 .snapshot(store.clone(), async |store: Store, who: Identity| {
                     store.snapshot(Login::of(&who)?.user).await
                 })

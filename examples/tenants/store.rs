@@ -91,19 +91,20 @@ impl Store {
             let gone =
                 query.query_map(named_params! { ":tenant": user.tenant, ":user": user.name }, |row| row.get(0))?;
             let gone: Vec<i64> = gone.collect::<Result<_, _>>()?;
-            Ok(Snapshot::new(seen(db, user)?).deleted(gone))
+            Ok(Snapshot::new(seen(db, user)?).scoped_by(|_| [user.tenant]).deleted(gone))
         })
         .await
     }
 
-    /// An event, whoever asks: for the live layer, which decides for each page what to tell it.
-    pub(crate) async fn load(&self, id: &str) -> Result<Option<Event>, Error> {
+    /// An event of a company, whoever of it asks: for the live layer, which decides for each page what to tell it.
+    pub(crate) async fn load(&self, tenant: &str, id: &str) -> Result<Option<Event>, Error> {
         let Some(id) = row_id(id) else {
             return Ok(None);
         };
+        let tenant = tenant.to_owned();
         self.run(move |db| {
-            let mut query = db.prepare_cached("SELECT * FROM events WHERE id = ?1")?;
-            Ok(query.query_row([id], event).optional()?)
+            let mut query = db.prepare_cached("SELECT * FROM events WHERE tenant = ?1 AND id = ?2")?;
+            Ok(query.query_row((tenant, id), event).optional()?)
         })
         .await
     }
@@ -260,7 +261,8 @@ mod tests {
     /// The ids that this user's pages are told to drop.
     async fn gone(store: &Store, name: &str) -> String {
         let snapshot = format!("{:?}", store.snapshot(user(name)).await.unwrap());
-        snapshot.rsplit_once("deleted: ").unwrap().1.to_owned()
+        let gone = snapshot.rsplit_once("deleted: ").unwrap().1;
+        gone[..=gone.find(']').unwrap()].to_owned()
     }
 
     #[tokio::test]
@@ -309,18 +311,18 @@ mod tests {
         let id = store.create(user("ann"), draft("open", None)).await.unwrap().id;
         let never_seen = store.create(user("ann"), draft("secret", Some(true))).await.unwrap().id;
         assert!(store.delete(user("ann"), &never_seen).await.unwrap());
-        assert_eq!(gone(&store, "ann").await, format!("[\"{never_seen}\"] }}"));
-        assert_eq!(gone(&store, "ben").await, "[] }");
+        assert_eq!(gone(&store, "ann").await, format!("[\"{never_seen}\"]"));
+        assert_eq!(gone(&store, "ben").await, "[]");
 
         store.update(user("ann"), &id, draft("hidden", Some(true))).await.unwrap();
-        assert_eq!(gone(&store, "ben").await, format!("[\"{id}\"] }}"));
+        assert_eq!(gone(&store, "ben").await, format!("[\"{id}\"]"));
         store.update(user("ann"), &id, draft("open again", Some(false))).await.unwrap();
-        assert_eq!(gone(&store, "ben").await, "[] }");
+        assert_eq!(gone(&store, "ben").await, "[]");
 
         store.update(user("ann"), &id, draft("hidden", Some(true))).await.unwrap();
         assert!(store.delete(user("ann"), &id).await.unwrap());
-        assert_eq!(gone(&store, "ben").await, format!("[\"{id}\"] }}"));
-        assert_eq!(gone(&store, "cid").await, "[] }");
+        assert_eq!(gone(&store, "ben").await, format!("[\"{id}\"]"));
+        assert_eq!(gone(&store, "cid").await, "[]");
     }
 
     #[tokio::test]
@@ -331,8 +333,9 @@ mod tests {
         assert!(store.delete(user("ann"), &first).await.unwrap());
         let second = store.create(user("cid"), draft("second", None)).await.unwrap().id;
         assert_ne!(first, second);
-        assert_eq!(store.load(&first).await.unwrap(), None);
-        assert_eq!(store.load(&second).await.unwrap().unwrap().text, "second");
+        assert_eq!(store.load("south", &first).await.unwrap(), None);
+        assert_eq!(store.load("north", &second).await.unwrap(), None);
+        assert_eq!(store.load("south", &second).await.unwrap().unwrap().text, "second");
     }
 
     #[tokio::test]
