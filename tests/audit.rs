@@ -56,6 +56,11 @@ fn object(id: u32) -> Value {
     })
 }
 
+/// Nothing here is written over HTTP.
+async fn no_rows((): (), _: String) -> Result<Option<Value>, Infallible> {
+    Ok(None)
+}
+
 fn add(id: u32) -> Change {
     Change::add(&object(id)).unwrap()
 }
@@ -185,7 +190,10 @@ async fn what_is_told_once_more_is_written_down_once_more() {
 #[tokio::test(start_paused = true)]
 async fn what_the_store_says_is_written_down_row_by_row() {
     for way in WAYS {
-        let hook = async |(), _: Identity| Ok::<_, Infallible>(Snapshot::new([object(1), object(2)]).deleted([3]));
+        let hook = async |(), _: Identity| {
+            let rows = Snapshot::new([object(1), object(2)]).scoped_by(|_| ["north"]);
+            Ok::<_, Infallible>(rows.deleted([3]))
+        };
         let (live, server) = serve(builder(Entity::scheduler("/events").snapshot((), hook).scoped())).await;
         let mut ann = page(&server, way, "ann@north").await;
         let audit = audit();
@@ -226,9 +234,10 @@ async fn nothing_is_written_of_those_who_are_not_told() {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_goes_out_of_sight_is_a_delete_to_those_who_lose_it() {
     for way in WAYS {
-        let events = Entity::scheduler("/events").visible((), async |(), user: Identity, event: Value| {
-            Ok::<_, Infallible>(event["owner"].is_null() || event["owner"] == user.principal())
-        });
+        let events =
+            Entity::scheduler("/events").load((), no_rows).visible((), async |(), user: Identity, event: Value| {
+                Ok::<_, Infallible>(event["owner"].is_null() || event["owner"] == user.principal())
+            });
         let (live, server) = serve(builder(events)).await;
         let (mut ann, mut bob) = (page(&server, way, "ann").await, page(&server, way, "bob").await);
         let of = |id: u32, owner: Option<&str>| {
@@ -257,6 +266,7 @@ async fn an_object_that_goes_out_of_sight_is_a_delete_to_those_who_lose_it() {
 async fn a_deletion_is_told_again_only_to_those_who_could_see_the_object() {
     for way in WAYS {
         let events = Entity::scheduler("/events")
+            .load((), no_rows)
             .visible((), async |(), user: Identity, _: Value| Ok::<_, Infallible>(user.principal() == "bob"));
         let (live, server) = serve(builder(events)).await;
         let (mut ann, mut bob) = (page(&server, way, "ann").await, page(&server, way, "bob").await);

@@ -306,8 +306,12 @@ impl Said {
         let heard = |frame, loses| Some(Heard { frame, mark, loses, about });
         let hears = recipient.hears(&self.scopes);
         if let Some(former) = &self.deletion {
-            let is_meant = hears || recipient.has_heard_any(former);
-            return if is_meant { heard(&self.frame, false) } else { None };
+            // Who had the object is told again with everybody; who had lost it before is told apart.
+            return match hears {
+                true => Some(Heard { frame: &self.frame, mark: None, loses: false, about }),
+                false if recipient.has_heard_any(former) => heard(&self.frame, true),
+                false => None,
+            };
         }
         let Some(moved) = &self.moved else {
             return if hears { heard(&self.frame, false) } else { None };
@@ -320,8 +324,9 @@ impl Said {
     }
 
     fn into_told(self, recipient: &Recipient) -> Option<Told> {
-        let Heard { frame, loses, .. } = self.to(recipient)?;
-        Some(Told { frame: frame.clone(), loses, mark: self.mark, about: self.about })
+        let Heard { frame, loses, mark, .. } = self.to(recipient)?;
+        let mark = mark.cloned().map(Box::new);
+        Some(Told { frame: frame.clone(), loses, mark, about: self.about })
     }
 }
 
@@ -378,7 +383,6 @@ impl Hub {
                 }
             }
         };
-        let is_deletion = deletion.is_some();
         Said {
             entity: record.entity,
             only_slowly,
@@ -386,8 +390,7 @@ impl Hub {
             deletion,
             frame: Cleared(frame),
             moved,
-            // That it is gone puts nothing into sight.
-            mark: if is_deletion { None } else { self.mark(record) },
+            mark: self.mark(record),
             about: About::record(record, kind),
         }
     }
@@ -739,7 +742,7 @@ impl Inquiry {
         let answers = lines.into_iter().map(|(place, line)| async move {
             let answer = match line {
                 Line::Told(told) => Answer::Told(told),
-                Line::Asked(question) => question.answer(hub, identity, limit, failed).await,
+                Line::Asked(question) => question.answer(hub, identity, Patience::new(limit), failed).await,
             };
             (place, answer)
         });
@@ -763,6 +766,23 @@ impl Inquiry {
     }
 }
 
+/// How long the hooks may take that are asked about one object.
+#[derive(Clone, Copy)]
+struct Patience {
+    since: Instant,
+    limit: Duration,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { since: Instant::now(), limit }
+    }
+
+    fn left(self) -> Duration {
+        self.limit.saturating_sub(self.since.elapsed())
+    }
+}
+
 /// What a question comes to.
 enum Answer {
     Told(Told),
@@ -776,7 +796,7 @@ impl Question {
         self,
         hub: &Hub,
         identity: &Identity,
-        limit: Duration,
+        patience: Patience,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> Answer {
         let voice = hub.voice(self.entity);
@@ -788,7 +808,7 @@ impl Question {
         let mut seen = None;
         let mut has_failed = false;
         if self.is_heard {
-            let answer = guarded(limit, || view.seen(identity, &object)).await;
+            let answer = guarded(patience.left(), || view.seen(identity, &object)).await;
             let said = match answer {
                 Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Ok(Some(object)),
                 Ok(Ok(None)) => Ok(None),
@@ -803,7 +823,7 @@ impl Question {
             });
         }
         let (frame, loses) = match (seen, self.telling) {
-            (None, _) if !self.was_shown(view, identity, &voice.entity, limit, failed).await => {
+            (None, _) if !self.was_shown(view, identity, &voice.entity, patience, failed).await => {
                 return match self.mark.filter(|_| has_failed) {
                     Some(mark) => Answer::Unsaid(mark, self.from),
                     None => Answer::Nothing,
@@ -817,13 +837,13 @@ impl Question {
             (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole), false),
             (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
             (Some(object), Telling::Update) => {
-                match self.has_stayed(view, identity, &voice.entity, limit, failed).await {
+                match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
                     true => (voice.plainly(ChangeKind::Update, &object).frame, false),
                     false => (hub.appearing(self.entity, object.as_bytes(), self.whole), false),
                 }
             }
             (Some(object), Telling::Again { is_known }) => {
-                let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, limit, failed).await;
+                let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
                 (voice.upsert(&object, self.whole && !has_stayed), false)
             }
         };
@@ -838,7 +858,7 @@ impl Question {
         view: &View,
         identity: &Identity,
         entity: &str,
-        limit: Duration,
+        patience: Patience,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> bool {
         for shown in &self.shown {
@@ -846,7 +866,7 @@ impl Question {
                 Shown::Nothing => false,
                 Shown::Anything => true,
                 Shown::Object(object) => {
-                    let may_see = may_see(view, identity, object, limit);
+                    let may_see = may_see(view, identity, object, patience);
                     may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(true)
                 }
             };
@@ -863,7 +883,7 @@ impl Question {
         view: &View,
         identity: &Identity,
         entity: &str,
-        limit: Duration,
+        patience: Patience,
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> bool {
         if self.shown.is_empty() {
@@ -873,7 +893,7 @@ impl Question {
             let was_shown = match shown {
                 Shown::Nothing | Shown::Anything => false,
                 Shown::Object(object) => {
-                    let may_see = may_see(view, identity, object, limit);
+                    let may_see = may_see(view, identity, object, patience);
                     may_see.await.map_err(|failure| failed(entity, &failure)).unwrap_or(false)
                 }
             };
@@ -886,9 +906,9 @@ impl Question {
 }
 
 /// Asks who may see an object as it was.
-async fn may_see(view: &View, identity: &Identity, object: &[u8], limit: Duration) -> Result<bool, String> {
+async fn may_see(view: &View, identity: &Identity, object: &[u8], patience: Patience) -> Result<bool, String> {
     let object = String::from_utf8_lossy(object);
-    match guarded(limit, || view.may_see(identity, &object)).await {
+    match guarded(patience.left(), || view.may_see(identity, &object)).await {
         Ok(Ok(may_see)) => Ok(may_see),
         Ok(Err(error)) => Err(error.to_string()),
         Err(failure) => Err(failure.to_string()),
