@@ -602,7 +602,7 @@ async fn catch_up(connections: &Connections, open: &Open, mut half: Option<&mut 
         () = asking => {}
         () = writing => {}
     }
-    hub.tell(subscriber, inquiry, Instant::now())
+    hub.tell(subscriber, *inquiry, Instant::now())
 }
 
 async fn write_some(outbox: &Outbox, mut half: Option<&mut Half>) -> io::Result<Line> {

@@ -56,7 +56,7 @@ pub(crate) enum Progress {
     /// [`Hub::resynchronise`].
     Lost(EntityIndex, u64),
     /// What it may see must be asked first; then see [`Hub::tell`].
-    Unsure(Inquiry),
+    Unsure(Box<Inquiry>),
 }
 
 /// Where a new subscriber was when the log last knew of it.
@@ -544,7 +544,8 @@ impl Hub {
     ) -> Progress {
         if lines.iter().any(|(_, line)| matches!(line, Line::Asked(_))) {
             let (version, identity) = (feed.version(&then), feed.recipient.identity.clone());
-            return Progress::Unsure(Inquiry { lines, cut, then, version, identity, unsaid: Vec::new() });
+            let unsaid = Vec::new();
+            return Progress::Unsure(Box::new(Inquiry { lines, cut, then, version, identity, unsaid }));
         }
         let mut minutes = Minutes::default();
         let progress = self.tell_known(subscriber, feed, &lines, cut, then, now, &mut minutes);

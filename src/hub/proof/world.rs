@@ -459,7 +459,7 @@ impl World {
                     if let Progress::Unsure(mut inquiry) = progress {
                         let asked = inquiry.ask(&self.hub, Duration::MAX, |_, _| {}).now_or_never();
                         asked.expect("hooks that answer at once");
-                        progress = self.hub.tell(&socket.subscriber, inquiry, now);
+                        progress = self.hub.tell(&socket.subscriber, *inquiry, now);
                     }
                     match progress {
                         Progress::More | Progress::Unsure(_) => {}
