@@ -60,6 +60,8 @@ pub struct Change {
     moved_from: Scopes,
     /// Where its id is unique, if that is not where it is told.
     namespace: Option<Scopes>,
+    /// Of a deletion: where its object is now.
+    went_to: Scopes,
     before: Before,
 }
 
@@ -165,6 +167,7 @@ impl Change {
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
+            went_to: Scopes::None,
             before: Before::Unread,
         })
     }
@@ -179,6 +182,7 @@ impl Change {
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
+            went_to: Scopes::None,
             before: Before::Unread,
         })
     }
@@ -219,6 +223,20 @@ impl Change {
     /// Where its id is unique, where that is so for a scope only.
     pub(crate) fn namespace(&self) -> &Scopes {
         self.namespace.as_ref().unwrap_or(&self.scopes)
+    }
+
+    /// The deletion of an object where it was, which is there now.
+    pub(crate) fn gone_to(self, scopes: &Scopes) -> Self {
+        Self { went_to: scopes.clone(), ..self }
+    }
+
+    pub(crate) fn went_to(&self) -> &Scopes {
+        &self.went_to
+    }
+
+    /// True where its object has come to another namespace.
+    pub(crate) fn comes(&self) -> bool {
+        self.namespace.is_none() && !self.moved_from.is_none()
     }
 
     /// The same change of an object whose id is unique there.

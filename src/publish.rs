@@ -77,9 +77,13 @@ impl Publisher {
                 let along = self.hub.descendants(index, change).into_iter();
                 all.extend(along.filter(|along| known.insert(key(along))));
             }
-            if have_own_ids {
+            if have_own_ids && change.comes() {
                 let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
-                all.extend(left.filter_map(|from| Some(Change::delete(change.id()).ok()?.scope(from))));
+                all.extend(
+                    left.filter_map(|from| {
+                        Some(Change::delete(change.id()).ok()?.scope(from).gone_to(change.scopes()))
+                    }),
+                );
             }
             all.push(change.clone());
         }

@@ -3,7 +3,11 @@
 mod support;
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +19,7 @@ use support::{Page, Server, full, read, usual};
 use tokio::io::DuplexStream;
 use tower_live_updates::{
     AuthError, AuthRequest, Change, ConfigError, Delivery, Entity, Identity, LiveUpdates, LiveWrite, PublishError,
-    RequestBody,
+    RequestBody, Snapshot,
 };
 
 /// Tokens are a name and scopes: `ann@north,south`, or `root@*`.
@@ -333,13 +337,13 @@ async fn an_add_is_told_where_it_belongs_whoever_has_named_its_id_meanwhile() {
 
 #[test]
 fn a_load_hook_must_know_whose_row_it_reads() {
-    let row = async |(), _: String| Ok::<_, std::convert::Infallible>(None::<Value>);
+    let row = async |(), _: String| Ok::<_, Infallible>(None::<Value>);
     let build = |entity| LiveUpdates::builder("/api/v1").allow_anonymous().entity(entity).build();
     let scoped = || Entity::scheduler("/{tenant}/events").scope_param("tenant");
     let error = build(scoped().load((), row)).unwrap_err();
     assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_in"), "{error}");
     assert!(build(Entity::scheduler("/events").scoped().load((), row)).is_ok(), "the handler says the scope");
-    let row = async |(), _: Vec<String>, _: String| Ok::<_, std::convert::Infallible>(None::<Value>);
+    let row = async |(), _: Vec<String>, _: String| Ok::<_, Infallible>(None::<Value>);
     assert!(build(scoped().load_in((), row)).is_ok());
 }
 
@@ -347,7 +351,7 @@ fn a_load_hook_must_know_whose_row_it_reads() {
 async fn a_load_hook_is_given_the_scopes_of_the_request() {
     let row = async |(), scopes: Vec<String>, id: String| {
         let row = (scopes == ["north"]).then(|| event(id.parse().unwrap(), "the north's"));
-        Ok::<_, std::convert::Infallible>(row)
+        Ok::<_, Infallible>(row)
     };
     let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_in((), row);
     let live = live(entity, Delivery::Plain);
@@ -381,8 +385,7 @@ async fn children_of_another_scope_stay() {
 #[tokio::test]
 async fn a_write_of_one_tenant_does_not_wait_for_the_same_id_of_another() {
     let live = live(Entity::scheduler("/{tenant}/events").scope_param("tenant"), Delivery::Plain);
-    let (hold, held) =
-        (std::sync::Arc::new(tokio::sync::Notify::new()), std::sync::Arc::new(tokio::sync::Notify::new()));
+    let (hold, held) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
     let (holds, is_held) = (hold.clone(), held.clone());
     let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| {
         let (hold, held) = (holds.clone(), is_held.clone());
@@ -412,4 +415,59 @@ fn a_parameter_that_no_route_has_is_no_configuration() {
     let builder = LiveUpdates::builder("/api/v1").allow_anonymous();
     let error = builder.entity(Entity::scheduler("/events").scope_param("tenant")).build().unwrap_err();
     assert!(matches!(error, ConfigError::ScopeParam { .. }) && error.to_string().contains("{tenant}"), "{error}");
+}
+
+/// Who hears both sides of a move has the object all the while, whatever is told again.
+#[tokio::test(start_paused = true)]
+async fn who_hears_both_sides_of_a_move_keeps_the_object() {
+    let live = live(Entity::scheduler("/{calendar}/events").scope_param("calendar"), Delivery::Converging);
+    let server = Server::layered(&live.layer(), usual);
+    let (mut both, mut ann) = (page(&server, "cid@a,b").await, page(&server, "ann@a").await);
+    live.publish("events", Change::add(&event(7, "one")).unwrap().scope("a")).unwrap();
+    let moved = Change::update(&event(7, "two")).unwrap().scope("b").moved_from("a");
+    live.publish("events", moved).unwrap();
+    let mut at_both = heard(&mut both, &live, &["a"]).await;
+    // The rest of it may be unknown in the new calendar, as nobody has said that this is all.
+    at_both.retain(|told| !told.starts_with("resync"));
+    assert!(at_both.iter().all(|told| !told.starts_with("delete")), "{at_both:?}");
+    assert_eq!(at_both.last().unwrap(), "update two");
+    let at_ann = heard(&mut ann, &live, &["a"]).await;
+    assert!(at_ann.iter().any(|told| told.starts_with("delete")), "{at_ann:?}");
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    let later = heard(&mut both, &live, &["a"]).await;
+    assert!(later.iter().all(|told| told.ends_with("two") || told.starts_with("resync")), "{later:?}");
+}
+
+/// Ids of tenants are the same, and pages know nothing but ids: what was another's is not gone from whose it is now.
+#[tokio::test(start_paused = true)]
+async fn an_object_of_new_rights_is_not_taken_for_one_of_the_old_ones() {
+    let scope = Arc::new(Mutex::new("north"));
+    let rows = async |(), _: Identity| {
+        let rows = ["north", "south"].map(|tenant| event(7, tenant));
+        Ok::<_, Infallible>(Snapshot::new(rows).scoped_by(|row| row["text"].as_str().map(str::to_owned)))
+    };
+    let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").snapshot((), rows);
+    let live = LiveUpdates::builder("/api/v1")
+        .authenticate(scope.clone(), async |scope: Arc<Mutex<&'static str>>, _: AuthRequest| {
+            Ok::<_, AuthError>(Identity::new("ann").scope(*scope.lock().unwrap()))
+        })
+        .reask_interval(Duration::from_secs(60))
+        .ping_interval(Duration::from_secs(7200))
+        .pong_timeout(Duration::from_secs(9000))
+        .entity(entity)
+        .build()
+        .unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    live.publish("events", Change::add(&event(7, "north")).unwrap().scope("north")).unwrap();
+    live.publish("events", Change::add(&event(7, "south")).unwrap().scope("south")).unwrap();
+    let mut ann = page(&server, "ann").await;
+    *scope.lock().unwrap() = "south";
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let told = heard(&mut ann, &live, &["south"]).await;
+    assert_eq!(told.last().unwrap(), "update south", "{told:?}");
+    let left = told.iter().position(|told| told.starts_with("delete")).expect("north's is gone");
+    assert!(!told[left..].iter().any(|told| told.ends_with(" north")), "{told:?}");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let later = heard(&mut ann, &live, &["south"]).await;
+    assert!(later.iter().all(|told| told.ends_with("south")), "{later:?}");
 }

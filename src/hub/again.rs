@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -380,12 +380,11 @@ impl Hub {
                 RowKind::Marker => !again.is_repeated,
             };
             let at = again.snapshot.as_ref().map_or(0, |snapshot| snapshot.at);
-            let keys = self.voice(entity).keys(recipient.identity.hears(), &known.id);
-            let is_newer = |key: &Cow<'_, str>| log.is_whole_since(entity, key, at);
-            let is_old = known.kind != RowKind::Gone && keys.iter().any(is_newer);
+            let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
+            let is_old = known.kind != RowKind::Gone && known.keys.iter().any(is_newer);
             // What the log tells of it is newer, and comes later.
             let line = if is_wanted && !is_old {
-                let since = keys.iter().find_map(|key| log.there_since(entity, key, at));
+                let since = known.keys.iter().find_map(|key| log.there_since(entity, key, at));
                 self.meet_row(entity, known, since, recipient)
             } else {
                 None

@@ -222,7 +222,7 @@ impl Subscription {
         if loses && hub.delivery == Delivery::Converging {
             self.hidden().told(mark, now + hub.times.deletions_for);
         } else if let Some(hidden) = self.hidden.as_mut().filter(|_| !loses) {
-            hidden.shown(&mark.key);
+            hidden.shown(&mark.id);
         }
     }
 
@@ -536,13 +536,15 @@ impl Hub {
     fn tell_lines(
         &self,
         subscriber: &Subscriber,
-        feed: MutexGuard<'_, Feed>,
+        mut feed: MutexGuard<'_, Feed>,
         lines: Vec<(Place, Line)>,
         cut: Option<Place>,
         then: Then,
         now: Instant,
     ) -> Progress {
         if lines.iter().any(|(_, line)| matches!(line, Line::Asked(_))) {
+            // Nobody else tells it anything meanwhile.
+            feed.way = Way::Slow;
             let (version, identity) = (feed.version(&then), feed.recipient.identity.clone());
             let unsaid = Vec::new();
             return Progress::Unsure(Box::new(Inquiry { lines, cut, then, version, identity, unsaid }));
@@ -601,9 +603,9 @@ impl Hub {
                 self.tally.repeats.add(taken.frames as u64);
                 feed.subscriptions[at].buried_from = rest.unwrap_or(end).tombstone_left();
             }
-            Then::Hidden { at, keys, next } => {
+            Then::Hidden { at, ids, next } => {
                 self.tally.repeats.add(taken.frames as u64);
-                let left = rest.map(|rest| keys.get(rest.row()).cloned());
+                let left = rest.map(|rest| ids.get(rest.row()).cloned());
                 feed.subscriptions[at].hidden().go_on(left.unwrap_or(next));
             }
         }
@@ -642,7 +644,7 @@ impl Hub {
             Telling::Lost => return Progress::More,
             Telling::Again(share, refreshed) => (share.lines, Then::Again { at, end: share.end, refreshed }),
             Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
-            Telling::Hidden { lines, keys, next } => (lines, Then::Hidden { at, keys, next }),
+            Telling::Hidden { lines, ids, next } => (lines, Then::Hidden { at, ids, next }),
         };
         self.tell_lines(subscriber, feed, lines, None, then, now)
     }
@@ -683,22 +685,23 @@ impl Hub {
     /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
     fn share_of_hidden(&self, entity: EntityIndex, hidden: &Hidden, recipient: &Recipient, log: &Log) -> Telling {
         let mut due = hidden.due();
-        let (mut lines, mut keys) = (Vec::new(), Vec::new());
-        for (key, since) in due.by_ref().take(SHARE_RECORDS) {
-            let newest = log.newest_record(entity, key).filter(|(at, ..)| log.is_newest(entity, key, *at));
+        let (mut lines, mut ids) = (Vec::new(), Vec::new());
+        for (id, since) in due.by_ref().take(SHARE_RECORDS) {
+            let newest =
+                log.newest_record(entity, &since.key).filter(|(at, ..)| log.is_newest(entity, &since.key, *at));
             let line = match (newest, since.until) {
                 (Some((at, record, _)), Some(_)) => {
                     let unsaid = since.unsaid_from.map(|from| How::Again { from, pages: Pages::Any });
                     self.meet(log, at, record, recipient, unsaid.unwrap_or(How::Reminder))
                 }
                 (Some((at, record, _)), None) => self.meet(log, at, record, recipient, How::Gone { from: 0 }),
-                (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, &since.id)),
+                (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, id)),
                 (None, _) => None,
             };
-            lines.extend(line.map(|line| (Place::of_row(keys.len()), line)));
-            keys.push(key.clone());
+            lines.extend(line.map(|line| (Place::of_row(ids.len()), line)));
+            ids.push(id.clone());
         }
-        Telling::Hidden { lines, keys, next: due.next().map(|(key, _)| key.clone()) }
+        Telling::Hidden { lines, ids, next: due.next().map(|(id, _)| id.clone()) }
     }
 }
 
@@ -707,10 +710,10 @@ enum Telling {
     /// With where the log stood behind the latest refresh.
     Again(Share, u64),
     Deletions(Share),
-    /// Each line stands at the place of its key.
+    /// Each line stands at the place of its id.
     Hidden {
         lines: Vec<(Place, Line)>,
-        keys: Vec<Arc<str>>,
+        ids: Vec<Arc<str>>,
         next: Option<Arc<str>>,
     },
     /// Only the store can tell it.
@@ -733,7 +736,7 @@ pub(super) enum Then {
     },
     Hidden {
         at: usize,
-        keys: Vec<Arc<str>>,
+        ids: Vec<Arc<str>>,
         next: Option<Arc<str>>,
     },
 }
@@ -773,9 +776,12 @@ impl Subscriber {
     pub(super) fn leave(&self) -> Option<(Hold, Vec<(EntityIndex, Box<Hidden>)>)> {
         let mut feed = lock(&self.feed);
         feed.way = Way::Left;
-        let hold = feed.page.as_mut()?.hold.take()?;
-        let hidden = feed.subscriptions.iter_mut().filter_map(|known| Some((known.entity, known.hidden.take()?)));
-        Some((hold, hidden.collect()))
+        let page = feed.page.as_mut()?;
+        let hold = page.hold.take()?;
+        // Of what it has not subscribed yet, too.
+        let mut hidden = std::mem::take(&mut page.hidden);
+        hidden.extend(feed.subscriptions.iter_mut().filter_map(|known| Some((known.entity, known.hidden.take()?))));
+        Some((hold, hidden))
     }
 
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.

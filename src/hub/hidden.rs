@@ -15,7 +15,7 @@ pub(super) struct Mark {
     pub(super) id: Arc<str>,
 }
 
-/// The objects of one subscription that are out of its sight.
+/// The objects of one subscription that are out of its sight, by their ids: those are all that its page knows.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
     objects: BTreeMap<Arc<str>, Since>,
@@ -25,7 +25,8 @@ pub(super) struct Hidden {
 
 #[derive(Clone, Debug)]
 pub(super) struct Since {
-    pub(super) id: Arc<str>,
+    /// What the log finds it by.
+    pub(super) key: Arc<str>,
     /// Until when it is told again, since a form may keep its page from hearing it. Of what only may be showing, once.
     pub(super) until: Option<Instant>,
     /// Nobody could say whether it may be seen, and nothing was told: of what was told from there on.
@@ -35,7 +36,7 @@ pub(super) struct Since {
 impl Hidden {
     /// Something may be showing that is out of sight: it is looked at the next time.
     pub(super) fn suspect(&mut self, key: Arc<str>, id: Arc<str>) {
-        self.objects.entry(key).or_insert(Since { id, until: None, unsaid_from: None });
+        self.objects.entry(id).or_insert(Since { key, until: None, unsaid_from: None });
     }
 
     /// It was told that an object is gone.
@@ -56,20 +57,22 @@ impl Hidden {
     }
 
     fn known(&mut self, mark: &Mark) -> &mut Since {
-        let known = self.objects.entry(mark.key.clone());
-        known.or_insert_with(|| Since { id: mark.id.clone(), until: None, unsaid_from: None })
+        let known = self.objects.entry(mark.id.clone());
+        let known = known.or_insert_with(|| Since { key: mark.key.clone(), until: None, unsaid_from: None });
+        known.key = mark.key.clone();
+        known
     }
 
     /// It was told an object: that is in its sight.
-    pub(super) fn shown(&mut self, key: &str) {
-        self.objects.remove(key);
+    pub(super) fn shown(&mut self, id: &str) {
+        self.objects.remove(id);
     }
 
     /// Begins to tell all of it again, but for what that was long ago.
     pub(super) fn begin(&mut self, now: Instant) {
         let unseen = self.next.take();
-        let is_unseen = |key: &Arc<str>| unseen.as_ref().is_some_and(|next| key >= next);
-        self.objects.retain(|key, since| since.until.map_or_else(|| is_unseen(key), |until| until > now));
+        let is_unseen = |id: &Arc<str>| unseen.as_ref().is_some_and(|next| id >= next);
+        self.objects.retain(|id, since| since.until.map_or_else(|| is_unseen(id), |until| until > now));
         self.look();
     }
 
@@ -90,8 +93,10 @@ impl Hidden {
         from.flat_map(range)
     }
 
-    /// It goes on from there.
+    /// It goes on from there. What was only suspected has been looked at before that.
     pub(super) fn go_on(&mut self, next: Option<Arc<str>>) {
+        let is_ahead = |id: &Arc<str>| next.as_ref().is_some_and(|next| id >= next);
+        self.objects.retain(|id, since| since.until.is_some() || is_ahead(id));
         self.next = next;
     }
 }

@@ -25,6 +25,15 @@ pub(crate) struct LogLimits {
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
 
+/// What a page may show of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen<'l> {
+    State(&'l State),
+    /// Any of what this state or an earlier one was.
+    Before(&'l State),
+    Unknown,
+}
+
 /// States of one object that are looked at to find out what a page may be showing: everybody may change one often.
 const STATES: usize = 64;
 
@@ -40,9 +49,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Where the object of a deletion is now.
+    pub(crate) fn went_to(&self) -> &Scopes {
+        match &self.matter {
+            Matter::Change(subject) => &subject.went_to,
+            Matter::Message | Matter::Refresh => &Scopes::None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         let former = match &self.matter {
-            Matter::Change(Subject { former: Former::Known(state), .. }) => state.bytes(),
+            Matter::Change(Subject { former: Former::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
             Matter::Change(_) | Matter::Message | Matter::Refresh => 0,
         };
         OVERHEAD + self.frame.len() + self.scopes.bytes() + former
@@ -71,6 +88,8 @@ pub(crate) struct Subject {
     pub(crate) former: Former,
     /// All scopes it was told in since it was last added, as far as the log knows.
     pub(crate) ever: Scopes,
+    /// Of a deletion: where its object is now. Who hears that has it.
+    pub(crate) went_to: Scopes,
     /// The object's JSON, a part of the frame; of a deleted one only its id.
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
@@ -103,12 +122,18 @@ pub(crate) struct State {
     pub(crate) was: Was,
 }
 
+/// Scopes that are remembered of one object: everybody may move one about.
+const EVER: usize = 64;
+
 impl Former {
-    /// All scopes an object has been told in.
-    pub(crate) fn ever(&self) -> Scopes {
+    /// All scopes an object has been told in, with those it is told in now.
+    pub(crate) fn ever_and(&self, now: &Scopes) -> Scopes {
         match self {
-            Self::Known(state) if !matches!(state.was, Was::Gone) => state.ever.clone(),
-            Self::Known(_) | Self::Unknown | Self::Absent => Scopes::None,
+            Self::Known(state) if !matches!(state.was, Was::Gone) => {
+                let ever = state.ever.and(&state.scopes).and(now);
+                if ever.names().count() > EVER { state.scopes.and(now) } else { ever }
+            }
+            Self::Known(_) | Self::Unknown | Self::Absent => now.clone(),
         }
     }
 }
@@ -129,7 +154,7 @@ impl State {
             Was::Object(object) => object.len(),
             Was::Something | Was::Doubtful | Was::Gone => 0,
         };
-        size_of::<Self>() + self.scopes.bytes() + object
+        size_of::<Self>() + self.scopes.bytes() + self.ever.bytes() + object
     }
 }
 
@@ -147,6 +172,7 @@ pub(crate) struct Tombstone {
     pub(crate) scopes: Scopes,
     /// All who have heard of it.
     pub(crate) ever: Scopes,
+    pub(crate) went_to: Scopes,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Box<[u8]>>,
 }
@@ -290,30 +316,25 @@ impl Log {
         }
     }
 
-    /// What a page that has heard everything before `from` may show of an object, besides its newest state, newest first;
-    /// `None` stands for what nobody knows, and for what is not looked at any more behind [`STATES`].
-    pub(crate) fn shown_since<'l>(
-        &'l self,
-        newest: &'l Subject,
-        from: u64,
-    ) -> impl Iterator<Item = Option<&'l State>> + 'l {
+    /// What a page that has heard everything before `from` may show of an object, besides its newest state, newest first.
+    pub(crate) fn shown_since<'l>(&'l self, newest: &'l Subject, from: u64) -> impl Iterator<Item = Seen<'l>> + 'l {
         let mut former = Some(&newest.former);
         let mut looked_at = 0;
         std::iter::from_fn(move || {
             loop {
-                looked_at += 1;
-                if looked_at > STATES && former.take().is_some() {
-                    return Some(None);
-                }
                 let state = match former.take()? {
-                    Former::Unknown => return Some(None),
+                    Former::Unknown => return Some(Seen::Unknown),
                     Former::Absent => return None,
                     Former::Known(state) => &**state,
                 };
+                looked_at += 1;
+                if looked_at > STATES {
+                    return Some(Seen::Before(state));
+                }
                 let earlier = state.at.filter(|at| *at >= from).and_then(|at| self.change(at));
                 former = earlier.map(|(_, subject)| &subject.former);
                 if !matches!(state.was, Was::Gone) {
-                    return Some(Some(state));
+                    return Some(Seen::State(state));
                 }
             }
         })
@@ -478,6 +499,7 @@ impl Log {
                 may_be_exception: subject.may_be_exception,
                 scopes: scopes.clone(),
                 ever,
+                went_to: subject.went_to,
                 last,
             };
             self.tombstone_bytes += tombstone.bytes();
@@ -570,6 +592,7 @@ mod tests {
                 key: id.into(),
                 former: Former::Unknown,
                 ever: Scopes::All,
+                went_to: Scopes::None,
                 object: frame.clone(),
                 whole: true,
                 added: None,
@@ -644,6 +667,7 @@ mod tests {
                 key: id.into(),
                 former: Former::Unknown,
                 ever: Scopes::All,
+                went_to: Scopes::None,
                 object,
                 whole: kind != ChangeKind::Update,
                 added: None,

@@ -187,6 +187,8 @@ impl SnapshotFrames {
 #[derive(Clone, Debug)]
 struct Row {
     id: Box<str>,
+    /// What the log may find its object by.
+    keys: Box<[Arc<str>]>,
     frame: Bytes,
     /// The object itself, where it is asked who may see it.
     object: Option<Bytes>,
@@ -487,35 +489,39 @@ impl Hub {
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
         let voice = self.voice(entity);
-        {
-            let mut log = lock(&self.log);
-            for row in rows {
-                for key in voice.keys(identity.hears(), row.id()) {
-                    log.unbury(entity, &key, at);
-                }
-            }
-        }
+        let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
+            voice.keys(scopes, id).into_iter().map(|key| Arc::from(&*key)).collect()
+        };
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
+            keys: keys(identity.hears(), change.id()),
             frame: voice.gone(change.object(), true).frame,
             object: None,
             kind: RowKind::Gone,
         });
         let heard = rows.iter().filter(|row| !voice.is_scoped || row.scopes().admit(identity.hears()));
         let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| voice.bears(change));
-        let objects = bearable.into_iter().map(|change| {
+        let unbearable = others.len();
+        let there: Vec<Box<[Arc<str>]>> =
+            bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
+        {
+            let mut log = lock(&self.log);
+            there.iter().flatten().for_each(|key| log.unbury(entity, key, at));
+        }
+        let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
             let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
             let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true) };
-            Row { id: change.id().into(), frame, object, kind: RowKind::Object }
+            Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
         let scopes = identity.hears().clone();
-        (SnapshotFrames { at, scopes, gone: gone.collect(), rows: objects.collect() }, others.len())
+        (SnapshotFrames { at, scopes, gone: gone.collect(), rows: objects.collect() }, unbearable)
     }
 
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
-        let marker = |frame| Row { id: RESYNC.into(), frame, object: None, kind: RowKind::Marker };
+        let marker =
+            |frame| Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker };
         let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into() }
     }
@@ -704,6 +710,7 @@ impl Hub {
             former: self.former(log, entity, &key, change),
             key,
             ever: Scopes::None,
+            went_to: change.went_to().clone(),
             object: said.object,
             whole: true,
             added: None,
@@ -717,7 +724,7 @@ impl Hub {
             Former::Known(state) => scopes.and(&state.scopes),
             Former::Unknown | Former::Absent => scopes,
         };
-        subject.ever = subject.former.ever().and(&scopes);
+        subject.ever = subject.former.ever_and(&scopes);
         Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
     }
 
@@ -731,7 +738,8 @@ impl Hub {
         let former = self.former(log, entity, &key, change);
         let subject = Subject {
             kind: change.kind(),
-            ever: former.ever().and(&scopes),
+            ever: former.ever_and(&scopes),
+            went_to: Scopes::None,
             former,
             id,
             key,
@@ -752,7 +760,7 @@ impl Hub {
         }
         let known = log.newest_record(entity, key);
         // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = voice.has_own_ids && !change.former_scopes().is_none();
+        let comes = voice.has_own_ids && change.comes();
         let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),
@@ -773,7 +781,7 @@ impl Hub {
             (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
             (None, Before::Unread) => return Former::Unknown,
         };
-        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.and(&scopes));
+        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.clone());
         Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 

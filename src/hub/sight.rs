@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt, ops::Deref, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         again::Place,
         feed::{Then, Version},
         hidden::Mark,
-        log::{self, Log, Matter, Record, State, Subject, Tombstone, Was},
+        log::{self, Log, Matter, Record, Seen, Subject, Tombstone, Was},
     },
     object::{Object, quoted},
     observe::audit,
@@ -251,8 +251,10 @@ pub(super) struct Said {
     /// Its subscribers must look at it themselves.
     pub(super) only_slowly: bool,
     scopes: Scopes,
-    /// It tells that an object is gone for everybody, who were told of it in these scopes.
+    /// It tells that an object is gone, which was told in these scopes.
     deletion: Option<Former>,
+    /// Where that is now: who hears this has it.
+    went_to: Scopes,
     frame: Cleared,
     moved: Option<Box<Moved>>,
     /// Where it is not for everyone.
@@ -306,6 +308,9 @@ impl Said {
         let heard = |frame, loses| Some(Heard { frame, mark, loses, about });
         let hears = recipient.hears(&self.scopes);
         if let Some(former) = &self.deletion {
+            if recipient.hears(&self.went_to) {
+                return None;
+            }
             // Who had the object is told again with everybody; who had lost it before is told apart.
             return match hears {
                 true => Some(Heard { frame: &self.frame, mark: None, loses: false, about }),
@@ -346,13 +351,18 @@ impl Hub {
     fn former_scopes(&self, log: &Log, sequence: u64, record: &Record, how: How) -> Former {
         match &record.matter {
             Matter::Change(subject) if self.voice(record.entity).is_scoped => {
-                let known = log.shown_since(subject, how.from(sequence)).flatten();
-                let former = |state: &State| FormerScopes {
-                    scopes: state.scopes.clone(),
-                    at: state.at,
-                    is_sure: !matches!(state.was, Was::Doubtful),
+                let former = |seen: Seen<'_>| match seen {
+                    Seen::State(state) => Some(FormerScopes {
+                        scopes: state.scopes.clone(),
+                        at: state.at,
+                        is_sure: !matches!(state.was, Was::Doubtful),
+                    }),
+                    Seen::Before(state) => {
+                        Some(FormerScopes { scopes: state.ever.clone(), at: state.at, is_sure: false })
+                    }
+                    Seen::Unknown => None,
                 };
-                known.map(former).collect()
+                log.shown_since(subject, how.from(sequence)).filter_map(former).collect()
             }
             Matter::Change(_) | Matter::Message | Matter::Refresh => Vec::new(),
         }
@@ -388,6 +398,7 @@ impl Hub {
             only_slowly,
             scopes: record.scopes.clone(),
             deletion,
+            went_to: record.went_to().clone(),
             frame: Cleared(frame),
             moved,
             mark: self.mark(record),
@@ -441,13 +452,9 @@ impl Hub {
     }
 
     /// The object of a row, as far as the log could find it.
-    fn mark_of_row(&self, entity: EntityIndex, row: &Row, recipient: &Recipient) -> Option<Mark> {
-        let voice = self.voice(entity);
-        let mut keys = voice.keys(recipient.identity.hears(), &row.id).into_iter();
-        let (key, None, true) = (keys.next()?, keys.next(), voice.is_choosy()) else {
-            return None;
-        };
-        Some(Mark { entity, key: Arc::from(&*key), id: Arc::from(&*row.id) })
+    fn mark_of_row(&self, entity: EntityIndex, row: &Row) -> Option<Mark> {
+        let key = row.keys.first().filter(|_| self.voice(entity).is_choosy())?;
+        Some(Mark { entity, key: key.clone(), id: Arc::from(&*row.id) })
     }
 
     /// That an object is gone which the log does not know any more, to one who was told so before.
@@ -483,19 +490,21 @@ impl Hub {
         how: How,
     ) -> Option<Line> {
         let is_deletion = subject.kind == ChangeKind::Delete;
+        if recipient.hears(&subject.went_to) {
+            return None;
+        }
         let now = (!is_deletion && recipient.hears(&record.scopes)).then(|| subject.object.clone());
         let from = how.from(sequence);
-        let shown = log.shown_since(subject, from).map(|state| match state {
-            None if recipient.has_heard(&record.scopes, subject.added) => Shown::Anything,
-            // Nobody can be asked any more what it saw when it was somebody else.
-            Some(state) if !recipient.hears(&state.scopes) && recipient.has_heard(&state.scopes, state.at) => {
-                Shown::Anything
-            }
-            Some(state) if recipient.hears(&state.scopes) => match &state.was {
+        let shown = log.shown_since(subject, from).map(|seen| match seen {
+            Seen::Unknown if recipient.has_heard(&record.scopes, subject.added) => Shown::Anything,
+            Seen::Before(state) if recipient.has_heard(&state.ever, state.at) => Shown::Anything,
+            Seen::State(state) if recipient.hears(&state.scopes) => match &state.was {
                 Was::Object(object) => Shown::Object(object.clone()),
                 Was::Something | Was::Doubtful | Was::Gone => Shown::Anything,
             },
-            None | Some(_) => Shown::Nothing,
+            // Nobody can be asked any more what it saw when it was somebody else.
+            Seen::State(state) if recipient.has_heard(&state.scopes, state.at) => Shown::Anything,
+            Seen::Unknown | Seen::Before(_) | Seen::State(_) => Shown::Nothing,
         });
         let mut shown: Vec<Shown> = shown.collect();
         let had = !matches!(how, How::Live) && recipient.earlier.heard(&record.scopes, Some(sequence));
@@ -538,7 +547,7 @@ impl Hub {
         all: bool,
     ) -> Option<Line> {
         let scopes = if all { &tombstone.ever } else { &tombstone.scopes };
-        if !recipient.has_heard(scopes, Some(sequence)) {
+        if !recipient.has_heard(scopes, Some(sequence)) || recipient.hears(&tombstone.went_to) {
             return None;
         }
         let voice = self.voice(tombstone.entity);
@@ -571,6 +580,7 @@ impl Hub {
             entity: tombstone.entity,
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
+            went_to: tombstone.went_to.clone(),
             deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
             mark: None,
             frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
@@ -605,7 +615,7 @@ impl Hub {
             Box::new(About { entity, id, kind, scopes })
         });
         let is_gone = row.kind == RowKind::Gone;
-        let mark = self.mark_of_row(entity, row, recipient).map(Box::new);
+        let mark = self.mark_of_row(entity, row).map(Box::new);
         let is_filtered = self.voice(entity).view.is_some();
         let (object, is_heard, shown) = match (since.filter(|_| is_gone), &row.object) {
             // It is there again; for those who may see it.
@@ -613,7 +623,8 @@ impl Hub {
             (Some((record, subject)), _) if is_filtered => {
                 (&subject.object, recipient.hears(&record.scopes), vec![Shown::Anything])
             }
-            (_, Some(object)) if is_gone => (object, false, vec![Shown::Object(object.clone())]),
+            // Who it was before may have seen it.
+            (_, Some(object)) if is_gone => (object, false, vec![Shown::Anything]),
             (_, Some(object)) => (object, true, Vec::new()),
             // What the store says is gone, it says to this identity.
             (_, None) => {
@@ -749,17 +760,19 @@ impl Inquiry {
         let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
         let mut answered = Vec::with_capacity(places.len());
         for next in 1..=places.len() {
-            let Some((place, answer)) = answers.next().await else {
+            // Behind the limit only what is there already.
+            let answer = match begun.elapsed() >= limit && next > 1 {
+                true => answers.next().now_or_never().flatten(),
+                false => answers.next().await,
+            };
+            let Some((place, answer)) = answer else {
+                self.cut = places.get(next - 1).copied();
                 break;
             };
             match answer {
                 Answer::Told(told) => answered.push((place, Line::Told(told))),
                 Answer::Nothing => {}
                 Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
-            }
-            if begun.elapsed() >= limit {
-                self.cut = places.get(next).copied();
-                break;
             }
         }
         self.lines = answered;

@@ -16,6 +16,9 @@ use crate::{
     scope::Scopes,
 };
 
+/// Of many scopes that an id may be unique in, so many are tried.
+const MAX_KEYS: usize = 16;
+
 /// Everything that is needed to speak of one entity.
 #[derive(Debug)]
 pub(crate) struct Voice {
@@ -58,12 +61,17 @@ impl Voice {
         Cow::Owned(format!("{}|{id}", names.collect::<String>()))
     }
 
-    /// What the log may find an object by that is told to somebody who hears these scopes.
-    pub(crate) fn keys<'k>(&self, heard: &Scopes, id: &'k str) -> Vec<Cow<'k, str>> {
+    /// What the log may find an object by that is told in these scopes: all of them, or one, may be where its id is unique.
+    pub(crate) fn keys<'k>(&self, scopes: &Scopes, id: &'k str) -> Vec<Cow<'k, str>> {
         if !self.has_own_ids {
             return vec![Cow::Borrowed(id)];
         }
-        heard.names().map(|name| self.key(&std::iter::once(name).collect(), id)).collect()
+        let of_one = scopes.names().map(|name| self.key(&std::iter::once(name).collect(), id));
+        let mut keys: Vec<_> = of_one.take(MAX_KEYS).collect();
+        if keys.len() != 1 {
+            keys.push(self.key(scopes, id));
+        }
+        keys
     }
 
     /// True where some may hear or see what others may not.

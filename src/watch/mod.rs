@@ -318,7 +318,9 @@ impl Write {
         let change = match self.load(&draft).await {
             Some(change) => Ok(change),
             // Who may see it cannot be told from what was sent.
-            None if entity.is_filtered() => return self.untold("load", "its load hook failed"),
+            None if entity.is_filtered() && draft.kind != ChangeKind::Delete => {
+                return self.untold("load", "its load hook failed");
+            }
             None => draft.into_change(),
         };
         match change {
@@ -341,10 +343,7 @@ impl Write {
             Err(failure) => failure.to_string(),
         };
         self.watcher.observer().hooks_failed.up();
-        self.watcher.observer().warn(format_args!(
-            "the load hook of {:?} failed: {failure}; the change is told from request and response",
-            entity.name
-        ));
+        self.watcher.observer().warn(format_args!("the load hook of {:?} failed: {failure}", entity.name));
         None
     }
 
@@ -362,8 +361,8 @@ impl Write {
             let is_meant = self.matched.id.as_deref() == Some(change.id());
             let before = if is_meant { before.clone() } else { Before::Unread };
             let change = change.clone().told_in(scopes, &said.moved_from).after(before);
-            // What moves is found where it comes to.
-            let stays = change.former_scopes().is_none() && !self.scopes.is_none();
+            // What leaves the scopes of requests is found where it comes to.
+            let stays = !self.scopes.is_none() && !self.scopes.admit(change.former_scopes());
             if stays { change.unique_in(&self.scopes) } else { change }
         });
         if let Err(error) = self.watcher.publisher.publish(entity, &told.collect::<Vec<_>>(), began) {
