@@ -223,7 +223,8 @@ impl Entity {
     ///
     /// The hook gets its own clone of `state` and the object's id as text. `None` means the row is gone and is told
     /// as a delete. An error, a panic, or more than the builder's `hook_timeout` is logged and counted, and the
-    /// change is told from request and response instead.
+    /// change is told from request and response instead; where [`visible`](Self::visible) or [`project`](Self::project)
+    /// must see the row, only a deletion is.
     ///
     /// ```
     /// use std::{collections::HashMap, convert::Infallible, sync::{Arc, Mutex}};
@@ -370,14 +371,17 @@ impl Entity {
     /// them ([`Identity::scope`]).
     ///
     /// A change takes its scopes from what the handler says ([`LiveWrite::scope`](crate::LiveWrite::scope),
-    /// [`Change::scope`](crate::Change::scope)), else from [`scope_param`](Self::scope_param) and
-    /// [`scope_from`](Self::scope_from) together; a deletion without any goes to those who were told of the object. A
-    /// change without a scope is told to nobody: it is counted in [`Stats::writes_untold`](crate::Stats), and the log
-    /// says so. Scopes are names of one kind: a calendar `a` of one tenant and one of another are the same scope, unless
-    /// you name them apart. A name has 256 bytes at most and no control characters; others are no scope.
+    /// [`Change::scope`]), else from [`scope_param`](Self::scope_param) and [`scope_from`](Self::scope_from) together: who
+    /// has any of them hears it. A change without a scope is told to nobody: it is counted in
+    /// [`Stats::writes_untold`](crate::Stats), and the log says so. Scopes are names of one kind: a calendar `a` of one
+    /// tenant and one of another are the same scope, unless you name them apart. A name has 256 bytes at most and no
+    /// control characters; others are no scope.
     ///
-    /// Where an object is told in other scopes than before it has moved: those who have only the former ones are told
-    /// that it is gone, those who have only the new ones get it whole.
+    /// By itself an id names one object of the entity. So one that is told in other scopes than before has moved: those
+    /// who have only the former ones are told that it is gone, those who have only the new ones get it whole; and a
+    /// deletion without a scope goes to those who have the object. Where scopes come from requests, or with
+    /// [`ids_per_scope`](Self::ids_per_scope), it names one in its scopes only, and moves are said with
+    /// [`Change::moved_from`].
     ///
     /// ```
     /// use axum::{Extension, Json};
@@ -446,7 +450,9 @@ impl Entity {
 
     /// Says that ids are unique within their [scope](Self::scoped) only, as where every tenant has a store of its own.
     /// Where scopes come from requests that is so anyway. Otherwise an id names one object of the entity, whatever its
-    /// scope.
+    /// scope. With it, a deletion needs its scope too, an object moves only where somebody says so
+    /// ([`Change::moved_from`], [`LiveWrite::moved_from`](crate::LiveWrite::moved_from)), and several scopes together are
+    /// one place: what is published by hand must name those that its requests name.
     ///
     /// ```
     /// use tower_live_updates::Entity;
