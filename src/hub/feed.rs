@@ -1,7 +1,13 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::{
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    time::Duration,
+};
 
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -15,7 +21,7 @@ use crate::{
         log::{Former, Log, Matter},
         session::{Hold, SessionId},
         settle::{Settle, SettleTimes},
-        sight::{Cleared, Heard, How, Inquiry, Line, Minutes, Recipient, Told},
+        sight::{Answer, Cleared, Heard, How, Line, Minutes, Patience, Recipient, Told},
     },
     lock::lock,
     object::quoted,
@@ -102,7 +108,7 @@ pub(super) struct Feed {
 
 /// What an answer was found out with: where that has changed, the answer is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+struct Version {
     feed: u64,
     subscription: u64,
 }
@@ -705,6 +711,60 @@ impl Hub {
     }
 }
 
+/// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
+#[derive(Debug)]
+pub(crate) struct Inquiry {
+    lines: Vec<(Place, Line)>,
+    /// Where it goes on, if there was no time to ask all of it.
+    cut: Option<Place>,
+    then: Then,
+    version: Version,
+    identity: Identity,
+    /// What a hook has failed to say, with where in the log it was told from: it is looked at again.
+    unsaid: Vec<(Box<Mark>, u64)>,
+}
+
+/// Questions of one recipient that are asked at one time.
+const AT_ONCE: usize = 16;
+
+impl Inquiry {
+    /// Asks all of it, each hook for `limit` at most; when it has taken that long in all, the rest is left for another
+    /// time. What has no answer is not to be seen; `failed` is told of it, with the entity's name.
+    pub(crate) async fn ask(&mut self, hub: &Hub, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
+        let begun = Instant::now();
+        let places: Vec<Place> = self.lines.iter().map(|(place, _)| *place).collect();
+        let (identity, failed) = (self.identity.clone(), &failed);
+        let identity = &identity;
+        let lines = std::mem::take(&mut self.lines);
+        let answers = lines.into_iter().map(|(place, line)| async move {
+            let answer = match line {
+                Line::Told(told) => Answer::Told(told),
+                Line::Asked(question) => question.answer(hub, identity, Patience::new(limit), failed).await,
+            };
+            (place, answer)
+        });
+        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
+        let mut answered = Vec::with_capacity(places.len());
+        for next in 1..=places.len() {
+            // Behind the limit only what is there already.
+            let answer = match begun.elapsed() >= limit && next > 1 {
+                true => answers.next().now_or_never().flatten(),
+                false => answers.next().await,
+            };
+            let Some((place, answer)) = answer else {
+                self.cut = places.get(next - 1).copied();
+                break;
+            };
+            match answer {
+                Answer::Told(told) => answered.push((place, Line::Told(told))),
+                Answer::Nothing => {}
+                Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
+            }
+        }
+        self.lines = answered;
+    }
+}
+
 /// What is told once more.
 enum Telling {
     /// With where the log stood behind the latest refresh.
@@ -722,7 +782,7 @@ enum Telling {
 
 /// What follows when lines have been told, to the subscription at a place.
 #[derive(Debug)]
-pub(super) enum Then {
+enum Then {
     /// The log has been read so far.
     ReadTo(u64),
     Again {

@@ -18,6 +18,7 @@ mod settle;
 mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
+mod view;
 mod voice;
 
 use std::{
@@ -49,7 +50,8 @@ pub(crate) use self::{
     log::LogLimits,
     session::{SessionId, SessionLimits},
     settle::SettleTimes,
-    sight::{Cleared, View},
+    sight::Cleared,
+    view::View,
     voice::Voice,
 };
 use crate::{

@@ -2,23 +2,20 @@
 //!
 //! An outlet takes [`Cleared`] frames and no others, and nothing but this file makes them.
 
-use std::{borrow::Cow, fmt, ops::Deref, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::{
     auth::Identity,
     change::ChangeKind,
-    entity::{Project, Visible},
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
-        again::Place,
-        feed::{Then, Version},
         hidden::Mark,
         log::{self, Log, Matter, Record, Seen, Subject, Tombstone, Was},
+        view::View,
     },
     object::{Object, quoted},
     observe::audit,
@@ -114,51 +111,6 @@ impl How {
             Self::Again { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
             Self::Again { from, pages: Pages::Any } | Self::Gone { from } => from,
             Self::Reminder => u64::MAX,
-        }
-    }
-}
-
-/// What of an entity's objects somebody may see.
-#[derive(Clone)]
-pub(crate) struct View {
-    pub(crate) visible: Option<Visible>,
-    pub(crate) project: Option<Project>,
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("View")
-    }
-}
-
-impl View {
-    /// The view of an entity with these hooks; `None` where everybody sees everything that they hear of.
-    pub(crate) fn of(visible: Option<&Visible>, project: Option<&Project>) -> Option<Self> {
-        (visible.is_some() || project.is_some()).then(|| Self { visible: visible.cloned(), project: project.cloned() })
-    }
-
-    async fn may_see(&self, identity: &Identity, object: &str) -> Result<bool, BoxError> {
-        match &self.visible {
-            Some(visible) => visible(identity.clone(), object).await,
-            None => Ok(true),
-        }
-    }
-
-    /// What this identity sees of an object.
-    async fn seen<'o>(&self, identity: &Identity, object: &'o str) -> Result<Option<Cow<'o, str>>, BoxError> {
-        if !self.may_see(identity, object).await? {
-            return Ok(None);
-        }
-        let Some(project) = &self.project else {
-            return Ok(Some(Cow::Borrowed(object)));
-        };
-        let projected = project(identity.clone(), object).await?;
-        let (was, now) = (Object::of(object).unwrap_or_default(), Object::of(&projected));
-        let now = now.ok_or("what project answered is no JSON object")?;
-        match (was.get("id"), now.get("id")) {
-            (Some(was), None) => Ok(Some(Cow::Owned(now.with("id", was).to_json()))),
-            (was, now) if was == now => Ok(Some(Cow::Owned(projected))),
-            _ => Err("what project answered has another id".into()),
         }
     }
 }
@@ -725,69 +677,15 @@ enum Telling {
     Reminder,
 }
 
-/// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
-#[derive(Debug)]
-pub(crate) struct Inquiry {
-    pub(super) lines: Vec<(Place, Line)>,
-    /// Where it goes on, if there was no time to ask all of it.
-    pub(super) cut: Option<Place>,
-    pub(super) then: Then,
-    pub(super) version: Version,
-    pub(super) identity: Identity,
-    /// What a hook has failed to say, with where in the log it was told from: it is looked at again.
-    pub(super) unsaid: Vec<(Box<Mark>, u64)>,
-}
-
-/// Questions of one recipient that are asked at one time.
-const AT_ONCE: usize = 16;
-
-impl Inquiry {
-    /// Asks all of it, each hook for `limit` at most; when it has taken that long in all, the rest is left for another
-    /// time. What has no answer is not to be seen; `failed` is told of it, with the entity's name.
-    pub(crate) async fn ask(&mut self, hub: &Hub, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
-        let begun = Instant::now();
-        let places: Vec<Place> = self.lines.iter().map(|(place, _)| *place).collect();
-        let (identity, failed) = (self.identity.clone(), &failed);
-        let identity = &identity;
-        let lines = std::mem::take(&mut self.lines);
-        let answers = lines.into_iter().map(|(place, line)| async move {
-            let answer = match line {
-                Line::Told(told) => Answer::Told(told),
-                Line::Asked(question) => question.answer(hub, identity, Patience::new(limit), failed).await,
-            };
-            (place, answer)
-        });
-        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
-        let mut answered = Vec::with_capacity(places.len());
-        for next in 1..=places.len() {
-            // Behind the limit only what is there already.
-            let answer = match begun.elapsed() >= limit && next > 1 {
-                true => answers.next().now_or_never().flatten(),
-                false => answers.next().await,
-            };
-            let Some((place, answer)) = answer else {
-                self.cut = places.get(next - 1).copied();
-                break;
-            };
-            match answer {
-                Answer::Told(told) => answered.push((place, Line::Told(told))),
-                Answer::Nothing => {}
-                Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
-            }
-        }
-        self.lines = answered;
-    }
-}
-
 /// How long the hooks may take that are asked about one object.
 #[derive(Clone, Copy)]
-struct Patience {
+pub(super) struct Patience {
     since: Instant,
     limit: Duration,
 }
 
 impl Patience {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { since: Instant::now(), limit }
     }
 
@@ -797,7 +695,7 @@ impl Patience {
 }
 
 /// What a question comes to.
-enum Answer {
+pub(super) enum Answer {
     Told(Told),
     Nothing,
     /// A hook has failed.
@@ -805,7 +703,7 @@ enum Answer {
 }
 
 impl Question {
-    async fn answer(
+    pub(super) async fn answer(
         self,
         hub: &Hub,
         identity: &Identity,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     change::{Change, ChangeKind},
     entity::Widget,
-    hub::{View, log::Tombstone},
+    hub::{log::Tombstone, view::View},
     object::{Object, string},
     protocol::{self, EventFrame},
     scope::Scopes,
