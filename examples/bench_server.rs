@@ -1,0 +1,102 @@
+//! A server to measure from outside: events in memory behind the layer, and `GET /plain`, which is nobody's business.
+//!
+//! `cargo run --release --features axum --example bench_server -- 4000 2`: port, worker threads, and `plain` for
+//! [`Delivery::Plain`]. The token is `token`. What was measured with it stands in `docs/performance.md`.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{get, post},
+};
+use clap::{Parser, ValueEnum};
+use serde_json::{Map, Value, json};
+use tokio::{net::TcpSocket, runtime::Builder};
+use tower_live_updates::{Delivery, Entity, LiveUpdates};
+
+/// Events kept: what is measured is the layer, and a list that grows would hide it.
+const MAX_EVENTS: usize = 100;
+/// Thousands of pages come back at once.
+const BACKLOG: u32 = 4096;
+
+#[derive(Parser)]
+struct Options {
+    /// Port to listen on, of the loopback address.
+    port: u16,
+    /// Worker threads.
+    #[arg(default_value_t = 1)]
+    workers: usize,
+    /// What pages are promised.
+    #[arg(default_value = "converging")]
+    promise: Promise,
+    /// Records kept for pages that fall behind or come back.
+    #[arg(long, default_value_t = 50_000)]
+    log_records: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Promise {
+    Converging,
+    Plain,
+}
+
+#[derive(Default)]
+struct Events {
+    last: AtomicU64,
+    newest: Mutex<VecDeque<Map<String, Value>>>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    Builder::new_multi_thread().worker_threads(options.workers).enable_all().build()?.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
+    let delivery = match options.promise {
+        Promise::Converging => Delivery::Converging,
+        Promise::Plain => Delivery::Plain,
+    };
+    let live = LiveUpdates::builder("/api/v1")
+        .tokens(["token"])
+        .entity(Entity::scheduler("/events"))
+        .delivery(delivery)
+        .log_records(options.log_records)
+        .build()?;
+
+    let app = Router::new()
+        .route("/plain", get(async || "hello"))
+        .route("/events", post(create).get(list))
+        .with_state(Arc::<Events>::default())
+        .layer(live.layer());
+
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(([127, 0, 0, 1], options.port).into())?;
+    let listener = socket.listen(BACKLOG)?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+    Ok(())
+}
+
+async fn create(State(events): State<Arc<Events>>, Json(mut event): Json<Map<String, Value>>) -> Json<Value> {
+    let id = events.last.fetch_add(1, Ordering::Relaxed).to_string();
+    event.insert("id".into(), id.clone().into());
+    let mut newest = events.newest.lock().unwrap_or_else(PoisonError::into_inner);
+    newest.truncate(MAX_EVENTS - 1);
+    newest.push_front(event);
+    drop(newest);
+    Json(json!({"action": "inserted", "tid": id}))
+}
+
+async fn list(State(events): State<Arc<Events>>) -> Json<Value> {
+    let newest = events.newest.lock().unwrap_or_else(PoisonError::into_inner);
+    Json(newest.iter().cloned().map(Value::from).collect())
+}
