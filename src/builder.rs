@@ -742,7 +742,7 @@ impl Builder<Ready> {
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());
-        let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle.clone());
-        Ok(LiveUpdates::new(publisher, watcher, endpoint, connections, lifecycle))
+        let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle);
+        Ok(LiveUpdates::new(publisher, watcher, endpoint, connections))
     }
 }

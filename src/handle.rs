@@ -16,7 +16,7 @@ use crate::{
     publish::Publisher,
     scope::Scopes,
     service::LiveUpdatesEndpoint,
-    shutdown::{Lifecycle, signal},
+    shutdown::signal,
     watch::Watcher,
 };
 
@@ -70,7 +70,6 @@ struct Shared {
     watcher: Arc<Watcher>,
     endpoint: Arc<Endpoint>,
     connections: Arc<Connections>,
-    lifecycle: Arc<Lifecycle>,
 }
 
 impl LiveUpdates {
@@ -79,7 +78,6 @@ impl LiveUpdates {
         watcher: Watcher,
         endpoint: Endpoint,
         connections: Arc<Connections>,
-        lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -87,7 +85,6 @@ impl LiveUpdates {
                 watcher: Arc::new(watcher),
                 endpoint: Arc::new(endpoint),
                 connections,
-                lifecycle,
             }),
         }
     }
@@ -332,7 +329,7 @@ impl LiveUpdates {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// ```
     pub async fn shutdown(&self) {
-        self.shared.lifecycle.shutdown().await;
+        self.shared.connections.shutdown().await;
     }
 
     /// Waits for SIGINT or SIGTERM (Ctrl-C elsewhere than on Unix), then does what [`shutdown`](Self::shutdown) does.

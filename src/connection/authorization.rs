@@ -1,9 +1,12 @@
 //! Who may follow what: the entities of one socket that a hook is asked about, at each subscription and again later.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{Connections, Open};
 use crate::{
@@ -87,21 +90,18 @@ impl Authorizations {
         }));
     }
 
-    /// Waits for the next answer and acts on it, or for the next time to ask. Never ends by itself.
-    pub(super) async fn go_on(&mut self, connections: &Connections, open: &Open) {
-        let due =
-            self.wanted.iter().filter_map(|wanted| Some((wanted.due?, wanted.entity))).min_by_key(|(due, _)| *due);
-        let is_idle = self.asking.is_empty() && due.is_none();
-        if is_idle {
-            return std::future::pending().await;
-        }
-        tokio::select! {
-            Some(answer) = self.asking.next(), if !self.asking.is_empty() => self.act_on(connections, open, &answer),
-            () = sleep_until(due.map_or_else(Instant::now, |(due, _)| due)), if due.is_some() => {
-                if let Some((_, entity)) = due {
-                    self.ask(connections, open, entity);
-                }
-            }
+    /// When it is next to be asked about something.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.wanted.iter().filter_map(|wanted| wanted.due).min()
+    }
+
+    /// Asks what is due, and acts on the answers that have come.
+    pub(super) fn go_on(&mut self, connections: &Connections, open: &Open, now: Instant, cx: &mut Context<'_>) {
+        let due = |wanted: &&Wanted| wanted.due.is_some_and(|due| due <= now);
+        let entities: Vec<EntityIndex> = self.wanted.iter().filter(due).map(|wanted| wanted.entity).collect();
+        entities.into_iter().for_each(|entity| self.ask(connections, open, entity));
+        while let Poll::Ready(Some(answer)) = self.asking.poll_next_unpin(cx) {
+            self.act_on(connections, open, &answer);
         }
     }
 

@@ -5,12 +5,13 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Mutex,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{io::AsyncWrite, net::TcpStream, sync::Notify};
+use tokio::{io::AsyncWrite, net::TcpStream};
 
+use super::signals::{Signal, Signals};
 use crate::{
     hub::{Cleared, Outlet, Taken},
     lock::lock,
@@ -29,8 +30,7 @@ pub(crate) struct Outbox {
     /// The socket, where it is a plain TCP stream: frames then go straight to it.
     tcp: Option<TcpStream>,
     waiting: Mutex<Waiting>,
-    /// Wakes whoever writes the line out.
-    news: Notify,
+    signals: Signals,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +41,8 @@ struct Waiting {
     has_begun: bool,
     /// Bytes among them that answer what was read.
     answers: usize,
-    /// The reading side, which has answers to put in line.
-    reader: Option<Waker>,
+    /// True when the reading side waits for room.
+    is_awaited: bool,
     broken: bool,
     /// True when nothing that is told is taken any more.
     silent: bool,
@@ -50,12 +50,12 @@ struct Waiting {
 
 impl Outbox {
     pub(crate) fn new(tcp: Option<TcpStream>) -> Self {
-        Self { tcp, waiting: Mutex::default(), news: Notify::new() }
+        Self { tcp, waiting: Mutex::default(), signals: Signals::default() }
     }
 
-    /// Resolves when there may be something new to write.
-    pub(crate) async fn news(&self) {
-        self.news.notified().await;
+    /// What its task is to act on.
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.signals
     }
 
     /// The socket itself, where it is a plain TCP stream.
@@ -66,7 +66,7 @@ impl Outbox {
     /// Puts a frame in line.
     pub(crate) fn push(&self, frame: Bytes) {
         lock(&self.waiting).frames.push_back(frame);
-        self.news.notify_one();
+        self.signals.raise(Signal::NEWS);
     }
 
     /// Puts the answer to a message in line.
@@ -75,7 +75,7 @@ impl Outbox {
         waiting.answers += frame.len();
         waiting.frames.push_back(frame);
         drop(waiting);
-        self.news.notify_one();
+        self.signals.raise(Signal::NEWS);
     }
 
     /// Drops what has been told and not been written yet, and all that is told from now on. A frame that is half written
@@ -86,31 +86,45 @@ impl Outbox {
         let mut is_begun = waiting.has_begun;
         // True for the first frame at most.
         waiting.frames.retain(|frame| std::mem::take(&mut is_begun) || is_control(frame));
-        waiting.rest();
+        self.rest(&mut waiting);
     }
 
-    /// Ready while few answers wait: who asks without reading is not heard until they are out.
-    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.answers > MUTE && !waiting.broken {
-            waiting.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(())
+    /// Whether few answers wait: who asks without reading is not heard until they are out. Its task is woken then.
+    pub(crate) fn has_room(&self) -> bool {
+        self.has_room_below(MUTE)
     }
 
-    /// Puts an answer in line, or has tungstenite keep it until earlier ones are out.
-    pub(crate) fn poll_answer(&self, cx: &Context<'_>, frame: &[u8]) -> Poll<()> {
+    fn has_room_below(&self, bytes: usize) -> bool {
         let mut waiting = lock(&self.waiting);
-        if waiting.answers > MAX_ANSWERS && !waiting.broken {
-            waiting.reader = Some(cx.waker().clone());
-            return Poll::Pending;
+        let has_room = waiting.answers <= bytes || waiting.broken;
+        waiting.is_awaited |= !has_room;
+        has_room
+    }
+
+    /// Puts an answer in line, or has tungstenite keep it until earlier ones are out; its task is woken then.
+    pub(crate) fn try_answer(&self, frame: &[u8]) -> bool {
+        let has_room = self.has_room_below(MAX_ANSWERS);
+        if has_room {
+            self.answer(Bytes::copy_from_slice(frame));
         }
-        waiting.answers += frame.len();
-        waiting.frames.push_back(Bytes::copy_from_slice(frame));
-        drop(waiting);
-        self.news.notify_one();
-        Poll::Ready(())
+        has_room
+    }
+
+    /// True when nothing waits to be written.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.waiting).frames.is_empty()
+    }
+
+    /// With nothing left to write there is room for answers.
+    fn rest(&self, waiting: &mut Waiting) {
+        if waiting.frames.is_empty() {
+            waiting.answers = 0;
+            // Most sockets are idle most of the time.
+            waiting.frames = VecDeque::new();
+            if std::mem::take(&mut waiting.is_awaited) {
+                self.signals.raise(Signal::NEWS);
+            }
+        }
     }
 
     /// Writes the line out as far as the socket goes at once: ready when something was written or nothing is left.
@@ -132,6 +146,7 @@ impl Outbox {
         if matches!(outcome, Poll::Ready(Err(_))) {
             waiting.break_off();
         }
+        self.rest(&mut waiting);
         outcome
     }
 }
@@ -202,20 +217,6 @@ impl Waiting {
             self.frames.pop_front();
             self.has_begun = false;
         }
-        self.rest();
-    }
-
-    /// With nothing left to write there is room for answers.
-    fn rest(&mut self) {
-        if self.frames.is_empty() {
-            self.answers = 0;
-            if self.frames.capacity() > SLICES {
-                self.frames = VecDeque::new();
-            }
-            if let Some(reader) = self.reader.take() {
-                reader.wake();
-            }
-        }
     }
 
     fn line(&self) -> Line {
@@ -225,9 +226,6 @@ impl Waiting {
     fn break_off(&mut self) {
         self.broken = true;
         self.frames = VecDeque::new();
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
     }
 }
 
@@ -242,7 +240,7 @@ impl Outlet for Outbox {
     }
 
     fn wake(&self) {
-        self.news.notify_one();
+        self.signals.raise(Signal::NEWS);
     }
 
     fn offer(&self, frames: &[&Cleared]) -> Taken {
@@ -288,6 +286,7 @@ impl Outlet for Outbox {
                 Err(_) => waiting.break_off(),
             }
         }
+        self.rest(&mut waiting);
         // An empty line is written out at once: whoever waits for it would ask again and again. So the next frame waits.
         if waiting.frames.is_empty() && !waiting.broken {
             if let Some(&next) = frames.get(taken) {
@@ -369,12 +368,13 @@ mod tests {
     async fn whoever_asks_without_reading_is_not_heard_until_the_answers_are_out() {
         let (_near, mut far) = tokio::io::duplex(64 * 1024);
         let outbox = Outbox::new(None);
-        let room = || poll_fn(|cx| Poll::Ready(outbox.poll_room(cx).is_ready()));
-        assert!(room().await);
+        assert!(outbox.has_room());
         outbox.answer(frame(b'x', MUTE + 1));
-        assert!(!room().await);
+        assert!(!outbox.has_room());
+        outbox.signals.take();
         while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
-        assert!(room().await);
+        assert!(outbox.has_room());
+        assert!(outbox.signals.take().has(Signal::NEWS), "whoever waits for room is woken");
     }
 
     #[tokio::test]
@@ -394,18 +394,17 @@ mod tests {
 
     #[tokio::test]
     async fn answers_wait_until_earlier_ones_are_out() {
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (_near, mut far) = tokio::io::duplex(64 * 1024);
         let outbox = Outbox::new(None);
         let answer = [0; 1000];
         for _ in 0..5 {
-            assert!(poll_fn(|cx| Poll::Ready(outbox.poll_answer(cx, &answer).is_ready())).await);
+            assert!(outbox.try_answer(&answer));
         }
-        let blocked = poll_fn(|cx| outbox.poll_answer(cx, &answer));
-        let writing =
-            async { while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {} };
-        let both = async { tokio::join!(biased; blocked, writing) };
-        tokio::time::timeout(Duration::from_secs(5), both).await.expect("the writer wakes the reader");
-        drop(near);
+        assert!(!outbox.try_answer(&answer));
+        outbox.signals.take();
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        assert!(outbox.signals.take().has(Signal::NEWS), "the writer wakes the reader");
+        assert!(outbox.try_answer(&answer));
     }
 
     #[tokio::test]

@@ -1,12 +1,12 @@
 //! Whether a socket may stay open: until when, and what the authenticator says of it later.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{Connections, Open};
 use crate::{
-    auth::{AuthError, AuthRequest},
+    auth::{AuthError, AuthRequest, Identity},
     expiry::Expiry,
     random,
 };
@@ -50,17 +50,17 @@ impl Permission {
         }
     }
 
-    /// Resolves when the socket may not stay open any longer. `None` where that cannot happen.
-    pub(super) fn over(self, connections: &Connections, open: &Open) -> Option<impl Future<Output = AuthError>> {
-        let may_end = self.request.is_some() || self.key_expires.is_some() || open.identity().expiry().is_some();
-        may_end.then(|| self.watch(connections, open))
+    /// False where the socket may stay open for ever.
+    pub(super) fn may_end(&self, identity: &Identity) -> bool {
+        self.request.is_some() || self.key_expires.is_some() || identity.expiry().is_some()
     }
 
-    async fn watch(self, connections: &Connections, open: &Open) -> AuthError {
+    /// Resolves when the socket may not stay open any longer.
+    pub(super) async fn over(self, connections: Arc<Connections>, open: Arc<Open>) -> AuthError {
         let every = connections.limits.reask_interval;
         let mut is_overtaken = connections.disconnects() != self.asked_at;
         let mut key = Deadline::of(self.key_expires);
-        let mut identity = Deadline::of_identity(open);
+        let mut identity = Deadline::of_identity(&open);
         // The first time anywhere within the interval: thousands of sockets must not ask together.
         let mut wait = if is_overtaken { Duration::ZERO } else { random::between(every / 2, every) };
         loop {
@@ -82,7 +82,7 @@ impl Permission {
             match verdict {
                 Ok(now) if now.principal() == open.identity().principal() => {
                     open.is_now(connections.hub(), now);
-                    identity = Deadline::of_identity(open);
+                    identity = Deadline::of_identity(&open);
                     is_overtaken = connections.disconnects() != asked_at;
                 }
                 Ok(_) => return AuthError::Denied,

@@ -202,9 +202,8 @@ impl Endpoint {
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, guest, &connections).await;
+                connection::serve(upgraded, guest, place, &connections);
             }
-            drop(place);
         });
         response
     }

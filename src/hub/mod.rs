@@ -46,7 +46,7 @@ use self::{
     sight::{How, Recipient, Said},
 };
 pub(crate) use self::{
-    feed::{Origin, Outlet, Progress, Subscriber, Taken},
+    feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
     session::{SessionId, SessionLimits},
     settle::SettleTimes,

@@ -1,0 +1,174 @@
+//! The stream under a socket: a plain TCP stream, which the fan-out writes to directly, or any other.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, Read, Write},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+};
+
+use super::outbox::{Line, Outbox};
+
+/// What tungstenite reads from and answers into: reads come from the stream, answers go into the outbox.
+///
+/// It never waits: where it would have to, it says [`WouldBlock`](io::ErrorKind::WouldBlock), and [`Wire::poll_more`]
+/// waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream keeps for it.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    outbox: Arc<Outbox>,
+    /// `None` where it is a plain TCP stream: the outbox has that.
+    any: Option<Box<Any>>,
+}
+
+/// A stream that is no plain TCP stream: only its own task reads and writes it.
+struct Any {
+    stream: TokioIo<Upgraded>,
+    task: Waker,
+}
+
+impl Wire {
+    /// Finds the TCP stream under hyper's `Upgraded`, or does without. With what hyper had read already: it belongs to
+    /// the socket.
+    pub(crate) fn of(upgraded: Upgraded) -> (Self, Bytes) {
+        match tcp_under(upgraded) {
+            Ok((tcp, read)) => (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None }, read),
+            Err(upgraded) => {
+                let any = Any { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
+                (Self { outbox: Arc::new(Outbox::new(None)), any: Some(Box::new(any)) }, Bytes::new())
+            }
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Has this task woken when there is more to read.
+    pub(crate) fn listen(&mut self, cx: &Context<'_>) {
+        if let Some(any) = &mut self.any {
+            any.task.clone_from(cx.waker());
+        }
+    }
+
+    /// Waits after a read that would have blocked, for the task that [listens](Self::listen).
+    pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.outbox.tcp() {
+            Some(tcp) if self.outbox.has_room() => tcp.poll_read_ready(cx),
+            // Another stream has been asked already; and the outbox wakes the task when there is room.
+            Some(_) | None => Poll::Pending,
+        }
+    }
+
+    /// Writes the line out as far as the stream goes at once: ready when something was written or nothing is left.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Line>> {
+        self.outbox.poll_write(cx, self.any.as_mut().map(|any| &mut any.stream))
+    }
+
+    /// Writes the whole line out.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while ready!(self.poll_write(cx))? == Line::Waiting {}
+        Poll::Ready(Ok(()))
+    }
+
+    /// Keeps the line written out while something else goes on, and once more at its end. False where the stream is
+    /// broken.
+    pub(crate) async fn write_while(&mut self, other: impl Future<Output = ()>) -> bool {
+        let mut other = pin!(other);
+        let other_ends_first = poll_fn(|cx| {
+            self.outbox.signals().listen(cx);
+            match (self.poll_flush(cx), other.as_mut().poll(cx)) {
+                (Poll::Ready(Err(_)), _) => Poll::Ready(false),
+                (_, Poll::Ready(())) => Poll::Ready(true),
+                (_, Poll::Pending) => Poll::Pending,
+            }
+        });
+        other_ends_first.await && poll_fn(|cx| self.poll_flush(cx)).await.is_ok()
+    }
+
+    /// Writes the line out, while it reads and forgets until the peer ends.
+    ///
+    /// That is how a socket ends: its last words go out while the peer is read to its end, since unread bytes would
+    /// make the kernel reset the connection and the last words would be lost with it.
+    pub(crate) async fn end(&mut self) {
+        let mut is_read_out = false;
+        poll_fn(|cx| {
+            self.outbox.signals().listen(cx);
+            self.listen(cx);
+            while !is_read_out {
+                let mut sink = [0; 1024];
+                match self.read(&mut sink) {
+                    Ok(read) => is_read_out = read == 0,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.poll_more(cx) {
+                        Poll::Ready(more) => is_read_out = more.is_err(),
+                        Poll::Pending => break,
+                    },
+                    Err(_) => is_read_out = true,
+                }
+            }
+            match self.poll_flush(cx) {
+                Poll::Ready(Ok(())) if !is_read_out => Poll::Pending,
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+    }
+}
+
+fn tcp_under(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+    #[cfg(feature = "axum")]
+    let upgraded = match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.outbox.has_room() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match &mut self.any {
+            Some(any) => any.read(buffer),
+            None => self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?.try_read(buffer),
+        }
+    }
+}
+
+impl Read for Any {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.task), &mut buffer) {
+            Poll::Ready(outcome) => outcome.map(|()| buffer.filled().len()),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+        if self.outbox.try_answer(frame) { Ok(frame.len()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Any {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Any")
+    }
+}
