@@ -186,7 +186,8 @@ impl Endpoint {
         };
         // A token and a principal of the same letters have different hashes.
         let owner = self.owners.hash_one(&named.credentials);
-        let session = u128::from_str_radix(&page.session, 16).ok().map(|id| SessionId { id, owner });
+        let id = u128::from_str_radix(&page.session, 16).ok();
+        let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         Origin::Page { session, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
     }
 

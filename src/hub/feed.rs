@@ -100,7 +100,7 @@ pub(super) struct Feed {
     /// When a ping is to ride along next.
     ping_due: Instant,
     /// The latest ping, and what its pong will acknowledge.
-    asked: Option<Asked>,
+    asked: Option<Box<Asked>>,
     pings: u64,
     /// Counts what else than its own reading has changed who it is and what it follows.
     version: u64,
@@ -125,7 +125,7 @@ pub(super) struct PageFeed {
 #[derive(Debug)]
 struct Asked {
     payload: [u8; 8],
-    positions: Vec<(EntityIndex, u64)>,
+    positions: Box<[(EntityIndex, u64)]>,
     /// The version of the feed then.
     feed: u64,
 }
@@ -327,6 +327,8 @@ impl Hub {
         let is_live = !subscription.replaying && subscription.lost.is_none();
         let has_plans = subscription.again.is_some() || subscription.hides();
         feed.version += 1;
+        // Most pages follow few.
+        feed.subscriptions.reserve_exact(1);
         feed.subscriptions.push(subscription);
         if !is_live {
             feed.way = Way::Slow;
@@ -1030,7 +1032,7 @@ impl Subscriber {
 
 impl Feed {
     /// What a ping sent now would have acknowledged; `None` for one without a session.
-    fn asking(&mut self, hub: &Hub, now: Instant) -> Option<Asked> {
+    fn asking(&mut self, hub: &Hub, now: Instant) -> Option<Box<Asked>> {
         let Some(PageFeed { hold: Some(_), .. }) = &self.page else {
             return None;
         };
@@ -1040,7 +1042,7 @@ impl Feed {
             log.position(now, hub.times.replay_overlap)
         };
         let settles = lock(&hub.settles);
-        let positions: Vec<(EntityIndex, u64)> = self
+        let positions: Box<[(EntityIndex, u64)]> = self
             .subscriptions
             .iter()
             .filter_map(|known| {
@@ -1053,6 +1055,6 @@ impl Feed {
             return None;
         }
         self.pings += 1;
-        Some(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version })
+        Some(Box::new(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version }))
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct SessionLimits {
 /// Who comes back: a session, and what proves that it is the same page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionId {
-    pub(crate) id: u128,
+    /// A number as bytes, which need no room to be aligned.
+    pub(crate) id: [u8; 16],
     /// Of the credentials: with others, the id is somebody else's.
     pub(crate) owner: u64,
 }
@@ -44,9 +45,10 @@ pub(crate) struct Sessions {
 
 #[derive(Debug, Default)]
 struct Known {
-    sessions: HashMap<u128, Session>,
+    /// Boxed, since a table keeps room for more than it holds.
+    sessions: HashMap<[u8; 16], Box<Session>>,
     /// Those whose connection has gone, the longest gone first. Some may have come back.
-    gone: VecDeque<(Instant, u128)>,
+    gone: VecDeque<(Instant, [u8; 16])>,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ pub(crate) struct Taken {
 /// One connection's hold on its session.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    id: SessionId,
+    id: [u8; 16],
     connection: u64,
 }
 
@@ -100,7 +102,7 @@ impl Sessions {
             let until = if session.gone.take().is_some() { session.left_at } else { head };
             session.change_to(scopes, until);
             let hidden = std::mem::take(&mut session.hidden);
-            return Some(Taken { hold: Hold { id, connection }, earlier: session.earlier.clone(), hidden });
+            return Some(Taken { hold: Hold { id: id.id, connection }, earlier: session.earlier.clone(), hidden });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -115,14 +117,14 @@ impl Sessions {
             left_at: head,
             hidden: Vec::new(),
         };
-        known.sessions.insert(id.id, session);
-        Some(Taken { hold: Hold { id, connection }, earlier: Earlier::default(), hidden: Vec::new() })
+        known.sessions.insert(id.id, Box::new(session));
+        Some(Taken { hold: Hold { id: id.id, connection }, earlier: Earlier::default(), hidden: Vec::new() })
     }
 
     /// The page has these scopes from now on, where the log stands at `head`.
     pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: u64) {
         let mut known = lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.change_to(scopes, head);
         }
     }
@@ -130,14 +132,14 @@ impl Sessions {
     /// Where the page stands with an entity, if it has ever acknowledged anything of it.
     pub(crate) fn position(&self, hold: &Hold, entity: EntityIndex) -> Option<u64> {
         let known = lock(&self.known);
-        let session = known.sessions.get(&hold.id.id)?;
+        let session = known.sessions.get(&hold.id)?;
         session.positions.iter().find(|(of, _)| *of == entity).map(|(_, position)| *position)
     }
 
     /// The page has acknowledged this much, as its newest connection says.
     pub(crate) fn acknowledge(&self, hold: &Hold, positions: &[(EntityIndex, u64)]) {
         let mut known = lock(&self.known);
-        let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) else {
+        let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) else {
             return;
         };
         for &(entity, position) in positions {
@@ -154,7 +156,7 @@ impl Sessions {
     /// Nothing is shown any more of what was told in earlier scopes.
     pub(crate) fn forget_earlier(&self, hold: &Hold) {
         let mut known = lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.earlier.forget();
         }
     }
@@ -162,11 +164,11 @@ impl Sessions {
     /// A connection is over.
     pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Hidden>)>, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id.id).filter(|it| it.connection == hold.connection) {
+        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
             session.left_at = head;
             session.hidden = hidden;
-            known.gone.push_back((now, hold.id.id));
+            known.gone.push_back((now, hold.id));
             known.tidy();
         }
     }
@@ -224,8 +226,8 @@ mod tests {
         Sessions::new(SessionLimits { sessions: count, age: Duration::from_secs(60) })
     }
 
-    fn id(id: u128) -> SessionId {
-        SessionId { id, owner: 7 }
+    fn id(number: u8) -> SessionId {
+        SessionId { id: [number; 16], owner: 7 }
     }
 
     #[test]
@@ -260,7 +262,7 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         sessions.acknowledge(&hold, &[(EVENTS, 5)]);
-        assert!(sessions.take(SessionId { id: 1, owner: 8 }, &Scopes::None, 0, now).is_none());
+        assert!(sessions.take(SessionId { owner: 8, ..id(1) }, &Scopes::None, 0, now).is_none());
         assert_eq!(sessions.position(&hold, EVENTS), Some(5));
     }
 
@@ -295,7 +297,7 @@ mod tests {
         sessions.leave(&second, Vec::new(), 0, now);
         sessions.leave(&first, Vec::new(), 0, now + Duration::from_secs(1));
         sessions.take(id(3), &Scopes::None, 0, now + Duration::from_secs(2)).unwrap();
-        let known: Vec<u128> = lock(&sessions.known).sessions.keys().copied().collect();
+        let known: Vec<u8> = lock(&sessions.known).sessions.keys().map(|id| id[0]).collect();
         assert!(known.contains(&1) && known.contains(&3), "{known:?}");
     }
 

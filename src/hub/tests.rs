@@ -489,7 +489,7 @@ async fn an_id_that_was_given_away_again_is_added() {
 #[tokio::test(start_paused = true)]
 async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
     let hub = hub_with(1_000_000, Delivery::Converging);
-    let page = || Origin::Page { session: Some(SessionId { id: 1, owner: 1 }), missed_from: Some(0) };
+    let page = || Origin::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(0) };
     let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), ann(), page());
     hub.subscribe(&subscriber, EVENTS, Instant::now());
     // For longer than the log remembers.

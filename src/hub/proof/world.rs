@@ -676,7 +676,7 @@ impl World {
             woken: AtomicBool::new(true),
             news: self.news.clone(),
         });
-        let session = Some(SessionId { id: client.session, owner: 1 });
+        let session = Some(SessionId { id: client.session.to_ne_bytes(), owner: 1 });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
         let subscriber = self.hub.join(pipe.clone(), identity, Origin::Page { session, missed_from });
         self.counter += 1;
