@@ -4,20 +4,19 @@
 //! due, one waker for everything that others want of it, and boxes for what most of them never do.
 
 use std::{
-    fmt,
-    future::poll_fn,
-    io,
+    fmt, io,
     pin::{Pin, pin},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use hyper::upgrade::Upgraded;
+use pin_project::pin_project;
 use tokio::{
     task::yield_now,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
@@ -67,8 +66,16 @@ impl Ending {
     const TOO_SLOW: Self = Self::Close(close::TRY_AGAIN, "Too slow");
 }
 
-/// What one socket's task works with.
+/// What one socket's task is.
+#[pin_project]
 pub(super) struct Life {
+    /// For everything that is ever due.
+    #[pin]
+    timer: Sleep,
+    body: Body,
+}
+
+struct Body {
     seat: Seat,
     /// Given back when all is over.
     _place: Place,
@@ -77,23 +84,50 @@ pub(super) struct Life {
     control_frames: Bucket,
     heard: Instant,
     ping_at: Instant,
-    /// True when it must be looked for what there is to tell.
-    has_news: bool,
     /// When there is something to tell again.
     due: Option<Instant>,
     /// Since when nothing of what waits could be written.
     stuck_since: Option<Instant>,
-    /// When it leaves a server that shuts down.
-    leave_at: Option<Instant>,
-    /// What it may stay open by, until it is asked whether it may stay.
-    permission: Option<Box<Permission>>,
+    /// True when it must be looked for what there is to tell.
+    has_news: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most sockets never need.
+#[derive(Default)]
+struct Rare {
+    /// It is asked whether the page may stay, before it hears anything.
+    confirming: Option<BoxFuture<'static, Result<Over, AuthError>>>,
     /// Resolves when it may not stay open any longer.
-    over: Option<BoxFuture<'static, AuthError>>,
-    authorizations: Option<Box<Authorizations>>,
+    over: Option<Over>,
+    authorizations: Option<Authorizations>,
     /// Entities that only the store can tell of.
-    snapshots: Option<Box<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>>,
+    snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
     /// What it may see is being asked.
     inquiry: Option<BoxFuture<'static, Box<Inquiry>>>,
+    /// When it leaves a server that shuts down.
+    leave_at: Option<Instant>,
+    end: Option<End>,
+}
+
+type Over = BoxFuture<'static, AuthError>;
+
+/// How a socket comes to its end.
+struct End {
+    step: Step,
+    /// A peer that does not listen is left then.
+    until: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    /// What has been told is handed over.
+    HandingOver,
+    /// The last words go out, while the page is heard until it has closed the socket too …
+    Hearing,
+    /// … or, where it broke the protocol, read until it ends.
+    Reading,
+    Ended,
 }
 
 /// What the store says of an entity, to who the page is, and who it was before.
@@ -105,19 +139,52 @@ struct Resynchronisation {
 
 impl Life {
     pub(super) fn new(upgraded: Upgraded, guest: Guest, place: Place, connections: Arc<Connections>) -> Self {
+        let body = Body::new(upgraded, guest, place, connections);
+        Self { timer: sleep_until(body.ping_at), body }
+    }
+}
+
+/// By hand, since an `async fn` would hold twice what it is called with.
+impl Future for Life {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let (mut timer, body) = (this.timer, this.body);
+        body.signals().listen(cx);
+        body.socket.get_mut().listen(cx);
+        loop {
+            let now = Instant::now();
+            if body.poll(now, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let next = body.next_time();
+            // One that fires too early does no harm, and most that are put off are put off again and again.
+            if timer.is_elapsed() || next < timer.deadline() {
+                timer.as_mut().reset(next);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+}
+
+impl Body {
+    fn new(upgraded: Upgraded, guest: Guest, place: Place, connections: Arc<Connections>) -> Self {
         let Guest { identity, origin, permission } = guest;
         let (wire, read) = Wire::of(upgraded);
         wire.outbox().push(protocol::start(&random::id()));
         connections.observer().sockets_opened.up();
-        let permission = permission.may_end(&identity).then(|| Box::new(permission));
-        let socket = {
-            let config = Some(config(&connections));
-            WebSocket::from_partially_read(wire, read.to_vec(), Role::Server, config)
-        };
+        let may_end = permission.may_end(&identity);
+        let socket = WebSocket::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(&connections)));
         let heard = Instant::now();
         let ping_interval = connections.limits.ping_interval;
+        let seat = Seat::new(connections, identity, origin, &socket);
+        let rare = may_end.then(|| {
+            let confirming = confirmed(permission, seat.connections.clone(), seat.open.clone());
+            Box::new(Rare { confirming: Some(Box::pin(confirming)), ..Rare::default() })
+        });
         Self {
-            seat: Seat::new(connections, identity, origin, &socket),
+            seat,
             _place: place,
             socket,
             messages: Bucket::full(heard),
@@ -125,77 +192,53 @@ impl Life {
             heard,
             // Anywhere within the interval: thousands of sockets must not ping together.
             ping_at: heard + random::between(ping_interval / 2, ping_interval),
-            has_news: true,
             due: None,
             stuck_since: None,
-            leave_at: None,
-            permission,
-            over: None,
-            authorizations: None,
-            snapshots: None,
-            inquiry: None,
+            has_news: true,
+            rare,
         }
     }
 
-    /// Lives it to its end. Not an `async fn`, whose future would hold what it is called with twice.
-    pub(super) fn live(mut self) -> impl Future<Output = ()> + Send {
-        async move {
-            let ending = match self.permission.take() {
-                // Boxed, as what comes at the end is: it must not make every socket's task larger.
-                Some(permission) => Box::pin(self.be_confirmed(permission)).await,
-                None => None,
-            };
-            let ending = match ending {
-                Some(ending) => ending,
-                None => {
-                    let mut timer = pin!(sleep_until(self.ping_at));
-                    poll_fn(|cx| self.poll(timer.as_mut(), cx)).await
-                }
-            };
-            Box::pin(self.end(ending)).await;
-        }
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
-    /// It is asked whether the page may stay, before it hears anything, where that may have changed already.
-    async fn be_confirmed(&mut self, mut permission: Box<Permission>) -> Option<Ending> {
-        let Seat { connections, open, .. } = &self.seat;
-        let confirmed = tokio::select! {
-            biased;
-            confirmed = permission.confirm(connections, open) => confirmed,
-            ending = interrupted(open.outbox.signals()) => return Some(ending),
-        };
-        if let Err(why) = confirmed {
-            open.silence(connections.hub());
-            return Some(self.no_longer_welcome(why));
-        }
-        self.over = Some(Box::pin(permission.over(connections.clone(), open.clone())));
-        None
+    fn is_ending(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.end.is_some())
     }
 
-    fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ending> {
-        self.signals().listen(cx);
-        self.socket.get_mut().listen(cx);
-        loop {
-            let now = Instant::now();
-            if let Some(ending) = self.act_on_signals(now).or_else(|| self.act_on_time(now)) {
-                return Poll::Ready(ending);
-            }
-            if let Poll::Ready(ending) = self.poll_reading(cx) {
-                return Poll::Ready(ending);
-            }
-            if let Poll::Ready(ending) = self.poll_asking(now, cx) {
-                return Poll::Ready(ending);
-            }
-            if let Poll::Ready(ending) = self.poll_telling(now, cx) {
-                return Poll::Ready(ending);
-            }
-            let next = self.next_time();
-            // One that fires too early does no harm, and most that are put off are put off again and again.
-            if timer.is_elapsed() || next < timer.deadline() {
-                timer.as_mut().reset(next);
-            }
-            ready!(timer.as_mut().poll(cx));
+    /// Ready when the socket has come to its end.
+    fn poll(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_ending() {
+            let ending = ready!(self.poll_ending(now, cx));
+            self.end(ending, now);
         }
+        self.poll_end(now, cx)
+    }
+
+    /// Ready when the socket is to end.
+    fn poll_ending(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
+        if let Some(ending) = self.act_on_signals(now) {
+            return Poll::Ready(ending);
+        }
+        if let Some(confirming) = self.rare.as_mut().and_then(|rare| rare.confirming.as_mut()) {
+            let confirmed = ready!(confirming.poll_unpin(cx));
+            self.rare().confirming = None;
+            match confirmed {
+                Ok(over) => self.rare().over = Some(over),
+                Err(why) => return Poll::Ready(self.no_longer_welcome(why)),
+            }
+        }
+        if let Some(ending) = self.act_on_time(now) {
+            return Poll::Ready(ending);
+        }
+        if let Poll::Ready(ending) = self.poll_reading(cx) {
+            return Poll::Ready(ending);
+        }
+        if let Poll::Ready(ending) = self.poll_asking(now, cx) {
+            return Poll::Ready(ending);
+        }
+        self.poll_telling(now, cx)
     }
 
     fn act_on_signals(&mut self, now: Instant) -> Option<Ending> {
@@ -208,25 +251,25 @@ impl Life {
             return Some(Ending::DISCONNECTED);
         }
         let Seat { connections, open, .. } = &self.seat;
+        let rare = &mut self.rare;
         if raised.has(Signal::RENEWED) {
-            if let Some(authorizations) = &mut self.authorizations {
+            if let Some(authorizations) = rare.as_mut().and_then(|rare| rare.authorizations.as_mut()) {
                 authorizations.ask_again(connections, open);
             }
         }
-        if raised.has(Signal::LEAVE) && self.leave_at.is_none() {
+        if raised.has(Signal::LEAVE) {
             let half = connections.lifecycle.drain() / 2;
             let are_many = connections.count().0 > LEAVE_AT_ONCE;
-            self.leave_at = Some(if are_many { now + random::between(Duration::ZERO, half) } else { now });
+            let wait = if are_many { random::between(Duration::ZERO, half) } else { Duration::ZERO };
+            rare.get_or_insert_default().leave_at.get_or_insert(now + wait);
         }
-        None
+        let leave_at = rare.as_ref().and_then(|rare| rare.leave_at);
+        leave_at.is_some_and(|leave_at| leave_at <= now).then_some(Ending::GOING_AWAY)
     }
 
     fn act_on_time(&mut self, now: Instant) -> Option<Ending> {
         let Seat { connections, open, .. } = &self.seat;
         let limits = &connections.limits;
-        if self.leave_at.is_some_and(|leave_at| leave_at <= now) {
-            return Some(Ending::GOING_AWAY);
-        }
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
             self.has_news = true;
@@ -245,9 +288,15 @@ impl Life {
     /// When there is something to do next that nobody wakes it for.
     fn next_time(&self) -> Instant {
         let stuck_until = self.stuck_since.map(|since| since + self.seat.connections.limits.write_timeout);
-        let authorize_at = self.authorizations.as_ref().and_then(|authorizations| authorizations.due());
-        let others = [self.due, stuck_until, self.leave_at, authorize_at];
-        others.into_iter().flatten().fold(self.ping_at, Instant::min)
+        let mut next = [self.due, stuck_until].into_iter().flatten().fold(self.ping_at, Instant::min);
+        if let Some(rare) = &self.rare {
+            if let Some(end) = &rare.end {
+                return end.until;
+            }
+            let authorize_at = rare.authorizations.as_ref().and_then(Authorizations::due);
+            next = [authorize_at, rare.leave_at].into_iter().flatten().fold(next, Instant::min);
+        }
+        next
     }
 
     fn poll_reading(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -305,7 +354,7 @@ impl Life {
                 true
             }),
             Some(ClientMessage::Unsubscribe(name)) => entity(&name).is_some_and(|entity| {
-                if let Some(authorizations) = &mut self.authorizations {
+                if let Some(authorizations) = self.rare.as_mut().and_then(|rare| rare.authorizations.as_mut()) {
                     authorizations.unsubscribe(entity);
                 }
                 connections.unfollow(&open.subscriber, entity);
@@ -322,7 +371,7 @@ impl Life {
     fn subscribe(&mut self, entity: EntityIndex) {
         let Seat { connections, open, .. } = &self.seat;
         let subscriber = &open.subscriber;
-        let authorizations = self.authorizations.as_ref();
+        let authorizations = self.rare.as_ref().and_then(|rare| rare.authorizations.as_ref());
         let waiting = authorizations.map_or(0, |authorizations| authorizations.waiting(subscriber));
         let is_full = subscriber.subscriptions() + waiting >= connections.limits.subscriptions;
         let is_known = subscriber.follows(entity) || authorizations.is_some_and(|it| it.wants(entity));
@@ -333,7 +382,8 @@ impl Life {
             return;
         }
         if connections.authorize(entity).is_some() {
-            self.authorizations.get_or_insert_default().subscribe(connections, open, entity);
+            let rare = self.rare.get_or_insert_default();
+            rare.authorizations.get_or_insert_default().subscribe(connections, open, entity);
         } else {
             connections.follow(subscriber, entity);
         }
@@ -342,26 +392,24 @@ impl Life {
     /// Goes on with what others are asked: whether the page may stay, what it may follow, what the store says.
     fn poll_asking(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
         let Seat { connections, open, .. } = &self.seat;
-        if let Some(authorizations) = &mut self.authorizations {
+        let Some(rare) = &mut self.rare else {
+            return Poll::Pending;
+        };
+        if let Some(authorizations) = &mut rare.authorizations {
             authorizations.go_on(connections, open, now, cx);
         }
-        if let Some(snapshots) = &mut self.snapshots {
-            while let Poll::Ready(Some(Resynchronisation { entity, snapshot, earlier })) = snapshots.poll_next_unpin(cx)
-            {
+        if let Some(snapshots) = &mut rare.snapshots {
+            while let Poll::Ready(Some(said)) = snapshots.poll_next_unpin(cx) {
+                let Resynchronisation { entity, snapshot, earlier } = said;
                 connections.hub().resynchronise(&open.subscriber, entity, snapshot, earlier.as_deref(), now);
             }
-            if snapshots.is_empty() {
-                self.snapshots = None;
-            }
         }
-        match self.over.as_mut().map(|over| over.poll_unpin(cx)) {
-            Some(Poll::Ready(why)) => {
-                self.over = None;
-                open.silence(connections.hub());
-                Poll::Ready(self.no_longer_welcome(why))
-            }
-            Some(Poll::Pending) | None => Poll::Pending,
-        }
+        let Some(over) = &mut rare.over else {
+            return Poll::Pending;
+        };
+        let why = ready!(over.poll_unpin(cx));
+        rare.over = None;
+        Poll::Ready(self.no_longer_welcome(why))
     }
 
     /// Writes whatever the fan-out could not, until there is nothing left or the socket takes no more. Ready when it is
@@ -385,12 +433,15 @@ impl Life {
             }
             let Seat { connections, open, .. } = &self.seat;
             let hub = connections.hub();
-            let progress = match &mut self.inquiry {
-                Some(inquiry) => {
-                    let inquiry = ready!(inquiry.poll_unpin(cx));
-                    self.inquiry = None;
-                    hub.tell(&open.subscriber, *inquiry, now)
-                }
+            let mut inquiry = self.rare.as_mut().and_then(|rare| rare.inquiry.take());
+            let progress = match &mut inquiry {
+                Some(asking) => match asking.poll_unpin(cx) {
+                    Poll::Ready(answered) => hub.tell(&open.subscriber, *answered, now),
+                    Poll::Pending => {
+                        self.rare().inquiry = inquiry;
+                        return Poll::Pending;
+                    }
+                },
                 None if self.has_news => hub.catch_up(&open.subscriber, now),
                 None => return Poll::Pending,
             };
@@ -409,7 +460,10 @@ impl Life {
                 }
                 Progress::FellOff => return Poll::Ready(self.too_slow()),
                 Progress::Lost(entity, since) => self.ask_the_store(entity, since, cx),
-                Progress::Unsure(inquiry) => self.inquiry = Some(ask(connections.clone(), inquiry)),
+                Progress::Unsure(inquiry) => {
+                    let asking = ask(connections.clone(), inquiry);
+                    self.rare().inquiry = Some(asking);
+                }
             }
         }
     }
@@ -432,79 +486,96 @@ impl Life {
                 earlier => Resynchronisation { entity, snapshot, earlier },
             }
         };
-        self.snapshots.get_or_insert_default().push(Box::pin(asking));
+        self.rare().snapshots.get_or_insert_default().push(Box::pin(asking));
         // It is asked from the next turn on.
         cx.waker().wake_by_ref();
     }
 
-    /// Hands over what has been told and not been written yet.
-    async fn hand_over_the_rest(&mut self) {
-        self.has_news = true;
-        poll_fn(|cx| {
-            self.signals().listen(cx);
-            let ends = self.poll_telling(Instant::now(), cx).is_ready();
-            let is_done = !self.has_news && self.inquiry.is_none() && self.seat.open.outbox.is_empty();
-            if ends || is_done { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    /// Begins to end the socket, with the words its ending asks for.
+    fn end(&mut self, ending: Ending, now: Instant) {
+        let step = match ending {
+            Ending::Close(close::GOING_AWAY, _) => {
+                self.has_news = true;
+                Step::HandingOver
+            }
+            other => self.last_words(other),
+        };
+        self.rare().end = Some(End { step, until: now + FAREWELL });
     }
 
-    async fn end(self, ending: Ending) {
-        let connections = self.seat.connections.clone();
-        tokio::select! {
-            () = self.farewell(ending) => {}
-            () = connections.lifecycle.over() => {}
-        }
-    }
-
-    /// Ends the socket with the words its ending asks for; a peer that does not listen is left after `FAREWELL`.
-    async fn farewell(mut self, ending: Ending) {
-        if matches!(ending, Ending::Close(close::GOING_AWAY, _)) {
-            let _ = timeout(FAREWELL, self.hand_over_the_rest()).await;
-        }
+    fn last_words(&mut self, ending: Ending) -> Step {
         // Before the last words, so that nothing is told after them.
         self.seat.leave();
         let frame = match ending {
-            Ending::Gone => return,
+            Ending::Gone => return Step::Ended,
             Ending::Left => None,
             Ending::Close(code, reason) => Some(CloseFrame { code: code.into(), reason: reason.into() }),
             Ending::Broken(code) => {
                 self.seat.open.outbox.push(protocol::close(code, ""));
-                let _ = timeout(FAREWELL, self.socket.get_mut().end()).await;
-                return;
+                return Step::Reading;
             }
         };
         // Queues our close frame, or the answer to the page's.
         let _ = self.socket.close(frame);
-        let _ = timeout(FAREWELL, self.hear_out()).await;
+        Step::Hearing
     }
 
-    /// Writes the line out, while it hears the page until that has closed the socket.
-    async fn hear_out(&mut self) {
-        let mut is_heard_out = false;
-        poll_fn(|cx| {
-            self.signals().listen(cx);
-            self.socket.get_mut().listen(cx);
-            let _ = self.socket.flush();
-            while !is_heard_out {
-                match self.socket.read() {
-                    Ok(_) => {}
-                    Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                        match self.socket.get_ref().poll_more(cx) {
-                            Poll::Ready(more) => is_heard_out = more.is_err(),
-                            Poll::Pending => break,
-                        }
+    /// Ready when the socket has ended, or its peer does not listen.
+    fn poll_end(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let raised = self.signals().take();
+        self.has_news |= raised.has(Signal::NEWS);
+        if raised.has(Signal::OVER) {
+            return Poll::Ready(());
+        }
+        loop {
+            let Some(End { step, until }) = self.rare.as_ref().and_then(|rare| rare.end.as_ref()) else {
+                return Poll::Ready(());
+            };
+            let is_late = *until <= now;
+            match step {
+                Step::Ended => return Poll::Ready(()),
+                Step::HandingOver => {
+                    let ends = is_late || self.poll_telling(now, cx).is_ready();
+                    if !(ends || self.has_handed_over()) {
+                        return Poll::Pending;
                     }
-                    Err(_) => is_heard_out = true,
+                    let step = self.last_words(Ending::GOING_AWAY);
+                    self.rare().end = Some(End { step, until: now + FAREWELL });
+                }
+                Step::Hearing | Step::Reading if is_late => return Poll::Ready(()),
+                Step::Hearing => {
+                    let is_heard_out = self.poll_hearing_out(cx).is_ready();
+                    return self.socket.get_mut().poll_end(is_heard_out, cx);
+                }
+                Step::Reading => {
+                    let wire = self.socket.get_mut();
+                    let is_read_out = wire.poll_reading_out(cx).is_ready();
+                    return wire.poll_end(is_read_out, cx);
                 }
             }
-            match self.socket.get_mut().poll_flush(cx) {
-                Poll::Ready(Ok(())) if !is_heard_out => Poll::Pending,
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What has been told is written.
+    fn has_handed_over(&self) -> bool {
+        let is_asking = self.rare.as_ref().is_some_and(|rare| rare.inquiry.is_some());
+        !self.has_news && !is_asking && self.seat.open.outbox.is_empty()
+    }
+
+    /// Hears the page until it has closed the socket; ready then, and each time after.
+    fn poll_hearing_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let _ = self.socket.flush();
+            match self.socket.read() {
+                Ok(_) => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if ready!(self.socket.get_ref().poll_more(cx)).is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+                Err(_) => return Poll::Ready(()),
             }
-        })
-        .await;
+        }
     }
 
     fn signals(&self) -> &Signals {
@@ -518,6 +589,7 @@ impl Life {
 
     fn no_longer_welcome(&self, why: AuthError) -> Ending {
         let Seat { connections, open, .. } = &self.seat;
+        open.silence(connections.hub());
         let observer = connections.observer();
         observer.sockets_denied.up();
         observer.warn(format_args!("an open socket of {:?} is closed: {why}", open.identity().principal()));
@@ -531,22 +603,18 @@ impl Life {
 /// A socket's place among the others, given up however its task ends.
 struct Seat {
     connections: Arc<Connections>,
-    open: Arc<Open>,
+    open: Open,
     place: Option<usize>,
 }
 
 impl Seat {
     fn new(connections: Arc<Connections>, identity: Identity, origin: Origin, socket: &WebSocket<Wire>) -> Self {
-        let outbox = socket.get_ref().outbox();
-        let open = Arc::new(Open {
-            subscriber: connections.hub().join(outbox.clone(), identity, origin),
-            outbox: outbox.clone(),
-            has_left: AtomicBool::new(false),
-        });
+        let outbox = socket.get_ref().outbox().clone();
+        let open = Open { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
         let place = lock(&connections.open).insert(open.clone());
         // Whoever tells everybody to leave either finds it among them, or has begun before.
         if connections.lifecycle.is_draining() {
-            outbox.signals().raise(Signal::LEAVE);
+            open.outbox.signals().raise(Signal::LEAVE);
         }
         Self { connections, open, place: Some(place) }
     }
@@ -568,22 +636,10 @@ impl Drop for Seat {
     }
 }
 
-/// Resolves when it is of no use any more to ask whether a page may stay.
-async fn interrupted(signals: &Signals) -> Ending {
-    poll_fn(|cx| {
-        signals.listen(cx);
-        let raised = signals.raised();
-        if raised.has(Signal::OVER) {
-            Poll::Ready(Ending::Gone)
-        } else if raised.has(Signal::DISCONNECTED) {
-            Poll::Ready(Ending::DISCONNECTED)
-        } else if raised.has(Signal::LEAVE) {
-            Poll::Ready(Ending::GOING_AWAY)
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
+/// Resolves when a page may stay; with what resolves when it may not stay any longer.
+async fn confirmed(mut permission: Permission, connections: Arc<Connections>, open: Open) -> Result<Over, AuthError> {
+    permission.confirm(&connections, &open).await?;
+    Ok(Box::pin(permission.over(connections, open)))
 }
 
 /// Asks the hooks that say what may be seen.
@@ -623,4 +679,16 @@ fn config(connections: &Connections) -> WebSocketConfig {
         .max_write_buffer_size(ANSWER_BUFFER)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the runtime's own 112 bytes a task is 640 bytes, and the next size it can have is 768.
+    #[test]
+    fn the_task_of_an_idle_socket_is_small() {
+        let size = size_of::<Life>();
+        assert!(size <= 560, "{size}");
+    }
 }

@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -68,7 +68,7 @@ pub(crate) struct Connections {
     limits: ConnectionLimits,
     gate: Gate,
     places: Places,
-    open: Mutex<Slab<Arc<Open>>>,
+    open: Mutex<Slab<Open>>,
     /// How often somebody was to be disconnected.
     disconnects: AtomicU64,
     subscriptions: AtomicUsize,
@@ -77,10 +77,10 @@ pub(crate) struct Connections {
 }
 
 /// One open socket, as others see it.
+#[derive(Clone)]
 struct Open {
     subscriber: Arc<Subscriber>,
     outbox: Arc<Outbox>,
-    has_left: AtomicBool,
 }
 
 impl Open {
@@ -94,11 +94,8 @@ impl Open {
         self.outbox.signals().raise(Signal::RENEWED);
     }
 
-    /// Takes it off the hub, once: somebody else may have its seat after that.
     fn leave(&self, hub: &Hub) {
-        if !self.has_left.swap(true, Ordering::AcqRel) {
-            hub.leave(&self.subscriber, Instant::now());
-        }
+        hub.leave(&self.subscriber, Instant::now());
     }
 
     /// Nothing that is told reaches its page any more, be it on its way already.
@@ -190,9 +187,9 @@ impl Connections {
         // Before anybody is looked at: a socket that is not there yet finds by it that it came too late to be chosen.
         self.disconnects.fetch_add(1, Ordering::SeqCst);
         // Collected first: the application's closure runs under no lock.
-        let open: Vec<Arc<Open>> = lock(&self.open).iter().map(|(_, open)| open.clone()).collect();
+        let open: Vec<Open> = lock(&self.open).iter().map(|(_, open)| open.clone()).collect();
         let chosen = open.iter().filter(|open| chosen(&open.identity()));
-        let close = |open: &Arc<Open>| {
+        let close = |open: &Open| {
             open.silence(self.hub());
             open.outbox.signals().raise(Signal::DISCONNECTED);
         };
@@ -226,7 +223,7 @@ pub(crate) struct Guest {
 /// Serves one socket to its end, in a task of its own.
 pub(crate) fn serve(upgraded: Upgraded, guest: Guest, place: Place, connections: &Arc<Connections>) {
     let life = Life::new(upgraded, guest, place, connections.clone());
-    connections.lifecycle.spawn(life.live());
+    connections.lifecycle.spawn(life);
 }
 
 /// Lets a socket come up only to close it after `delay` with 1008, so that its page asks less often.
@@ -265,11 +262,7 @@ mod tests {
 
     fn open(hub: &Arc<Hub>) -> Open {
         let outbox = Arc::new(Outbox::new(None));
-        Open {
-            subscriber: hub.join(outbox.clone(), Identity::new("alice"), Origin::Unknown),
-            outbox,
-            has_left: AtomicBool::new(false),
-        }
+        Open { subscriber: hub.join(outbox.clone(), Identity::new("alice"), Origin::Unknown), outbox }
     }
 
     #[tokio::test(start_paused = true)]

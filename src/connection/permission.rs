@@ -56,7 +56,7 @@ impl Permission {
     }
 
     /// Resolves when the socket may not stay open any longer.
-    pub(super) async fn over(self, connections: Arc<Connections>, open: Arc<Open>) -> AuthError {
+    pub(super) async fn over(self, connections: Arc<Connections>, open: Open) -> AuthError {
         let every = connections.limits.reask_interval;
         let mut is_overtaken = connections.disconnects() != self.asked_at;
         let mut key = Deadline::of(self.key_expires);

@@ -47,7 +47,7 @@ impl Full {
 /// A socket's place, given back when dropped.
 pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
-    _of_principal: Option<OfPrincipal>,
+    _of_principal: Option<Box<OfPrincipal>>,
 }
 
 struct OfPrincipal {
@@ -63,7 +63,7 @@ impl Places {
     pub(super) fn take(&self, principal: &str) -> Result<Place, Full> {
         let permit = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;
         let of_principal = self.each.map(|each| self.take_of(principal, each)).transpose()?;
-        Ok(Place { _permit: permit, _of_principal: of_principal })
+        Ok(Place { _permit: permit, _of_principal: of_principal.map(Box::new) })
     }
 
     fn take_of(&self, principal: &str, each: usize) -> Result<OfPrincipal, Full> {

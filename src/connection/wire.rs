@@ -96,32 +96,42 @@ impl Wire {
     }
 
     /// Writes the line out, while it reads and forgets until the peer ends.
-    ///
-    /// That is how a socket ends: its last words go out while the peer is read to its end, since unread bytes would
-    /// make the kernel reset the connection and the last words would be lost with it.
     pub(crate) async fn end(&mut self) {
-        let mut is_read_out = false;
         poll_fn(|cx| {
             self.outbox.signals().listen(cx);
             self.listen(cx);
-            while !is_read_out {
-                let mut sink = [0; 1024];
-                match self.read(&mut sink) {
-                    Ok(read) => is_read_out = read == 0,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.poll_more(cx) {
-                        Poll::Ready(more) => is_read_out = more.is_err(),
-                        Poll::Pending => break,
-                    },
-                    Err(_) => is_read_out = true,
-                }
-            }
-            match self.poll_flush(cx) {
-                Poll::Ready(Ok(())) if !is_read_out => Poll::Pending,
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => Poll::Pending,
-            }
+            let is_read_out = self.poll_reading_out(cx).is_ready();
+            self.poll_end(is_read_out, cx)
         })
         .await;
+    }
+
+    /// Reads and forgets until the peer ends; ready then, and each time after.
+    pub(crate) fn poll_reading_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sink = [0; 1024];
+        loop {
+            match self.read(&mut sink) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if ready!(self.poll_more(cx)).is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Writes the last words out: ready when they are, and the peer has been read to its end.
+    ///
+    /// Unread bytes would make the kernel reset the connection, and the last words would be lost with it.
+    pub(crate) fn poll_end(&mut self, is_read_out: bool, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) if !is_read_out => Poll::Pending,
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

@@ -118,9 +118,12 @@ struct Version {
 pub(super) struct PageFeed {
     pub(super) hold: Option<Hold>,
     pub(super) missed_from: Option<u64>,
-    /// What its earlier connection was not to see, and was being told so.
-    pub(super) hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    /// Of its earlier connection.
+    pub(super) hidden: OutOfSight,
 }
+
+/// Of each entity, what a page was not to see, and was being told so.
+type OutOfSight = Vec<(EntityIndex, Box<Hidden>)>;
 
 #[derive(Debug)]
 struct Asked {
@@ -833,17 +836,23 @@ impl Subscriber {
         lock(&self.feed).subscriptions.len()
     }
 
-    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back, with
-    /// what is out of its sight.
-    pub(super) fn leave(&self) -> Option<(Hold, Vec<(EntityIndex, Box<Hidden>)>)> {
+    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back, if it
+    /// has one, with what is out of its sight; `None` where it has left before.
+    pub(super) fn leave(&self) -> Option<Option<(Hold, OutOfSight)>> {
         let mut feed = lock(&self.feed);
-        feed.way = Way::Left;
-        let page = feed.page.as_mut()?;
-        let hold = page.hold.take()?;
+        if std::mem::replace(&mut feed.way, Way::Left) == Way::Left {
+            return None;
+        }
+        let Some(page) = &mut feed.page else {
+            return Some(None);
+        };
+        let Some(hold) = page.hold.take() else {
+            return Some(None);
+        };
         // Of what it has not subscribed yet, too.
         let mut hidden = std::mem::take(&mut page.hidden);
         hidden.extend(feed.subscriptions.iter_mut().filter_map(|known| Some((known.entity, known.hidden.take()?))));
-        Some((hold, hidden))
+        Some(Some((hold, hidden)))
     }
 
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.

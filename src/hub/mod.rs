@@ -467,9 +467,13 @@ impl Hub {
         subscriber
     }
 
-    /// Takes a subscriber off the list; nothing is handed to its outlet any more.
+    /// Takes a subscriber off the list, once: somebody else may have its seat after that. Nothing is handed to its outlet
+    /// any more.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
-        if let Some((hold, hidden)) = subscriber.leave() {
+        let Some(left) = subscriber.leave() else {
+            return;
+        };
+        if let Some((hold, hidden)) = left {
             self.sessions.leave(&hold, hidden, self.head(), now);
         }
         if let Some(&(shard, place)) = subscriber.seat.get() {
