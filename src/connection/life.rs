@@ -43,8 +43,8 @@ use crate::{
 
 /// Sockets told to leave at once when the server shuts down; more are spread over half of the drain time.
 const LEAVE_AT_ONCE: usize = 32;
-/// tungstenite's buffer for reading: pages say little.
-const READ_BUFFER: usize = 256;
+/// tungstenite's buffer for reading: a subscription is some fifty bytes, and every idle socket keeps it.
+const READ_BUFFER: usize = 128;
 /// What tungstenite keeps of answers that cannot go out.
 const ANSWER_BUFFER: usize = 4 * 1024;
 
@@ -86,8 +86,6 @@ struct Body {
     ping_at: Instant,
     /// When there is something to tell again.
     due: Option<Instant>,
-    /// Since when nothing of what waits could be written.
-    stuck_since: Option<Instant>,
     /// True when it must be looked for what there is to tell.
     has_news: bool,
     rare: Option<Box<Rare>>,
@@ -105,6 +103,8 @@ struct Rare {
     snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
     /// What it may see is being asked.
     inquiry: Option<BoxFuture<'static, Box<Inquiry>>>,
+    /// Since when nothing of what waits could be written.
+    stuck_since: Option<Instant>,
     /// When it leaves a server that shuts down.
     leave_at: Option<Instant>,
     end: Option<End>,
@@ -187,13 +187,12 @@ impl Body {
             seat,
             _place: place,
             socket,
-            messages: Bucket::full(heard),
-            control_frames: Bucket::full(heard),
+            messages: Bucket::default(),
+            control_frames: Bucket::default(),
             heard,
             // Anywhere within the interval: thousands of sockets must not ping together.
             ping_at: heard + random::between(ping_interval / 2, ping_interval),
             due: None,
-            stuck_since: None,
             has_news: true,
             rare,
         }
@@ -287,16 +286,16 @@ impl Body {
 
     /// When there is something to do next that nobody wakes it for.
     fn next_time(&self) -> Instant {
-        let stuck_until = self.stuck_since.map(|since| since + self.seat.connections.limits.write_timeout);
-        let mut next = [self.due, stuck_until].into_iter().flatten().fold(self.ping_at, Instant::min);
-        if let Some(rare) = &self.rare {
-            if let Some(end) = &rare.end {
-                return end.until;
-            }
-            let authorize_at = rare.authorizations.as_ref().and_then(Authorizations::due);
-            next = [authorize_at, rare.leave_at].into_iter().flatten().fold(next, Instant::min);
+        let next = self.due.map_or(self.ping_at, |due| due.min(self.ping_at));
+        let Some(rare) = &self.rare else {
+            return next;
+        };
+        if let Some(end) = &rare.end {
+            return end.until;
         }
-        next
+        let authorize_at = rare.authorizations.as_ref().and_then(Authorizations::due);
+        let stuck_until = rare.stuck_since.map(|since| since + self.seat.connections.limits.write_timeout);
+        [authorize_at, stuck_until, rare.leave_at].into_iter().flatten().fold(next, Instant::min)
     }
 
     fn poll_reading(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -321,9 +320,10 @@ impl Body {
         let Seat { connections, open, .. } = &self.seat;
         let limits = &connections.limits;
         self.heard = Instant::now();
+        let clock = self.heard.saturating_duration_since(connections.begun);
         let may_speak = match &message {
-            Message::Text(_) | Message::Binary(_) => self.messages.take(limits.messages, self.heard),
-            Message::Ping(_) | Message::Pong(_) => self.control_frames.take(limits.control_frames, self.heard),
+            Message::Text(_) | Message::Binary(_) => self.messages.take(limits.messages, clock),
+            Message::Ping(_) | Message::Pong(_) => self.control_frames.take(limits.control_frames, clock),
             Message::Close(_) | Message::Frame(_) => true,
         };
         if !may_speak {
@@ -419,12 +419,12 @@ impl Body {
             match self.socket.get_mut().poll_write(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Ending::Gone),
                 Poll::Ready(Ok(Line::Waiting)) => {
-                    self.stuck_since = None;
+                    self.is_stuck_no_more();
                     continue;
                 }
-                Poll::Ready(Ok(Line::Empty)) => self.stuck_since = None,
+                Poll::Ready(Ok(Line::Empty)) => self.is_stuck_no_more(),
                 Poll::Pending => {
-                    let since = *self.stuck_since.get_or_insert(now);
+                    let since = *self.rare().stuck_since.get_or_insert(now);
                     if now.saturating_duration_since(since) >= self.seat.connections.limits.write_timeout {
                         return Poll::Ready(self.too_slow());
                     }
@@ -582,6 +582,12 @@ impl Body {
         self.seat.open.outbox.signals()
     }
 
+    fn is_stuck_no_more(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.stuck_since = None;
+        }
+    }
+
     fn too_slow(&self) -> Ending {
         self.seat.connections.observer().slow_closed.up();
         Ending::TOO_SLOW
@@ -689,6 +695,6 @@ mod tests {
     #[test]
     fn the_task_of_an_idle_socket_is_small() {
         let size = size_of::<Life>();
-        assert!(size <= 560, "{size}");
+        assert!(size <= 528, "{size}");
     }
 }

@@ -63,6 +63,8 @@ const UNAUTHORIZED: &str = "Unauthorized";
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Every socket, and what they share.
 pub(crate) struct Connections {
+    /// What the clocks of its sockets begin at.
+    begun: Instant,
     publisher: Publisher,
     lifecycle: Arc<Lifecycle>,
     limits: ConnectionLimits,
@@ -114,6 +116,7 @@ impl Connections {
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
+            begun: Instant::now(),
             snapshots: Snapshots::new(publisher.clone(), hook),
             hook_timeout: hook,
             gate,
