@@ -5,20 +5,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use data_encoding::HEXLOWER;
+
 /// 128 random bits as 32 hexadecimal digits.
 pub(crate) fn id() -> String {
-    format!("{:016x}{:016x}", bits(), bits())
+    let mut bits = [0; 16];
+    if getrandom::fill(&mut bits).is_err() {
+        // The standard library's hasher is seeded by the same source, once: a fallback for a source that fails later.
+        bits = (u128::from(hashed()) << 64 | u128::from(hashed())).to_ne_bytes();
+    }
+    HEXLOWER.encode(&bits)
 }
 
-/// A time between `from` and `to`, every one as likely.
+/// A time between `from` and `to`, every one as likely. It can be guessed.
 pub(crate) fn between(from: Duration, to: Duration) -> Duration {
-    let share = (bits() >> 11) as f64 / (1_u64 << 53) as f64;
+    let share = (hashed() >> 11) as f64 / (1_u64 << 53) as f64;
     from + to.saturating_sub(from).mul_f64(share)
 }
 
-fn bits() -> u64 {
-    // The standard library's hasher is seeded by the same source, once: a fallback for a source that fails later.
-    getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(Instant::now()))
+fn hashed() -> u64 {
+    RandomState::new().hash_one(Instant::now())
 }
 
 #[cfg(test)]

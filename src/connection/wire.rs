@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -152,9 +152,22 @@ impl Read for Wire {
         }
         match &mut self.any {
             Some(any) => any.read(buffer),
-            None => self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?.try_read(buffer),
+            None => read_some(self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?, buffer),
         }
     }
+}
+
+/// Reads what there is. Where that is less than there is room for, nothing is left, and the next read need not ask the
+/// kernel to find that out.
+fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    // Saying that it would block forgets the readiness that was seen before the read, and no later one.
+    let outcome = tcp.try_io(Interest::READABLE, || {
+        read = tcp.try_read(buffer)?;
+        let is_all = read > 0 && read < buffer.len();
+        if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if read > 0 { Ok(read) } else { outcome.map(|()| read) }
 }
 
 impl Read for Any {

@@ -169,7 +169,7 @@ pub(super) enum Way {
 }
 
 impl Feed {
-    pub(super) fn new(head: u64, recipient: Recipient, page: Option<PageFeed>, now: Instant) -> Self {
+    pub(super) fn new(head: u64, recipient: Recipient, page: Option<PageFeed>, ping_due: Instant) -> Self {
         Self {
             recipient,
             cursor: head,
@@ -177,7 +177,7 @@ impl Feed {
             // The first round of the slow way puts a direct outlet on the fast way.
             way: Way::Slow,
             page,
-            ping_due: now,
+            ping_due,
             asked: None,
             pings: 0,
             version: 0,
@@ -583,7 +583,12 @@ impl Hub {
         });
         let told: Vec<(Place, &Told)> = told.collect();
         let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
-        let taken = subscriber.outlet.offer(&frames);
+        // Where nothing but the cursor moves, it is known before the write what a ping would ask about.
+        let asked = match then {
+            Then::ReadTo(read_to) if cut.is_none() && !frames.is_empty() => feed.asking_when_due(self, read_to, now),
+            _ => None,
+        };
+        let taken = subscriber.offer(&mut feed, &frames, asked, now);
         for (_, told) in &told[..taken.frames] {
             told.is_told(minutes);
             if let Some(mark) = &told.mark {
@@ -620,8 +625,10 @@ impl Hub {
                 feed.subscriptions[at].hidden().go_on(left.unwrap_or(next));
             }
         }
-        if are_all && !frames.is_empty() {
-            subscriber.ride_along(&mut feed, self, now);
+        let cursor = feed.cursor;
+        if let Some(asked) = (are_all && !frames.is_empty()).then(|| feed.asking_when_due(self, cursor, now)).flatten()
+        {
+            subscriber.offer(&mut feed, &[], Some(asked), now);
         }
         if taken.clear {
             return Progress::More;
@@ -858,7 +865,8 @@ impl Subscriber {
     /// A ping for the end of the line. Its pong will acknowledge what stands before it there.
     pub(crate) fn ping(&self, hub: &Hub, now: Instant) -> Cleared {
         let mut feed = lock(&self.feed);
-        match feed.asking(hub, now) {
+        let cursor = feed.cursor;
+        match feed.asking(hub, cursor, now) {
             Some(asked) => {
                 let ping = Cleared::ping(&asked.payload);
                 feed.asked = Some(asked);
@@ -945,7 +953,9 @@ impl Subscriber {
         }
         let mut taken = Taken { frames: 0, clear: true };
         if !frames.is_empty() {
-            taken = self.outlet.offer(frames);
+            let cursor = feed.cursor.max(end);
+            let asked = feed.asking_when_due(hub, cursor, batch.now);
+            taken = self.offer(&mut feed, frames, asked, batch.now);
         }
         let mut minutes = Minutes::default();
         for (_, heard) in &wanted[..taken.frames] {
@@ -959,9 +969,6 @@ impl Subscriber {
             None => feed.cursor.max(end),
         };
         let stays = is_fast && taken.frames == frames.len() && taken.clear;
-        if stays && !frames.is_empty() {
-            self.ride_along(&mut feed, hub, batch.now);
-        }
         if !stays {
             feed.way = Way::Slow;
         }
@@ -970,6 +977,22 @@ impl Subscriber {
         if !stays {
             self.outlet.wake();
         }
+    }
+
+    /// Offers frames and, in the same write, a ping behind them. What is taken of the frames is what counts.
+    fn offer(&self, feed: &mut Feed, frames: &[&Cleared], asked: Option<Box<Asked>>, now: Instant) -> Taken {
+        let Some(asked) = asked else {
+            return self.outlet.offer(frames);
+        };
+        let ping = Cleared::ping(&asked.payload);
+        let with_ping: Vec<&Cleared> = frames.iter().copied().chain([&ping]).collect();
+        let taken = self.outlet.offer(&with_ping);
+        if taken.frames > frames.len() {
+            feed.asked = Some(asked);
+        } else {
+            feed.ping_due = now;
+        }
+        Taken { frames: taken.frames.min(frames.len()), ..taken }
     }
 
     /// Says again what has settled, to one that stands at the head; others hear it when they get there.
@@ -1025,23 +1048,11 @@ impl Subscriber {
         minutes.write(hub, || self.identity());
         self.outlet.wake();
     }
-
-    /// Sends a ping behind what was just written, when it is time for one.
-    fn ride_along(&self, feed: &mut Feed, hub: &Hub, now: Instant) {
-        if now < feed.ping_due {
-            return;
-        }
-        if let Some(asked) = feed.asking(hub, now) {
-            if self.outlet.offer(&[&Cleared::ping(&asked.payload)]).frames == 1 {
-                feed.asked = Some(asked);
-            }
-        }
-    }
 }
 
 impl Feed {
-    /// What a ping sent now would have acknowledged; `None` for one without a session.
-    fn asking(&mut self, hub: &Hub, now: Instant) -> Option<Box<Asked>> {
+    /// What a ping has acknowledged behind which everything before `cursor` is written; `None` for one without a session.
+    fn asking(&mut self, hub: &Hub, cursor: u64, now: Instant) -> Option<Box<Asked>> {
         let Some(PageFeed { hold: Some(_), .. }) = &self.page else {
             return None;
         };
@@ -1056,7 +1067,7 @@ impl Feed {
             .iter()
             .filter_map(|known| {
                 let unsettled_from = settles.get(usize::from(known.entity.0)).and_then(Settle::unsettled_from);
-                Some((known.entity, known.safe(self.cursor, settled, unsettled_from)?))
+                Some((known.entity, known.safe(cursor, settled, unsettled_from)?))
             })
             .collect();
         drop(settles);
@@ -1065,5 +1076,10 @@ impl Feed {
         }
         self.pings += 1;
         Some(Box::new(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version }))
+    }
+
+    /// The same, where it is time for a ping.
+    fn asking_when_due(&mut self, hub: &Hub, cursor: u64, now: Instant) -> Option<Box<Asked>> {
+        if now < self.ping_due { None } else { self.asking(hub, cursor, now) }
     }
 }

@@ -3,14 +3,21 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{change::ChangeKind, hub::EntityIndex, scope::Scopes};
+use crate::{
+    change::ChangeKind,
+    hub::{EntityIndex, upsert::Upsert},
+    scope::Scopes,
+};
 
 /// How much history is kept; what comes first counts.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +194,8 @@ impl Tombstone {
 struct Stored {
     at: Instant,
     record: Record,
+    /// How it is told once more, since the first page needed that.
+    upsert: OnceLock<Upsert>,
 }
 
 /// What is known of one entity's objects.
@@ -213,6 +222,8 @@ pub(crate) struct Log {
     /// The sequence number of the oldest record kept.
     base: u64,
     bytes: usize,
+    /// What is kept to tell records once more.
+    upsert_bytes: AtomicUsize,
     /// One for each entity.
     indexes: Vec<Index>,
     /// The objects whose newest record is their deletion, by its sequence number.
@@ -228,6 +239,7 @@ impl Log {
             records: VecDeque::new(),
             base: 0,
             bytes: 0,
+            upsert_bytes: AtomicUsize::new(0),
             indexes: (0..entities).map(|_| Index::default()).collect(),
             tombstones: BTreeMap::new(),
             tombstone_bytes: 0,
@@ -274,7 +286,7 @@ impl Log {
             }
         }
         self.bytes += record.bytes();
-        self.records.push_back(Stored { at: now, record });
+        self.records.push_back(Stored { at: now, record, upsert: OnceLock::new() });
         while self.records.len() > 1 && self.is_over(now) {
             self.drop_oldest();
         }
@@ -292,6 +304,17 @@ impl Log {
                 .zip(from..)
                 .map(|(stored, sequence)| (sequence, &stored.record)),
         )
+    }
+
+    /// How a record is told once more; `say` says it the first time. `None` where it is gone.
+    pub(crate) fn upsert(&self, sequence: u64, say: impl FnOnce() -> Upsert) -> Option<&Upsert> {
+        let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
+        let kept = self.records.get(at)?.upsert.get_or_init(|| {
+            let said = say();
+            self.upsert_bytes.fetch_add(said.bytes(), Ordering::Relaxed);
+            said
+        });
+        Some(kept)
     }
 
     /// The newest change of an object that is still kept, and its sequence number.
@@ -461,7 +484,7 @@ impl Log {
 
     /// Records kept, and the bytes they cost.
     pub(crate) fn size(&self) -> (usize, usize) {
-        (self.records.len(), self.bytes)
+        (self.records.len(), self.all_bytes())
     }
 
     fn index(&self, entity: EntityIndex) -> Option<&Index> {
@@ -526,9 +549,13 @@ impl Log {
         }
     }
 
+    fn all_bytes(&self) -> usize {
+        self.bytes + self.upsert_bytes.load(Ordering::Relaxed)
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         self.records.len() > self.limits.records
-            || self.bytes > self.limits.bytes
+            || self.all_bytes() > self.limits.bytes
             || self.records.front().is_some_and(|oldest| now.saturating_duration_since(oldest.at) > self.limits.age)
     }
 
@@ -549,8 +576,9 @@ impl Log {
                 }
             }
         }
-        if let Some(Stored { record, .. }) = self.records.pop_front() {
+        if let Some(Stored { record, upsert, .. }) = self.records.pop_front() {
             self.bytes -= record.bytes();
+            *self.upsert_bytes.get_mut() -= upsert.get().map_or(0, Upsert::bytes);
             self.base += 1;
         }
     }
@@ -580,6 +608,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hub::voice::Voice;
 
     fn record(id: &str, size: usize) -> Record {
         let frame = Bytes::from(vec![b'x'; size]);
@@ -633,6 +662,24 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3601)).await;
         log.append(Instant::now(), record("b", 1));
         assert_eq!(log.base(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_to_tell_records_once_more_counts_and_goes_with_them() {
+        let mut log = log(10, 4000);
+        log.append(Instant::now(), record("a", 100));
+        let before = log.size().1;
+        let voice = Voice::new("events", "event");
+        let object = format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000));
+        for _ in 0..2 {
+            log.upsert(0, || voice.upsert(&object, true)).unwrap();
+        }
+        let after = log.size().1;
+        assert!(after > before + 2000 && after < before + 2500, "said once, as add and update: {before} {after}");
+        assert!(log.upsert(1, || voice.upsert(&object, true)).is_none(), "there is no such record");
+        log.append(Instant::now(), record("b", 2000));
+        assert_eq!((log.base(), log.size().0), (1, 1), "the first had to go");
+        assert_eq!(log.size().1, before + 1900);
     }
 
     #[test]

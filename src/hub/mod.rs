@@ -18,6 +18,7 @@ mod settle;
 mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upsert;
 mod view;
 mod voice;
 
@@ -44,6 +45,7 @@ use self::{
     session::Sessions,
     settle::{Due, Settle},
     sight::{How, Recipient, Said},
+    upsert::Upsert,
 };
 pub(crate) use self::{
     feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
@@ -134,7 +136,8 @@ pub(crate) struct Hub {
     settles: Mutex<Vec<Settle>>,
     sessions: Sessions,
     shards: OnceLock<Box<[Arc<Shard>]>>,
-    next_shard: AtomicUsize,
+    /// Subscribers so far.
+    joined: AtomicUsize,
     settler: Settler,
     pub(crate) tally: Tally,
 }
@@ -224,7 +227,7 @@ impl Hub {
             voices,
             sessions: Sessions::new(sessions),
             shards: OnceLock::new(),
-            next_shard: AtomicUsize::new(0),
+            joined: AtomicUsize::new(0),
             settler: Settler::default(),
             tally: Tally::default(),
         }
@@ -453,10 +456,12 @@ impl Hub {
                 Some(PageFeed { hold, missed_from, hidden })
             }
         };
-        let at = self.next_shard.fetch_add(1, Ordering::Relaxed) % shards.len();
+        let turn = self.joined.fetch_add(1, Ordering::Relaxed);
+        let at = turn % shards.len();
         let shard = &shards[at];
         let recipient = Recipient { identity, earlier };
-        let feed = Mutex::new(Feed::new(head, recipient, page, now));
+        let ping_due = now + spread(turn, self.times.acknowledge_every);
+        let feed = Mutex::new(Feed::new(head, recipient, page, ping_due));
         let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
         let place = lock(&shard.subscribers).insert(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
@@ -516,7 +521,7 @@ impl Hub {
         }
         let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
             let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
-            let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true) };
+            let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true).for_anyone() };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
         let scopes = identity.hears().clone();
@@ -791,15 +796,17 @@ impl Hub {
         Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 
-    /// An object's newest state, for pages that know it or not.
-    fn once_more(&self, entity: EntityIndex, subject: &Subject, frame: &Bytes, pages: Pages) -> Bytes {
-        let is_known = subject.is_known_to(pages);
-        match subject.kind {
-            ChangeKind::Delete => frame.clone(),
-            ChangeKind::Add | ChangeKind::Update => {
-                self.voice(entity).upsert(&String::from_utf8_lossy(&subject.object), subject.whole && !is_known)
-            }
+    /// The newest state of a record's object, for pages that know it or not. Thousands may come back at once, so it is
+    /// said once for all of them.
+    fn once_more(&self, log: &Log, sequence: u64, record: &Record, subject: &Subject, pages: Pages) -> Bytes {
+        if subject.kind == ChangeKind::Delete {
+            return record.frame.clone();
         }
+        let voice = self.voice(record.entity);
+        let say = || voice.upsert(&String::from_utf8_lossy(&subject.object), subject.whole);
+        let is_known = subject.is_known_to(pages);
+        let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
+        log.upsert(sequence, say).map_or_else(|| of(&say()), of)
     }
 
     fn shards(&self) -> &[Arc<Shard>] {
@@ -820,6 +827,14 @@ impl Hub {
         let records = unread.map(|(sequence, record)| self.said(&log, sequence, record, How::Live)).collect();
         Batch { start, records, now: Instant::now() }
     }
+}
+
+/// The turns of many, spread evenly over a time, the first at its beginning: thousands that come back at once must not
+/// be asked at once.
+fn spread(turn: usize, over: Duration) -> Duration {
+    // Multiples of the golden ratio, less their whole parts, lie nowhere close together.
+    let share = (turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    over.mul_f64(share as f64 / f64::from(u32::MAX))
 }
 
 /// The entity whose subscribers are told that others must be loaded again.

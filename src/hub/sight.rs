@@ -296,7 +296,7 @@ impl Hub {
         let only_slowly = is_asked_for || is_filtered;
         let former = if only_slowly { Vec::new() } else { self.former_scopes(log, sequence, record, how) };
         let moved = former.iter().any(|former| former.scopes != record.scopes).then_some(former);
-        self.said_of(record, how, only_slowly, moved)
+        self.said_of(log, sequence, record, how, only_slowly, moved)
     }
 
     /// The scopes an object was told in before, where that may matter.
@@ -320,16 +320,22 @@ impl Hub {
         }
     }
 
-    fn said_of(&self, record: &Record, how: How, only_slowly: bool, moved: Option<Former>) -> Said {
+    fn said_of(
+        &self,
+        log: &Log,
+        sequence: u64,
+        record: &Record,
+        how: How,
+        only_slowly: bool,
+        moved: Option<Former>,
+    ) -> Said {
         let (deletion, kind, frame, moved) = match &record.matter {
             Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
             Matter::Change(subject) => {
                 let frame = match how {
-                    How::Again { pages, .. } if !only_slowly => {
-                        self.once_more(record.entity, subject, &record.frame, pages)
-                    }
+                    How::Again { pages, .. } if !only_slowly => self.once_more(log, sequence, record, subject, pages),
                     How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
-                    How::Reminder => self.once_more(record.entity, subject, &record.frame, Pages::Any),
+                    How::Reminder => self.once_more(log, sequence, record, subject, Pages::Any),
                 };
                 if subject.kind == ChangeKind::Delete {
                     (Some(moved.unwrap_or_default()), subject.kind.verb(), frame, None)
@@ -387,7 +393,7 @@ impl Hub {
             return None;
         }
         let moved = former.iter().any(|former| former.scopes != record.scopes || !is_heard).then_some(former);
-        let told = self.said_of(record, how, false, moved).into_told(recipient)?;
+        let told = self.said_of(log, sequence, record, how, false, moved).into_told(recipient)?;
         let is_meant = !matches!(how, How::Gone { .. }) || told.loses;
         is_meant.then_some(Line::Told(told))
     }
@@ -602,7 +608,7 @@ impl Hub {
         let object = String::from_utf8_lossy(object);
         let voice = self.voice(entity);
         match self.delivery {
-            Delivery::Converging => voice.upsert(&object, whole),
+            Delivery::Converging => voice.upsert(&object, whole).for_anyone(),
             Delivery::Plain if voice.can_say(ChangeKind::Add, &object) => voice.plainly(ChangeKind::Add, &object).frame,
             Delivery::Plain => voice.plainly(ChangeKind::Update, &object).frame,
         }
@@ -745,7 +751,7 @@ impl Question {
                 None => (hub.going(self.entity, &self.object), true),
             },
             (Some(_), Telling::Gone) => return Answer::Nothing,
-            (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole), false),
+            (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole).for_anyone(), false),
             (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
             (Some(object), Telling::Update) => {
                 match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
@@ -755,7 +761,7 @@ impl Question {
             }
             (Some(object), Telling::Again { is_known }) => {
                 let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
-                (voice.upsert(&object, self.whole && !has_stayed), false)
+                (voice.upsert(&object, self.whole && !has_stayed).for_anyone(), false)
             }
         };
         // To be reminded is no new loss.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     change::{Change, ChangeKind},
     entity::Widget,
-    hub::{log::Tombstone, view::View},
+    hub::{log::Tombstone, upsert::Upsert, view::View},
     object::{Object, string},
     protocol::{self, EventFrame},
     scope::Scopes,
@@ -95,13 +95,13 @@ impl Voice {
         protocol::event(&self.entity, kind.verb(), &self.payload_key, object)
     }
 
-    /// The newest state of an object, for pages that may have it or not.
-    pub(crate) fn upsert(&self, object: &str, whole: bool) -> Bytes {
+    /// The newest state of an object.
+    pub(crate) fn upsert(&self, object: &str, whole: bool) -> Upsert {
         let update = self.plainly(ChangeKind::Update, object).frame;
         if !(whole && self.can_say(ChangeKind::Add, object)) {
-            return update;
+            return Upsert::of(Bytes::new(), update);
         }
-        protocol::glued(&[self.plainly(ChangeKind::Add, object).frame, update])
+        Upsert::of(self.plainly(ChangeKind::Add, object).frame, update)
     }
 
     /// That an object is gone; `object` holds its id.
@@ -199,18 +199,20 @@ mod tests {
 
     #[test]
     fn a_whole_object_is_added_and_updated() {
-        let frames = said(&scheduler().upsert(WHOLE, true));
+        let upsert = scheduler().upsert(WHOLE, true);
+        let frames = said(&upsert.for_anyone());
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{WHOLE}}}"#));
         assert_eq!(frames, expected);
+        assert_eq!(said(&upsert.for_those_who_have_it()), expected[1..]);
     }
 
     #[test]
     fn what_would_poison_a_page_is_only_updated() {
         let undated = r#"{"id":1,"text":"x"}"#;
         for (object, whole) in [(undated, true), (WHOLE, false)] {
-            assert_eq!(said(&scheduler().upsert(object, whole)).len(), 1, "{object}");
+            assert_eq!(said(&scheduler().upsert(object, whole).for_anyone()).len(), 1, "{object}");
         }
-        assert_eq!(said(&Voice::new("links", "link").upsert(undated, true)).len(), 2);
+        assert_eq!(said(&Voice::new("links", "link").upsert(undated, true).for_anyone()).len(), 2);
     }
 
     #[test]
