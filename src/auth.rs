@@ -1,15 +1,9 @@
 //! Who may connect: what is asked, what comes back, and the built-in token list.
 
-use std::{
-    any::Any,
-    borrow::Cow,
-    fmt,
-    future::{Future, ready},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{any::Any, borrow::Cow, fmt, future::Future, sync::Arc, time::SystemTime};
 
-use http::{Extensions, HeaderMap, request::Parts};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderValue, request::Parts};
 use percent_encoding::percent_decode_str;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -60,6 +54,15 @@ pub(crate) enum OwnedCredentials {
     Session(String),
 }
 
+impl OwnedCredentials {
+    pub(crate) fn borrowed(&self) -> Credentials<'_> {
+        match self {
+            Self::Token(token) => Credentials::Token(token),
+            Self::Session(principal) => Credentials::Session(principal),
+        }
+    }
+}
+
 /// What an authenticator is asked: the credentials of a page, and the request around it.
 ///
 /// A page sends its token twice: in the handshake's `Remote-Token` header, and in the address of the socket. The
@@ -97,13 +100,26 @@ impl AuthRequest {
         }
     }
 
+    /// The same, to be kept: a server reads a request into one buffer, which lives for as long as any header does.
+    pub(crate) fn kept(mut self) -> Self {
+        let values: Bytes = self.headers.values().flat_map(|value| value.as_bytes()).copied().collect();
+        let mut at = 0;
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            let bytes = values.slice(at..at + value.len());
+            at += value.len();
+            if let Ok(copied) = HeaderValue::from_maybe_shared(bytes) {
+                headers.append(name, copied);
+            }
+        }
+        self.headers = headers;
+        self
+    }
+
     /// What the page proves itself by: its token, or with `Builder::sessions` a session of an earlier one.
     #[must_use]
     pub fn credentials(&self) -> Credentials<'_> {
-        match &self.credentials {
-            OwnedCredentials::Token(token) => Credentials::Token(token),
-            OwnedCredentials::Session(principal) => Credentials::Session(principal),
-        }
+        self.credentials.borrowed()
     }
 
     /// The token; empty when the page sent none, and for a [session](Credentials::Session).
@@ -382,23 +398,34 @@ pub(crate) type Authenticator = Arc<dyn Fn(AuthRequest) -> BoxFuture<Result<Iden
 
 /// Who decides.
 pub(crate) enum Decider {
-    /// A list of this crate's own: it answers at once, and the same question always in the same way.
-    List(Authenticator),
+    /// Everybody may come in, under one name.
+    Anyone(Identity),
+    List(TokenList),
     /// The application: it may take its time, and change its mind.
     Application(Authenticator),
 }
 
-/// A fixed list of tokens. Every token is compared to its end, whatever the others say.
-pub(crate) fn token_list(tokens: Vec<String>) -> Authenticator {
-    let named: Vec<(String, Arc<str>)> =
-        tokens.into_iter().zip(1_u64..).map(|(token, place)| (token, format!("token-{place}").into())).collect();
-    Arc::new(move |request| {
-        let found = match request.credentials() {
-            Credentials::Token(token) => find(&named, token),
-            Credentials::Session(principal) => named.iter().map(|(_, name)| name).find(|name| ***name == *principal),
+impl Decider {
+    pub(crate) fn anyone() -> Self {
+        Self::Anyone(Identity::new("anonymous"))
+    }
+}
+
+/// A fixed list of tokens, each with the name of who has it. Every token is compared to its end, whatever the others say.
+pub(crate) struct TokenList(Vec<(String, Arc<str>)>);
+
+impl TokenList {
+    pub(crate) fn new(tokens: Vec<String>) -> Self {
+        Self(tokens.into_iter().zip(1_u64..).map(|(token, place)| (token, format!("token-{place}").into())).collect())
+    }
+
+    pub(crate) fn verify(&self, credentials: Credentials<'_>) -> Result<Identity, AuthError> {
+        let found = match credentials {
+            Credentials::Token(token) => find(&self.0, token),
+            Credentials::Session(principal) => self.0.iter().map(|(_, name)| name).find(|name| ***name == *principal),
         };
-        Box::pin(ready(found.cloned().map(Identity::new).ok_or(AuthError::Denied)))
-    })
+        found.cloned().map(Identity::new).ok_or(AuthError::Denied)
+    }
 }
 
 fn find<'n>(named: &'n [(String, Arc<str>)], token: &str) -> Option<&'n Arc<str>> {
@@ -411,11 +438,6 @@ fn find<'n>(named: &'n [(String, Arc<str>)], token: &str) -> Option<&'n Arc<str>
     }
     let index = bool::from(is_found).then(|| usize::try_from(index).ok())??;
     named.get(index).map(|(_, name)| name)
-}
-
-/// Everybody, under one name.
-pub(crate) fn anonymous() -> Authenticator {
-    Arc::new(|_| Box::pin(ready(Ok(Identity::new("anonymous")))))
 }
 
 #[cfg(test)]
@@ -467,39 +489,47 @@ mod tests {
         assert_eq!(header_token(&headers), "clé");
     }
 
-    async fn ask(authenticator: &Authenticator, credentials: OwnedCredentials) -> Result<String, AuthError> {
-        let (parts, ()) = http::Request::new(()).into_parts();
-        let identity = authenticator(AuthRequest::new(credentials, &parts)).await;
-        identity.map(|identity| identity.principal().to_owned())
+    fn named(list: &TokenList, credentials: Credentials<'_>) -> Result<String, AuthError> {
+        list.verify(credentials).map(|identity| identity.principal().to_owned())
     }
 
-    #[tokio::test]
-    async fn the_list_knows_its_tokens_and_nothing_else() {
-        let list = token_list(vec!["demo".into(), "a+b/c==".into()]);
-        let ask = async |token: &str| ask(&list, OwnedCredentials::Token(token.to_owned())).await;
-        assert_eq!(ask("demo").await.unwrap(), "token-1");
-        assert_eq!(ask("a+b/c==").await.unwrap(), "token-2");
+    #[test]
+    fn the_list_knows_its_tokens_and_nothing_else() {
+        let list = TokenList::new(vec!["demo".into(), "a+b/c==".into()]);
+        let named = |token: &str| named(&list, Credentials::Token(token));
+        assert_eq!(named("demo").unwrap(), "token-1");
+        assert_eq!(named("a+b/c==").unwrap(), "token-2");
         for wrong in ["", "dem", "demox", "Demo", "a b/c==", "token-1"] {
-            assert_eq!(ask(wrong).await.unwrap_err(), AuthError::Denied, "{wrong}");
+            assert_eq!(named(wrong).unwrap_err(), AuthError::Denied, "{wrong}");
         }
     }
 
-    #[tokio::test]
-    async fn the_list_knows_the_sessions_of_its_tokens_and_nothing_else() {
-        let list = token_list(vec!["demo".into(), "a+b/c==".into()]);
-        let ask = async |principal: &str| ask(&list, OwnedCredentials::Session(principal.to_owned())).await;
+    #[test]
+    fn the_list_knows_the_sessions_of_its_tokens_and_nothing_else() {
+        let list = TokenList::new(vec!["demo".into(), "a+b/c==".into()]);
+        let named = |principal: &str| named(&list, Credentials::Session(principal));
         for right in ["token-1", "token-2"] {
-            assert_eq!(ask(right).await.unwrap(), right);
+            assert_eq!(named(right).unwrap(), right);
         }
         for wrong in ["", "demo", "token-0", "token-3", "token-01", "token-+1", "anonymous"] {
-            assert_eq!(ask(wrong).await.unwrap_err(), AuthError::Denied, "{wrong}");
+            assert_eq!(named(wrong).unwrap_err(), AuthError::Denied, "{wrong}");
         }
     }
 
-    #[tokio::test]
-    async fn everybody_comes_back_as_anonymous() {
-        let session = OwnedCredentials::Session("alice".to_owned());
-        assert_eq!(ask(&anonymous(), session).await.unwrap(), "anonymous");
+    #[test]
+    fn a_kept_request_says_the_same_and_holds_nothing_else() {
+        let buffer = Bytes::from(vec![b'x'; 8192]);
+        let shared = http::HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        for name in ["cookie", "x-one", "x-one"] {
+            parts.headers.append(http::HeaderName::from_static(name), shared.clone());
+        }
+        parts.headers.append("x-two", http::HeaderValue::from_bytes(b"cl\xe9").unwrap());
+        let request = AuthRequest::new(OwnedCredentials::Token("t".into()), &parts);
+        let kept = request.clone().kept();
+        assert_eq!(kept.headers(), request.headers());
+        drop((shared, parts, request));
+        assert!(buffer.is_unique(), "the buffer that the request was read into is free");
     }
 
     #[test]

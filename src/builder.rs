@@ -5,7 +5,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    auth::{AuthError, AuthRequest, Authenticate, Authenticator, Decider, Identity, anonymous, token_list},
+    auth::{AuthError, AuthRequest, Authenticate, Authenticator, Decider, Identity, TokenList},
     connection::{ConnectionLimits, Connections, Rate},
     endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
@@ -252,7 +252,7 @@ impl Builder {
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
         let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
-        self.ready(if usable { Ok(Decider::List(token_list(tokens))) } else { Err(ConfigError::Token) })
+        self.ready(if usable { Ok(Decider::List(TokenList::new(tokens))) } else { Err(ConfigError::Token) })
     }
 
     /// Lets everybody in, whatever their token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
@@ -267,7 +267,7 @@ impl Builder {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_anonymous(self) -> Builder<Ready> {
-        self.ready(Ok(Decider::List(anonymous())))
+        self.ready(Ok(Decider::anyone()))
     }
 
     fn ready(self, decider: Result<Decider, ConfigError>) -> Builder<Ready> {

@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::request::Parts;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    auth::{AuthError, AuthRequest, Decider, Identity},
+    auth::{AuthError, AuthRequest, Authenticator, Decider, Identity, OwnedCredentials},
     hook::guarded,
     observe::Observer,
 };
@@ -39,22 +40,37 @@ impl Gate {
         matches!(self.decider, Decider::Application(_))
     }
 
-    pub(crate) async fn ask(&self, request: AuthRequest) -> Result<Identity, AuthError> {
-        let (authenticator, _permit) = match &self.decider {
-            Decider::List(list) => (list, None),
-            Decider::Application(authenticator) => {
-                let Ok(Ok(permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
-                    self.observer.authentications_unasked.up();
-                    self.observer.warn(format_args!(
-                        "as many authenticators run as max_concurrent_authentications allows, for longer than \
-                         authentication_queue; who waits is asked to come back"
-                    ));
-                    return Err(AuthError::Unavailable);
-                };
-                (authenticator, Some(permit))
+    /// Asks about these credentials, which came with a request.
+    pub(crate) async fn ask(&self, credentials: &OwnedCredentials, parts: &Parts) -> Result<Identity, AuthError> {
+        match &self.decider {
+            Decider::Anyone(identity) => Ok(identity.clone()),
+            Decider::List(list) => list.verify(credentials.borrowed()),
+            // Boxed, since those who have a list must not bear what this needs.
+            Decider::Application(ask) => {
+                Box::pin(self.ask_application(ask, AuthRequest::new(credentials.clone(), parts))).await
             }
+        }
+    }
+
+    /// Asks the same again, of a socket that is open.
+    pub(crate) async fn ask_again(&self, request: &AuthRequest) -> Result<Identity, AuthError> {
+        match &self.decider {
+            Decider::Anyone(identity) => Ok(identity.clone()),
+            Decider::List(list) => list.verify(request.credentials()),
+            Decider::Application(ask) => self.ask_application(ask, request.clone()).await,
+        }
+    }
+
+    async fn ask_application(&self, ask: &Authenticator, request: AuthRequest) -> Result<Identity, AuthError> {
+        let Ok(Ok(_permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
+            self.observer.authentications_unasked.up();
+            self.observer.warn(format_args!(
+                "as many authenticators run as max_concurrent_authentications allows, for longer than \
+                 authentication_queue; who waits is asked to come back"
+            ));
+            return Err(AuthError::Unavailable);
         };
-        match guarded(self.limits.hook, || authenticator(request)).await {
+        match guarded(self.limits.hook, || ask(request)).await {
             Ok(Ok(identity)) if identity.is_expired() => Err(AuthError::Expired),
             Ok(verdict) => verdict,
             Err(failure) => {

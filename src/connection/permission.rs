@@ -38,7 +38,7 @@ impl Permission {
             if asked_at == self.asked_at {
                 return Ok(());
             }
-            match connections.gate.ask(request.clone()).await {
+            match connections.gate.ask_again(request).await {
                 Ok(now) if now.principal() == open.identity().principal() => {
                     open.is_now(connections.hub(), now);
                     self.asked_at = asked_at;
@@ -75,7 +75,7 @@ impl Permission {
             };
             let asked_at = connections.disconnects();
             // Boxed, since nobody asks most of the time.
-            let asking = Box::pin(connections.gate.ask(request.clone()));
+            let asking = Box::pin(connections.gate.ask_again(request));
             let Ok(verdict) = timeout_at(end, asking).await else {
                 return AuthError::Expired;
             };

@@ -194,7 +194,7 @@ impl Endpoint {
     /// What a socket stays open by.
     fn permission(&self, named: Named, parts: &Parts, asked_at: u64) -> Permission {
         let may_change = self.connections.gate().may_change();
-        let request = may_change.then(|| AuthRequest::new(named.credentials, parts));
+        let request = may_change.then(|| AuthRequest::new(named.credentials, parts).kept());
         Permission { request, key_expires: named.expires, asked_at }
     }
 
@@ -258,7 +258,7 @@ impl Endpoint {
         let verdict = if named.is_expired() {
             Err(AuthError::Expired)
         } else {
-            self.connections.gate().ask(AuthRequest::new(named.credentials.clone(), parts)).await
+            self.connections.gate().ask(&named.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));

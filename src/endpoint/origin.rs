@@ -52,6 +52,9 @@ impl Origins {
         let Some(value) = parts.headers.get(header::ORIGIN) else {
             return Ok(());
         };
+        if parts.headers.get(header::HOST).is_some_and(|host| is_plainly_same_host(value.as_bytes(), host.as_bytes())) {
+            return Ok(());
+        }
         let origin = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
         let host = host(parts);
         if is_same_host(&origin, &host)
@@ -85,6 +88,13 @@ fn host(parts: &Parts) -> String {
         None => parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
     };
     host.to_ascii_lowercase()
+}
+
+/// The same letter for letter, as nearly all are; what is not so plain is looked at more closely.
+fn is_plainly_same_host(origin: &[u8], host: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':');
+    let authority = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
+    authority == Some(host) && !host.is_empty() && host.iter().all(is_plain)
 }
 
 /// Any scheme: TLS may end at a proxy. A port that is the scheme's own may be left out on either side.
