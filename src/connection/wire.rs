@@ -41,7 +41,12 @@ impl Wire {
     /// the socket.
     pub(crate) fn of(upgraded: Upgraded) -> (Self, Bytes) {
         match tcp_under(upgraded) {
-            Ok((tcp, read)) => (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None }, read),
+            // Servers leave it off, and then the kernel holds a frame back until the page has acknowledged the one
+            // before it, for up to 40 ms. A socket that is gone already says so when it is written to.
+            Ok((tcp, read)) => {
+                let _ = tcp.set_nodelay(true);
+                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None }, read)
+            }
             Err(upgraded) => {
                 let any = Any { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
                 (Self { outbox: Arc::new(Outbox::new(None)), any: Some(Box::new(any)) }, Bytes::new())

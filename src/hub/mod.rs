@@ -796,9 +796,9 @@ impl Hub {
         Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 
-    /// The newest state of a record's object, for pages that know it or not. Thousands may come back at once, so it is
-    /// said once for all of them.
-    fn once_more(&self, log: &Log, sequence: u64, record: &Record, subject: &Subject, pages: Pages) -> Bytes {
+    /// The newest state of a record's object, for pages that know it or not. Where thousands may come back at once and
+    /// each needs it, the record's `place` keeps it.
+    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Bytes {
         if subject.kind == ChangeKind::Delete {
             return record.frame.clone();
         }
@@ -806,7 +806,8 @@ impl Hub {
         let say = || voice.upsert(&String::from_utf8_lossy(&subject.object), subject.whole);
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
-        log.upsert(sequence, say).map_or_else(|| of(&say()), of)
+        let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));
+        kept.map_or_else(|| of(&say()), of)
     }
 
     fn shards(&self) -> &[Arc<Shard>] {

@@ -296,7 +296,7 @@ impl Hub {
         let only_slowly = is_asked_for || is_filtered;
         let former = if only_slowly { Vec::new() } else { self.former_scopes(log, sequence, record, how) };
         let moved = former.iter().any(|former| former.scopes != record.scopes).then_some(former);
-        self.said_of(log, sequence, record, how, only_slowly, moved)
+        self.said_of(None, record, how, only_slowly, moved)
     }
 
     /// The scopes an object was told in before, where that may matter.
@@ -320,10 +320,10 @@ impl Hub {
         }
     }
 
+    /// `place`: where the record is, when this is for one of many who will need the same.
     fn said_of(
         &self,
-        log: &Log,
-        sequence: u64,
+        place: Option<(&Log, u64)>,
         record: &Record,
         how: How,
         only_slowly: bool,
@@ -333,9 +333,9 @@ impl Hub {
             Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
             Matter::Change(subject) => {
                 let frame = match how {
-                    How::Again { pages, .. } if !only_slowly => self.once_more(log, sequence, record, subject, pages),
+                    How::Again { pages, .. } if !only_slowly => self.once_more(place, record, subject, pages),
                     How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
-                    How::Reminder => self.once_more(log, sequence, record, subject, Pages::Any),
+                    How::Reminder => self.once_more(place, record, subject, Pages::Any),
                 };
                 if subject.kind == ChangeKind::Delete {
                     (Some(moved.unwrap_or_default()), subject.kind.verb(), frame, None)
@@ -393,7 +393,7 @@ impl Hub {
             return None;
         }
         let moved = former.iter().any(|former| former.scopes != record.scopes || !is_heard).then_some(former);
-        let told = self.said_of(log, sequence, record, how, false, moved).into_told(recipient)?;
+        let told = self.said_of(Some((log, sequence)), record, how, false, moved).into_told(recipient)?;
         let is_meant = !matches!(how, How::Gone { .. }) || told.loses;
         is_meant.then_some(Line::Told(told))
     }
