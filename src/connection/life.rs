@@ -221,7 +221,11 @@ impl Body {
             return Poll::Ready(ending);
         }
         if let Some(confirming) = self.rare.as_mut().and_then(|rare| rare.confirming.as_mut()) {
-            let confirmed = ready!(confirming.poll_unpin(cx));
+            let confirmed = confirming.poll_unpin(cx);
+            // Until then it is neither pinged nor expected to say anything.
+            self.heard = now;
+            self.ping_at = self.ping_at.max(now + self.seat.connections.limits.ping_interval / 2);
+            let confirmed = ready!(confirmed);
             self.rare().confirming = None;
             match confirmed {
                 Ok(over) => self.rare().over = Some(over),
