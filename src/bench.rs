@@ -101,7 +101,7 @@ impl Outlet for Page {
 }
 
 impl Bench {
-    /// So many pages that follow one entity and have read a record each. Needs a runtime with one worker, whose
+    /// So many pages that follow one entity and stand at the head of the log. Needs a runtime with one worker, whose
     /// fan-out task then serves them in the order of their places.
     pub async fn new(count: usize, hearing: Hearing) -> Self {
         let hub = Hub::new(
@@ -122,7 +122,7 @@ impl Bench {
         let mut bench = Self { hub, hearing, count, pages: Vec::new(), changes, heard, awaited: 0 };
         bench.pages = (0..count).map(|place| bench.open(place, 0)).collect();
         bench.heard().await;
-        // The first thing that a page hears has a ping behind it.
+        // The first that a page hears has a ping behind it, and is not measured.
         bench.publish(OBJECTS);
         bench.heard().await;
         bench
@@ -168,14 +168,16 @@ impl Bench {
     /// Waits until everything has been heard, and reads for those who are on the slow way.
     ///
     /// # Panics
-    /// When a page has lost its place in the log.
+    /// When a page has lost its place in the log, or heard more than it was to hear.
     pub async fn heard(&self) {
         loop {
             let woken = std::mem::take(&mut *lock(&self.heard.woken));
             for place in &woken {
                 self.catch_up(&self.pages[*place]).await;
             }
-            if self.heard.frames.load(Ordering::Relaxed) >= self.awaited && woken.is_empty() {
+            let frames = self.heard.frames.load(Ordering::Relaxed);
+            assert!(frames <= self.awaited, "{frames} frames, where there should be {}", self.awaited);
+            if frames == self.awaited && woken.is_empty() {
                 return;
             }
             if woken.is_empty() {
