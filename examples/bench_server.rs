@@ -1,7 +1,8 @@
 //! A server to measure from outside: events in memory behind the layer, and `GET /plain`, which is nobody's business.
 //!
 //! `cargo run --release --features axum --example bench_server -- 4000 2`: port, worker threads, and `plain` for
-//! [`Delivery::Plain`]. The token is `token`. What was measured with it stands in `docs/performance.md`.
+//! [`Delivery::Plain`]. The token is `token`; with `--scopes 10`, `token-7` is let into scope `7`, and an event is told
+//! in the scope that its request's header `x-scope` names. What was measured with it stands in `docs/performance.md`.
 
 use std::{
     collections::VecDeque,
@@ -15,12 +16,13 @@ use std::{
 use axum::{
     Json, Router,
     extract::State,
+    http::request::Parts,
     routing::{get, post},
 };
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use tokio::{net::TcpSocket, runtime::Builder};
-use tower_live_updates::{Delivery, Entity, LiveUpdates};
+use tower_live_updates::{AuthError, AuthRequest, Delivery, Entity, Identity, LiveUpdates};
 
 /// Events kept: what is measured is the layer, and a list that grows would hide it.
 const MAX_EVENTS: usize = 100;
@@ -40,6 +42,9 @@ struct Options {
     /// Records kept for pages that fall behind or come back.
     #[arg(long, default_value_t = 50_000)]
     log_records: usize,
+    /// Scopes, each with a token; everybody hears everything without.
+    #[arg(long)]
+    scopes: Option<usize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -64,12 +69,12 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
         Promise::Converging => Delivery::Converging,
         Promise::Plain => Delivery::Plain,
     };
-    let live = LiveUpdates::builder("/api/v1")
-        .tokens(["token"])
-        .entity(Entity::scheduler("/events"))
-        .delivery(delivery)
-        .log_records(options.log_records)
-        .build()?;
+    let (builder, events) = (LiveUpdates::builder("/api/v1"), Entity::scheduler("/events"));
+    let builder = match options.scopes {
+        None => builder.tokens(["token"]).entity(events),
+        Some(scopes) => builder.authenticate(scopes, scope_of_token).entity(events.scope_from(scope_of_request)),
+    };
+    let live = builder.delivery(delivery).log_records(options.log_records).build()?;
 
     let app = Router::new()
         .route("/plain", get(async || "hello"))
@@ -84,6 +89,16 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
     Ok(())
+}
+
+async fn scope_of_token(scopes: usize, request: AuthRequest) -> Result<Identity, AuthError> {
+    let scope = request.token().strip_prefix("token-").and_then(|scope| scope.parse::<usize>().ok());
+    let scope = scope.filter(|scope| *scope < scopes).ok_or(AuthError::Denied)?;
+    Ok(Identity::new(request.token()).scope(scope.to_string()))
+}
+
+fn scope_of_request(request: &Parts) -> Option<String> {
+    request.headers.get("x-scope")?.to_str().ok().map(str::to_owned)
 }
 
 async fn create(State(events): State<Arc<Events>>, Json(mut event): Json<Map<String, Value>>) -> Json<Value> {

@@ -2,6 +2,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod auth;
+#[cfg(feature = "__bench")]
+#[doc(hidden)]
+pub mod bench;
 mod body;
 mod builder;
 mod change;

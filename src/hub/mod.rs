@@ -543,7 +543,7 @@ impl Hub {
     }
 
     /// Says again what has settled; returns when to look next.
-    fn settle(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn settle(&self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for entity in self.entities() {
             let log = lock(&self.log);
