@@ -198,7 +198,7 @@ impl Bench {
             Hearing::OneIn100 => Identity::new("page").scope((place % OBJECTS).to_string()),
             _ => Identity::new("page").scope("0"),
         };
-        let session = Some(SessionId { id: place as u128, owner: 0 });
+        let session = Some(SessionId { id: (place as u128).to_ne_bytes(), owner: 0 });
         let origin = Origin::Page { session, missed_from: Some(self.hub.head() - missed) };
         let page = Arc::new(Page { place, heard: self.heard.clone() });
         let subscriber = self.hub.join(page.clone(), identity, origin);
