@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     error::Error,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,10 +19,15 @@ use axum::{
     extract::State,
     http::request::Parts,
     routing::{get, post},
+    serve::Listener,
 };
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
-use tokio::{net::TcpSocket, runtime::Builder};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Builder,
+};
+use tokio_util::either::Either;
 use tower_live_updates::{AuthError, AuthRequest, Delivery, Entity, Identity, LiveUpdates};
 
 /// Events kept: what is measured is the layer, and a list that grows would hide it.
@@ -45,6 +51,9 @@ struct Options {
     /// Scopes, each with a token; everybody hears everything without.
     #[arg(long)]
     scopes: Option<usize>,
+    /// Hides the TCP stream from the layer, as TLS does.
+    #[arg(long)]
+    hidden: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,8 +96,29 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     socket.bind(([127, 0, 0, 1], options.port).into())?;
     let listener = socket.listen(BACKLOG)?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+    if options.hidden {
+        axum::serve(Hidden(listener), app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+    } else {
+        axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+    }
     Ok(())
+}
+
+/// Streams that are not plain TCP streams.
+struct Hidden(TcpListener);
+
+impl Listener for Hidden {
+    type Io = Either<TcpStream, TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let (stream, peer) = Listener::accept(&mut self.0).await;
+        (Either::Left(stream), peer)
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
 }
 
 async fn scope_of_token(scopes: usize, request: AuthRequest) -> Result<Identity, AuthError> {

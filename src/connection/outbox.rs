@@ -252,6 +252,19 @@ impl Outlet for Outbox {
             waiting.frames.extend(frames.iter().map(|&frame| frame.clone().into_frame()));
             return Taken { frames: frames.len(), clear: waiting.frames.is_empty() };
         };
+        // Most of the time it is one frame, and nothing waits: that needs no list of slices.
+        if let ([frame], true) = (frames, waiting.frames.is_empty() && !waiting.broken) {
+            match tcp.try_write(frame) {
+                Ok(written) if written == frame.len() => return Taken { frames: 1, clear: true },
+                Ok(written) => {
+                    waiting.frames.push_back(frame.rest(written));
+                    waiting.has_begun = true;
+                    return Taken { frames: 1, clear: false };
+                }
+                // What is wrong shows below.
+                Err(_) => {}
+            }
+        }
         let mut taken = 0;
         // What waits already goes first, and then these, as far as the socket takes them.
         while !waiting.broken && (taken < frames.len() || !waiting.frames.is_empty()) {
