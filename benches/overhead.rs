@@ -56,6 +56,11 @@ fn router() -> Router {
         .route("/events/{id}", put(update))
 }
 
+/// As `axum::serve` serves it: with its routes made once, and not again for each request.
+fn served(router: Router) -> Router {
+    router.with_state(())
+}
+
 fn live() -> LiveUpdates {
     LiveUpdates::builder("/api/v1")
         .allow_anonymous()
@@ -148,13 +153,13 @@ fn overhead(criterion: &mut Criterion) {
     for (name, what) in [("unwatched", UNWATCHED), ("PUT", PUT), ("POST", POST)] {
         let live = live();
         let none = Duration::ZERO;
-        bench(&mut group, &runtime, &format!("{name}, Identity"), &router().layer(Identity::new()), &what, none);
-        bench(&mut group, &runtime, &format!("{name}, axum"), &router().layer(live.layer().axum()), &what, none);
-        bench(&mut group, &runtime, &format!("{name}, any"), &router().layer(live.layer()), &what, none);
-        bench(&mut group, &runtime, &format!("{name}, bare"), &router(), &what, none);
-        let outside = live.layer().axum().layer(router());
+        bench(&mut group, &runtime, &format!("{name}, Identity"), &served(router().layer(Identity::new())), &what, none);
+        bench(&mut group, &runtime, &format!("{name}, axum"), &served(router().layer(live.layer().axum())), &what, none);
+        bench(&mut group, &runtime, &format!("{name}, any"), &served(router().layer(live.layer())), &what, none);
+        bench(&mut group, &runtime, &format!("{name}, bare"), &served(router()), &what, none);
+        let outside = live.layer().axum().layer(served(router()));
         bench(&mut group, &runtime, &format!("{name}, axum outside"), &outside, &what, none);
-        bench(&mut group, &runtime, &format!("{name}, any outside"), &live.layer().layer(router()), &what, none);
+        bench(&mut group, &runtime, &format!("{name}, any outside"), &live.layer().layer(served(router())), &what, none);
     }
     group.sample_size(10).measurement_time(Duration::from_secs(4));
     for pages in [1_u64, 100, 10_000] {
@@ -163,7 +168,7 @@ fn overhead(criterion: &mut Criterion) {
         // About what it takes all of them to read one frame.
         let pause = Duration::from_micros(pages * 12);
         let name = format!("PUT, axum, {pages} subscribers");
-        bench(&mut group, &runtime, &name, &router().layer(live.layer().axum()), &PUT, pause);
+        bench(&mut group, &runtime, &name, &served(router().layer(live.layer().axum())), &PUT, pause);
         runtime.block_on(live.shutdown());
     }
     group.finish();

@@ -1,8 +1,17 @@
 //! Running the application's own code: a panic or a hang in it ends nothing but itself.
 
-use std::{error::Error, fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
+use tokio::time::{error::Elapsed, timeout};
 
 /// Any error of the application's.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -32,11 +41,24 @@ where
     Fut: Future<Output = T>,
 {
     let run = AssertUnwindSafe(async { hook().await }).catch_unwind();
-    match tokio::time::timeout(limit, run).await {
+    match within(limit, run).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(_)) => Err(HookFailure::Panicked),
         Err(_) => Err(HookFailure::TimedOut),
     }
+}
+
+/// Waits for `limit` at most; no timer is made where there is nothing to wait for.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    let at_once = poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    if let Some(output) = at_once.await {
+        return Ok(output);
+    }
+    timeout(limit, future).await
 }
 
 #[cfg(test)]
@@ -53,5 +75,11 @@ mod tests {
         assert_eq!(early.await, Err(HookFailure::Panicked));
         let hangs = guarded(limit, std::future::pending::<u8>);
         assert_eq!(hangs.await, Err(HookFailure::TimedOut));
+    }
+
+    #[test]
+    fn what_is_ready_needs_no_timer() {
+        let answer = within(Duration::from_secs(5), async { 7 });
+        assert_eq!(answer.now_or_never(), Some(Ok(7)), "without a runtime");
     }
 }

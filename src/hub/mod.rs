@@ -405,15 +405,12 @@ impl Hub {
     /// A write of an entity is on its way, until what comes back is dropped.
     pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
         let begun = Instant::now();
+        let head = self.head();
         if self.delivery == Delivery::Converging {
-            let head = self.head();
-            let mut settles = lock(&self.settles);
-            let settle = &mut settles[usize::from(entity.0)];
-            settle.write_begins(begun, head, &self.times.settle);
-            drop(settles);
+            lock(&self.settles)[usize::from(entity.0)].write_begins(begun, head, &self.times.settle);
             self.settler.news.notify_one();
         }
-        Activity { hub: self.clone(), entity, begun, is_list: false }
+        Activity { hub: self.clone(), entity, begun, since: Some(head) }
     }
 
     /// A page reads an entity's list, until what comes back is dropped.
@@ -422,7 +419,7 @@ impl Hub {
         if self.delivery == Delivery::Converging {
             lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
         }
-        Activity { hub: self.clone(), entity, begun, is_list: true }
+        Activity { hub: self.clone(), entity, begun, since: None }
     }
 
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
@@ -841,7 +838,15 @@ pub(crate) struct Activity {
     hub: Arc<Hub>,
     entity: EntityIndex,
     begun: Instant,
-    is_list: bool,
+    /// Where the log stood when a write began; `None` of a list.
+    since: Option<u64>,
+}
+
+impl Activity {
+    /// Where the log stood when this write began.
+    pub(crate) fn since(&self) -> Option<u64> {
+        self.since
+    }
 }
 
 impl Drop for Activity {
@@ -852,7 +857,7 @@ impl Drop for Activity {
         let now = Instant::now();
         let mut settles = lock(&self.hub.settles);
         let settle = &mut settles[usize::from(self.entity.0)];
-        if self.is_list {
+        if self.since.is_none() {
             settle.list_ends(self.begun, now);
         } else if settle.write_ends(self.begun, now) {
             drop(settles);

@@ -37,12 +37,15 @@ impl Format {
             return Self::Json;
         };
         let text = value.to_str().unwrap_or_default();
-        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/x-www-form-urlencoded" => Self::Form,
-            "application/json" | "text/json" => Self::Json,
-            other if other.ends_with("+json") => Self::Json,
-            _ => Self::Other,
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let is_json = || essence.rsplit_once('+').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"));
+        if is("application/x-www-form-urlencoded") {
+            Self::Form
+        } else if is("application/json") || is("text/json") || is_json() {
+            Self::Json
+        } else {
+            Self::Other
         }
     }
 }
