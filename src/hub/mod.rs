@@ -292,9 +292,8 @@ impl Hub {
                     Some((newer, Subject { object, .. })) => {
                         // An update may leave fields out that pages need of an add.
                         let sent = Object::of(change.object()).unwrap_or_default();
-                        let object = sent.overlaid(Object::parse(object).unwrap_or_default()).to_json();
-                        let scopes = newer.scopes.clone();
-                        self.changed(&log, entity, &change.with_object(ChangeKind::Add, object), scopes, true)
+                        let object = sent.overlaid(Object::parse(object).unwrap_or_default());
+                        self.changed(&log, entity, change, Some(object), newer.scopes.clone(), true)
                     }
                 };
                 let came = self.came_in_part(&record);
@@ -654,7 +653,7 @@ impl Hub {
         let voice = self.voice(entity);
         let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
         if self.delivery == Delivery::Plain && change.kind() != ChangeKind::Delete {
-            return self.changed(log, entity, change, scopes, false);
+            return self.changed(log, entity, change, None, scopes, false);
         }
         let known = log.known(entity, &voice.key(change.namespace(), change.id())).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
@@ -663,12 +662,11 @@ impl Hub {
             (ChangeKind::Update, Some(known)) if !change.is_whole() => {
                 let earlier = Object::parse(&known.object).unwrap_or_default();
                 let later = Object::of(change.object()).unwrap_or_default();
-                let object = earlier.overlaid(later).to_json();
-                self.changed(log, entity, &change.with_object(ChangeKind::Update, object), scopes, known.whole)
+                self.changed(log, entity, change, Some(earlier.overlaid(later)), scopes, known.whole)
             }
             (kind, _) => {
                 let whole = kind == ChangeKind::Add || change.is_whole();
-                self.changed(log, entity, change, scopes, whole)
+                self.changed(log, entity, change, None, scopes, whole)
             }
         }
     }
@@ -727,10 +725,21 @@ impl Hub {
         Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
     }
 
-    fn changed(&self, log: &Log, entity: EntityIndex, change: &Change, scopes: Scopes, whole: bool) -> Record {
+    /// An add or update, `merged` being its object with what was known of it, where that is more than the change says.
+    fn changed(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        change: &Change,
+        merged: Option<Object<'_>>,
+        scopes: Scopes,
+        whole: bool,
+    ) -> Record {
         let voice = self.voice(entity);
-        let said = voice.plainly(change.kind(), change.object());
-        let parent = Object::of(change.object()).and_then(|object| voice.parent(&object));
+        let (said, parent) = match merged {
+            None => (voice.plainly(change.kind(), change.object()), voice.parent_in(change.object())),
+            Some(object) => (voice.plainly(change.kind(), &object.to_json()), voice.parent(&object)),
+        };
         let parent = parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
         let id: Arc<str> = change.id().into();
         let key = if voice.has_own_ids { Arc::from(&*voice.key(change.namespace(), &id)) } else { id.clone() };
