@@ -4,11 +4,12 @@ use std::{
     convert::Infallible,
     fmt,
     marker::PhantomData,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use futures_util::TryFutureExt;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -112,10 +113,7 @@ impl<S, W> LiveUpdatesService<S, W> {
         let capture = write.capture();
         let ear = Ear { capture: capture.clone(), turn: write.turn() };
         let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
-        let answered = async move {
-            let response = write.run(pin!(inner)).await?;
-            Ok(response.map(|answer| W::answer(WatchedAnswer(answer))))
-        };
+        let answered = write.run(inner).map_ok(|response| response.map(|answer| W::answer(WatchedAnswer(answer))));
         ResponseFuture::watch(answered, capture, watcher.clone())
     }
 }

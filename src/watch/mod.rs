@@ -12,13 +12,15 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header, request, response::Parts};
 use http_body::Body;
+use pin_project::pin_project;
 use tokio::sync::Semaphore;
 
 use self::{
@@ -233,6 +235,27 @@ impl Taking {
     }
 }
 
+/// An inner service's future, which begins when it is its write's turn.
+#[pin_project]
+struct Ordered<F> {
+    turn: Option<Taking>,
+    #[pin]
+    inner: F,
+}
+
+impl<F: Future> Future for Ordered<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if let Some(turn) = this.turn {
+            ready!(turn.poll(cx));
+            *this.turn = None;
+        }
+        this.inner.poll(cx)
+    }
+}
+
 /// One watched write, from its request to what it is told as.
 #[derive(Debug)]
 pub(crate) struct Write {
@@ -277,36 +300,35 @@ impl Write {
     }
 
     /// Runs the inner service to its answer and tells what it did before the answer goes on.
-    pub(crate) async fn run<F, B, E>(self, inner: Pin<&mut F>) -> Result<Response<Answer<B>>, E>
+    pub(crate) fn run<F, B, E>(self, inner: F) -> impl Future<Output = Result<Response<Answer<B>>, E>>
     where
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        let answered = self.answered(inner).await;
-        // The request's body may still be held by somebody, and must not keep the turn with it.
-        let turn = lock(&self.target.place).turn.take();
-        drop(turn);
-        answered
+        let is_ordered = self.target.matched.id.is_some() && self.without_body;
+        let turn = is_ordered.then(|| Taking::Unasked(self.target.clone()));
+        // The inner future is gone before what follows begins: the two take the same room.
+        Ordered { turn, inner }.then(|answered| async move {
+            let answer = match answered {
+                Ok(response) => Ok(self.answered(response).await),
+                Err(error) => Err(error),
+            };
+            // The request's body may still be held by somebody, and must not keep the turn with it.
+            let turn = lock(&self.target.place).turn.take();
+            drop(turn);
+            answer
+        })
     }
 
-    async fn answered<F, B, E>(&self, inner: Pin<&mut F>) -> Result<Response<Answer<B>>, E>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-        B: Body,
-    {
-        if self.without_body {
-            if let Some(turn) = self.target.take_turn() {
-                turn.await;
-            }
-        }
-        let (parts, body) = inner.await?.into_parts();
+    async fn answered<B: Body>(&self, response: Response<B>) -> Response<Answer<B>> {
+        let (parts, body) = response.into_parts();
         let said = self.live_write.take();
         if !parts.status.is_success() {
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         if said.skip || !said.changes.is_empty() {
             self.publish(said);
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         // Neither says that anything is done.
         if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
@@ -315,7 +337,7 @@ impl Write {
                 "202 and 207 do not say that the write is done; publish from the handler with LiveWrite, or later \
                  with LiveUpdates::publish",
             );
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         let (answer, whole) = self.read_answer(&parts, body).await;
         if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
@@ -323,7 +345,7 @@ impl Write {
         } else {
             self.tell(&parts, whole.as_ref(), said).await;
         }
-        Ok(Response::from_parts(parts, answer))
+        Response::from_parts(parts, answer)
     }
 
     /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
@@ -385,7 +407,7 @@ impl Write {
     }
 
     /// What the store holds now, where the entity has a hook that tells.
-    async fn load(&self, draft: &Draft) -> Option<Change> {
+    async fn load(&self, draft: &Draft<'_>) -> Option<Change> {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let hook = entity.load.as_ref()?;
         let id = draft.id()?.into_owned();
@@ -433,7 +455,8 @@ impl Write {
             ("untold", &self.matched().route.pattern, self.method.as_str(), what),
             format_args!(
                 "{} {}: a successful write is not told to pages: {why}",
-                self.method, self.matched().route.pattern
+                self.method,
+                self.matched().route.pattern
             ),
         );
     }

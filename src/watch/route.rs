@@ -50,8 +50,7 @@ impl Routes {
                     None => lists.push((path, vec![EntityIndex(index)])),
                 }
             }
-            let scope_params: Vec<String> =
-                entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect();
+            let scope_params: Vec<String> = entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect();
             for route in &entity.routes {
                 let path = without_slash(&route.path);
                 let refuse = |reason: &str| ConfigError::RoutePath {
