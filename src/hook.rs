@@ -58,7 +58,8 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
     if let Some(output) = at_once.await {
         return Ok(output);
     }
-    timeout(limit, future).await
+    // Out of the way of all those that need none.
+    Box::pin(timeout(limit, future)).await
 }
 
 #[cfg(test)]

@@ -90,9 +90,12 @@ impl<'a> Object<'a> {
     /// These fields with those of `over` on top: a key known here keeps its place and takes the new value.
     pub(crate) fn overlaid(self, over: Self) -> Self {
         let count = self.fields.len() + over.fields.len();
-        let mut fields: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::with_capacity(count);
+        let repeats = |at: usize| self.fields[..at].iter().any(|(known, _)| *known == self.fields[at].0);
+        let is_in_order = count <= FEW && !(1..self.fields.len()).any(repeats);
+        let (mut fields, below) =
+            if is_in_order { (self.fields, Vec::new()) } else { (Vec::with_capacity(count), self.fields) };
         let mut places: HashMap<Cow<'a, str>, usize> = HashMap::new();
-        for (key, raw) in self.fields.into_iter().chain(over.fields) {
+        for (key, raw) in below.into_iter().chain(over.fields) {
             let place = if count <= FEW {
                 fields.iter().position(|(known, _)| *known == key)
             } else {

@@ -343,7 +343,16 @@ impl Write {
         if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
             self.untold("broken", "the inner service's answer broke off");
         } else {
-            self.tell(&parts, whole.as_ref(), said).await;
+            let request = self.capture.take();
+            match &self.watcher().publisher.entity(self.matched().route.entity).load {
+                None => {
+                    if let Some(draft) = self.draft(&parts, request.as_deref(), whole.as_deref()) {
+                        self.tell(draft, None, said);
+                    }
+                }
+                // Apart, so that writes without one are no larger for it.
+                Some(hook) => Box::pin(self.tell_stored(hook, &parts, request, whole, said)).await,
+            }
         }
         Response::from_parts(parts, answer)
     }
@@ -363,9 +372,9 @@ impl Write {
         (Answer::ReadAhead(collected, exact), whole)
     }
 
-    async fn tell(&self, parts: &Parts, answer: Option<&Bytes>, said: Said) {
+    /// What the write changed, as far as request and answer tell.
+    fn draft<'a>(&'a self, parts: &'a Parts, request: Option<&'a [u8]>, answer: Option<&'a [u8]>) -> Option<Draft<'a>> {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
-        let request = self.capture.take();
         let verdict = judge(
             entity,
             RequestFacts {
@@ -373,18 +382,21 @@ impl Write {
                 path_id: self.matched().id.as_deref(),
                 editing: self.editing,
                 format: self.format,
-                body: request.as_deref(),
+                body: request,
             },
             ResponseFacts {
                 status: parts.status,
                 location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
-                body: answer.map(|body| &body[..]),
+                body: answer,
             },
         );
         let draft = match verdict {
             Verdict::Changed(draft) => draft,
-            Verdict::Failed => return,
-            Verdict::Untold(reason) => return self.untold(reason, reason.remedy()),
+            Verdict::Failed => return None,
+            Verdict::Untold(reason) => {
+                self.untold(reason, reason.remedy());
+                return None;
+            }
         };
         if let Some(misfit) = entity.widget.misfit(draft.kind, parts.status, draft.tid) {
             self.watcher().observer().warn_once(
@@ -392,7 +404,20 @@ impl Write {
                 format_args!("{} {}: {}", self.method, self.matched().route.pattern, misfit.remedy()),
             );
         }
-        let change = match self.load(&draft).await {
+        Some(draft)
+    }
+
+    async fn tell_stored(&self, hook: &Load, parts: &Parts, request: Option<Bytes>, answer: Option<Bytes>, said: Said) {
+        if let Some(draft) = self.draft(parts, request.as_deref(), answer.as_deref()) {
+            let loaded = self.load(hook, &draft).await;
+            self.tell(draft, loaded, said);
+        }
+    }
+
+    /// Tells what the write changed: as the store has it, or else as request and answer tell.
+    fn tell(&self, draft: Draft<'_>, loaded: Option<Change>, said: Said) {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
+        let change = match loaded {
             Some(change) => Ok(change),
             // Who may see it cannot be told from what was sent.
             None if entity.is_filtered() && draft.kind != ChangeKind::Delete => {
@@ -406,10 +431,8 @@ impl Write {
         }
     }
 
-    /// What the store holds now, where the entity has a hook that tells.
-    async fn load(&self, draft: &Draft<'_>) -> Option<Change> {
-        let entity = self.watcher().publisher.entity(self.matched().route.entity);
-        let hook = entity.load.as_ref()?;
+    /// What the store holds now, as the entity's hook tells.
+    async fn load(&self, hook: &Load, draft: &Draft<'_>) -> Option<Change> {
         let id = draft.id()?.into_owned();
         let failure = match guarded(self.watcher().limits.hook, || hook(names(&self.target.scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
@@ -420,7 +443,8 @@ impl Write {
             Err(failure) => failure.to_string(),
         };
         self.watcher().observer().hooks_failed.up();
-        self.watcher().observer().warn(format_args!("the load hook of {:?} failed: {failure}", entity.name));
+        let name = &self.watcher().publisher.entity(self.matched().route.entity).name;
+        self.watcher().observer().warn(format_args!("the load hook of {name:?} failed: {failure}"));
         None
     }
 
