@@ -153,13 +153,34 @@ fn overhead(criterion: &mut Criterion) {
     for (name, what) in [("unwatched", UNWATCHED), ("PUT", PUT), ("POST", POST)] {
         let live = live();
         let none = Duration::ZERO;
-        bench(&mut group, &runtime, &format!("{name}, Identity"), &served(router().layer(Identity::new())), &what, none);
-        bench(&mut group, &runtime, &format!("{name}, axum"), &served(router().layer(live.layer().axum())), &what, none);
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, Identity"),
+            &served(router().layer(Identity::new())),
+            &what,
+            none,
+        );
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, axum"),
+            &served(router().layer(live.layer().axum())),
+            &what,
+            none,
+        );
         bench(&mut group, &runtime, &format!("{name}, any"), &served(router().layer(live.layer())), &what, none);
         bench(&mut group, &runtime, &format!("{name}, bare"), &served(router()), &what, none);
         let outside = live.layer().axum().layer(served(router()));
         bench(&mut group, &runtime, &format!("{name}, axum outside"), &outside, &what, none);
-        bench(&mut group, &runtime, &format!("{name}, any outside"), &live.layer().layer(served(router())), &what, none);
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, any outside"),
+            &live.layer().layer(served(router())),
+            &what,
+            none,
+        );
     }
     group.sample_size(10).measurement_time(Duration::from_secs(4));
     for pages in [1_u64, 100, 10_000] {
