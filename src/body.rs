@@ -33,7 +33,7 @@ pub struct RequestBody<B> {
     #[pin]
     inner: B,
     /// Apart, for nearly every body has none and moves from hand to hand.
-    tee: Option<Box<Tee>>,
+    tee: Option<Tee>,
 }
 
 /// The ear at a request body.
@@ -58,7 +58,7 @@ impl<B: Body> RequestBody<B> {
         if inner.is_end_stream() {
             capture.end();
         }
-        Self { inner, tee: Some(Box::new(Tee { capture, turn, left, held: None, ended: false })) }
+        Self { inner, tee: Some(Tee { capture, turn, left, held: None, ended: false }) }
     }
 }
 
