@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::{task::unconstrained, time::sleep};
 
 /// Any error of the application's.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -42,24 +42,25 @@ where
 {
     let run = AssertUnwindSafe(async { hook().await }).catch_unwind();
     match within(limit, run).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(_)) => Err(HookFailure::Panicked),
-        Err(_) => Err(HookFailure::TimedOut),
+        Some(Ok(value)) => Ok(value),
+        Some(Err(_)) => Err(HookFailure::Panicked),
+        None => Err(HookFailure::TimedOut),
     }
 }
 
-/// Waits for `limit` at most; no timer is made where there is nothing to wait for.
-pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+/// Waits for `limit` at most; `None` when that is over. No timer is made where there is nothing to wait for.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let at_once = poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    });
-    if let Some(output) = at_once.await {
-        return Ok(output);
-    }
-    // Out of the way of all those that need none.
-    Box::pin(timeout(limit, future)).await
+    let mut timer = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        // It fires even where the future uses up all that its task may do in one turn.
+        let timer = timer.get_or_insert_with(|| Box::pin(unconstrained(sleep(limit))));
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -81,6 +82,6 @@ mod tests {
     #[test]
     fn what_is_ready_needs_no_timer() {
         let answer = within(Duration::from_secs(5), async { 7 });
-        assert_eq!(answer.now_or_never(), Some(Ok(7)), "without a runtime");
+        assert_eq!(answer.now_or_never(), Some(Some(7)), "without a runtime");
     }
 }

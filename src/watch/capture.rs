@@ -110,9 +110,9 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
     };
     let outcome = within(time, read).await;
     let rest = match outcome {
-        Ok(Ok(true)) => Rest::End,
-        Ok(Ok(false)) | Err(_) => Rest::More(body),
-        Ok(Err(error)) => Rest::Broken(error),
+        Some(Ok(true)) => Rest::End,
+        Some(Ok(false)) | None => Rest::More(body),
+        Some(Err(error)) => Rest::Broken(error),
     };
     Collected { frames, rest }
 }

@@ -202,7 +202,7 @@ pub(crate) fn judge<'a>(entity: &Entity, request: RequestFacts<'a>, response: Re
             .or_else(|| usable(&answer, "id").filter(|_| entity.response_pointer.is_none()))
             .or(row_id)
             .or_else(|| response.location.and_then(last_segment).map(Cow::Owned))
-            .or_else(|| path_id())
+            .or_else(path_id)
             .or(said.id)
             .or(request_id),
         ChangeKind::Update | ChangeKind::Delete => {
