@@ -1,46 +1,64 @@
 //! What the layer costs a request: time, and allocations.
 //!
-//! The same inner service bare, wrapped and asked for something unwatched, and wrapped and written to, with 0, 1, 100
-//! and 10 000 subscribed pages. A page is a real WebSocket over an in-memory stream; its reading is not part of the
-//! time. Ratios within one run are what counts; the allocations printed beside them do not wobble.
+//! The same axum `Router` under tower's `Identity` layer and under this crate's, with axum's bodies (`axum`), with
+//! any (`any`), and wrapped from outside instead of layered (`outside`). Asked for something that is not watched, and
+//! written to with nobody subscribed; then written to with subscribers, whose reading is not part of the time. Each
+//! answer is read to its end, as a server does. Differences within one run are what counts; the allocations printed
+//! beside them do not wobble.
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
     hint::black_box,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    response::Response,
+    routing::{get, post, put},
+};
 use bytes::Bytes;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use futures_util::{SinkExt, StreamExt};
-use http::{Method, Request, Response, header};
-use http_body_util::Full;
+use http::{Method, header};
+use http_body_util::BodyExt;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::runtime::{Builder, Runtime};
 use tokio_tungstenite::{client_async, tungstenite::Message};
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, layer::util::Identity};
 use tower_live_updates::{Entity, LiveUpdates};
 
-type Body = Full<Bytes>;
-
 const EVENT: &str = r#"{"text":"Standup","start_date":"2026-11-25 09:00","end_date":"2026-11-25 09:15"}"#;
-const ANSWER: &str = r#"{"action":"updated","item":{"id":"7","text":"Standup"}}"#;
+const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
 
-/// The inner service: answers at once, whatever the body type around the request.
-fn answer<B>(_request: Request<B>) -> Ready<Result<Response<Body>, Infallible>> {
-    let mut response = Response::new(Full::from(ANSWER));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    ready(Ok(response))
+const UNWATCHED: (Method, &str) = (Method::GET, "/plain");
+const PUT: (Method, &str) = (Method::PUT, "/events/7");
+const POST: (Method, &str) = (Method::POST, "/events");
+
+/// The application: it reads what is written, and answers as the stock client wants it.
+fn router() -> Router {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let create = async |event: Bytes| {
+        black_box(event);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        (JSON, format!(r#"{{"action":"inserted","tid":"{id}"}}"#))
+    };
+    let update = async |event: Bytes| {
+        black_box(event);
+        (JSON, r#"{"action":"updated"}"#)
+    };
+    Router::new()
+        .route("/plain", get(async || "plain"))
+        .route("/events", post(create))
+        .route("/events/{id}", put(update))
 }
 
-fn request(method: Method, path: &'static str) -> Request<Body> {
-    let body = if method == Method::GET { Full::default() } else { Full::from(EVENT) };
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = http::Uri::from_static(path);
-    request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    request
+/// As `axum::serve` serves it: with its routes made once, and not again for each request.
+fn served(router: Router) -> Router {
+    router.with_state(())
 }
 
 fn live() -> LiveUpdates {
@@ -51,11 +69,72 @@ fn live() -> LiveUpdates {
         .expect("a good configuration")
 }
 
-/// Opens pages that subscribe `events` and read for ever.
+fn request((method, path): &(Method, &'static str)) -> Request {
+    let body = if *method == Method::GET { Body::empty() } else { Body::from(EVENT) };
+    let request = Request::builder().method(method).uri(*path).header(header::CONTENT_TYPE, "application/json");
+    request.body(body).expect("a request")
+}
+
+async fn ask<S, B>(service: &mut S, request: Request)
+where
+    S: Service<Request, Response = Response<B>, Error = Infallible>,
+    B: axum::body::HttpBody + Unpin,
+{
+    let Ok(mut response) = service.call(request).await;
+    while let Some(frame) = response.frame().await {
+        let _ = black_box(frame);
+    }
+}
+
+/// One service asked for one thing, one request after the other.
+fn bench<S, B>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    runtime: &Runtime,
+    name: &str,
+    service: &S,
+    what: &(Method, &'static str),
+    pause: Duration,
+) where
+    S: Service<Request, Response = Response<B>, Error = Infallible> + Clone,
+    B: axum::body::HttpBody + Unpin,
+{
+    // The first request fills maps and buffers that stay.
+    let mut once = service.clone();
+    runtime.block_on(ask(&mut once, request(what)));
+    let asked = request(what);
+    // Of the calling thread: the subscribers' tasks run on another.
+    let counted = allocation_counter::measure(|| runtime.block_on(ask(&mut once, asked)));
+    println!("overhead/{name}: {} allocations, {} bytes", counted.count_total, counted.bytes_total);
+    group.bench_function(name, |bencher| {
+        bencher.to_async(runtime).iter_custom(|count| {
+            let mut service = service.clone();
+            async move {
+                let at_once = if pause.is_zero() { 256 } else { 1 };
+                let (mut left, mut total) = (count, Duration::ZERO);
+                while left > 0 {
+                    let requests: Vec<Request> = (0..left.min(at_once)).map(|_| request(what)).collect();
+                    left -= requests.len() as u64;
+                    let began = Instant::now();
+                    for request in requests {
+                        ask(&mut service, request).await;
+                    }
+                    total += began.elapsed();
+                    if !pause.is_zero() {
+                        // The subscribers read what they were told, and are caught up before the next write.
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+                total
+            }
+        });
+    });
+}
+
+/// Opens pages that subscribe `events` and read for ever: real WebSockets over in-memory streams.
 async fn subscribe(live: &LiveUpdates, count: u64) {
     for _ in 0..count {
         let (near, far) = tokio::io::duplex(4096);
-        let service = TowerToHyperService::new(live.layer().layer(service_fn(answer)));
+        let service = TowerToHyperService::new(live.layer().layer(router()));
         let connection =
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades();
         tokio::spawn(connection);
@@ -68,75 +147,49 @@ async fn subscribe(live: &LiveUpdates, count: u64) {
     }
 }
 
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
-}
-
-/// Time of `count` calls, one after the other, without what goes on between them.
-async fn time<S>(service: &mut S, method: &Method, path: &'static str, count: u64, pause: Duration) -> Duration
-where
-    S: Service<Request<Body>, Error = Infallible>,
-{
-    let mut total = Duration::ZERO;
-    for _ in 0..count {
-        let request = request(method.clone(), path);
-        let began = Instant::now();
-        let response = service.call(request).await;
-        total += began.elapsed();
-        let _ = black_box(response);
-        if !pause.is_zero() {
-            // The pages read what they were told, so that they are caught up before the next write.
-            tokio::time::sleep(pause).await;
-        }
-    }
-    total
-}
-
-/// Counts what the calling thread allocates for one call; the pages' tasks run on another.
-fn allocations<S>(name: &str, runtime: &Runtime, service: &mut S, method: &Method, path: &'static str)
-where
-    S: Service<Request<Body>, Error = Infallible>,
-{
-    // The first call fills maps and buffers that stay.
-    drop(runtime.block_on(service.call(request(method.clone(), path))));
-    let request = request(method.clone(), path);
-    let counted = allocation_counter::measure(|| drop(runtime.block_on(service.call(request))));
-    println!("overhead/{name}: {} allocations, {} bytes", counted.count_total, counted.bytes_total);
-}
-
 fn overhead(criterion: &mut Criterion) {
-    let runtime = runtime();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut group = criterion.benchmark_group("overhead");
-    allocations("bare", &runtime, &mut service_fn(answer::<Body>), &Method::GET, "/plain");
-    group.bench_function("bare", |bencher| {
-        bencher.to_async(&runtime).iter_custom(async |count| {
-            time(&mut service_fn(answer::<Body>), &Method::GET, "/plain", count, Duration::ZERO).await
-        });
-    });
-    let idle = live();
-    let mut service = idle.layer().layer(service_fn(answer));
-    allocations("wrapped, unwatched", &runtime, &mut service, &Method::GET, "/plain");
-    group.bench_function("wrapped, unwatched", |bencher| {
-        bencher.to_async(&runtime).iter_custom(|count| {
-            let mut service = idle.layer().layer(service_fn(answer));
-            async move { time(&mut service, &Method::GET, "/plain", count, Duration::ZERO).await }
-        });
-    });
-    for pages in [0_u64, 1, 100, 10_000] {
+    for (name, what) in [("unwatched", UNWATCHED), ("PUT", PUT), ("POST", POST)] {
+        let live = live();
+        let none = Duration::ZERO;
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, Identity"),
+            &served(router().layer(Identity::new())),
+            &what,
+            none,
+        );
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, axum"),
+            &served(router().layer(live.layer().axum())),
+            &what,
+            none,
+        );
+        bench(&mut group, &runtime, &format!("{name}, any"), &served(router().layer(live.layer())), &what, none);
+        bench(&mut group, &runtime, &format!("{name}, bare"), &served(router()), &what, none);
+        let outside = live.layer().axum().layer(served(router()));
+        bench(&mut group, &runtime, &format!("{name}, axum outside"), &outside, &what, none);
+        bench(
+            &mut group,
+            &runtime,
+            &format!("{name}, any outside"),
+            &live.layer().layer(served(router())),
+            &what,
+            none,
+        );
+    }
+    group.sample_size(10).measurement_time(Duration::from_secs(4));
+    for pages in [1_u64, 100, 10_000] {
         let live = live();
         runtime.block_on(subscribe(&live, pages));
-        let name = format!("watched, {pages} subscribers");
-        let mut service = live.layer().layer(service_fn(answer));
-        allocations(&name, &runtime, &mut service, &Method::PUT, "/events/7");
         // About what it takes all of them to read one frame.
         let pause = Duration::from_micros(pages * 12);
-        group.sample_size(10).measurement_time(Duration::from_secs(4));
-        group.bench_function(name, |bencher| {
-            bencher.to_async(&runtime).iter_custom(|count| {
-                let mut service = live.layer().layer(service_fn(answer));
-                async move { time(&mut service, &Method::PUT, "/events/7", count, pause).await }
-            });
-        });
+        let name = format!("PUT, axum, {pages} subscribers");
+        bench(&mut group, &runtime, &name, &served(router().layer(live.layer().axum())), &PUT, pause);
         runtime.block_on(live.shutdown());
     }
     group.finish();

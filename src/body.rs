@@ -12,9 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use crate::{
-    hook::BoxFuture,
     hub::Activity,
-    watch::capture::{Capture, Collected, Rest},
+    watch::{
+        Taking,
+        capture::{Capture, Collected, Rest},
+    },
 };
 
 /// A request body on its way to the inner service, unchanged.
@@ -30,14 +32,15 @@ use crate::{
 pub struct RequestBody<B> {
     #[pin]
     inner: B,
+    /// Apart, for nearly every body has none and moves from hand to hand.
     tee: Option<Tee>,
 }
 
 /// The ear at a request body.
 pub(crate) struct Tee {
     capture: Capture,
-    /// Resolves when it is this write's turn.
-    turn: Option<BoxFuture<()>>,
+    /// Takes this write's turn.
+    turn: Option<Taking>,
     /// Bytes still to come, where the length is known.
     left: Option<u64>,
     held: Option<Frame<Bytes>>,
@@ -50,7 +53,7 @@ impl<B: Body> RequestBody<B> {
         Self { inner, tee: None }
     }
 
-    pub(crate) fn watched(inner: B, capture: Capture, turn: Option<BoxFuture<()>>) -> Self {
+    pub(crate) fn watched(inner: B, capture: Capture, turn: Option<Taking>) -> Self {
         let left = inner.size_hint().exact();
         if inner.is_end_stream() {
             capture.end();
@@ -99,7 +102,7 @@ impl<B: Body> Body for RequestBody<B> {
             },
         };
         if let Some(turn) = &mut tee.turn {
-            if turn.as_mut().poll(cx).is_pending() {
+            if turn.poll(cx).is_pending() {
                 tee.held = frame;
                 return Poll::Pending;
             }
@@ -335,9 +338,9 @@ mod tests {
         }
     }
 
-    fn turn() -> (tokio::sync::oneshot::Sender<()>, BoxFuture<()>) {
+    fn turn() -> (tokio::sync::oneshot::Sender<()>, Taking) {
         let (give, turn) = tokio::sync::oneshot::channel();
-        (give, Box::pin(async { turn.await.expect("a turn") }))
+        (give, Taking::Waiting(Box::pin(async { turn.await.expect("a turn") })))
     }
 
     #[tokio::test]

@@ -201,11 +201,6 @@ impl Change {
         &self.scopes
     }
 
-    /// The same change of an object of which more is known.
-    pub(crate) fn with_object(&self, kind: ChangeKind, object: String) -> Self {
-        Self { kind, object: object.into(), ..self.clone() }
-    }
-
     /// The same change, with what was read of its object before the write.
     pub(crate) fn after(self, before: Before) -> Self {
         Self { before, ..self }

@@ -39,8 +39,9 @@ where
 
 #[pin_project(project = KindProject)]
 enum Kind<F, T: 'static> {
+    Pass(#[pin] F),
     /// With what must be held until the answer has left.
-    Pass(#[pin] F, Vec<Activity>),
+    List(#[pin] F, Vec<Activity>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<OwnBody>>),
 }
@@ -49,8 +50,12 @@ impl<F, W, R, E> ResponseFuture<F, W, R, E>
 where
     W: ResponseWay<R>,
 {
-    pub(crate) fn pass(inner: F, listing: Vec<Activity>) -> Self {
-        Self::new(Kind::Pass(inner, listing))
+    pub(crate) fn pass(inner: F) -> Self {
+        Self::new(Kind::Pass(inner))
+    }
+
+    pub(crate) fn list(inner: F, listing: Vec<Activity>) -> Self {
+        Self::new(Kind::List(inner, listing))
     }
 
     pub(crate) fn endpoint(answer: BoxFuture<Response<OwnBody>>) -> Self {
@@ -81,10 +86,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProject::Pass(inner, listing) if listing.is_empty() => {
-                inner.poll(cx).map_ok(|response| response.map(W::pass))
-            }
-            KindProject::Pass(inner, listing) => inner.poll(cx).map_ok(|response| {
+            KindProject::Pass(inner) => inner.poll(cx).map_ok(W::pass),
+            KindProject::List(inner, listing) => inner.poll(cx).map_ok(|response| {
                 let listing = std::mem::take(listing);
                 response.map(|body| W::listed(body, Listing(listing)))
             }),
@@ -100,7 +103,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Pass(..) => "ResponseFuture(pass)",
+            Kind::Pass(_) | Kind::List(..) => "ResponseFuture(pass)",
             Kind::Watch(_) => "ResponseFuture(watch)",
             Kind::Endpoint(_) => "ResponseFuture(endpoint)",
         })

@@ -1,8 +1,17 @@
 //! Running the application's own code: a panic or a hang in it ends nothing but itself.
 
-use std::{error::Error, fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
+use tokio::{task::unconstrained, time::sleep};
 
 /// Any error of the application's.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -32,11 +41,26 @@ where
     Fut: Future<Output = T>,
 {
     let run = AssertUnwindSafe(async { hook().await }).catch_unwind();
-    match tokio::time::timeout(limit, run).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(_)) => Err(HookFailure::Panicked),
-        Err(_) => Err(HookFailure::TimedOut),
+    match within(limit, run).await {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(_)) => Err(HookFailure::Panicked),
+        None => Err(HookFailure::TimedOut),
     }
+}
+
+/// Waits for `limit` at most; `None` when that is over. No timer is made where there is nothing to wait for.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut timer = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        // It fires even where the future uses up all that its task may do in one turn.
+        let timer = timer.get_or_insert_with(|| Box::pin(unconstrained(sleep(limit))));
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -53,5 +77,11 @@ mod tests {
         assert_eq!(early.await, Err(HookFailure::Panicked));
         let hangs = guarded(limit, std::future::pending::<u8>);
         assert_eq!(hangs.await, Err(HookFailure::TimedOut));
+    }
+
+    #[test]
+    fn what_is_ready_needs_no_timer() {
+        let answer = within(Duration::from_secs(5), async { 7 });
+        assert_eq!(answer.now_or_never(), Some(Some(7)), "without a runtime");
     }
 }

@@ -42,25 +42,26 @@ pub(crate) struct EventFrame {
 
 /// The first message on every socket; the client waits for it before it subscribes.
 pub(crate) fn start(connection_id: &str) -> Bytes {
-    text(&[r#"{"action":"start","body":"#, &quoted(connection_id), "}"])
+    text([r#"{"action":"start","body":"#, &quoted(connection_id), "}"])
 }
 
-/// A change, as the stock handlers read it.
-pub(crate) fn event(entity: &str, verb: &str, payload_key: &str, object: &str) -> EventFrame {
-    let kind = quoted(&format!("{verb}-{payload_key}"));
-    let head = [
-        r#"{"action":"event","body":{"name":"#,
-        &quoted(entity),
-        r#","value":{"type":"#,
-        &kind,
-        ",",
-        &quoted(payload_key),
-        ":",
-    ]
-    .concat();
-    let frame = text(&[&head, object, "}}}"]);
-    let end = frame.len() - EVENT_TAIL;
-    EventFrame { object: frame.slice(end - object.len()..end), frame }
+/// What stands before the object in the frames of one entity's changes of one kind: always the same.
+#[derive(Clone, Debug)]
+pub(crate) struct EventHead(Box<str>);
+
+impl EventHead {
+    pub(crate) fn new(entity: &str, verb: &str, payload_key: &str) -> Self {
+        let (entity, key) = (quoted(entity), quoted(payload_key));
+        let kind = quoted(&format!("{verb}-{payload_key}"));
+        Self(format!(r#"{{"action":"event","body":{{"name":{entity},"value":{{"type":{kind},{key}:"#).into())
+    }
+
+    /// A change, as the stock handlers read it.
+    pub(crate) fn event(&self, object: &str) -> EventFrame {
+        let frame = text([&self.0, object, "}}}"]);
+        let end = frame.len() - EVENT_TAIL;
+        EventFrame { object: frame.slice(end - object.len()..end), frame }
+    }
 }
 
 /// What follows the object in an event frame.
@@ -73,7 +74,7 @@ pub(crate) fn glued(frames: &[Bytes]) -> Bytes {
 
 /// Anything else for an entity's handlers: `value` is JSON text.
 pub(crate) fn message(entity: &str, value: &str) -> Bytes {
-    text(&[r#"{"action":"event","body":{"name":"#, &quoted(entity), r#","value":"#, value, "}}"])
+    text([r#"{"action":"event","body":{"name":"#, &quoted(entity), r#","value":"#, value, "}}"])
 }
 
 /// The answers to `calls`, as the array the client expects in a `result` message and over HTTP.
@@ -85,7 +86,7 @@ pub(crate) fn call_results(calls: &[CallId<'_>]) -> String {
 
 /// The `result` message that answers calls made over the socket.
 pub(crate) fn result(calls: &[CallId<'_>]) -> Bytes {
-    text(&[r#"{"action":"result","body":"#, &call_results(calls), "}"])
+    text([r#"{"action":"result","body":"#, &call_results(calls), "}"])
 }
 
 /// A ping; its pong brings the payload back.
@@ -103,9 +104,8 @@ pub(crate) fn close(code: u16, reason: &str) -> Bytes {
     frame(CLOSE, &[&code, &reason.as_bytes()[..end]])
 }
 
-fn text(parts: &[&str]) -> Bytes {
-    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
-    frame(TEXT, &parts)
+fn text<const N: usize>(parts: [&str; N]) -> Bytes {
+    frame(TEXT, &parts.map(str::as_bytes))
 }
 
 /// One unmasked, unfragmented frame (RFC 6455 5.2).
@@ -202,7 +202,7 @@ mod tests {
     fn frames_are_the_articles_to_the_letter() {
         assert_eq!(body(&start("connectionId")), r#"{"action":"start","body":"connectionId"}"#);
         assert_eq!(
-            body(&event("events", "delete", "event", r#"{"id":7}"#).frame),
+            body(&EventHead::new("events", "delete", "event").event(r#"{"id":7}"#).frame),
             r#"{"action":"event","body":{"name":"events","value":{"type":"delete-event","event":{"id":7}}}}"#
         );
         assert_eq!(
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_object_is_a_part_of_its_frame() {
-        let event = event("tasks", "update", "task", r#"{"id":"1","text":"x"}"#);
+        let event = EventHead::new("tasks", "update", "task").event(r#"{"id":"1","text":"x"}"#);
         assert_eq!(&event.object[..], br#"{"id":"1","text":"x"}"#);
     }
 
@@ -294,7 +294,7 @@ mod tests {
 
         #[test]
         fn messages_stay_json(name in ".{0,40}", id in ".{0,40}") {
-            let event = event(&name, "add", &name, &format!(r#"{{"id":{}}}"#, quoted(&id)));
+            let event = EventHead::new(&name, "add", &name).event(&format!(r#"{{"id":{}}}"#, quoted(&id)));
             let read: serde_json::Value = serde_json::from_str(body(&event.frame)).unwrap();
             prop_assert_eq!(&read["body"]["name"], &name);
             prop_assert_eq!(&read["body"]["value"][&name]["id"], &id);

@@ -66,7 +66,10 @@ impl Publisher {
         let entity = self.entity(index);
         let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
         let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids);
-        if !have_children && !have_own_ids {
+        let takes_along = |change: &Change| {
+            (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.comes())
+        };
+        if !changes.iter().any(takes_along) {
             return Cow::Borrowed(changes);
         }
         let key = |change: &Change| self.hub.key(index, change.namespace(), change.id()).into_owned();

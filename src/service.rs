@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::TryFutureExt;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -19,7 +20,7 @@ use crate::{
     future::ResponseFuture,
     hook::BoxFuture,
     hub::EntityIndex,
-    watch::Watcher,
+    watch::{Concern, Watcher, route::Matched},
     way::{AnyBody, Ear, RequestWay, ResponseWay, WatchedAnswer},
 };
 
@@ -83,62 +84,87 @@ where
         if let Some(endpoint) = self.parts.endpoint_for(&request) {
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
-        let Some(matched) = self.parts.watcher.find(&request, self.parts.only) else {
-            let listing = self.parts.watcher.listing(&request, self.parts.only);
-            return ResponseFuture::pass(self.inner.call(request.map(<W as RequestWay<Q>>::pass)), listing);
-        };
-        let (mut parts, body) = request.into_parts();
-        let write = self.parts.watcher.begin(matched, &mut parts, &body);
-        let capture = write.capture();
-        let ear = Ear { capture: capture.clone(), turn: write.turn() };
-        let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
-        let answered = async move {
-            let response = write.run(inner).await?;
-            Ok(response.map(|answer| W::answer(WatchedAnswer(answer))))
-        };
-        ResponseFuture::watch(answered, capture, self.parts.watcher.clone())
+        match self.parts.concern(&request) {
+            None => ResponseFuture::pass(self.inner.call(<W as RequestWay<Q>>::pass(request))),
+            Some(Concern::List(listing)) => {
+                ResponseFuture::list(self.inner.call(<W as RequestWay<Q>>::pass(request)), listing)
+            }
+            Some(Concern::Write(matched)) => self.watch(matched, request),
+        }
     }
 }
 
-/// What a layer and its services share.
+impl<S, W> LiveUpdatesService<S, W> {
+    fn watch<Q, R>(&mut self, matched: Matched, request: Request<Q>) -> ResponseFuture<S::Future, W, R, S::Error>
+    where
+        W: RequestWay<Q> + ResponseWay<R>,
+        <W as ResponseWay<R>>::Response: 'static,
+        S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        Q: Body,
+        R: Body + Send + 'static,
+        R::Data: Send,
+        R::Error: Send,
+    {
+        let watcher = &self.parts.shared.watcher;
+        let (mut parts, body) = request.into_parts();
+        let write = watcher.begin(matched, &mut parts, &body);
+        let capture = write.capture();
+        let ear = Ear { capture: capture.clone(), turn: write.turn() };
+        let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
+        let answered = write.run(inner).map_ok(|response| response.map(|answer| W::answer(WatchedAnswer(answer))));
+        ResponseFuture::watch(answered, capture, watcher.clone())
+    }
+}
+
+/// What a layer and its services share. Routers clone their services for each request: it is one pointer.
 pub(crate) struct Parts<W> {
+    shared: Arc<Shared>,
+    way: PhantomData<fn() -> W>,
+}
+
+struct Shared {
     watcher: Arc<Watcher>,
     /// The entity watched, where it is one alone.
     only: Option<EntityIndex>,
     endpoint: Option<Arc<Endpoint>>,
-    way: PhantomData<fn() -> W>,
 }
 
 impl<W> Parts<W> {
     pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { watcher, only, endpoint, way: PhantomData }
+        Self { shared: Arc::new(Shared { watcher, only, endpoint }), way: PhantomData }
     }
 
     /// The same, for other bodies.
     #[cfg(feature = "axum")]
     pub(crate) fn other_way<V>(self) -> Parts<V> {
-        Parts::new(self.watcher, self.only, self.endpoint)
+        Parts { shared: self.shared, way: PhantomData }
     }
 
     /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
-        let endpoint = self.endpoint.as_ref()?;
+        let endpoint = self.shared.endpoint.as_ref()?;
         let ours = endpoint.is_at(request.uri().path()) && request.method() != Method::OPTIONS;
         ours.then(|| endpoint.clone())
+    }
+
+    fn concern<B>(&self, request: &Request<B>) -> Option<Concern> {
+        self.shared.watcher.concern(request, self.shared.only)
     }
 }
 
 impl<W> Clone for Parts<W> {
     fn clone(&self) -> Self {
-        Self::new(self.watcher.clone(), self.only, self.endpoint.clone())
+        Self { shared: self.shared.clone(), way: PhantomData }
     }
 }
 
 impl<W> fmt::Debug for Parts<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
-            .field("endpoint", &self.endpoint.is_some())
-            .field("only", &self.only)
+            .field("endpoint", &self.shared.endpoint.is_some())
+            .field("only", &self.shared.only)
             .finish_non_exhaustive()
     }
 }

@@ -1,12 +1,12 @@
 //! Which body types stand on either side of the layer.
 
+use http::{Request, Response};
 use http_body::Body;
 
 use crate::{
     body::{OwnBody, RequestBody, ResponseBody},
-    hook::BoxFuture,
     hub::Activity,
-    watch::{Answer, capture::Capture},
+    watch::{Answer, Taking, capture::Capture},
 };
 
 mod sealed {
@@ -35,9 +35,9 @@ pub trait RequestWay<Q>: sealed::Sealed {
     /// The body the inner service is given.
     type Request;
 
-    /// A body that is nobody's business.
+    /// A request that is nobody's business: whole, so that one whose body stays what it is need not be taken apart.
     #[doc(hidden)]
-    fn pass(body: Q) -> Self::Request;
+    fn pass(request: Request<Q>) -> Request<Self::Request>;
 
     /// A body that is listened to, and that waits for its turn.
     #[doc(hidden)]
@@ -49,9 +49,9 @@ pub trait ResponseWay<R>: sealed::Sealed {
     /// The body the client is given.
     type Response;
 
-    /// A body that is nobody's business.
+    /// A response that is nobody's business.
     #[doc(hidden)]
-    fn pass(body: R) -> Self::Response;
+    fn pass(response: Response<R>) -> Response<Self::Response>;
 
     /// A list, with what must be held until it has left.
     #[doc(hidden)]
@@ -75,7 +75,7 @@ pub trait ResponseWay<R>: sealed::Sealed {
 #[doc(hidden)]
 pub struct Ear {
     pub(crate) capture: Capture,
-    pub(crate) turn: Option<BoxFuture<()>>,
+    pub(crate) turn: Option<Taking>,
 }
 
 /// What a list's body holds until it has left.
@@ -91,8 +91,8 @@ pub struct WatchedAnswer<R: Body>(pub(crate) Answer<R>);
 impl<Q: Body> RequestWay<Q> for AnyBody {
     type Request = RequestBody<Q>;
 
-    fn pass(body: Q) -> RequestBody<Q> {
-        RequestBody::passing(body)
+    fn pass(request: Request<Q>) -> Request<RequestBody<Q>> {
+        request.map(RequestBody::passing)
     }
 
     fn watch(body: Q, ear: Ear) -> RequestBody<Q> {
@@ -103,8 +103,8 @@ impl<Q: Body> RequestWay<Q> for AnyBody {
 impl<R: Body> ResponseWay<R> for AnyBody {
     type Response = ResponseBody<R>;
 
-    fn pass(body: R) -> ResponseBody<R> {
-        ResponseBody::inner(body)
+    fn pass(response: Response<R>) -> Response<ResponseBody<R>> {
+        response.map(ResponseBody::inner)
     }
 
     fn listed(body: R, listing: Listing) -> ResponseBody<R> {
@@ -127,8 +127,8 @@ impl<R: Body> ResponseWay<R> for AnyBody {
 impl RequestWay<axum_core::body::Body> for AxumBody {
     type Request = axum_core::body::Body;
 
-    fn pass(body: axum_core::body::Body) -> axum_core::body::Body {
-        body
+    fn pass(request: Request<axum_core::body::Body>) -> Request<axum_core::body::Body> {
+        request
     }
 
     fn watch(body: axum_core::body::Body, ear: Ear) -> axum_core::body::Body {
@@ -140,8 +140,8 @@ impl RequestWay<axum_core::body::Body> for AxumBody {
 impl ResponseWay<axum_core::body::Body> for AxumBody {
     type Response = axum_core::body::Body;
 
-    fn pass(body: axum_core::body::Body) -> axum_core::body::Body {
-        body
+    fn pass(response: Response<axum_core::body::Body>) -> Response<axum_core::body::Body> {
+        response
     }
 
     fn listed(body: axum_core::body::Body, listing: Listing) -> axum_core::body::Body {

@@ -255,22 +255,21 @@ impl Log {
     pub(crate) fn append(&mut self, now: Instant, mut record: Record) {
         let sequence = self.head();
         if let Matter::Change(subject) = &mut record.matter {
+            let known = self.newest(record.entity, &subject.key);
+            let parent = known.and_then(|(_, known)| known.parent.clone());
+            let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
             subject.added = match subject.kind {
                 ChangeKind::Add => Some(sequence),
-                ChangeKind::Update => {
-                    let known = self.newest(record.entity, &subject.key);
-                    known.filter(|(_, known)| known.kind != ChangeKind::Delete).and_then(|(_, known)| known.added)
-                }
-                ChangeKind::Delete => {
-                    let known = self.newest(record.entity, &subject.key);
-                    let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
-                    known.map(|(at, known)| known.added.unwrap_or(at))
-                }
+                ChangeKind::Update => known.and_then(|(_, known)| known.added),
+                ChangeKind::Delete => known.map(|(at, known)| known.added.unwrap_or(at)),
             };
-            let subject = subject.clone();
+            let subject = &*subject;
             let has_moved = matches!(&subject.former, Former::Known(state) if state.scopes != record.scopes);
             if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)).filter(|_| has_moved) {
                 index.moved = sequence + 1;
+            }
+            if let Some(parent) = parent {
+                self.forget_child(record.entity, &parent, &subject.key);
             }
             self.note(now, sequence, record.entity, subject, &record.scopes);
         }
@@ -492,8 +491,7 @@ impl Log {
     }
 
     /// Remembers a change as the newest of its object.
-    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: Subject, scopes: &Scopes) {
-        self.forget_parent(entity, &subject.key);
+    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: &Subject, scopes: &Scopes) {
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
@@ -516,35 +514,31 @@ impl Log {
             let tombstone = Tombstone {
                 entity,
                 at: now,
-                id: subject.id,
-                key: subject.key,
+                id: subject.id.clone(),
+                key: subject.key.clone(),
                 object: subject.object.to_vec().into(),
                 may_be_exception: subject.may_be_exception,
                 scopes: scopes.clone(),
                 ever,
-                went_to: subject.went_to,
+                went_to: subject.went_to.clone(),
                 last,
             };
             self.tombstone_bytes += tombstone.bytes();
             self.tombstones.insert(sequence, tombstone);
-        } else if let Some(parent) = subject.parent {
-            index.children.entry(parent).or_default().insert(subject.key);
+        } else if let Some(parent) = &subject.parent {
+            index.children.entry(parent.clone()).or_default().insert(subject.key.clone());
         }
     }
 
-    /// Takes an object off the list of those that go with its parent, as its newest record has it.
-    fn forget_parent(&mut self, entity: EntityIndex, key: &Arc<str>) {
-        let Some((_, Subject { parent: Some(parent), .. })) = self.newest(entity, key) else {
-            return;
-        };
-        let parent = parent.clone();
+    /// Takes an object off the list of those that go with another.
+    fn forget_child(&mut self, entity: EntityIndex, parent: &Arc<str>, key: &Arc<str>) {
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
-        if let Some(children) = index.children.get_mut(&parent) {
+        if let Some(children) = index.children.get_mut(parent) {
             children.remove(key);
             if children.is_empty() {
-                index.children.remove(&parent);
+                index.children.remove(parent);
             }
         }
     }
@@ -560,17 +554,19 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        let entity_and_key = match self.records.front() {
+        let of_change = match self.records.front() {
             Some(Stored { record: Record { entity, matter: Matter::Change(subject), .. }, .. }) => {
-                Some((*entity, subject.key.clone()))
+                Some((*entity, subject.key.clone(), subject.parent.clone()))
             }
             _ => None,
         };
-        if let Some((entity, key)) = entity_and_key {
+        if let Some((entity, key, parent)) = of_change {
             let is_buried = self.tombstones.contains_key(&self.base);
             let is_newest = self.index(entity).is_some_and(|index| index.newest.get(&key) == Some(&self.base));
             if is_newest && !is_buried {
-                self.forget_parent(entity, &key);
+                if let Some(parent) = parent {
+                    self.forget_child(entity, &parent, &key);
+                }
                 if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
                     index.newest.remove(&key);
                 }

@@ -295,9 +295,8 @@ impl Hub {
                     Some((newer, Subject { object, .. })) => {
                         // An update may leave fields out that pages need of an add.
                         let sent = Object::of(change.object()).unwrap_or_default();
-                        let object = sent.overlaid(Object::parse(object).unwrap_or_default()).to_json();
-                        let scopes = newer.scopes.clone();
-                        self.changed(&log, entity, &change.with_object(ChangeKind::Add, object), scopes, true)
+                        let object = sent.overlaid(Object::parse(object).unwrap_or_default());
+                        self.changed(&log, entity, change, Some(object), newer.scopes.clone(), true)
                     }
                 };
                 let came = self.came_in_part(&record);
@@ -408,15 +407,12 @@ impl Hub {
     /// A write of an entity is on its way, until what comes back is dropped.
     pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
         let begun = Instant::now();
+        let head = self.head();
         if self.delivery == Delivery::Converging {
-            let head = self.head();
-            let mut settles = lock(&self.settles);
-            let settle = &mut settles[usize::from(entity.0)];
-            settle.write_begins(begun, head, &self.times.settle);
-            drop(settles);
+            lock(&self.settles)[usize::from(entity.0)].write_begins(begun, head, &self.times.settle);
             self.settler.news.notify_one();
         }
-        Activity { hub: self.clone(), entity, begun, is_list: false }
+        Activity { hub: self.clone(), entity, begun, since: Some(head) }
     }
 
     /// A page reads an entity's list, until what comes back is dropped.
@@ -425,7 +421,7 @@ impl Hub {
         if self.delivery == Delivery::Converging {
             lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
         }
-        Activity { hub: self.clone(), entity, begun, is_list: true }
+        Activity { hub: self.clone(), entity, begun, since: None }
     }
 
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
@@ -666,7 +662,7 @@ impl Hub {
         let voice = self.voice(entity);
         let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
         if self.delivery == Delivery::Plain && change.kind() != ChangeKind::Delete {
-            return self.changed(log, entity, change, scopes, false);
+            return self.changed(log, entity, change, None, scopes, false);
         }
         let known = log.known(entity, &voice.key(change.namespace(), change.id())).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
@@ -675,12 +671,11 @@ impl Hub {
             (ChangeKind::Update, Some(known)) if !change.is_whole() => {
                 let earlier = Object::parse(&known.object).unwrap_or_default();
                 let later = Object::of(change.object()).unwrap_or_default();
-                let object = earlier.overlaid(later).to_json();
-                self.changed(log, entity, &change.with_object(ChangeKind::Update, object), scopes, known.whole)
+                self.changed(log, entity, change, Some(earlier.overlaid(later)), scopes, known.whole)
             }
             (kind, _) => {
                 let whole = kind == ChangeKind::Add || change.is_whole();
-                self.changed(log, entity, change, scopes, whole)
+                self.changed(log, entity, change, None, scopes, whole)
             }
         }
     }
@@ -739,10 +734,21 @@ impl Hub {
         Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
     }
 
-    fn changed(&self, log: &Log, entity: EntityIndex, change: &Change, scopes: Scopes, whole: bool) -> Record {
+    /// An add or update, `merged` being its object with what was known of it, where that is more than the change says.
+    fn changed(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        change: &Change,
+        merged: Option<Object<'_>>,
+        scopes: Scopes,
+        whole: bool,
+    ) -> Record {
         let voice = self.voice(entity);
-        let said = voice.plainly(change.kind(), change.object());
-        let parent = Object::of(change.object()).and_then(|object| voice.parent(&object));
+        let (said, parent) = match merged {
+            None => (voice.plainly(change.kind(), change.object()), voice.parent_in(change.object())),
+            Some(object) => (voice.plainly(change.kind(), &object.to_json()), voice.parent(&object)),
+        };
         let parent = parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
         let id: Arc<str> = change.id().into();
         let key = if voice.has_own_ids { Arc::from(&*voice.key(change.namespace(), &id)) } else { id.clone() };
@@ -861,7 +867,15 @@ pub(crate) struct Activity {
     hub: Arc<Hub>,
     entity: EntityIndex,
     begun: Instant,
-    is_list: bool,
+    /// Where the log stood when a write began; `None` of a list.
+    since: Option<u64>,
+}
+
+impl Activity {
+    /// Where the log stood when this write began.
+    pub(crate) fn since(&self) -> Option<u64> {
+        self.since
+    }
 }
 
 impl Drop for Activity {
@@ -872,7 +886,7 @@ impl Drop for Activity {
         let now = Instant::now();
         let mut settles = lock(&self.hub.settles);
         let settle = &mut settles[usize::from(self.entity.0)];
-        if self.is_list {
+        if self.since.is_none() {
             settle.list_ends(self.begun, now);
         } else if settle.write_ends(self.begun, now) {
             drop(settles);

@@ -12,7 +12,7 @@ use crate::{
     entity::Widget,
     hub::{log::Tombstone, upsert::Upsert, view::View},
     object::{Object, string},
-    protocol::{self, EventFrame},
+    protocol::{self, EventFrame, EventHead},
     scope::Scopes,
 };
 
@@ -34,14 +34,40 @@ pub(crate) struct Voice {
     /// An id names an object of its scope only.
     pub(crate) has_own_ids: bool,
     pub(crate) view: Option<View>,
+    pub(crate) heads: EventHeads,
+}
+
+/// How the frames of an entity's changes begin, by their kind.
+#[derive(Debug)]
+pub(crate) struct EventHeads {
+    add: EventHead,
+    update: EventHead,
+    delete: EventHead,
+}
+
+impl EventHeads {
+    fn new(entity: &str, payload_key: &str) -> Self {
+        let head = |kind: ChangeKind| EventHead::new(entity, kind.verb(), payload_key);
+        Self { add: head(ChangeKind::Add), update: head(ChangeKind::Update), delete: head(ChangeKind::Delete) }
+    }
+
+    fn of(&self, kind: ChangeKind) -> &EventHead {
+        match kind {
+            ChangeKind::Add => &self.add,
+            ChangeKind::Update => &self.update,
+            ChangeKind::Delete => &self.delete,
+        }
+    }
 }
 
 impl Voice {
     /// Speaks of anything, in the article's words.
     pub(crate) fn new(entity: impl Into<String>, payload_key: impl Into<String>) -> Self {
+        let (entity, payload_key) = (entity.into(), payload_key.into());
         Self {
-            entity: entity.into(),
-            payload_key: payload_key.into(),
+            heads: EventHeads::new(&entity, &payload_key),
+            entity,
+            payload_key,
             widget: Widget::Any,
             parent_key: None,
             has_snapshot: false,
@@ -92,7 +118,7 @@ impl Voice {
 
     /// A change as it happens, in the article's words and no others.
     pub(crate) fn plainly(&self, kind: ChangeKind, object: &str) -> EventFrame {
-        protocol::event(&self.entity, kind.verb(), &self.payload_key, object)
+        self.heads.of(kind).event(object)
     }
 
     /// The newest state of an object.
@@ -148,6 +174,12 @@ impl Voice {
     /// The id of the object that this one goes with.
     pub(crate) fn parent(&self, object: &Object<'_>) -> Option<String> {
         named(object, self.parent_key.as_deref()?)
+    }
+
+    /// The same, of an object as JSON text.
+    pub(crate) fn parent_in(&self, object: &str) -> Option<String> {
+        self.parent_key.as_ref()?;
+        self.parent(&Object::of(object)?)
     }
 
     /// What tells a page that it must load its list again.

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 
-use crate::lock::lock;
+use crate::{hook::within, lock::lock};
 
 /// What has been seen of a request body while the inner service read it.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Capture {
 
 #[derive(Debug, Default)]
 struct Seen {
-    chunks: Vec<Bytes>,
+    whole: Whole,
     bytes: usize,
     over: bool,
     ended: bool,
@@ -39,9 +39,9 @@ impl Capture {
         seen.bytes += chunk.len();
         if seen.bytes > self.limit {
             seen.over = true;
-            seen.chunks.clear();
+            seen.whole = Whole::default();
         } else if !seen.over {
-            seen.chunks.push(chunk.clone());
+            seen.whole.push(chunk);
         }
     }
 
@@ -59,7 +59,7 @@ impl Capture {
     /// The whole body; `None` where its end was not seen, or it was larger than the limit.
     pub(crate) fn take(&self) -> Option<Bytes> {
         let mut seen = lock(&self.seen);
-        (seen.ended && !seen.over).then(|| joined(&std::mem::take(&mut seen.chunks)))
+        (seen.ended && !seen.over).then(|| std::mem::take(&mut seen.whole).bytes())
     }
 }
 
@@ -83,7 +83,8 @@ pub(crate) enum Rest<B: Body> {
 /// Reads a body to its end, unless it is larger than `limit` bytes or takes longer than `time`.
 pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> Collected<B> {
     let mut body = Box::pin(body);
-    let mut frames = VecDeque::new();
+    // One piece is what nearly every answer is.
+    let mut frames = VecDeque::with_capacity(1);
     let mut bytes = 0;
     let read = async {
         loop {
@@ -107,11 +108,11 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
             }
         }
     };
-    let outcome = tokio::time::timeout(time, read).await;
+    let outcome = within(time, read).await;
     let rest = match outcome {
-        Ok(Ok(true)) => Rest::End,
-        Ok(Ok(false)) | Err(_) => Rest::More(body),
-        Ok(Err(error)) => Rest::Broken(error),
+        Some(Ok(true)) => Rest::End,
+        Some(Ok(false)) | None => Rest::More(body),
+        Some(Err(error)) => Rest::Broken(error),
     };
     Collected { frames, rest }
 }
@@ -120,21 +121,36 @@ impl<B: Body> Collected<B> {
     /// The whole body, where it was read to its end.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         matches!(self.rest, Rest::End).then(|| {
-            let chunks: Vec<Bytes> = self.frames.iter().filter_map(|frame| frame.data_ref().cloned()).collect();
-            joined(&chunks)
+            let mut whole = Whole::default();
+            self.frames.iter().filter_map(|frame| frame.data_ref()).for_each(|chunk| whole.push(chunk));
+            whole.bytes()
         })
     }
 }
 
-fn joined(chunks: &[Bytes]) -> Bytes {
-    match chunks {
-        [one] => one.clone(),
-        many => {
-            let mut all = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
-            for chunk in many {
-                all.extend_from_slice(chunk);
-            }
-            all.freeze()
+/// A body put together. The first piece is nearly always all of it, and is not copied.
+#[derive(Debug, Default)]
+struct Whole {
+    first: Bytes,
+    more: Vec<Bytes>,
+}
+
+impl Whole {
+    fn push(&mut self, chunk: &Bytes) {
+        if self.first.is_empty() {
+            self.first = chunk.clone();
+        } else {
+            self.more.push(chunk.clone());
         }
+    }
+
+    fn bytes(self) -> Bytes {
+        if self.more.is_empty() {
+            return self.first;
+        }
+        let chunks = || std::iter::once(&self.first).chain(&self.more);
+        let mut all = BytesMut::with_capacity(chunks().map(Bytes::len).sum());
+        chunks().for_each(|chunk| all.extend_from_slice(chunk));
+        all.freeze()
     }
 }

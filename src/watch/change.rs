@@ -37,12 +37,15 @@ impl Format {
             return Self::Json;
         };
         let text = value.to_str().unwrap_or_default();
-        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/x-www-form-urlencoded" => Self::Form,
-            "application/json" | "text/json" => Self::Json,
-            other if other.ends_with("+json") => Self::Json,
-            _ => Self::Other,
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let is_json = || essence.rsplit_once('+').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"));
+        if is("application/x-www-form-urlencoded") {
+            Self::Form
+        } else if is("application/json") || is("text/json") || is_json() {
+            Self::Json
+        } else {
+            Self::Other
         }
     }
 }
@@ -72,9 +75,9 @@ pub(crate) struct ResponseFacts<'a> {
 
 /// What a successful write comes to.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum Verdict<'a> {
     /// This changed.
-    Changed(Draft),
+    Changed(Draft<'a>),
     /// The answer says that it failed after all: `"action":"error"` or `"invalid"`.
     Failed,
     /// It cannot be told, for the reason given.
@@ -114,17 +117,17 @@ impl Untold {
 
 /// A change as far as request and response tell.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Draft {
+pub(crate) struct Draft<'a> {
     pub(crate) kind: ChangeKind,
     /// The id as JSON text.
-    pub(crate) raw_id: String,
+    pub(crate) raw_id: Cow<'a, str>,
     /// The object with its id; `None` for a delete, or where only a load hook can tell.
-    pub(crate) object: Option<Object<'static>>,
+    pub(crate) object: Option<Object<'a>>,
     /// True when the answer holds `tid`.
     pub(crate) tid: bool,
 }
 
-impl Draft {
+impl Draft<'_> {
     /// The id as text.
     pub(crate) fn id(&self) -> Option<Cow<'_, str>> {
         usable_id(&self.raw_id)
@@ -138,7 +141,7 @@ impl Draft {
         let row = Object::of(row)?;
         let row = match row.get("id").and_then(usable_id) {
             Some(_) => row,
-            None => row.with("id", self.raw_id.as_str()),
+            None => row.with("id", &*self.raw_id),
         };
         let kind = match self.kind {
             ChangeKind::Delete => ChangeKind::Update,
@@ -163,7 +166,7 @@ pub(crate) fn is_editing(query: Option<&str>) -> bool {
 }
 
 /// What this write changed.
-pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: ResponseFacts<'_>) -> Verdict {
+pub(crate) fn judge<'a>(entity: &Entity, request: RequestFacts<'a>, response: ResponseFacts<'a>) -> Verdict<'a> {
     let answer = response.body.and_then(Object::parse).unwrap_or_default();
     let action = answer.get_str("action").unwrap_or_default();
     if matches!(action.as_ref(), "error" | "invalid") {
@@ -192,18 +195,19 @@ pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: Respon
 
     let row_id = stored.as_ref().and_then(usable_raw_id);
     let request_id = said.object.as_ref().and_then(usable_raw_id);
+    let path_id = || request.path_id.map(|id| Cow::Owned(quoted(id)));
     let raw_id = match kind {
-        ChangeKind::Add => usable(answer.get("tid"))
+        ChangeKind::Add => usable(&answer, "tid")
             // With a pointer to the row, an id beside it may be anything: that of a request, for one.
-            .or_else(|| usable(answer.get("id")).filter(|_| entity.response_pointer.is_none()))
+            .or_else(|| usable(&answer, "id").filter(|_| entity.response_pointer.is_none()))
             .or(row_id)
-            .or_else(|| response.location.and_then(last_segment))
-            .or_else(|| request.path_id.map(quoted))
-            .or_else(|| said.id.clone())
+            .or_else(|| response.location.and_then(last_segment).map(Cow::Owned))
+            .or_else(path_id)
+            .or(said.id)
             .or(request_id),
         ChangeKind::Update | ChangeKind::Delete => {
-            let meant = request.path_id.map(quoted).or_else(|| said.id.clone());
-            row_id.or_else(|| same_text(meant.as_deref(), request_id)).or(meant).or_else(|| usable(answer.get("tid")))
+            let meant = path_id().or(said.id);
+            row_id.or_else(|| same_text(meant.as_deref(), request_id)).or(meant).or_else(|| usable(&answer, "tid"))
         }
     };
     let Some(raw_id) = raw_id.filter(|raw| usable_id(raw).is_some()) else {
@@ -217,23 +221,23 @@ pub(crate) fn judge(entity: &Entity, request: RequestFacts<'_>, response: Respon
     };
     Verdict::Changed(Draft {
         kind,
-        object: object.map(|object| object.with("id", raw_id.as_str()).into_owned()),
-        tid: usable(answer.get("tid")).is_some(),
+        object: object.map(|object| object.with("id", raw_id.clone())),
+        tid: usable(&answer, "tid").is_some(),
         raw_id,
     })
 }
 
 /// What the request says by itself.
 #[derive(Debug, Default)]
-struct Said {
+struct Said<'a> {
     /// The action in the body, in the modes that have one.
     kind: Option<ChangeKind>,
     /// The id in the envelope, as JSON text.
-    id: Option<String>,
-    object: Option<Object<'static>>,
+    id: Option<Cow<'a, str>>,
+    object: Option<Object<'a>>,
 }
 
-fn said_by_request(entity: &Entity, request: RequestFacts<'_>) -> Result<Said, Untold> {
+fn said_by_request<'a>(entity: &Entity, request: RequestFacts<'a>) -> Result<Said<'a>, Untold> {
     let Some(body) = request.body else {
         return Ok(Said::default());
     };
@@ -253,10 +257,7 @@ fn said_by_request(entity: &Entity, request: RequestFacts<'_>) -> Result<Said, U
                     .ok()
                     .and_then(|json| pointed(json, pointer))
                     .and_then(|raw| Some(Object::of(&raw)?.into_owned())),
-                None => match fields.get_object(&entity.payload_key) {
-                    Some(inner) => Some(inner.into_owned()),
-                    None => Some(fields.into_owned()),
-                },
+                None => Some(fields.get_object(&entity.payload_key).unwrap_or(fields)),
             };
             Ok(Said { object: object.map(without_transport), ..Said::default() })
         }
@@ -265,7 +266,7 @@ fn said_by_request(entity: &Entity, request: RequestFacts<'_>) -> Result<Said, U
 
 /// The JSON mode: `{"id":…,"action":"updated","data":{…}}`. A flat event is not taken for it: outside `?editing=true`
 /// the body must be exactly that, within it `action` and `data` must be there.
-fn said_by_envelope(fields: &Object<'_>, post_mode: bool) -> Option<Result<Said, Untold>> {
+fn said_by_envelope<'a>(fields: &Object<'a>, post_mode: bool) -> Option<Result<Said<'a>, Untold>> {
     let action = fields.get_str("action")?;
     let kind = kind_of_action(&action);
     let data = match fields.get_object("data") {
@@ -282,16 +283,16 @@ fn said_by_envelope(fields: &Object<'_>, post_mode: bool) -> Option<Result<Said,
         None => Err(Untold::UnknownAction),
         Some(kind) => Ok(Said {
             kind: Some(kind),
-            id: usable(fields.get("id")).filter(|_| kind != ChangeKind::Add),
-            object: Some(without_transport(data.into_owned())),
+            id: usable(fields, "id").filter(|_| kind != ChangeKind::Add),
+            object: Some(without_transport(data)),
         }),
     })
 }
 
 /// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
-fn said_by_form(body: &[u8], post_mode: bool) -> Result<Said, Untold> {
+fn said_by_form(body: &[u8], post_mode: bool) -> Result<Said<'static>, Untold> {
     let mut object = Object::default();
-    let (mut status, mut id) = (None, None);
+    let mut status = None;
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = form_pair(pair) else {
             return Ok(Said::default());
@@ -299,10 +300,6 @@ fn said_by_form(body: &[u8], post_mode: bool) -> Result<Said, Untold> {
         match key.as_str() {
             "ids" if post_mode => return Err(Untold::Batch),
             "!nativeeditor_status" => status = Some(value),
-            "id" => {
-                id = Some(quoted(&value));
-                object.push("id", quoted(&value));
-            }
             _ => object.push(key, quoted(&value)),
         }
     }
@@ -312,7 +309,7 @@ fn said_by_form(body: &[u8], post_mode: bool) -> Result<Said, Untold> {
     };
     Ok(Said {
         kind,
-        id: usable(id.as_deref()).filter(|_| kind.is_some_and(|kind| kind != ChangeKind::Add)),
+        id: usable(&object, "id").filter(|_| kind.is_some_and(|kind| kind != ChangeKind::Add)),
         object: Some(without_transport(object)),
     })
 }
@@ -334,21 +331,22 @@ fn kind_of_action(action: &str) -> Option<ChangeKind> {
 }
 
 /// The object as it is stored, where the answer holds it.
-fn stored_object(entity: &Entity, body: Option<&[u8]>, answer: &Object<'_>) -> Option<Object<'static>> {
+fn stored_object<'a>(entity: &Entity, body: Option<&'a [u8]>, answer: &Object<'a>) -> Option<Object<'a>> {
     if let Some(pointer) = &entity.response_pointer {
         let json = std::str::from_utf8(body?).ok()?;
         return Object::of(&pointed(json, pointer)?).map(Object::into_owned);
     }
     if let Some(row) = answer.get_object("item").or_else(|| answer.get_object(&entity.payload_key)) {
-        return Some(row.into_owned());
+        return Some(row);
     }
-    let mut bare = answer.clone().into_owned();
-    bare.retain(|key| !matches!(key, "action" | "tid" | "sid" | "status"));
     // Without an id it is some other kind of answer: {"ok":true}.
-    usable_raw_id(&bare).map(|_| bare)
+    usable(answer, "id")?;
+    let mut bare = answer.clone();
+    bare.retain(|key| !matches!(key, "action" | "tid" | "sid" | "status"));
+    Some(bare)
 }
 
-fn without_transport(mut object: Object<'static>) -> Object<'static> {
+fn without_transport(mut object: Object<'_>) -> Object<'_> {
     object.retain(|key| !matches!(key, "!nativeeditor_status" | "gr_id"));
     object
 }
@@ -363,16 +361,17 @@ fn is_marked_deleted(object: &Object<'_>) -> bool {
     }
 }
 
-fn usable(raw: Option<&str>) -> Option<String> {
-    raw.filter(|raw| usable_id(raw).is_some()).map(str::to_owned)
+/// The value of a key, as JSON text, where it can be an id.
+fn usable<'a>(object: &Object<'a>, key: &str) -> Option<Cow<'a, str>> {
+    object.raw(key).filter(|raw| usable_id(raw).is_some()).cloned()
 }
 
-fn usable_raw_id(object: &Object<'_>) -> Option<String> {
-    usable(object.get("id"))
+fn usable_raw_id<'a>(object: &Object<'a>) -> Option<Cow<'a, str>> {
+    usable(object, "id")
 }
 
 /// `other` where it is the same id as `meant`: the path knows no types, the object does.
-fn same_text(meant: Option<&str>, other: Option<String>) -> Option<String> {
+fn same_text<'a>(meant: Option<&str>, other: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
     let other = other?;
     let same = usable_id(meant?)? == usable_id(&other)?;
     same.then_some(other)
@@ -419,7 +418,7 @@ mod tests {
     }
 
     impl Case {
-        fn verdict(&self, entity: &Entity) -> Verdict {
+        fn verdict(&self, entity: &Entity) -> Verdict<'static> {
             judge(
                 entity,
                 RequestFacts {

@@ -7,15 +7,20 @@ pub(crate) mod route;
 pub(crate) mod write;
 
 use std::{
+    borrow::Cow,
     future::Future,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header, request, response::Parts};
 use http_body::Body;
+use pin_project::pin_project;
 use tokio::sync::Semaphore;
 
 use self::{
@@ -27,6 +32,7 @@ use self::{
 };
 use crate::{
     change::{Before, Change, ChangeKind},
+    entity::Load,
     hook::{BoxFuture, guarded},
     hub::{Activity, Delivery, EntityIndex},
     lock::lock,
@@ -78,17 +84,27 @@ impl Watcher {
         }
     }
 
-    /// What this request changes, of one entity or of any. `None` too where an outer watcher of the same
-    /// `LiveUpdates` has it in hand already.
-    pub(crate) fn find<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
+    /// What a request is to the watcher, of one entity or of any; nothing to it is nearly every one.
+    pub(crate) fn concern<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Concern> {
+        if !self.routes.may_know(request.uri().path()) {
+            return None;
+        }
+        match self.find(request, only) {
+            Some(matched) => Some(Concern::Write(matched)),
+            None => Some(self.listing(request, only)).filter(|listing| !listing.is_empty()).map(Concern::List),
+        }
+    }
+
+    /// What this request changes. `None` too where an outer watcher of the same `LiveUpdates` has it in hand already.
+    fn find<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
         let matched = self.routes.find(request.method(), request.uri().path())?;
         let ours = only.is_none_or(|only| only == matched.route.entity);
         let outer = request.extensions().get::<LiveWrite>();
         (ours && outer.is_none_or(|outer| outer.watcher != self.mark())).then_some(matched)
     }
 
-    /// What a request that reads a list must hold until its answer has left: nothing when it is no such request.
-    pub(crate) fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Vec<Activity> {
+    /// What a request that reads a list must hold until its answer has left; empty when it is no such request.
+    fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Vec<Activity> {
         let hub = &self.publisher.hub;
         if request.method() != Method::GET || hub.delivery() == Delivery::Plain {
             return Vec::new();
@@ -103,17 +119,18 @@ impl Watcher {
         let live_write = LiveWrite::new(self.mark());
         request.extensions.insert(live_write.clone());
         Write {
-            scopes: matched.scopes.and(&self.scopes_of(matched.route.entity, request)),
             capture: Capture::new(self.limits.body_bytes),
-            began: self.publisher.hub.head(),
-            _activity: self.publisher.hub.write_begins(matched.route.entity),
+            activity: self.publisher.hub.write_begins(matched.route.entity),
             editing: is_editing(request.uri.query()),
             format: Format::of(&request.headers),
             method: request.method.clone(),
             without_body: body.is_end_stream() || body.size_hint().exact() == Some(0),
-            place: Place::default(),
-            watcher: self.clone(),
-            matched,
+            target: Arc::new(Target {
+                scopes: matched.scopes.and(&self.scopes_of(matched.route.entity, request)),
+                watcher: self.clone(),
+                matched,
+                place: Mutex::default(),
+            }),
             live_write,
         }
     }
@@ -171,9 +188,24 @@ impl Watcher {
     }
 }
 
-type Place = Arc<Mutex<Placed>>;
+/// What a request is to the watcher.
+pub(crate) enum Concern {
+    /// It changes something.
+    Write(Matched),
+    /// It reads what there is. With what it must hold until its answer has left.
+    List(Vec<Activity>),
+}
 
-/// A write's place among those of its object.
+/// What a write is of, and its place among the writes of that.
+#[derive(Debug)]
+pub(crate) struct Target {
+    watcher: Arc<Watcher>,
+    matched: Matched,
+    /// As far as the request says.
+    scopes: Scopes,
+    place: Mutex<Placed>,
+}
+
 #[derive(Debug, Default)]
 struct Placed {
     turn: Option<Turn>,
@@ -181,24 +213,61 @@ struct Placed {
     before: Before,
 }
 
+/// Takes a write's turn, as soon as it is asked.
+pub(crate) enum Taking {
+    Unasked(Arc<Target>),
+    Waiting(BoxFuture<()>),
+}
+
+impl Taking {
+    /// Ready when it is the write's turn.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unasked(target) = self {
+            match target.take_turn() {
+                None => return Poll::Ready(()),
+                Some(waiting) => *self = Self::Waiting(waiting),
+            }
+        }
+        match self {
+            Self::Unasked(_) => Poll::Ready(()),
+            Self::Waiting(waiting) => waiting.as_mut().poll(cx),
+        }
+    }
+}
+
+/// An inner service's future, which begins when it is its write's turn.
+#[pin_project]
+struct Ordered<F> {
+    turn: Option<Taking>,
+    #[pin]
+    inner: F,
+}
+
+impl<F: Future> Future for Ordered<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if let Some(turn) = this.turn {
+            ready!(turn.poll(cx));
+            *this.turn = None;
+        }
+        this.inner.poll(cx)
+    }
+}
+
 /// One watched write, from its request to what it is told as.
 #[derive(Debug)]
 pub(crate) struct Write {
-    watcher: Arc<Watcher>,
-    matched: Matched,
+    target: Arc<Target>,
     method: Method,
     editing: bool,
     format: Format,
     without_body: bool,
     capture: Capture,
-    place: Place,
-    /// As far as the request says.
-    scopes: Scopes,
     live_write: LiveWrite,
-    /// Where the log stood when the request came.
-    began: u64,
     /// A page is saving.
-    _activity: Activity,
+    activity: Activity,
 }
 
 /// How the response's body goes on to the client.
@@ -210,48 +279,56 @@ pub(crate) enum Answer<B: Body> {
 }
 
 impl Write {
+    fn watcher(&self) -> &Watcher {
+        &self.target.watcher
+    }
+
+    fn matched(&self) -> &Matched {
+        &self.target.matched
+    }
+
     /// The ear for the request's body.
     pub(crate) fn capture(&self) -> Capture {
         self.capture.clone()
     }
 
-    /// Resolves when it is this write's turn, for the request's body to wait for. An add waits for nobody, and
-    /// without a body the write itself waits.
-    pub(crate) fn turn(&self) -> Option<BoxFuture<()>> {
-        if self.without_body {
-            return None;
-        }
-        self.take_turn().map(|turn| Box::pin(turn) as BoxFuture<()>)
+    /// Takes this write's turn, for the request's body to wait for. An add waits for nobody, and without a body the
+    /// write itself waits.
+    pub(crate) fn turn(&self) -> Option<Taking> {
+        let is_ordered = self.target.matched.id.is_some() && !self.without_body;
+        is_ordered.then(|| Taking::Unasked(self.target.clone()))
     }
 
     /// Runs the inner service to its answer and tells what it did before the answer goes on.
-    pub(crate) async fn run<F, B, E>(self, inner: F) -> Result<Response<Answer<B>>, E>
+    pub(crate) fn run<F, B, E>(self, inner: F) -> impl Future<Output = Result<Response<Answer<B>>, E>>
     where
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        let answered = self.answered(inner).await;
-        // The request's body may still be held by somebody, and must not keep the turn with it.
-        lock(&self.place).turn.take();
-        answered
+        let is_ordered = self.target.matched.id.is_some() && self.without_body;
+        let turn = is_ordered.then(|| Taking::Unasked(self.target.clone()));
+        // The inner future is gone before what follows begins: the two take the same room.
+        Ordered { turn, inner }.then(|answered| async move {
+            let answer = match answered {
+                Ok(response) => Ok(self.answered(response).await),
+                Err(error) => Err(error),
+            };
+            // The request's body may still be held by somebody, and must not keep the turn with it.
+            let turn = lock(&self.target.place).turn.take();
+            drop(turn);
+            answer
+        })
     }
 
-    async fn answered<F, B, E>(&self, inner: F) -> Result<Response<Answer<B>>, E>
-    where
-        F: Future<Output = Result<Response<B>, E>>,
-        B: Body,
-    {
-        if let Some(turn) = self.take_turn().filter(|_| self.without_body) {
-            turn.await;
-        }
-        let (parts, body) = inner.await?.into_parts();
+    async fn answered<B: Body>(&self, response: Response<B>) -> Response<Answer<B>> {
+        let (parts, body) = response.into_parts();
         let said = self.live_write.take();
         if !parts.status.is_success() {
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         if said.skip || !said.changes.is_empty() {
-            self.publish(&said.changes, &said);
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            self.publish(said);
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         // Neither says that anything is done.
         if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
@@ -260,15 +337,24 @@ impl Write {
                 "202 and 207 do not say that the write is done; publish from the handler with LiveWrite, or later \
                  with LiveUpdates::publish",
             );
-            return Ok(Response::from_parts(parts, Answer::AsItCame(body)));
+            return Response::from_parts(parts, Answer::AsItCame(body));
         }
         let (answer, whole) = self.read_answer(&parts, body).await;
         if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
             self.untold("broken", "the inner service's answer broke off");
         } else {
-            self.tell(&parts, whole.as_ref(), &said).await;
+            let request = self.capture.take();
+            match &self.watcher().publisher.entity(self.matched().route.entity).load {
+                None => {
+                    if let Some(draft) = self.draft(&parts, request.as_deref(), whole.as_deref()) {
+                        self.tell(draft, None, said);
+                    }
+                }
+                // Apart, so that writes without one are no larger for it.
+                Some(hook) => Box::pin(self.tell_stored(hook, &parts, request, whole, said)).await,
+            }
         }
-        Ok(Response::from_parts(parts, answer))
+        Response::from_parts(parts, answer)
     }
 
     /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
@@ -279,43 +365,59 @@ impl Write {
         if Format::of(&parts.headers) != Format::Json {
             return (Answer::AsItCame(body), None);
         }
-        let limits = &self.watcher.limits;
+        let limits = &self.watcher().limits;
         let exact = body.size_hint().exact().is_some();
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
         let whole = collected.whole();
         (Answer::ReadAhead(collected, exact), whole)
     }
 
-    async fn tell(&self, parts: &Parts, answer: Option<&Bytes>, said: &Said) {
-        let entity = self.watcher.publisher.entity(self.matched.route.entity);
-        let request = self.capture.take();
+    /// What the write changed, as far as request and answer tell.
+    fn draft<'a>(&'a self, parts: &'a Parts, request: Option<&'a [u8]>, answer: Option<&'a [u8]>) -> Option<Draft<'a>> {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let verdict = judge(
             entity,
             RequestFacts {
-                kind: self.matched.route.kind,
-                path_id: self.matched.id.as_deref(),
+                kind: self.matched().route.kind,
+                path_id: self.matched().id.as_deref(),
                 editing: self.editing,
                 format: self.format,
-                body: request.as_deref(),
+                body: request,
             },
             ResponseFacts {
                 status: parts.status,
                 location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
-                body: answer.map(|body| &body[..]),
+                body: answer,
             },
         );
         let draft = match verdict {
             Verdict::Changed(draft) => draft,
-            Verdict::Failed => return,
-            Verdict::Untold(reason) => return self.untold(reason, reason.remedy()),
+            Verdict::Failed => return None,
+            Verdict::Untold(reason) => {
+                self.untold(reason, reason.remedy());
+                return None;
+            }
         };
         if let Some(misfit) = entity.widget.misfit(draft.kind, parts.status, draft.tid) {
-            self.watcher.observer().warn_once(
-                ("misfit", &self.matched.route.pattern, misfit),
-                format_args!("{} {}: {}", self.method, self.matched.route.pattern, misfit.remedy()),
+            self.watcher().observer().warn_once(
+                ("misfit", &self.matched().route.pattern, misfit),
+                format_args!("{} {}: {}", self.method, self.matched().route.pattern, misfit.remedy()),
             );
         }
-        let change = match self.load(&draft).await {
+        Some(draft)
+    }
+
+    async fn tell_stored(&self, hook: &Load, parts: &Parts, request: Option<Bytes>, answer: Option<Bytes>, said: Said) {
+        if let Some(draft) = self.draft(parts, request.as_deref(), answer.as_deref()) {
+            let loaded = self.load(hook, &draft).await;
+            self.tell(draft, loaded, said);
+        }
+    }
+
+    /// Tells what the write changed: as the store has it, or else as request and answer tell.
+    fn tell(&self, draft: Draft<'_>, loaded: Option<Change>, said: Said) {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
+        let change = match loaded {
             Some(change) => Ok(change),
             // Who may see it cannot be told from what was sent.
             None if entity.is_filtered() && draft.kind != ChangeKind::Delete => {
@@ -324,17 +426,15 @@ impl Write {
             None => draft.into_change(),
         };
         match change {
-            Ok(change) => self.publish(&[change], said),
+            Ok(change) => self.publish(Said { changes: vec![change], ..said }),
             Err(reason) => self.untold(reason, reason.remedy()),
         }
     }
 
-    /// What the store holds now, where the entity has a hook that tells.
-    async fn load(&self, draft: &Draft) -> Option<Change> {
-        let entity = self.watcher.publisher.entity(self.matched.route.entity);
-        let hook = entity.load.as_ref()?;
+    /// What the store holds now, as the entity's hook tells.
+    async fn load(&self, hook: &Load, draft: &Draft<'_>) -> Option<Change> {
         let id = draft.id()?.into_owned();
-        let failure = match guarded(self.watcher.limits.hook, || hook(names(&self.scopes), id)).await {
+        let failure = match guarded(self.watcher().limits.hook, || hook(names(&self.target.scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
                 Some(change) => return Some(change),
                 None => "its row is no JSON object with an id".to_owned(),
@@ -342,56 +442,74 @@ impl Write {
             Ok(Err(error)) => error.to_string(),
             Err(failure) => failure.to_string(),
         };
-        self.watcher.observer().hooks_failed.up();
-        self.watcher.observer().warn(format_args!("the load hook of {:?} failed: {failure}", entity.name));
+        self.watcher().observer().hooks_failed.up();
+        let name = &self.watcher().publisher.entity(self.matched().route.entity).name;
+        self.watcher().observer().warn(format_args!("the load hook of {name:?} failed: {failure}"));
         None
     }
 
-    fn publish(&self, changes: &[Change], said: &Said) {
-        if changes.is_empty() {
+    fn publish(&self, said: Said) {
+        if said.changes.is_empty() {
             return;
         }
-        let entity = self.matched.route.entity;
-        let adds = changes.iter().any(|change| change.kind() == ChangeKind::Add);
+        let Target { matched, scopes: asked, place, .. } = &*self.target;
+        let adds = said.changes.iter().any(|change| change.kind() == ChangeKind::Add);
         // With an id in the path the write had its turn: what was told before is older.
-        let began = (adds && self.matched.id.is_none()).then_some(self.began);
-        let scopes = if said.scopes.is_none() { &self.scopes } else { &said.scopes };
-        let before = std::mem::take(&mut lock(&self.place).before);
-        let told = changes.iter().map(|change| {
-            let is_meant = self.matched.id.as_deref() == Some(change.id());
+        let began = self.activity.since().filter(|_| adds && matched.id.is_none());
+        let scopes = if said.scopes.is_none() { asked } else { &said.scopes };
+        let before = std::mem::take(&mut lock(place).before);
+        let told = said.changes.into_iter().map(|change| {
+            let is_meant = matched.id.as_deref() == Some(change.id());
             let before = if is_meant { before.clone() } else { Before::Unread };
-            let change = change.clone().told_in(scopes, &said.moved_from).after(before);
+            let change = change.told_in(scopes, &said.moved_from).after(before);
             // What leaves the scopes of requests is found where it comes to.
-            let stays = !self.scopes.is_none() && !self.scopes.admit(change.former_scopes());
-            if stays { change.unique_in(&self.scopes) } else { change }
+            let stays = !asked.is_none() && !asked.admit(change.former_scopes());
+            if stays { change.unique_in(asked) } else { change }
         });
-        if let Err(error) = self.watcher.publisher.publish(entity, &told.collect::<Vec<_>>(), began) {
+        let told: Vec<Change> = told.collect();
+        if let Err(error) = self.watcher().publisher.publish(matched.route.entity, &told, began) {
             self.untold(std::mem::discriminant(&error), &error.to_string());
         }
     }
 
     fn untold(&self, what: impl std::hash::Hash, why: &str) {
-        let observer = self.watcher.observer();
+        let observer = self.watcher().observer();
         observer.writes_untold.up();
         observer.warn_once(
-            ("untold", &self.matched.route.pattern, self.method.as_str(), what),
+            ("untold", &self.matched().route.pattern, self.method.as_str(), what),
             format_args!(
                 "{} {}: a successful write is not told to pages: {why}",
-                self.method, self.matched.route.pattern
+                self.method,
+                self.matched().route.pattern
             ),
         );
     }
 }
 
-impl Write {
-    /// Resolves when it is this write's turn; goes on without it when it takes too long. An add waits for nobody.
-    fn take_turn(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let id = self.matched.id.clone()?;
-        let (watcher, place, entity) = (self.watcher.clone(), self.place.clone(), self.matched.route.entity);
-        let scopes = self.scopes.clone();
-        Some(async move {
-            let key = watcher.publisher.hub.key(entity, &scopes, &id);
-            let turn = watcher.turns.clone().take(entity, &key, watcher.limits.turn).await;
+impl Target {
+    /// Takes this write's turn, and what is left to be waited for; the write goes on without its turn when that takes
+    /// too long. An add waits for nobody.
+    fn take_turn(self: &Arc<Self>) -> Option<BoxFuture<()>> {
+        let id = self.matched.id.as_ref()?;
+        let (watcher, entity) = (&self.watcher, self.matched.route.entity);
+        let key = match watcher.publisher.hub.key(entity, &self.scopes, id) {
+            Cow::Borrowed(_) => id.clone(),
+            Cow::Owned(key) => key.into(),
+        };
+        let taken = match watcher.turns.take(entity, key) {
+            Ok(turn) if watcher.load_before(entity, &self.scopes, id).is_none() => {
+                lock(&self.place).turn = Some(turn);
+                return None;
+            }
+            taken => taken,
+        };
+        let (target, id) = (self.clone(), id.to_string());
+        Some(Box::pin(async move {
+            let Self { watcher, scopes, place, .. } = &*target;
+            let turn = match taken {
+                Ok(turn) => Some(turn),
+                Err(waiting) => waiting.wait(watcher.limits.turn).await,
+            };
             if turn.is_none() {
                 watcher.observer().turns_timed_out.up();
                 watcher.observer().warn(format_args!(
@@ -399,17 +517,22 @@ impl Write {
                     watcher.limits.turn
                 ));
             }
-            let before = watcher.read_before(entity, &scopes, id).await;
-            *lock(&place) = Placed { turn, before };
-        })
+            let before = watcher.read_before(entity, scopes, id).await;
+            *lock(place) = Placed { turn, before };
+        }))
     }
 }
 
 impl Watcher {
-    /// What an object is before a write, where somebody may be asked who could see it, and the log does not know.
-    async fn read_before(&self, entity: EntityIndex, scopes: &Scopes, id: String) -> Before {
+    /// What tells what an object is before a write, where somebody may be asked who could see it, and the log does not
+    /// know.
+    fn load_before(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> Option<&Load> {
         let load = self.publisher.entity(entity).load.as_ref();
-        let Some(load) = load.filter(|_| self.publisher.hub.lacks(entity, scopes, &id)) else {
+        load.filter(|_| self.publisher.hub.lacks(entity, scopes, id))
+    }
+
+    async fn read_before(&self, entity: EntityIndex, scopes: &Scopes, id: String) -> Before {
+        let Some(load) = self.load_before(entity, scopes, &id) else {
             return Before::Unread;
         };
         match guarded(self.limits.hook, || load(names(scopes), id)).await {
