@@ -49,6 +49,7 @@ const READ_BUFFER: usize = 128;
 const ANSWER_BUFFER: usize = 4 * 1024;
 
 /// Why a socket ends.
+#[derive(Clone, Copy)]
 enum Ending {
     /// The page closed it.
     Left,

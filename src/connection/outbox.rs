@@ -24,8 +24,9 @@ const MAX_ANSWERS: usize = 4 * 1024;
 /// Bytes of answers, to calls too, at which nothing more is read until they are out.
 const MUTE: usize = 4 * MAX_ANSWERS;
 
-/// The way out of one connection.
+/// The way out of one connection. What an offer needs comes first and lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Outbox {
     /// The socket, where it is a plain TCP stream: frames then go straight to it.
     tcp: Option<TcpStream>,
@@ -237,6 +238,10 @@ fn is_control(frame: &Bytes) -> bool {
 impl Outlet for Outbox {
     fn is_direct(&self) -> bool {
         self.tcp.is_some()
+    }
+
+    fn is_touched(&self) -> bool {
+        self.tcp.is_some() & !self.waiting.is_poisoned()
     }
 
     fn wake(&self) {

@@ -34,6 +34,10 @@ pub(crate) trait Outlet: Send + Sync {
     fn offer(&self, frames: &[&Cleared]) -> Taken;
     /// True when the fan-out may offer frames; false where only the subscriber's own task can write.
     fn is_direct(&self) -> bool;
+    /// Touches what an offer needs, so that the memory of several is fetched at one time.
+    fn is_touched(&self) -> bool {
+        true
+    }
     /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
     fn wake(&self);
 }
@@ -80,30 +84,57 @@ pub(crate) enum Origin {
 }
 
 /// One follower of the log.
+///
+/// What the fast way needs of it comes first and lies together, here and in its feed: it looks at thousands of them for
+/// each record, and what it has to wait for is their memory.
+#[repr(C)]
 pub(crate) struct Subscriber {
-    pub(super) feed: Mutex<Feed>,
     pub(super) outlet: Arc<dyn Outlet>,
+    pub(super) feed: Mutex<Feed>,
     /// Its shard, and its place there.
     pub(super) seat: OnceLock<(usize, usize)>,
 }
 
 /// Where a subscriber stands and what it follows.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Feed {
-    pub(super) recipient: Recipient,
     /// The sequence number of the first record it has not been handed.
     cursor: u64,
-    subscriptions: Vec<Subscription>,
-    way: Way,
-    /// Nobody knows what a subscriber without one has missed.
-    page: Option<PageFeed>,
+    /// The entities that are wanted from the cursor on, since it last caught up; none while that may change.
+    live: Live,
     /// When a ping is to ride along next.
     ping_due: Instant,
+    way: Way,
+    pub(super) recipient: Recipient,
+    subscriptions: Vec<Subscription>,
+    /// Nobody knows what a subscriber without one has missed.
+    page: Option<PageFeed>,
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Box<Asked>>,
     pings: u64,
     /// Counts what else than its own reading has changed who it is and what it follows.
     version: u64,
+}
+
+/// Some entities, as one bit for each of the first that are configured.
+#[derive(Clone, Copy, Debug, Default)]
+struct Live {
+    entities: u64,
+    /// No other entity is wanted.
+    is_all: bool,
+}
+
+impl Live {
+    fn bit(entity: EntityIndex) -> u64 {
+        1_u64.checked_shl(u32::from(entity.0)).unwrap_or(0)
+    }
+
+    /// Whether an entity is among them; `None` where they cannot tell.
+    fn has(self, entity: EntityIndex) -> Option<bool> {
+        let is_one = self.entities & Self::bit(entity) != 0;
+        (is_one || self.is_all).then_some(is_one)
+    }
 }
 
 /// What an answer was found out with: where that has changed, the answer is of no use.
@@ -173,6 +204,7 @@ impl Feed {
         Self {
             recipient,
             cursor: head,
+            live: Live::default(),
             subscriptions: Vec::new(),
             // The first round of the slow way puts a direct outlet on the fast way.
             way: Way::Slow,
@@ -186,6 +218,18 @@ impl Feed {
 
     fn find(&mut self, entity: EntityIndex) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|known| known.entity == entity)
+    }
+
+    /// What is wanted of all that comes now.
+    fn wanted_live(&self) -> Live {
+        let wanted = self.subscriptions.iter().filter(|known| known.from <= self.cursor);
+        let entities = wanted.fold(0, |entities, known| entities | Live::bit(known.entity));
+        let is_all = u32::try_from(self.subscriptions.len()) == Ok(entities.count_ones());
+        Live { entities, is_all }
+    }
+
+    fn is_wanted_live(&self, entity: EntityIndex, sequence: u64) -> bool {
+        self.live.has(entity).unwrap_or_else(|| self.wanted(entity, sequence).is_some())
     }
 
     fn wanted(&self, entity: EntityIndex, sequence: u64) -> Option<&Subscription> {
@@ -333,6 +377,7 @@ impl Hub {
         // Most pages follow few.
         feed.subscriptions.reserve_exact(1);
         feed.subscriptions.push(subscription);
+        feed.live = Live::default();
         if !is_live {
             feed.way = Way::Slow;
         }
@@ -461,6 +506,7 @@ impl Hub {
         if feed.way == Way::Left {
             return Progress::CaughtUp(None);
         }
+        feed.live = Live::default();
         if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.lost == Some(Lost::Unasked)) {
             lost.lost = Some(Lost::Asked);
             return Progress::Lost(lost.entity, lost.stale_before);
@@ -653,6 +699,7 @@ impl Hub {
         // Writing takes time, and others tell things meanwhile.
         drop(log);
         let Some((at, telling)) = next else {
+            feed.live = feed.wanted_live();
             if subscriber.outlet.is_direct() && feed.way == Way::Slow {
                 feed.way = Way::Fast;
             }
@@ -829,6 +876,7 @@ impl Subscriber {
         let mut feed = lock(&self.feed);
         let before = feed.subscriptions.len();
         feed.subscriptions.retain(|known| known.entity != entity);
+        feed.live = Live::default();
         feed.version += 1;
         feed.subscriptions.len() < before
     }
@@ -912,6 +960,11 @@ impl Subscriber {
         }
     }
 
+    /// Touches what handing over needs, so that the memory of several is fetched at one time.
+    pub(super) fn is_touched(&self) -> bool {
+        self.outlet.is_touched() & !self.feed.is_poisoned()
+    }
+
     /// Hands over a batch on the fast way, or moves to the slow way.
     pub(super) fn deliver<'b>(
         &self,
@@ -940,7 +993,7 @@ impl Subscriber {
             .zip(batch.start..)
             .skip(usize::try_from(feed.cursor - batch.start).unwrap_or(usize::MAX));
         for (said, sequence) in unseen {
-            if feed.wanted(said.entity, sequence).is_some() {
+            if feed.is_wanted_live(said.entity, sequence) {
                 if said.only_slowly {
                     (end, is_fast) = (sequence, false);
                     break;
@@ -1043,6 +1096,7 @@ impl Subscriber {
             subscription.settle(repeat.told.start, repeat.known_before, now);
         }
         subscription.version += 1;
+        feed.live = Live::default();
         feed.way = Way::Slow;
         drop(feed);
         minutes.write(hub, || self.identity());
