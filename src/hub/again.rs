@@ -372,7 +372,9 @@ impl Hub {
             }
         }
         place.tombstone = u64::MAX;
-        let rows = again.snapshot.iter().flat_map(|snapshot| snapshot.gone.iter().chain(snapshot.rows.iter()));
+        // Once the log does not reach back to where the store was asked, what was gone then may have come back.
+        let snapshot = again.snapshot.iter().filter(|snapshot| !only_deletions || snapshot.at >= log.base());
+        let rows = snapshot.flat_map(|snapshot| snapshot.gone.iter().chain(snapshot.rows.iter()));
         for (row, known) in rows.enumerate().skip(place.row) {
             let is_wanted = match known.kind {
                 RowKind::Object => !only_deletions,
