@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shlex
 import socket
 import statistics
@@ -26,7 +27,6 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-RESULTS = TARGET / "growth.jsonl"
 PLOTS = ROOT / "docs" / "plots"
 # Pages are told once more what they may have missed, 5 s after they have subscribed.
 REST = 5.5
@@ -117,7 +117,10 @@ def measure(point, rest, commands):
             load += [f"--{name}", str(point[name])]
         load += ["--rate", str(point["rate"])] if point["rate"] else []
         load += ["--spin"] if point["spin"] else []
-        done = subprocess.run(load, capture_output=True, text=True, timeout=180)
+        try:
+            done = subprocess.run(load, capture_output=True, text=True, timeout=180)
+        except subprocess.TimeoutExpired as late:
+            return {"ok": False, "error": str(late)}
         return json.loads(done.stdout) if done.returncode == 0 else {"ok": False, "error": done.stderr.strip()}
     finally:
         server.kill()
@@ -143,7 +146,7 @@ def run(options):
                 line = {"variable": variable, "round": number, **measure(point, rest, commands), **point}
                 results.write(json.dumps(line) + "\n")
                 results.flush()
-                shown = {name: round(line[name], 3) for name in (CPU, P50, P99) if name in line}
+                shown = {name: round(line[name], 3) for name in (CPU, P50, P99) if line.get(name) is not None}
                 print(f"{time.monotonic() - began:4.0f} s", variable, point[variable], point["rate"] or "max", shown, end=" ", flush=True)
                 print("ok" if line["ok"] else f"FAILED {line}")
     if not all(line["ok"] for line in read(options.results)):
@@ -219,11 +222,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "compare", "table", "draw"])
     parser.add_argument("--server", action="append", default=[], metavar="NAME=COMMAND", help="for compare")
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--results", type=pathlib.Path, help="where the numbers are kept; target/growth.jsonl and so on")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--append", action="store_true", help="keep the results of earlier rounds")
     options = parser.parse_args()
+    if options.command == "compare" and not options.server:
+        parser.error("compare needs servers: --server NAME=\"COMMAND {port}\"")
+    kind = "compare" if options.command == "compare" else "growth-quick" if options.quick else "growth"
+    options.results = options.results or TARGET / f"{kind}.jsonl"
+    options.results.parent.mkdir(exist_ok=True)
+    # Each page is a file that is open, in the server's process and in that of the pages.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     {"run": run, "compare": run, "table": table, "draw": draw}[options.command](options)
 
 

@@ -95,12 +95,14 @@ fn run(scenario: &Scenario, requests: u64) -> Result<(), Box<dyn Error>> {
             ([(header::CONTENT_TYPE, "application/json")], ANSWER)
         }),
     );
-    let mut router = match scenario.wrapped {
+    let router = match scenario.wrapped {
         Wrapped::Bare => router,
         Wrapped::Identity => router.layer(Identity::new()),
         Wrapped::Axum => router.layer(live.layer().axum()),
         Wrapped::Generic => router.layer(live.layer()),
     };
+    // As it is served: without, axum makes its routes anew for each request.
+    let mut router: Router = router.with_state(());
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         for _ in 0..WARM_UP + requests {
             let response = router.call(request(&scenario.method)?).await?;

@@ -108,7 +108,8 @@ impl AuthRequest {
         for (name, value) in &self.headers {
             let bytes = values.slice(at..at + value.len());
             at += value.len();
-            if let Ok(copied) = HeaderValue::from_maybe_shared(bytes) {
+            if let Ok(mut copied) = HeaderValue::from_maybe_shared(bytes) {
+                copied.set_sensitive(value.is_sensitive());
                 headers.append(name, copied);
             }
         }
@@ -524,10 +525,13 @@ mod tests {
         for name in ["cookie", "x-one", "x-one"] {
             parts.headers.append(http::HeaderName::from_static(name), shared.clone());
         }
-        parts.headers.append("x-two", http::HeaderValue::from_bytes(b"cl\xe9").unwrap());
+        let mut secret = http::HeaderValue::from_bytes(b"cl\xe9").unwrap();
+        secret.set_sensitive(true);
+        parts.headers.append("x-two", secret);
         let request = AuthRequest::new(OwnedCredentials::Token("t".into()), &parts);
         let kept = request.clone().kept();
         assert_eq!(kept.headers(), request.headers());
+        assert!(kept.headers()["x-two"].is_sensitive() && !kept.headers()["cookie"].is_sensitive());
         drop((shared, parts, request));
         assert!(buffer.is_unique(), "the buffer that the request was read into is free");
     }

@@ -32,7 +32,6 @@ use crate::{
 pub struct RequestBody<B> {
     #[pin]
     inner: B,
-    /// Apart, for nearly every body has none and moves from hand to hand.
     tee: Option<Tee>,
 }
 

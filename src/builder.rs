@@ -527,9 +527,9 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How long a write to a socket may stand still before the socket is closed with 1013. Default: 10 s.
+    /// How long a write to a socket may stand still before the socket is closed with 1013. Default: 10 s; a year at most.
     pub fn write_timeout(mut self, time: Duration) -> Self {
-        self.connection.write_timeout = time;
+        self.connection.write_timeout = within_a_year(time);
         self
     }
 
@@ -650,10 +650,10 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How long [`shutdown`](LiveUpdates::shutdown) takes at most. Default: 5 s. Up to 32 sockets are told at once; more
+    /// How long [`shutdown`](LiveUpdates::shutdown) takes at most. Default: 5 s; a year at most. Up to 32 sockets are told at once; more
     /// are spread over half of it.
     pub fn drain(mut self, time: Duration) -> Self {
-        self.drain = time;
+        self.drain = within_a_year(time);
         self
     }
 }

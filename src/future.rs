@@ -23,7 +23,8 @@ use crate::{
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
-/// A request that is not watched is passed on without an allocation. A watched write that is dropped unfinished,
+/// A request that is neither watched nor reads a list is passed on without an allocation, unless its path holds escapes.
+/// A watched write that is dropped unfinished,
 /// because its client went away or an outer timeout fired, goes on in a task of its own.
 #[pin_project]
 pub struct ResponseFuture<F, W, R, E>

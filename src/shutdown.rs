@@ -39,8 +39,13 @@ impl Lifecycle {
     }
 
     /// Resolves when the time for an orderly end is over.
-    pub(crate) async fn over(&self) {
-        self.over.cancelled().await;
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.over.clone().cancelled_owned()
+    }
+
+    /// True when it is.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
     }
 
     /// How long an orderly end may take.

@@ -59,7 +59,8 @@ pub(crate) async fn post_all(
         senders.spawn(async move {
             let mut stream = connect(&options, 0).await?;
             let (mut posted, mut failed) = (0, 0);
-            while begun.elapsed().as_secs_f64() < options.seconds {
+            // What is due at a fixed time is posted however late it gets.
+            while options.rate.is_some() || begun.elapsed().as_secs_f64() < options.seconds {
                 let event = next.fetch_add(1, Ordering::Relaxed);
                 let at = match options.rate {
                     Some(rate) => Duration::from_secs_f64(event as f64 / rate),

@@ -102,8 +102,10 @@ struct Rare {
     authorizations: Option<Authorizations>,
     /// Entities that only the store can tell of.
     snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
-    /// What it may see is being asked.
-    inquiry: Option<BoxFuture<'static, Box<Inquiry>>>,
+    /// What it may see is being asked …
+    asking: Option<BoxFuture<'static, Box<Inquiry>>>,
+    /// … or has been, and it is not told yet.
+    answered: Option<Box<Inquiry>>,
     /// Since when nothing of what waits could be written.
     stuck_since: Option<Instant>,
     /// When it leaves a server that shuts down.
@@ -113,11 +115,31 @@ struct Rare {
 
 type Over = BoxFuture<'static, AuthError>;
 
+impl Rare {
+    /// Goes on with what is asked, whether or not there is room to tell the answer.
+    fn go_on_asking(&mut self, cx: &mut Context<'_>) {
+        if let Some(Poll::Ready(answered)) = self.asking.as_mut().map(|asking| asking.poll_unpin(cx)) {
+            (self.asking, self.answered) = (None, Some(answered));
+        }
+    }
+
+    /// The answer, where anything was asked.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Option<Poll<Box<Inquiry>>> {
+        self.go_on_asking(cx);
+        match self.answered.take() {
+            Some(answered) => Some(Poll::Ready(answered)),
+            None => self.asking.as_ref().map(|_| Poll::Pending),
+        }
+    }
+}
+
 /// How a socket comes to its end.
 struct End {
     step: Step,
-    /// A peer that does not listen is left then.
+    /// A peer that does not listen is left then …
     until: Instant,
+    /// … or when the server can wait no longer.
+    over: BoxFuture<'static, ()>,
 }
 
 #[derive(Clone, Copy)]
@@ -233,10 +255,11 @@ impl Body {
                 Err(why) => return Poll::Ready(self.no_longer_welcome(why)),
             }
         }
-        if let Some(ending) = self.act_on_time(now) {
+        // What has come is heard before anybody is taken for silent: the whole process may have stood still.
+        if let Poll::Ready(ending) = self.poll_reading(cx) {
             return Poll::Ready(ending);
         }
-        if let Poll::Ready(ending) = self.poll_reading(cx) {
+        if let Some(ending) = self.act_on_time(now) {
             return Poll::Ready(ending);
         }
         if let Poll::Ready(ending) = self.poll_asking(now, cx) {
@@ -409,6 +432,7 @@ impl Body {
                 connections.hub().resynchronise(&open.subscriber, entity, snapshot, earlier.as_deref(), now);
             }
         }
+        rare.go_on_asking(cx);
         let Some(over) = &mut rare.over else {
             return Poll::Pending;
         };
@@ -424,10 +448,10 @@ impl Body {
             match self.socket.get_mut().poll_write(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Ending::Gone),
                 Poll::Ready(Ok(Line::Waiting)) => {
-                    self.is_stuck_no_more();
+                    self.moves_on();
                     continue;
                 }
-                Poll::Ready(Ok(Line::Empty)) => self.is_stuck_no_more(),
+                Poll::Ready(Ok(Line::Empty)) => self.moves_on(),
                 Poll::Pending => {
                     let since = *self.rare().stuck_since.get_or_insert(now);
                     if now.saturating_duration_since(since) >= self.seat.connections.limits.write_timeout {
@@ -438,17 +462,11 @@ impl Body {
             }
             let Seat { connections, open, .. } = &self.seat;
             let hub = connections.hub();
-            let mut inquiry = self.rare.as_mut().and_then(|rare| rare.inquiry.take());
-            let progress = match &mut inquiry {
-                Some(asking) => match asking.poll_unpin(cx) {
-                    Poll::Ready(answered) => hub.tell(&open.subscriber, *answered, now),
-                    Poll::Pending => {
-                        self.rare().inquiry = inquiry;
-                        return Poll::Pending;
-                    }
-                },
+            let rare = self.rare.as_mut();
+            let progress = match rare.and_then(|rare| rare.poll_answer(cx)) {
+                Some(Poll::Ready(answered)) => hub.tell(&open.subscriber, *answered, now),
                 None if self.has_news => hub.catch_up(&open.subscriber, now),
-                None => return Poll::Pending,
+                Some(Poll::Pending) | None => return Poll::Pending,
             };
             self.has_news = true;
             match progress {
@@ -467,7 +485,7 @@ impl Body {
                 Progress::Lost(entity, since) => self.ask_the_store(entity, since, cx),
                 Progress::Unsure(inquiry) => {
                     let asking = ask(connections.clone(), inquiry);
-                    self.rare().inquiry = Some(asking);
+                    self.rare().asking = Some(asking);
                 }
             }
         }
@@ -505,7 +523,8 @@ impl Body {
             }
             other => self.last_words(other),
         };
-        self.rare().end = Some(End { step, until: now + FAREWELL });
+        let over = Box::pin(self.seat.connections.lifecycle.over());
+        self.rare().end = Some(End { step, until: now + FAREWELL, over });
     }
 
     fn last_words(&mut self, ending: Ending) -> Step {
@@ -533,11 +552,14 @@ impl Body {
             return Poll::Ready(());
         }
         loop {
-            let Some(End { step, until }) = self.rare.as_ref().and_then(|rare| rare.end.as_ref()) else {
+            let Some(end) = self.rare.as_mut().and_then(|rare| rare.end.as_mut()) else {
                 return Poll::Ready(());
             };
-            let is_late = *until <= now;
-            match step {
+            if end.over.poll_unpin(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let is_late = end.until <= now;
+            match end.step {
                 Step::Ended => return Poll::Ready(()),
                 Step::HandingOver => {
                     let ends = is_late || self.poll_telling(now, cx).is_ready();
@@ -545,7 +567,9 @@ impl Body {
                         return Poll::Pending;
                     }
                     let step = self.last_words(Ending::GOING_AWAY);
-                    self.rare().end = Some(End { step, until: now + FAREWELL });
+                    if let Some(end) = &mut self.rare().end {
+                        (end.step, end.until) = (step, now + FAREWELL);
+                    }
                 }
                 Step::Hearing | Step::Reading if is_late => return Poll::Ready(()),
                 Step::Hearing => {
@@ -563,14 +587,17 @@ impl Body {
 
     /// What has been told is written.
     fn has_handed_over(&self) -> bool {
-        let is_asking = self.rare.as_ref().is_some_and(|rare| rare.inquiry.is_some());
+        let is_asking = self.rare.as_ref().is_some_and(|rare| rare.asking.is_some() || rare.answered.is_some());
         !self.has_news && !is_asking && self.seat.open.outbox.is_empty()
     }
 
     /// Hears the page until it has closed the socket; ready then, and each time after.
     fn poll_hearing_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let _ = self.socket.flush();
+            // The answer to its close must go out, which waits for what was answered before.
+            if matches!(self.socket.flush(), Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Pending;
+            }
             match self.socket.read() {
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -587,7 +614,7 @@ impl Body {
         self.seat.open.outbox.signals()
     }
 
-    fn is_stuck_no_more(&mut self) {
+    fn moves_on(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.stuck_since = None;
         }
@@ -626,6 +653,9 @@ impl Seat {
         // Whoever tells everybody to leave either finds it among them, or has begun before.
         if connections.lifecycle.is_draining() {
             open.outbox.signals().raise(Signal::LEAVE);
+        }
+        if connections.lifecycle.is_over() {
+            open.outbox.signals().raise(Signal::OVER);
         }
         Self { connections, open, place: Some(place) }
     }

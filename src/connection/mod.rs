@@ -1,4 +1,4 @@
-//! One socket's life: what its page says, pings, and how it ends.
+//! Every open socket: how many there may be, who is disconnected, and how they leave with the server.
 
 mod authorization;
 mod life;
@@ -61,6 +61,7 @@ pub(crate) struct ConnectionLimits {
 const UNAUTHORIZED: &str = "Unauthorized";
 /// How long the last words of a socket may take in each direction.
 const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Every socket, and what they share.
 pub(crate) struct Connections {
     /// What the clocks of its sockets begin at.

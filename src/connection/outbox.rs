@@ -129,19 +129,19 @@ impl Outbox {
     }
 
     /// Writes the line out as far as the socket goes at once: ready when something was written or nothing is left.
-    /// `half` is the writing half of a socket that is no plain TCP stream.
+    /// `any` is the stream of a socket that is no plain TCP stream.
     pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
         &self,
         cx: &mut Context<'_>,
-        half: Option<&mut W>,
+        any: Option<&mut W>,
     ) -> Poll<io::Result<Line>> {
         let mut waiting = lock(&self.waiting);
         if waiting.broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let outcome = match (&self.tcp, half) {
+        let outcome = match (&self.tcp, any) {
             (Some(tcp), _) => waiting.poll_tcp(cx, tcp),
-            (None, Some(half)) => waiting.poll_half(cx, half),
+            (None, Some(any)) => waiting.poll_any(cx, any),
             (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         if matches!(outcome, Poll::Ready(Err(_))) {
@@ -167,7 +167,11 @@ impl Waiting {
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.slices(&mut slices);
-            match tcp.try_write_vectored(&slices[..count]) {
+            let outcome = match &slices[..count] {
+                [one] => tcp.try_write(one),
+                several => tcp.try_write_vectored(several),
+            };
+            match outcome {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
                     self.written(written);
@@ -179,18 +183,18 @@ impl Waiting {
         }
     }
 
-    fn poll_half<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, half: &mut W) -> Poll<io::Result<Line>> {
+    fn poll_any<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, any: &mut W) -> Poll<io::Result<Line>> {
         if self.frames.is_empty() {
-            return Pin::new(half).poll_flush(cx).map_ok(|()| Line::Empty);
+            return Pin::new(any).poll_flush(cx).map_ok(|()| Line::Empty);
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let count = self.slices(&mut slices);
-        let written = ready!(Pin::new(&mut *half).poll_write_vectored(cx, &slices[..count]))?;
+        let written = ready!(Pin::new(&mut *any).poll_write_vectored(cx, &slices[..count]))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.written(written);
-        // Not `Empty` yet: the half may hold bytes back until it is flushed.
+        // Not `Empty` yet: the stream may hold bytes back until it is flushed.
         Poll::Ready(Ok(Line::Waiting))
     }
 
@@ -240,8 +244,8 @@ impl Outlet for Outbox {
         self.tcp.is_some()
     }
 
-    fn is_touched(&self) -> bool {
-        self.tcp.is_some() & !self.waiting.is_poisoned()
+    fn touch(&self) {
+        std::hint::black_box((self.tcp.is_some(), self.waiting.is_poisoned()));
     }
 
     fn wake(&self) {
@@ -327,7 +331,7 @@ mod tests {
 
     use super::*;
 
-    type NoHalf = DuplexStream;
+    type NoStream = DuplexStream;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -363,10 +367,10 @@ mod tests {
         });
         let mut taken = first.frames;
         while taken < refs.len() {
-            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
             taken += outbox.offer(&refs[taken..]).frames;
         }
-        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
         assert!(reading.await.unwrap());
     }
 
@@ -378,7 +382,7 @@ mod tests {
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
         assert_eq!(outbox.offer(&[&cleared(b'x', 10), &cleared(b'y', 10)]), Taken { frames: 1, clear: false });
-        let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoHalf>).is_pending()));
+        let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoStream>).is_pending()));
         assert!(pending.await, "whoever writes waits for the socket");
     }
 
@@ -474,7 +478,7 @@ mod tests {
             near.read_to_end(&mut read).await.unwrap();
             read.len()
         });
-        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
         drop(outbox);
         assert_eq!(reading.await.unwrap(), big.len());
     }
@@ -488,7 +492,7 @@ mod tests {
         let broken = async {
             loop {
                 outbox.offer(&[&big]);
-                if poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoHalf>)).await.is_err() {
+                if poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.is_err() {
                     return;
                 }
             }

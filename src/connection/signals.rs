@@ -54,11 +54,6 @@ impl Signals {
         Signal(self.raised.swap(0, Ordering::AcqRel))
     }
 
-    /// What has been raised, left where it is.
-    pub(crate) fn raised(&self) -> Signal {
-        Signal(self.raised.load(Ordering::Acquire))
-    }
-
     /// Resolves when there is news.
     #[cfg(test)]
     pub(crate) async fn news(&self) {
@@ -72,7 +67,7 @@ impl Signals {
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Signals").field(&self.raised()).finish()
+        f.debug_tuple("Signals").field(&self.raised).finish()
     }
 }
 

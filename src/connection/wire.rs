@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
     net::TcpStream,
+    task::coop::poll_proceed,
 };
 
 use super::outbox::{Line, Outbox};
@@ -91,6 +92,7 @@ impl Wire {
         let mut other = pin!(other);
         let other_ends_first = poll_fn(|cx| {
             self.outbox.signals().listen(cx);
+            self.outbox.signals().take();
             match (self.poll_flush(cx), other.as_mut().poll(cx)) {
                 (Poll::Ready(Err(_)), _) => Poll::Ready(false),
                 (_, Poll::Ready(())) => Poll::Ready(true),
@@ -104,6 +106,7 @@ impl Wire {
     pub(crate) async fn end(&mut self) {
         poll_fn(|cx| {
             self.outbox.signals().listen(cx);
+            self.outbox.signals().take();
             self.listen(cx);
             let is_read_out = self.poll_reading_out(cx).is_ready();
             self.poll_end(is_read_out, cx)
@@ -165,6 +168,10 @@ impl Read for Wire {
 /// Reads what there is. Where that is less than there is room for, nothing is left, and the next read need not ask the
 /// kernel to find that out.
 fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more` yields.
+    let Poll::Ready(budget) = poll_proceed(&mut Context::from_waker(Waker::noop())) else {
+        return Err(io::ErrorKind::WouldBlock.into());
+    };
     let mut read = 0;
     // Saying that it would block forgets the readiness that was seen before the read, and no later one.
     let outcome = tcp.try_io(Interest::READABLE, || {
@@ -172,6 +179,9 @@ fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         let is_all = read > 0 && read < buffer.len();
         if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
+    if read > 0 || outcome.is_ok() {
+        budget.made_progress();
+    }
     if read > 0 { Ok(read) } else { outcome.map(|()| read) }
 }
 

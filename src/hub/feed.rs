@@ -35,9 +35,7 @@ pub(crate) trait Outlet: Send + Sync {
     /// True when the fan-out may offer frames; false where only the subscriber's own task can write.
     fn is_direct(&self) -> bool;
     /// Touches what an offer needs, so that the memory of several is fetched at one time.
-    fn is_touched(&self) -> bool {
-        true
-    }
+    fn touch(&self) {}
     /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
     fn wake(&self);
 }
@@ -634,6 +632,7 @@ impl Hub {
             Then::ReadTo(read_to) if cut.is_none() && !frames.is_empty() => feed.asking_when_due(self, read_to, now),
             _ => None,
         };
+        let has_asked = asked.is_some();
         let taken = subscriber.offer(&mut feed, &frames, asked, now);
         for (_, told) in &told[..taken.frames] {
             told.is_told(minutes);
@@ -672,8 +671,8 @@ impl Hub {
             }
         }
         let cursor = feed.cursor;
-        if let Some(asked) = (are_all && !frames.is_empty()).then(|| feed.asking_when_due(self, cursor, now)).flatten()
-        {
+        let may_ask = are_all && !frames.is_empty() && !has_asked;
+        if let Some(asked) = may_ask.then(|| feed.asking_when_due(self, cursor, now)).flatten() {
             subscriber.offer(&mut feed, &[], Some(asked), now);
         }
         if taken.clear {
@@ -961,8 +960,9 @@ impl Subscriber {
     }
 
     /// Touches what handing over needs, so that the memory of several is fetched at one time.
-    pub(super) fn is_touched(&self) -> bool {
-        self.outlet.is_touched() & !self.feed.is_poisoned()
+    pub(super) fn touch(&self) {
+        std::hint::black_box(self.feed.is_poisoned());
+        self.outlet.touch();
     }
 
     /// Hands over a batch on the fast way, or moves to the slow way.

@@ -286,6 +286,11 @@ impl Log {
         }
         self.bytes += record.bytes();
         self.records.push_back(Stored { at: now, record, upsert: OnceLock::new() });
+        // History is worth more than what can be said anew.
+        if self.all_bytes() > self.limits.bytes && *self.upsert_bytes.get_mut() > 0 {
+            self.records.iter_mut().for_each(|stored| drop(stored.upsert.take()));
+            *self.upsert_bytes.get_mut() = 0;
+        }
         while self.records.len() > 1 && self.is_over(now) {
             self.drop_oldest();
         }
@@ -305,15 +310,20 @@ impl Log {
         )
     }
 
-    /// How a record is told once more; `say` says it the first time. `None` where it is gone.
+    /// How a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
+    /// it.
     pub(crate) fn upsert(&self, sequence: u64, say: impl FnOnce() -> Upsert) -> Option<&Upsert> {
         let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        let kept = self.records.get(at)?.upsert.get_or_init(|| {
+        let kept = &self.records.get(at)?.upsert;
+        // Far from the limit, else it would be forgotten soon.
+        if kept.get().is_none() && self.all_bytes() > self.limits.bytes / 4 * 3 {
+            return None;
+        }
+        Some(kept.get_or_init(|| {
             let said = say();
             self.upsert_bytes.fetch_add(said.bytes(), Ordering::Relaxed);
             said
-        });
-        Some(kept)
+        }))
     }
 
     /// The newest change of an object that is still kept, and its sequence number.
@@ -674,8 +684,10 @@ mod tests {
         assert!(after > before + 2000 && after < before + 2500, "said once, as add and update: {before} {after}");
         assert!(log.upsert(1, || voice.upsert(&object, true)).is_none(), "there is no such record");
         log.append(Instant::now(), record("b", 2000));
-        assert_eq!((log.base(), log.size().0), (1, 1), "the first had to go");
-        assert_eq!(log.size().1, before + 1900);
+        assert_eq!(log.size(), (2, 2 * before + 1900), "no record has to go for it");
+        log.append(Instant::now(), record("c", 1000));
+        assert!(log.upsert(2, || voice.upsert(&object, true)).is_none(), "there is little room");
+        assert_eq!(log.size().0, 3);
     }
 
     #[test]

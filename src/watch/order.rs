@@ -42,7 +42,7 @@ impl Turns {
             taken.insert(key.clone(), VecDeque::new());
             return Ok(Turn(Some(Held { turns: self.clone(), key })));
         };
-        // All wait equally long, so those who have given up stand in front.
+        // Most who have given up stand in front; the others are skipped when it would be their turn.
         while waiting.front().is_some_and(oneshot::Sender::is_closed) {
             waiting.pop_front();
         }
