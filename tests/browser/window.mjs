@@ -161,6 +161,8 @@ export class Window {
 
   /** Drags an event until it stands at another time, and then lets go. A user whose grip failed grips again. */
   async drag(id, time) {
+    // On a phone the widget's messages lie over the morning for a while, and take the mouse for themselves.
+    await this.page.evaluate(() => document.querySelectorAll(".scheduler_message_area > *").forEach(box => box.remove()));
     for (let grip = 1; grip <= 3; grip += 1) if (await this.#dragOnce(id, time)) return;
     throw new Error("it could not be gripped");
   }
