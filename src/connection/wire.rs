@@ -210,3 +210,26 @@ impl fmt::Debug for Any {
         f.write_str("Any")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_sends_without_end_lets_others_run() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let far = listener.accept().await.unwrap().0;
+        near.write_all(&[b'x'; 100_000]).await.unwrap();
+        far.readable().await.unwrap();
+        let mut wire = Wire { outbox: Arc::new(Outbox::new(Some(far))), any: None };
+        let mut buffer = [0; 128];
+        let mut read_on = || std::iter::from_fn(|| wire.read(&mut buffer).ok()).sum::<usize>();
+        let at_once = poll_fn(|_| Poll::Ready(read_on())).await;
+        assert!((1..50_000).contains(&at_once), "{at_once}");
+        poll_fn(|cx| wire.poll_more(cx)).await.unwrap();
+        assert!(wire.read(&mut buffer).is_ok(), "it goes on in its next turn");
+    }
+}
