@@ -122,7 +122,7 @@ impl Bench {
         let mut bench = Self { hub, hearing, count, pages: Vec::new(), changes, heard, awaited: 0 };
         bench.pages = (0..count).map(|place| bench.open(place, 0)).collect();
         bench.heard().await;
-        // The first that a page hears has a ping behind it, and is not measured.
+        // With the first frames all that stays filled is filled, and one page is pinged: that is not measured.
         bench.publish(OBJECTS);
         bench.heard().await;
         bench

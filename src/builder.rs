@@ -638,7 +638,8 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Bytes the log keeps at most, what each record costs included. Default: 32 MiB.
+    /// Bytes the log keeps at most, what each record costs included. Default: 32 MiB. What is free of it holds what
+    /// pages that come back are told, so that it is made once for all of them; records never go for that.
     pub fn log_bytes(mut self, bytes: usize) -> Self {
         self.log.bytes = bytes;
         self

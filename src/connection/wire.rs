@@ -213,9 +213,38 @@ impl fmt::Debug for Any {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use std::convert::Infallible;
+
+    use http::{Request, Response, StatusCode, header};
+    use http_body_util::Empty;
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
 
     use super::*;
+
+    #[tokio::test]
+    async fn frames_do_not_wait_for_each_others_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let far = listener.accept().await.unwrap().0;
+        assert!(!far.nodelay().unwrap(), "servers leave it so");
+        let (give, mut upgraded) = mpsc::unbounded_channel();
+        let upgrade = service_fn(move |mut request: Request<Incoming>| {
+            let (give, upgrade) = (give.clone(), hyper::upgrade::on(&mut request));
+            tokio::spawn(async move { give.send(upgrade.await.unwrap()) });
+            let response = Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, "websocket");
+            std::future::ready(Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap()))
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(far), upgrade).with_upgrades());
+        near.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+            .await
+            .unwrap();
+        let (wire, _) = Wire::of(upgraded.recv().await.unwrap());
+        assert!(wire.outbox.tcp().unwrap().nodelay().unwrap());
+    }
 
     #[tokio::test]
     async fn a_peer_that_sends_without_end_lets_others_run() {

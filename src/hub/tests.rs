@@ -43,6 +43,8 @@ struct Pipe {
     direct: bool,
     room: Mutex<usize>,
     out: Mutex<Vec<Bytes>>,
+    /// How often something was offered.
+    offers: AtomicUsize,
     news: Notify,
 }
 
@@ -65,6 +67,7 @@ impl Pipe {
 
 impl Outlet for Pipe {
     fn offer(&self, frames: &[&Cleared]) -> Taken {
+        self.offers.fetch_add(1, Ordering::Relaxed);
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
@@ -471,6 +474,41 @@ fn many_deletions_are_told_again_less_often() {
     let times = times();
     let seconds = |told| times.deletions_after(told).as_secs();
     assert_eq!([0, 511, 512, 5119, 5120].map(seconds), [30, 30, 60, 300, 300]);
+}
+
+#[test]
+fn those_who_come_at_once_are_not_asked_at_once() {
+    let over = Duration::from_secs(15);
+    let mut turns: Vec<Duration> = (0..1500).map(|turn| spread(turn, over)).collect();
+    assert_eq!(turns[0], Duration::ZERO);
+    turns.sort();
+    assert!(turns.last().is_some_and(|last| *last <= over));
+    let widest = turns.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(widest.is_some_and(|gap| gap < Duration::from_millis(30)), "{widest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
+    let hub = hub_with(100, Delivery::Converging);
+    let session = Some(SessionId { id: [1; 16], owner: 1 });
+    let pipe = Pipe::new(true, 1);
+    let subscriber = hub.join(pipe.clone(), ann(), Origin::Page { session, missed_from: Some(0) });
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    let is_ping = |frame: &Bytes| frame[0] == 0x89;
+    hub.publish(EVENTS, &[update(1)], None);
+    pipe.said(1).await;
+    assert!(!pipe.out().iter().any(is_ping), "there was no room");
+    *lock(&pipe.room) = usize::MAX / 2;
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    let offers = pipe.offers.load(Ordering::Relaxed);
+    hub.publish(EVENTS, &[update(2)], None);
+    pipe.said(3).await;
+    assert_eq!(pipe.offers.load(Ordering::Relaxed), offers + 1);
+    assert!(is_ping(&pipe.out()[2]), "behind the data");
+    hub.publish(EVENTS, &[update(3)], None);
+    pipe.said(4).await;
+    assert!(!is_ping(&pipe.out()[3]), "not with each");
 }
 
 #[tokio::test]
