@@ -19,8 +19,8 @@ use crate::{
     change::Change,
     entity::Entity,
     hub::{
-        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId,
-        SessionLimits, SettleTimes, Subscriber, Taken, View, Voice,
+        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, ReminderTimes,
+        SessionId, SessionLimits, SettleTimes, Subscriber, Taken, View, Voice,
     },
     lock::lock,
 };
@@ -253,7 +253,6 @@ fn times() -> DeliveryTimes {
         replay_overlap: NEVER,
         first_load: NEVER,
         acknowledge_every: NEVER,
-        deletions_every: NEVER,
-        deletions_for: NEVER,
+        reminders: ReminderTimes::doubling(NEVER, 0),
     }
 }

@@ -12,7 +12,9 @@ use crate::{
     error::ConfigError,
     gate::{Gate, GateLimits},
     handle::LiveUpdates,
-    hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, View, Voice},
+    hub::{
+        Delivery, DeliveryTimes, Hub, LogLimits, MAX_REMINDERS, ReminderTimes, SessionLimits, SettleTimes, View, Voice,
+    },
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
@@ -107,6 +109,7 @@ pub struct Builder<A = Unauthenticated> {
     connection: ConnectionLimits,
     delivery: Delivery,
     times: DeliveryTimes,
+    reminders: Option<Vec<Duration>>,
     log: LogLimits,
     sessions: SessionLimits,
     drain: Duration,
@@ -163,9 +166,9 @@ impl Builder {
                 replay_overlap: Duration::from_secs(5),
                 first_load: Duration::from_secs(60),
                 acknowledge_every: Duration::from_secs(15),
-                deletions_every: Duration::from_secs(30),
-                deletions_for: Duration::from_secs(15 * 60),
+                reminders: ReminderTimes::doubling(Duration::from_secs(30), 5),
             },
+            reminders: None,
             log: LogLimits {
                 records: 50_000,
                 bytes: 32 * 1024 * 1024,
@@ -286,6 +289,7 @@ impl Builder {
             connection: self.connection,
             delivery: self.delivery,
             times: self.times,
+            reminders: self.reminders,
             log: self.log,
             sessions: self.sessions,
             drain: self.drain,
@@ -600,15 +604,27 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How often, and for how long, deletions are told again. Default: every 30 s for 15 minutes. The Scheduler cannot
-    /// apply one while the event's form is open; a form open for longer leaves the event on its page until that is
-    /// loaded again. A length of zero switches it off. Each 512 deletions that are to be told again at one time put the
-    /// next time off by as much as `every`, to a third of the length at most.
-    pub fn repeat_deletions(mut self, every: Duration, length: Duration) -> Self {
-        if !length.is_zero() {
-            self.times.deletions_every = within_a_year(every);
-        }
-        self.times.deletions_for = within_a_year(length);
+    /// When deletions are resent, each time so long after the time before. Default: after 30 s, then 1, 2, 4 and 8
+    /// minutes; 8 at most, none switches it off.
+    ///
+    /// The Scheduler cannot apply a deletion while the event's form is open; a form that stays open for longer than all
+    /// of them together leaves the event on its page until that is loaded again. So it is with objects that leave a
+    /// page's sight, of the 512 latest of a page. One page is reminded of 1 MiB of deletions at one time; beyond that
+    /// the oldest are left out.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .deletion_reminders([30, 60, 300].map(Duration::from_secs))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn deletion_reminders(mut self, waits: impl IntoIterator<Item = Duration>) -> Self {
+        self.reminders = Some(waits.into_iter().map(within_a_year).collect());
         self
     }
 
@@ -688,13 +704,18 @@ impl Builder<Ready> {
             ("log_records", self.log.records == 0),
             ("log_bytes", self.log.bytes == 0),
             ("log_age", self.log.age.is_zero()),
-            ("repeat_deletions", self.times.deletions_every.is_zero()),
+            ("deletion_reminders", self.reminders.iter().flatten().any(Duration::is_zero)),
             ("settle_longest", self.times.settle.longest.is_zero()),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(what));
         }
-        let settle = self.times.settle;
+        let mut times = self.times;
+        if let Some(waits) = &self.reminders {
+            times.reminders = ReminderTimes::new(waits)
+                .ok_or(ConfigError::TooManyReminders { given: waits.len(), most: MAX_REMINDERS })?;
+        }
+        let settle = times.settle;
         if settle.overlap < settle.quiet {
             return Err(ConfigError::SettleOverlap { settle_overlap: settle.overlap, settle_quiet: settle.quiet });
         }
@@ -724,7 +745,7 @@ impl Builder<Ready> {
             ..Voice::new(&entity.name, &entity.payload_key)
         });
         let publisher = Publisher {
-            hub: Arc::new(Hub::new(self.delivery, voices.collect(), self.log, self.times, self.sessions)),
+            hub: Arc::new(Hub::new(self.delivery, voices.collect(), self.log, times, self.sessions)),
             entities: self.entities.into(),
             observer: Arc::new(Observer::default()),
         };

@@ -91,6 +91,13 @@ pub enum ConfigError {
         /// The quiet time it must not be shorter than.
         settle_quiet: Duration,
     },
+    /// More reminders of a deletion than there may be.
+    TooManyReminders {
+        /// How many were given.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// No entity of this name is configured, and so none can be watched.
     UnknownEntity(String),
 }
@@ -146,6 +153,9 @@ impl fmt::Display for ConfigError {
                     f,
                     "settle_overlap ({settle_overlap:?}) must not be shorter than settle_quiet ({settle_quiet:?})"
                 )
+            }
+            Self::TooManyReminders { given, most } => {
+                write!(f, "{given} deletion_reminders are too many ({most} at most)")
             }
             Self::UnknownEntity(name) => f.write_str(&unknown(name)),
         }
@@ -232,6 +242,13 @@ pub enum PublishError {
         /// The entity it was for.
         entity: String,
     },
+    /// A request claims to have changed an object that is in other scopes than the request's. An object does not move by
+    /// itself: say so with [`LiveWrite::moved_from`](crate::LiveWrite::moved_from), or let
+    /// [`Entity::load_in`](crate::Entity::load_in) show that its row is there.
+    OtherScope {
+        /// The entity it was for.
+        entity: String,
+    },
     /// The stock client would stop saving, or throw the message away.
     BreaksPages {
         /// The entity it was for.
@@ -257,6 +274,11 @@ impl fmt::Display for PublishError {
                 f,
                 "{entity:?} is not scoped, so everybody would hear this in spite of its scope; add .scoped() to the entity"
             ),
+            Self::OtherScope { entity } => write!(
+                f,
+                "{entity:?}: the object is in other scopes than the write; say where it was with LiveWrite::moved_from, or \
+                 give the entity a load_in hook that finds its row"
+            ),
             Self::BreaksPages { entity, id, reason } => {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
             }
@@ -268,7 +290,11 @@ impl Error for PublishError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Serialize(error) => Some(error),
-            Self::UnknownEntity(_) | Self::NoScope { .. } | Self::NotScoped { .. } | Self::BreaksPages { .. } => None,
+            Self::UnknownEntity(_)
+            | Self::NoScope { .. }
+            | Self::NotScoped { .. }
+            | Self::OtherScope { .. }
+            | Self::BreaksPages { .. } => None,
         }
     }
 }

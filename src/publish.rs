@@ -41,9 +41,9 @@ impl Publisher {
             entity.check(change)?;
             self.check_scopes(index, change)?;
         }
-        let told = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
-        self.observer.changes_published.add(told);
-        Ok(())
+        let published = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
+        self.observer.changes_published.add(published.changes);
+        if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
     /// A change is told to those who may hear it, or to nobody.

@@ -68,6 +68,17 @@ impl Scopes {
         }
     }
 
+    /// What is in both sets.
+    pub(crate) fn common(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::All, set) | (set, Self::All) => set.clone(),
+            (Self::Some(mine), Self::Some(theirs)) => {
+                mine.names.iter().filter(|name| theirs.names.binary_search(name).is_ok()).cloned().collect()
+            }
+        }
+    }
+
     /// Whether a record that is told in these scopes is told to somebody who has those.
     pub(crate) fn admit(&self, recipient: &Self) -> bool {
         match (self, recipient) {
@@ -227,6 +238,8 @@ mod tests {
         assert_eq!((added.to_string(), Scopes::All.to_string()), ("a,b".to_owned(), "*".to_owned()));
         assert_eq!(added.and(&Scopes::All), Scopes::All);
         assert_eq!(set(&[]), Scopes::None);
+        assert_eq!(set(&["a", "b"]).common(&set(&["b", "c"])), set(&["b"]));
+        assert_eq!((set(&["a"]).common(&Scopes::All), set(&["a"]).common(&set(&["b"]))), (set(&["a"]), Scopes::None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::hub::{
     DeliveryTimes, EntityIndex, Hub, Pages, RowKind, SnapshotFrames,
     log::Log,
+    reminders::begin_of_reminders,
     settle::{Settle, SettleTimes},
     sight::{How, Line, Recipient},
 };
@@ -40,16 +41,17 @@ pub(super) struct Again {
     settling: Option<u64>,
     /// What settled before what the store says has arrived, and is told behind that.
     settles_then: Option<(u64, u64)>,
-    /// Until when a form may be open that keeps its page from applying a deletion, and which are meant.
+    /// The deletions its page is reminded of, since a form may keep it from applying one.
     deletions: Option<Deletions>,
-    /// How many of them have been told this time.
-    deletions_told: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Deletions {
     from: u64,
-    until: Instant,
+    /// From here on everybody is reminded.
+    end: u64,
+    /// How often it has been.
+    sent: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,11 +106,7 @@ impl Share {
 
 impl Place {
     /// Behind everything.
-    const END: Self = Self { tombstone: u64::MAX, row: usize::MAX, sequence: u64::MAX };
-
-    fn tombstone(tombstone: u64) -> Self {
-        Self { tombstone, ..Self::END }
-    }
+    pub(super) const END: Self = Self { tombstone: u64::MAX, row: usize::MAX, sequence: u64::MAX };
 
     /// At a record of the log.
     pub(super) fn record(sequence: u64) -> Self {
@@ -128,18 +126,13 @@ impl Place {
     pub(super) fn sequence(self) -> Option<u64> {
         (self.tombstone == u64::MAX && self.row == usize::MAX).then_some(self.sequence)
     }
-
-    /// Of deletions: the sequence number to go on from, if any are left.
-    pub(super) fn tombstone_left(self) -> Option<u64> {
-        Some(self.tombstone).filter(|&sequence| sequence != u64::MAX)
-    }
 }
 
 impl Again {
     /// What a page may have missed is told a second time, since its list may arrive late. Where it `comes_back`, a form
     /// may have been open all the while.
-    pub(super) fn replayed(from: u64, comes_back: bool, times: &DeliveryTimes, now: Instant) -> Self {
-        let deletions = comes_back.then(|| Deletions { from, until: now + times.deletions_for });
+    pub(super) fn replayed(from: u64, comes_back: bool, reminded: u64, times: &DeliveryTimes, now: Instant) -> Self {
+        let deletions = comes_back.then_some(Deletions { from, end: reminded, sent: 0 });
         Self { attempts: ATTEMPTS, patience: PATIENCE, deletions, ..Self::due(from, now + times.replay_again) }
     }
 
@@ -153,7 +146,7 @@ impl Again {
         snapshot: Arc<SnapshotFrames>,
         from: u64,
         messages_from: u64,
-        times: &DeliveryTimes,
+        reminded: u64,
         now: Instant,
     ) -> Self {
         Self {
@@ -162,7 +155,7 @@ impl Again {
             step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
             attempts: ATTEMPTS,
             patience: PATIENCE,
-            deletions: Some(Deletions { from: 0, until: now + times.deletions_for }),
+            deletions: Some(Deletions { from: 0, end: reminded, sent: 0 }),
             ..Self::due(from, now)
         }
     }
@@ -180,7 +173,6 @@ impl Again {
             settling: None,
             settles_then: None,
             deletions: None,
-            deletions_told: 0,
         }
     }
 
@@ -232,10 +224,10 @@ impl Again {
     }
 
     /// True when the log does not reach back to what is to be told now.
-    pub(super) fn is_gone(&self, log: &Log, now: Instant) -> bool {
+    pub(super) fn is_gone(&self, log_start: u64, now: Instant) -> bool {
         match self.step {
-            Step::Due(due) => due <= now && self.from < log.base(),
-            Step::Telling(place) => place.sequence < log.base(),
+            Step::Due(due) => due <= now && self.from < log_start,
+            Step::Telling(place) => place.sequence < log_start,
             Step::Told(_) | Step::Arrived(_) | Step::TellingDeletions(_) => false,
         }
     }
@@ -277,10 +269,10 @@ impl Again {
                 self.put_off(times, now)
             }
             Step::Told(_) => self.arrive(times, now),
-            Step::Arrived(_) => match self.deletions.filter(|deletions| deletions.until > now) {
+            Step::Arrived(_) => match &self.deletions {
                 None => false,
                 Some(Deletions { from, .. }) => {
-                    self.step = Step::TellingDeletions(Place { tombstone: from, row: 0, sequence: u64::MAX });
+                    self.step = Step::TellingDeletions(Place { tombstone: *from, row: 0, sequence: u64::MAX });
                     true
                 }
             },
@@ -297,12 +289,22 @@ impl Again {
         self.has_arrived = true;
         // A whole store is much to keep for as long as forms stay open.
         self.snapshot = self.snapshot.take().map(|snapshot| Arc::new(snapshot.only_gone()));
-        self.step = Step::Arrived(now + times.deletions_every);
+        let is_reminded = self.await_reminder(times, now);
         if let Some((from, known_before)) = self.settles_then.take() {
             self.settle(from.max(self.from), known_before, now);
             return true;
         }
-        self.deletions.is_some()
+        is_reminded
+    }
+
+    /// Waits for its next reminder; false where there is none.
+    fn await_reminder(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
+        let wait = self.deletions.and_then(|deletions| times.reminders.wait(deletions.sent));
+        self.step = Step::Arrived(now + wait.unwrap_or_default());
+        if wait.is_none() {
+            self.deletions = None;
+        }
+        wait.is_some()
     }
 
     /// True while the rows of a snapshot may not have reached the page.
@@ -315,8 +317,8 @@ impl Again {
         !self.wants_rows() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
     }
 
-    /// So many lines were told, and it goes on at `rest`.
-    pub(super) fn told(&mut self, rest: Place, taken: usize, times: &DeliveryTimes, now: Instant) {
+    /// It goes on at `rest`.
+    pub(super) fn told(&mut self, rest: Place, times: &DeliveryTimes, now: Instant) {
         match self.step {
             Step::Telling(_) if rest == Place::END => {
                 (self.is_repeated, self.settling, self.messages_from) = (true, None, u64::MAX);
@@ -327,13 +329,12 @@ impl Again {
                 self.step = Step::Telling(rest);
             }
             Step::TellingDeletions(_) if rest == Place::END => {
-                let told = std::mem::take(&mut self.deletions_told) + taken;
-                self.step = Step::Arrived(now + times.deletions_after(told));
+                if let Some(deletions) = &mut self.deletions {
+                    deletions.sent += 1;
+                }
+                self.await_reminder(times, now);
             }
-            Step::TellingDeletions(_) => {
-                self.deletions_told += taken;
-                self.step = Step::TellingDeletions(rest);
-            }
+            Step::TellingDeletions(_) => self.step = Step::TellingDeletions(rest),
             Step::Due(_) | Step::Told(_) | Step::Arrived(_) => {}
         }
     }
@@ -346,34 +347,32 @@ fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant)
 
 impl Hub {
     /// The next share of what is told once more; `None` when nothing is to be told at this time.
-    pub(super) fn share(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        again: &Again,
-        recipient: &Recipient,
-        now: Instant,
-    ) -> Option<Share> {
+    pub(super) fn share(&self, log: &Log, entity: EntityIndex, again: &Again, recipient: &Recipient) -> Option<Share> {
         let (mut place, only_deletions) = match again.step {
             Step::Telling(place) => (place, false),
             Step::TellingDeletions(place) => (place, true),
             Step::Due(_) | Step::Told(_) | Step::Arrived(_) => return None,
         };
         let mut share = Share::from(place);
-        // What the log itself tells comes last. Young deletions are told to everyone.
-        let (begin, end) = match only_deletions {
-            true => (place.tombstone.max(self.reimported_before(log, entity)), self.young_tombstones(log, now)),
-            false => (place.tombstone, again.from),
+        // What the log itself tells comes last.
+        let (begin, end) = match &again.deletions {
+            Some(Deletions { end, .. }) if only_deletions => {
+                let begin = place.tombstone.max(self.reimported_before(log, entity));
+                (begin_of_reminders(log, entity, begin, *end), *end)
+            }
+            _ => (place.tombstone, again.from),
         };
         let tombstones = begin..end.max(begin);
         for (tombstone, buried) in log.tombstones(entity, tombstones) {
-            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(tombstone, buried, recipient, true)) {
+            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(entity, tombstone, buried, recipient, true))
+            {
                 return Some(share);
             }
         }
         place.tombstone = u64::MAX;
         // Once the log does not reach back to where the store was asked, what was gone then may have come back.
-        let snapshot = again.snapshot.iter().filter(|snapshot| !only_deletions || snapshot.at >= log.base());
+        let log_start = recipient.log_start(log, entity);
+        let snapshot = again.snapshot.iter().filter(|snapshot| !only_deletions || snapshot.at >= log_start);
         let rows = snapshot.flat_map(|snapshot| snapshot.gone.iter().chain(snapshot.rows.iter()));
         for (row, known) in rows.enumerate().skip(place.row) {
             let is_wanted = match known.kind {
@@ -413,11 +412,20 @@ impl Hub {
         Some(share)
     }
 
-    /// Deletions from a sequence number on.
-    pub(super) fn share_of_deletions(&self, log: &Log, entity: EntityIndex, from: u64, recipient: &Recipient) -> Share {
-        let mut share = Share::from(Place::tombstone(from));
-        for (sequence, buried) in log.tombstones(entity, from..log.head().max(from)) {
-            if !share.add(Place::tombstone(sequence), self.meet_tombstone(sequence, buried, recipient, false)) {
+    /// Of these deletions, those from a place on.
+    pub(super) fn share_of_deletions(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        sequences: &[u64],
+        from: usize,
+        recipient: &Recipient,
+    ) -> Share {
+        let mut share = Share::from(Place::of_row(from));
+        for (at, &sequence) in sequences.iter().enumerate().skip(from) {
+            let tombstone = log.tombstone_at(entity, sequence);
+            let line = tombstone.and_then(|buried| self.meet_tombstone(entity, sequence, buried, recipient, false));
+            if !share.add(Place::of_row(at), line) {
                 return share;
             }
         }

@@ -30,6 +30,8 @@ const YIELD_EVERY: usize = 128;
 const TOUCH_AT_ONCE: usize = 16;
 /// Beyond so many that wait to be told again, those of an entity become one.
 const WAITING: usize = 16;
+/// As good as never.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// While writes come, it is looked this often whether they have gone quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -113,9 +115,9 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
         let Some(batch) = hub.upgrade().map(|hub| hub.batch(position.load(Ordering::Acquire))) else {
             return;
         };
-        if !batch.records.is_empty() {
+        if !batch.records.is_empty() || batch.is_torn {
             shard.for_each(|some| deliver(&hub, some, &batch)).await;
-            position.store(batch.end(), Ordering::Release);
+            position.store(batch.end, Ordering::Release);
             continue;
         }
         let Some(repeat) = lock(&shard.repeats).pop() else {
@@ -164,7 +166,7 @@ impl Settler {
     pub(super) fn serve(&self, hub: &Arc<Hub>) {
         if !self.runs.swap(true, Ordering::AcqRel) {
             let turn = Running(self.runs.clone());
-            tokio::spawn(settle(Arc::downgrade(hub), self.news.clone(), hub.times.deletions_every, turn));
+            tokio::spawn(settle(Arc::downgrade(hub), self.news.clone(), hub.times.reminders.wait(0), turn));
         }
     }
 }
@@ -177,20 +179,23 @@ impl Drop for Running {
     }
 }
 
-async fn settle(hub: Weak<Hub>, news: Arc<Notify>, deletions_every: Duration, _turn: Running) {
-    let mut deletions = interval_at(Instant::now() + deletions_every, deletions_every);
-    deletions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn settle(hub: Weak<Hub>, news: Arc<Notify>, first_reminder: Option<Duration>, _turn: Running) {
+    // Twice as often as the first reminder: each page's own may be due at any time.
+    let every = first_reminder.unwrap_or(FAR).max(Duration::from_millis(2)) / 2;
+    let mut hidden = interval_at(Instant::now() + every, every);
+    hidden.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let Some(due) = hub.upgrade().map(|hub| hub.settle(Instant::now())) else {
+        let now = Instant::now();
+        let Some((settles, reminds)) = hub.upgrade().map(|hub| (hub.settle(now), hub.remind_of_deletions(now))) else {
             return;
         };
-        let due = due.map(|due| due.min(Instant::now() + LOOK_EVERY));
+        let due = settles.map(|due| due.min(now + LOOK_EVERY)).into_iter().chain(reminds).min();
         tokio::select! {
             () = news.notified() => {}
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-            _ = deletions.tick() => {
+            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+            _ = hidden.tick() => {
                 if let Some(hub) = hub.upgrade() {
-                    hub.repeat_deletions(Instant::now());
+                    hub.remind_of_hidden();
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! One follower of the log: where it stands, what it follows, and what it must hear again.
 
 use std::{
+    collections::VecDeque,
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
@@ -16,7 +17,7 @@ use crate::{
     hub::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
         again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
-        handout::{Batch, Repetition},
+        handout::{Batch, Repetition, Resent},
         hidden::{Hidden, Mark},
         log::{Former, Log, Matter},
         session::{Hold, SessionId},
@@ -172,8 +173,10 @@ struct Subscription {
     replaying: bool,
     lost: Option<Lost>,
     again: Option<Box<Again>>,
-    /// From here on deletions are to be told again.
-    buried_from: Option<u64>,
+    /// Deletions before this are no news to its page: that was loaded later.
+    deletions_from: u64,
+    /// Deletions that everybody is reminded of, and it could not be told with the others.
+    reminders: Option<Box<PendingReminders>>,
     /// While it is lost: messages from here on are kept for it.
     unheard_from: u64,
     /// What the store said before the log stood here is of no use.
@@ -253,14 +256,15 @@ impl Feed {
 }
 
 impl Subscription {
-    fn new(entity: EntityIndex, head: u64) -> Self {
+    fn new(entity: EntityIndex, head: u64, deletions_from: u64) -> Self {
         Self {
             entity,
             from: head,
             replaying: false,
             lost: None,
             again: None,
-            buried_from: None,
+            deletions_from,
+            reminders: None,
             unheard_from: head,
             stale_before: 0,
             hidden: None,
@@ -271,10 +275,19 @@ impl Subscription {
     /// What goes out of its sight it is told so again, as deletions are.
     fn marks(&mut self, hub: &Hub, mark: &Mark, loses: bool, now: Instant) {
         if loses && hub.delivery == Delivery::Converging {
-            self.hidden().told(mark, now + hub.times.deletions_for);
+            self.hidden().told(mark, now);
         } else if let Some(hidden) = self.hidden.as_mut().filter(|_| !loses) {
             hidden.shown(&mark.id);
         }
+    }
+
+    /// Has it reminded of these deletions. One that is far behind has the oldest forgotten: it will be replayed to.
+    fn remind(&mut self, sequences: &Arc<[u64]>) {
+        let reminders = self.reminders.get_or_insert_default();
+        if reminders.lists.len() >= WAITING_REMINDERS {
+            reminders.next_list();
+        }
+        reminders.lists.push_back(sequences.clone());
     }
 
     fn hidden(&mut self) -> &mut Hidden {
@@ -316,6 +329,24 @@ impl Subscription {
     }
 }
 
+/// Reminders to everybody that wait for one subscriber.
+const WAITING_REMINDERS: usize = 4;
+
+/// Deletions that everybody is reminded of, on their way to one subscriber.
+#[derive(Debug, Default)]
+struct PendingReminders {
+    lists: VecDeque<Arc<[u64]>>,
+    /// How many of the first list it has been told.
+    told: usize,
+}
+
+impl PendingReminders {
+    fn next_list(&mut self) {
+        self.lists.pop_front();
+        self.told = 0;
+    }
+}
+
 impl Hub {
     /// Starts an entity for a subscriber: a page hears first what it missed, everyone what is told from now on. Doing
     /// so twice changes nothing.
@@ -331,25 +362,32 @@ impl Hub {
             None => (Some(head), true),
             // It has no state to be lost.
             Some(PageFeed { missed_from, .. }) if entity == self.resync => {
-                (missed_from.filter(|&from| from >= log.base()).or(Some(head)), true)
+                let log_start = feed.recipient.log_start(&log, entity);
+                (missed_from.filter(|&from| from >= log_start).or(Some(head)), true)
             }
             Some(PageFeed { hold, missed_from, .. }) => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
                 (known.or(*missed_from), known.is_some())
             }
         };
-        let mut subscription = Subscription::new(entity, head);
+        let log_start = feed.recipient.log_start(&log, entity);
+        let deletions_from = match &feed.page {
+            // What was deleted long before it came, its list did not hold.
+            None => log.position(now, self.times.first_load),
+            Some(page) => page.missed_from.unwrap_or(0),
+        };
+        let mut subscription = Subscription::new(entity, head, deletions_from);
         if let Some(page) = &mut feed.page {
             let kept = page.hidden.iter().position(|(of, _)| *of == entity);
             subscription.hidden = kept.map(|at| page.hidden.swap_remove(at).1);
         }
         if let Some(hidden) = &mut subscription.hidden {
-            hidden.begin(now);
+            hidden.begin(&self.times.reminders);
         }
         let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
-        let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log.base() && !has_changed);
+        let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log_start && !has_changed);
         match reached {
-            None => subscription.lose(missed_from.unwrap_or(0).max(log.base()), 0),
+            None => subscription.lose(missed_from.unwrap_or(0).max(log_start), 0),
             Some(from) => {
                 if from < head {
                     // The others have been handed what lies between.
@@ -364,7 +402,8 @@ impl Hub {
                 }
                 if from < head || !comes_back {
                     // A list may arrive later than this, or the page be saving at the moment.
-                    let again = Again::replayed(from, comes_back, &self.times, now);
+                    let reminded = self.reminded_before(entity);
+                    let again = Again::replayed(from, comes_back, reminded, &self.times, now);
                     subscription.again = Some(Box::new(again));
                 }
             }
@@ -415,7 +454,8 @@ impl Hub {
         if self.voice(entity).is_choosy() {
             self.suspect(subscription, &log, recipient);
         }
-        let oldest = subscription.stale_before.max(log.base());
+        let log_start = recipient.log_start(&log, entity);
+        let oldest = subscription.stale_before.max(log_start);
         match &snapshot {
             // What happened since is gone from the log already; or it is what somebody else may see.
             Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.hears() => {
@@ -425,12 +465,13 @@ impl Hub {
             _ => {
                 let (counter, from) = match &snapshot {
                     Some(snapshot) => (&self.tally.snapshots, snapshot.at),
-                    None => (&self.tally.gaps, log.base()),
+                    None => (&self.tally.gaps, log_start),
                 };
                 counter.up();
                 let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
-                let messages_from = subscription.unheard_from.max(log.base());
-                let again = Again::resynchronised(snapshot, from, messages_from, &self.times, now);
+                let messages_from = subscription.unheard_from.max(log_start);
+                let reminded = self.reminded_before(entity);
+                let again = Again::resynchronised(snapshot, from, messages_from, reminded, now);
                 subscription.again = Some(Box::new(again));
                 subscription.lost = None;
             }
@@ -510,14 +551,15 @@ impl Hub {
             return Progress::Lost(lost.entity, lost.stale_before);
         }
         let log = lock(&self.log);
-        let someone_wants_it = |known: &Subscription| known.from < log.base();
-        if !feed.subscriptions.iter().any(someone_wants_it) {
-            // What is gone from the log was nothing to it.
-            feed.cursor = feed.cursor.max(log.base());
-        }
-        let Some(unread) = log.since(feed.cursor) else {
-            return Progress::FellOff;
+        // Whoever has been handed everything that ever went from the log need not look closer.
+        let lacks = |known: &Subscription| {
+            let next = known.from.max(feed.cursor);
+            next < log.trimmed() && next < feed.recipient.log_start(&log, known.entity)
         };
+        if feed.subscriptions.iter().any(lacks) {
+            return Progress::FellOff;
+        }
+        let unread = log.since(feed.cursor);
         let mut lines: Vec<(Place, Line)> = Vec::new();
         let mut bytes = 0;
         let mut read_to = feed.cursor;
@@ -540,7 +582,8 @@ impl Hub {
                         let how = How::Again { from: subscription.from, pages: Pages::Any };
                         log.is_newest(record.entity, &subject.key, sequence).then_some(how)
                     }
-                    Matter::Change(_) | Matter::Message | Matter::Refresh => Some(How::Live),
+                    Matter::Unconfirmed(_) if subscription.replaying => None,
+                    Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => Some(How::Live),
                 };
                 if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
                     bytes += record.frame.len();
@@ -578,9 +621,14 @@ impl Hub {
         if feed.version(&inquiry.then) != inquiry.version || feed.way == Way::Left {
             return Progress::More;
         }
+        let cursor = feed.cursor;
         for (mark, from) in inquiry.unsaid.iter().filter(|_| self.delivery == Delivery::Converging) {
             if let Some(subscription) = feed.find(mark.entity) {
-                subscription.hidden().unsaid(mark, *from, now + self.times.deletions_for);
+                let is_remembered = subscription.hidden().unsaid(mark, *from, now);
+                if !is_remembered && subscription.lost.is_none() {
+                    let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
+                    subscription.lose(unheard_from, 0);
+                }
             }
         }
         self.tell_lines(subscriber, feed, inquiry.lines, inquiry.cut, inquiry.then, now)
@@ -649,7 +697,7 @@ impl Hub {
                 let cursor = feed.cursor;
                 let subscription = &mut feed.subscriptions[at];
                 if let Some(again) = &mut subscription.again {
-                    again.told(rest.unwrap_or(end), taken.frames, &self.times, now);
+                    again.told(rest.unwrap_or(end), &self.times, now);
                     // It was told what the store says, and all that followed until here.
                     if again.is_repeated() && subscription.from == u64::MAX {
                         if again.is_stale(refreshed) {
@@ -662,12 +710,19 @@ impl Hub {
             }
             Then::Deletions { at, end } => {
                 self.tally.repeats.add(taken.frames as u64);
-                feed.subscriptions[at].buried_from = rest.unwrap_or(end).tombstone_left();
+                let subscription = &mut feed.subscriptions[at];
+                if let Some(reminders) = &mut subscription.reminders {
+                    match rest.unwrap_or(end) {
+                        Place::END => reminders.next_list(),
+                        rest => reminders.told = rest.row(),
+                    }
+                    subscription.reminders.take_if(|reminders| reminders.lists.is_empty());
+                }
             }
             Then::Hidden { at, ids, next } => {
                 self.tally.repeats.add(taken.frames as u64);
                 let left = rest.map(|rest| ids.get(rest.row()).cloned());
-                feed.subscriptions[at].hidden().go_on(left.unwrap_or(next));
+                feed.subscriptions[at].hidden().go_on(left.unwrap_or(next), &self.times.reminders);
             }
         }
         let cursor = feed.cursor;
@@ -725,11 +780,13 @@ impl Hub {
         if let Some(hidden) = known.hidden.as_ref().filter(|hidden| hidden.is_due()) {
             return Some(self.share_of_hidden(known.entity, hidden, recipient, log));
         }
-        if let Some(from) = known.buried_from.take() {
-            return Some(Telling::Deletions(self.share_of_deletions(log, known.entity, from, recipient)));
+        if let Some((sequences, told)) = known.reminders.as_ref().and_then(|it| Some((it.lists.front()?, it.told))) {
+            let old = sequences.partition_point(|sequence| *sequence < known.deletions_from);
+            let share = self.share_of_deletions(log, known.entity, sequences, told.max(old), recipient);
+            return Some(Telling::Deletions(share));
         }
         let again = known.again.as_mut()?;
-        if again.is_gone(log, now) {
+        if again.is_gone(recipient.log_start(log, known.entity), now) {
             let unheard_from = again.unheard_from(cursor);
             known.lose(unheard_from, 0);
             return Some(Telling::Lost);
@@ -743,7 +800,7 @@ impl Hub {
             true => log.refreshed_for(known.entity, recipient.identity.hears()),
             false => 0,
         };
-        self.share(log, known.entity, again, recipient, now).map(|share| Telling::Again(share, refreshed))
+        self.share(log, known.entity, again, recipient).map(|share| Telling::Again(share, refreshed))
     }
 
     /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
@@ -753,7 +810,7 @@ impl Hub {
         for (id, since) in due.by_ref().take(SHARE_RECORDS) {
             let newest =
                 log.newest_record(entity, &since.key).filter(|(at, ..)| log.is_newest(entity, &since.key, *at));
-            let line = match (newest, since.until) {
+            let line = match (newest, since.reminders) {
                 (Some((at, record, _)), Some(_)) => {
                     let unsaid = since.unsaid_from.map(|from| How::Again { from, pages: Pages::Any });
                     self.meet(log, at, record, recipient, unsaid.unwrap_or(How::Reminder))
@@ -977,7 +1034,7 @@ impl Subscriber {
         if feed.way == Way::Left {
             return;
         }
-        if feed.way == Way::Slow || feed.cursor < batch.start {
+        if feed.way == Way::Slow || feed.cursor < batch.start || batch.is_torn {
             feed.way = Way::Slow;
             drop(feed);
             self.outlet.wake();
@@ -985,14 +1042,11 @@ impl Subscriber {
         }
         wanted.clear();
         frames.clear();
-        let mut end = batch.end();
+        let mut end = batch.end;
         let mut is_fast = true;
-        let unseen = batch
-            .records
-            .iter()
-            .zip(batch.start..)
-            .skip(usize::try_from(feed.cursor - batch.start).unwrap_or(usize::MAX));
-        for (said, sequence) in unseen {
+        let seen =
+            if feed.cursor == batch.start { 0 } else { batch.records.partition_point(|(at, _)| *at < feed.cursor) };
+        for &(sequence, ref said) in &batch.records[seen..] {
             if feed.is_wanted_live(said.entity, sequence) {
                 if said.only_slowly {
                     (end, is_fast) = (sequence, false);
@@ -1057,25 +1111,39 @@ impl Subscriber {
         let it = &mut *feed;
         let (cursor, recipient) = (it.cursor, &it.recipient);
         let is_there = it.way == Way::Fast && cursor == repetition.until;
-        let repeat = &repetition.repeat;
+        let entity = repetition.repeat.entity;
         let mut subscriptions = it.subscriptions.iter_mut();
         let Some(subscription) =
-            subscriptions.find(|known| known.entity == repeat.entity).filter(|known| known.lost.is_none())
+            subscriptions.find(|known| known.entity == entity).filter(|known| known.lost.is_none())
         else {
             return;
         };
+        let from = match &repetition.repeat.what {
+            Resent::Settled { .. } => 0,
+            Resent::Deletions(_) => subscription.deletions_from,
+            Resent::Hidden => {
+                let hidden = subscription.hidden.as_mut();
+                if !hidden.is_some_and(|hidden| hidden.remind(&hub.times.reminders, now)) {
+                    return;
+                }
+                u64::MAX
+            }
+        };
+        let is_torn = repetition.is_torn
+            && match &repetition.repeat.what {
+                Resent::Settled { told, .. } => told.start < recipient.log_start(&lock(&hub.log), entity),
+                Resent::Deletions(_) | Resent::Hidden => false,
+            };
         let (mut is_told, mut minutes) = (false, Minutes::default());
-        if let Some(hidden) = subscription.hidden.as_mut().filter(|_| repeat.only_deletions) {
-            hidden.begin(now);
-        }
-        if repetition.is_gone {
+        if is_torn {
             let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
             subscription.lose(unheard_from, 0);
             is_told = true;
         } else if let Some(said) = repetition.frames.as_ref().filter(|_| is_there) {
-            let heard: Vec<Heard<'_>> = said.iter().filter_map(|said| said.to(recipient)).collect();
+            let said = said.iter().filter(|(at, _)| *at >= from);
+            let heard: Vec<Heard<'_>> = said.filter_map(|(_, said)| said.to(recipient)).collect();
             let frames: Vec<&Cleared> = heard.iter().map(|heard| heard.frame).collect();
-            let taken = self.outlet.offer(&frames);
+            let taken = if frames.is_empty() { Taken { frames: 0, clear: true } } else { self.outlet.offer(&frames) };
             hub.tally.repeats.add(taken.frames as u64);
             for heard in &heard[..taken.frames] {
                 heard.is_told(&mut minutes);
@@ -1090,10 +1158,11 @@ impl Subscriber {
                 return;
             }
         }
-        if !is_told && repeat.only_deletions {
-            subscription.buried_from = Some(repeat.told.start);
-        } else if !is_told {
-            subscription.settle(repeat.told.start, repeat.known_before, now);
+        match &repetition.repeat.what {
+            _ if is_told => {}
+            Resent::Settled { told, known_before, .. } => subscription.settle(told.start, *known_before, now),
+            Resent::Deletions(sequences) => subscription.remind(sequences),
+            Resent::Hidden => {}
         }
         subscription.version += 1;
         feed.live = Live::default();

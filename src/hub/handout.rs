@@ -1,6 +1,6 @@
 //! What is handed to many at once.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -9,38 +9,60 @@ use crate::hub::{EntityIndex, sight::Said};
 /// A run of new records.
 pub(super) struct Batch {
     pub(super) start: u64,
-    pub(super) records: Vec<Said>,
+    /// Behind the last of them.
+    pub(super) end: u64,
+    pub(super) records: Vec<(u64, Said)>,
+    /// Some of the run went before it was handed out: each must find out itself whether that was for it.
+    pub(super) is_torn: bool,
     pub(super) now: Instant,
-}
-
-impl Batch {
-    pub(super) fn end(&self) -> u64 {
-        self.start + self.records.len() as u64
-    }
 }
 
 /// What is to be told once more to everyone.
 #[derive(Clone, Debug)]
 pub(super) struct Repeat {
     pub(super) entity: EntityIndex,
-    pub(super) told: Range<u64>,
-    /// Where the log does not hold all of it, pages lose their place; otherwise they are told what it holds.
-    pub(super) is_last: bool,
-    /// What was added before is on every page.
-    pub(super) known_before: u64,
-    pub(super) only_deletions: bool,
+    pub(super) what: Resent,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Resent {
+    /// What settled.
+    Settled {
+        told: Range<u64>,
+        /// Where the log does not hold all of it, pages lose their place; otherwise they are told what it holds.
+        is_last: bool,
+        /// What was added before is on every page.
+        known_before: u64,
+    },
+    /// These deletions.
+    Deletions(Arc<[u64]>),
+    /// What each has lost sight of.
+    Hidden,
 }
 
 impl Repeat {
     /// Takes another one along, if that is of the same kind.
     pub(super) fn merge(&mut self, other: &Self) -> bool {
-        let fits = self.entity == other.entity && self.only_deletions == other.only_deletions;
-        if fits {
-            self.told = self.told.start.min(other.told.start)..self.told.end.max(other.told.end);
-            self.is_last |= other.is_last;
-            self.known_before = self.known_before.min(other.known_before);
+        if self.entity != other.entity {
+            return false;
         }
-        fits
+        match (&mut self.what, &other.what) {
+            (
+                Resent::Settled { told, is_last, known_before },
+                Resent::Settled { told: others, is_last: other_is_last, known_before: other_known_before },
+            ) => {
+                *told = told.start.min(others.start)..told.end.max(others.end);
+                *is_last |= other_is_last;
+                *known_before = (*known_before).min(*other_known_before);
+                true
+            }
+            (Resent::Deletions(sequences), Resent::Deletions(others)) => {
+                *sequences = sequences.iter().chain(&**others).copied().collect();
+                true
+            }
+            (Resent::Hidden, Resent::Hidden) => true,
+            _ => false,
+        }
     }
 }
 
@@ -49,8 +71,8 @@ pub(super) struct Repetition {
     pub(super) repeat: Repeat,
     /// Whoever has been handed everything before this, and nothing else, can hear it.
     pub(super) until: u64,
-    /// The log does not hold all of it any more.
-    pub(super) is_gone: bool,
-    /// `None` where it is so much that each is told at its own pace.
-    pub(super) frames: Option<Vec<Said>>,
+    /// The log may not hold all of it any more.
+    pub(super) is_torn: bool,
+    /// With their sequence numbers; `None` where it is so much that each is told at its own pace.
+    pub(super) frames: Option<Vec<(u64, Said)>>,
 }

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::hub::EntityIndex;
+use crate::hub::{EntityIndex, reminders::ReminderTimes};
+
+/// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
+/// a page is told once.
+const MOST: usize = 512;
 
 /// An object that may be there for some and not for others.
 #[derive(Clone, Debug)]
@@ -27,40 +31,67 @@ pub(super) struct Hidden {
 pub(super) struct Since {
     /// What the log finds it by.
     pub(super) key: Arc<str>,
-    /// Until when it is told again, since a form may keep its page from hearing it. Of what only may be showing, once.
-    pub(super) until: Option<Instant>,
+    /// How often it is resent, since a form may keep its page from applying it. What only may be showing is sent once.
+    pub(super) reminders: Option<Reminders>,
     /// Nobody could say whether it may be seen, and nothing was told: of what was told from there on.
     pub(super) unsaid_from: Option<u64>,
+    /// It is looked at next.
+    is_due: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reminders {
+    last: Instant,
+    sent: usize,
+}
+
+impl Reminders {
+    fn new(now: Instant) -> Self {
+        Self { last: now, sent: 0 }
+    }
+
+    fn are_over(&self, times: &ReminderTimes) -> bool {
+        self.sent >= times.count()
+    }
 }
 
 impl Hidden {
     /// Something may be showing that is out of sight: it is looked at the next time.
     pub(super) fn suspect(&mut self, key: Arc<str>, id: Arc<str>) {
-        self.objects.entry(id).or_insert(Since { key, until: None, unsaid_from: None });
+        let since = Since { key, reminders: None, unsaid_from: None, is_due: true };
+        self.objects.entry(id).or_insert(since).is_due = true;
     }
 
     /// It was told that an object is gone.
-    pub(super) fn told(&mut self, mark: &Mark, until: Instant) {
-        let known = self.known(mark);
-        known.until = Some(known.until.map_or(until, |earlier| earlier.max(until)));
-        known.unsaid_from = None;
-    }
-
-    /// Nobody could say whether an object may be seen that was told from a place of the log on.
-    pub(super) fn unsaid(&mut self, mark: &Mark, from: u64, until: Instant) {
-        let known = self.known(mark);
-        // To one that was told before that it is gone, this is no news.
-        if known.until.is_none() || known.unsaid_from.is_some() {
-            known.until = Some(until);
-            known.unsaid_from = Some(known.unsaid_from.map_or(from, |earlier| earlier.min(from)));
+    pub(super) fn told(&mut self, mark: &Mark, now: Instant) {
+        if let Some(known) = self.known(mark) {
+            known.reminders = Some(Reminders::new(now));
+            known.unsaid_from = None;
         }
     }
 
-    fn known(&mut self, mark: &Mark) -> &mut Since {
-        let known = self.objects.entry(mark.id.clone());
-        let known = known.or_insert_with(|| Since { key: mark.key.clone(), until: None, unsaid_from: None });
+    /// Nobody could say whether an object may be seen that was told from a place of the log on. False where there is no
+    /// room to remember it.
+    pub(super) fn unsaid(&mut self, mark: &Mark, from: u64, now: Instant) -> bool {
+        let Some(known) = self.known(mark) else {
+            return false;
+        };
+        // To one that was told before that it is gone, this is no news.
+        if known.reminders.is_none() || known.unsaid_from.is_some() {
+            known.reminders = Some(Reminders::new(now));
+            known.unsaid_from = Some(known.unsaid_from.map_or(from, |earlier| earlier.min(from)));
+        }
+        true
+    }
+
+    fn known(&mut self, mark: &Mark) -> Option<&mut Since> {
+        if self.objects.len() >= MOST && !self.objects.contains_key(&mark.id) {
+            return None;
+        }
+        let since = || Since { key: mark.key.clone(), reminders: None, unsaid_from: None, is_due: false };
+        let known = self.objects.entry(mark.id.clone()).or_insert_with(since);
         known.key = mark.key.clone();
-        known
+        Some(known)
     }
 
     /// It was told an object: that is in its sight.
@@ -68,17 +99,32 @@ impl Hidden {
         self.objects.remove(id);
     }
 
-    /// Begins to tell all of it again, but for what that was long ago.
-    pub(super) fn begin(&mut self, now: Instant) {
-        let unseen = self.next.take();
-        let is_unseen = |id: &Arc<str>| unseen.as_ref().is_some_and(|next| id >= next);
-        self.objects.retain(|id, since| since.until.map_or_else(|| is_unseen(id), |until| until > now));
+    /// Begins to resend what is due; false where that is nothing.
+    pub(super) fn remind(&mut self, times: &ReminderTimes, now: Instant) -> bool {
+        for since in self.objects.values_mut() {
+            let Some(reminders) = &mut since.reminders else {
+                continue;
+            };
+            let wait = times.wait(reminders.sent);
+            if wait.is_some_and(|wait| reminders.last + wait <= now) {
+                *reminders = Reminders { last: now, sent: reminders.sent + 1 };
+                since.is_due = true;
+            }
+        }
+        self.look();
+        self.is_due()
+    }
+
+    /// Its page has come back: it is told all of it.
+    pub(super) fn begin(&mut self, times: &ReminderTimes) {
+        self.objects.retain(|_, since| since.is_due || since.reminders.is_some_and(|it| !it.are_over(times)));
+        self.objects.values_mut().for_each(|since| since.is_due = true);
         self.look();
     }
 
-    /// Begins to look at all of it.
+    /// Begins to look at what is due.
     pub(super) fn look(&mut self) {
-        self.next = self.objects.keys().next().cloned();
+        self.next = self.objects.iter().find(|(_, since)| since.is_due).map(|(id, _)| id.clone());
     }
 
     /// True while there is something to be told.
@@ -90,13 +136,17 @@ impl Hidden {
     pub(super) fn due(&self) -> impl Iterator<Item = (&Arc<str>, &Since)> {
         let from = self.next.iter();
         let range = |from| self.objects.range::<Arc<str>, _>((Bound::Included(from), Bound::Unbounded));
-        from.flat_map(range)
+        from.flat_map(range).filter(|(_, since)| since.is_due)
     }
 
-    /// It goes on from there. What was only suspected has been looked at before that.
-    pub(super) fn go_on(&mut self, next: Option<Arc<str>>) {
+    /// It goes on from there. What was only suspected has been looked at before that, and what has had its last reminder
+    /// is forgotten.
+    pub(super) fn go_on(&mut self, next: Option<Arc<str>>, times: &ReminderTimes) {
         let is_ahead = |id: &Arc<str>| next.as_ref().is_some_and(|next| id >= next);
-        self.objects.retain(|id, since| since.until.is_some() || is_ahead(id));
+        self.objects.retain(|id, since| {
+            since.is_due &= is_ahead(id);
+            since.is_due || since.reminders.is_some_and(|reminders| !reminders.are_over(times))
+        });
         self.next = next;
     }
 }
@@ -115,52 +165,79 @@ mod tests {
         Mark { entity: EntityIndex(0), key: key.into(), id: key.into() }
     }
 
+    fn times() -> ReminderTimes {
+        ReminderTimes::doubling(Duration::from_secs(10), 2)
+    }
+
     #[test]
-    fn what_was_told_is_told_again_for_a_while_and_what_is_suspected_once() {
-        let (mut hidden, now) = (Hidden::default(), Instant::now());
+    fn what_was_told_is_told_again_further_and_further_apart_and_what_is_suspected_once() {
+        let (mut hidden, now, times) = (Hidden::default(), Instant::now(), times());
         let later = |seconds| now + Duration::from_secs(seconds);
         ["a", "b"].into_iter().for_each(|key| hidden.suspect(key.into(), key.into()));
-        hidden.told(&mark("c"), later(20));
-        hidden.told(&mark("d"), later(20));
+        hidden.told(&mark("c"), now);
+        hidden.told(&mark("d"), now);
         assert!(!hidden.is_due());
         hidden.look();
-        assert_eq!(due(&hidden), ["a", "b", "c", "d"]);
-        hidden.told(&mark("a"), later(10));
-        hidden.told(&mark("c"), later(18));
+        assert_eq!(due(&hidden), ["a", "b"]);
+        hidden.told(&mark("a"), later(5));
         hidden.shown("d");
-        hidden.go_on(Some("c".into()));
-        assert_eq!(due(&hidden), ["c"]);
-        hidden.go_on(None);
+        hidden.go_on(Some("b".into()), &times);
+        assert_eq!(due(&hidden), ["b"]);
+        hidden.go_on(None, &times);
         assert!(!hidden.is_due());
-        for (seconds, expected) in [(5, &["a", "c"][..]), (15, &["c"]), (20, &[])] {
-            hidden.begin(later(seconds));
+        for (seconds, expected) in
+            [(9, &[][..]), (10, &["c"]), (15, &["a"]), (29, &[]), (30, &["c"]), (35, &["a"]), (99, &[])]
+        {
+            assert_eq!(hidden.remind(&times, later(seconds)), !expected.is_empty());
             assert_eq!(due(&hidden), expected, "{seconds}");
+            hidden.go_on(None, &times);
         }
+        assert!(hidden.objects.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_comes_back_is_told_what_it_may_not_have_heard() {
+        let (mut hidden, now, times) = (Hidden::default(), Instant::now(), times());
+        hidden.told(&mark("a"), now);
+        hidden.suspect("b".into(), "b".into());
+        hidden.begin(&times);
+        assert_eq!(due(&hidden), ["a", "b"]);
+        hidden.go_on(None, &times);
+        hidden.begin(&times);
+        assert_eq!(due(&hidden), ["a"]);
     }
 
     #[test]
     fn what_nobody_could_say_is_asked_about_until_something_is_told() {
         let (mut hidden, now) = (Hidden::default(), Instant::now());
-        let until = now + Duration::from_secs(10);
         let from = |hidden: &Hidden| hidden.objects["a"].unsaid_from;
-        hidden.unsaid(&mark("a"), 7, until);
-        hidden.unsaid(&mark("a"), 9, until);
+        hidden.unsaid(&mark("a"), 7, now);
+        hidden.unsaid(&mark("a"), 9, now);
         assert_eq!(from(&hidden), Some(7));
-        hidden.told(&mark("a"), until);
-        hidden.unsaid(&mark("a"), 11, until);
+        hidden.told(&mark("a"), now);
+        hidden.unsaid(&mark("a"), 11, now);
         assert_eq!(from(&hidden), None);
     }
 
     #[test]
     fn what_is_suspected_stays_until_it_was_looked_at() {
-        let (mut hidden, now) = (Hidden::default(), Instant::now());
+        let (mut hidden, times) = (Hidden::default(), times());
         ["a", "b", "c"].into_iter().for_each(|key| hidden.suspect(key.into(), key.into()));
         hidden.look();
-        hidden.go_on(Some("b".into()));
-        hidden.begin(now);
+        hidden.go_on(Some("b".into()), &times);
         assert_eq!(due(&hidden), ["b", "c"]);
-        hidden.go_on(None);
-        hidden.begin(now);
-        assert!(!hidden.is_due());
+        hidden.go_on(None, &times);
+        assert!(hidden.objects.is_empty() && !hidden.is_due());
+    }
+
+    #[test]
+    fn however_many_go_out_of_sight_only_so_many_are_remembered() {
+        let (mut hidden, now) = (Hidden::default(), Instant::now());
+        for number in 0..5000 {
+            hidden.told(&mark(&number.to_string()), now);
+        }
+        assert_eq!(hidden.objects.len(), MOST);
+        assert!(!hidden.unsaid(&mark("another"), 0, now), "the store must be asked");
+        assert!(hidden.unsaid(&mark("7"), 0, now));
     }
 }

@@ -13,6 +13,7 @@ mod hidden;
 mod log;
 #[cfg(test)]
 mod proof;
+mod reminders;
 mod session;
 mod settle;
 mod sight;
@@ -26,7 +27,6 @@ use std::{
     borrow::Cow,
     collections::HashSet,
     fmt,
-    ops::Range,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -40,8 +40,9 @@ use tokio::time::Instant;
 use self::{
     fanout::{Settler, Shard},
     feed::{Feed, PageFeed},
-    handout::{Batch, Repeat, Repetition},
+    handout::{Batch, Repeat, Repetition, Resent},
     log::{Former, Log, Matter, Record, State, Subject, Was},
+    reminders::Schedule,
     session::Sessions,
     settle::{Due, Settle},
     sight::{How, Recipient, Said},
@@ -50,6 +51,7 @@ use self::{
 pub(crate) use self::{
     feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
+    reminders::{MAX_REMINDERS, ReminderTimes},
     session::{SessionId, SessionLimits},
     settle::SettleTimes,
     sight::Cleared,
@@ -105,19 +107,8 @@ pub(crate) struct DeliveryTimes {
     pub(crate) first_load: Duration,
     /// A ping that asks for an acknowledgement rides along at most this often.
     pub(crate) acknowledge_every: Duration,
-    /// Deletions are told again this often …
-    pub(crate) deletions_every: Duration,
-    /// … and for this long, since the client cannot apply one while the event's form is open.
-    pub(crate) deletions_for: Duration,
-}
-
-impl DeliveryTimes {
-    /// Many deletions are told again less often than a few.
-    fn deletions_after(&self, told: usize) -> Duration {
-        let rounds = u32::try_from(told / REPEAT_FRAMES).unwrap_or(u32::MAX);
-        let rare = (self.deletions_for / 3).max(self.deletions_every);
-        self.deletions_every.saturating_mul(rounds.saturating_add(1)).min(rare)
-    }
+    /// When deletions are resent, since the client cannot apply one while the event's form is open.
+    pub(crate) reminders: ReminderTimes,
 }
 
 /// Records handed to the fast way at once.
@@ -134,6 +125,8 @@ pub(crate) struct Hub {
     resync: EntityIndex,
     log: Mutex<Log>,
     settles: Mutex<Vec<Settle>>,
+    /// One for each entity.
+    reminders: Mutex<Vec<Schedule>>,
     sessions: Sessions,
     shards: OnceLock<Box<[Arc<Shard>]>>,
     /// Subscribers so far.
@@ -153,6 +146,15 @@ pub(crate) struct Tally {
     pub(crate) gaps: Counter,
     /// Objects told again, each time and to each subscriber.
     pub(crate) repeats: Counter,
+}
+
+/// What came of changes that were to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// So many are in the log.
+    pub(crate) changes: u64,
+    /// Some are not, since a request claimed to change what is in other scopes.
+    pub(crate) elsewhere: bool,
 }
 
 /// To whom something is told once more.
@@ -224,6 +226,7 @@ impl Hub {
             resync,
             log: Mutex::new(Log::new(log, voices.len())),
             settles: Mutex::new(voices.iter().map(|_| Settle::new(Instant::now())).collect()),
+            reminders: Mutex::new(vec![Schedule::default(); voices.len()]),
             voices,
             sessions: Sessions::new(sessions),
             shards: OnceLock::new(),
@@ -269,8 +272,9 @@ impl Hub {
     /// `began` is where the log stood when the write that made an add began: an object that was told since then is
     /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
     /// Returns how many there was something to tell of.
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> u64 {
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
         let mut announced = Vec::new();
+        let mut elsewhere = false;
         let told = {
             let mut log = lock(&self.log);
             let before = log.head();
@@ -278,12 +282,22 @@ impl Hub {
             let mut told = 0;
             for change in changes {
                 let key = self.voice(entity).key(change.namespace(), change.id());
+                if self.is_elsewhere(&log, entity, &key, change) {
+                    elsewhere = true;
+                    continue;
+                }
                 let newer = began
                     .filter(|_| change.kind() == ChangeKind::Add)
                     .and_then(|began| log.newest_record(entity, &key).filter(|(at, ..)| (began..before).contains(at)))
                     // What was told elsewhere is nothing to it.
                     .filter(|(_, record, _)| !self.voice(entity).is_scoped || record.scopes == *change.scopes());
                 let record = match newer.map(|(_, record, subject)| (record, subject)) {
+                    None if self.is_unconfirmed(&log, entity, &key, change) => {
+                        match self.unconfirmed(&log, entity, &key, change) {
+                            Some(record) => record,
+                            None => continue,
+                        }
+                    }
                     None => self.record(&log, entity, change),
                     // The id of an object that was deleted meanwhile has been given to this one.
                     Some((_, Subject { kind: ChangeKind::Delete, added: Some(added), .. }))
@@ -318,10 +332,28 @@ impl Hub {
             told
         };
         self.wake();
+        if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
+            self.settler.news.notify_one();
+        }
         for (id, kind, scopes) in announced {
             audit::published(&self.voice(entity).entity, id, kind, &scopes, self.audience(entity, &scopes));
         }
-        told
+        Published { changes: told, elsewhere }
+    }
+
+    /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
+    /// move to another scope by itself: the application says so, or the store shows it there.
+    fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let voice = self.voice(entity);
+        let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
+        if !may_be || change.kind() == ChangeKind::Add || !change.former_scopes().is_none() {
+            return false;
+        }
+        let known = match log.newest_record(entity, key) {
+            Some((_, record, _)) => Some(&record.scopes),
+            None => log.tombstone(entity, key).map(|(_, tombstone)| &tombstone.scopes),
+        };
+        known.is_some_and(|known| change.scopes().common(known).is_none())
     }
 
     /// Tells a message: `value` is JSON text.
@@ -542,43 +574,50 @@ impl Hub {
     pub(crate) fn settle(&self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for entity in self.entities() {
-            let log = lock(&self.log);
+            let mut log = lock(&self.log);
             let mut settles = lock(&self.settles);
             let settle = &mut settles[usize::from(entity.0)];
-            let again = settle.repeat(now, log.base()..log.head(), &self.times.settle);
+            let again = settle.repeat(now, log.start(entity)..log.head(), &self.times.settle);
             let due = settle.due(now, &self.times.settle);
             drop(settles);
             next = next.into_iter().chain(due).min();
             for Due { told, is_last, known_before } in again {
-                self.repeat(&Repeat { entity, told, is_last, known_before, only_deletions: false });
+                log.tombstones_resent(entity, told.clone());
+                self.repeat(&Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
             }
         }
         next
     }
 
-    /// Says again what was deleted lately.
-    fn repeat_deletions(&self, now: Instant) {
-        if self.shards().iter().all(|shard| lock(&shard.subscribers).is_empty()) {
-            return;
-        }
+    /// Resends what was deleted lately; returns when to look next.
+    fn remind_of_deletions(&self, now: Instant) -> Option<Instant> {
+        let mut next = None;
         for entity in self.entities() {
-            let log = lock(&self.log);
-            let from = self.young_tombstones(&log, now).max(self.reimported_before(&log, entity));
-            let count = log.tombstones(entity, from..log.head()).count();
+            let mut log = lock(&self.log);
+            let from = self.reimported_before(&log, entity);
+            let mut schedules = lock(&self.reminders);
+            let schedule = &mut schedules[usize::from(entity.0)];
+            let due = schedule.due(&mut log, entity, &self.times.reminders, from, now);
+            drop(schedules);
             drop(log);
-            let rest = self.times.deletions_after(count).saturating_sub(self.times.deletions_every);
-            // Some may have lost sight of objects that are there for others.
-            let are_there = count > 0 || self.voice(entity).is_choosy();
-            if are_there && lock(&self.settles)[usize::from(entity.0)].repeats_deletions(now, rest) {
-                let told = from..u64::MAX;
-                self.repeat(&Repeat { entity, told, is_last: false, known_before: 0, only_deletions: true });
+            next = next.into_iter().chain(due.next).min();
+            if !due.sequences.is_empty() {
+                self.repeat(&Repeat { entity, what: Resent::Deletions(due.sequences.into()) });
             }
+        }
+        next
+    }
+
+    /// Resends to each what it has lost sight of.
+    fn remind_of_hidden(&self) {
+        for entity in self.entities().filter(|entity| self.voice(*entity).is_choosy()) {
+            self.repeat(&Repeat { entity, what: Resent::Hidden });
         }
     }
 
-    /// Where the deletions begin that are told again.
-    fn young_tombstones(&self, log: &Log, now: Instant) -> u64 {
-        now.checked_sub(self.times.deletions_for).map_or(0, |then| log.tombstones_since(then))
+    /// Everybody has had every reminder of an entity's deletions before this.
+    fn reminded_before(&self, entity: EntityIndex) -> u64 {
+        lock(&self.reminders)[usize::from(entity.0)].done_before(&self.times.reminders)
     }
 
     /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
@@ -594,35 +633,32 @@ impl Hub {
 
     /// What is told once more, as it is now.
     fn repetition(&self, repeat: &Repeat) -> Repetition {
-        let Repeat { entity, is_last, only_deletions, known_before, told: Range { start, end } } = *repeat;
+        let entity = repeat.entity;
         let log = lock(&self.log);
         let until = log.head();
-        let start = if is_last || only_deletions { start } else { start.max(log.base()) };
-        let at_most = REPEAT_FRAMES + 1;
-        let frames: Vec<Said> = if self.voice(entity).view.is_some() {
+        let is_filtered = self.voice(entity).view.is_some();
+        let (is_torn, frames) = match &repeat.what {
+            Resent::Hidden => (false, None),
             // Each is asked what it may see.
-            return Repetition {
-                repeat: Repeat { told: start..end, ..repeat.clone() },
-                until,
-                is_gone: !only_deletions && start < log.base(),
-                frames: None,
-            };
-        } else if only_deletions {
-            let buried = |(sequence, tombstone)| self.said_tombstone(sequence, tombstone);
-            log.tombstones(entity, start..until.max(start)).map(buried).take(at_most).collect()
-        } else {
-            let how = How::Again { from: start, pages: Pages::ThatHave { everything_before: known_before } };
-            let newest = self.newest(&log, entity, start, start, u64::MAX);
-            let newest = newest.take_while(|(at, _)| *at < end);
-            let records = newest.filter_map(|(at, record)| record.map(|record| self.said(&log, at, record, how)));
-            records.take(at_most).collect()
+            Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
+            Resent::Deletions(_) if is_filtered => (false, None),
+            Resent::Deletions(sequences) => {
+                let tombstone = |&at: &u64| Some((at, self.said_tombstone(entity, at, log.tombstone_at(entity, at)?)));
+                let few = sequences.len() <= REPEAT_FRAMES;
+                (false, few.then(|| sequences.iter().filter_map(tombstone).collect()))
+            }
+            Resent::Settled { told, is_last, known_before } => {
+                let pages = Pages::ThatHave { everything_before: *known_before };
+                let how = How::Again { from: told.start, pages };
+                let newest = self.newest(&log, entity, told.start, told.start, u64::MAX);
+                let newest = newest.take_while(|(at, _)| *at < told.end);
+                let records = newest.filter_map(|(at, record)| Some((at, self.said(&log, at, record?, how))));
+                let frames: Vec<(u64, Said)> = records.take(REPEAT_FRAMES + 1).collect();
+                let is_torn = *is_last && told.start < log.start(entity);
+                (is_torn, (frames.len() <= REPEAT_FRAMES).then_some(frames))
+            }
         };
-        Repetition {
-            repeat: Repeat { told: start..end, ..repeat.clone() },
-            until,
-            is_gone: !only_deletions && start < log.base(),
-            frames: (frames.len() <= REPEAT_FRAMES).then_some(frames),
-        }
+        Repetition { repeat: repeat.clone(), until, is_torn, frames }
     }
 
     /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
@@ -635,13 +671,14 @@ impl Hub {
         changes_from: u64,
         messages_from: u64,
     ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
-        log.since(from).into_iter().flatten().map(move |(sequence, record)| {
+        log.since(from).map(move |(sequence, record)| {
             let is_wanted = record.entity == entity
                 && match &record.matter {
                     Matter::Change(subject) => {
                         changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
                     }
                     Matter::Message => messages_from <= sequence,
+                    Matter::Unconfirmed(_) => false,
                     // Where the store can be asked, that is done instead.
                     Matter::Refresh => messages_from <= sequence && !self.voice(entity).has_snapshot,
                 };
@@ -678,6 +715,26 @@ impl Hub {
                 self.changed(log, entity, change, None, scopes, whole)
             }
         }
+    }
+
+    /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
+    /// most back ends answer an update of a row that is gone with 200.
+    fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let is_claim = change.kind() == ChangeKind::Update && !change.is_whole();
+        is_claim && self.delivery == Delivery::Converging && log.tombstone(entity, key).is_some()
+    }
+
+    /// Such an update, to be broadcast alone to who may have had the object; `None` where that is nobody, or a hook would
+    /// have to say who may see it.
+    fn unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Option<Record> {
+        let voice = self.voice(entity);
+        let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
+        let scopes = if voice.is_scoped { change.scopes().common(&had) } else { Scopes::All };
+        if scopes.is_none() {
+            return None;
+        }
+        let frame = voice.plainly(change.kind(), change.object()).frame;
+        voice.view.is_none().then(|| Record { entity, frame, scopes, matter: Matter::Unconfirmed(change.id().into()) })
     }
 
     /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
@@ -727,6 +784,8 @@ impl Hub {
             subject.key = subject.id.clone();
         }
         let scopes = match &subject.former {
+            // Who never had it learns nothing by somebody's wish to delete it.
+            Former::Known(state) if change.is_claimed() && !matches!(state.was, Was::Doubtful) => state.scopes.clone(),
             Former::Known(state) => scopes.and(&state.scopes),
             Former::Unknown | Former::Absent => scopes,
         };
@@ -826,13 +885,15 @@ impl Hub {
         }
     }
 
-    /// What is new from `from` on, for the fast way; where that is gone, what is left.
+    /// What is new from `from` on, for the fast way.
     fn batch(&self, from: u64) -> Batch {
         let log = lock(&self.log);
-        let start = from.max(log.base());
-        let unread = log.since(start).into_iter().flatten().take(BATCH_RECORDS);
-        let records = unread.map(|(sequence, record)| self.said(&log, sequence, record, How::Live)).collect();
-        Batch { start, records, now: Instant::now() }
+        let unread = log.since(from).take(BATCH_RECORDS);
+        let records: Vec<(u64, Said)> =
+            unread.map(|(sequence, record)| (sequence, self.said(&log, sequence, record, How::Live))).collect();
+        let end =
+            if records.len() < BATCH_RECORDS { log.head() } else { records.last().map_or(from, |(at, _)| at + 1) };
+        Batch { start: from, end, records, is_torn: log.trimmed() > from, now: Instant::now() }
     }
 }
 

@@ -50,8 +50,6 @@ pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
     stretch: Option<Stretch>,
-    /// Deletions are not told again before this.
-    deletions_due: Instant,
     /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
     doubtful: Vec<Instant>,
 }
@@ -115,7 +113,7 @@ impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
         let ended = || InFlight { ended: Some(now), ..InFlight::default() };
-        Self { writes: ended(), lists: ended(), stretch: None, deletions_due: now, doubtful: Vec::new() }
+        Self { writes: ended(), lists: ended(), stretch: None, doubtful: Vec::new() }
     }
 
     /// A write arrives, or something is published by hand. `head` is where the log stands.
@@ -231,15 +229,6 @@ impl Settle {
         stretch.since = now;
         again.retain(|(told, _)| !told.is_empty());
         again.into_iter().map(|(told, is_last)| Due { told, is_last, known_before }).collect()
-    }
-
-    /// Whether deletions are told again now; not before a rest then.
-    pub(crate) fn repeats_deletions(&mut self, now: Instant, rest: Duration) -> bool {
-        let is_due = self.deletions_due <= now;
-        if is_due {
-            self.deletions_due = now + rest;
-        }
-        is_due
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.

@@ -84,6 +84,12 @@ impl Recipient {
         former.iter().any(|former| self.has_heard(&former.scopes, former.at))
     }
 
+    /// Behind the newest record of an entity that went from the log and concerned it.
+    pub(super) fn log_start(&self, log: &Log, entity: EntityIndex) -> u64 {
+        let now = log.start_for(entity, self.identity.hears());
+        if self.earlier.is_empty() { now } else { now.max(log.start_for(entity, &self.earlier.scopes())) }
+    }
+
     /// Who it was, where that was somebody with other scopes.
     pub(super) fn earlier(&self) -> Option<Identity> {
         (!self.earlier.is_empty()).then(|| self.identity.clone().with_only(self.earlier.scopes()))
@@ -129,6 +135,7 @@ impl About {
         audit::is_on().then(|| {
             let id = match &record.matter {
                 Matter::Change(subject) => subject.id.clone(),
+                Matter::Unconfirmed(id) => id.clone(),
                 Matter::Message | Matter::Refresh => Arc::default(),
             };
             Box::new(Self { entity: record.entity, id, kind, scopes: record.scopes.clone() })
@@ -316,7 +323,7 @@ impl Hub {
                 };
                 log.shown_since(subject, how.from(sequence)).filter_map(former).collect()
             }
-            Matter::Change(_) | Matter::Message | Matter::Refresh => Vec::new(),
+            Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => Vec::new(),
         }
     }
 
@@ -331,6 +338,7 @@ impl Hub {
     ) -> Said {
         let (deletion, kind, frame, moved) = match &record.matter {
             Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
+            Matter::Unconfirmed(_) => (None, ChangeKind::Update.verb(), record.frame.clone(), None),
             Matter::Change(subject) => {
                 let frame = match how {
                     How::Again { pages, .. } if !only_slowly => self.once_more(place, record, subject, pages),
@@ -377,7 +385,7 @@ impl Hub {
             Matter::Change(subject) if self.voice(record.entity).view.is_some() => {
                 return self.question(log, sequence, record, subject, recipient, how);
             }
-            Matter::Change(_) | Matter::Message | Matter::Refresh => {}
+            Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => {}
         }
         let is_heard = recipient.hears(&record.scopes);
         let mut former = self.former_scopes(log, sequence, record, how);
@@ -405,7 +413,7 @@ impl Hub {
                 let (key, id) = (subject.key.clone(), subject.id.clone());
                 Some(Box::new(Mark { entity: record.entity, key, id }))
             }
-            Matter::Change(_) | Matter::Message | Matter::Refresh => None,
+            Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => None,
         }
     }
 
@@ -499,6 +507,7 @@ impl Hub {
     /// before, to `all` who have heard of it.
     pub(super) fn meet_tombstone(
         &self,
+        entity: EntityIndex,
         sequence: u64,
         tombstone: &Tombstone,
         recipient: &Recipient,
@@ -508,13 +517,13 @@ impl Hub {
         if !recipient.has_heard(scopes, Some(sequence)) || recipient.hears(&tombstone.went_to) {
             return None;
         }
-        let voice = self.voice(tombstone.entity);
-        let said = self.said_tombstone(sequence, tombstone);
+        let voice = self.voice(entity);
+        let said = self.said_tombstone(entity, sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
             return Some(Line::Told(Told { frame: said.frame, mark: None, loses: false, about: said.about }));
         };
         Some(Line::Asked(Box::new(Question {
-            entity: tombstone.entity,
+            entity,
             object: Bytes::copy_from_slice(&tombstone.object),
             is_heard: false,
             shown: vec![Shown::Object(Bytes::copy_from_slice(last))],
@@ -528,20 +537,20 @@ impl Hub {
     }
 
     /// The same, for everyone.
-    pub(super) fn said_tombstone(&self, sequence: u64, tombstone: &Tombstone) -> Said {
+    pub(super) fn said_tombstone(&self, entity: EntityIndex, sequence: u64, tombstone: &Tombstone) -> Said {
         let kind = ChangeKind::Delete.verb();
         let about = audit::is_on().then(|| {
             let (id, scopes) = (tombstone.id.clone(), tombstone.scopes.clone());
-            Box::new(About { entity: tombstone.entity, id, kind, scopes })
+            Box::new(About { entity, id, kind, scopes })
         });
         Said {
-            entity: tombstone.entity,
+            entity,
             only_slowly: false,
             scopes: tombstone.scopes.clone(),
             went_to: tombstone.went_to.clone(),
             deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
             mark: None,
-            frame: Cleared(self.voice(tombstone.entity).buried(tombstone)),
+            frame: Cleared(self.voice(entity).buried(tombstone)),
             moved: None,
             about,
         }

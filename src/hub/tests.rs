@@ -32,8 +32,7 @@ pub(super) fn times() -> DeliveryTimes {
         replay_overlap: seconds(5),
         first_load: seconds(60),
         acknowledge_every: seconds(15),
-        deletions_every: seconds(30),
-        deletions_for: seconds(900),
+        reminders: ReminderTimes::doubling(seconds(30), 5),
     }
 }
 
@@ -344,9 +343,15 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     hub.resynchronise(&subscriber, EVENTS, Some(frames), None, Instant::now());
     *lock(&pipe.room) = 100;
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
-    // Another entity has the log turn over.
+    // Another entity takes nothing of this one's history.
     for _ in 0..30 {
         hub.send(CALENDARS, Scopes::All, "0");
+    }
+    *lock(&pipe.room) = 50;
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
+    // The log turns over.
+    for _ in 0..30 {
+        hub.send(EVENTS, Scopes::All, "0");
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert_eq!(
@@ -356,7 +361,8 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     );
     hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 600)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
-    assert_eq!(pipe.out().len(), 700);
+    assert_eq!(pipe.out().iter().filter(|frame| frame.ends_with(br#""value":0}}"#)).count(), 10);
+    assert_eq!(pipe.out().len(), 150 + 600 + 10, "half of the log is the other's");
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,8 +446,8 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     hub.subscribe(&subscriber, EVENTS, Instant::now());
     run_slow_way(&hub, &subscriber);
     hub.publish(EVENTS, &[update(1)], None);
-    let again =
-        || hub.repeat(&Repeat { entity: EVENTS, told: 0..1, is_last: true, known_before: 0, only_deletions: false });
+    let settled = Resent::Settled { told: 0..1, is_last: true, known_before: 0 };
+    let again = || hub.repeat(&Repeat { entity: EVENTS, what: settled.clone() });
     for _ in 0..10 {
         again();
     }
@@ -458,22 +464,19 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
 
 #[test]
 fn what_waits_to_be_told_again_is_told_as_one() {
-    let repeat = |told, known_before, only_deletions| {
-        let entity = EVENTS;
-        Repeat { entity, told, is_last: only_deletions, known_before, only_deletions }
-    };
-    let mut waits = repeat(5..9, 5, false);
-    assert!(waits.merge(&repeat(2..4, 3, false)) && waits.merge(&repeat(7..12, 7, false)));
-    assert_eq!((waits.told.clone(), waits.known_before), (2..12, 3));
-    assert!(!waits.merge(&repeat(0..20, 0, true)), "deletions alone");
-    assert!(!waits.merge(&Repeat { entity: CALENDARS, ..repeat(0..20, 0, false) }));
-}
-
-#[test]
-fn many_deletions_are_told_again_less_often() {
-    let times = times();
-    let seconds = |told| times.deletions_after(told).as_secs();
-    assert_eq!([0, 511, 512, 5119, 5120].map(seconds), [30, 30, 60, 300, 300]);
+    let repeat = |what| Repeat { entity: EVENTS, what };
+    let settled = |told, known_before| repeat(Resent::Settled { told, is_last: false, known_before });
+    let deletions = |sequences: &[u64]| repeat(Resent::Deletions(sequences.into()));
+    let mut waits = settled(5..9, 5);
+    assert!(waits.merge(&settled(2..4, 3)) && waits.merge(&settled(7..12, 7)));
+    let Resent::Settled { told, known_before, .. } = &waits.what else { panic!("{waits:?}") };
+    assert_eq!((told.clone(), *known_before), (2..12, 3));
+    assert!(!waits.merge(&deletions(&[1])) && !waits.merge(&repeat(Resent::Hidden)));
+    assert!(!waits.merge(&Repeat { entity: CALENDARS, ..settled(0..20, 0) }));
+    let mut waits = deletions(&[1, 4]);
+    assert!(waits.merge(&deletions(&[2])) && !waits.merge(&settled(0..20, 0)));
+    assert!(matches!(&waits.what, Resent::Deletions(sequences) if **sequences == [1, 4, 2]));
+    assert!(repeat(Resent::Hidden).merge(&repeat(Resent::Hidden)));
 }
 
 #[test]
@@ -518,10 +521,10 @@ async fn an_id_that_was_given_away_again_is_added() {
     let began = hub.head();
     hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
     let second = Change::add(&json!({"id": 5, "text": "second"})).unwrap();
-    assert_eq!(hub.publish(EVENTS, std::slice::from_ref(&second), Some(began)), 1);
+    assert_eq!(hub.publish(EVENTS, std::slice::from_ref(&second), Some(began)).changes, 1);
     // One that was made and deleted while its create was being answered stays away.
     hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
-    assert_eq!(hub.publish(EVENTS, &[second], Some(began)), 0);
+    assert_eq!(hub.publish(EVENTS, &[second], Some(began)).changes, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,8 +32,8 @@ use crate::{
 };
 
 const EVENTS: EntityIndex = EntityIndex(0);
-/// After the last disturbance; deletions are repeated every 30 s.
-const REST: Duration = Duration::from_secs(75);
+/// After the last disturbance; deletions are resent 30, 90 and 210 s later.
+const REST: Duration = Duration::from_secs(230);
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const RECONNECT: Duration = Duration::from_secs(2);
 const STARTS: [&str; 4] = ["09:00", "10:30", "12:00", "15:15"];
@@ -245,6 +245,8 @@ pub(super) struct World {
     log_records: usize,
     /// The application has a `load` hook.
     reads_back: bool,
+    /// It answers 200 for rows that are gone.
+    lies: bool,
     has_series: bool,
     news: Arc<Notify>,
     store: Store,
@@ -275,6 +277,7 @@ impl World {
             epoch: 1,
             log_records,
             reads_back: dice.one_in(2) || privacy == Privacy::Viewed,
+            lies: dice.one_in(2),
             // The model's exceptions know nothing of rooms.
             has_series: dice.one_in(3) && privacy == Privacy::Open,
             news: Arc::default(),
@@ -830,6 +833,9 @@ impl World {
     fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: u64) {
         let ok = |action| Answer::Ok { tid: None, action: Some(action) };
         let before = request.id.as_deref().and_then(|id| self.store.get(id));
+        let seen = before.as_ref().is_some_and(|row| self.clients[at].sees(row));
+        let is_known = self.privacy == Privacy::Scoped
+            && request.id.as_deref().is_some_and(|id| lock(&self.hub.log).known(EVENTS, id).is_some());
         let mut told = Vec::new();
         let answer = match (request.method, request.id.as_deref()) {
             (Method::Post, _) if !self.clients[at].sees(&request.body) => Answer::Failed,
@@ -840,6 +846,11 @@ impl World {
                 let action = if request.body.get("deleted") == Some(&true.into()) { "deleted" } else { "inserted" };
                 told.push((id.clone(), true));
                 Answer::Ok { tid: Some(id), action: Some(action) }
+            }
+            // It touches nothing, and says that all is well. Whose an object is, only the log can tell such a layer.
+            (method, Some(id)) if self.lies && (before.is_none() || (!seen && is_known)) => {
+                told.push((id.to_owned(), false));
+                ok(if method == Method::Put { "updated" } else { "deleted" })
             }
             (_, Some(_)) if before.as_ref().is_none_or(|row| !self.clients[at].sees(row)) => Answer::Failed,
             (Method::Put, Some(id)) => {
@@ -870,8 +881,10 @@ impl World {
         };
         self.look_around();
         self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
-        let changes = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, request));
-        let changes: Vec<Change> = changes.map(|change| self.in_its_room(change, before.as_ref())).collect();
+        let lied = self.lies && request.method != Method::Post && !seen;
+        let changes = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, lied, request));
+        let before = before.filter(|_| !lied);
+        let changes: Vec<Change> = changes.map(|change| self.in_its_room(at, change, lied, before.as_ref())).collect();
         let is_new = told.iter().any(|(_, is_new)| *is_new);
         if is_new && self.dice.one_in(3) {
             // Its handler takes its time after the commit, and others may change the row meanwhile.
@@ -886,9 +899,16 @@ impl World {
     }
 
     /// What the layer would make of a write.
-    fn change(&self, id: &str, is_new: bool, request: &Request) -> Option<Change> {
-        let Some(row) = self.store.get(id) else {
-            return Change::delete(id).ok();
+    fn change(&self, id: &str, is_new: bool, lied: bool, request: &Request) -> Option<Change> {
+        let of_request = request.id.as_deref() == Some(id);
+        let claimed = |change: Change| if of_request { change.claimed() } else { change };
+        let Some(row) = self.store.get(id).filter(|_| !lied || self.privacy != Privacy::Scoped) else {
+            if of_request && request.method == Method::Put && !self.reads_back {
+                let mut sent = request.body.clone();
+                sent.insert("id".to_owned(), id.into());
+                return Change::update(&sent).ok().map(claimed);
+            }
+            return Change::delete(id).ok().map(claimed);
         };
         if is_new {
             return Change::add(&row).ok();
@@ -898,21 +918,26 @@ impl World {
         }
         let mut sent = request.body.clone();
         sent.insert("id".to_owned(), id.into());
-        Change::update(&sent).ok()
+        Change::update(&sent).ok().map(claimed)
     }
 
     /// A change as the layer tells it, which may have read what its object was before.
-    fn in_its_room(&self, change: Change, before: Option<&Map>) -> Change {
+    fn in_its_room(&self, at: usize, change: Change, lied: bool, before: Option<&Map>) -> Change {
         let room = |row: Option<&Map>| row.map(|row| text(row, "room").to_owned());
-        let (now, was) = (room(self.store.get(change.id()).as_ref()), room(before));
+        let (now, was) = (room(self.store.get(change.id()).filter(|_| !lied).as_ref()), room(before));
         match self.privacy {
             Privacy::Scoped => {
                 let change = match was.clone() {
                     // Where the log knows, nobody needs to say so.
+                    // A claim moves nothing.
+                    Some(was) if change.is_claimed() && now.as_ref().is_some_and(|now| *now != was) => {
+                        change.moved_from(was)
+                    }
                     Some(was) if lock(&self.hub.log).known(EVENTS, change.id()).is_none() => change.moved_from(was),
                     _ => change,
                 };
-                now.or(was).into_iter().fold(change, Change::scope)
+                let writers = || self.clients[at].rooms.first().map(|&room| room.to_owned());
+                now.or(was).or_else(writers).into_iter().fold(change, Change::scope)
             }
             Privacy::Viewed if self.hub.lacks(EVENTS, &Scopes::None, change.id()) => {
                 let before = before.map(|row| Value::Object(row.clone()).to_string());
@@ -975,6 +1000,8 @@ impl World {
             Privacy::Open => false,
             _ if client.seen.contains(id) => false,
             // That it is gone, who has come to its room since then may hear.
+            // What somebody there wanted it to be, as its last word.
+            Privacy::Scoped if self.lies && self.store.get(id).is_none() => !was_near(),
             Privacy::Scoped => is_content || !was_near(),
             // Where nobody knows what was before, only the id is told.
             Privacy::Viewed => is_content,

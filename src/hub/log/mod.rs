@@ -1,7 +1,12 @@
 //! The bounded, numbered history of everything told: one order for everyone.
 
+mod record;
+mod share;
+mod times;
+mod tombstones;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     sync::{
         Arc, OnceLock,
@@ -10,9 +15,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
+pub(crate) use self::{
+    record::{Former, Matter, Record, Seen, State, Subject, Was},
+    tombstones::Tombstone,
+};
+use self::{
+    share::{Shares, Trimmed},
+    times::Times,
+    tombstones::Tombstones,
+};
 use crate::{
     change::ChangeKind,
     hub::{EntityIndex, upsert::Upsert},
@@ -29,166 +42,11 @@ pub(crate) struct LogLimits {
     pub(crate) tombstone_age: Duration,
 }
 
-/// What one record costs besides its frame: the entry itself and its place in the index.
-const OVERHEAD: usize = 224;
-
-/// What a page may show of an object.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen<'l> {
-    State(&'l State),
-    /// Any of what this state or an earlier one was.
-    Before(&'l State),
-    Unknown,
-}
-
 /// States of one object that are looked at to find out what a page may be showing: everybody may change one often.
 const STATES: usize = 64;
 
-/// One change or message that was told.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) entity: EntityIndex,
-    /// What those who listen are told, encoded once for everyone.
-    pub(crate) frame: Bytes,
-    /// Who may hear it; of a deletion, who has the object.
-    pub(crate) scopes: Scopes,
-    pub(crate) matter: Matter,
-}
-
-impl Record {
-    /// Where the object of a deletion is now.
-    pub(crate) fn went_to(&self) -> &Scopes {
-        match &self.matter {
-            Matter::Change(subject) => &subject.went_to,
-            Matter::Message | Matter::Refresh => &Scopes::None,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let former = match &self.matter {
-            Matter::Change(Subject { former: Former::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
-            Matter::Change(_) | Matter::Message | Matter::Refresh => 0,
-        };
-        OVERHEAD + self.frame.len() + self.scopes.bytes() + former
-    }
-}
-
-/// What a record is about.
-#[derive(Clone, Debug)]
-pub(crate) enum Matter {
-    /// An object changed: only its newest state matters to those who come later.
-    Change(Subject),
-    /// Something else was said: everyone hears it once, in its place.
-    Message,
-    /// Anything may have changed: pages are brought to the store's state. In some scopes only, it stands for an object
-    /// that came there and is not known whole.
-    Refresh,
-}
-
-/// The object a change is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Subject {
-    pub(crate) kind: ChangeKind,
-    pub(crate) id: Arc<str>,
-    /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
-    pub(crate) key: Arc<str>,
-    pub(crate) former: Former,
-    /// All scopes it was told in since it was last added, as far as the log knows.
-    pub(crate) ever: Scopes,
-    /// Of a deletion: where its object is now. Who hears that has it.
-    pub(crate) went_to: Scopes,
-    /// The object's JSON, a part of the frame; of a deleted one only its id.
-    pub(crate) object: Bytes,
-    /// Every field is known. Of one that is not whole, pages can be told only what changed.
-    pub(crate) whole: bool,
-    /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
-    pub(crate) added: Option<u64>,
-    /// The key of the object this one goes with when that is deleted.
-    pub(crate) parent: Option<Arc<str>>,
-    /// Of a deletion: the object may have been an exception of a series.
-    pub(crate) may_be_exception: bool,
-}
-
-/// What an object was before a change; kept where not everybody is told everything.
-#[derive(Clone, Debug)]
-pub(crate) enum Former {
-    Unknown,
-    /// There was none.
-    Absent,
-    Known(Arc<State>),
-}
-
-/// An object as it once was.
-#[derive(Debug)]
-pub(crate) struct State {
-    /// The sequence number of the record that made it so, where there was one.
-    pub(crate) at: Option<u64>,
-    pub(crate) scopes: Scopes,
-    /// All scopes it had been told in by then.
-    pub(crate) ever: Scopes,
-    pub(crate) was: Was,
-}
-
-/// Scopes that are remembered of one object: everybody may move one about.
-const EVER: usize = 64;
-
-impl Former {
-    /// All scopes an object has been told in, with those it is told in now.
-    pub(crate) fn ever_and(&self, now: &Scopes) -> Scopes {
-        match self {
-            Self::Known(state) if !matches!(state.was, Was::Gone) => {
-                let ever = state.ever.and(&state.scopes).and(now);
-                if ever.names().count() > EVER { state.scopes.and(now) } else { ever }
-            }
-            Self::Known(_) | Self::Unknown | Self::Absent => now.clone(),
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) enum Was {
-    Object(Bytes),
-    /// There was one.
-    Something,
-    /// There was one before a refresh: nobody knows what has become of it.
-    Doubtful,
-    Gone,
-}
-
-impl State {
-    fn bytes(&self) -> usize {
-        let object = match &self.was {
-            Was::Object(object) => object.len(),
-            Was::Something | Was::Doubtful | Was::Gone => 0,
-        };
-        size_of::<Self>() + self.scopes.bytes() + self.ever.bytes() + object
-    }
-}
-
-/// What is left of an object that is gone.
-#[derive(Debug)]
-pub(crate) struct Tombstone {
-    pub(crate) entity: EntityIndex,
-    pub(crate) at: Instant,
-    pub(crate) id: Arc<str>,
-    key: Arc<str>,
-    /// The object that told it: its id as JSON.
-    pub(crate) object: Box<[u8]>,
-    pub(crate) may_be_exception: bool,
-    /// Who had the object.
-    pub(crate) scopes: Scopes,
-    /// All who have heard of it.
-    pub(crate) ever: Scopes,
-    pub(crate) went_to: Scopes,
-    /// The object as it was; `None` where nobody knows, or everybody may see it.
-    pub(crate) last: Option<Box<[u8]>>,
-}
-
-impl Tombstone {
-    fn bytes(&self) -> usize {
-        self.last.as_deref().map_or(0, <[u8]>::len) + self.key.len() + self.ever.bytes()
-    }
-}
+/// Limits beyond this are none: sums of costs must not overflow.
+const MOST_BYTES: usize = 1 << 40;
 
 #[derive(Debug)]
 struct Stored {
@@ -211,44 +69,62 @@ struct Index {
     moved: u64,
     /// Refreshes of some scopes only, each with the sequence number behind it.
     refreshed_scopes: Vec<(u64, Scopes)>,
+    /// The objects whose newest record is their deletion.
+    tombstones: Tombstones,
+    shares: Shares,
+    trimmed: Trimmed,
 }
 
-/// A bounded sequence of records. Sequence numbers are dense and only grow; the oldest records go first. Of a deleted
-/// object a tombstone stays for longer.
+/// A bounded sequence of records. Sequence numbers only grow. When it is full, the oldest record of whoever holds most
+/// goes, so that one entity or tenant cannot take everybody's history. Of a deleted object a tombstone stays for longer.
 #[derive(Debug)]
 pub(crate) struct Log {
     limits: LogLimits,
-    records: VecDeque<Stored>,
-    /// The sequence number of the oldest record kept.
-    base: u64,
+    records: BTreeMap<u64, Stored>,
+    /// The sequence number the next record will get.
+    head: u64,
     bytes: usize,
     /// What is kept to tell records once more.
     upsert_bytes: AtomicUsize,
+    times: Times,
     /// One for each entity.
     indexes: Vec<Index>,
-    /// The objects whose newest record is their deletion, by its sequence number.
-    tombstones: BTreeMap<u64, Tombstone>,
-    /// What they keep of objects.
-    tombstone_bytes: usize,
+    /// Behind the newest record that went.
+    trimmed: u64,
 }
 
 impl Log {
     pub(crate) fn new(limits: LogLimits, entities: usize) -> Self {
         Self {
             limits,
-            records: VecDeque::new(),
-            base: 0,
+            records: BTreeMap::new(),
+            head: 0,
             bytes: 0,
             upsert_bytes: AtomicUsize::new(0),
+            times: Times::default(),
             indexes: (0..entities).map(|_| Index::default()).collect(),
-            tombstones: BTreeMap::new(),
-            tombstone_bytes: 0,
+            trimmed: 0,
         }
     }
 
     /// The sequence number the next record will get.
     pub(crate) fn head(&self) -> u64 {
-        self.base + self.records.len() as u64
+        self.head
+    }
+
+    /// Behind the newest record that went: from here on nothing is missing, whoever asks.
+    pub(crate) fn trimmed(&self) -> u64 {
+        self.trimmed
+    }
+
+    /// From here on no record of an entity is missing that concerned somebody with these scopes.
+    pub(crate) fn start_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
+        self.index(entity).map_or(0, |index| index.trimmed.for_scopes(scopes))
+    }
+
+    /// From here on no record of an entity is missing.
+    pub(crate) fn start(&self, entity: EntityIndex) -> u64 {
+        self.index(entity).map_or(0, |index| index.trimmed.for_anybody())
     }
 
     /// Adds a record and drops what no longer fits. The newest record always stays.
@@ -273,9 +149,9 @@ impl Log {
             }
             self.note(now, sequence, record.entity, subject, &record.scopes);
         }
-        let base = self.base;
+        let oldest = self.records.first_key_value().map_or(sequence, |(&oldest, _)| oldest);
         if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
-            index.refreshed_scopes.retain(|(behind, _)| *behind > base);
+            index.refreshed_scopes.retain(|(behind, _)| *behind > oldest);
             match &record.scopes {
                 Scopes::All => index.refreshed = sequence + 1,
                 scopes => {
@@ -285,36 +161,37 @@ impl Log {
             }
         }
         self.bytes += record.bytes();
-        self.records.push_back(Stored { at: now, record, upsert: OnceLock::new() });
+        let cost = self.cost(&record);
+        if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) {
+            index.shares.add(&record.scopes, sequence, cost);
+        }
+        self.times.note(now, sequence);
+        self.records.insert(sequence, Stored { at: now, record, upsert: OnceLock::new() });
+        self.head += 1;
         // History is worth more than what can be said anew.
         if self.all_bytes() > self.limits.bytes && *self.upsert_bytes.get_mut() > 0 {
-            self.records.iter_mut().for_each(|stored| drop(stored.upsert.take()));
+            self.records.values_mut().for_each(|stored| drop(stored.upsert.take()));
             *self.upsert_bytes.get_mut() = 0;
         }
-        while self.records.len() > 1 && self.is_over(now) {
-            self.drop_oldest();
+        while let Some(oldest) = self.too_old(now) {
+            self.drop_record(oldest);
         }
-        while self.tombstones_are_over(now) {
-            self.drop_oldest_tombstone();
+        while self.records.len() > 1 && self.is_over() {
+            let next = self.next_to_go();
+            self.drop_record(next);
         }
+        self.drop_tombstones(now);
     }
 
-    /// The records from `from` on with their sequence numbers; `None` when some of them are gone already.
-    pub(crate) fn since(&self, from: u64) -> Option<impl Iterator<Item = (u64, &Record)>> {
-        let skip = usize::try_from(from.checked_sub(self.base)?).ok()?;
-        Some(
-            self.records
-                .range(skip.min(self.records.len())..)
-                .zip(from..)
-                .map(|(stored, sequence)| (sequence, &stored.record)),
-        )
+    /// The records from `from` on that are kept, with their sequence numbers.
+    pub(crate) fn since(&self, from: u64) -> impl Iterator<Item = (u64, &Record)> {
+        self.records.range(from..).map(|(&sequence, stored)| (sequence, &stored.record))
     }
 
     /// How a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
     /// it.
     pub(crate) fn upsert(&self, sequence: u64, say: impl FnOnce() -> Upsert) -> Option<&Upsert> {
-        let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        let kept = &self.records.get(at)?.upsert;
+        let kept = &self.records.get(&sequence)?.upsert;
         // Far from the limit, else it would be forgotten soon.
         if kept.get().is_none() && self.all_bytes() > self.limits.bytes / 4 * 3 {
             return None;
@@ -340,11 +217,10 @@ impl Log {
 
     /// The record of this sequence number, where that is a change and still kept.
     pub(crate) fn change(&self, sequence: u64) -> Option<(&Record, &Subject)> {
-        let at = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        let record = &self.records.get(at)?.record;
+        let record = &self.records.get(&sequence)?.record;
         match &record.matter {
             Matter::Change(subject) => Some((record, subject)),
-            Matter::Message | Matter::Refresh => None,
+            Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => None,
         }
     }
 
@@ -363,8 +239,13 @@ impl Log {
                 if looked_at > STATES {
                     return Some(Seen::Before(state));
                 }
-                let earlier = state.at.filter(|at| *at >= from).and_then(|at| self.change(at));
-                former = earlier.map(|(_, subject)| &subject.former);
+                if let Some(at) = state.at.filter(|at| *at >= from) {
+                    match self.change(at) {
+                        Some((_, subject)) => former = Some(&subject.former),
+                        // Its record went, and with it what was before.
+                        None => return Some(Seen::Before(state)),
+                    }
+                }
                 if !matches!(state.was, Was::Gone) {
                     return Some(Seen::State(state));
                 }
@@ -374,7 +255,7 @@ impl Log {
 
     /// True where the log holds a change that told an object of an entity in other scopes than before.
     pub(crate) fn has_moves(&self, entity: EntityIndex) -> bool {
-        self.index(entity).is_some_and(|index| index.moved > self.base)
+        self.index(entity).is_some_and(|index| index.moved > 0)
     }
 
     /// The changes that are the newest of their objects, of one entity.
@@ -402,11 +283,12 @@ impl Log {
         })
     }
 
-    /// The newest change of an object, where that was told from `sequence` on, and not that it is gone.
+    /// The newest change of an object, where that was told from `sequence` on, not that it is gone, and something shows
+    /// that it is there: a part of an object is what a page wanted it to be.
     pub(crate) fn there_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(&Record, &Subject)> {
         let (newest, record, subject) = self.newest_record(entity, key)?;
         let is_there = newest >= sequence.max(self.refreshed(entity)) && subject.kind != ChangeKind::Delete;
-        is_there.then_some((record, subject))
+        (is_there && subject.whole).then_some((record, subject))
     }
 
     /// The keys of the objects known to go with this one, each before the one it goes with.
@@ -437,16 +319,41 @@ impl Log {
         of_scopes.max().unwrap_or(0).max(self.refreshed(entity))
     }
 
+    /// The tombstone of an object, where its deletion is the last that is known of it.
+    pub(crate) fn tombstone(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Tombstone)> {
+        let index = self.index(entity)?;
+        let sequence = *index.newest.get(key)?;
+        let tombstone = index.tombstones.get(sequence).filter(|_| sequence >= index.refreshed)?;
+        Some((sequence, tombstone))
+    }
+
+    /// The tombstone of this sequence number, for as long as it is in force.
+    pub(crate) fn tombstone_at(&self, entity: EntityIndex, sequence: u64) -> Option<&Tombstone> {
+        self.index(entity)?.tombstones.get(sequence)
+    }
+
     /// Objects of an entity that are gone, by the sequence numbers of their deletions.
     pub(crate) fn tombstones(
         &self,
         entity: EntityIndex,
         within: Range<u64>,
-    ) -> impl Iterator<Item = (u64, &Tombstone)> {
-        self.tombstones
-            .range(within)
-            .filter(move |(_, tombstone)| tombstone.entity == entity)
-            .map(|(&sequence, tombstone)| (sequence, tombstone))
+    ) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
+        self.index(entity).into_iter().flat_map(move |index| index.tombstones.range(within.clone()))
+    }
+
+    /// Everybody who was there has been sent these deletions once more.
+    pub(crate) fn tombstones_resent(&mut self, entity: EntityIndex, within: Range<u64>) {
+        if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
+            index.tombstones.range_mut(within).for_each(|it| it.sent = it.sent.saturating_add(1));
+        }
+    }
+
+    /// The same, of one.
+    pub(crate) fn tombstone_resent(&mut self, entity: EntityIndex, sequence: u64) {
+        let index = self.indexes.get_mut(usize::from(entity.0));
+        if let Some(tombstone) = index.and_then(|index| index.tombstones.get_mut(sequence)) {
+            tombstone.sent = tombstone.sent.saturating_add(1);
+        }
     }
 
     /// An object that was deleted before this is in the store again.
@@ -455,40 +362,16 @@ impl Log {
             return;
         };
         let buried = index.newest.get(key).copied().filter(|sequence| *sequence < before);
-        if let Some((sequence, tombstone)) =
-            buried.and_then(|sequence| Some((sequence, self.tombstones.remove(&sequence)?)))
-        {
-            self.tombstone_bytes -= tombstone.bytes();
-            if sequence < self.base {
+        if let Some(sequence) = buried.filter(|sequence| index.tombstones.remove(*sequence).is_some()) {
+            if !self.records.contains_key(&sequence) {
                 index.newest.remove(key);
             }
         }
     }
 
-    /// From here on tombstones are no older than this.
-    pub(crate) fn tombstones_since(&self, time: Instant) -> u64 {
-        let young = self.position_at(time);
-        if young > self.base {
-            return young;
-        }
-        let beyond_the_log = self.tombstones.range(..self.base).rev();
-        let as_young = beyond_the_log.take_while(|(_, tombstone)| tombstone.at >= time).last();
-        as_young.map_or(young, |(&sequence, _)| sequence)
-    }
-
-    /// The sequence number of the first record that was told this long ago or later.
+    /// The sequence number of the first record that was told this long ago or later, or shortly before.
     pub(crate) fn position(&self, now: Instant, ago: Duration) -> u64 {
-        now.checked_sub(ago).map_or(self.base, |then| self.position_at(then))
-    }
-
-    /// The sequence number of the first record that is no older than this.
-    fn position_at(&self, time: Instant) -> u64 {
-        self.base + self.records.partition_point(|stored| stored.at < time) as u64
-    }
-
-    /// The oldest sequence number that can still be read.
-    pub(crate) fn base(&self) -> u64 {
-        self.base
+        now.checked_sub(ago).map_or(0, |then| self.times.position(then).unwrap_or(self.head))
     }
 
     /// Records kept, and the bytes they cost.
@@ -506,10 +389,7 @@ impl Log {
             return;
         };
         let earlier = index.newest.insert(subject.key.clone(), sequence);
-        let forgotten = earlier.and_then(|earlier| self.tombstones.remove(&earlier));
-        if let Some(forgotten) = &forgotten {
-            self.tombstone_bytes -= forgotten.bytes();
-        }
+        let forgotten = earlier.and_then(|earlier| index.tombstones.remove(earlier));
         if subject.kind == ChangeKind::Delete {
             let last = match &subject.former {
                 Former::Known(state) => match &state.was {
@@ -522,7 +402,6 @@ impl Log {
             };
             let ever = forgotten.map_or(Scopes::None, |forgotten| forgotten.ever).and(&subject.ever);
             let tombstone = Tombstone {
-                entity,
                 at: now,
                 id: subject.id.clone(),
                 key: subject.key.clone(),
@@ -532,9 +411,9 @@ impl Log {
                 ever,
                 went_to: subject.went_to.clone(),
                 last,
+                sent: 1,
             };
-            self.tombstone_bytes += tombstone.bytes();
-            self.tombstones.insert(sequence, tombstone);
+            index.tombstones.insert(sequence, tombstone);
         } else if let Some(parent) = &subject.parent {
             index.children.entry(parent.clone()).or_default().insert(subject.key.clone());
         }
@@ -557,60 +436,93 @@ impl Log {
         self.bytes + self.upsert_bytes.load(Ordering::Relaxed)
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        self.records.len() > self.limits.records
-            || self.all_bytes() > self.limits.bytes
-            || self.records.front().is_some_and(|oldest| now.saturating_duration_since(oldest.at) > self.limits.age)
+    /// What a record takes of the log: its bytes, and its part of the records that may be kept.
+    fn cost(&self, record: &Record) -> usize {
+        record.bytes() + self.limits.bytes.min(MOST_BYTES) / self.limits.records.max(1)
     }
 
-    fn drop_oldest(&mut self) {
-        let of_change = match self.records.front() {
-            Some(Stored { record: Record { entity, matter: Matter::Change(subject), .. }, .. }) => {
-                Some((*entity, subject.key.clone(), subject.parent.clone()))
-            }
-            _ => None,
-        };
-        if let Some((entity, key, parent)) = of_change {
-            let is_buried = self.tombstones.contains_key(&self.base);
-            let is_newest = self.index(entity).is_some_and(|index| index.newest.get(&key) == Some(&self.base));
-            if is_newest && !is_buried {
-                if let Some(parent) = parent {
-                    self.forget_child(entity, &parent, &key);
-                }
-                if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
-                    index.newest.remove(&key);
-                }
-            }
-        }
-        if let Some(Stored { record, upsert, .. }) = self.records.pop_front() {
-            self.bytes -= record.bytes();
-            *self.upsert_bytes.get_mut() -= upsert.get().map_or(0, Upsert::bytes);
-            self.base += 1;
-        }
+    fn is_over(&self) -> bool {
+        self.records.len() > self.limits.records || self.all_bytes() > self.limits.bytes
     }
 
-    fn tombstones_are_over(&self, now: Instant) -> bool {
-        self.tombstones.len() > self.limits.tombstones
-            || self.tombstone_bytes > self.limits.bytes
-            || self
-                .tombstones
-                .first_key_value()
-                .is_some_and(|(_, oldest)| now.saturating_duration_since(oldest.at) > self.limits.tombstone_age)
+    /// The oldest record, where its time is over. The newest always stays.
+    fn too_old(&self, now: Instant) -> Option<u64> {
+        let (&oldest, stored) = self.records.first_key_value()?;
+        let is_over = now.saturating_duration_since(stored.at) > self.limits.age;
+        (is_over && oldest + 1 < self.head).then_some(oldest)
     }
 
-    fn drop_oldest_tombstone(&mut self) {
-        let Some((sequence, tombstone)) = self.tombstones.pop_first() else {
+    /// The oldest record of whoever holds most, or else the oldest.
+    fn next_to_go(&self) -> u64 {
+        let costliest = self.indexes.iter().max_by_key(|index| index.shares.cost());
+        let next = costliest.and_then(|index| index.shares.next_to_go()).filter(|next| next + 1 < self.head);
+        next.or_else(|| self.records.first_key_value().map(|(&oldest, _)| oldest)).unwrap_or(self.head)
+    }
+
+    fn drop_record(&mut self, sequence: u64) {
+        let Some(Stored { record, upsert, .. }) = self.records.remove(&sequence) else {
             return;
         };
-        self.tombstone_bytes -= tombstone.bytes();
-        if let Some(index) = self.indexes.get_mut(usize::from(tombstone.entity.0)).filter(|_| sequence < self.base) {
-            index.newest.remove(&tombstone.key);
+        let cost = self.cost(&record);
+        self.bytes -= record.bytes();
+        *self.upsert_bytes.get_mut() -= upsert.get().map_or(0, Upsert::bytes);
+        self.trimmed = self.trimmed.max(sequence + 1);
+        let oldest = self.records.first_key_value().map_or(self.head, |(&oldest, _)| oldest);
+        self.times.forget_before(oldest);
+        let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
+            return;
+        };
+        index.shares.remove(&record.scopes, sequence, cost);
+        index.trimmed.note(&record.audience(), sequence);
+        let Matter::Change(subject) = &record.matter else {
+            return;
+        };
+        let is_buried = index.tombstones.get(sequence).is_some();
+        if index.newest.get(&subject.key) == Some(&sequence) && !is_buried {
+            index.newest.remove(&subject.key);
+            if let Some(parent) = &subject.parent {
+                self.forget_child(record.entity, parent, &subject.key);
+            }
+        }
+    }
+
+    /// Drops the tombstones that no longer fit: of the entity that holds most, the oldest first.
+    fn drop_tombstones(&mut self, now: Instant) {
+        let (limits, records) = (self.limits, &self.records);
+        let drop_oldest = |index: &mut Index| {
+            let oldest = index.tombstones.oldest().map(|(sequence, _)| sequence);
+            let Some((sequence, tombstone)) = oldest.and_then(|at| Some((at, index.tombstones.remove(at)?))) else {
+                return;
+            };
+            if !records.contains_key(&sequence) {
+                index.newest.remove(&tombstone.key);
+            }
+        };
+        for index in &mut self.indexes {
+            let is_over = |at: Instant| now.saturating_duration_since(at) > limits.tombstone_age;
+            while index.tombstones.oldest().is_some_and(|(_, at)| is_over(at)) {
+                drop_oldest(index);
+            }
+        }
+        let size = |indexes: &[Index]| {
+            let add =
+                |(count, bytes), index: &Index| (count + index.tombstones.len(), bytes + index.tombstones.bytes());
+            indexes.iter().fold((0, 0), add)
+        };
+        loop {
+            let (count, bytes) = size(&self.indexes);
+            let costliest = self.indexes.iter_mut().max_by_key(|index| index.tombstones.bytes());
+            match costliest.filter(|_| count > limits.tombstones || bytes > limits.bytes) {
+                Some(costliest) => drop_oldest(costliest),
+                None => return,
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -655,10 +567,60 @@ mod tests {
         for id in ["a", "b", "c"] {
             log.append(Instant::now(), record(id, 1));
         }
-        assert!(log.since(0).is_none(), "record 0 is gone");
-        let rest: Vec<u64> = log.since(1).unwrap().map(|(sequence, _)| sequence).collect();
+        assert_eq!((log.start(EntityIndex(0)), log.trimmed()), (1, 1), "record 0 is gone");
+        let rest: Vec<u64> = log.since(0).map(|(sequence, _)| sequence).collect();
         assert_eq!(rest, [1, 2]);
-        assert_eq!(log.since(3).unwrap().count(), 0, "the head reads nothing");
+        assert_eq!(log.since(3).count(), 0, "the head reads nothing");
+    }
+
+    fn of(entity: u16, scope: &str, id: &str, size: usize) -> Record {
+        let scopes: Scopes = [scope].into_iter().collect();
+        let mut record = record(id, size);
+        if let Matter::Change(subject) = &mut record.matter {
+            subject.ever = scopes.clone();
+        }
+        Record { entity: EntityIndex(entity), scopes, ..record }
+    }
+
+    #[test]
+    fn neither_an_entity_nor_a_tenant_takes_the_history_of_others() {
+        let limits = LogLimits { bytes: 10_000, ..log(1000, 0).limits };
+        let mut log = Log::new(limits, 2);
+        log.append(Instant::now(), of(1, "south", "a", 1000));
+        log.append(Instant::now(), of(0, "south", "b", 1000));
+        for number in 0..100 {
+            log.append(Instant::now(), of(0, "north", &number.to_string(), 2000));
+        }
+        assert!(log.newest(EntityIndex(1), "a").is_some() && log.newest(EntityIndex(0), "b").is_some());
+        let start = |entity, scope: &str| log.start_for(EntityIndex(entity), &[scope].into_iter().collect());
+        assert_eq!([start(0, "south"), start(1, "south"), start(1, "north")], [0; 3]);
+        assert!(start(0, "north") > 90 && log.start(EntityIndex(0)) == start(0, "north"));
+        assert!(log.size().1 <= 10_000);
+    }
+
+    #[test]
+    fn many_small_records_go_before_a_few_of_others_too() {
+        let mut log = Log::new(LogLimits { bytes: 1 << 20, ..log(100, 0).limits }, 2);
+        log.append(Instant::now(), of(1, "south", "a", 1000));
+        for number in 0..1000 {
+            log.append(Instant::now(), of(0, "north", &number.to_string(), 1));
+        }
+        assert!(log.newest(EntityIndex(1), "a").is_some());
+        assert_eq!(log.size().0, 100);
+    }
+
+    #[test]
+    fn who_was_told_of_an_object_that_went_has_missed_something() {
+        let mut log = log(1, usize::MAX);
+        let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
+        let mut moved = of(0, "south", "a", 1);
+        if let Matter::Change(subject) = &mut moved.matter {
+            subject.ever = scopes("north");
+        }
+        log.append(Instant::now(), moved);
+        log.append(Instant::now(), of(0, "south", "b", 1));
+        let start = |scope: &str| log.start_for(EntityIndex(0), &scopes(scope));
+        assert_eq!((start("north"), start("south"), start("west")), (1, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -667,7 +629,7 @@ mod tests {
         log.append(Instant::now(), record("a", 1));
         tokio::time::advance(Duration::from_secs(3601)).await;
         log.append(Instant::now(), record("b", 1));
-        assert_eq!(log.base(), 1);
+        assert_eq!((log.start(EntityIndex(0)), log.size().0), (1, 1));
     }
 
     #[test]
@@ -694,7 +656,7 @@ mod tests {
     fn one_record_larger_than_the_log_is_still_told() {
         let mut log = log(10, 100);
         log.append(Instant::now(), record("a", 5000));
-        assert_eq!(log.since(0).unwrap().count(), 1);
+        assert_eq!(log.since(0).count(), 1);
     }
 
     #[test]
@@ -745,8 +707,6 @@ mod tests {
         }
         let kept = [(1, "b"), (2, "c"), (3, "d"), (4, "e")].map(|(at, id)| (at, id.to_owned()));
         assert_eq!(buried(&log), kept, "four at most");
-        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
-        assert_eq!([15, 25, 35, 500].map(|seconds| log.tombstones_since(ago(seconds))), [4, 3, 2, 1]);
         assert_eq!([5, 15, 500].map(|seconds| log.position(Instant::now(), Duration::from_secs(seconds))), [5, 4, 3]);
         // One is used again, of another the day is over.
         log.append(Instant::now(), change(ChangeKind::Add, "c", None));
@@ -754,6 +714,20 @@ mod tests {
         log.append(Instant::now(), change(ChangeKind::Add, "x", None));
         assert_eq!(buried(&log), [(3, "d".to_owned()), (4, "e".to_owned())]);
         assert_eq!(log.indexes[0].newest.len(), 3, "x, and two that are gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tombstones_are_bounded_by_what_they_cost_and_one_entity_takes_no_others() {
+        let limits = LogLimits { bytes: 100_000, tombstones: 1000, ..log(10, 0).limits };
+        let mut log = Log::new(limits, 2);
+        let delete = |entity, id: &str| Record { entity: EntityIndex(entity), ..change(ChangeKind::Delete, id, None) };
+        log.append(Instant::now(), delete(1, "kept"));
+        for number in 0..2000 {
+            log.append(Instant::now(), delete(0, &format!("{number}{}", "x".repeat(250))));
+        }
+        let kept = |entity| log.tombstones(EntityIndex(entity), 0..u64::MAX).count();
+        assert_eq!((kept(0), kept(1)), (100_000 / (300 + 3 * 254 + 9), 1), "id, key and object");
+        assert_eq!(log.indexes[0].newest.len(), kept(0));
     }
 
     #[test]
@@ -845,8 +819,8 @@ mod tests {
                 let (kept, cost) = log.size();
                 prop_assert_eq!(log.head(), count as u64 + 1);
                 prop_assert!(kept == 1 || (kept <= records && cost <= bytes));
-                let sequences: Vec<u64> = log.since(log.base()).unwrap().map(|(s, _)| s).collect();
-                prop_assert_eq!(sequences, (log.base()..log.head()).collect::<Vec<_>>());
+                let sequences: Vec<u64> = log.since(0).map(|(s, _)| s).collect();
+                prop_assert_eq!(sequences, (log.start(EntityIndex(0))..log.head()).collect::<Vec<_>>());
                 let (sequence, newest) = log.newest(EntityIndex(0), &id.to_string()).unwrap();
                 prop_assert_eq!((sequence, newest.object.len()), (count as u64, *size));
                 prop_assert!(log.indexes[0].newest.len() <= kept);

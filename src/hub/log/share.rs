@@ -1,0 +1,159 @@
+//! Whose records go when the log is full, and who has missed what went.
+//!
+//! A log that drops its oldest record lets one entity, or one tenant, take everybody's history. So the record that goes
+//! is the oldest one of whoever holds most: of the entity with the costliest records, those that are told in the
+//! costliest set of scopes.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use slab::Slab;
+
+use crate::scope::Scopes;
+
+/// Sets of scopes that are told apart when it is asked what somebody has missed.
+const MAX_TRIMMED: usize = 1024;
+
+/// What the records of one entity cost, by the scopes they are told in.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    cost: usize,
+    places: HashMap<Scopes, usize>,
+    shares: Slab<Share>,
+    by_cost: BTreeSet<(usize, usize)>,
+}
+
+#[derive(Debug)]
+struct Share {
+    scopes: Scopes,
+    cost: usize,
+    /// Its records, the oldest first.
+    sequences: VecDeque<u64>,
+}
+
+impl Shares {
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// The oldest record of the costliest share.
+    pub(super) fn next_to_go(&self) -> Option<u64> {
+        let (_, place) = self.by_cost.last()?;
+        self.shares.get(*place)?.sequences.front().copied()
+    }
+
+    pub(super) fn add(&mut self, scopes: &Scopes, sequence: u64, cost: usize) {
+        let place = match self.places.get(scopes) {
+            Some(&place) => place,
+            None => {
+                let share = Share { scopes: scopes.clone(), cost: 0, sequences: VecDeque::new() };
+                let place = self.shares.insert(share);
+                self.places.insert(scopes.clone(), place);
+                place
+            }
+        };
+        let share = &mut self.shares[place];
+        self.by_cost.remove(&(share.cost, place));
+        share.cost += cost;
+        share.sequences.push_back(sequence);
+        self.by_cost.insert((share.cost, place));
+        self.cost += cost;
+    }
+
+    /// Takes a record off its share.
+    pub(super) fn remove(&mut self, scopes: &Scopes, sequence: u64, cost: usize) {
+        let Some(&place) = self.places.get(scopes) else {
+            return;
+        };
+        let share = &mut self.shares[place];
+        self.by_cost.remove(&(share.cost, place));
+        share.cost -= cost;
+        self.cost -= cost;
+        // Whatever makes a record go, it is the oldest of its share.
+        if share.sequences.front() == Some(&sequence) {
+            share.sequences.pop_front();
+        }
+        if share.sequences.is_empty() {
+            self.places.remove(&share.scopes);
+            self.shares.remove(place);
+        } else {
+            self.by_cost.insert((share.cost, place));
+        }
+    }
+}
+
+/// Up to where the log lacks records of one entity.
+#[derive(Debug, Default)]
+pub(super) struct Trimmed {
+    /// Behind the newest one that went and concerned everybody.
+    all: u64,
+    /// The same, of those that concerned some scopes.
+    scopes: HashMap<Scopes, u64>,
+}
+
+impl Trimmed {
+    pub(super) fn note(&mut self, audience: &Scopes, sequence: u64) {
+        let behind = sequence + 1;
+        match audience {
+            Scopes::None => {}
+            Scopes::All => self.all = self.all.max(behind),
+            some => {
+                self.scopes.insert(some.clone(), behind);
+                if self.scopes.len() > MAX_TRIMMED {
+                    self.all = self.scopes.drain().map(|(_, behind)| behind).fold(self.all, u64::max);
+                }
+            }
+        }
+    }
+
+    /// Behind the newest record that went, whomever it concerned.
+    pub(super) fn for_anybody(&self) -> u64 {
+        self.scopes.values().copied().fold(self.all, u64::max)
+    }
+
+    /// Behind the newest record that went and concerned somebody with these scopes.
+    pub(super) fn for_scopes(&self, recipient: &Scopes) -> u64 {
+        let concerned = self.scopes.iter().filter(|(audience, _)| audience.admit(recipient));
+        concerned.map(|(_, behind)| *behind).fold(self.all, u64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scopes(name: &str) -> Scopes {
+        [name].into_iter().collect()
+    }
+
+    #[test]
+    fn the_oldest_of_whoever_holds_most_goes_first() {
+        let mut shares = Shares::default();
+        for (sequence, (name, cost)) in [("a", 5), ("b", 3), ("a", 1), ("b", 4)].into_iter().enumerate() {
+            shares.add(&scopes(name), sequence as u64, cost);
+        }
+        let mut gone = Vec::new();
+        for (name, cost) in [("b", 3), ("a", 5), ("b", 4), ("a", 1)] {
+            let next = shares.next_to_go().unwrap();
+            gone.push(next);
+            shares.remove(&scopes(name), next, cost);
+        }
+        assert_eq!(gone, [1, 0, 3, 2]);
+        assert_eq!((shares.cost(), shares.next_to_go(), shares.places.len(), shares.by_cost.len()), (0, None, 0, 0));
+    }
+
+    #[test]
+    fn what_went_concerns_those_who_could_hear_it() {
+        let mut trimmed = Trimmed::default();
+        trimmed.note(&scopes("a"), 4);
+        trimmed.note(&scopes("b"), 7);
+        let of = |trimmed: &Trimmed, name| trimmed.for_scopes(&scopes(name));
+        assert_eq!((of(&trimmed, "a"), of(&trimmed, "b"), of(&trimmed, "c")), (5, 8, 0));
+        assert_eq!((trimmed.for_scopes(&Scopes::All), trimmed.for_anybody()), (8, 8));
+        trimmed.note(&Scopes::All, 5);
+        assert_eq!((of(&trimmed, "a"), of(&trimmed, "b"), of(&trimmed, "c")), (6, 8, 6));
+        for number in 0..=MAX_TRIMMED as u64 {
+            trimmed.note(&scopes(&number.to_string()), number);
+        }
+        assert!(trimmed.scopes.len() <= MAX_TRIMMED && of(&trimmed, "c") >= 8, "too many to tell apart: everybody");
+    }
+}

@@ -1,0 +1,59 @@
+//! Which sequence number was the first at a time.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// Records this close together are not told apart: a day of history must not need an entry for each.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// When records were appended, some at a time.
+#[derive(Debug, Default)]
+pub(super) struct Times(VecDeque<Stretch>);
+
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    from: Instant,
+    until: Instant,
+    sequence: u64,
+}
+
+impl Times {
+    pub(super) fn note(&mut self, now: Instant, sequence: u64) {
+        match self.0.back_mut().filter(|last| now < last.from + TOGETHER) {
+            Some(last) => last.until = last.until.max(now),
+            None => self.0.push_back(Stretch { from: now, until: now, sequence }),
+        }
+    }
+
+    /// The first record that is no older than this, or one shortly before it; `None` where all are older.
+    pub(super) fn position(&self, time: Instant) -> Option<u64> {
+        let at = self.0.partition_point(|stretch| stretch.until < time);
+        self.0.get(at).map(|stretch| stretch.sequence)
+    }
+
+    /// What came before this record is gone.
+    pub(super) fn forget_before(&mut self, sequence: u64) {
+        while self.0.get(1).is_some_and(|next| next.sequence <= sequence) {
+            self.0.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_close_together_has_one_place() {
+        let (mut times, begin) = (Times::default(), Instant::now());
+        let at = |millis| begin + Duration::from_millis(millis);
+        for (sequence, millis) in [0, 99, 100, 500].into_iter().enumerate() {
+            times.note(at(millis), sequence as u64);
+        }
+        let positions = [0, 50, 100, 101, 500, 501].map(|millis| times.position(at(millis)));
+        assert_eq!(positions, [Some(0), Some(0), Some(2), Some(3), Some(3), None]);
+        times.forget_before(3);
+        assert_eq!((times.0.len(), times.position(at(0))), (1, Some(3)));
+    }
+}

@@ -1,0 +1,93 @@
+//! What is left of one entity's deleted objects.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::scope::Scopes;
+
+/// What one tombstone costs besides its texts: the entry, its place in the index, and what an allocation needs.
+const OVERHEAD: usize = 300;
+
+/// What is left of an object that is gone.
+#[derive(Debug)]
+pub(crate) struct Tombstone {
+    pub(crate) at: Instant,
+    pub(crate) id: Arc<str>,
+    pub(super) key: Arc<str>,
+    /// The object that told it: its id as JSON.
+    pub(crate) object: Box<[u8]>,
+    pub(crate) may_be_exception: bool,
+    /// Who had the object.
+    pub(crate) scopes: Scopes,
+    /// All who have heard of it.
+    pub(crate) ever: Scopes,
+    pub(crate) went_to: Scopes,
+    /// The object as it was; `None` where nobody knows, or everybody may see it.
+    pub(crate) last: Option<Box<[u8]>>,
+    /// How often everybody who was there has been sent it.
+    pub(crate) sent: u8,
+}
+
+impl Tombstone {
+    fn bytes(&self) -> usize {
+        let key = if Arc::ptr_eq(&self.id, &self.key) { 0 } else { self.key.len() };
+        let scopes = self.scopes.bytes() + self.ever.bytes() + self.went_to.bytes();
+        let last = self.last.as_deref().map_or(0, <[u8]>::len);
+        OVERHEAD + self.id.len() + key + self.object.len() + scopes + last
+    }
+
+    /// About what it costs to send: up to three messages that name the id.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        3 * (self.object.len() + 100)
+    }
+}
+
+/// The tombstones of one entity, by the sequence numbers of the deletions.
+#[derive(Debug, Default)]
+pub(super) struct Tombstones {
+    by_sequence: BTreeMap<u64, Tombstone>,
+    bytes: usize,
+}
+
+impl Tombstones {
+    pub(super) fn insert(&mut self, sequence: u64, tombstone: Tombstone) {
+        self.bytes += tombstone.bytes();
+        self.by_sequence.insert(sequence, tombstone);
+    }
+
+    pub(super) fn remove(&mut self, sequence: u64) -> Option<Tombstone> {
+        let removed = self.by_sequence.remove(&sequence)?;
+        self.bytes -= removed.bytes();
+        Some(removed)
+    }
+
+    pub(super) fn get(&self, sequence: u64) -> Option<&Tombstone> {
+        self.by_sequence.get(&sequence)
+    }
+
+    pub(super) fn range(&self, within: Range<u64>) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
+        self.by_sequence.range(within).map(|(&sequence, tombstone)| (sequence, tombstone))
+    }
+
+    pub(super) fn range_mut(&mut self, within: Range<u64>) -> impl Iterator<Item = &mut Tombstone> {
+        self.by_sequence.range_mut(within).map(|(_, tombstone)| tombstone)
+    }
+
+    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut Tombstone> {
+        self.by_sequence.get_mut(&sequence)
+    }
+
+    /// The sequence number of the oldest, and when that was deleted.
+    pub(super) fn oldest(&self) -> Option<(u64, Instant)> {
+        self.by_sequence.first_key_value().map(|(&sequence, tombstone)| (sequence, tombstone.at))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_sequence.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
