@@ -834,8 +834,13 @@ impl World {
         let ok = |action| Answer::Ok { tid: None, action: Some(action) };
         let before = request.id.as_deref().and_then(|id| self.store.get(id));
         let seen = before.as_ref().is_some_and(|row| self.clients[at].sees(row));
-        let is_known = self.privacy == Privacy::Scoped
-            && request.id.as_deref().is_some_and(|id| lock(&self.hub.log).known(EVENTS, id).is_some());
+        let is_known = match (self.privacy, request.id.as_deref()) {
+            (Privacy::Scoped, Some(id)) => {
+                let log = lock(&self.hub.log);
+                log.known(EVENTS, id).is_some() || log.tombstone(EVENTS, id).is_some()
+            }
+            _ => before.is_none(),
+        };
         let mut told = Vec::new();
         let answer = match (request.method, request.id.as_deref()) {
             (Method::Post, _) if !self.clients[at].sees(&request.body) => Answer::Failed,
@@ -848,7 +853,7 @@ impl World {
                 Answer::Ok { tid: Some(id), action: Some(action) }
             }
             // It touches nothing, and says that all is well. Whose an object is, only the log can tell such a layer.
-            (method, Some(id)) if self.lies && (before.is_none() || (!seen && is_known)) => {
+            (method, Some(id)) if self.lies && !seen && is_known => {
                 told.push((id.to_owned(), false));
                 ok(if method == Method::Put { "updated" } else { "deleted" })
             }
