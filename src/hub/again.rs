@@ -14,7 +14,8 @@ use crate::hub::{
 
 /// Records looked at in one share of the slow way.
 pub(super) const SHARE_RECORDS: usize = 512;
-/// Bytes in one share of the slow way.
+/// Bytes in one share of the slow way, but for what goes beyond that in its last line: a stream that is no plain TCP
+/// stream holds all of it until its page reads on.
 pub(super) const SHARE_BYTES: usize = 128 * 1024;
 /// How often something is told again because somebody was saving meanwhile …
 const ATTEMPTS: u8 = 3;

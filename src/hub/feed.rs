@@ -399,7 +399,7 @@ impl Hub {
     ) {
         let snapshot = match (snapshot, earlier) {
             (Some(snapshot), Some(earlier)) => {
-                let gone = |id: &str| self.going_by_id(entity, &quoted(id));
+                let gone = |id: &str| self.going_by_id(entity, &quoted(id)).into();
                 Some(Arc::new(snapshot.instead_of(earlier, gone)))
             }
             (snapshot, _) => snapshot,
@@ -543,7 +543,7 @@ impl Hub {
                     Matter::Change(_) | Matter::Message | Matter::Refresh => Some(How::Live),
                 };
                 if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
-                    bytes += record.frame.len();
+                    bytes += line.bytes();
                     lines.push((Place::record(sequence), line));
                 }
             }
@@ -748,9 +748,9 @@ impl Hub {
 
     /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
     fn share_of_hidden(&self, entity: EntityIndex, hidden: &Hidden, recipient: &Recipient, log: &Log) -> Telling {
-        let mut due = hidden.due();
-        let (mut lines, mut ids) = (Vec::new(), Vec::new());
-        for (id, since) in due.by_ref().take(SHARE_RECORDS) {
+        let mut due = hidden.due().peekable();
+        let (mut lines, mut ids, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((id, since)) = due.next_if(|_| ids.len() < SHARE_RECORDS && bytes <= SHARE_BYTES) {
             let newest =
                 log.newest_record(entity, &since.key).filter(|(at, ..)| log.is_newest(entity, &since.key, *at));
             let line = match (newest, since.until) {
@@ -762,6 +762,7 @@ impl Hub {
                 (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, id)),
                 (None, _) => None,
             };
+            bytes += line.as_ref().map_or(0, Line::bytes);
             lines.extend(line.map(|line| (Place::of_row(ids.len()), line)));
             ids.push(id.clone());
         }
@@ -803,9 +804,11 @@ impl Inquiry {
         });
         let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
         let mut answered = Vec::with_capacity(places.len());
+        let mut bytes = 0;
         for next in 1..=places.len() {
-            // Behind the limit only what is there already.
+            // Behind the limit only what is there already. And what a hook makes of a small object may be large.
             let answer = match begun.elapsed() >= limit && next > 1 {
+                _ if bytes > SHARE_BYTES => None,
                 true => answers.next().now_or_never().flatten(),
                 false => answers.next().await,
             };
@@ -814,7 +817,10 @@ impl Inquiry {
                 break;
             };
             match answer {
-                Answer::Told(told) => answered.push((place, Line::Told(told))),
+                Answer::Told(told) => {
+                    bytes += told.frame.len();
+                    answered.push((place, Line::Told(told)));
+                }
                 Answer::Nothing => {}
                 Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
             }

@@ -676,7 +676,7 @@ mod tests {
         log.append(Instant::now(), record("a", 100));
         let before = log.size().1;
         let voice = Voice::new("events", "event");
-        let object = format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000));
+        let object = Bytes::from(format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000)));
         for _ in 0..2 {
             log.upsert(0, || voice.upsert(&object, true)).unwrap();
         }

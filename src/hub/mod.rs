@@ -59,6 +59,7 @@ pub(crate) use self::{
 use crate::{
     auth::Identity,
     change::{Before, Change, ChangeKind},
+    frame::Frame,
     lock::lock,
     object::{Object, quoted},
     observe::{Counter, audit},
@@ -177,7 +178,7 @@ pub(crate) struct SnapshotFrames {
 
 impl SnapshotFrames {
     /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
-    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Bytes) -> Self {
+    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Frame) -> Self {
         let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
         let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
         let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
@@ -194,7 +195,7 @@ struct Row {
     id: Box<str>,
     /// What the log may find its object by.
     keys: Box<[Arc<str>]>,
-    frame: Bytes,
+    frame: Frame,
     /// The object itself, where it is asked who may see it.
     object: Option<Bytes>,
     kind: RowKind,
@@ -502,7 +503,7 @@ impl Hub {
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             keys: keys(identity.hears(), change.id()),
-            frame: voice.gone(change.object(), true).frame,
+            frame: voice.gone(change.object(), true).frame.into(),
             object: None,
             kind: RowKind::Gone,
         });
@@ -516,8 +517,11 @@ impl Hub {
             there.iter().flatten().for_each(|key| log.unbury(entity, key, at));
         }
         let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
-            let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
-            let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true).for_anyone() };
+            let object = Bytes::copy_from_slice(change.object().as_bytes());
+            let (frame, object) = match voice.view {
+                Some(_) => (Bytes::new().into(), Some(object)),
+                None => (voice.upsert(&object, voice.can_add(&object, true)).for_anyone(), None),
+            };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
         let scopes = identity.hears().clone();
@@ -527,8 +531,10 @@ impl Hub {
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
-        let marker =
-            |frame| Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker };
+        let marker = |frame: Bytes| {
+            let frame = frame.into();
+            Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
+        };
         let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into() }
     }
@@ -804,12 +810,12 @@ impl Hub {
 
     /// The newest state of a record's object, for pages that know it or not. Where thousands may come back at once and
     /// each needs it, the record's `place` keeps it.
-    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Bytes {
+    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Frame {
         if subject.kind == ChangeKind::Delete {
-            return record.frame.clone();
+            return record.frame.clone().into();
         }
         let voice = self.voice(record.entity);
-        let say = || voice.upsert(&String::from_utf8_lossy(&subject.object), subject.whole);
+        let say = || voice.upsert(&subject.object, voice.can_add(&subject.object, subject.whole));
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
         let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));

@@ -145,7 +145,7 @@ impl Outlet for Pipe {
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
-        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone().into_frame()));
+        lock(&self.out).extend(frames[..taken].iter().map(|frame| frame.to_bytes()));
         self.news.notify_one();
         Taken { frames: taken, clear: *room > 0 }
     }
@@ -583,7 +583,7 @@ impl World {
             Event::KeepAlive(number) => {
                 if let Some(socket) = self.sockets.get(&number) {
                     let ping = socket.subscriber.ping(&self.hub, now);
-                    lock(&socket.pipe.out).push(ping.into_frame());
+                    lock(&socket.pipe.out).push(ping.to_bytes());
                     self.later(KEEP_ALIVE, Event::KeepAlive(number));
                 }
             }
