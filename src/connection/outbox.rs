@@ -412,6 +412,72 @@ mod tests {
         assert!(reading.await.unwrap());
     }
 
+    /// As what is told of a large object: pieces of very different lengths, an empty one among them.
+    fn in_pieces(byte: u8, object: usize) -> Cleared {
+        let lengths = [90, object, 3, 0, 1, object, 3];
+        Cleared::unseen(Frame::Pieces(
+            lengths.into_iter().zip(byte..).map(|(length, byte)| frame(byte, length)).collect(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn frames_in_pieces_arrive_whole_and_in_order_however_little_a_socket_takes() {
+        let (mut near, far) = pair().await;
+        let outbox = Outbox::new(Some(far));
+        // More pieces than one write takes, and among them some that no buffer takes at once.
+        let frames: Vec<Cleared> = (0..100)
+            .map(|n| match n % 3 {
+                0 => cleared(b'a' + n, 50),
+                1 => in_pieces(n, 100),
+                _ => in_pieces(n, 300_000),
+            })
+            .collect();
+        let refs: Vec<&Cleared> = frames.iter().collect();
+        let expected: Vec<u8> = frames.iter().flat_map(|frame| frame.to_bytes()).collect();
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; expected.len()];
+            near.read_exact(&mut read).await.unwrap();
+            read == expected
+        });
+        let mut taken = 0;
+        while taken < refs.len() {
+            let next = outbox.offer(&refs[taken..]);
+            taken += next.frames;
+            assert!(next.clear || lock(&outbox.waiting).frames.len() <= 1, "no more is held than has begun");
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+        }
+        assert!(reading.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_frame_in_pieces_that_is_half_written_is_written_to_its_end() {
+        // Up to a byte within, or at the end of, each of its pieces.
+        let (begun, told) = (in_pieces(b'p', 40), cleared(b'q', 40));
+        for written in 1..begun.len() {
+            let (mut near, mut far) = tokio::io::duplex(written);
+            let outbox = Outbox::new(None);
+            outbox.offer(&[&begun, &told]);
+            while lock(&outbox.waiting).begun < written {
+                poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap();
+            }
+            outbox.silence();
+            outbox.push(frame(0x88, 4));
+            let reading = tokio::spawn(async move {
+                let mut read = Vec::new();
+                near.read_to_end(&mut read).await.unwrap();
+                read
+            });
+            while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+            drop(far);
+            assert_eq!(reading.await.unwrap(), [begun.to_bytes(), frame(0x88, 4)].concat(), "{written}");
+        }
+        let ping = in_pieces(0x89, 40);
+        let outbox = Outbox::new(None);
+        outbox.offer(&[&told, &ping]);
+        outbox.silence();
+        assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte says that it is a control frame");
+    }
+
     #[tokio::test]
     async fn a_socket_full_to_the_byte_is_waited_for() {
         let (_near, far) = pair().await;

@@ -15,6 +15,8 @@ mod log;
 mod proof;
 mod session;
 mod settle;
+#[cfg(test)]
+mod sharing;
 mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
