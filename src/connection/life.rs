@@ -268,9 +268,20 @@ impl Body {
         self.poll_telling(now, cx)
     }
 
-    fn act_on_signals(&mut self, now: Instant) -> Option<Ending> {
+    /// What others have for it.
+    fn take_signals(&mut self) -> Signal {
         let raised = self.signals().take();
-        self.has_news |= raised.has(Signal::NEWS);
+        if raised.has(Signal::NEWS) {
+            self.has_news = true;
+            // The news may be that a runtime has ended, and with it the task that told this socket what is new.
+            let Seat { connections, open, .. } = &self.seat;
+            connections.hub().serve(&open.subscriber);
+        }
+        raised
+    }
+
+    fn act_on_signals(&mut self, now: Instant) -> Option<Ending> {
+        let raised = self.take_signals();
         if raised.has(Signal::OVER) {
             return Some(Ending::Gone);
         }
@@ -546,8 +557,7 @@ impl Body {
 
     /// Ready when the socket has ended, or its peer does not listen.
     fn poll_end(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let raised = self.signals().take();
-        self.has_news |= raised.has(Signal::NEWS);
+        let raised = self.take_signals();
         if raised.has(Signal::OVER) {
             return Poll::Ready(());
         }

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     hub::{
-        Hub,
+        Delivery, Hub,
         feed::Subscriber,
         handout::{Batch, Repeat},
     },
@@ -45,26 +45,45 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Starts the fan-out task unless one runs. A runtime that went away has taken its task along; the next
-    /// subscriber's runtime then starts another.
+    /// Starts the fan-out task unless one runs, on the runtime of whoever calls.
     pub(super) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
-        if !self.served.swap(true, Ordering::AcqRel) {
+        // Most of the time one runs, and then its flag is only read: every subscriber that is woken asks.
+        if !self.served.load(Ordering::Acquire) && !self.served.swap(true, Ordering::AcqRel) {
             // Fixed before anybody's first round of the slow way, which reads what came earlier.
             self.position.get_or_init(|| AtomicU64::new(hub.head()));
             tokio::spawn(fan_out(Arc::downgrade(hub), Served(self.clone())));
         }
     }
 
-    /// Has everyone told once more, unless nobody is served here.
+    /// Adds a subscriber, and says at which place.
+    pub(super) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
+        let mut subscribers = lock(&self.subscribers);
+        if subscribers.is_empty() {
+            // What waits was meant for those who have gone.
+            lock(&self.repeats).clear();
+        }
+        subscribers.insert(subscriber)
+    }
+
+    /// Has everyone told once more, unless nobody is there. It waits while nobody serves the shard.
     pub(super) fn repeat(&self, repeat: Repeat) {
+        if lock(&self.subscribers).is_empty() {
+            return;
+        }
         let mut repeats = lock(&self.repeats);
         let are_many = repeats.len() >= WAITING;
-        let is_served = self.served.load(Ordering::Acquire);
-        if is_served && !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
+        if !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
             repeats.push(repeat);
         }
         drop(repeats);
         self.news.notify_one();
+    }
+
+    /// Wakes the subscribers' own tasks. Under no lock: an outlet is somebody else's.
+    fn wake_subscribers(&self) {
+        let subscribers: Vec<Arc<Subscriber>> =
+            lock(&self.subscribers).iter().map(|(_, subscriber)| subscriber.clone()).collect();
+        subscribers.iter().for_each(|subscriber| subscriber.outlet.wake());
     }
 
     #[cfg(test)]
@@ -94,13 +113,28 @@ impl Shard {
 }
 
 /// Marks a shard as served for as long as its task lives.
+///
+/// A runtime that ends takes the task along, and subscribers on other runtimes are there still: the first of them that
+/// wakes starts another one. See [`Hub::serve`].
 struct Served(Arc<Shard>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let mut repeats = lock(&self.0.repeats);
-        repeats.clear();
+        // First: whoever is woken looks at it.
         self.0.served.store(false, Ordering::Release);
+        self.0.wake_subscribers();
+    }
+}
+
+impl Hub {
+    /// Starts the tasks that serve a subscriber, on the runtime of whoever calls, unless they run.
+    pub(crate) fn serve(self: &Arc<Self>, subscriber: &Subscriber) {
+        if let Some(shard) = subscriber.seat.get().and_then(|&(at, _)| self.shards().get(at)) {
+            shard.serve(self);
+        }
+        if self.delivery == Delivery::Converging {
+            self.settler.serve(self);
+        }
     }
 }
 
@@ -114,8 +148,9 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             return;
         };
         if !batch.records.is_empty() {
-            shard.for_each(|some| deliver(&hub, some, &batch)).await;
+            // Before it is handed out: should this task end meanwhile, everybody is woken, and reads on by itself.
             position.store(batch.end(), Ordering::Release);
+            shard.for_each(|some| deliver(&hub, some, &batch)).await;
             continue;
         }
         let Some(repeat) = lock(&shard.repeats).pop() else {
@@ -126,15 +161,31 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             return;
         };
         if repetition.until == batch.start {
+            let mut unsaid = Unsaid { shard, repeat: Some(repeat) };
             let say = |some: &[Arc<Subscriber>]| {
                 if let Some(hub) = hub.upgrade() {
                     some.iter().for_each(|it| it.repeat(&hub, &repetition, batch.now));
                 }
             };
             shard.for_each(say).await;
+            unsaid.repeat = None;
         } else {
             // Something new has come in between, which everybody must have first.
             shard.repeat(repeat);
+        }
+    }
+}
+
+/// What is being told once more: should the task end meanwhile, the next one tells it.
+struct Unsaid<'s> {
+    shard: &'s Shard,
+    repeat: Option<Repeat>,
+}
+
+impl Drop for Unsaid<'_> {
+    fn drop(&mut self) {
+        if let Some(repeat) = self.repeat.take() {
+            self.shard.repeat(repeat);
         }
     }
 }
@@ -162,22 +213,30 @@ pub(super) struct Settler {
 
 impl Settler {
     pub(super) fn serve(&self, hub: &Arc<Hub>) {
-        if !self.runs.swap(true, Ordering::AcqRel) {
-            let turn = Running(self.runs.clone());
-            tokio::spawn(settle(Arc::downgrade(hub), self.news.clone(), hub.times.deletions_every, turn));
+        if !self.runs.load(Ordering::Acquire) && !self.runs.swap(true, Ordering::AcqRel) {
+            let turn = Running { runs: self.runs.clone(), hub: Arc::downgrade(hub) };
+            tokio::spawn(settle(turn, self.news.clone(), hub.times.deletions_every));
         }
     }
 }
 
-struct Running(Arc<AtomicBool>);
+/// Marks that there is such a task for as long as it lives; as with [`Served`], the subscribers see to another one.
+struct Running {
+    runs: Arc<AtomicBool>,
+    hub: Weak<Hub>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.runs.store(false, Ordering::Release);
+        if let Some(hub) = self.hub.upgrade() {
+            hub.shards().iter().for_each(|shard| shard.wake_subscribers());
+        }
     }
 }
 
-async fn settle(hub: Weak<Hub>, news: Arc<Notify>, deletions_every: Duration, _turn: Running) {
+async fn settle(turn: Running, news: Arc<Notify>, deletions_every: Duration) {
+    let hub = &turn.hub;
     let mut deletions = interval_at(Instant::now() + deletions_every, deletions_every);
     deletions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -194,5 +253,156 @@ async fn settle(hub: Weak<Hub>, news: Arc<Notify>, deletions_every: Duration, _t
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::{
+        change::Change,
+        hub::{Cleared, EntityIndex, Origin, Outlet, Progress, Taken, Voice, tests},
+    };
+
+    const EVENTS: EntityIndex = EntityIndex(0);
+
+    /// An outlet that takes everything.
+    #[derive(Default)]
+    struct Page {
+        frames: Mutex<usize>,
+        woken: AtomicBool,
+    }
+
+    impl Page {
+        fn heard(&self) -> usize {
+            std::mem::take(&mut *lock(&self.frames))
+        }
+
+        fn is_woken(&self) -> bool {
+            self.woken.swap(false, Ordering::Relaxed)
+        }
+    }
+
+    impl Outlet for Page {
+        fn offer(&self, frames: &[&Cleared]) -> Taken {
+            *lock(&self.frames) += frames.len();
+            Taken { frames: frames.len(), clear: true }
+        }
+
+        fn is_direct(&self) -> bool {
+            true
+        }
+
+        fn wake(&self) {
+            self.woken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    fn run(runtime: &Runtime) {
+        runtime.block_on(tests::let_others_run());
+    }
+
+    fn hub() -> Arc<Hub> {
+        tests::hub_of(vec![Voice::new("events", "event")], 1000, Delivery::Converging)
+    }
+
+    /// A page whose task is on this runtime, and which stands at the head of the log.
+    fn page(runtime: &Runtime, hub: &Arc<Hub>) -> (Arc<Page>, Arc<Subscriber>) {
+        let page = Arc::new(Page::default());
+        let subscriber = runtime.block_on(async {
+            let subscriber = hub.join(page.clone(), tests::ann(), Origin::Unknown);
+            hub.subscribe(&subscriber, EVENTS, Instant::now());
+            assert!(matches!(hub.catch_up(&subscriber, Instant::now()), Progress::CaughtUp(_)));
+            tests::let_others_run().await;
+            subscriber
+        });
+        page.is_woken();
+        (page, subscriber)
+    }
+
+    fn publish(hub: &Hub, id: u32) {
+        hub.publish(EVENTS, &[Change::update(&json!({ "id": id })).unwrap()], None);
+    }
+
+    fn repeat(hub: &Hub) {
+        let told = 0..hub.head();
+        hub.repeat(&Repeat { entity: EVENTS, told, is_last: false, known_before: 0, only_deletions: false });
+    }
+
+    fn settles(hub: &Hub) -> bool {
+        hub.settler.runs.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn when_a_runtime_ends_those_on_others_are_woken_and_serve_themselves() {
+        let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
+        let (_gone, gone) = page(&first, &hub);
+        let (stays, subscriber) = page(&second, &hub);
+        let shard = hub.shards()[0].clone();
+        publish(&hub, 1);
+        run(&first);
+        assert_eq!(stays.heard(), 1, "the first runtime serves both");
+        drop(first);
+        hub.leave(&gone, Instant::now());
+        assert!(!shard.is_served() && !settles(&hub));
+        assert!(stays.is_woken());
+
+        publish(&hub, 2);
+        repeat(&hub);
+        run(&second);
+        assert_eq!(stays.heard(), 0, "nobody serves it");
+        second.block_on(async { hub.serve(&subscriber) });
+        assert!(shard.is_served() && settles(&hub));
+        run(&second);
+        assert_eq!(stays.heard(), 3, "what is new, and both once more");
+    }
+
+    #[test]
+    fn what_a_runtime_was_telling_when_it_ended_is_told_by_the_next() {
+        for what in [|hub: &Hub| publish(hub, 2), repeat] {
+            let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
+            let (_gone, gone) = page(&first, &hub);
+            // More than are told in one turn.
+            let pages: Vec<_> = (0..=YIELD_EVERY).map(|_| page(&second, &hub)).collect();
+            publish(&hub, 1);
+            run(&first);
+            assert!(pages.iter().all(|(page, _)| page.heard() == 1));
+            what(&hub);
+            first.block_on(tokio::task::yield_now());
+            drop(first);
+            hub.leave(&gone, Instant::now());
+            let untold: Vec<_> = pages.iter().filter(|(page, _)| page.heard() == 0).collect();
+            assert!(!untold.is_empty() && untold.len() < pages.len());
+
+            assert!(pages.iter().all(|(page, _)| page.is_woken()));
+            second.block_on(async {
+                for (_, subscriber) in &pages {
+                    hub.serve(subscriber);
+                    hub.catch_up(subscriber, Instant::now());
+                }
+            });
+            run(&second);
+            assert!(untold.iter().all(|(page, _)| page.heard() == 1));
+        }
+    }
+
+    #[test]
+    fn what_waits_for_those_who_have_gone_is_not_told_to_those_who_come() {
+        let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
+        let (_gone, gone) = page(&first, &hub);
+        publish(&hub, 1);
+        drop(first);
+        repeat(&hub);
+        hub.leave(&gone, Instant::now());
+        let (comes, _) = page(&second, &hub);
+        run(&second);
+        assert_eq!(comes.heard(), 0);
     }
 }

@@ -462,12 +462,9 @@ impl Hub {
         let ping_due = now + spread(turn, self.times.acknowledge_every);
         let feed = Mutex::new(Feed::new(head, recipient, page, ping_due));
         let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
-        let place = lock(&shard.subscribers).insert(subscriber.clone());
+        let place = shard.add(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
-        shard.serve(self);
-        if self.delivery == Delivery::Converging {
-            self.settler.serve(self);
-        }
+        self.serve(&subscriber);
         subscriber
     }
 

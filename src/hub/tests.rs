@@ -18,7 +18,7 @@ fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
     hub_of(vec![Voice::new("events", "event"), Voice::new("calendars", "calendar")], records, delivery)
 }
 
-fn hub_of(voices: Vec<Voice>, records: usize, delivery: Delivery) -> Arc<Hub> {
+pub(super) fn hub_of(voices: Vec<Voice>, records: usize, delivery: Delivery) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
     Arc::new(Hub::new(delivery, voices, log, times(), SessionLimits { sessions: 100, age: hour }))
@@ -113,7 +113,7 @@ pub(crate) fn ann() -> Identity {
     Identity::new("ann")
 }
 
-async fn let_others_run() {
+pub(super) async fn let_others_run() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
