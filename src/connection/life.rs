@@ -43,6 +43,9 @@ use crate::{
 
 /// Sockets told to leave at once when the server shuts down; more are spread over half of the drain time.
 const LEAVE_AT_ONCE: usize = 32;
+/// Bytes that may wait for a page that is behind the log: with more it is closed at once, with less when it has read them
+/// or the time is over.
+const MAX_UNSHARED: usize = 256 * 1000;
 /// tungstenite's buffer for reading: a subscription is some fifty bytes, and every idle socket keeps it.
 const READ_BUFFER: usize = 128;
 /// What tungstenite keeps of answers that cannot go out.
@@ -465,7 +468,12 @@ impl Body {
                 Poll::Ready(Ok(Line::Empty)) => self.moves_on(),
                 Poll::Pending => {
                     let since = *self.rare().stuck_since.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= self.seat.connections.limits.write_timeout {
+                    let Seat { connections, open, .. } = &self.seat;
+                    let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
+                    // What waits is shared with the log. Where that does not hold it any more, it may be this page's alone.
+                    let holds_too_much =
+                        || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
+                    if is_late || (self.has_news && holds_too_much()) {
                         return Poll::Ready(self.too_slow());
                     }
                     return Poll::Pending;

@@ -112,6 +112,11 @@ impl Outbox {
         has_room
     }
 
+    /// Bytes of the frames that wait, and of what has been written of the first.
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.waiting).frames.iter().map(Frame::len).sum()
+    }
+
     /// True when nothing waits to be written.
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.waiting).frames.is_empty()

@@ -247,6 +247,10 @@ impl Feed {
         Version { feed: self.version, subscription: subscription.map_or(0, |known| known.version) }
     }
 
+    fn has_fallen_off(&self, log: &Log) -> bool {
+        self.cursor < log.base() && self.subscriptions.iter().any(|known| known.from < log.base())
+    }
+
     fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
         self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.next_due(times)).min()
     }
@@ -497,6 +501,12 @@ impl Hub {
         }
     }
 
+    /// True when records that it has not seen are gone from the log, whether or not its outlet is written out.
+    pub(crate) fn has_fallen_off(&self, subscriber: &Subscriber) -> bool {
+        let feed = lock(&subscriber.feed);
+        feed.way != Way::Left && feed.has_fallen_off(&lock(&self.log))
+    }
+
     /// One round of the slow way for a subscriber whose outlet is written out.
     pub(crate) fn catch_up(&self, subscriber: &Subscriber, now: Instant) -> Progress {
         // In this order everywhere: whoever holds the log waits for nobody.
@@ -510,14 +520,12 @@ impl Hub {
             return Progress::Lost(lost.entity, lost.stale_before);
         }
         let log = lock(&self.log);
-        let someone_wants_it = |known: &Subscription| known.from < log.base();
-        if !feed.subscriptions.iter().any(someone_wants_it) {
-            // What is gone from the log was nothing to it.
-            feed.cursor = feed.cursor.max(log.base());
-        }
-        let Some(unread) = log.since(feed.cursor) else {
+        if feed.has_fallen_off(&log) {
             return Progress::FellOff;
-        };
+        }
+        // What is gone from the log was nothing to it.
+        feed.cursor = feed.cursor.max(log.base());
+        let unread = log.since(feed.cursor).into_iter().flatten();
         let mut lines: Vec<(Place, Line)> = Vec::new();
         let mut bytes = 0;
         let mut read_to = feed.cursor;
