@@ -528,6 +528,7 @@ impl<A> Builder<A> {
     }
 
     /// How long a write to a socket may stand still before the socket is closed with 1013. Default: 10 s; a year at most.
+    /// A socket that is behind the log is closed at once where more than 256 kB of what the log has dropped wait for it.
     pub fn write_timeout(mut self, time: Duration) -> Self {
         self.connection.write_timeout = within_a_year(time);
         self

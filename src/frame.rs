@@ -1,12 +1,12 @@
-//! What is sent as one: in one piece, or in several where a large one of them is shared with others.
+//! Frames that are sent as one: in one piece, or in several pieces so that a large object can be shared.
 
 use std::{mem::size_of_val, slice, sync::Arc};
 
 use bytes::Bytes;
 
-/// One WebSocket frame, or several that nothing may come between.
+/// One WebSocket frame, or several with nothing in between.
 ///
-/// A clone costs no copy. As large as `Bytes` alone: the fan-out handles one for each record and subscriber.
+/// A clone copies no bytes. It is as large as `Bytes`, since the fan-out handles one for each record and subscriber.
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
     Whole(Bytes),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_costs_the_fan_out_no_more_than_bytes() {
+    fn a_frame_is_as_large_as_bytes() {
         assert_eq!(size_of::<Frame>(), size_of::<Bytes>());
     }
 

@@ -322,7 +322,7 @@ mod tests {
 
         #[test]
         fn messages_stay_json(name in ".{0,40}", id in ".{0,40}") {
-            let event = EventHead::new(&name, "add", &name).event(&format!(r#"{{"id":{}}}"#, quoted(&id)));
+            let event = EventHead::new(&name, "add", &name).event(format!(r#"{{"id":{}}}"#, quoted(&id)));
             let read: serde_json::Value = serde_json::from_str(body(&event.frame)).unwrap();
             prop_assert_eq!(&read["body"]["name"], &name);
             prop_assert_eq!(&read["body"]["value"][&name]["id"], &id);

@@ -74,7 +74,7 @@ impl Host {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let mut page = Page::open(stream, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
         page.say(r#"{"action":"subscribe","name":"events"}"#).await;
-        // What was said before may be told again at any time, so this waits for the pong alone.
+        // Earlier changes may be resent at any time: only the pong counts.
         page.socket.send(Message::Ping(Bytes::new())).await.unwrap();
         while !matches!(page.socket.next().await, Some(Ok(Message::Pong(_)))) {}
         page
@@ -87,21 +87,21 @@ impl Host {
     }
 }
 
-/// A page hears of two changes that come close together, and of both again when all has been quiet.
-async fn hears_and_settles(live: &LiveUpdates, page: &mut Page<TcpStream>, text: &str) {
+/// A page receives two changes that come close together, and both again once writes have gone quiet.
+async fn receives_and_settles(live: &LiveUpdates, page: &mut Page<TcpStream>, text: &str) {
     for id in [7, 8] {
         live.publish("events", Change::update(&json!({ "id": id, "text": text })).unwrap()).unwrap();
     }
-    let mut heard = Vec::new();
-    while heard.len() < 4 {
+    let mut received = Vec::new();
+    while received.len() < 4 {
         let (kind, event) = page.event().await;
-        // What was said before may be told again between.
+        // Earlier changes may be resent in between.
         if event["text"] == text {
-            heard.push((kind, event["id"].clone()));
+            received.push((kind, event["id"].clone()));
         }
     }
     let expected = [7, 8, 7, 8].map(|id| ("update-event".to_owned(), json!(id)));
-    assert_eq!(heard, expected, "{text}");
+    assert_eq!(received, expected, "{text}");
 }
 
 fn live() -> LiveUpdates {
@@ -111,24 +111,24 @@ fn live() -> LiveUpdates {
 }
 
 #[tokio::test]
-async fn pages_hear_on_when_the_runtime_of_the_first_one_ends() {
+async fn pages_stay_served_when_the_runtime_of_the_first_one_ends() {
     join_all(KINDS.map(|kind| async move {
         let live = live();
         let server = Server::layered(&live.layer(), usual);
         let (first, second) = (Host::start(&server, kind).await, Host::start(&server, kind).await);
         let (mut goes, mut stays) = (first.page().await, second.page().await);
-        hears_and_settles(&live, &mut goes, "both hear").await;
-        hears_and_settles(&live, &mut stays, "across runtimes").await;
+        receives_and_settles(&live, &mut goes, "both runtimes").await;
+        receives_and_settles(&live, &mut stays, "across runtimes").await;
 
         first.stop().await;
-        hears_and_settles(&live, &mut stays, "without the first").await;
+        receives_and_settles(&live, &mut stays, "without the first").await;
         assert_eq!(goes.end().await, End::Gone, "{kind:?}");
 
         // A listener that is started again.
         let third = Host::start(&server, kind).await;
         let mut comes = third.page().await;
         second.stop().await;
-        hears_and_settles(&live, &mut comes, "with the third").await;
+        receives_and_settles(&live, &mut comes, "with the third").await;
 
         let end = async move { comes.end().await };
         let (end, ()) = tokio::join!(end, live.shutdown());
@@ -145,7 +145,7 @@ async fn a_listener_that_is_started_again_serves_new_pages() {
         let server = Server::layered(&live.layer(), usual);
         for text in ["before", "after"] {
             let host = Host::start(&server, kind).await;
-            hears_and_settles(&live, &mut host.page().await, text).await;
+            receives_and_settles(&live, &mut host.page().await, text).await;
             host.stop().await;
         }
     }))

@@ -43,8 +43,8 @@ use crate::{
 
 /// Sockets told to leave at once when the server shuts down; more are spread over half of the drain time.
 const LEAVE_AT_ONCE: usize = 32;
-/// Bytes that may wait for a page that is behind the log: with more it is closed at once, with less when it has read them
-/// or the time is over.
+/// Bytes that may wait for a page that has fallen behind the log. With more the socket is closed at once, with less when
+/// they are written or the write timeout is over.
 const MAX_UNSHARED: usize = 256 * 1000;
 /// tungstenite's buffer for reading: a subscription is some fifty bytes, and every idle socket keeps it.
 const READ_BUFFER: usize = 128;
@@ -276,7 +276,7 @@ impl Body {
         let raised = self.signals().take();
         if raised.has(Signal::NEWS) {
             self.has_news = true;
-            // The news may be that a runtime has ended, and with it the task that told this socket what is new.
+            // The news may be that a runtime has ended, and with it the task that writes new records to this socket.
             let Seat { connections, open, .. } = &self.seat;
             connections.hub().serve(&open.subscriber);
         }
@@ -470,7 +470,7 @@ impl Body {
                     let since = *self.rare().stuck_since.get_or_insert(now);
                     let Seat { connections, open, .. } = &self.seat;
                     let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
-                    // What waits is shared with the log. Where that does not hold it any more, it may be this page's alone.
+                    // What waits is shared with the log. Once the log has dropped it, this page may be the only owner.
                     let holds_too_much =
                         || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
                     if is_late || (self.has_news && holds_too_much()) {

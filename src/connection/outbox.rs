@@ -326,7 +326,7 @@ impl Outlet for Outbox {
         while !waiting.broken && (taken < frames.len() || !waiting.frames.is_empty()) {
             let mut slices = waiting.slices();
             let before = slices.bytes;
-            // Where some of what waits has no room, nothing else has.
+            // If what waits does not fit, nothing of this does.
             let _ = frames[taken..].iter().all(|frame| slices.add(frame, 0));
             let offered = slices.bytes;
             match tcp.try_write_vectored(slices.get()) {

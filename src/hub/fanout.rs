@@ -47,7 +47,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Starts the fan-out task unless one runs, on the runtime of whoever calls.
     pub(super) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
-        // Most of the time one runs, and then its flag is only read: every subscriber that is woken asks.
+        // The flag is read first, since every subscriber that is woken does so.
         if !self.served.load(Ordering::Acquire) && !self.served.swap(true, Ordering::AcqRel) {
             // Fixed before anybody's first round of the slow way, which reads what came earlier.
             self.position.get_or_init(|| AtomicU64::new(hub.head()));
@@ -59,13 +59,13 @@ impl Shard {
     pub(super) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
         let mut subscribers = lock(&self.subscribers);
         if subscribers.is_empty() {
-            // What waits was meant for those who have gone.
+            // What waits was meant for subscribers that have left.
             lock(&self.repeats).clear();
         }
         subscribers.insert(subscriber)
     }
 
-    /// Has everyone told once more, unless nobody is there. It waits while nobody serves the shard.
+    /// Sends something once more to all subscribers. It waits while no task serves the shard.
     pub(super) fn repeat(&self, repeat: Repeat) {
         if lock(&self.subscribers).is_empty() {
             return;
@@ -79,7 +79,7 @@ impl Shard {
         self.news.notify_one();
     }
 
-    /// Wakes the subscribers' own tasks. Under no lock: an outlet is somebody else's.
+    /// Wakes the own tasks of all subscribers, under no lock.
     fn wake_subscribers(&self) {
         let subscribers: Vec<Arc<Subscriber>> =
             lock(&self.subscribers).iter().map(|(_, subscriber)| subscriber.clone()).collect();
@@ -114,13 +114,13 @@ impl Shard {
 
 /// Marks a shard as served for as long as its task lives.
 ///
-/// A runtime that ends takes the task along, and subscribers on other runtimes are there still: the first of them that
-/// wakes starts another one. See [`Hub::serve`].
+/// A task ends with its runtime, while subscribers on other runtimes go on. They are woken, and the first of them starts
+/// the next task: see [`Hub::serve`].
 struct Served(Arc<Shard>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // First: whoever is woken looks at it.
+        // Before the subscribers are woken: they look at this flag.
         self.0.served.store(false, Ordering::Release);
         self.0.wake_subscribers();
     }
@@ -148,7 +148,7 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             return;
         };
         if !batch.records.is_empty() {
-            // Before it is handed out: should this task end meanwhile, everybody is woken, and reads on by itself.
+            // Before the batch is handed out: if this task ends meanwhile, all subscribers are woken and read it themselves.
             position.store(batch.end(), Ordering::Release);
             shard.for_each(|some| deliver(&hub, some, &batch)).await;
             continue;
@@ -161,14 +161,14 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             return;
         };
         if repetition.until == batch.start {
-            let mut unsaid = Unsaid { shard, repeat: Some(repeat) };
+            let mut sending = Sending { shard, repeat: Some(repeat) };
             let say = |some: &[Arc<Subscriber>]| {
                 if let Some(hub) = hub.upgrade() {
                     some.iter().for_each(|it| it.repeat(&hub, &repetition, batch.now));
                 }
             };
             shard.for_each(say).await;
-            unsaid.repeat = None;
+            sending.repeat = None;
         } else {
             // Something new has come in between, which everybody must have first.
             shard.repeat(repeat);
@@ -176,13 +176,13 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
     }
 }
 
-/// What is being told once more: should the task end meanwhile, the next one tells it.
-struct Unsaid<'s> {
+/// A repeat that is being sent. If the task ends meanwhile, the next task sends it.
+struct Sending<'s> {
     shard: &'s Shard,
     repeat: Option<Repeat>,
 }
 
-impl Drop for Unsaid<'_> {
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if let Some(repeat) = self.repeat.take() {
             self.shard.repeat(repeat);
@@ -220,7 +220,7 @@ impl Settler {
     }
 }
 
-/// Marks that there is such a task for as long as it lives; as with [`Served`], the subscribers see to another one.
+/// Marks the settling task as running for as long as it lives. As with [`Served`], the subscribers start the next one.
 struct Running {
     runs: Arc<AtomicBool>,
     hub: Weak<Hub>,
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_runtime_ends_those_on_others_are_woken_and_serve_themselves() {
+    fn when_a_runtime_ends_subscribers_on_others_are_woken_and_start_the_tasks_again() {
         let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
         let (_gone, gone) = page(&first, &hub);
         let (stays, subscriber) = page(&second, &hub);
@@ -357,7 +357,7 @@ mod tests {
         publish(&hub, 2);
         repeat(&hub);
         run(&second);
-        assert_eq!(stays.heard(), 0, "nobody serves it");
+        assert_eq!(stays.heard(), 0, "no task serves it");
         second.block_on(async { hub.serve(&subscriber) });
         assert!(shard.is_served() && settles(&hub));
         run(&second);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_runtime_was_telling_when_it_ended_is_told_by_the_next() {
+    fn what_was_being_sent_when_a_runtime_ended_is_sent_by_the_next() {
         for what in [|hub: &Hub| publish(hub, 2), repeat] {
             let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
             let (_gone, gone) = page(&first, &hub);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_those_who_have_gone_is_not_told_to_those_who_come() {
+    fn repeats_for_subscribers_that_have_left_are_not_sent_to_new_ones() {
         let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
         let (_gone, gone) = page(&first, &hub);
         publish(&hub, 1);

@@ -1,4 +1,4 @@
-//! What a page that has stopped reading keeps for itself: little, however large the objects are.
+//! Tests of what a page owns that has stopped reading: little, however large the objects are.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use crate::entity::Entity;
 
 const EVENTS: EntityIndex = EntityIndex(0);
 const MEGABYTE: usize = 1_000_000;
-/// No page may keep more for itself.
+/// No page may own more.
 const BOUND: usize = 256 * 1000;
 
 /// An outlet whose page reads nothing: it holds what it has taken.
@@ -79,7 +79,7 @@ async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stoppe
     }
 }
 
-/// The bytes of what is held that are nowhere in the log.
+/// The bytes of the held frames that are not in the log.
 fn own_bytes(hub: &Hub, outlet: &Stopped) -> usize {
     let log = lock(&hub.log);
     let records: Vec<Range<*const u8>> =
@@ -128,7 +128,7 @@ async fn what_is_copied_for_a_stopped_page_is_bounded() {
     publish(&everybody, 7800, 3800, "");
     assert_bounded(&everybody, "small objects", ann(), BOUND).await;
 
-    // A page's own copy of an object is more than any bound; and it is one, be it told of many.
+    // A projected object is a copy of the page's own, however large; but the page holds one at a time.
     let entity = Entity::new("events").project((), async |(), _: Identity, mut event: Value| {
         event["text"] = "y".repeat(MEGABYTE).into();
         Ok::<_, Infallible>(event)

@@ -9,8 +9,8 @@ use crate::{
     protocol::{self, EventHead},
 };
 
-/// Objects of at least so many bytes are shared by everything that is told of them. Smaller ones are copied into one
-/// piece: that is written and kept for less than several pieces are.
+/// Frames share objects of at least so many bytes with the log. Smaller objects are copied into a frame of one piece,
+/// which is cheaper to write and to keep than several pieces.
 const SHARED_FROM: usize = 4 * 1024;
 
 /// An add, where that can be said, and an update.
