@@ -65,11 +65,9 @@ impl Shard {
         subscribers.insert(subscriber)
     }
 
-    /// Sends something once more to all subscribers. It waits while no task serves the shard.
+    /// Sends something once more to all subscribers. It waits while no task serves the shard. Takes no lock under which
+    /// others are taken, since the caller may hold the log.
     pub(super) fn repeat(&self, repeat: Repeat) {
-        if lock(&self.subscribers).is_empty() {
-            return;
-        }
         let mut repeats = lock(&self.repeats);
         let are_many = repeats.len() >= WAITING;
         if !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
