@@ -82,7 +82,7 @@ struct Page {
 
 impl Outlet for Page {
     fn offer(&self, frames: &[&Cleared]) -> Taken {
-        let records = frames.iter().filter(|frame| frame[0] != PING).count() as u64;
+        let records = frames.iter().filter(|frame| frame.first() != Some(PING)).count() as u64;
         let before = self.heard.frames.fetch_add(records, Ordering::Relaxed);
         if before + records >= self.heard.awaited.load(Ordering::Relaxed) {
             self.heard.news.notify_one();
@@ -113,6 +113,7 @@ impl Bench {
                 age: NEVER,
                 tombstones: 100_000,
                 tombstone_age: NEVER,
+                object_bytes: usize::MAX,
             },
             times(),
             SessionLimits { sessions: 100_000, age: NEVER },

@@ -22,6 +22,8 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// What an object may have besides a request's body: its id, for one.
+const BESIDES_BODY: usize = 4 * 1024;
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Pings and pongs that every page may send, whatever its messages: browsers send no other than pongs.
@@ -175,6 +177,7 @@ impl Builder {
                 age: HOUR,
                 tombstones: 100_000,
                 tombstone_age: 24 * HOUR,
+                object_bytes: 0,
             },
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
@@ -333,6 +336,9 @@ impl<A> Builder<A> {
 
     /// Largest request body listened to, and largest response body read ahead, each. Default: 1 MiB. A larger one
     /// passes untouched, and the change is told from the other one.
+    ///
+    /// An object is bounded too: what has more than this and 4 KiB as JSON is not broadcast, with a line in the log, and
+    /// what an update is put together with from earlier changes is left out beyond that.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.watch.body_bytes = bytes;
         self
@@ -532,6 +538,7 @@ impl<A> Builder<A> {
     }
 
     /// How long a write to a socket may stand still before the socket is closed with 1013. Default: 10 s; a year at most.
+    /// A socket that is behind the log is closed at once where more than 256 kB of what the log has dropped wait for it.
     pub fn write_timeout(mut self, time: Duration) -> Self {
         self.connection.write_timeout = within_a_year(time);
         self
@@ -732,6 +739,7 @@ impl Builder<Ready> {
                 return Err(ConfigError::DuplicateEntity(entity.name.clone()));
             }
         }
+        let log = LogLimits { object_bytes: self.watch.body_bytes.saturating_add(BESIDES_BODY), ..self.log };
         let origins = self.origins.validated()?;
         let routes = Routes::new(&self.entities)?;
 
@@ -745,7 +753,7 @@ impl Builder<Ready> {
             ..Voice::new(&entity.name, &entity.payload_key)
         });
         let publisher = Publisher {
-            hub: Arc::new(Hub::new(self.delivery, voices.collect(), self.log, times, self.sessions)),
+            hub: Arc::new(Hub::new(self.delivery, voices.collect(), log, times, self.sessions)),
             entities: self.entities.into(),
             observer: Arc::new(Observer::default()),
         };

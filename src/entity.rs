@@ -550,6 +550,11 @@ impl Entity {
     /// there, is counted, and means that this object is not to be seen; so does an answer that would break pages, or one
     /// that has another `id`.
     ///
+    /// What the hook answers is made for one page and shared with no other. A page that stops reading keeps its own copy
+    /// of one object, or of objects of 128 KiB together and one more where its stream is not plain TCP, until it is
+    /// closed after the builder's [`write_timeout`](crate::Builder::write_timeout). Without `project` a large object is
+    /// shared with the log, and such a page keeps 256 kB at most.
+    ///
     /// ```
     /// use std::convert::Infallible;
     /// use serde_json::Value;

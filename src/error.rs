@@ -249,6 +249,15 @@ pub enum PublishError {
         /// The entity it was for.
         entity: String,
     },
+    /// The object is larger, as JSON, than [`max_body_bytes`](crate::Builder::max_body_bytes) and 4 KiB.
+    TooLarge {
+        /// The entity it was for.
+        entity: String,
+        /// What it has.
+        bytes: usize,
+        /// What it may have.
+        limit: usize,
+    },
     /// The stock client would stop saving, or throw the message away.
     BreaksPages {
         /// The entity it was for.
@@ -279,6 +288,11 @@ impl fmt::Display for PublishError {
                 "{entity:?}: the object is in other scopes than the write; say where it was with LiveWrite::moved_from, or \
                  give the entity a load_in hook that finds its row"
             ),
+            Self::TooLarge { entity, bytes, limit } => write!(
+                f,
+                "an object of {entity:?} has {bytes} bytes as JSON, and {limit} are the most; raise max_body_bytes, or \
+                 keep large fields out of what pages are sent"
+            ),
             Self::BreaksPages { entity, id, reason } => {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
             }
@@ -294,6 +308,7 @@ impl Error for PublishError {
             | Self::NoScope { .. }
             | Self::NotScoped { .. }
             | Self::OtherScope { .. }
+            | Self::TooLarge { .. }
             | Self::BreaksPages { .. } => None,
         }
     }

@@ -25,6 +25,9 @@ use crate::{
 /// Put [`layer`](Self::layer) around the service, keep the handle (as axum state, for example) to publish what happens
 /// outside HTTP, and end with [`shutdown`](Self::shutdown). Needs tokio with time and I/O enabled.
 ///
+/// One handle may serve sockets on several runtimes, which may end while others go on, and start again. Its own tasks run
+/// on the runtime of one of the open sockets; they are as many as the first runtime has worker threads, and one more.
+///
 /// ```no_run
 /// use axum::{Router, routing::{get, post, put}};
 /// use tower_live_updates::{Entity, LiveUpdates};

@@ -13,6 +13,7 @@ mod endpoint;
 mod entity;
 mod error;
 mod expiry;
+mod frame;
 mod future;
 mod gate;
 mod handle;

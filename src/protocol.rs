@@ -56,16 +56,25 @@ impl EventHead {
         Self(format!(r#"{{"action":"event","body":{{"name":{entity},"value":{{"type":{kind},{key}:"#).into())
     }
 
-    /// A change, as the stock handlers read it.
-    pub(crate) fn event(&self, object: &str) -> EventFrame {
-        let frame = text([&self.0, object, "}}}"]);
-        let end = frame.len() - EVENT_TAIL;
+    /// A change, as the stock handlers read it; `object` is JSON text.
+    pub(crate) fn event(&self, object: impl AsRef<[u8]>) -> EventFrame {
+        let object = object.as_ref();
+        let frame = frame(TEXT, &[self.0.as_bytes(), object, EVENT_TAIL.as_bytes()]);
+        let end = frame.len() - EVENT_TAIL.len();
         EventFrame { object: frame.slice(end - object.len()..end), frame }
+    }
+
+    /// The same in three pieces, of which the second is the object itself.
+    pub(crate) fn around(&self, object: &Bytes) -> [Bytes; 3] {
+        let mut head = BytesMut::with_capacity(MAX_HEADER + self.0.len());
+        put_header(&mut head, TEXT, self.0.len() + object.len() + EVENT_TAIL.len());
+        head.put_slice(self.0.as_bytes());
+        [head.freeze(), object.clone(), Bytes::from_static(EVENT_TAIL.as_bytes())]
     }
 }
 
 /// What follows the object in an event frame.
-pub(crate) const EVENT_TAIL: usize = 3;
+pub(crate) const EVENT_TAIL: &str = "}}}";
 
 /// Several frames to be sent as one piece.
 pub(crate) fn glued(frames: &[Bytes]) -> Bytes {
@@ -111,7 +120,19 @@ fn text<const N: usize>(parts: [&str; N]) -> Bytes {
 /// One unmasked, unfragmented frame (RFC 6455 5.2).
 fn frame(opcode: u8, parts: &[&[u8]]) -> Bytes {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut frame = BytesMut::with_capacity(length + 10);
+    let mut frame = BytesMut::with_capacity(length + MAX_HEADER);
+    put_header(&mut frame, opcode, length);
+    for part in parts {
+        frame.put_slice(part);
+    }
+    frame.freeze()
+}
+
+/// Bytes of the longest header.
+const MAX_HEADER: usize = 10;
+
+/// The header of an unmasked, unfragmented frame with a payload of so many bytes.
+fn put_header(frame: &mut BytesMut, opcode: u8, length: usize) {
     frame.put_u8(FIN | opcode);
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short), _) if short < 126 => frame.put_u8(short),
@@ -124,10 +145,6 @@ fn frame(opcode: u8, parts: &[&[u8]]) -> Bytes {
             frame.put_u64(length as u64);
         }
     }
-    for part in parts {
-        frame.put_slice(part);
-    }
-    frame.freeze()
 }
 
 /// What a page may say.
@@ -218,6 +235,17 @@ mod tests {
     }
 
     #[test]
+    fn pieces_around_an_object_are_the_same_frame() {
+        let head = EventHead::new("events", "add", "event");
+        for length in [2, 60, 200, 70_000] {
+            let object = Bytes::from(vec![b'x'; length]);
+            let pieces = head.around(&object);
+            assert_eq!(pieces.concat(), head.event(&object).frame, "{length}");
+            assert_eq!(pieces[1].as_ptr(), object.as_ptr(), "{length}");
+        }
+    }
+
+    #[test]
     fn lengths_use_the_shortest_form() {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let payload = vec![b'x'; length];
@@ -294,7 +322,7 @@ mod tests {
 
         #[test]
         fn messages_stay_json(name in ".{0,40}", id in ".{0,40}") {
-            let event = EventHead::new(&name, "add", &name).event(&format!(r#"{{"id":{}}}"#, quoted(&id)));
+            let event = EventHead::new(&name, "add", &name).event(format!(r#"{{"id":{}}}"#, quoted(&id)));
             let read: serde_json::Value = serde_json::from_str(body(&event.frame)).unwrap();
             prop_assert_eq!(&read["body"]["name"], &name);
             prop_assert_eq!(&read["body"]["value"][&name]["id"], &id);

@@ -39,11 +39,19 @@ impl Publisher {
         let entity = self.entity(index);
         for change in changes {
             entity.check(change)?;
+            self.check_size(entity, change)?;
             self.check_scopes(index, change)?;
         }
         let published = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
+    }
+
+    /// What a change costs in the log is bounded: a body of escapes is six times as large as JSON.
+    fn check_size(&self, entity: &Entity, change: &Change) -> Result<(), PublishError> {
+        let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
+        let too_large = || PublishError::TooLarge { entity: entity.name.clone(), bytes, limit };
+        if bytes > limit { Err(too_large()) } else { Ok(()) }
     }
 
     /// A change is told to those who may hear it, or to nobody.

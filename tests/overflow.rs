@@ -210,6 +210,23 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once() {
+    for way in WAYS {
+        let live = patient().log_bytes(4 * 1024 * 1024).build().unwrap();
+        let server = Server::layered(&live.layer(), usual);
+        let _stopped = narrow(&server, way).await;
+        let mut healthy = wide(&server, way).await;
+        for sent in 0..10 {
+            let large = json!({"id": 7, "number": sent, "text": "z".repeat(1_000_000)});
+            live.publish("events", Change::update(&large).unwrap()).unwrap();
+            assert_eq!(number(&mut healthy).await, Ok(sent), "{way}");
+        }
+        until("it is closed", || live.stats().slow_closed == 1).await;
+        until("and gone", || live.stats().connections == 1).await;
+    }
+}
+
+#[tokio::test]
 async fn whoever_subscribes_nothing_never_falls_behind() {
     let live = builder()
         .tokens(["demo"])

@@ -406,7 +406,7 @@ async fn times_without_end_are_borne() {
     let ever = Duration::MAX;
     let settling = patient().settle_quiet(ever).settle_overlap(ever).settle_longest(ever);
     let replays = settling.first_load_margin(ever).replay_again(ever).replay_overlap(ever).acknowledge_interval(ever);
-    let kept = replays.repeat_deletions(ever, ever).tombstones(usize::MAX, ever).session_age(ever).log_age(ever);
+    let kept = replays.deletion_reminders([ever; 8]).tombstones(usize::MAX, ever).session_age(ever).log_age(ever);
     let live = kept.hook_timeout(ever).write_timeout(ever).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;

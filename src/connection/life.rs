@@ -43,6 +43,9 @@ use crate::{
 
 /// Sockets told to leave at once when the server shuts down; more are spread over half of the drain time.
 const LEAVE_AT_ONCE: usize = 32;
+/// Bytes that may wait for a page that has fallen behind the log. With more the socket is closed at once, with less when
+/// they are written or the write timeout is over.
+const MAX_UNSHARED: usize = 256 * 1000;
 /// tungstenite's buffer for reading: a subscription is some fifty bytes, and every idle socket keeps it.
 const READ_BUFFER: usize = 128;
 /// What tungstenite keeps of answers that cannot go out.
@@ -268,9 +271,20 @@ impl Body {
         self.poll_telling(now, cx)
     }
 
-    fn act_on_signals(&mut self, now: Instant) -> Option<Ending> {
+    /// What others have for it.
+    fn take_signals(&mut self) -> Signal {
         let raised = self.signals().take();
-        self.has_news |= raised.has(Signal::NEWS);
+        if raised.has(Signal::NEWS) {
+            self.has_news = true;
+            // The news may be that a runtime has ended, and with it the task that writes new records to this socket.
+            let Seat { connections, open, .. } = &self.seat;
+            connections.hub().serve(&open.subscriber);
+        }
+        raised
+    }
+
+    fn act_on_signals(&mut self, now: Instant) -> Option<Ending> {
+        let raised = self.take_signals();
         if raised.has(Signal::OVER) {
             return Some(Ending::Gone);
         }
@@ -454,7 +468,12 @@ impl Body {
                 Poll::Ready(Ok(Line::Empty)) => self.moves_on(),
                 Poll::Pending => {
                     let since = *self.rare().stuck_since.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= self.seat.connections.limits.write_timeout {
+                    let Seat { connections, open, .. } = &self.seat;
+                    let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
+                    // What waits is shared with the log. Once the log has dropped it, this page may be the only owner.
+                    let holds_too_much =
+                        || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
+                    if is_late || (self.has_news && holds_too_much()) {
                         return Poll::Ready(self.too_slow());
                     }
                     return Poll::Pending;
@@ -546,8 +565,7 @@ impl Body {
 
     /// Ready when the socket has ended, or its peer does not listen.
     fn poll_end(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let raised = self.signals().take();
-        self.has_news |= raised.has(Signal::NEWS);
+        let raised = self.take_signals();
         if raised.has(Signal::OVER) {
             return Poll::Ready(());
         }

@@ -8,11 +8,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::{io::AsyncWrite, net::TcpStream};
 
 use super::signals::{Signal, Signals};
 use crate::{
+    frame::Frame,
     hub::{Cleared, Outlet, Taken},
     lock::lock,
 };
@@ -36,10 +37,10 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Frames to be written; of the first one, what is left of it.
-    frames: VecDeque<Bytes>,
-    /// True when a part of the first one has been written.
-    has_begun: bool,
+    /// Frames to be written …
+    frames: VecDeque<Frame>,
+    /// … of the first of which so many bytes have been.
+    begun: usize,
     /// Bytes among them that answer what was read.
     answers: usize,
     /// True when the reading side waits for room.
@@ -65,8 +66,8 @@ impl Outbox {
     }
 
     /// Puts a frame in line.
-    pub(crate) fn push(&self, frame: Bytes) {
-        lock(&self.waiting).frames.push_back(frame);
+    pub(crate) fn push(&self, frame: impl Into<Frame>) {
+        lock(&self.waiting).frames.push_back(frame.into());
         self.signals.raise(Signal::NEWS);
     }
 
@@ -74,7 +75,7 @@ impl Outbox {
     pub(crate) fn answer(&self, frame: Bytes) {
         let mut waiting = lock(&self.waiting);
         waiting.answers += frame.len();
-        waiting.frames.push_back(frame);
+        waiting.frames.push_back(frame.into());
         drop(waiting);
         self.signals.raise(Signal::NEWS);
     }
@@ -84,7 +85,7 @@ impl Outbox {
     pub(crate) fn silence(&self) {
         let mut waiting = lock(&self.waiting);
         waiting.silent = true;
-        let mut is_begun = waiting.has_begun;
+        let mut is_begun = waiting.begun > 0;
         // True for the first frame at most.
         waiting.frames.retain(|frame| std::mem::take(&mut is_begun) || is_control(frame));
         self.rest(&mut waiting);
@@ -109,6 +110,11 @@ impl Outbox {
             self.answer(Bytes::copy_from_slice(frame));
         }
         has_room
+    }
+
+    /// Bytes of the frames that wait, and of what has been written of the first.
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.waiting).frames.iter().map(Frame::len).sum()
     }
 
     /// True when nothing waits to be written.
@@ -165,9 +171,7 @@ impl Waiting {
             if self.frames.is_empty() {
                 return Poll::Ready(Ok(Line::Empty));
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.slices(&mut slices);
-            let outcome = match &slices[..count] {
+            let outcome = match self.slices().get() {
                 [one] => tcp.try_write(one),
                 several => tcp.try_write_vectored(several),
             };
@@ -187,9 +191,7 @@ impl Waiting {
         if self.frames.is_empty() {
             return Pin::new(any).poll_flush(cx).map_ok(|()| Line::Empty);
         }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let count = self.slices(&mut slices);
-        let written = ready!(Pin::new(&mut *any).poll_write_vectored(cx, &slices[..count]))?;
+        let written = ready!(Pin::new(&mut *any).poll_write_vectored(cx, self.slices().get()))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
@@ -198,30 +200,39 @@ impl Waiting {
         Poll::Ready(Ok(Line::Waiting))
     }
 
-    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
-        let mut count = 0;
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            *slice = IoSlice::new(frame);
-            count += 1;
+    /// What can be written at once.
+    fn slices(&self) -> Slices<'_> {
+        let mut slices = Slices::new();
+        let mut begun = self.begun;
+        for frame in &self.frames {
+            if !slices.add(frame, std::mem::take(&mut begun)) {
+                break;
+            }
         }
-        count
+        slices
     }
 
     /// Takes what was written off the line.
     fn written(&mut self, mut bytes: usize) {
         while bytes > 0 {
-            let Some(first) = self.frames.front_mut() else {
+            let Some(first) = self.frames.front() else {
                 break;
             };
-            if bytes < first.len() {
-                first.advance(bytes);
-                self.has_begun = true;
+            let left = first.len() - self.begun;
+            if bytes < left {
+                self.begun += bytes;
                 break;
             }
-            bytes -= first.len();
+            bytes -= left;
             self.frames.pop_front();
-            self.has_begun = false;
+            self.begun = 0;
         }
+    }
+
+    /// So much of a frame has been written, and nothing waits before it.
+    fn begin(&mut self, frame: &Cleared, written: usize) {
+        self.frames.push_back(frame.clone().into_frame());
+        self.begun = written;
     }
 
     fn line(&self) -> Line {
@@ -230,13 +241,48 @@ impl Waiting {
 
     fn break_off(&mut self) {
         self.broken = true;
-        self.frames = VecDeque::new();
+        (self.frames, self.begun) = (VecDeque::new(), 0);
     }
 }
 
 /// Pings, pongs and closes (RFC 6455 5.5).
-fn is_control(frame: &Bytes) -> bool {
+fn is_control(frame: &Frame) -> bool {
     frame.first().is_some_and(|first| first & 0x08 != 0)
+}
+
+/// The pieces of some frames, for one write.
+struct Slices<'f> {
+    slices: [IoSlice<'f>; SLICES],
+    count: usize,
+    bytes: usize,
+}
+
+impl<'f> Slices<'f> {
+    fn new() -> Self {
+        Self { slices: [IoSlice::new(&[]); SLICES], count: 0, bytes: 0 }
+    }
+
+    /// Adds what follows the first so many bytes of a frame; false where there is no room for more.
+    fn add(&mut self, frame: &'f Frame, mut begun: usize) -> bool {
+        for piece in frame.pieces() {
+            let left = piece.get(begun..).unwrap_or_default();
+            begun = begun.saturating_sub(piece.len());
+            if left.is_empty() {
+                continue;
+            }
+            let Some(slice) = self.slices.get_mut(self.count) else {
+                return false;
+            };
+            *slice = IoSlice::new(left);
+            self.count += 1;
+            self.bytes += left.len();
+        }
+        self.count < SLICES
+    }
+
+    fn get(&self) -> &[IoSlice<'f>] {
+        &self.slices[..self.count]
+    }
 }
 
 impl Outlet for Outbox {
@@ -263,42 +309,39 @@ impl Outlet for Outbox {
         };
         // Most of the time it is one frame, and nothing waits: that needs no list of slices.
         if let ([frame], true) = (frames, waiting.frames.is_empty() && !waiting.broken) {
-            match tcp.try_write(frame) {
-                Ok(written) if written == frame.len() => return Taken { frames: 1, clear: true },
-                Ok(written) => {
-                    waiting.frames.push_back(frame.rest(written));
-                    waiting.has_begun = true;
-                    return Taken { frames: 1, clear: false };
+            if let [bytes] = frame.pieces() {
+                match tcp.try_write(bytes) {
+                    Ok(written) if written == bytes.len() => return Taken { frames: 1, clear: true },
+                    Ok(written) => {
+                        waiting.begin(frame, written);
+                        return Taken { frames: 1, clear: false };
+                    }
+                    // What is wrong shows below.
+                    Err(_) => {}
                 }
-                // What is wrong shows below.
-                Err(_) => {}
             }
         }
         let mut taken = 0;
         // What waits already goes first, and then these, as far as the socket takes them.
         while !waiting.broken && (taken < frames.len() || !waiting.frames.is_empty()) {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let waiting_slices = waiting.slices(&mut slices);
-            let mut count = waiting_slices;
-            for (slice, frame) in slices[waiting_slices..].iter_mut().zip(&frames[taken..]) {
-                *slice = IoSlice::new(frame);
-                count += 1;
-            }
-            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
-            match tcp.try_write_vectored(&slices[..count]) {
+            let mut slices = waiting.slices();
+            let before = slices.bytes;
+            // If what waits does not fit, nothing of this does.
+            let _ = frames[taken..].iter().all(|frame| slices.add(frame, 0));
+            let offered = slices.bytes;
+            match tcp.try_write_vectored(slices.get()) {
                 Ok(written) => {
-                    let before: usize = slices[..waiting_slices].iter().map(|slice| slice.len()).sum();
                     waiting.written(written.min(before));
                     let mut rest = written.saturating_sub(before);
                     while rest > 0 && taken < frames.len() {
                         let frame = frames[taken];
                         taken += 1;
-                        if rest < frame.len() {
-                            waiting.frames.push_back(frame.rest(rest));
-                            waiting.has_begun = true;
+                        let length = frame.len();
+                        if rest < length {
+                            waiting.begin(frame, rest);
                             break;
                         }
-                        rest -= frame.len();
+                        rest -= length;
                     }
                     if written < offered {
                         break;
@@ -359,7 +402,7 @@ mod tests {
         assert!(first.frames < refs.len() && !first.clear, "{first:?}");
 
         let expected: Vec<u8> =
-            std::iter::once(frame(b'a', 10)).chain(frames.iter().map(|it| it.rest(0))).flatten().collect();
+            std::iter::once(frame(b'a', 10)).chain(frames.iter().map(|it| it.to_bytes())).flatten().collect();
         let reading = tokio::spawn(async move {
             let mut read = vec![0; expected.len()];
             near.read_exact(&mut read).await.unwrap();
@@ -372,6 +415,72 @@ mod tests {
         }
         while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
         assert!(reading.await.unwrap());
+    }
+
+    /// As what is told of a large object: pieces of very different lengths, an empty one among them.
+    fn in_pieces(byte: u8, object: usize) -> Cleared {
+        let lengths = [90, object, 3, 0, 1, object, 3];
+        Cleared::unseen(Frame::Pieces(
+            lengths.into_iter().zip(byte..).map(|(length, byte)| frame(byte, length)).collect(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn frames_in_pieces_arrive_whole_and_in_order_however_little_a_socket_takes() {
+        let (mut near, far) = pair().await;
+        let outbox = Outbox::new(Some(far));
+        // More pieces than one write takes, and among them some that no buffer takes at once.
+        let frames: Vec<Cleared> = (0..100)
+            .map(|n| match n % 3 {
+                0 => cleared(b'a' + n, 50),
+                1 => in_pieces(n, 100),
+                _ => in_pieces(n, 300_000),
+            })
+            .collect();
+        let refs: Vec<&Cleared> = frames.iter().collect();
+        let expected: Vec<u8> = frames.iter().flat_map(|frame| frame.to_bytes()).collect();
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; expected.len()];
+            near.read_exact(&mut read).await.unwrap();
+            read == expected
+        });
+        let mut taken = 0;
+        while taken < refs.len() {
+            let next = outbox.offer(&refs[taken..]);
+            taken += next.frames;
+            assert!(next.clear || lock(&outbox.waiting).frames.len() <= 1, "no more is held than has begun");
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+        }
+        assert!(reading.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_frame_in_pieces_that_is_half_written_is_written_to_its_end() {
+        // Up to a byte within, or at the end of, each of its pieces.
+        let (begun, told) = (in_pieces(b'p', 40), cleared(b'q', 40));
+        for written in 1..begun.len() {
+            let (mut near, mut far) = tokio::io::duplex(written);
+            let outbox = Outbox::new(None);
+            outbox.offer(&[&begun, &told]);
+            while lock(&outbox.waiting).begun < written {
+                poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap();
+            }
+            outbox.silence();
+            outbox.push(frame(0x88, 4));
+            let reading = tokio::spawn(async move {
+                let mut read = Vec::new();
+                near.read_to_end(&mut read).await.unwrap();
+                read
+            });
+            while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+            drop(far);
+            assert_eq!(reading.await.unwrap(), [begun.to_bytes(), frame(0x88, 4)].concat(), "{written}");
+        }
+        let ping = in_pieces(0x89, 40);
+        let outbox = Outbox::new(None);
+        outbox.offer(&[&told, &ping]);
+        outbox.silence();
+        assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte says that it is a control frame");
     }
 
     #[tokio::test]
@@ -444,7 +553,7 @@ mod tests {
         outbox.silence();
         assert_eq!(outbox.offer(&[&told]), Taken { frames: 1, clear: true }, "it does as if");
         outbox.push(close.clone());
-        let expected = [begun.rest(0), pong, close].concat();
+        let expected = [begun.to_bytes(), pong, close].concat();
         let reading = tokio::spawn(async move {
             let mut read = Vec::new();
             near.read_to_end(&mut read).await.unwrap();

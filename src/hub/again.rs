@@ -15,7 +15,8 @@ use crate::hub::{
 
 /// Records looked at in one share of the slow way.
 pub(super) const SHARE_RECORDS: usize = 512;
-/// Bytes in one share of the slow way.
+/// Bytes in one share of the slow way, but for what goes beyond that in its last line: a stream that is no plain TCP
+/// stream holds all of it until its page reads on.
 pub(super) const SHARE_BYTES: usize = 128 * 1024;
 /// How often something is told again because somebody was saving meanwhile …
 const ATTEMPTS: u8 = 3;
@@ -131,9 +132,9 @@ impl Place {
 impl Again {
     /// What a page may have missed is told a second time, since its list may arrive late. Where it `comes_back`, a form
     /// may have been open all the while.
-    pub(super) fn replayed(from: u64, comes_back: bool, reminded: u64, times: &DeliveryTimes, now: Instant) -> Self {
+    pub(super) fn replayed(from: u64, comes_back: bool, reminded: u64, at: Instant) -> Self {
         let deletions = comes_back.then_some(Deletions { from, end: reminded, sent: 0 });
-        Self { attempts: ATTEMPTS, patience: PATIENCE, deletions, ..Self::due(from, now + times.replay_again) }
+        Self { attempts: ATTEMPTS, patience: PATIENCE, deletions, ..Self::due(from, at) }
     }
 
     /// What settles is told to one that could not be told with the others.

@@ -112,6 +112,8 @@ pub(super) struct Feed {
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Box<Asked>>,
     pings: u64,
+    /// Entities whose subscription the page has ended.
+    ended: Option<Box<Ended>>,
     /// Counts what else than its own reading has changed who it is and what it follows.
     version: u64,
 }
@@ -191,6 +193,34 @@ struct Subscription {
 enum Lost {
     Unasked,
     Asked,
+    /// It is asked at this time.
+    Later(Instant),
+}
+
+/// A page that subscribes again and again is replayed to once in so long: a replay may be ten thousand times as large
+/// as what asks for it.
+const REPLAY_EVERY: Duration = Duration::from_secs(30);
+
+/// The entities whose subscription a page has ended, and when it is next replayed to should it subscribe again.
+#[derive(Debug, Default)]
+struct Ended(Vec<(EntityIndex, Option<Instant>)>);
+
+impl Ended {
+    fn note(&mut self, entity: EntityIndex) {
+        if !self.0.iter().any(|(known, _)| *known == entity) {
+            self.0.push((entity, None));
+        }
+    }
+
+    /// When its page is replayed to that subscribes now; `None` for at once.
+    fn replays_at(&mut self, entity: EntityIndex, now: Instant) -> Option<Instant> {
+        let (_, next) = self.0.iter_mut().find(|(known, _)| *known == entity)?;
+        let waits = next.filter(|next| *next > now);
+        if waits.is_none() {
+            *next = Some(now + REPLAY_EVERY);
+        }
+        waits
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +243,7 @@ impl Feed {
             ping_due,
             asked: None,
             pings: 0,
+            ended: None,
             version: 0,
         }
     }
@@ -250,8 +281,18 @@ impl Feed {
         Version { feed: self.version, subscription: subscription.map_or(0, |known| known.version) }
     }
 
+    fn has_fallen_off(&self, log: &Log) -> bool {
+        // Whoever has been handed everything that ever went from the log need not look closer.
+        let lacks = |known: &Subscription| {
+            let next = known.from.max(self.cursor);
+            next < log.trimmed() && next < self.recipient.log_start(log, known.entity)
+        };
+        self.subscriptions.iter().any(lacks)
+    }
+
     fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
-        self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.next_due(times)).min()
+        let again = self.subscriptions.iter().filter_map(|known| known.again.as_ref()?.next_due(times));
+        again.chain(self.subscriptions.iter().filter_map(Subscription::asks_later)).min()
     }
 }
 
@@ -297,6 +338,23 @@ impl Subscription {
     /// True while it is being told what is out of its sight.
     fn hides(&self) -> bool {
         self.hidden.as_ref().is_some_and(|hidden| hidden.is_due())
+    }
+
+    /// Whether the store is to be asked now.
+    fn asks(&self, now: Instant) -> bool {
+        match self.lost {
+            Some(Lost::Unasked) => true,
+            Some(Lost::Later(at)) => at <= now,
+            Some(Lost::Asked) | None => false,
+        }
+    }
+
+    /// When it is to be asked, if that is not now.
+    fn asks_later(&self) -> Option<Instant> {
+        match self.lost {
+            Some(Lost::Later(at)) => Some(at),
+            Some(Lost::Unasked | Lost::Asked) | None => None,
+        }
     }
 
     /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `unheard_from` on
@@ -386,10 +444,14 @@ impl Hub {
         }
         let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
         let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log_start && !has_changed);
+        let replays_at = feed.ended.as_mut().and_then(|ended| ended.replays_at(entity, now));
         match reached {
-            None => subscription.lose(missed_from.unwrap_or(0).max(log_start), 0),
+            None => {
+                subscription.lose(missed_from.unwrap_or(0).max(log_start), 0);
+                subscription.lost = Some(replays_at.map_or(Lost::Unasked, Lost::Later));
+            }
             Some(from) => {
-                if from < head {
+                if from < head && replays_at.is_none() {
                     // The others have been handed what lies between.
                     let cursor = feed.cursor;
                     for known in &mut feed.subscriptions {
@@ -403,7 +465,8 @@ impl Hub {
                 if from < head || !comes_back {
                     // A list may arrive later than this, or the page be saving at the moment.
                     let reminded = self.reminded_before(entity);
-                    let again = Again::replayed(from, comes_back, reminded, &self.times, now);
+                    let at = replays_at.unwrap_or(now + self.times.replay_again);
+                    let again = Again::replayed(from, comes_back, reminded, at);
                     subscription.again = Some(Box::new(again));
                 }
             }
@@ -438,7 +501,7 @@ impl Hub {
     ) {
         let snapshot = match (snapshot, earlier) {
             (Some(snapshot), Some(earlier)) => {
-                let gone = |id: &str| self.going_by_id(entity, &quoted(id));
+                let gone = |id: &str| self.going_by_id(entity, &quoted(id)).into();
                 Some(Arc::new(snapshot.instead_of(earlier, gone)))
             }
             (snapshot, _) => snapshot,
@@ -538,6 +601,12 @@ impl Hub {
         }
     }
 
+    /// True when records that it has not seen are gone from the log, whether or not its outlet is written out.
+    pub(crate) fn has_fallen_off(&self, subscriber: &Subscriber) -> bool {
+        let feed = lock(&subscriber.feed);
+        feed.way != Way::Left && feed.has_fallen_off(&lock(&self.log))
+    }
+
     /// One round of the slow way for a subscriber whose outlet is written out.
     pub(crate) fn catch_up(&self, subscriber: &Subscriber, now: Instant) -> Progress {
         // In this order everywhere: whoever holds the log waits for nobody.
@@ -546,17 +615,12 @@ impl Hub {
             return Progress::CaughtUp(None);
         }
         feed.live = Live::default();
-        if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.lost == Some(Lost::Unasked)) {
+        if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.asks(now)) {
             lost.lost = Some(Lost::Asked);
             return Progress::Lost(lost.entity, lost.stale_before);
         }
         let log = lock(&self.log);
-        // Whoever has been handed everything that ever went from the log need not look closer.
-        let lacks = |known: &Subscription| {
-            let next = known.from.max(feed.cursor);
-            next < log.trimmed() && next < feed.recipient.log_start(&log, known.entity)
-        };
-        if feed.subscriptions.iter().any(lacks) {
+        if feed.has_fallen_off(&log) {
             return Progress::FellOff;
         }
         let unread = log.since(feed.cursor);
@@ -586,7 +650,7 @@ impl Hub {
                     Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => Some(How::Live),
                 };
                 if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
-                    bytes += record.frame.len();
+                    bytes += line.bytes();
                     lines.push((Place::record(sequence), line));
                 }
             }
@@ -805,9 +869,9 @@ impl Hub {
 
     /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
     fn share_of_hidden(&self, entity: EntityIndex, hidden: &Hidden, recipient: &Recipient, log: &Log) -> Telling {
-        let mut due = hidden.due();
-        let (mut lines, mut ids) = (Vec::new(), Vec::new());
-        for (id, since) in due.by_ref().take(SHARE_RECORDS) {
+        let mut due = hidden.due().peekable();
+        let (mut lines, mut ids, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((id, since)) = due.next_if(|_| ids.len() < SHARE_RECORDS && bytes <= SHARE_BYTES) {
             let newest =
                 log.newest_record(entity, &since.key).filter(|(at, ..)| log.is_newest(entity, &since.key, *at));
             let line = match (newest, since.reminders) {
@@ -819,6 +883,7 @@ impl Hub {
                 (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, id)),
                 (None, _) => None,
             };
+            bytes += line.as_ref().map_or(0, Line::bytes);
             lines.extend(line.map(|line| (Place::of_row(ids.len()), line)));
             ids.push(id.clone());
         }
@@ -860,9 +925,11 @@ impl Inquiry {
         });
         let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
         let mut answered = Vec::with_capacity(places.len());
+        let mut bytes = 0;
         for next in 1..=places.len() {
-            // Behind the limit only what is there already.
+            // Behind the limit only what is there already. And what a hook makes of a small object may be large.
             let answer = match begun.elapsed() >= limit && next > 1 {
+                _ if bytes > SHARE_BYTES => None,
                 true => answers.next().now_or_never().flatten(),
                 false => answers.next().await,
             };
@@ -871,7 +938,10 @@ impl Inquiry {
                 break;
             };
             match answer {
-                Answer::Told(told) => answered.push((place, Line::Told(told))),
+                Answer::Told(told) => {
+                    bytes += told.frame.len();
+                    answered.push((place, Line::Told(told)));
+                }
                 Answer::Nothing => {}
                 Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
             }
@@ -932,6 +1002,9 @@ impl Subscriber {
         let mut feed = lock(&self.feed);
         let before = feed.subscriptions.len();
         feed.subscriptions.retain(|known| known.entity != entity);
+        if feed.subscriptions.len() < before {
+            feed.ended.get_or_insert_default().note(entity);
+        }
         feed.live = Live::default();
         feed.version += 1;
         feed.subscriptions.len() < before

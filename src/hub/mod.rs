@@ -6,6 +6,7 @@
 //! cursor, a bounded share at a time, until it has caught up.
 
 mod again;
+mod append;
 mod fanout;
 mod feed;
 mod handout;
@@ -16,6 +17,8 @@ mod proof;
 mod reminders;
 mod session;
 mod settle;
+#[cfg(test)]
+mod sharing;
 mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,7 +44,7 @@ use self::{
     fanout::{Settler, Shard},
     feed::{Feed, PageFeed},
     handout::{Batch, Repeat, Repetition, Resent},
-    log::{Former, Log, Matter, Record, State, Subject, Was},
+    log::{Log, Matter, Record, Subject},
     reminders::Schedule,
     session::Sessions,
     settle::{Due, Settle},
@@ -60,9 +63,10 @@ pub(crate) use self::{
 };
 use crate::{
     auth::Identity,
-    change::{Before, Change, ChangeKind},
+    change::{Change, ChangeKind},
+    frame::Frame,
     lock::lock,
-    object::{Object, quoted},
+    object::quoted,
     observe::{Counter, audit},
     protocol,
     scope::{Earlier, Scopes},
@@ -116,10 +120,17 @@ const BATCH_RECORDS: usize = 256;
 /// Frames that everyone is told again at once; more are told to each at its own pace.
 const REPEAT_FRAMES: usize = 512;
 
+/// The same, in bytes.
+const REPEAT_BYTES: usize = 1024 * 1024;
+/// Keys looked up in the log at once.
+const KEYS_AT_ONCE: usize = 1024;
+
 /// The log and everyone who follows it.
 pub(crate) struct Hub {
     delivery: Delivery,
     times: DeliveryTimes,
+    /// What objects are put together to at most.
+    max_object_bytes: usize,
     /// One for each entity; the last is `$resync`.
     voices: Vec<Voice>,
     resync: EntityIndex,
@@ -179,7 +190,7 @@ pub(crate) struct SnapshotFrames {
 
 impl SnapshotFrames {
     /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
-    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Bytes) -> Self {
+    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Frame) -> Self {
         let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
         let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
         let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
@@ -196,7 +207,7 @@ struct Row {
     id: Box<str>,
     /// What the log may find its object by.
     keys: Box<[Arc<str>]>,
-    frame: Bytes,
+    frame: Frame,
     /// The object itself, where it is asked who may see it.
     object: Option<Bytes>,
     kind: RowKind,
@@ -223,6 +234,7 @@ impl Hub {
         Self {
             delivery,
             times,
+            max_object_bytes: log.object_bytes,
             resync,
             log: Mutex::new(Log::new(log, voices.len())),
             settles: Mutex::new(voices.iter().map(|_| Settle::new(Instant::now())).collect()),
@@ -234,6 +246,11 @@ impl Hub {
             settler: Settler::default(),
             tally: Tally::default(),
         }
+    }
+
+    /// What one object may have, as JSON.
+    pub(crate) fn max_object_bytes(&self) -> usize {
+        self.max_object_bytes
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
@@ -265,95 +282,6 @@ impl Hub {
     /// Sessions remembered.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
-    }
-
-    /// Tells changes, in this order and with nothing in between.
-    ///
-    /// `began` is where the log stood when the write that made an add began: an object that was told since then is
-    /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
-    /// Returns how many there was something to tell of.
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
-        let mut announced = Vec::new();
-        let mut elsewhere = false;
-        let told = {
-            let mut log = lock(&self.log);
-            let before = log.head();
-            let now = Instant::now();
-            let mut told = 0;
-            for change in changes {
-                let key = self.voice(entity).key(change.namespace(), change.id());
-                if self.is_elsewhere(&log, entity, &key, change) {
-                    elsewhere = true;
-                    continue;
-                }
-                let newer = began
-                    .filter(|_| change.kind() == ChangeKind::Add)
-                    .and_then(|began| log.newest_record(entity, &key).filter(|(at, ..)| (began..before).contains(at)))
-                    // What was told elsewhere is nothing to it.
-                    .filter(|(_, record, _)| !self.voice(entity).is_scoped || record.scopes == *change.scopes());
-                let record = match newer.map(|(_, record, subject)| (record, subject)) {
-                    None if self.is_unconfirmed(&log, entity, &key, change) => {
-                        match self.unconfirmed(&log, entity, &key, change) {
-                            Some(record) => record,
-                            None => continue,
-                        }
-                    }
-                    None => self.record(&log, entity, change),
-                    // The id of an object that was deleted meanwhile has been given to this one.
-                    Some((_, Subject { kind: ChangeKind::Delete, added: Some(added), .. }))
-                        if began.is_some_and(|began| *added < began) =>
-                    {
-                        self.record(&log, entity, change)
-                    }
-                    Some((_, Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. })) => continue,
-                    Some((newer, Subject { object, .. })) => {
-                        // An update may leave fields out that pages need of an add.
-                        let sent = Object::of(change.object()).unwrap_or_default();
-                        let object = sent.overlaid(Object::parse(object).unwrap_or_default());
-                        self.changed(&log, entity, change, Some(object), newer.scopes.clone(), true)
-                    }
-                };
-                let came = self.came_in_part(&record);
-                if audit::is_on() {
-                    announced.push((change.id(), change.kind().verb(), record.scopes.clone()));
-                }
-                log.append(now, record);
-                told += 1;
-                if let Some(scopes) = came {
-                    if !self.voice(entity).has_snapshot {
-                        let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
-                        log.append(now, Record { entity, frame, scopes, matter: Matter::Message });
-                    }
-                    let frame = self.voice(entity).resync_marker();
-                    log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
-                }
-            }
-            lock(&self.settles)[usize::from(entity.0)].told(now);
-            told
-        };
-        self.wake();
-        if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
-            self.settler.news.notify_one();
-        }
-        for (id, kind, scopes) in announced {
-            audit::published(&self.voice(entity).entity, id, kind, &scopes, self.audience(entity, &scopes));
-        }
-        Published { changes: told, elsewhere }
-    }
-
-    /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
-    /// move to another scope by itself: the application says so, or the store shows it there.
-    fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let voice = self.voice(entity);
-        let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
-        if !may_be || change.kind() == ChangeKind::Add || !change.former_scopes().is_none() {
-            return false;
-        }
-        let known = match log.newest_record(entity, key) {
-            Some((_, record, _)) => Some(&record.scopes),
-            None => log.tombstone(entity, key).map(|(_, tombstone)| &tombstone.scopes),
-        };
-        known.is_some_and(|known| change.scopes().common(known).is_none())
     }
 
     /// Tells a message: `value` is JSON text.
@@ -491,12 +419,9 @@ impl Hub {
         let ping_due = now + spread(turn, self.times.acknowledge_every);
         let feed = Mutex::new(Feed::new(head, recipient, page, ping_due));
         let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
-        let place = lock(&shard.subscribers).insert(subscriber.clone());
+        let place = shard.add(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
-        shard.serve(self);
-        if self.delivery == Delivery::Converging {
-            self.settler.serve(self);
-        }
+        self.serve(&subscriber);
         subscriber
     }
 
@@ -534,7 +459,7 @@ impl Hub {
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             keys: keys(identity.hears(), change.id()),
-            frame: voice.gone(change.object(), true).frame,
+            frame: voice.gone(change.object(), true).frame.into(),
             object: None,
             kind: RowKind::Gone,
         });
@@ -543,13 +468,16 @@ impl Hub {
         let unbearable = others.len();
         let there: Vec<Box<[Arc<str>]>> =
             bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
-        {
+        for some in there.chunks(KEYS_AT_ONCE) {
             let mut log = lock(&self.log);
-            there.iter().flatten().for_each(|key| log.unbury(entity, key, at));
+            some.iter().flatten().for_each(|key| log.unbury(entity, key, at));
         }
         let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
-            let object = voice.view.is_some().then(|| Bytes::copy_from_slice(change.object().as_bytes()));
-            let frame = if object.is_some() { Bytes::new() } else { voice.upsert(change.object(), true).for_anyone() };
+            let object = Bytes::copy_from_slice(change.object().as_bytes());
+            let (frame, object) = match voice.view {
+                Some(_) => (Bytes::new().into(), Some(object)),
+                None => (voice.upsert(&object, voice.can_add(&object, true)).for_anyone(), None),
+            };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
         let scopes = identity.hears().clone();
@@ -559,8 +487,10 @@ impl Hub {
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
-        let marker =
-            |frame| Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker };
+        let marker = |frame: Bytes| {
+            let frame = frame.into();
+            Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
+        };
         let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into() }
     }
@@ -653,9 +583,15 @@ impl Hub {
                 let newest = self.newest(&log, entity, told.start, told.start, u64::MAX);
                 let newest = newest.take_while(|(at, _)| *at < told.end);
                 let records = newest.filter_map(|(at, record)| Some((at, self.said(&log, at, record?, how))));
+                let mut bytes = 0;
+                let records = records.take_while(|(_, said)| {
+                    let is_little = bytes <= REPEAT_BYTES;
+                    bytes += said.frame_bytes();
+                    is_little
+                });
                 let frames: Vec<(u64, Said)> = records.take(REPEAT_FRAMES + 1).collect();
                 let is_torn = *is_last && told.start < log.start(entity);
-                (is_torn, (frames.len() <= REPEAT_FRAMES).then_some(frames))
+                (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
             }
         };
         Repetition { repeat: repeat.clone(), until, is_torn, frames }
@@ -694,181 +630,18 @@ impl Hub {
         &self.voices[usize::from(entity.0)]
     }
 
-    /// A change as it is told, with what the log knows of its object.
-    fn record(&self, log: &Log, entity: EntityIndex, change: &Change) -> Record {
-        let voice = self.voice(entity);
-        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
-        if self.delivery == Delivery::Plain && change.kind() != ChangeKind::Delete {
-            return self.changed(log, entity, change, None, scopes, false);
-        }
-        let known = log.known(entity, &voice.key(change.namespace(), change.id())).map(|(_, subject)| subject);
-        let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
-        match (change.kind(), known) {
-            (ChangeKind::Delete, _) => self.deleted(log, entity, change, scopes, known),
-            (ChangeKind::Update, Some(known)) if !change.is_whole() => {
-                let earlier = Object::parse(&known.object).unwrap_or_default();
-                let later = Object::of(change.object()).unwrap_or_default();
-                self.changed(log, entity, change, Some(earlier.overlaid(later)), scopes, known.whole)
-            }
-            (kind, _) => {
-                let whole = kind == ChangeKind::Add || change.is_whole();
-                self.changed(log, entity, change, None, scopes, whole)
-            }
-        }
-    }
-
-    /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
-    /// most back ends answer an update of a row that is gone with 200.
-    fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let is_claim = change.kind() == ChangeKind::Update && !change.is_whole();
-        is_claim && self.delivery == Delivery::Converging && log.tombstone(entity, key).is_some()
-    }
-
-    /// Such an update, to be broadcast alone to who may have had the object; `None` where that is nobody, or a hook would
-    /// have to say who may see it.
-    fn unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Option<Record> {
-        let voice = self.voice(entity);
-        let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
-        let scopes = if voice.is_scoped { change.scopes().common(&had) } else { Scopes::All };
-        if scopes.is_none() {
-            return None;
-        }
-        let frame = voice.plainly(change.kind(), change.object()).frame;
-        voice.view.is_none().then(|| Record { entity, frame, scopes, matter: Matter::Unconfirmed(change.id().into()) })
-    }
-
-    /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
-    fn came_in_part(&self, record: &Record) -> Option<Scopes> {
-        let Matter::Change(Subject { kind: ChangeKind::Update, whole: false, former: Former::Known(state), .. }) =
-            &record.matter
-        else {
-            return None;
-        };
-        let came = self.voice(record.entity).is_scoped && record.scopes != state.scopes;
-        (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
-    }
-
-    /// A deletion is told where it is said to be told, and to those who have the object.
-    fn deleted(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        change: &Change,
-        scopes: Scopes,
-        known: Option<&Subject>,
-    ) -> Record {
-        let voice = self.voice(entity);
-        let (may_be_exception, said) = match self.delivery {
-            Delivery::Plain => (false, voice.plainly(ChangeKind::Delete, change.object())),
-            Delivery::Converging => {
-                let known = known.map(|subject| (&subject.object[..], subject.whole));
-                let may_be_exception = voice.may_be_exception(known);
-                (may_be_exception, voice.gone(change.object(), may_be_exception))
-            }
-        };
-        let key = Arc::from(&*voice.key(change.namespace(), change.id()));
-        let mut subject = Subject {
-            kind: ChangeKind::Delete,
-            id: change.id().into(),
-            former: self.former(log, entity, &key, change),
-            key,
-            ever: Scopes::None,
-            went_to: change.went_to().clone(),
-            object: said.object,
-            whole: true,
-            added: None,
-            parent: None,
-            may_be_exception,
-        };
-        if subject.id == subject.key {
-            subject.key = subject.id.clone();
-        }
-        let scopes = match &subject.former {
-            // Who never had it learns nothing by somebody's wish to delete it.
-            Former::Known(state) if change.is_claimed() && !matches!(state.was, Was::Doubtful) => state.scopes.clone(),
-            Former::Known(state) => scopes.and(&state.scopes),
-            Former::Unknown | Former::Absent => scopes,
-        };
-        subject.ever = subject.former.ever_and(&scopes);
-        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
-    }
-
-    /// An add or update, `merged` being its object with what was known of it, where that is more than the change says.
-    fn changed(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        change: &Change,
-        merged: Option<Object<'_>>,
-        scopes: Scopes,
-        whole: bool,
-    ) -> Record {
-        let voice = self.voice(entity);
-        let (said, parent) = match merged {
-            None => (voice.plainly(change.kind(), change.object()), voice.parent_in(change.object())),
-            Some(object) => (voice.plainly(change.kind(), &object.to_json()), voice.parent(&object)),
-        };
-        let parent = parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
-        let id: Arc<str> = change.id().into();
-        let key = if voice.has_own_ids { Arc::from(&*voice.key(change.namespace(), &id)) } else { id.clone() };
-        let former = self.former(log, entity, &key, change);
-        let subject = Subject {
-            kind: change.kind(),
-            ever: former.ever_and(&scopes),
-            went_to: Scopes::None,
-            former,
-            id,
-            key,
-            object: said.object,
-            whole,
-            added: None,
-            parent,
-            may_be_exception: false,
-        };
-        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
-    }
-
-    /// What an object was before a change, where somebody may want to know.
-    fn former(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Former {
-        let voice = self.voice(entity);
-        if !voice.is_choosy() {
-            return Former::Unknown;
-        }
-        let known = log.newest_record(entity, key);
-        // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = voice.has_own_ids && change.comes();
-        let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
-        let scopes = match known {
-            Some((_, record, _)) => record.scopes.and(moved_from),
-            None if comes || !moved_from.is_none() => moved_from.clone(),
-            None if voice.is_scoped => change.scopes().clone(),
-            None => Scopes::All,
-        };
-        // What was told before a refresh says who may have the object, and not what it is.
-        let is_sure = |at: u64| at >= log.refreshed(entity);
-        let was = match (known, change.before()) {
-            (Some((at, _, Subject { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
-            (Some((at, _, subject)), _) if voice.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
-            (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
-            (Some(_), _) => Was::Something,
-            (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
-            (None, Before::Absent) => return Former::Absent,
-            (None, Before::Unread) if comes || !moved_from.is_none() => Was::Something,
-            (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
-            (None, Before::Unread) => return Former::Unknown,
-        };
-        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.clone());
-        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
-    }
-
     /// The newest state of a record's object, for pages that know it or not. Where thousands may come back at once and
     /// each needs it, the record's `place` keeps it.
-    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Bytes {
+    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Frame {
         if subject.kind == ChangeKind::Delete {
-            return record.frame.clone();
+            return record.frame.clone().into();
         }
         let voice = self.voice(record.entity);
-        let say = || voice.upsert(&String::from_utf8_lossy(&subject.object), subject.whole);
+        let can_add = || match subject.can_add {
+            Some(can_add) => subject.whole && can_add,
+            None => voice.can_add(&subject.object, subject.whole),
+        };
+        let say = || voice.upsert(&subject.object, can_add());
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
         let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));

@@ -2,7 +2,7 @@
 //!
 //! An outlet takes [`Cleared`] frames and no others, and nothing but this file makes them.
 
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     auth::Identity,
     change::ChangeKind,
+    frame::Frame,
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
@@ -24,35 +25,30 @@ use crate::{
 };
 
 /// A frame that its recipient may hear.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cleared(Bytes);
+#[derive(Clone, Debug)]
+pub(crate) struct Cleared(Frame);
 
 impl Cleared {
     /// A ping: it says nothing of any object.
     pub(crate) fn ping(payload: &[u8]) -> Self {
-        Self(protocol::ping(payload))
+        Self(protocol::ping(payload).into())
     }
 
     /// Any frame at all, for tests of what happens to it behind this place.
     #[cfg(test)]
-    pub(crate) fn unseen(frame: Bytes) -> Self {
-        Self(frame)
+    pub(crate) fn unseen(frame: impl Into<Frame>) -> Self {
+        Self(frame.into())
     }
 
-    /// The frame from a byte on.
-    pub(crate) fn rest(&self, from: usize) -> Bytes {
-        self.0.slice(from..)
-    }
-
-    pub(crate) fn into_frame(self) -> Bytes {
+    pub(crate) fn into_frame(self) -> Frame {
         self.0
     }
 }
 
 impl Deref for Cleared {
-    type Target = Bytes;
+    type Target = Frame;
 
-    fn deref(&self) -> &Bytes {
+    fn deref(&self) -> &Frame {
         &self.0
     }
 }
@@ -198,7 +194,7 @@ impl Line {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Told(told) => told.frame.len(),
-            Self::Asked(question) => question.object.len(),
+            Self::Asked(question) => question.bytes(),
         }
     }
 }
@@ -261,6 +257,11 @@ impl Heard<'_> {
 }
 
 impl Said {
+    /// What it is to most who hear it.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.frame.len()
+    }
+
     /// What this recipient hears of it.
     pub(super) fn to(&self, recipient: &Recipient) -> Option<Heard<'_>> {
         let (mark, about) = (self.mark.as_deref(), self.about.as_deref());
@@ -337,12 +338,12 @@ impl Hub {
         moved: Option<Former>,
     ) -> Said {
         let (deletion, kind, frame, moved) = match &record.matter {
-            Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone(), None),
-            Matter::Unconfirmed(_) => (None, ChangeKind::Update.verb(), record.frame.clone(), None),
+            Matter::Message | Matter::Refresh => (None, audit::MESSAGE, record.frame.clone().into(), None),
+            Matter::Unconfirmed(_) => (None, ChangeKind::Update.verb(), record.frame.clone().into(), None),
             Matter::Change(subject) => {
                 let frame = match how {
                     How::Again { pages, .. } if !only_slowly => self.once_more(place, record, subject, pages),
-                    How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone(),
+                    How::Live | How::Again { .. } | How::Gone { .. } => record.frame.clone().into(),
                     How::Reminder => self.once_more(place, record, subject, Pages::Any),
                 };
                 if subject.kind == ChangeKind::Delete {
@@ -352,7 +353,7 @@ impl Hub {
                         Box::new(Moved {
                             from,
                             appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
-                            goes: Cleared(self.going(record.entity, &subject.object)),
+                            goes: Cleared(self.going(record.entity, &subject.object).into()),
                         })
                     });
                     (None, subject.kind.verb(), frame, moved)
@@ -427,7 +428,7 @@ impl Hub {
     pub(super) fn remind_by_id(&self, entity: EntityIndex, id: &Arc<str>) -> Line {
         let kind = ChangeKind::Delete.verb();
         let about = audit::is_on().then(|| Box::new(About { entity, id: id.clone(), kind, scopes: Scopes::None }));
-        let frame = Cleared(self.going_by_id(entity, &quoted(id)));
+        let frame = Cleared(self.going_by_id(entity, &quoted(id)).into());
         Line::Told(Told { frame, mark: None, loses: false, about })
     }
 
@@ -442,7 +443,7 @@ impl Hub {
         };
         let about = About::record(record, ChangeKind::Delete.verb());
         // It is no new loss.
-        Some(Told { frame: Cleared(frame), mark: None, loses: false, about })
+        Some(Told { frame: Cleared(frame.into()), mark: None, loses: false, about })
     }
 
     /// What must be asked before a recipient is told of a change; `None` where it is told nothing in any case.
@@ -498,7 +499,7 @@ impl Hub {
             mark: self.mark(record),
             from,
             whole: subject.whole,
-            deletion: is_deletion.then(|| record.frame.clone()),
+            deletion: is_deletion.then(|| record.frame.clone().into()),
             about: About::record(record, subject.kind.verb()),
         })))
     }
@@ -526,7 +527,7 @@ impl Hub {
             entity,
             object: Bytes::copy_from_slice(&tombstone.object),
             is_heard: false,
-            shown: vec![Shown::Object(Bytes::copy_from_slice(last))],
+            shown: vec![Shown::Object(last.clone())],
             telling: Telling::Again { is_known: false },
             mark: None,
             from: 0,
@@ -550,7 +551,7 @@ impl Hub {
             went_to: tombstone.went_to.clone(),
             deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
             mark: None,
-            frame: Cleared(self.voice(entity).buried(tombstone)),
+            frame: Cleared(self.voice(entity).buried(tombstone).into()),
             moved: None,
             about,
         }
@@ -613,13 +614,12 @@ impl Hub {
     }
 
     /// An object that comes in sight.
-    fn appearing(&self, entity: EntityIndex, object: &[u8], whole: bool) -> Bytes {
-        let object = String::from_utf8_lossy(object);
+    fn appearing(&self, entity: EntityIndex, object: &Bytes, whole: bool) -> Frame {
         let voice = self.voice(entity);
         match self.delivery {
-            Delivery::Converging => voice.upsert(&object, whole).for_anyone(),
-            Delivery::Plain if voice.can_say(ChangeKind::Add, &object) => voice.plainly(ChangeKind::Add, &object).frame,
-            Delivery::Plain => voice.plainly(ChangeKind::Update, &object).frame,
+            Delivery::Converging => voice.upsert(object, voice.can_add(object, whole)).for_anyone(),
+            Delivery::Plain if voice.can_add(object, true) => voice.sharing(ChangeKind::Add, object),
+            Delivery::Plain => voice.sharing(ChangeKind::Update, object),
         }
     }
 
@@ -666,7 +666,7 @@ pub(super) struct Question {
     from: u64,
     whole: bool,
     /// What tells that it is gone for everybody.
-    deletion: Option<Bytes>,
+    deletion: Option<Frame>,
     about: Option<Box<About>>,
 }
 
@@ -718,6 +718,15 @@ pub(super) enum Answer {
 }
 
 impl Question {
+    /// What is read, and may be told.
+    fn bytes(&self) -> usize {
+        let shown = self.shown.iter().map(|shown| match shown {
+            Shown::Object(object) => object.len(),
+            Shown::Anything | Shown::Nothing => 0,
+        });
+        self.object.len() + shown.sum::<usize>()
+    }
+
     pub(super) async fn answer(
         self,
         hub: &Hub,
@@ -736,7 +745,11 @@ impl Question {
         if self.is_heard {
             let answer = guarded(patience.left(), || view.seen(identity, &object)).await;
             let said = match answer {
-                Ok(Ok(Some(object))) if voice.can_say(kind, &object) => Ok(Some(object)),
+                // What is seen as it is, is shared with all who see it so.
+                Ok(Ok(Some(seen))) if voice.can_say(kind, &seen) => Ok(Some(match seen {
+                    Cow::Borrowed(_) => self.object.clone(),
+                    Cow::Owned(own) => Bytes::from(own),
+                })),
                 Ok(Ok(None)) => Ok(None),
                 Ok(Ok(Some(_))) => Err("what project answered would break pages".into()),
                 Ok(Err(error)) => Err(error),
@@ -757,20 +770,22 @@ impl Question {
             }
             (None, _) => match self.deletion {
                 Some(frame) => (frame, true),
-                None => (hub.going(self.entity, &self.object), true),
+                None => (hub.going(self.entity, &self.object).into(), true),
             },
             (Some(_), Telling::Gone) => return Answer::Nothing,
-            (Some(object), Telling::Reminder) => (voice.upsert(&object, self.whole).for_anyone(), false),
-            (Some(object), Telling::Add) => (voice.plainly(ChangeKind::Add, &object).frame, false),
+            (Some(object), Telling::Reminder) => {
+                (voice.upsert(&object, voice.can_add(&object, self.whole)).for_anyone(), false)
+            }
+            (Some(object), Telling::Add) => (voice.sharing(ChangeKind::Add, &object), false),
             (Some(object), Telling::Update) => {
                 match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
-                    true => (voice.plainly(ChangeKind::Update, &object).frame, false),
-                    false => (hub.appearing(self.entity, object.as_bytes(), self.whole), false),
+                    true => (voice.sharing(ChangeKind::Update, &object), false),
+                    false => (hub.appearing(self.entity, &object, self.whole), false),
                 }
             }
             (Some(object), Telling::Again { is_known }) => {
                 let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
-                (voice.upsert(&object, self.whole && !has_stayed).for_anyone(), false)
+                (voice.upsert(&object, voice.can_add(&object, self.whole && !has_stayed)).for_anyone(), false)
             }
         };
         // To be reminded is no new loss.

@@ -18,9 +18,16 @@ fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
     hub_of(vec![Voice::new("events", "event"), Voice::new("calendars", "calendar")], records, delivery)
 }
 
-fn hub_of(voices: Vec<Voice>, records: usize, delivery: Delivery) -> Arc<Hub> {
+pub(super) fn hub_of(voices: Vec<Voice>, records: usize, delivery: Delivery) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
-    let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
+    let log = LogLimits {
+        records,
+        bytes: usize::MAX,
+        age: hour,
+        tombstones: 1000,
+        tombstone_age: 24 * hour,
+        object_bytes: usize::MAX,
+    };
     Arc::new(Hub::new(delivery, voices, log, times(), SessionLimits { sessions: 100, age: hour }))
 }
 
@@ -70,7 +77,7 @@ impl Outlet for Pipe {
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
-        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone().into_frame()));
+        lock(&self.out).extend(frames[..taken].iter().map(|frame| frame.to_bytes()));
         Taken { frames: taken, clear: *room > 0 }
     }
 
@@ -112,7 +119,7 @@ pub(crate) fn ann() -> Identity {
     Identity::new("ann")
 }
 
-async fn let_others_run() {
+pub(super) async fn let_others_run() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -543,7 +550,7 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
         assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
         if second % 15 == 0 {
             let ping = subscriber.ping(&hub, Instant::now());
-            subscriber.pong(&hub, &ping[2..]);
+            subscriber.pong(&hub, &ping.to_bytes()[2..]);
         }
     }
     for _ in 0..50 {

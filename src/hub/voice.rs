@@ -10,7 +10,12 @@ use bytes::Bytes;
 use crate::{
     change::{Change, ChangeKind},
     entity::Widget,
-    hub::{log::Tombstone, upsert::Upsert, view::View},
+    frame::Frame,
+    hub::{
+        log::Tombstone,
+        upsert::{self, Upsert},
+        view::View,
+    },
     object::{Object, string},
     protocol::{self, EventFrame, EventHead},
     scope::Scopes,
@@ -116,18 +121,24 @@ impl Voice {
         Object::of(object).is_some_and(|object| self.widget.check(kind, &object).is_ok())
     }
 
+    /// The same of an add, of which all fields must be known besides.
+    pub(crate) fn can_add(&self, object: &[u8], whole: bool) -> bool {
+        whole && std::str::from_utf8(object).is_ok_and(|object| self.can_say(ChangeKind::Add, object))
+    }
+
     /// A change as it happens, in the article's words and no others.
     pub(crate) fn plainly(&self, kind: ChangeKind, object: &str) -> EventFrame {
         self.heads.of(kind).event(object)
     }
 
-    /// The newest state of an object.
-    pub(crate) fn upsert(&self, object: &str, whole: bool) -> Upsert {
-        let update = self.plainly(ChangeKind::Update, object).frame;
-        if !(whole && self.can_say(ChangeKind::Add, object)) {
-            return Upsert::of(Bytes::new(), update);
-        }
-        Upsert::of(self.plainly(ChangeKind::Add, object).frame, update)
+    /// The same of an object that is kept besides, and not copied where it is large.
+    pub(crate) fn sharing(&self, kind: ChangeKind, object: &Bytes) -> Frame {
+        upsert::event(self.heads.of(kind), object)
+    }
+
+    /// The newest state of an object, which is not copied where it is large; see [`can_add`](Self::can_add).
+    pub(crate) fn upsert(&self, object: &Bytes, can_add: bool) -> Upsert {
+        Upsert::of(can_add.then_some(&self.heads.add), &self.heads.update, object)
     }
 
     /// That an object is gone; `object` holds its id.
@@ -148,7 +159,7 @@ impl Voice {
                 let ordinary = format!(r#"{{"id":{id},"recurring_event_id":"","original_start":null,"rrule":""}}"#);
                 let first = may_be_exception.then(|| self.plainly(ChangeKind::Update, &ordinary).frame);
                 let before = first.as_ref().map_or(0, Bytes::len);
-                let within = before + (delete.frame.len() - delete.object.len() - protocol::EVENT_TAIL);
+                let within = before + (delete.frame.len() - delete.object.len() - protocol::EVENT_TAIL.len());
                 let frames: Vec<Bytes> = first.into_iter().chain([delete.frame, awake]).collect();
                 let frame = protocol::glued(&frames);
                 EventFrame { object: frame.slice(within..within + delete.object.len()), frame }
@@ -210,6 +221,11 @@ mod tests {
         }
     }
 
+    fn upsert(voice: &Voice, object: &str, whole: bool) -> Upsert {
+        let object = Bytes::copy_from_slice(object.as_bytes());
+        voice.upsert(&object, voice.can_add(&object, whole))
+    }
+
     /// The values of the messages in some frames.
     fn said(frames: &Bytes) -> Vec<String> {
         let mut rest = &frames[..];
@@ -231,20 +247,45 @@ mod tests {
 
     #[test]
     fn a_whole_object_is_added_and_updated() {
-        let upsert = scheduler().upsert(WHOLE, true);
-        let frames = said(&upsert.for_anyone());
+        let upsert = upsert(&scheduler(), WHOLE, true);
+        let frames = said(&upsert.for_anyone().to_bytes());
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{WHOLE}}}"#));
         assert_eq!(frames, expected);
-        assert_eq!(said(&upsert.for_those_who_have_it()), expected[1..]);
+        assert_eq!(said(&upsert.for_those_who_have_it().to_bytes()), expected[1..]);
+    }
+
+    #[test]
+    fn a_large_object_is_shared_and_not_copied() {
+        let dates = &WHOLE[1..WHOLE.len() - 1];
+        let object = Bytes::from(format!(r#"{{{dates},"text":"{}"}}"#, "x".repeat(40_000)));
+        let text = std::str::from_utf8(&object).unwrap();
+        let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{text}}}"#));
+        let voice = scheduler();
+        let whole = voice.upsert(&object, voice.can_add(&object, true));
+        let partial = voice.upsert(&object, voice.can_add(&object, false));
+        for (frame, said_of_it) in [
+            (whole.for_anyone(), &expected[..]),
+            (whole.for_those_who_have_it(), &expected[1..]),
+            (partial.for_anyone(), &expected[1..]),
+            (partial.for_those_who_have_it(), &expected[1..]),
+            (voice.sharing(ChangeKind::Add, &object), &expected[..1]),
+        ] {
+            assert_eq!(said(&frame.to_bytes()), said_of_it);
+            let own = frame.own_bytes(|piece| piece.as_ptr() == object.as_ptr());
+            assert!(own < 600, "{own}");
+        }
+        assert!(whole.bytes() < 600);
     }
 
     #[test]
     fn what_would_poison_a_page_is_only_updated() {
         let undated = r#"{"id":1,"text":"x"}"#;
         for (object, whole) in [(undated, true), (WHOLE, false)] {
-            assert_eq!(said(&scheduler().upsert(object, whole).for_anyone()).len(), 1, "{object}");
+            let frame = upsert(&scheduler(), object, whole).for_anyone();
+            assert_eq!(said(&frame.to_bytes()).len(), 1, "{object}");
         }
-        assert_eq!(said(&Voice::new("links", "link").upsert(undated, true).for_anyone()).len(), 2);
+        let link = upsert(&Voice::new("links", "link"), undated, true).for_anyone();
+        assert_eq!(said(&link.to_bytes()).len(), 2);
     }
 
     #[test]

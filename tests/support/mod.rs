@@ -112,10 +112,15 @@ impl Server {
         }
         let address = listener.local_addr().expect("an address");
         let (near, far) = tokio::join!(socket.connect(address), listener.accept());
-        let service = TowerToHyperService::new(self.service.clone());
-        let far = TokioIo::new(far.expect("a connection").0);
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(far, service).with_upgrades());
+        self.serve(far.expect("a connection").0);
         near.expect("a connection")
+    }
+
+    /// Serves a connection in a task of its own.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(self.service.clone());
+        let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(serving.with_upgrades());
     }
 
     /// A connection each way: through any stream, and straight to TCP.

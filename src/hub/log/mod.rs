@@ -40,6 +40,8 @@ pub(crate) struct LogLimits {
     pub(crate) age: Duration,
     pub(crate) tombstones: usize,
     pub(crate) tombstone_age: Duration,
+    /// What one object may have, as JSON.
+    pub(crate) object_bytes: usize,
 }
 
 /// States of one object that are looked at to find out what a page may be showing: everybody may change one often.
@@ -393,7 +395,7 @@ impl Log {
         if subject.kind == ChangeKind::Delete {
             let last = match &subject.former {
                 Former::Known(state) => match &state.was {
-                    Was::Object(object) => Some(object.to_vec().into()),
+                    Was::Object(object) => Some(object.clone()),
                     // Deleted twice, it is what it was.
                     Was::Gone => forgotten.as_ref().and_then(|forgotten| forgotten.last.clone()),
                     Was::Something | Was::Doubtful => None,
@@ -545,6 +547,7 @@ mod tests {
                 added: None,
                 parent: None,
                 may_be_exception: false,
+                can_add: None,
             }),
             frame,
         }
@@ -557,6 +560,7 @@ mod tests {
             age: Duration::from_secs(3600),
             tombstones: 4,
             tombstone_age: Duration::from_secs(24 * 3600),
+            object_bytes: usize::MAX,
         };
         Log::new(limits, 1)
     }
@@ -638,7 +642,7 @@ mod tests {
         log.append(Instant::now(), record("a", 100));
         let before = log.size().1;
         let voice = Voice::new("events", "event");
-        let object = format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000));
+        let object = Bytes::from(format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000)));
         for _ in 0..2 {
             log.upsert(0, || voice.upsert(&object, true)).unwrap();
         }
@@ -690,6 +694,7 @@ mod tests {
                 added: None,
                 parent: parent.map(Arc::from),
                 may_be_exception: false,
+                can_add: None,
             }),
         }
     }

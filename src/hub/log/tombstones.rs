@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::scope::Scopes;
@@ -24,7 +25,7 @@ pub(crate) struct Tombstone {
     pub(crate) ever: Scopes,
     pub(crate) went_to: Scopes,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
-    pub(crate) last: Option<Box<[u8]>>,
+    pub(crate) last: Option<Bytes>,
     /// How often everybody who was there has been sent it.
     pub(crate) sent: u8,
 }
@@ -33,7 +34,7 @@ impl Tombstone {
     fn bytes(&self) -> usize {
         let key = if Arc::ptr_eq(&self.id, &self.key) { 0 } else { self.key.len() };
         let scopes = self.scopes.bytes() + self.ever.bytes() + self.went_to.bytes();
-        let last = self.last.as_deref().map_or(0, <[u8]>::len);
+        let last = self.last.as_ref().map_or(0, Bytes::len);
         OVERHEAD + self.id.len() + key + self.object.len() + scopes + last
     }
 

@@ -145,7 +145,7 @@ impl Outlet for Pipe {
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
-        lock(&self.out).extend(frames[..taken].iter().map(|&frame| frame.clone().into_frame()));
+        lock(&self.out).extend(frames[..taken].iter().map(|frame| frame.to_bytes()));
         self.news.notify_one();
         Taken { frames: taken, clear: *room > 0 }
     }
@@ -586,7 +586,7 @@ impl World {
             Event::KeepAlive(number) => {
                 if let Some(socket) = self.sockets.get(&number) {
                     let ping = socket.subscriber.ping(&self.hub, now);
-                    lock(&socket.pipe.out).push(ping.into_frame());
+                    lock(&socket.pipe.out).push(ping.to_bytes());
                     self.later(KEEP_ALIVE, Event::KeepAlive(number));
                 }
             }
@@ -1081,7 +1081,14 @@ fn frame_of(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
 
 fn hub(delivery: Delivery, privacy: Privacy, records: usize) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
-    let log = LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour };
+    let log = LogLimits {
+        records,
+        bytes: usize::MAX,
+        age: hour,
+        tombstones: 1000,
+        tombstone_age: 24 * hour,
+        object_bytes: usize::MAX,
+    };
     let visible: Visible = Arc::new(|identity: Identity, object: &str| {
         let row: Map = serde_json::from_str(object).unwrap_or_default();
         let rooms = identity.data::<Vec<&str>>();

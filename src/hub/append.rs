@@ -1,0 +1,441 @@
+//! From a change to a record: under one lock, but for what is large.
+//!
+//! An object may have a megabyte and a hundred thousand fields. It is read, merged with what is known of it, and encoded
+//! while nobody waits for the log; then it is looked whether what it was merged with is still the newest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    change::{Before, Change, ChangeKind},
+    hub::{
+        Delivery, EntityIndex, Hub, Published,
+        log::{Former, Log, Matter, Record, State, Subject, Was},
+    },
+    lock::lock,
+    object::Object,
+    observe::audit,
+    protocol::EventFrame,
+    scope::Scopes,
+};
+
+/// Objects of so many bytes are not handled under the log's lock.
+const LARGE: usize = 16 * 1024;
+/// So often is a large change encoded anew because its object has changed meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// What a change is put together with before it is encoded.
+#[derive(Clone, Debug)]
+enum Basis {
+    Alone,
+    /// It is laid over what this record tells of its object.
+    Over {
+        sequence: u64,
+        object: Bytes,
+    },
+    /// This record is newer, and lies over it.
+    Under {
+        sequence: u64,
+        object: Bytes,
+    },
+}
+
+impl Basis {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Alone, Self::Alone) => true,
+            (Self::Over { sequence, .. }, Self::Over { sequence: other, .. })
+            | (Self::Under { sequence, .. }, Self::Under { sequence: other, .. }) => sequence == other,
+            _ => false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Alone => 0,
+            Self::Over { object, .. } | Self::Under { object, .. } => object.len(),
+        }
+    }
+}
+
+/// What is to be done with a change.
+enum Plan {
+    /// There is nothing to tell of it.
+    Nothing,
+    /// A request claims to have changed what is in other scopes.
+    Elsewhere,
+    Delete,
+    /// An update of what is deleted, as far as anybody knows: for these scopes.
+    Unconfirmed(Scopes),
+    Changed {
+        basis: Basis,
+        scopes: Scopes,
+        whole: bool,
+    },
+}
+
+impl Plan {
+    fn basis(&self) -> Option<&Basis> {
+        match self {
+            Self::Nothing | Self::Elsewhere | Self::Delete => None,
+            Self::Unconfirmed(_) => Some(&Basis::Alone),
+            Self::Changed { basis, .. } => Some(basis),
+        }
+    }
+}
+
+/// An add or update, ready to be told.
+struct Encoded {
+    basis: Basis,
+    event: EventFrame,
+    parent: Option<String>,
+    /// With what it was put together it would be too large: it stands alone, and so it is no whole object.
+    is_cut: bool,
+    /// Whether pages can be told to add it, where that takes long to find out.
+    can_add: Option<bool>,
+}
+
+impl Hub {
+    /// Tells changes, in this order and with nothing in between.
+    ///
+    /// `began` is where the log stood when the write that made an add began: an object that was told since then is
+    /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
+        let mut encoded: Vec<Option<Encoded>> = changes.iter().map(|_| None).collect();
+        let mut announced = Vec::new();
+        let mut attempts = 0;
+        let published = loop {
+            let mut log = lock(&self.log);
+            let large =
+                if attempts < ATTEMPTS { self.large(&log, entity, changes, began, &encoded) } else { Vec::new() };
+            if large.is_empty() {
+                break self.append(&mut log, entity, changes, began, &mut encoded, &mut announced);
+            }
+            drop(log);
+            attempts += 1;
+            for (at, basis) in large {
+                encoded[at] = Some(self.encode(entity, &changes[at], basis));
+            }
+        };
+        self.wake();
+        if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
+            self.settler.news.notify_one();
+        }
+        for (at, scopes) in announced {
+            let change: &Change = &changes[at];
+            let recipients = self.audience(entity, &scopes);
+            audit::published(&self.voice(entity).entity, change.id(), change.kind().verb(), &scopes, recipients);
+        }
+        published
+    }
+
+    /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
+    fn large(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        changes: &[Change],
+        began: Option<u64>,
+        encoded: &[Option<Encoded>],
+    ) -> Vec<(usize, Basis)> {
+        let before = log.head();
+        let large = changes.iter().zip(encoded).enumerate().filter_map(|(at, (change, encoded))| {
+            let key = self.voice(entity).key(change.namespace(), change.id());
+            let plan = self.plan(log, entity, &key, change, began.map(|began| (began, before)));
+            let basis = plan.basis()?;
+            let is_ready = encoded.as_ref().is_some_and(|encoded| encoded.basis.is_same(basis));
+            (change.object().len() + basis.bytes() >= LARGE && !is_ready).then(|| (at, basis.clone()))
+        });
+        large.collect()
+    }
+
+    fn append(
+        &self,
+        log: &mut Log,
+        entity: EntityIndex,
+        changes: &[Change],
+        began: Option<u64>,
+        encoded: &mut [Option<Encoded>],
+        announced: &mut Vec<(usize, Scopes)>,
+    ) -> Published {
+        let (before, now) = (log.head(), Instant::now());
+        let mut published = Published { changes: 0, elsewhere: false };
+        for (at, change) in changes.iter().enumerate() {
+            let key = self.voice(entity).key(change.namespace(), change.id());
+            let plan = self.plan(log, entity, &key, change, began.map(|began| (began, before)));
+            let mut event = |basis: &Basis| {
+                let ready = encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
+                ready.unwrap_or_else(|| self.encode(entity, change, basis.clone()))
+            };
+            let record = match plan {
+                Plan::Nothing => continue,
+                Plan::Elsewhere => {
+                    published.elsewhere = true;
+                    continue;
+                }
+                Plan::Delete => self.deleted(log, entity, &key, change),
+                Plan::Unconfirmed(scopes) => {
+                    let matter = Matter::Unconfirmed(change.id().into());
+                    Record { entity, frame: event(&Basis::Alone).event.frame, scopes, matter }
+                }
+                Plan::Changed { basis, scopes, whole } => {
+                    let encoded = event(&basis);
+                    let whole = whole && !encoded.is_cut;
+                    self.changed(log, entity, &key, change, encoded, scopes, whole)
+                }
+            };
+            let came = self.came_in_part(&record);
+            if audit::is_on() {
+                announced.push((at, record.scopes.clone()));
+            }
+            log.append(now, record);
+            published.changes += 1;
+            if let Some(scopes) = came {
+                if !self.voice(entity).has_snapshot {
+                    let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
+                    log.append(now, Record { entity, frame, scopes, matter: Matter::Message });
+                }
+                let frame = self.voice(entity).resync_marker();
+                log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
+            }
+        }
+        lock(&self.settles)[usize::from(entity.0)].told(now);
+        published
+    }
+
+    /// What a change comes to, by what the log knows of its object. `began`: where the log stood when the write of an add
+    /// began, and where before these changes.
+    fn plan(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change, began: Option<(u64, u64)>) -> Plan {
+        let voice = self.voice(entity);
+        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
+        if change.kind() == ChangeKind::Delete {
+            return if self.is_elsewhere(log, entity, key, change) { Plan::Elsewhere } else { Plan::Delete };
+        }
+        if self.is_elsewhere(log, entity, key, change) {
+            return Plan::Elsewhere;
+        }
+        if self.delivery == Delivery::Plain {
+            return self.plan_add(log, entity, key, change, began).unwrap_or(Plan::Changed {
+                basis: Basis::Alone,
+                scopes,
+                whole: false,
+            });
+        }
+        if let Some(plan) = self.plan_add(log, entity, key, change, began) {
+            return plan;
+        }
+        if self.is_unconfirmed(log, entity, key, change) {
+            // To who may have had it; and nobody can be asked who may see it.
+            let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
+            let scopes = if voice.is_scoped { scopes.common(&had) } else { scopes };
+            let is_nobodys = scopes.is_none() || voice.view.is_some();
+            return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
+        }
+        let known = log.known(entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
+        match known {
+            Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
+                let basis = Basis::Over { sequence, object: known.object.clone() };
+                Plan::Changed { basis, scopes, whole: known.whole }
+            }
+            _ => {
+                let whole = change.kind() == ChangeKind::Add || change.is_whole();
+                Plan::Changed { basis: Basis::Alone, scopes, whole }
+            }
+        }
+    }
+
+    /// The same of an add whose object was told while its write was on its way.
+    fn plan_add(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        key: &str,
+        change: &Change,
+        began: Option<(u64, u64)>,
+    ) -> Option<Plan> {
+        let (began, before) = began.filter(|_| change.kind() == ChangeKind::Add)?;
+        let (sequence, newer, subject) =
+            log.newest_record(entity, key).filter(|(at, ..)| (began..before).contains(at))?;
+        // What was told elsewhere is nothing to it.
+        if self.voice(entity).is_scoped && newer.scopes != *change.scopes() {
+            return None;
+        }
+        match subject {
+            // The id of an object that was deleted meanwhile has been given to this one.
+            Subject { kind: ChangeKind::Delete, added: Some(added), .. } if *added < began => None,
+            Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
+            // An update may leave fields out that pages need of an add.
+            Subject { object, .. } => {
+                let basis = Basis::Under { sequence, object: object.clone() };
+                Some(Plan::Changed { basis, scopes: newer.scopes.clone(), whole: true })
+            }
+        }
+    }
+
+    /// Puts a change together with what is known of its object.
+    fn encode(&self, entity: EntityIndex, change: &Change, basis: Basis) -> Encoded {
+        let voice = self.voice(entity);
+        let sent = || Object::of(change.object()).unwrap_or_default();
+        let merged = match &basis {
+            Basis::Alone => None,
+            Basis::Over { object, .. } => Some(Object::parse(object).unwrap_or_default().overlaid(sent())),
+            Basis::Under { object, .. } => Some(sent().overlaid(Object::parse(object).unwrap_or_default())),
+        };
+        let merged = merged.map(|object| (object.to_json(), voice.parent(&object)));
+        let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.max_object_bytes);
+        let (event, parent) = match &merged {
+            Some((json, parent)) if !is_cut => (voice.plainly(change.kind(), json), parent.clone()),
+            _ => (voice.plainly(change.kind(), change.object()), voice.parent_in(change.object())),
+        };
+        let can_add = (event.object.len() >= LARGE).then(|| voice.can_add(&event.object, true));
+        Encoded { basis, event, parent, is_cut, can_add }
+    }
+
+    /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
+    /// move to another scope by itself: the application says so, or the store shows it there.
+    fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let voice = self.voice(entity);
+        let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
+        if !may_be || change.kind() == ChangeKind::Add || !change.former_scopes().is_none() {
+            return false;
+        }
+        let known = match log.newest_record(entity, key) {
+            Some((_, record, _)) => Some(&record.scopes),
+            None => log.tombstone(entity, key).map(|(_, tombstone)| &tombstone.scopes),
+        };
+        known.is_some_and(|known| change.scopes().common(known).is_none())
+    }
+
+    /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
+    /// most back ends answer an update of a row that is gone with 200.
+    fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let is_claim = change.kind() == ChangeKind::Update && !change.is_whole();
+        is_claim && self.delivery == Delivery::Converging && log.tombstone(entity, key).is_some()
+    }
+
+    /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
+    fn came_in_part(&self, record: &Record) -> Option<Scopes> {
+        let Matter::Change(Subject { kind: ChangeKind::Update, whole: false, former: Former::Known(state), .. }) =
+            &record.matter
+        else {
+            return None;
+        };
+        let came = self.voice(record.entity).is_scoped && record.scopes != state.scopes;
+        (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
+    }
+
+    /// A deletion is told where it is said to be told, and to those who have the object.
+    fn deleted(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Record {
+        let voice = self.voice(entity);
+        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
+        let known = log.known(entity, key).map(|(_, subject)| subject);
+        let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
+        let (may_be_exception, said) = match self.delivery {
+            Delivery::Plain => (false, voice.plainly(ChangeKind::Delete, change.object())),
+            Delivery::Converging => {
+                // What is large is not read while others wait for the log; to take it for an exception does no harm.
+                let known = known.map(|subject| (&subject.object[..], subject.whole && subject.object.len() < LARGE));
+                let may_be_exception = match known {
+                    Some((object, _)) if object.len() >= LARGE => voice.may_be_exception(None),
+                    known => voice.may_be_exception(known),
+                };
+                (may_be_exception, voice.gone(change.object(), may_be_exception))
+            }
+        };
+        let key = Arc::from(key);
+        let mut subject = Subject {
+            kind: ChangeKind::Delete,
+            id: change.id().into(),
+            former: self.former(log, entity, &key, change),
+            key,
+            ever: Scopes::None,
+            went_to: change.went_to().clone(),
+            object: said.object,
+            whole: true,
+            added: None,
+            parent: None,
+            may_be_exception,
+            can_add: None,
+        };
+        if subject.id == subject.key {
+            subject.key = subject.id.clone();
+        }
+        let scopes = match &subject.former {
+            // Who never had it learns nothing by somebody's wish to delete it.
+            Former::Known(state) if change.is_claimed() && !matches!(state.was, Was::Doubtful) => state.scopes.clone(),
+            Former::Known(state) => scopes.and(&state.scopes),
+            Former::Unknown | Former::Absent => scopes,
+        };
+        subject.ever = subject.former.ever_and(&scopes);
+        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
+    }
+
+    /// An add or update.
+    #[allow(clippy::too_many_arguments, reason = "one step of what is above")]
+    fn changed(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        key: &str,
+        change: &Change,
+        encoded: Encoded,
+        scopes: Scopes,
+        whole: bool,
+    ) -> Record {
+        let voice = self.voice(entity);
+        let parent = encoded.parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
+        let id: Arc<str> = change.id().into();
+        let key = if voice.has_own_ids { Arc::from(key) } else { id.clone() };
+        let former = self.former(log, entity, &key, change);
+        let subject = Subject {
+            kind: change.kind(),
+            ever: former.ever_and(&scopes),
+            went_to: Scopes::None,
+            former,
+            id,
+            key,
+            object: encoded.event.object,
+            whole,
+            added: None,
+            parent,
+            may_be_exception: false,
+            can_add: encoded.can_add,
+        };
+        Record { entity, frame: encoded.event.frame, scopes, matter: Matter::Change(subject) }
+    }
+
+    /// What an object was before a change, where somebody may want to know.
+    fn former(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Former {
+        let voice = self.voice(entity);
+        if !voice.is_choosy() {
+            return Former::Unknown;
+        }
+        let known = log.newest_record(entity, key);
+        // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
+        let comes = voice.has_own_ids && change.comes();
+        let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
+        let scopes = match known {
+            Some((_, record, _)) => record.scopes.and(moved_from),
+            None if comes || !moved_from.is_none() => moved_from.clone(),
+            None if voice.is_scoped => change.scopes().clone(),
+            None => Scopes::All,
+        };
+        // What was told before a refresh says who may have the object, and not what it is.
+        let is_sure = |at: u64| at >= log.refreshed(entity);
+        let was = match (known, change.before()) {
+            (Some((at, _, Subject { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
+            (Some((at, _, subject)), _) if voice.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
+            (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
+            (Some(_), _) => Was::Something,
+            (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
+            (None, Before::Absent) => return Former::Absent,
+            (None, Before::Unread) if comes || !moved_from.is_none() => Was::Something,
+            (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
+            (None, Before::Unread) => return Former::Unknown,
+        };
+        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.clone());
+        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
+    }
+}
