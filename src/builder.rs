@@ -110,6 +110,7 @@ pub struct Builder<A = Unauthenticated> {
     log: LogLimits,
     sessions: SessionLimits,
     drain: Duration,
+    audit: bool,
 }
 
 impl LiveUpdates {
@@ -175,6 +176,7 @@ impl Builder {
             },
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
+            audit: false,
         }
     }
 
@@ -289,6 +291,7 @@ impl Builder {
             log: self.log,
             sessions: self.sessions,
             drain: self.drain,
+            audit: self.audit,
         }
     }
 }
@@ -657,6 +660,25 @@ impl<A> Builder<A> {
         self.drain = within_a_year(time);
         self
     }
+
+    /// Writes down who was told of what, at the `tracing` target `tower_live_updates::audit` and level INFO: a line for
+    /// each change, and a line for each recipient of each change. Off by default, because 500 pages make 501 lines of one
+    /// write. The lines are described at [Audit](LiveUpdates#audit). Without the feature `tracing` it has no effect.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .tokens(["a-long-random-token"])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .audit()
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn audit(mut self) -> Self {
+        self.audit = true;
+        self
+    }
 }
 
 impl Builder<Ready> {
@@ -723,11 +745,10 @@ impl Builder<Ready> {
             view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
             ..Voice::new(&entity.name, &entity.payload_key)
         });
-        let publisher = Publisher {
-            hub: Arc::new(Hub::new(self.delivery, voices.collect(), self.log, self.times, self.sessions)),
-            entities: self.entities.into(),
-            observer: Arc::new(Observer::default()),
-        };
+        let mut hub = Hub::new(self.delivery, voices.collect(), self.log, self.times, self.sessions);
+        hub.audit = self.audit;
+        let publisher =
+            Publisher { hub: Arc::new(hub), entities: self.entities.into(), observer: Arc::new(Observer::default()) };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
         let gate_limits =
             GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };

@@ -28,6 +28,7 @@ mod random;
 mod scope;
 mod service;
 mod shutdown;
+mod warnings;
 mod watch;
 mod way;
 

@@ -188,7 +188,9 @@ impl Endpoint {
         let owner = self.owners.hash_one(&named.credentials);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
-        Origin::Page { session, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
+        // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
+        let missed_from = (page.epoch == self.epoch).then(|| page.sequence.min(self.connections.hub().head()));
+        Origin::Page { session, missed_from }
     }
 
     /// What a socket stays open by.

@@ -140,6 +140,8 @@ pub(crate) struct Hub {
     joined: AtomicUsize,
     settler: Settler,
     pub(crate) tally: Tally,
+    /// Whether the audit is asked for.
+    pub(crate) audit: bool,
 }
 
 /// What was delivered besides what happened.
@@ -230,7 +232,12 @@ impl Hub {
             joined: AtomicUsize::new(0),
             settler: Settler::default(),
             tally: Tally::default(),
+            audit: false,
         }
+    }
+
+    fn is_audited(&self) -> bool {
+        self.audit && audit::is_read()
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
@@ -300,7 +307,7 @@ impl Hub {
                     }
                 };
                 let came = self.came_in_part(&record);
-                if audit::is_on() {
+                if self.is_audited() {
                     announced.push((change.id(), change.kind().verb(), record.scopes.clone()));
                 }
                 log.append(now, record);
@@ -328,7 +335,7 @@ impl Hub {
     pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
         let name = &self.voice(entity).entity;
         let frame = protocol::message(name, value);
-        let announced = audit::is_on().then(|| scopes.clone());
+        let announced = self.is_audited().then(|| scopes.clone());
         let mut log = lock(&self.log);
         log.append(Instant::now(), Record { entity, frame, scopes, matter: Matter::Message });
         drop(log);
