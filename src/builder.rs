@@ -450,8 +450,9 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together. Default: 128;
-    /// others wait in the order they came, for [`authentication_queue`](Self::authentication_queue). After a restart
+    /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together; with those of the
+    /// [`authorize`](Entity::authorize) hooks, which get three quarters of them at most, so that pages can come in while
+    /// others subscribe. Default: 128; others wait, for [`authentication_queue`](Self::authentication_queue). After a restart
     /// every page comes at once, and this is all of it that your user database feels. [`tokens`](Builder::tokens) and
     /// [`allow_anonymous`](Builder::allow_anonymous) are not bounded, since they take no time.
     pub fn max_concurrent_authentications(mut self, authentications: usize) -> Self {
@@ -462,7 +463,8 @@ impl<A> Builder<A> {
     /// How long it is waited for one of the
     /// [`max_concurrent_authentications`](Self::max_concurrent_authentications) to end. Default: 10 s, a year at most;
     /// zero waits for none. After that it is as if the authenticator had said [`AuthError::Unavailable`]: handshakes
-    /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay.
+    /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay. An
+    /// [`authorize`](Entity::authorize) hook that has waited so long counts as failed, and is asked again.
     /// [`hook_timeout`](Self::hook_timeout) counts only after the wait.
     pub fn authentication_queue(mut self, time: Duration) -> Self {
         self.authentication_queue = within_a_year(time);

@@ -210,9 +210,10 @@ pub struct Stats {
     /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored, and answers of
     /// [`authorize`](crate::Entity::authorize) that were no.
     pub subscriptions_refused: u64,
-    /// Times the authenticator was not asked, since
+    /// Times the authenticator, or an [`authorize`](crate::Entity::authorize) hook, was not asked, since
     /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) ran for longer than
-    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then.
+    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then, and the
+    /// subscription waits to be asked about again.
     pub authentications_unasked: u64,
     /// Messages from pages that were not understood or not wanted.
     pub messages_ignored: u64,
