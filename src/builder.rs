@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use http::{HeaderName, header};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -111,6 +112,7 @@ pub struct Builder<A = Unauthenticated> {
     sessions: SessionLimits,
     drain: Duration,
     audit: bool,
+    revalidation_headers: Vec<HeaderName>,
 }
 
 impl LiveUpdates {
@@ -145,7 +147,7 @@ impl Builder {
                 connections: 50_000,
                 of_principal: None,
                 subscriptions: 32,
-                messages: Rate { burst: 40, per_second: 5 },
+                messages: Rate { burst: 1000, per_second: 100 },
                 control_frames: CONTROL_FRAMES,
                 reask_interval: Duration::from_secs(5 * 60),
                 ping_interval: Duration::from_secs(25),
@@ -177,6 +179,7 @@ impl Builder {
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
             audit: false,
+            revalidation_headers: vec![header::COOKIE, header::AUTHORIZATION],
         }
     }
 
@@ -292,6 +295,7 @@ impl Builder {
             sessions: self.sessions,
             drain: self.drain,
             audit: self.audit,
+            revalidation_headers: self.revalidation_headers,
         }
     }
 }
@@ -425,7 +429,7 @@ impl<A> Builder<A> {
     /// [session](crate::Credentials::Session) in it. [`AuthError::Denied`] and [`AuthError::Expired`] close the socket
     /// at once, and so does an identity of another principal; else the new [`Identity`] takes the place of the old one.
     /// After [`AuthError::Unavailable`], a panic or a timeout the socket stays open and is asked about again after the
-    /// same time. For that the request's headers and extensions are kept while the socket is open.
+    /// same time. What is kept of the request for that stands at [`revalidation_headers`](Self::revalidation_headers).
     ///
     /// [`tokens`](Builder::tokens) and [`allow_anonymous`](Builder::allow_anonymous) would only say the same again and
     /// are not asked. [`Identity::expires_at`] ends a socket without anybody being asked, and
@@ -447,6 +451,40 @@ impl<A> Builder<A> {
     /// ```
     pub fn reask_interval(mut self, time: Duration) -> Self {
         self.connection.reask_interval = within_a_year(time);
+        self
+    }
+
+    /// Headers that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket. Default:
+    /// `Cookie` and `Authorization`. A second call replaces the first one's names.
+    ///
+    /// A server keeps thousands of sockets open, and so it keeps of each request only what it asks with later: the
+    /// [credentials](AuthRequest::credentials), the page's own [query](AuthRequest::query), the request's
+    /// [extensions](AuthRequest::extensions), and the headers of these names, names and values 4 kB at most together.
+    /// A header that does not fit is left out as a whole, with a line in the log. Credentials and query stand in the
+    /// socket's address, which may have 16 KiB after its path. With [`tokens`](Builder::tokens) and
+    /// [`allow_anonymous`](Builder::allow_anonymous) nothing is kept.
+    ///
+    /// ```
+    /// use http::{HeaderName, header};
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate((), async |(), request: AuthRequest| match request.headers().get("x-user") {
+    ///         Some(user) => Ok(Identity::new(String::from_utf8_lossy(user.as_bytes()))),
+    ///         None => Err(AuthError::Denied),
+    ///     })
+    ///     .revalidation_headers([header::COOKIE, HeaderName::from_static("x-user")])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn revalidation_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.revalidation_headers.clear();
+        for name in names {
+            if !self.revalidation_headers.contains(&name) {
+                self.revalidation_headers.push(name);
+            }
+        }
         self
     }
 
@@ -494,12 +532,15 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on the whole. Default: 40 and
-    /// 5; one more closes the socket with 1008 `Too many messages`, and is counted.
+    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on the whole. Default: 1000 and
+    /// 100. A page that sends faster is read no faster than that, and TCP has it wait. One that has had more to send for
+    /// 30 s without a pause is closed with 1008 `Too many messages`, and counted.
     ///
-    /// A page sends one message for each entity it subscribes, all of them at once, so `burst` must not be less than
-    /// that. Pings and pongs have a bucket of their own: 40 at once and 10 per second, or as many as messages where that
-    /// is more, and what the server's own pings are answered with.
+    /// Each fragment of a message counts as one, even an empty one. A page sends one message for each entity it
+    /// subscribes, all of them at once, so `burst` must not be less than that. Pings and pongs have a bucket of their own:
+    /// 40 at once and 10 per second, or as many as messages where that is more, and what the server's own pings are
+    /// answered with. What comes byte by byte may take as many reads as messages of
+    /// [`max_message_bytes`](Self::max_message_bytes) take.
     pub fn max_message_rate(mut self, burst: u32, per_second: u32) -> Self {
         self.connection.messages = Rate { burst, per_second };
         self
@@ -763,6 +804,7 @@ impl Builder<Ready> {
             delayed_refusals: self.delayed_refusals,
             retry_delay: self.retry_delay,
             session: self.session_lifetime,
+            revalidation_headers: self.revalidation_headers.into(),
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());

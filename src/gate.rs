@@ -67,11 +67,11 @@ impl Gate {
     }
 
     /// Asks the same again, of a socket that is open.
-    pub(crate) async fn ask_again(&self, request: &AuthRequest) -> Result<Identity, AuthError> {
+    pub(crate) async fn ask_again(&self, request: AuthRequest) -> Result<Identity, AuthError> {
         match &self.decider {
             Decider::Anyone(identity) => Ok(identity.clone()),
             Decider::List(list) => list.verify(request.credentials()),
-            Decider::Application(ask) => self.ask_application(ask, request.clone()).await,
+            Decider::Application(ask) => self.ask_application(ask, request).await,
         }
     }
 

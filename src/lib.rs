@@ -25,6 +25,7 @@ mod observe;
 mod protocol;
 mod publish;
 mod random;
+mod revalidation;
 mod scope;
 mod service;
 mod shutdown;

@@ -205,7 +205,8 @@ pub struct Stats {
     pub slow_closed: u64,
     /// Sockets closed because nothing was heard of them, not even a pong.
     pub silent_closed: u64,
-    /// Sockets closed because their pages said more than [`max_message_rate`](crate::Builder::max_message_rate) allows.
+    /// Sockets closed because their pages sent more than [`max_message_rate`](crate::Builder::max_message_rate) allows for
+    /// 30 s.
     pub flooding_closed: u64,
     /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored, and answers of
     /// [`authorize`](crate::Entity::authorize) that were no.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::{sync::Semaphore, time::Instant};
@@ -24,12 +24,13 @@ use self::{
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
-    auth::{AuthError, AuthRequest, Identity, header_token, query_token},
+    auth::{AuthError, Identity, header_token, query_token},
     body::OwnBody,
     connection::{self, Connections, Guest, Permission, Place},
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
+    revalidation::RevalidationRequest,
 };
 
 /// Bounds of who is let in, and how those who are not are kept from asking too often.
@@ -41,7 +42,12 @@ pub(crate) struct EndpointLimits {
     pub(crate) retry_delay: Duration,
     /// How long a sealed key is good for.
     pub(crate) session: Duration,
+    /// What is kept of a socket's headers to ask about it again.
+    pub(crate) revalidation_headers: Arc<[HeaderName]>,
 }
+
+/// A longer address of a socket is refused: what it says of its page is kept as long as the socket is open.
+const MAX_QUERY: usize = 16 * 1024;
 
 /// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
 /// asks half as often.
@@ -147,7 +153,12 @@ impl Endpoint {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
-        let named = self.keys.read(query_token(parts.uri.query().unwrap_or_default()).into_owned());
+        let query = parts.uri.query().unwrap_or_default();
+        if query.len() > MAX_QUERY {
+            self.observer().sockets_refused.up();
+            return error(StatusCode::URI_TOO_LONG, "the address of a socket has 16 KiB after its path at most");
+        }
+        let named = self.keys.read(query_token(query).into_owned());
         // Counted before anybody is asked: whoever is disconnected from now on may be who is let in here.
         let asked_at = self.connections.disconnects();
         match self.authenticated(&named, parts).await {
@@ -195,8 +206,17 @@ impl Endpoint {
 
     /// What a socket stays open by.
     fn permission(&self, named: Named, parts: &Parts, asked_at: u64) -> Permission {
-        let may_change = self.connections.gate().may_change();
-        let request = may_change.then(|| AuthRequest::new(named.credentials, parts).kept());
+        let request = self.connections.gate().may_change().then(|| {
+            let (request, left_out) =
+                RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation_headers);
+            if left_out > 0 {
+                self.observer().warn(format_args!(
+                    "{left_out} of the revalidation_headers of a socket are not kept, for they are longer than 4 kB \
+                     together: its authenticator is asked again without them"
+                ));
+            }
+            request
+        });
         Permission { request, key_expires: named.expires, asked_at }
     }
 
