@@ -316,12 +316,14 @@ impl Body {
 
     fn poll_reading(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
         let meter = self.socket.get_ref().meter();
-        if meter.and_then(Meter::over_at).is_some_and(|over_at| over_at <= now) {
-            return Poll::Ready(too_many_messages(&self.seat.connections));
+        if let Some(over_at) = meter.and_then(Meter::over_at) {
+            if over_at <= now {
+                return Poll::Ready(too_many_messages(&self.seat.connections));
+            }
+            // Its pongs may lie among what is not read yet.
+            self.heard = now;
         }
         if meter.is_some_and(|meter| meter.paused_until() > now) {
-            // Its pongs may lie among what is not read.
-            self.heard = now;
             return Poll::Pending;
         }
         loop {
