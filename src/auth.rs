@@ -1,6 +1,16 @@
 //! Who may connect: what is asked, what comes back, and the built-in token list.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, sync::Arc, time::SystemTime};
+use std::{
+    any::Any,
+    borrow::Cow,
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
@@ -95,11 +105,14 @@ pub struct AuthRequest {
     query: String,
     headers: HeaderMap,
     extensions: Extensions,
+    /// Whether anybody has looked at the extensions.
+    reads_extensions: Arc<AtomicBool>,
 }
 
 impl AuthRequest {
     pub(crate) fn new(credentials: OwnedCredentials, parts: &Parts) -> Self {
         Self {
+            reads_extensions: Arc::default(),
             credentials,
             query: own_query(parts.uri.query().unwrap_or_default()).to_owned(),
             headers: parts.headers.clone(),
@@ -114,7 +127,7 @@ impl AuthRequest {
         headers: HeaderMap,
         extensions: Extensions,
     ) -> Self {
-        Self { credentials, query, headers, extensions }
+        Self { credentials, query, headers, extensions, reads_extensions: Arc::default() }
     }
 
     /// What the page proves itself by: its token, or with `Builder::sessions` a session of an earlier one.
@@ -146,9 +159,17 @@ impl AuthRequest {
         &self.headers
     }
 
-    /// What layers outside this one know about the request: the peer's address, a session.
+    /// True once somebody has looked at the extensions.
+    pub(crate) fn extensions_read(&self) -> Arc<AtomicBool> {
+        self.reads_extensions.clone()
+    }
+
+    /// What layers outside this one know about the request: the peer's address, a session. When it is asked about an
+    /// open socket again they are still there if the authenticator looked at them when the socket was opened, or those
+    /// that [`revalidation_extension`](crate::Builder::revalidation_extension) names.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
+        self.reads_extensions.store(true, Ordering::Relaxed);
         &self.extensions
     }
 }

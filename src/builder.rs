@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use http::{HeaderName, header};
+use http::HeaderName;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     hub::{Delivery, DeliveryTimes, Hub, LogLimits, SessionLimits, SettleTimes, View, Voice},
     observe::Observer,
     publish::Publisher,
+    revalidation::RevalidationKeeps,
     shutdown::Lifecycle,
     watch::{WatchLimits, Watcher, route::Routes},
 };
@@ -112,7 +113,7 @@ pub struct Builder<A = Unauthenticated> {
     sessions: SessionLimits,
     drain: Duration,
     audit: bool,
-    revalidation_headers: Vec<HeaderName>,
+    revalidation: RevalidationKeeps,
 }
 
 impl LiveUpdates {
@@ -179,7 +180,7 @@ impl Builder {
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
             audit: false,
-            revalidation_headers: vec![header::COOKIE, header::AUTHORIZATION],
+            revalidation: RevalidationKeeps::default(),
         }
     }
 
@@ -295,7 +296,7 @@ impl Builder {
             sessions: self.sessions,
             drain: self.drain,
             audit: self.audit,
-            revalidation_headers: self.revalidation_headers,
+            revalidation: self.revalidation,
         }
     }
 }
@@ -458,14 +459,14 @@ impl<A> Builder<A> {
     /// `Cookie` and `Authorization`. A second call replaces the first one's names.
     ///
     /// A server keeps thousands of sockets open, and so it keeps of each request only what it asks with later: the
-    /// [credentials](AuthRequest::credentials), the page's own [query](AuthRequest::query), the request's
-    /// [extensions](AuthRequest::extensions), and the headers of these names, names and values 4 kB at most together.
-    /// A header that does not fit is left out as a whole, with a line in the log. Credentials and query stand in the
-    /// socket's address, which may have 16 KiB after its path. With [`tokens`](Builder::tokens) and
+    /// [credentials](AuthRequest::credentials), the page's own [query](AuthRequest::query), the
+    /// [extensions](Self::revalidation_extension) that are used, and the headers of these names, names and values 4 KiB
+    /// at most together. A header that does not fit is left out as a whole, with a line in the log. Credentials and query
+    /// stand in the socket's address, which may have 16 KiB after its path. With [`tokens`](Builder::tokens) and
     /// [`allow_anonymous`](Builder::allow_anonymous) nothing is kept.
     ///
     /// ```
-    /// use http::{HeaderName, header};
+    /// use http::HeaderName;
     /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
     ///
     /// let live = LiveUpdates::builder("/api/v1")
@@ -479,12 +480,37 @@ impl<A> Builder<A> {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn revalidation_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.revalidation_headers.clear();
-        for name in names {
-            if !self.revalidation_headers.contains(&name) {
-                self.revalidation_headers.push(name);
-            }
-        }
+        self.revalidation.headers(names);
+        self
+    }
+
+    /// An extension that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket.
+    /// Each call adds a type; those of other types are not kept then.
+    ///
+    /// By default all extensions of a request are kept if the authenticator called
+    /// [`AuthRequest::extensions`] when the socket was opened, and none if it did not. What outer layers and servers put
+    /// there is not bounded: one extension of axum's own keeps the whole buffer that the request was read into, 8 KiB or
+    /// as much as all its headers. So name what you need.
+    ///
+    /// ```
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// /// A layer outside has found out who it is.
+    /// #[derive(Clone)]
+    /// struct User(String);
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate((), async |(), request: AuthRequest| match request.extensions().get::<User>() {
+    ///         Some(User(name)) => Ok(Identity::new(name.as_str())),
+    ///         None => Err(AuthError::Denied),
+    ///     })
+    ///     .revalidation_extension::<User>()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn revalidation_extension<T: Clone + Send + Sync + 'static>(mut self) -> Self {
+        self.revalidation.extension::<T>();
         self
     }
 
@@ -804,7 +830,7 @@ impl Builder<Ready> {
             delayed_refusals: self.delayed_refusals,
             retry_delay: self.retry_delay,
             session: self.session_lifetime,
-            revalidation_headers: self.revalidation_headers.into(),
+            revalidation: self.revalidation,
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());

@@ -1,7 +1,11 @@
 //! Runs the hooks that say who may connect and who may subscribe: so many at one time, each for so long. Nobody is let in
 //! by a failure.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::request::Parts;
 use tokio::{
@@ -54,14 +58,22 @@ impl Gate {
         matches!(self.decider, Decider::Application(_))
     }
 
-    /// Asks about these credentials, which came with a request.
-    pub(crate) async fn ask(&self, credentials: &OwnedCredentials, parts: &Parts) -> Result<Identity, AuthError> {
+    /// Asks about these credentials, which came with a request. Also says whether the authenticator has looked at the
+    /// request's extensions.
+    pub(crate) async fn ask(
+        &self,
+        credentials: &OwnedCredentials,
+        parts: &Parts,
+    ) -> (Result<Identity, AuthError>, bool) {
         match &self.decider {
-            Decider::Anyone(identity) => Ok(identity.clone()),
-            Decider::List(list) => list.verify(credentials.borrowed()),
-            // Boxed, since those who have a list must not bear what this needs.
+            Decider::Anyone(identity) => (Ok(identity.clone()), false),
+            Decider::List(list) => (list.verify(credentials.borrowed()), false),
             Decider::Application(ask) => {
-                Box::pin(self.ask_application(ask, AuthRequest::new(credentials.clone(), parts))).await
+                let request = AuthRequest::new(credentials.clone(), parts);
+                let extensions_read = request.extensions_read();
+                // Boxed, since those who have a list must not bear what this needs.
+                let verdict = Box::pin(self.ask_application(ask, request)).await;
+                (verdict, extensions_read.load(Ordering::Relaxed))
             }
         }
     }

@@ -1,11 +1,57 @@
 //! What is kept of the request that opened a socket, to ask the authenticator about it again.
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 
 use crate::auth::{AuthRequest, OwnedCredentials, own_query};
 
 /// Bytes of headers, names and values together, that are kept for a socket.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
+
+/// What is kept of the requests that open sockets.
+#[derive(Clone, Debug)]
+pub(crate) struct RevalidationKeeps {
+    headers: Vec<HeaderName>,
+    /// Copies extensions of one type each. Without any, all are kept where the authenticator has looked at them.
+    extensions: Vec<fn(&Extensions, &mut Extensions)>,
+}
+
+impl Default for RevalidationKeeps {
+    fn default() -> Self {
+        Self { headers: vec![header::COOKIE, header::AUTHORIZATION], extensions: Vec::new() }
+    }
+}
+
+impl RevalidationKeeps {
+    /// The headers of these names and no others.
+    pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        self.headers.clear();
+        for name in names {
+            if !self.headers.contains(&name) {
+                self.headers.push(name);
+            }
+        }
+    }
+
+    /// The extension of this type, among those that are named so, and no others.
+    pub(crate) fn extension<T: Clone + Send + Sync + 'static>(&mut self) {
+        self.extensions.push(|from, to| {
+            if let Some(extension) = from.get::<T>() {
+                to.insert(extension.clone());
+            }
+        });
+    }
+
+    /// Extensions are kept as a whole only for those who look at them: one of them may hold the buffer that the whole
+    /// request was read into, as axum's `OriginalUri` does.
+    fn extensions_of(&self, extensions: &Extensions, are_read: bool) -> Extensions {
+        let mut kept = Extensions::new();
+        if self.extensions.is_empty() && are_read && !extensions.is_empty() {
+            return extensions.clone();
+        }
+        self.extensions.iter().for_each(|copy| copy(extensions, &mut kept));
+        kept
+    }
+}
 
 /// The credentials, the page's own query, a few headers, and the extensions. Thousands of sockets each keep one, so it
 /// holds no header map, whose tables alone are larger than all of this.
@@ -17,10 +63,16 @@ pub(crate) struct RevalidationRequest {
 }
 
 impl RevalidationRequest {
-    /// Keeps the headers of these names, with how many did not fit.
-    pub(crate) fn of(credentials: OwnedCredentials, parts: &Parts, names: &[HeaderName]) -> (Self, usize) {
+    /// Keeps what it is to keep, with how many headers did not fit. `reads_extensions` says whether the authenticator has
+    /// looked at this request's extensions.
+    pub(crate) fn of(
+        credentials: OwnedCredentials,
+        parts: &Parts,
+        keeps: &RevalidationKeeps,
+        reads_extensions: bool,
+    ) -> (Self, usize) {
         let (mut headers, mut bytes, mut left_out) = (Vec::new(), 0, 0);
-        for name in names {
+        for name in &keeps.headers {
             for value in parts.headers.get_all(name) {
                 let size = name.as_str().len() + value.len();
                 match copy(value).filter(|_| bytes + size <= MAX_HEADER_BYTES) {
@@ -33,7 +85,7 @@ impl RevalidationRequest {
             }
         }
         let query = own_query(parts.uri.query().unwrap_or_default()).into();
-        let extensions = if parts.extensions.is_empty() { Extensions::new() } else { parts.extensions.clone() };
+        let extensions = keeps.extensions_of(&parts.extensions, reads_extensions);
         (Self { credentials: credentials.shrunk(), query, headers: headers.into(), extensions }, left_out)
     }
 
@@ -57,12 +109,10 @@ fn copy(value: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::{Request, header};
+    use http::Request;
 
     use super::*;
     use crate::auth::Credentials;
-
-    const USUAL: [HeaderName; 2] = [header::COOKIE, header::AUTHORIZATION];
 
     fn parts(uri: &str, headers: &[(&'static str, Vec<u8>)]) -> Parts {
         let mut parts = Request::get(uri).body(()).unwrap().into_parts().0;
@@ -72,21 +122,31 @@ mod tests {
         parts
     }
 
-    fn kept(parts: &Parts, names: &[HeaderName]) -> (RevalidationRequest, usize) {
-        RevalidationRequest::of(OwnedCredentials::Token("demo".into()), parts, names)
+    #[derive(Clone, Debug, PartialEq)]
+    struct Peer(u8);
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Other;
+
+    fn keeps(names: &[HeaderName]) -> RevalidationKeeps {
+        let mut keeps = RevalidationKeeps::default();
+        keeps.headers(names.iter().cloned());
+        keeps
+    }
+
+    fn kept(parts: &Parts, keeps: &RevalidationKeeps) -> (RevalidationRequest, usize) {
+        RevalidationRequest::of(OwnedCredentials::Token("demo".into()), parts, keeps, false)
     }
 
     #[test]
     fn what_is_asked_for_again_is_kept_and_nothing_else() {
-        #[derive(Clone, Debug, PartialEq)]
-        struct Peer(u8);
-
         let lines = [("cookie", &b"a=1"[..]), ("x-device", b"7"), ("user-agent", b"x"), ("cookie", b"b=\xe9")];
         let mut parts = parts("/api/v1?tenant=7&token=demo&ws=1", &lines.map(|(name, value)| (name, value.to_vec())));
         parts.headers.get_mut("x-device").unwrap().set_sensitive(true);
-        parts.extensions.insert(Peer(7));
-        for (names, expected) in [(&USUAL[..], 2), (&[HeaderName::from_static("x-device")], 1), (&[], 0)] {
-            let (kept, left_out) = kept(&parts, names);
+        for (names, expected) in
+            [(&RevalidationKeeps::default().headers[..], 2), (&[HeaderName::from_static("x-device")], 1), (&[], 0)]
+        {
+            let (kept, left_out) = kept(&parts, &keeps(names));
             let request = kept.request();
             assert_eq!((request.headers().len(), left_out), (expected, 0));
             for name in names {
@@ -94,7 +154,28 @@ mod tests {
             }
             assert!(request.headers().get("x-device").is_none_or(HeaderValue::is_sensitive));
             assert_eq!((request.credentials(), request.query()), (Credentials::Token("demo"), "tenant=7"));
-            assert_eq!(request.extensions().get::<Peer>(), Some(&Peer(7)));
+        }
+    }
+
+    #[test]
+    fn extensions_are_kept_for_those_who_look_at_them_or_by_type() {
+        let mut parts = parts("/api/v1", &[]);
+        parts.extensions.insert(Peer(7));
+        parts.extensions.insert(Other);
+        let mut by_type = RevalidationKeeps::default();
+        by_type.extension::<Peer>();
+        by_type.extension::<String>();
+        for (keeps, are_read, expected) in [
+            (RevalidationKeeps::default(), false, (None, None)),
+            (RevalidationKeeps::default(), true, (Some(&Peer(7)), Some(&Other))),
+            (by_type.clone(), false, (Some(&Peer(7)), None)),
+            (by_type, true, (Some(&Peer(7)), None)),
+        ] {
+            let credentials = OwnedCredentials::Token("demo".into());
+            let (kept, _) = RevalidationRequest::of(credentials, &parts, &keeps, are_read);
+            let request = kept.request();
+            let extensions = request.extensions();
+            assert_eq!((extensions.get(), extensions.get()), expected, "{keeps:?} {are_read}");
         }
     }
 
@@ -111,7 +192,7 @@ mod tests {
                 line("authorization", 500),
             ],
         );
-        let (kept, left_out) = kept(&parts, &USUAL);
+        let (kept, left_out) = kept(&parts, &RevalidationKeeps::default());
         let lengths: Vec<usize> = kept.request().headers().values().map(HeaderValue::len).collect();
         assert_eq!((lengths, left_out), (vec![3000, 500, 500], 2));
     }
@@ -123,7 +204,7 @@ mod tests {
         for name in ["cookie", "x-one"] {
             parts.headers.insert(name, HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
         }
-        let (kept, _) = kept(&parts, &[header::COOKIE, HeaderName::from_static("x-one")]);
+        let (kept, _) = kept(&parts, &keeps(&[header::COOKIE, HeaderName::from_static("x-one")]));
         drop(parts);
         assert!(buffer.is_unique());
         assert_eq!(kept.headers.len(), 2);

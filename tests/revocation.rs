@@ -426,3 +426,38 @@ async fn of_the_headers_only_those_that_are_named_are_kept_and_no_more_than_fit(
     let again = shown.again(shown.builder(), &large).await;
     assert_eq!(again, ["authorization 1", "cookie 4000", "tenant=7"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn extensions_are_there_again_for_who_has_looked_at_them_or_named_them() {
+    #[derive(Clone)]
+    struct Peer;
+    #[derive(Clone)]
+    struct Other;
+
+    type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
+    let seen = Seen::default();
+    let looking = || {
+        builder().authenticate(seen.clone(), async |seen: Seen, request: AuthRequest| {
+            let extensions = request.extensions();
+            seen.lock().unwrap().push((extensions.get::<Peer>().is_some(), extensions.get::<Other>().is_some()));
+            Ok::<_, AuthError>(Identity::new("alice"))
+        })
+    };
+    for (builder, again) in [(looking(), (true, true)), (looking().revalidation_extension::<Peer>(), (true, false))] {
+        let live = builder.ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600)).build().unwrap();
+        let inner = tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(support::json(200, "")));
+        let outer = tower::ServiceBuilder::new()
+            .map_request(|mut request: Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(Peer);
+                request.extensions_mut().insert(Other);
+                request
+            })
+            .layer(live.layer());
+        let page = Server::new(outer.service(inner)).page().await;
+        sleep(ASK_EVERY + seconds(1)).await;
+        assert_eq!(live.stats().connections, 1);
+        assert_eq!(seen.lock().unwrap()[..2], [(true, true), again]);
+        seen.lock().unwrap().clear();
+        drop(page);
+    }
+}
