@@ -466,7 +466,7 @@ impl<A> Builder<A> {
     /// [`allow_anonymous`](Builder::allow_anonymous) nothing is kept.
     ///
     /// ```
-    /// use http::HeaderName;
+    /// use http::{HeaderName, header};
     /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
     ///
     /// let live = LiveUpdates::builder("/api/v1")
