@@ -17,7 +17,6 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use support::{
     End, Page, Server, TOKEN, builder, converging, full,
-    logs::Logs,
     raw::{self, FIN, Raw, frame, text, upgrade_request},
     until, usual,
 };
@@ -335,9 +334,10 @@ async fn a_page_that_is_not_read_is_not_taken_for_silent() {
     assert_eq!((live.stats().connections, live.stats().silent_closed), (0, 1), "but then they are missed");
 }
 
+#[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]
 async fn many_warnings_of_one_kind_silence_no_other() {
-    let logs = Logs::capture();
+    let logs = support::logs::Logs::capture();
     let (_live, server) = serve(builder().tokens([TOKEN]).max_delayed_refusals(0).max_subscriptions(1));
     for _ in 0..25 {
         assert_eq!(refusal(&server, "/api/v1?token=wrong&ws=1").await.0, 403);
