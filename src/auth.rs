@@ -1,9 +1,18 @@
 //! Who may connect: what is asked, what comes back, and the built-in token list.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, sync::Arc, time::SystemTime};
+use std::{
+    any::Any,
+    borrow::Cow,
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
-use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderValue, request::Parts};
+use http::{Extensions, HeaderMap, request::Parts};
 use percent_encoding::percent_decode_str;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -61,6 +70,14 @@ impl OwnedCredentials {
             Self::Session(principal) => Credentials::Session(principal),
         }
     }
+
+    /// Without room for more.
+    pub(crate) fn shrunk(mut self) -> Self {
+        match &mut self {
+            Self::Token(text) | Self::Session(text) => text.shrink_to_fit(),
+        }
+        self
+    }
 }
 
 /// What an authenticator is asked: the credentials of a page, and the request around it.
@@ -88,11 +105,14 @@ pub struct AuthRequest {
     query: String,
     headers: HeaderMap,
     extensions: Extensions,
+    /// Whether anybody has looked at the extensions.
+    reads_extensions: Arc<AtomicBool>,
 }
 
 impl AuthRequest {
     pub(crate) fn new(credentials: OwnedCredentials, parts: &Parts) -> Self {
         Self {
+            reads_extensions: Arc::default(),
             credentials,
             query: own_query(parts.uri.query().unwrap_or_default()).to_owned(),
             headers: parts.headers.clone(),
@@ -100,21 +120,14 @@ impl AuthRequest {
         }
     }
 
-    /// The same, to be kept: a server reads a request into one buffer, which lives for as long as any header does.
-    pub(crate) fn kept(mut self) -> Self {
-        let values: Bytes = self.headers.values().flat_map(|value| value.as_bytes()).copied().collect();
-        let mut at = 0;
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
-        for (name, value) in &self.headers {
-            let bytes = values.slice(at..at + value.len());
-            at += value.len();
-            if let Ok(mut copied) = HeaderValue::from_maybe_shared(bytes) {
-                copied.set_sensitive(value.is_sensitive());
-                headers.append(name, copied);
-            }
-        }
-        self.headers = headers;
-        self
+    /// One that is put together from what was kept.
+    pub(crate) fn with(
+        credentials: OwnedCredentials,
+        query: String,
+        headers: HeaderMap,
+        extensions: Extensions,
+    ) -> Self {
+        Self { credentials, query, headers, extensions, reads_extensions: Arc::default() }
     }
 
     /// What the page proves itself by: its token, or with `Builder::sessions` a session of an earlier one.
@@ -139,15 +152,24 @@ impl AuthRequest {
         &self.query
     }
 
-    /// The request's headers: cookies, forwarded addresses.
+    /// The request's headers: cookies, forwarded addresses. When it is asked about an open socket again, only those that
+    /// [`revalidation_headers`](crate::Builder::revalidation_headers) names: `Cookie` and `Authorization` by default.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// What layers outside this one know about the request: the peer's address, a session.
+    /// True once somebody has looked at the extensions.
+    pub(crate) fn extensions_read(&self) -> Arc<AtomicBool> {
+        self.reads_extensions.clone()
+    }
+
+    /// What layers outside this one know about the request: the peer's address, a session. When it is asked about an
+    /// open socket again they are still there if the authenticator looked at them when the socket was opened, or those
+    /// that [`revalidation_extension`](crate::Builder::revalidation_extension) names.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
+        self.reads_extensions.store(true, Ordering::Relaxed);
         &self.extensions
     }
 }
@@ -179,7 +201,7 @@ pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
 }
 
 /// What stands in a query before the token that the client appended.
-fn own_query(query: &str) -> &str {
+pub(crate) fn own_query(query: &str) -> &str {
     token_at(query).map_or(query, |at| query[..at].trim_end_matches('&'))
 }
 
@@ -361,8 +383,8 @@ impl std::error::Error for AuthError {}
 /// [`Builder::authenticate`](crate::Builder::authenticate).
 ///
 /// It is asked at each handshake, at each (re)connect of a socket, at each call over HTTP, and about each open socket
-/// every five minutes ([`reask_interval`](crate::Builder::reask_interval)), with the request that opened it. It runs
-/// outside any lock, [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) times at once
+/// every five minutes ([`reask_interval`](crate::Builder::reask_interval)), with what is
+/// [kept](crate::Builder::revalidation_headers) of the request that opened it. It runs outside any lock, [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) times at once
 /// at most. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
 ///
 /// With `Builder::sessions` it must answer [`Credentials::Session`] as well: there it is asked by principal at every
@@ -515,25 +537,6 @@ mod tests {
         for wrong in ["", "demo", "token-0", "token-3", "token-01", "token-+1", "anonymous"] {
             assert_eq!(named(wrong).unwrap_err(), AuthError::Denied, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_kept_request_says_the_same_and_holds_nothing_else() {
-        let buffer = Bytes::from(vec![b'x'; 8192]);
-        let shared = http::HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap();
-        let (mut parts, ()) = http::Request::new(()).into_parts();
-        for name in ["cookie", "x-one", "x-one"] {
-            parts.headers.append(http::HeaderName::from_static(name), shared.clone());
-        }
-        let mut secret = http::HeaderValue::from_bytes(b"cl\xe9").unwrap();
-        secret.set_sensitive(true);
-        parts.headers.append("x-two", secret);
-        let request = AuthRequest::new(OwnedCredentials::Token("t".into()), &parts);
-        let kept = request.clone().kept();
-        assert_eq!(kept.headers(), request.headers());
-        assert!(kept.headers()["x-two"].is_sensitive() && !kept.headers()["cookie"].is_sensitive());
-        drop((shared, parts, request));
-        assert!(buffer.is_unique(), "the buffer that the request was read into is free");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use http::HeaderName;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     },
     observe::Observer,
     publish::Publisher,
+    revalidation::RevalidationKeeps,
     shutdown::Lifecycle,
     watch::{WatchLimits, Watcher, route::Routes},
 };
@@ -115,6 +117,8 @@ pub struct Builder<A = Unauthenticated> {
     log: LogLimits,
     sessions: SessionLimits,
     drain: Duration,
+    audit: bool,
+    revalidation: RevalidationKeeps,
 }
 
 impl LiveUpdates {
@@ -149,7 +153,7 @@ impl Builder {
                 connections: 50_000,
                 of_principal: None,
                 subscriptions: 32,
-                messages: Rate { burst: 40, per_second: 5 },
+                messages: Rate { burst: 1000, per_second: 100 },
                 control_frames: CONTROL_FRAMES,
                 reask_interval: Duration::from_secs(5 * 60),
                 ping_interval: Duration::from_secs(25),
@@ -181,6 +185,8 @@ impl Builder {
             },
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
+            audit: false,
+            revalidation: RevalidationKeeps::default(),
         }
     }
 
@@ -296,6 +302,8 @@ impl Builder {
             log: self.log,
             sessions: self.sessions,
             drain: self.drain,
+            audit: self.audit,
+            revalidation: self.revalidation,
         }
     }
 }
@@ -432,7 +440,7 @@ impl<A> Builder<A> {
     /// [session](crate::Credentials::Session) in it. [`AuthError::Denied`] and [`AuthError::Expired`] close the socket
     /// at once, and so does an identity of another principal; else the new [`Identity`] takes the place of the old one.
     /// After [`AuthError::Unavailable`], a panic or a timeout the socket stays open and is asked about again after the
-    /// same time. For that the request's headers and extensions are kept while the socket is open.
+    /// same time. What is kept of the request for that stands at [`revalidation_headers`](Self::revalidation_headers).
     ///
     /// [`tokens`](Builder::tokens) and [`allow_anonymous`](Builder::allow_anonymous) would only say the same again and
     /// are not asked. [`Identity::expires_at`] ends a socket without anybody being asked, and
@@ -457,8 +465,68 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together. Default: 128;
-    /// others wait in the order they came, for [`authentication_queue`](Self::authentication_queue). After a restart
+    /// Headers that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket. Default:
+    /// `Cookie` and `Authorization`. A second call replaces the first one's names.
+    ///
+    /// A server keeps thousands of sockets open, and so it keeps of each request only what it asks with later: the
+    /// [credentials](AuthRequest::credentials), the page's own [query](AuthRequest::query), the
+    /// [extensions](Self::revalidation_extension) that are used, and the headers of these names, names and values 4 KiB
+    /// at most together. A header that does not fit is left out as a whole, with a line in the log. Credentials and query
+    /// stand in the socket's address, which may have 16 KiB after its path. With [`tokens`](Builder::tokens) and
+    /// [`allow_anonymous`](Builder::allow_anonymous) nothing is kept.
+    ///
+    /// ```
+    /// use http::{HeaderName, header};
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate((), async |(), request: AuthRequest| match request.headers().get("x-user") {
+    ///         Some(user) => Ok(Identity::new(String::from_utf8_lossy(user.as_bytes()))),
+    ///         None => Err(AuthError::Denied),
+    ///     })
+    ///     .revalidation_headers([header::COOKIE, HeaderName::from_static("x-user")])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn revalidation_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.revalidation.headers(names);
+        self
+    }
+
+    /// An extension that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket.
+    /// Each call adds a type; those of other types are not kept then.
+    ///
+    /// By default all extensions of a request are kept if the authenticator called
+    /// [`AuthRequest::extensions`] when the socket was opened, and none if it did not. What outer layers and servers put
+    /// there is not bounded: one extension of axum's own keeps the whole buffer that the request was read into, 8 KiB or
+    /// as much as all its headers. So name what you need.
+    ///
+    /// ```
+    /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
+    ///
+    /// /// A layer outside has found out who it is.
+    /// #[derive(Clone)]
+    /// struct User(String);
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .authenticate((), async |(), request: AuthRequest| match request.extensions().get::<User>() {
+    ///         Some(User(name)) => Ok(Identity::new(name.as_str())),
+    ///         None => Err(AuthError::Denied),
+    ///     })
+    ///     .revalidation_extension::<User>()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn revalidation_extension<T: Clone + Send + Sync + 'static>(mut self) -> Self {
+        self.revalidation.extension::<T>();
+        self
+    }
+
+    /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together; with those of the
+    /// [`authorize`](Entity::authorize) hooks, which get three quarters of them at most, so that pages can come in while
+    /// others subscribe. Default: 128; others wait, for [`authentication_queue`](Self::authentication_queue). After a restart
     /// every page comes at once, and this is all of it that your user database feels. [`tokens`](Builder::tokens) and
     /// [`allow_anonymous`](Builder::allow_anonymous) are not bounded, since they take no time.
     pub fn max_concurrent_authentications(mut self, authentications: usize) -> Self {
@@ -469,7 +537,8 @@ impl<A> Builder<A> {
     /// How long it is waited for one of the
     /// [`max_concurrent_authentications`](Self::max_concurrent_authentications) to end. Default: 10 s, a year at most;
     /// zero waits for none. After that it is as if the authenticator had said [`AuthError::Unavailable`]: handshakes
-    /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay.
+    /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay. An
+    /// [`authorize`](Entity::authorize) hook that has waited so long counts as failed, and is asked again.
     /// [`hook_timeout`](Self::hook_timeout) counts only after the wait.
     pub fn authentication_queue(mut self, time: Duration) -> Self {
         self.authentication_queue = within_a_year(time);
@@ -499,12 +568,15 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on the whole. Default: 40 and
-    /// 5; one more closes the socket with 1008 `Too many messages`, and is counted.
+    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on the whole. Default: 1000 and
+    /// 100. A page that sends faster is read no faster than that, and TCP has it wait. One that has had more to send for
+    /// 30 s without a pause is closed with 1008 `Too many messages`, and counted.
     ///
-    /// A page sends one message for each entity it subscribes, all of them at once, so `burst` must not be less than
-    /// that. Pings and pongs have a bucket of their own: 40 at once and 10 per second, or as many as messages where that
-    /// is more, and what the server's own pings are answered with.
+    /// Each fragment of a message counts as one, even an empty one. A page sends one message for each entity it
+    /// subscribes, all of them at once, so `burst` must not be less than that. Pings and pongs have a bucket of their own:
+    /// 40 at once and 10 per second, or as many as messages where that is more, and what the server's own pings are
+    /// answered with. What comes byte by byte may take as many reads as messages of
+    /// [`max_message_bytes`](Self::max_message_bytes) take.
     pub fn max_message_rate(mut self, burst: u32, per_second: u32) -> Self {
         self.connection.messages = Rate { burst, per_second };
         self
@@ -680,6 +752,25 @@ impl<A> Builder<A> {
         self.drain = within_a_year(time);
         self
     }
+
+    /// Writes down who was told of what, at the `tracing` target `tower_live_updates::audit` and level INFO: a line for
+    /// each change, and a line for each recipient of each change. Off by default, because 500 pages make 501 lines of one
+    /// write. The lines are described at [Audit](LiveUpdates#audit). Without the feature `tracing` it has no effect.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .tokens(["a-long-random-token"])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .audit()
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn audit(mut self) -> Self {
+        self.audit = true;
+        self
+    }
 }
 
 impl Builder<Ready> {
@@ -752,11 +843,10 @@ impl Builder<Ready> {
             view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
             ..Voice::new(&entity.name, &entity.payload_key)
         });
-        let publisher = Publisher {
-            hub: Arc::new(Hub::new(self.delivery, voices.collect(), log, times, self.sessions)),
-            entities: self.entities.into(),
-            observer: Arc::new(Observer::default()),
-        };
+        let mut hub = Hub::new(self.delivery, voices.collect(), log, times, self.sessions);
+        hub.audit = self.audit;
+        let publisher =
+            Publisher { hub: Arc::new(hub), entities: self.entities.into(), observer: Arc::new(Observer::default()) };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
         let gate_limits =
             GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };
@@ -769,6 +859,7 @@ impl Builder<Ready> {
             delayed_refusals: self.delayed_refusals,
             retry_delay: self.retry_delay,
             session: self.session_lifetime,
+            revalidation: self.revalidation,
         };
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());

@@ -468,7 +468,10 @@ impl Entity {
     /// about open sockets. Without it everybody may who has been let in.
     ///
     /// `false` ignores the subscription, or ends it; so does an error, a panic, or more than the builder's
-    /// `hook_timeout`, which is counted, and asked about again. Each subscription gets its own clone of `state`.
+    /// `hook_timeout`, which is counted, and asked about again. Each subscription gets its own clone of `state`. The hook
+    /// shares the bound of the authenticator:
+    /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) run at one time, three quarters
+    /// of them for this hook, and one that cannot run in time counts as failed.
     ///
     /// ```
     /// use std::{collections::HashSet, convert::Infallible, sync::Arc};

@@ -1,9 +1,17 @@
-//! Asks who may connect: so many at one time, each for so long. Nobody is let in by a failure.
+//! Runs the hooks that say who may connect and who may subscribe: so many at one time, each for so long. Nobody is let in
+//! by a failure.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::request::Parts;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{
     auth::{AuthError, AuthRequest, Authenticator, Decider, Identity, OwnedCredentials},
@@ -11,7 +19,7 @@ use crate::{
     observe::Observer,
 };
 
-/// Bounds of asking an application's authenticator.
+/// Bounds of asking an application's hooks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
     /// How long one question may take, from when it is asked.
@@ -22,17 +30,27 @@ pub(crate) struct GateLimits {
     pub(crate) queue: Duration,
 }
 
-/// What everybody passes: at a handshake, with a socket, with calls, and again while a socket is open.
+/// What everybody passes: at a handshake, with a socket, with calls, with a subscription, and again while a socket is
+/// open.
 pub(crate) struct Gate {
     decider: Decider,
     limits: GateLimits,
     permits: Semaphore,
+    /// Those of the permits that `authorize` hooks may take: whoever comes first must get in to subscribe.
+    for_authorize: Semaphore,
     observer: Arc<Observer>,
 }
 
 impl Gate {
     pub(crate) fn new(decider: Decider, limits: GateLimits, observer: Arc<Observer>) -> Self {
-        Self { decider, permits: Semaphore::new(limits.at_once), limits, observer }
+        let for_authorize = (limits.at_once - limits.at_once / 4).max(1);
+        Self {
+            decider,
+            permits: Semaphore::new(limits.at_once),
+            for_authorize: Semaphore::new(for_authorize),
+            limits,
+            observer,
+        }
     }
 
     /// False where the same question always gets the same answer.
@@ -40,24 +58,32 @@ impl Gate {
         matches!(self.decider, Decider::Application(_))
     }
 
-    /// Asks about these credentials, which came with a request.
-    pub(crate) async fn ask(&self, credentials: &OwnedCredentials, parts: &Parts) -> Result<Identity, AuthError> {
+    /// Asks about these credentials, which came with a request. Also says whether the authenticator has looked at the
+    /// request's extensions.
+    pub(crate) async fn ask(
+        &self,
+        credentials: &OwnedCredentials,
+        parts: &Parts,
+    ) -> (Result<Identity, AuthError>, bool) {
         match &self.decider {
-            Decider::Anyone(identity) => Ok(identity.clone()),
-            Decider::List(list) => list.verify(credentials.borrowed()),
-            // Boxed, since those who have a list must not bear what this needs.
+            Decider::Anyone(identity) => (Ok(identity.clone()), false),
+            Decider::List(list) => (list.verify(credentials.borrowed()), false),
             Decider::Application(ask) => {
-                Box::pin(self.ask_application(ask, AuthRequest::new(credentials.clone(), parts))).await
+                let request = AuthRequest::new(credentials.clone(), parts);
+                let extensions_read = request.extensions_read();
+                // Boxed, since those who have a list must not bear what this needs.
+                let verdict = Box::pin(self.ask_application(ask, request)).await;
+                (verdict, extensions_read.load(Ordering::Relaxed))
             }
         }
     }
 
     /// Asks the same again, of a socket that is open.
-    pub(crate) async fn ask_again(&self, request: &AuthRequest) -> Result<Identity, AuthError> {
+    pub(crate) async fn ask_again(&self, request: AuthRequest) -> Result<Identity, AuthError> {
         match &self.decider {
             Decider::Anyone(identity) => Ok(identity.clone()),
             Decider::List(list) => list.verify(request.credentials()),
-            Decider::Application(ask) => self.ask_application(ask, request.clone()).await,
+            Decider::Application(ask) => self.ask_application(ask, request).await,
         }
     }
 
@@ -65,8 +91,8 @@ impl Gate {
         let Ok(Ok(_permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
             self.observer.authentications_unasked.up();
             self.observer.warn(format_args!(
-                "as many authenticators run as max_concurrent_authentications allows, for longer than \
-                 authentication_queue; who waits is asked to come back"
+                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue; who \
+                 waits is asked to come back"
             ));
             return Err(AuthError::Unavailable);
         };
@@ -79,6 +105,27 @@ impl Gate {
                 Err(AuthError::Unavailable)
             }
         }
+    }
+
+    /// Asks an `authorize` hook, among all that are asked; `None` where it failed, or had to wait for too long.
+    pub(crate) async fn ask_authorize<Fut, E>(&self, hook: impl FnOnce() -> Fut) -> Option<bool>
+    where
+        Fut: Future<Output = Result<bool, E>>,
+    {
+        let Ok(Some(_permits)) = timeout(self.limits.queue, self.authorize_permits()).await else {
+            self.observer.authentications_unasked.up();
+            self.observer.warn(format_args!(
+                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue; an \
+                 authorize hook that waits for that counts as failed"
+            ));
+            return None;
+        };
+        guarded(self.limits.hook, hook).await.ok()?.ok()
+    }
+
+    async fn authorize_permits(&self) -> Option<[SemaphorePermit<'_>; 2]> {
+        let of_authorize = self.for_authorize.acquire().await.ok()?;
+        Some([of_authorize, self.permits.acquire().await.ok()?])
     }
 }
 

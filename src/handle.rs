@@ -51,8 +51,8 @@ use crate::{
 /// ```
 ///
 /// # Audit
-/// With the feature `tracing` it can be written down who was told what. At the target `tower_live_updates::audit` and
-/// level INFO there is
+/// With the feature `tracing`, and where the builder was told to ([`audit`](crate::Builder::audit)), it is written down who
+/// was told what. At the target `tower_live_updates::audit` and level INFO there is
 ///
 /// - one line `published` for each change and message, with `entity`, `id`, `kind` (`add`, `update`, `delete` or
 ///   `message`), `scope` (`*` where it is told to all), and `recipients`: the subscribers just then whose scopes fit;
@@ -61,8 +61,9 @@ use crate::{
 ///   is told a `delete`.
 ///
 /// Neither says anything of what is in an object or message. A line says that something was handed over to be sent, not
-/// that it arrived. That is a line for each recipient of each change; where nobody listens to the target, it costs next to
-/// nothing. A filter for `EnvFilter` that leaves it out: `info,tower_live_updates::audit=off`.
+/// that it arrived. That is a line for each recipient of each change, so it is off by default. Where it is on and nobody
+/// listens to the target, it costs next to nothing. A filter for `EnvFilter` that sends it nowhere:
+/// `info,tower_live_updates::audit=off`.
 #[derive(Clone)]
 pub struct LiveUpdates {
     shared: Arc<Shared>,

@@ -26,9 +26,11 @@ mod observe;
 mod protocol;
 mod publish;
 mod random;
+mod revalidation;
 mod scope;
 mod service;
 mod shutdown;
+mod warnings;
 mod watch;
 mod way;
 

@@ -4,14 +4,19 @@ use std::{
     collections::HashSet,
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    panic::Location,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
 };
 
-use crate::lock::lock;
+use tokio::time::Instant;
+
+use crate::{
+    lock::lock,
+    warnings::{Allowance, WarningBudgets},
+};
 
 /// Everything that is counted, in one place.
 #[derive(Debug, Default)]
@@ -37,7 +42,9 @@ pub(crate) struct Observer {
     pub(crate) writes_dropped: Counter,
     pub(crate) turns_timed_out: Counter,
     pub(crate) hooks_failed: Counter,
-    said: Mutex<Said>,
+    budgets: Mutex<WarningBudgets>,
+    /// What [`Observer::warn_once`] has warned of.
+    warned: Mutex<HashSet<u64>>,
 }
 
 /// A number that only grows.
@@ -58,35 +65,29 @@ impl Counter {
     }
 }
 
-/// Which lines have been written, so that a page that asks every two seconds does not fill a log.
-#[derive(Debug, Default)]
-struct Said {
-    once: HashSet<u64>,
-    window: Option<Instant>,
-    in_window: u32,
-}
-
-/// Lines that may be written within [`WINDOW`], all kinds together.
-const LINES_PER_WINDOW: u32 = 20;
-const WINDOW: Duration = Duration::from_secs(10);
 /// Different lines remembered for "once"; routes and entities are configuration, so this is far off.
 const MAX_ONCE: usize = 4096;
 
 impl Observer {
-    /// A warning somebody outside can cause again and again: rate-limited.
+    /// A warning somebody outside can cause again and again. Each place in the code that calls this has a budget of its
+    /// own; what is left out is counted, and the next line of that place says how much it was.
+    #[track_caller]
     pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
-        let allowed = {
-            let mut said = lock(&self.said);
-            let now = Instant::now();
-            if said.window.is_none_or(|since| now.duration_since(since) > WINDOW) {
-                said.window = Some(now);
-                said.in_window = 0;
+        let allowance = lock(&self.budgets).take(Location::caller(), Instant::now());
+        match allowance {
+            Allowance::Write { suppressed: 0 } => write_warning(line),
+            Allowance::Write { suppressed } => {
+                write_warning(format_args!("{line} ({suppressed} more like this were left out)"));
             }
-            said.in_window += 1;
-            said.in_window <= LINES_PER_WINDOW
-        };
-        if allowed {
-            write_warning(line);
+            Allowance::WriteLast { suppressed: 0 } => {
+                write_warning(format_args!("{line} (more like this are left out for up to 10 s)"));
+            }
+            Allowance::WriteLast { suppressed } => {
+                write_warning(format_args!(
+                    "{line} ({suppressed} more like this were left out, and more are for up to 10 s)"
+                ));
+            }
+            Allowance::Suppress => {}
         }
     }
 
@@ -95,8 +96,8 @@ impl Observer {
         let mut hasher = DefaultHasher::new();
         what.hash(&mut hasher);
         let first = {
-            let mut said = lock(&self.said);
-            said.once.len() < MAX_ONCE && said.once.insert(hasher.finish())
+            let mut warned = lock(&self.warned);
+            warned.len() < MAX_ONCE && warned.insert(hasher.finish())
         };
         if first {
             write_warning(line);
@@ -123,14 +124,14 @@ pub(crate) mod audit {
     #[cfg(feature = "tracing")]
     pub(crate) const TARGET: &str = "tower_live_updates::audit";
 
-    /// Whether anybody reads it.
+    /// Whether somebody reads it, where it is asked for at all.
     #[cfg(feature = "tracing")]
-    pub(crate) fn is_on() -> bool {
+    pub(crate) fn is_read() -> bool {
         tracing::enabled!(target: TARGET, tracing::Level::INFO)
     }
 
     #[cfg(not(feature = "tracing"))]
-    pub(crate) fn is_on() -> bool {
+    pub(crate) fn is_read() -> bool {
         false
     }
 
@@ -204,14 +205,16 @@ pub struct Stats {
     pub slow_closed: u64,
     /// Sockets closed because nothing was heard of them, not even a pong.
     pub silent_closed: u64,
-    /// Sockets closed because their pages said more than [`max_message_rate`](crate::Builder::max_message_rate) allows.
+    /// Sockets closed because their pages sent more than [`max_message_rate`](crate::Builder::max_message_rate) allows for
+    /// 30 s.
     pub flooding_closed: u64,
     /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored, and answers of
     /// [`authorize`](crate::Entity::authorize) that were no.
     pub subscriptions_refused: u64,
-    /// Times the authenticator was not asked, since
+    /// Times the authenticator, or an [`authorize`](crate::Entity::authorize) hook, was not asked, since
     /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) ran for longer than
-    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then.
+    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then, and the
+    /// subscription waits to be asked about again.
     pub authentications_unasked: u64,
     /// Messages from pages that were not understood or not wanted.
     pub messages_ignored: u64,

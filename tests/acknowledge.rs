@@ -240,22 +240,26 @@ async fn keys_that_are_not_the_pages_own_do_harm_to_nobody() {
     let (live, server) = serve(converging().tokens(["demo", "other"])).await;
     let (page, mut tab) = loaded(&server, Way::Tcp).await;
     tell_four(&live, &mut tab).await;
-    let theirs: Vec<String> =
-        Client::load_with(&server, Way::Tcp, "other").await.key.split('.').map(str::to_owned).collect();
-    let own: Vec<String> = page.key.split('.').map(str::to_owned).collect();
+    let parts = |page: &Client| -> Vec<String> { page.key.split('.').map(str::to_owned).collect() };
+    let theirs = parts(&Client::load_with(&server, Way::Tcp, "other").await);
+    let next = parts(&Client::load_with(&server, Way::Tcp, "other").await);
+    let own = parts(&page);
     wait(20.0).await;
+    // Both were loaded when the log had begun less than a minute before: their position is its start.
+    let moved = |position: &str, by: u64| format!("{:016x}", u64::from_str_radix(position, 16).unwrap() ^ by);
 
-    let key = |session: &str, epoch: &str, sequence: &str| format!("lu1.{}.{session}.{epoch}.{sequence}", theirs[1]);
+    let key = |session: &str, epoch: &str, position: &str| format!("lu1.{}.{session}.{epoch}.{position}", theirs[1]);
     let (elsewhere, nobody) = ("0".repeat(32), "1".repeat(32));
     let everything = upserts(&[(1, "a"), (2, "a"), (3, "a"), (4, "a")]);
     for (what, key, first) in [
         ("the session of somebody else", key(&own[2], &own[3], &own[4]), everything.clone()),
-        ("a session nobody has", key(&elsewhere, &own[3], "2"), upserts(&[(3, "a"), (4, "a")])),
-        ("a place that is not reached yet", key(&theirs[2], &own[3], "18446744073709551615"), vec![]),
-        ("a place in the future", key(&theirs[2], &own[3], "5"), vec![]),
+        ("a place further on", key(&next[2], &own[3], &moved(&next[4], 2)), upserts(&[(3, "a"), (4, "a")])),
+        ("a session nobody has, and so any place", key(&elsewhere, &own[3], &own[4]), vec![]),
+        ("a place that is not reached yet", key(&theirs[2], &own[3], &moved(&theirs[4], u64::MAX)), vec![]),
+        ("a place in the future", key(&theirs[2], &own[3], &moved(&theirs[4], 1 << 20)), vec![]),
         (
             "another log",
-            key(&nobody, &elsewhere, "2"),
+            key(&nobody, &elsewhere, &own[4]),
             [vec![MARKER.to_owned(), RESYNC.to_owned()], everything.clone()].concat(),
         ),
     ] {
@@ -284,7 +288,7 @@ async fn a_place_that_is_no_number_makes_no_key() {
     let (live, server) = serve(patient()).await;
     let page = Client::load(&server, Way::AnyStream).await;
     let (head, _) = page.key.rsplit_once('.').unwrap();
-    for place in ["", "-1", "1e3", "18446744073709551616", "x", "0x1"] {
+    for place in ["", "-1", "1e3", "18446744073709551616", "x", "0x1", "5", "000000000000000g", "+00000000000001f"] {
         let mut raw = Raw::new(server.connect());
         raw.upgrade(&format!("/api/v1?token={head}.{place}&ws=1")).await;
         assert_eq!(raw.end().await, End::Close(1008, "Unauthorized".into()), "{place}");

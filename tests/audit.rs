@@ -21,6 +21,10 @@ const PAYLOAD: &str = "payload-6b1e";
 
 /// Lets in whom the token names, with the scope behind the name: `ann@north`; `root` hears all.
 fn builder(events: Entity) -> Builder<Ready> {
+    unaudited(events).audit()
+}
+
+fn unaudited(events: Entity) -> Builder<Ready> {
     let hour = Duration::from_secs(3600);
     LiveUpdates::builder("/api/v1")
         .entity(events)
@@ -325,5 +329,20 @@ async fn where_the_target_is_filtered_off_nothing_is_written() {
             assert_eq!(ann.heard().await.len(), 2, "{filter}");
             assert_eq!(audit.take().iter().filter(|record| record.target == TARGET).count(), 0, "{filter}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_asked_for_it_nothing_is_written_however_much_is_listened_to() {
+    for way in WAYS {
+        let (live, server) = serve(unaudited(Entity::scheduler("/events"))).await;
+        let mut ann = page(&server, way, "ann").await;
+        let records = Records::listen("trace");
+        live.publish("events", add(1)).unwrap();
+        live.send("events", PAYLOAD).unwrap();
+        assert_eq!(ann.heard().await.len(), 2, "{way:?}");
+        assert_eq!(server.write(Method::DELETE, "/events/1", "").await.status(), 200);
+        assert!(ann.hears_in(60.0).await.len() > 1, "{way:?}: what is told again is not written either");
+        assert_eq!(records.take().iter().filter(|record| record.target == TARGET).count(), 0, "{way:?}");
     }
 }

@@ -5,10 +5,14 @@ mod support;
 use std::{
     future::{Future, pending},
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use support::{
     Server,
     client::{Client, Tab, WAYS, Way, added, publish, updated, upserts, wait},
@@ -405,4 +409,86 @@ async fn a_new_identity_is_asked_about_at_once() {
         let heard = ann.heard().await;
         assert_eq!(objects(&heard) == ["1"], after, "{heard:?}");
     }
+}
+
+/// How many hooks run, and how many have at one time.
+#[derive(Clone, Default)]
+struct Running(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Running {
+    /// Runs for so long.
+    async fn run(self, time: Duration) -> Result<bool, io::Error> {
+        let (now, most) = &*self.0;
+        most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        tokio::time::sleep(time).await;
+        now.fetch_sub(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::Relaxed)
+    }
+
+    /// Four hooks of either kind at one time; `authorize` takes a second each time.
+    fn builder(
+        &self,
+        hook: impl Fn(Self, Identity) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Builder<Ready> {
+        let hour = Duration::from_secs(3600);
+        LiveUpdates::builder("/api/v1")
+            .entity(Entity::scheduler("/events").authorize(self.clone(), hook))
+            .ping_interval(2 * hour)
+            .pong_timeout(3 * hour)
+            .authenticate((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
+            .max_concurrent_authentications(4)
+            .hook_timeout(hour)
+    }
+}
+
+type Answer = Result<bool, io::Error>;
+
+async fn twenty(server: &Server) -> Vec<Tab> {
+    let mut tabs = Vec::new();
+    for name in 0..20 {
+        tabs.push(page(server, Way::AnyStream, &name.to_string()).await.open().await);
+    }
+    tabs
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_of_all_pages_run_a_few_at_a_time_and_whoever_comes_gets_in_meanwhile() {
+    let running = Running::default();
+    let (live, server) = serve(running.builder(|running, _| Box::pin(running.run(Duration::from_secs(1))))).await;
+    let mut tabs = twenty(&server).await;
+    let began = Instant::now();
+    assert!(server.handshake("late").await.status().is_success());
+    page(&server, Way::AnyStream, "late").await.connect().await;
+    assert!(began.elapsed() < Duration::from_millis(10), "a place is left for it: {:?}", began.elapsed());
+    assert_eq!(live.stats().subscriptions, 0);
+    wait(7.1).await;
+    assert_eq!((running.most(), live.stats().subscriptions), (3, 20));
+    publish(&live, [added(1, "lunch")]);
+    for tab in &mut tabs {
+        assert_eq!(objects(&tab.heard().await), ["1"]);
+    }
+    assert_eq!((live.stats().hooks_failed, live.stats().authentications_unasked), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_waits_for_too_long_to_be_run_counts_as_failed_and_is_asked_again() {
+    let running = Running::default();
+    let hook =
+        |running: Running, _: Identity| -> BoxFuture<'static, Answer> { Box::pin(running.run(Duration::from_secs(5))) };
+    let builder = running.builder(hook).authentication_queue(Duration::from_secs(2));
+    let (live, server) = serve(builder).await;
+    let _tabs = twenty(&server).await;
+    wait(2.1).await;
+    let stats = live.stats();
+    assert_eq!((stats.authentications_unasked, stats.hooks_failed, stats.subscriptions), (17, 17, 0));
+    let end = Instant::now() + Duration::from_secs(3600);
+    while live.stats().subscriptions < 20 {
+        assert!(Instant::now() < end, "{:?}", live.stats());
+        wait(10.0).await;
+    }
+    assert_eq!(running.most(), 3);
 }

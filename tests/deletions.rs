@@ -15,7 +15,7 @@ use tower_live_updates::{Builder, Change, Entity, LiveUpdates, Ready};
 
 const NOTHING: [&str; 0] = [];
 
-/// A server with one page whose list is long there. Deletions are told again in 29 s, and every half minute from then.
+/// A server with one page whose list is long there.
 async fn serve(builder: Builder<Ready>, way: Way) -> (LiveUpdates, Server, Client, Tab) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -251,18 +251,38 @@ async fn other_widgets_hear_the_bare_delete() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_often_and_for_how_long_can_be_set() {
-    let repeating = patient().repeat_deletions(Duration::from_secs(7), Duration::from_secs(30));
+async fn when_they_are_resent_can_be_set() {
+    let repeating = patient().deletion_reminders([7, 10, 10].map(Duration::from_secs));
     let (live, _server, _, mut tab) = serve(repeating, Way::Tcp).await;
     publish(&live, [deleted(7)]);
     tab.heard().await;
-    assert_eq!(count(&tab.hears_in(100.0).await, "delete 7"), 4);
+    for (seconds, resent) in [(6.9, 0), (0.2, 1), (9.8, 0), (0.2, 1), (9.8, 0), (0.2, 1), (1000.0, 0)] {
+        assert_eq!(count(&tab.hears_in(seconds).await, "delete 7"), resent, "{seconds}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_length_of_nothing_switches_it_off() {
+async fn an_old_page_hears_each_deletion_six_times_and_one_that_is_loaded_later_none() {
+    let (live, server, _, mut old) = serve(patient(), Way::Tcp).await;
+    let deletions: Vec<Change> = (1..=80).map(deleted).collect();
+    for deletion in &deletions {
+        live.publish("events", deletion.clone()).unwrap();
+    }
+    wait(75.0).await;
+    let mut new = Client::load(&server, Way::Tcp).await.open().await;
+    assert_eq!(new.hears_in(40.0).await, NOTHING);
+    let heard = old.hears_in(1000.0).await;
+    for number in 1..=80 {
+        let times = count(&heard, &format!("delete {number}"));
+        assert!((5..=6).contains(&times), "{number}: {times}");
+    }
+    assert_eq!(new.hears_in(1000.0).await, NOTHING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reminders_switch_it_off() {
     for way in WAYS {
-        let once = patient().repeat_deletions(Duration::ZERO, Duration::ZERO);
+        let once = patient().deletion_reminders([]);
         let (live, _server, page, mut tab) = serve(once, way).await;
         publish(&live, [deleted(7)]);
         tab.heard().await;

@@ -192,73 +192,175 @@ async fn names_too_long_or_unknown_are_ignored_and_counted() {
     assert_eq!((live.stats().subscriptions, live.stats().messages_ignored), (1, 4));
 }
 
+#[tokio::test]
+async fn forty_one_subscriptions_in_a_row_close_no_page() {
+    let (live, server) = serve(with_entities(41));
+    let mut page = server.subscribed().await;
+    for at in 0..41 {
+        page.say(&subscription(&format!("entity-{at}"))).await;
+        page.say(&subscription(&format!("entity-{at}")).replace("subscribe", "unsubscribe")).await;
+    }
+    page.barrier().await;
+    hears(&live, &mut page).await;
+    let stats = live.stats();
+    assert_eq!((stats.connections, stats.flooding_closed, stats.messages_ignored), (1, 0, 0));
+}
+
+/// Frames that a page may send a thousand of at once, and a hundred a second.
+fn floods() -> [(&'static str, Vec<u8>); 4] {
+    [
+        ("text", text(JUNK)),
+        ("binary", frame(raw::BINARY, b"junk")),
+        ("pongs", frame(raw::PONG, b"flood")),
+        ("empty fragments", [raw::header(raw::CONTINUATION, true, 0)].concat()),
+    ]
+}
+
+/// What must come before the first of them.
+fn beginning(what: &str) -> Vec<u8> {
+    if what == "empty fragments" { raw::header(raw::TEXT, true, 0) } else { Vec::new() }
+}
+
+/// Waits until the server has read all of it.
+async fn is_read(raw: &mut Raw) -> Duration {
+    let began = Instant::now();
+    raw.write(&frame(raw::PING, b"read")).await.unwrap();
+    while raw.frame().await.expect("an open socket") != (FIN | raw::PONG, b"read".to_vec()) {}
+    began.elapsed()
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_messages_is_closed_and_nobody_else_notices() {
-    for flood in [text(JUNK), frame(raw::BINARY, b"junk"), text(&subscription("events"))] {
+async fn a_thousand_messages_are_read_at_once_and_more_of_them_at_the_rate() {
+    for (what, flood) in floods() {
         let (live, server) = serve(builder().tokens([TOKEN]));
+        let mut raw = Raw::socket(server.connect()).await;
+        raw.write(&beginning(what)).await.unwrap();
+        raw.write(&flood.repeat(998)).await.unwrap();
+        assert_eq!(is_read(&mut raw).await, Duration::ZERO, "{what}");
+        raw.write(&flood.repeat(500)).await.unwrap();
+        let took = is_read(&mut raw).await.as_secs_f64();
+        assert!((4.7..=5.1).contains(&took), "{what}: {took}");
+        sleep(seconds(11)).await;
+        raw.write(&flood.repeat(999)).await.unwrap();
+        assert_eq!(is_read(&mut raw).await, Duration::ZERO, "{what}: after a pause as before");
+        assert_eq!((live.stats().connections, live.stats().flooding_closed), (1, 0), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_sends_without_end_is_closed_after_half_a_minute_and_nobody_else_notices() {
+    for (what, flood) in floods() {
+        let (live, server) = serve(builder().tokens([TOKEN]).pong_timeout(seconds(24 * 3600)));
         let mut other = server.subscribed().await;
         let mut raw = Raw::socket(server.connect()).await;
-        raw.write(&flood.repeat(40)).await.unwrap();
-        raw.barrier().await;
-        assert_eq!(live.stats().connections, 2, "as many as that are fine");
-        raw.write(&flood).await.unwrap();
-        assert_eq!(raw.end().await, too_many());
-        until("it is gone", || live.stats().connections == 1).await;
-        assert_eq!(live.stats().flooding_closed, 1);
-        hears(&live, &mut other).await;
+        let began = Instant::now();
+        raw.write(&beginning(what)).await.unwrap();
+        let floods = async {
+            let flood = flood.repeat(100);
+            while raw.write(&flood).await.is_ok() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let goes_on = async {
+            while live.stats().connections == 2 {
+                let sent = Instant::now();
+                hears(&live, &mut other).await;
+                assert_eq!(sent.elapsed(), Duration::ZERO, "{what}");
+                sleep(Duration::from_millis(100)).await;
+            }
+            began.elapsed().as_secs_f64()
+        };
+        let ((), took) = tokio::join!(floods, goes_on);
+        assert!((30.0..=32.2).contains(&took), "{what}: {took}");
+        assert_eq!(raw.end().await, too_many(), "{what}");
+        let stats = live.stats();
+        assert_eq!((stats.flooding_closed, stats.silent_closed), (1, 0), "{what}");
+        // As many as 31 s allow, and what one read takes too many.
+        assert!(stats.messages_ignored <= 1000 + 3100 + 20, "{what}: {}", stats.messages_ignored);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_pauses_now_and_then_is_never_closed() {
+    let (live, server) = serve(builder().tokens([TOKEN]));
+    let mut raw = Raw::socket(server.connect()).await;
+    for _ in 0..10 {
+        raw.write(&text(JUNK).repeat(2000)).await.unwrap();
+        assert!(is_read(&mut raw).await > seconds(9));
+        sleep(seconds(1)).await;
+    }
+    assert_eq!((live.stats().messages_ignored, live.stats().flooding_closed), (20_000, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_may_go_on_at_the_rate_for_ever() {
     let (live, server) = serve(builder().tokens([TOKEN]));
-    let mut page = server.page().await;
-    for _ in 0..40 {
-        page.say(JUNK).await;
+    let mut raw = Raw::socket(server.connect()).await;
+    raw.write(&text(JUNK).repeat(990)).await.unwrap();
+    for _ in 0..10_000 {
+        sleep(Duration::from_millis(10)).await;
+        raw.say(JUNK).await;
     }
-    for _ in 0..500 {
-        sleep(Duration::from_millis(200)).await;
-        page.say(JUNK).await;
-    }
-    page.barrier().await;
-    assert_eq!((live.stats().messages_ignored, live.stats().flooding_closed), (540, 0));
-    page.say(JUNK).await;
-    assert_eq!(page.end().await, too_many(), "but no faster");
+    assert_eq!(is_read(&mut raw).await, Duration::ZERO);
+    assert_eq!((live.stats().messages_ignored, live.stats().flooding_closed), (10_990, 0));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_rate_can_be_set() {
-    let (_live, server) = serve(builder().tokens([TOKEN]).max_message_rate(3, 1));
-    let mut page = server.page().await;
-    for _ in 0..3 {
-        page.say(JUNK).await;
+    let (live, server) = serve(builder().tokens([TOKEN]).max_message_rate(3, 2));
+    for (way, mut raw) in server.connect_both().await {
+        let before = live.stats().messages_ignored;
+        let ignored = || live.stats().messages_ignored - before;
+        raw.upgrade("/api/v1?token=demo&ws=1").await;
+        // Larger than what is read at one time.
+        raw.write(&text(&"x".repeat(300)).repeat(5)).await.unwrap();
+        until("as many as may come at once", || ignored() == 3).await;
+        until("one more", || ignored() == 4).await;
+        until("and the last", || ignored() == 5).await;
+        assert_eq!((live.stats().connections >= 1, live.stats().flooding_closed), (true, 0), "{way}");
     }
-    sleep(Duration::from_millis(1001)).await;
-    page.say(JUNK).await;
-    page.barrier().await;
-    page.say(JUNK).await;
-    assert_eq!(page.end().await, too_many());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_control_frames_is_closed_too() {
-    for opcode in [raw::PING, raw::PONG] {
-        let (live, server) = serve(builder().tokens([TOKEN]));
-        let mut raw = Raw::socket(server.connect()).await;
-        let flood = frame(opcode, b"flood");
-        raw.write(&flood.repeat(40)).await.unwrap();
-        until("it has heard them", || live.stats().connections == 1).await;
-        sleep(Duration::from_millis(100)).await;
-        raw.write(&flood.repeat(2)).await.unwrap();
-        loop {
-            let (first, payload) = raw.frame().await.expect("a close frame");
-            if first == FIN | raw::CLOSE {
-                assert_eq!(&payload[2..], b"Too many messages");
-                break;
-            }
-        }
-        assert_eq!(live.stats().flooding_closed, 1);
+async fn a_page_that_is_not_read_is_not_taken_for_silent() {
+    let rare = builder().tokens([TOKEN]).max_message_rate(1, 1);
+    let (live, server) = serve(rare.ping_interval(seconds(5)).pong_timeout(seconds(12)));
+    let mut raw = Raw::socket(server.connect()).await;
+    // In one read, and so twenty seconds' worth of it.
+    raw.write(&text("").repeat(20)).await.unwrap();
+    sleep(seconds(19)).await;
+    assert_eq!((live.stats().connections, live.stats().silent_closed), (1, 0), "its pongs would not be read");
+    sleep(seconds(20)).await;
+    assert_eq!((live.stats().connections, live.stats().silent_closed), (0, 1), "but then they are missed");
+}
+
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn many_warnings_of_one_kind_silence_no_other() {
+    let logs = support::logs::Logs::capture();
+    let (_live, server) = serve(builder().tokens([TOKEN]).max_delayed_refusals(0).max_subscriptions(1));
+    for _ in 0..25 {
+        assert_eq!(refusal(&server, "/api/v1?token=wrong&ws=1").await.0, 403);
     }
+    let mut page = server.subscribed().await;
+    page.subscribe("calendars").await;
+    assert_eq!(logs.lines("max_subscriptions").len(), 1);
+    let refused = logs.lines("refused: the credentials");
+    assert_eq!(refused.len(), 20);
+    assert!(refused[19].contains("more like this are left out"), "{}", refused[19]);
+    sleep(seconds(11)).await;
+    refusal(&server, "/api/v1?token=wrong&ws=1").await;
+    assert!(logs.lines("5 more like this were left out").len() == 1, "{:?}", logs.lines("left out"));
+}
+
+#[tokio::test]
+async fn an_address_that_would_take_too_much_to_keep_is_refused() {
+    let (live, server) = serve(open_to_all(builder()));
+    let address = |length: usize| format!("/api/v1?tenant={}&token=demo&ws=1", "x".repeat(length));
+    let (status, body, _) = refusal(&server, &address(16 * 1024)).await;
+    assert_eq!(status, 414, "{body}");
+    assert_eq!((live.stats().sockets_opened, live.stats().sockets_refused), (0, 1));
+    assert!(server.page_at(&address(16 * 1024 - 50)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -375,3 +375,89 @@ async fn others_hear_on_after_a_disconnect() {
         until("it is gone too", || live.stats().connections == 1).await;
     }
 }
+
+/// The headers that an authenticator was shown, each time.
+#[derive(Clone, Default)]
+struct Shown(Arc<Mutex<Vec<Vec<String>>>>);
+
+impl Shown {
+    fn builder(&self) -> Builder<Ready> {
+        builder().ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600)).authenticate(
+            self.clone(),
+            async |shown: Self, request: AuthRequest| {
+                let mut lines: Vec<String> =
+                    request.headers().iter().map(|(name, value)| format!("{name} {}", value.len())).collect();
+                lines.sort();
+                lines.push(request.query().to_owned());
+                shown.0.lock().unwrap().push(lines);
+                Ok::<_, AuthError>(Identity::new(request.token()))
+            },
+        )
+    }
+
+    /// What it is shown when it is asked about an open socket that came with these headers again.
+    async fn again(&self, builder: Builder<Ready>, headers: &[(&str, &str)]) -> Vec<String> {
+        let live = builder.build().unwrap();
+        let server = Server::layered(&live.layer(), usual);
+        let page = Page::open(server.connect(), "/api/v1?tenant=7&token=demo&ws=1", headers).await.unwrap();
+        sleep(ASK_EVERY + seconds(1)).await;
+        assert_eq!((live.stats().connections, live.stats().hooks_failed), (1, 0));
+        drop(page);
+        let mut shown = std::mem::take(&mut *self.0.lock().unwrap());
+        assert!(shown.len() >= 2 && shown[0].len() > headers.len(), "all of them at first: {shown:?}");
+        shown.pop().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_headers_only_those_that_are_named_are_kept_and_no_more_than_fit() {
+    let (four, five) = ("x".repeat(4000), "x".repeat(5000));
+    let usual = [("cookie", "a=1"), ("authorization", "b"), ("x-device", "7"), ("x-large", &*five)];
+    let shown = Shown::default();
+    let again = shown.again(shown.builder(), &usual).await;
+    assert_eq!(again, ["authorization 1", "cookie 3", "tenant=7"]);
+    let named = ["x-device", "x-large"].map(http::HeaderName::from_static);
+    let again = shown.again(shown.builder().revalidation_headers(named), &usual).await;
+    assert_eq!(again, ["x-device 1", "tenant=7"]);
+    let again = shown.again(shown.builder().revalidation_headers([]), &usual).await;
+    assert_eq!(again, ["tenant=7"]);
+    // What fits is kept, whatever does not.
+    let large = [("cookie", &*four), ("cookie", &*four), ("authorization", "b")];
+    let again = shown.again(shown.builder(), &large).await;
+    assert_eq!(again, ["authorization 1", "cookie 4000", "tenant=7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn extensions_are_there_again_for_who_has_looked_at_them_or_named_them() {
+    #[derive(Clone)]
+    struct Peer;
+    #[derive(Clone)]
+    struct Other;
+
+    type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
+    let seen = Seen::default();
+    let looking = || {
+        builder().authenticate(seen.clone(), async |seen: Seen, request: AuthRequest| {
+            let extensions = request.extensions();
+            seen.lock().unwrap().push((extensions.get::<Peer>().is_some(), extensions.get::<Other>().is_some()));
+            Ok::<_, AuthError>(Identity::new("alice"))
+        })
+    };
+    for (builder, again) in [(looking(), (true, true)), (looking().revalidation_extension::<Peer>(), (true, false))] {
+        let live = builder.ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600)).build().unwrap();
+        let inner = tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(support::json(200, "")));
+        let outer = tower::ServiceBuilder::new()
+            .map_request(|mut request: Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(Peer);
+                request.extensions_mut().insert(Other);
+                request
+            })
+            .layer(live.layer());
+        let page = Server::new(outer.service(inner)).page().await;
+        sleep(ASK_EVERY + seconds(1)).await;
+        assert_eq!(live.stats().connections, 1);
+        assert_eq!(seen.lock().unwrap()[..2], [(true, true), again]);
+        seen.lock().unwrap().clear();
+        drop(page);
+    }
+}

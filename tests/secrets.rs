@@ -174,6 +174,7 @@ fn alice() -> Builder<Ready> {
         })
         .retry_delay(Duration::ZERO)
         .reask_interval(Duration::from_secs(60))
+        .audit()
 }
 
 /// What lives, from the handshake to the end: sockets let in and refused, writes, and what is told of them.

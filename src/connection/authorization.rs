@@ -1,6 +1,7 @@
 //! Who may follow what: the entities of one socket that a hook is asked about, at each subscription and again later.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,7 +12,6 @@ use tokio::time::Instant;
 use super::{Connections, Open};
 use crate::{
     entity::Authorize,
-    hook::guarded,
     hub::{EntityIndex, Subscriber},
     random,
 };
@@ -55,7 +55,7 @@ impl Authorizations {
     }
 
     /// Asks about an entity that the page subscribes to.
-    pub(super) fn subscribe(&mut self, connections: &Connections, open: &Open, entity: EntityIndex) {
+    pub(super) fn subscribe(&mut self, connections: &Arc<Connections>, open: &Open, entity: EntityIndex) {
         if !self.wants(entity) {
             self.wanted.push(Wanted { entity, question: 0, due: None, failures: 0 });
             self.ask(connections, open, entity);
@@ -68,12 +68,12 @@ impl Authorizations {
     }
 
     /// Asks about everything again: the page's identity is a new one.
-    pub(super) fn ask_again(&mut self, connections: &Connections, open: &Open) {
+    pub(super) fn ask_again(&mut self, connections: &Arc<Connections>, open: &Open) {
         let entities: Vec<EntityIndex> = self.wanted.iter().map(|wanted| wanted.entity).collect();
         entities.into_iter().for_each(|entity| self.ask(connections, open, entity));
     }
 
-    fn ask(&mut self, connections: &Connections, open: &Open, entity: EntityIndex) {
+    fn ask(&mut self, connections: &Arc<Connections>, open: &Open, entity: EntityIndex) {
         let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.entity == entity) else {
             return;
         };
@@ -83,10 +83,10 @@ impl Authorizations {
         self.questions += 1;
         let question = self.questions;
         (wanted.question, wanted.due) = (question, None);
-        let (limit, identity) = (connections.hook_timeout, open.identity());
+        let (connections, identity) = (connections.clone(), open.identity());
         self.asking.push(Box::pin(async move {
-            let answer = guarded(limit, || hook(identity)).await;
-            Answer { entity, question, may: answer.ok().and_then(Result::ok) }
+            let may = connections.gate.ask_authorize(|| hook(identity)).await;
+            Answer { entity, question, may }
         }));
     }
 
@@ -96,7 +96,7 @@ impl Authorizations {
     }
 
     /// Asks what is due, and acts on the answers that have come.
-    pub(super) fn go_on(&mut self, connections: &Connections, open: &Open, now: Instant, cx: &mut Context<'_>) {
+    pub(super) fn go_on(&mut self, connections: &Arc<Connections>, open: &Open, now: Instant, cx: &mut Context<'_>) {
         let due = |wanted: &&Wanted| wanted.due.is_some_and(|due| due <= now);
         let entities: Vec<EntityIndex> = self.wanted.iter().filter(due).map(|wanted| wanted.entity).collect();
         entities.into_iter().for_each(|entity| self.ask(connections, open, entity));
@@ -105,7 +105,7 @@ impl Authorizations {
         }
     }
 
-    fn act_on(&mut self, connections: &Connections, open: &Open, answer: &Answer) {
+    fn act_on(&mut self, connections: &Arc<Connections>, open: &Open, answer: &Answer) {
         let mut meant = self.wanted.iter_mut();
         let Some(wanted) = meant.find(|it| it.entity == answer.entity && it.question == answer.question) else {
             return;

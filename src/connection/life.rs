@@ -26,9 +26,9 @@ use tokio_tungstenite::tungstenite::{
 use super::{
     Connections, FAREWELL, Guest, Open, Place, UNAUTHORIZED,
     authorization::Authorizations,
+    meter::{Meter, READ_BUFFER},
     outbox::Line,
-    permission::Permission,
-    rate::Bucket,
+    permission::Revalidation,
     say_expired,
     signals::{Signal, Signals},
     wire::Wire,
@@ -46,8 +46,6 @@ const LEAVE_AT_ONCE: usize = 32;
 /// Bytes that may wait for a page that has fallen behind the log. With more the socket is closed at once, with less when
 /// they are written or the write timeout is over.
 const MAX_UNSHARED: usize = 256 * 1000;
-/// tungstenite's buffer for reading: a subscription is some fifty bytes, and every idle socket keeps it.
-const READ_BUFFER: usize = 128;
 /// What tungstenite keeps of answers that cannot go out.
 const ANSWER_BUFFER: usize = 4 * 1024;
 
@@ -84,8 +82,8 @@ struct Body {
     /// Given back when all is over.
     _place: Place,
     socket: WebSocket<Wire>,
-    messages: Bucket,
-    control_frames: Bucket,
+    /// What ends it one day; nothing where it may stay open for ever.
+    revalidation: Option<Box<Revalidation>>,
     heard: Instant,
     ping_at: Instant,
     /// When there is something to tell again.
@@ -98,11 +96,7 @@ struct Body {
 /// What most sockets never need.
 #[derive(Default)]
 struct Rare {
-    /// It is asked whether the page may stay, before it hears anything.
-    confirming: Option<BoxFuture<'static, Result<Over, AuthError>>>,
-    /// Resolves when it may not stay open any longer.
-    over: Option<Over>,
-    authorizations: Option<Authorizations>,
+    authorizations: Option<Box<Authorizations>>,
     /// Entities that only the store can tell of.
     snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
     /// What it may see is being asked …
@@ -115,8 +109,6 @@ struct Rare {
     leave_at: Option<Instant>,
     end: Option<End>,
 }
-
-type Over = BoxFuture<'static, AuthError>;
 
 impl Rare {
     /// Goes on with what is asked, whether or not there is room to tell the answer.
@@ -184,7 +176,7 @@ impl Future for Life {
             if body.poll(now, cx).is_ready() {
                 return Poll::Ready(());
             }
-            let next = body.next_time();
+            let next = body.next_time(now);
             // One that fires too early does no harm, and most that are put off are put off again and again.
             if timer.is_elapsed() || next < timer.deadline() {
                 timer.as_mut().reset(next);
@@ -197,30 +189,26 @@ impl Future for Life {
 impl Body {
     fn new(upgraded: Upgraded, guest: Guest, place: Place, connections: Arc<Connections>) -> Self {
         let Guest { identity, origin, permission } = guest;
-        let (wire, read) = Wire::of(upgraded);
+        let (mut wire, read) = Wire::of(upgraded);
+        wire.limit(connections.reading.clone(), &read);
         wire.outbox().push(protocol::start(&random::id()));
         connections.observer().sockets_opened.up();
-        let may_end = permission.may_end(&identity);
         let socket = WebSocket::from_partially_read(wire, read.to_vec(), Role::Server, Some(config(&connections)));
         let heard = Instant::now();
         let ping_interval = connections.limits.ping_interval;
         let seat = Seat::new(connections, identity, origin, &socket);
-        let rare = may_end.then(|| {
-            let confirming = confirmed(permission, seat.connections.clone(), seat.open.clone());
-            Box::new(Rare { confirming: Some(Box::pin(confirming)), ..Rare::default() })
-        });
+        let revalidation = Revalidation::new(permission, &seat.connections, &seat.open, heard);
         Self {
             seat,
             _place: place,
             socket,
-            messages: Bucket::default(),
-            control_frames: Bucket::default(),
+            revalidation,
             heard,
             // Anywhere within the interval: thousands of sockets must not ping together.
             ping_at: heard + random::between(ping_interval / 2, ping_interval),
             due: None,
             has_news: true,
-            rare,
+            rare: None,
         }
     }
 
@@ -246,28 +234,25 @@ impl Body {
         if let Some(ending) = self.act_on_signals(now) {
             return Poll::Ready(ending);
         }
-        if let Some(confirming) = self.rare.as_mut().and_then(|rare| rare.confirming.as_mut()) {
-            let confirmed = confirming.poll_unpin(cx);
-            // Until then it is neither pinged nor expected to say anything.
-            self.heard = now;
-            self.ping_at = self.ping_at.max(now + self.seat.connections.limits.ping_interval / 2);
-            let confirmed = ready!(confirmed);
-            self.rare().confirming = None;
-            match confirmed {
-                Ok(over) => self.rare().over = Some(over),
-                Err(why) => return Poll::Ready(self.no_longer_welcome(why)),
+        if let Some(revalidation) = &mut self.revalidation {
+            if let Poll::Ready(why) = revalidation.poll(&self.seat.connections, &self.seat.open, now, cx) {
+                return Poll::Ready(self.no_longer_welcome(why));
+            }
+            if !revalidation.is_confirmed() {
+                // Until then it is neither pinged nor expected to say anything.
+                self.heard = now;
+                self.ping_at = self.ping_at.max(now + self.seat.connections.limits.ping_interval / 2);
+                return Poll::Pending;
             }
         }
         // What has come is heard before anybody is taken for silent: the whole process may have stood still.
-        if let Poll::Ready(ending) = self.poll_reading(cx) {
+        if let Poll::Ready(ending) = self.poll_reading(now, cx) {
             return Poll::Ready(ending);
         }
         if let Some(ending) = self.act_on_time(now) {
             return Poll::Ready(ending);
         }
-        if let Poll::Ready(ending) = self.poll_asking(now, cx) {
-            return Poll::Ready(ending);
-        }
+        self.go_on_asking(now, cx);
         self.poll_telling(now, cx)
     }
 
@@ -327,20 +312,34 @@ impl Body {
     }
 
     /// When there is something to do next that nobody wakes it for.
-    fn next_time(&self) -> Instant {
-        let next = self.due.map_or(self.ping_at, |due| due.min(self.ping_at));
+    fn next_time(&self, now: Instant) -> Instant {
+        if let Some(end) = self.rare.as_ref().and_then(|rare| rare.end.as_ref()) {
+            return end.until;
+        }
+        let meter = self.socket.get_ref().meter();
+        let read_at = meter.map(Meter::paused_until).filter(|until| *until > now);
+        let revalidate_at = self.revalidation.as_ref().map(|revalidation| revalidation.due());
+        let next = [self.due, read_at, revalidate_at].into_iter().flatten().fold(self.ping_at, Instant::min);
         let Some(rare) = &self.rare else {
             return next;
         };
-        if let Some(end) = &rare.end {
-            return end.until;
-        }
-        let authorize_at = rare.authorizations.as_ref().and_then(Authorizations::due);
+        let authorize_at = rare.authorizations.as_ref().and_then(|authorizations| authorizations.due());
         let stuck_until = rare.stuck_since.map(|since| since + self.seat.connections.limits.write_timeout);
         [authorize_at, stuck_until, rare.leave_at].into_iter().flatten().fold(next, Instant::min)
     }
 
-    fn poll_reading(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll_reading(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
+        let meter = self.socket.get_ref().meter();
+        if let Some(over_at) = meter.and_then(Meter::over_at) {
+            if over_at <= now {
+                return Poll::Ready(too_many_messages(&self.seat.connections));
+            }
+            // Its pongs may lie among what is not read yet.
+            self.heard = now;
+        }
+        if meter.is_some_and(|meter| meter.paused_until() > now) {
+            return Poll::Pending;
+        }
         loop {
             match self.socket.read() {
                 Ok(message) => {
@@ -360,17 +359,7 @@ impl Body {
 
     fn hear(&mut self, message: Message) -> Option<Ending> {
         let Seat { connections, open, .. } = &self.seat;
-        let limits = &connections.limits;
         self.heard = Instant::now();
-        let clock = self.heard.saturating_duration_since(connections.begun);
-        let may_speak = match &message {
-            Message::Text(_) | Message::Binary(_) => self.messages.take(limits.messages, clock),
-            Message::Ping(_) | Message::Pong(_) => self.control_frames.take(limits.control_frames, clock),
-            Message::Close(_) | Message::Frame(_) => true,
-        };
-        if !may_speak {
-            return Some(too_many_messages(connections));
-        }
         match message {
             Message::Text(text) => {
                 if !self.understands(&text) {
@@ -431,11 +420,11 @@ impl Body {
         }
     }
 
-    /// Goes on with what others are asked: whether the page may stay, what it may follow, what the store says.
-    fn poll_asking(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
+    /// Goes on with what others are asked: what the page may follow, and see, and what the store says.
+    fn go_on_asking(&mut self, now: Instant, cx: &mut Context<'_>) {
         let Seat { connections, open, .. } = &self.seat;
         let Some(rare) = &mut self.rare else {
-            return Poll::Pending;
+            return;
         };
         if let Some(authorizations) = &mut rare.authorizations {
             authorizations.go_on(connections, open, now, cx);
@@ -447,12 +436,6 @@ impl Body {
             }
         }
         rare.go_on_asking(cx);
-        let Some(over) = &mut rare.over else {
-            return Poll::Pending;
-        };
-        let why = ready!(over.poll_unpin(cx));
-        rare.over = None;
-        Poll::Ready(self.no_longer_welcome(why))
     }
 
     /// Writes whatever the fan-out could not, until there is nothing left or the socket takes no more. Ready when it is
@@ -549,6 +532,7 @@ impl Body {
     fn last_words(&mut self, ending: Ending) -> Step {
         // Before the last words, so that nothing is told after them.
         self.seat.leave();
+        self.socket.get_mut().unlimit();
         let frame = match ending {
             Ending::Gone => return Step::Ended,
             Ending::Left => None,
@@ -695,12 +679,6 @@ impl Drop for Seat {
     }
 }
 
-/// Resolves when a page may stay; with what resolves when it may not stay any longer.
-async fn confirmed(mut permission: Permission, connections: Arc<Connections>, open: Open) -> Result<Over, AuthError> {
-    permission.confirm(&connections, &open).await?;
-    Ok(Box::pin(permission.over(connections, open)))
-}
-
 /// Asks the hooks that say what may be seen.
 fn ask(connections: Arc<Connections>, mut inquiry: Box<Inquiry>) -> BoxFuture<'static, Box<Inquiry>> {
     Box::pin(async move {
@@ -717,7 +695,7 @@ fn ask(connections: Arc<Connections>, mut inquiry: Box<Inquiry>) -> BoxFuture<'s
 fn too_many_messages(connections: &Connections) -> Ending {
     let observer = connections.observer();
     observer.flooding_closed.up();
-    observer.warn(format_args!("a page that said more than max_message_rate allows is closed"));
+    observer.warn(format_args!("a page that has sent more than max_message_rate allows for 30 s is closed"));
     Ending::Close(close::POLICY, "Too many messages")
 }
 

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod life;
+mod meter;
 mod outbox;
 mod permission;
 mod places;
@@ -23,7 +24,9 @@ use hyper::upgrade::Upgraded;
 use slab::Slab;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::{life::Life, outbox::Outbox, places::Places, signals::Signal, snapshots::Snapshots, wire::Wire};
+use self::{
+    life::Life, meter::ReadLimits, outbox::Outbox, places::Places, signals::Signal, snapshots::Snapshots, wire::Wire,
+};
 pub(crate) use self::{
     permission::Permission,
     places::{Full, Place},
@@ -64,11 +67,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Every socket, and what they share.
 pub(crate) struct Connections {
-    /// What the clocks of its sockets begin at.
-    begun: Instant,
     publisher: Publisher,
     lifecycle: Arc<Lifecycle>,
     limits: ConnectionLimits,
+    /// How fast its pages are read.
+    reading: Arc<ReadLimits>,
     gate: Gate,
     places: Places,
     open: Mutex<Slab<Open>>,
@@ -117,7 +120,7 @@ impl Connections {
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
-            begun: Instant::now(),
+            reading: Arc::new(ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes)),
             snapshots: Snapshots::new(publisher.clone(), hook),
             hook_timeout: hook,
             gate,

@@ -1,14 +1,20 @@
 //! Whether a socket may stay open: until when, and what the authenticator says of it later.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
 
 use super::{Connections, Open};
 use crate::{
-    auth::{AuthError, AuthRequest, Identity},
+    auth::{AuthError, Identity},
     expiry::Expiry,
     random,
+    revalidation::RevalidationRequest,
 };
 
 /// As good as for ever, and no clock overflows by it.
@@ -19,105 +25,140 @@ const OVERTAKEN: Duration = Duration::from_secs(1);
 /// What a socket was let in by.
 pub(crate) struct Permission {
     /// What the authenticator is asked again; none where it would only say the same.
-    pub(crate) request: Option<AuthRequest>,
+    pub(crate) request: Option<RevalidationRequest>,
     /// When the key is over that the page came by.
     pub(crate) key_expires: Option<Expiry>,
     /// How often `disconnect` had been called when the authenticator was asked.
     pub(crate) asked_at: u64,
 }
 
-impl Permission {
-    /// Asks once more, before the page hears anything, where somebody was disconnected since the authenticator was asked:
-    /// it may have been this one, that was not there yet.
-    pub(super) async fn confirm(&mut self, connections: &Connections, open: &Open) -> Result<(), AuthError> {
-        let Some(request) = &self.request else {
-            return Ok(());
-        };
-        loop {
-            let asked_at = connections.disconnects();
-            if asked_at == self.asked_at {
-                return Ok(());
-            }
-            match connections.gate.ask_again(request).await {
-                Ok(now) if now.principal() == open.identity().principal() => {
-                    open.is_now(connections.hub(), now);
-                    self.asked_at = asked_at;
-                }
-                Ok(_) => return Err(AuthError::Denied),
-                Err(AuthError::Unavailable) => sleep(OVERTAKEN).await,
-                Err(why @ (AuthError::Denied | AuthError::Expired)) => return Err(why),
-            }
+/// Ends a socket that may not stay open any longer. Its task polls it; it needs no timer and no future of its own while
+/// nobody is asked.
+pub(super) struct Revalidation {
+    permission: Permission,
+    key: Option<Instant>,
+    identity: Option<Instant>,
+    /// When the authenticator is asked next.
+    ask_at: Option<Instant>,
+    /// When there is something to do.
+    due: Instant,
+    asking: Option<BoxFuture<'static, Result<Identity, AuthError>>>,
+    /// True once the page may hear something.
+    is_confirmed: bool,
+    /// True where a `disconnect` may have meant this socket, and did not know it yet.
+    is_overtaken: bool,
+}
+
+impl Revalidation {
+    /// Begins for a socket that others see already; none where it may stay open for ever.
+    pub(super) fn new(
+        permission: Permission,
+        connections: &Connections,
+        open: &Open,
+        now: Instant,
+    ) -> Option<Box<Self>> {
+        let identity = deadline(open.identity().expiry().map(Expiry::at), now);
+        let key = deadline(permission.key_expires, now);
+        if permission.request.is_none() && key.is_none() && identity.is_none() {
+            return None;
         }
-    }
-
-    /// False where the socket may stay open for ever.
-    pub(super) fn may_end(&self, identity: &Identity) -> bool {
-        self.request.is_some() || self.key_expires.is_some() || identity.expiry().is_some()
-    }
-
-    /// Resolves when the socket may not stay open any longer.
-    pub(super) async fn over(self, connections: Arc<Connections>, open: Open) -> AuthError {
-        let every = connections.limits.reask_interval;
-        let mut is_overtaken = connections.disconnects() != self.asked_at;
-        let mut key = Deadline::of(self.key_expires);
-        let mut identity = Deadline::of_identity(&open);
+        // Somebody was disconnected since the authenticator was asked: it may have been this one, that was not there yet.
+        let is_overtaken = permission.request.is_some() && connections.disconnects() != permission.asked_at;
         // The first time anywhere within the interval: thousands of sockets must not ask together.
-        let mut wait = if is_overtaken { Duration::ZERO } else { random::between(every / 2, every) };
+        let wait = if is_overtaken { Duration::ZERO } else { first_wait(connections) };
+        let ask_at = permission.request.as_ref().map(|_| now + wait);
+        let is_confirmed = !is_overtaken;
+        Some(Box::new(Self { permission, key, identity, ask_at, due: now, asking: None, is_confirmed, is_overtaken }))
+    }
+
+    /// False while it is not known whether the page may be here at all.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_confirmed
+    }
+
+    /// When it must be polled.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Ready when the socket may not stay open any longer.
+    pub(super) fn poll(
+        &mut self,
+        connections: &Arc<Connections>,
+        open: &Open,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<AuthError> {
         loop {
-            sleep_until(key.instant().min(identity.instant()).min(Instant::now() + wait)).await;
-            let end = key.instant().min(identity.instant());
-            if end <= Instant::now() {
-                return AuthError::Expired;
-            }
-            wait = every;
-            let Some(request) = &self.request else {
-                continue;
-            };
-            let asked_at = connections.disconnects();
-            // Boxed, since nobody asks most of the time.
-            let asking = Box::pin(connections.gate.ask_again(request));
-            let Ok(verdict) = timeout_at(end, asking).await else {
-                return AuthError::Expired;
-            };
-            match verdict {
-                Ok(now) if now.principal() == open.identity().principal() => {
-                    open.is_now(connections.hub(), now);
-                    identity = Deadline::of_identity(&open);
-                    is_overtaken = connections.disconnects() != asked_at;
+            if let Some(Poll::Ready(verdict)) = self.asking.as_mut().map(|asking| asking.poll_unpin(cx)) {
+                self.asking = None;
+                if let Some(why) = self.act_on(verdict, connections, open, now) {
+                    return Poll::Ready(why);
                 }
-                Ok(_) => return AuthError::Denied,
-                Err(AuthError::Unavailable) => {}
-                Err(why @ (AuthError::Denied | AuthError::Expired)) => return why,
+                self.due = now;
             }
-            if is_overtaken {
-                wait = OVERTAKEN;
+            if self.due > now {
+                return Poll::Pending;
+            }
+            let end = self.end(open, now);
+            if end.is_some_and(|end| end <= now) {
+                return Poll::Ready(AuthError::Expired);
+            }
+            let ask_at = self.ask_at.filter(|_| self.asking.is_none());
+            match &self.permission.request {
+                Some(kept) if ask_at.is_some_and(|ask_at| ask_at <= now) => {
+                    self.permission.asked_at = connections.disconnects();
+                    let (connections, request) = (connections.clone(), kept.request());
+                    self.asking = Some(Box::pin(async move { connections.gate.ask_again(request).await }));
+                }
+                _ => self.due = [end, ask_at].into_iter().flatten().fold(now + FAR, Instant::min),
             }
         }
     }
+
+    fn act_on(
+        &mut self,
+        verdict: Result<Identity, AuthError>,
+        connections: &Connections,
+        open: &Open,
+        now: Instant,
+    ) -> Option<AuthError> {
+        match verdict {
+            Ok(identity) if identity.principal() == open.identity().principal() => {
+                self.identity = deadline(identity.expiry().map(Expiry::at), now);
+                open.is_now(connections.hub(), identity);
+                self.is_overtaken = connections.disconnects() != self.permission.asked_at;
+            }
+            Ok(_) => return Some(AuthError::Denied),
+            Err(AuthError::Unavailable) => {}
+            Err(why @ (AuthError::Denied | AuthError::Expired)) => return Some(why),
+        }
+        let wait = match (self.is_overtaken, self.is_confirmed) {
+            (true, _) => OVERTAKEN,
+            (false, true) => connections.limits.reask_interval,
+            (false, false) => first_wait(connections),
+        };
+        self.is_confirmed |= !self.is_overtaken;
+        self.ask_at = Some(now + wait);
+        None
+    }
+
+    /// When key or identity are over. Looked at anew each time: a machine that was asleep finds its wall clock ahead of
+    /// its timers.
+    fn end(&mut self, open: &Open, now: Instant) -> Option<Instant> {
+        let anew = |known: Option<Instant>, expiry| known.into_iter().chain(deadline(expiry, now)).min();
+        self.key = anew(self.key, self.permission.key_expires);
+        self.identity = anew(self.identity, open.identity().expiry().map(Expiry::at));
+        self.key.into_iter().chain(self.identity).min()
+    }
+}
+
+fn first_wait(connections: &Connections) -> Duration {
+    let every = connections.limits.reask_interval;
+    random::between(every / 2, every)
 }
 
 /// An expiry, as timers know it.
-struct Deadline {
-    expiry: Option<Expiry>,
-    at: Instant,
-}
-
-impl Deadline {
-    fn of(expiry: Option<Expiry>) -> Self {
-        Self { expiry, at: Instant::now() + remaining(expiry) }
-    }
-
-    fn of_identity(open: &Open) -> Self {
-        Self::of(open.identity().expiry().map(Expiry::at))
-    }
-
-    /// Looked at anew each time: a machine that was asleep finds its wall clock ahead of its timers.
-    fn instant(&mut self) -> Instant {
-        self.at = self.at.min(Instant::now() + remaining(self.expiry));
-        self.at
-    }
-}
-
-fn remaining(expiry: Option<Expiry>) -> Duration {
-    expiry.map_or(FAR, |expiry| expiry.remaining().min(FAR))
+fn deadline(expiry: Option<Expiry>, now: Instant) -> Option<Instant> {
+    expiry.map(|expiry| now + expiry.remaining().min(FAR))
 }

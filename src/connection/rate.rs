@@ -9,6 +9,13 @@ pub(crate) struct Rate {
     pub(crate) per_second: u32,
 }
 
+impl Rate {
+    /// Nanoseconds in which one token comes.
+    fn each(self) -> u64 {
+        1_000_000_000 / u64::from(self.per_second)
+    }
+}
+
 /// A bucket with a token for each of a burst, which fills by the rate. All it remembers is when it is full again, in
 /// nanoseconds of a clock of its owner's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,16 +24,18 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token; false where there is none. `now` is what the clock says.
-    pub(super) fn take(&mut self, rate: Rate, now: Duration) -> bool {
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let each = 1_000_000_000 / u64::from(rate.per_second);
-        let full_at = self.full_at.max(now).saturating_add(each);
-        let is_there = full_at - now <= each.saturating_mul(u64::from(rate.burst));
-        if is_there {
-            self.full_at = full_at;
+    /// Takes so many tokens, those that are not there yet included. `now` is what the clock says.
+    pub(super) fn take(&mut self, rate: Rate, now: Duration, tokens: u32) {
+        if tokens > 0 {
+            let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+            self.full_at = self.full_at.max(now).saturating_add(rate.each().saturating_mul(u64::from(tokens)));
         }
-        is_there
+    }
+
+    /// From when on there is a token in it.
+    pub(super) fn next_at(self, rate: Rate) -> Duration {
+        let all_but_one = rate.each().saturating_mul(u64::from(rate.burst).saturating_sub(1));
+        Duration::from_nanos(self.full_at.saturating_sub(all_but_one))
     }
 }
 
@@ -37,7 +46,14 @@ mod tests {
     const RATE: Rate = Rate { burst: 40, per_second: 5 };
 
     fn taken(bucket: &mut Bucket, rate: Rate, now: Duration) -> usize {
-        (0..1000).take_while(|_| bucket.take(rate, now)).count()
+        let is_taken = |_: &u32| {
+            let is_there = bucket.next_at(rate) <= now;
+            if is_there {
+                bucket.take(rate, now, 1);
+            }
+            is_there
+        };
+        (0..1000).take_while(is_taken).count()
     }
 
     #[test]
@@ -55,7 +71,16 @@ mod tests {
     fn whoever_keeps_to_the_rate_is_never_stopped() {
         let mut bucket = Bucket::default();
         assert_eq!(taken(&mut bucket, RATE, Duration::ZERO), 40);
-        assert!((1..10_000).all(|turn| bucket.take(RATE, Duration::from_millis(200) * turn)));
+        assert!((1..10_000).all(|turn| taken(&mut bucket, RATE, Duration::from_millis(200) * turn) == 1));
+    }
+
+    #[test]
+    fn what_is_taken_too_early_is_waited_for() {
+        let mut bucket = Bucket::default();
+        bucket.take(RATE, Duration::ZERO, 50);
+        assert_eq!(bucket.next_at(RATE), Duration::from_millis(11 * 200));
+        bucket.take(RATE, Duration::ZERO, 0);
+        assert_eq!(bucket.next_at(RATE), Duration::from_millis(11 * 200));
     }
 
     #[test]

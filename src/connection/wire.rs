@@ -16,9 +16,13 @@ use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
     net::TcpStream,
     task::coop::poll_proceed,
+    time::Instant,
 };
 
-use super::outbox::{Line, Outbox};
+use super::{
+    meter::{Meter, ReadLimits},
+    outbox::{Line, Outbox},
+};
 
 /// What tungstenite reads from and answers into: reads come from the stream, answers go into the outbox.
 ///
@@ -29,6 +33,8 @@ pub(crate) struct Wire {
     outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
     any: Option<Box<Any>>,
+    /// How fast its page is read; as fast as it sends without one.
+    meter: Option<Box<Meter>>,
 }
 
 /// A stream that is no plain TCP stream: only its own task reads and writes it.
@@ -46,13 +52,33 @@ impl Wire {
             // before it, for up to 40 ms. A socket that is gone already says so when it is written to.
             Ok((tcp, read)) => {
                 let _ = tcp.set_nodelay(true);
-                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None }, read)
+                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None, meter: None }, read)
             }
             Err(upgraded) => {
                 let any = Any { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
-                (Self { outbox: Arc::new(Outbox::new(None)), any: Some(Box::new(any)) }, Bytes::new())
+                (Self { outbox: Arc::new(Outbox::new(None)), any: Some(Box::new(any)), meter: None }, Bytes::new())
             }
         }
+    }
+
+    /// Reads its page no faster than these limits allow. Of what has been read already it is told by `read`.
+    pub(super) fn limit(&mut self, limits: Arc<ReadLimits>, read: &[u8]) {
+        let mut meter = Box::new(Meter::new(limits));
+        meter.count(read, Instant::now());
+        self.meter = Some(meter);
+    }
+
+    /// Reads its page to its end, however fast it sends: unread bytes would cost it our last words.
+    pub(super) fn unlimit(&mut self) {
+        self.meter = None;
+    }
+
+    pub(super) fn meter(&self) -> Option<&Meter> {
+        self.meter.as_deref()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.paused_until() > Instant::now())
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -66,9 +92,11 @@ impl Wire {
         }
     }
 
-    /// Waits after a read that would have blocked, for the task that [listens](Self::listen).
+    /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not read
+    /// for a while, the task has its timer wake it.
     pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.outbox.tcp() {
+            _ if self.is_paused() => Poll::Pending,
             Some(tcp) if self.outbox.has_room() => tcp.poll_read_ready(cx),
             // Another stream has been asked already; and the outbox wakes the task when there is room.
             Some(_) | None => Poll::Pending,
@@ -155,23 +183,31 @@ fn tcp_under(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.outbox.has_room() {
+        if !self.outbox.has_room() || self.is_paused() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        match &mut self.any {
-            Some(any) => any.read(buffer),
-            None => read_some(self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?, buffer),
+        let read = match &mut self.any {
+            Some(any) => Poll::Ready(any.read(buffer)),
+            None => poll_read_some(self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?, buffer),
+        };
+        let Poll::Ready(read) = read else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        if let Some(meter) = &mut self.meter {
+            match &read {
+                Ok(read) => meter.count(&buffer[..*read], Instant::now()),
+                Err(_) => meter.is_read_out(),
+            }
         }
+        read
     }
 }
 
 /// Reads what there is. Where that is less than there is room for, nothing is left, and the next read need not ask the
-/// kernel to find that out.
-fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+/// kernel to find that out. Pending where its task must let others run first.
+fn poll_read_some(tcp: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
     // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more` yields.
-    let Poll::Ready(budget) = poll_proceed(&mut Context::from_waker(Waker::noop())) else {
-        return Err(io::ErrorKind::WouldBlock.into());
-    };
+    let budget = ready!(poll_proceed(&mut Context::from_waker(Waker::noop())));
     let mut read = 0;
     // Saying that it would block forgets the readiness that was seen before the read, and no later one.
     let outcome = tcp.try_io(Interest::READABLE, || {
@@ -182,7 +218,7 @@ fn read_some(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     if read > 0 || outcome.is_ok() {
         budget.made_progress();
     }
-    if read > 0 { Ok(read) } else { outcome.map(|()| read) }
+    Poll::Ready(if read > 0 { Ok(read) } else { outcome.map(|()| read) })
 }
 
 impl Read for Any {
@@ -253,7 +289,7 @@ mod tests {
         let far = listener.accept().await.unwrap().0;
         near.write_all(&[b'x'; 100_000]).await.unwrap();
         far.readable().await.unwrap();
-        let mut wire = Wire { outbox: Arc::new(Outbox::new(Some(far))), any: None };
+        let mut wire = Wire { outbox: Arc::new(Outbox::new(Some(far))), any: None, meter: None };
         let mut buffer = [0; 128];
         let mut read_on = || std::iter::from_fn(|| wire.read(&mut buffer).ok()).sum::<usize>();
         let at_once = poll_fn(|_| Poll::Ready(read_on())).await;

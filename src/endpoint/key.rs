@@ -3,13 +3,20 @@
 //! The client pastes the key unescaped into the socket's address, at every (re)connect, in place of its token. So it
 //! holds only `A-Z a-z 0-9 - _ . ~` (a `#` would make the page's constructor throw).
 //!
-//! Plain form, which carries the token inside: `lu1.` token (base64url) `.` session id `.` epoch `.` sequence.
+//! Plain form, which carries the token inside: `lu1.` token (base64url) `.` session id `.` epoch `.` position.
 //!
 //! Sealed form, which carries the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
-//! session id `.` epoch `.` sequence `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
+//! session id `.` epoch `.` position `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
 //! the endpoint's path, a line feed, and the key up to the tag.
+//!
+//! The position is 16 hexadecimal digits: the sequence number, masked by a hash of the session id whose secret only this
+//! process has. So two keys do not show how much was written between them, by other tenants too. Another process reads
+//! another number from it, and does not use that: the epoch is of this process, too.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -36,13 +43,28 @@ pub(crate) struct PageKey {
     pub(crate) sequence: u64,
 }
 
-impl PageKey {
-    fn parse(session: &str, epoch: &str, sequence: &str) -> Option<Self> {
-        let id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !id(session) || !id(epoch) {
+/// Hides sequence numbers in keys, and finds them again.
+struct Positions(RandomState);
+
+impl Positions {
+    /// Differs for each session, so that the positions of two keys say nothing of each other.
+    fn mask(&self, session: &str) -> u64 {
+        self.0.hash_one(session)
+    }
+
+    fn encode(&self, page: &PageKey) -> String {
+        format!("{:016x}", page.sequence ^ self.mask(&page.session))
+    }
+
+    /// The page of a key. A position that was tampered with is some other number, perhaps one that the log has not
+    /// reached.
+    fn decode(&self, session: &str, epoch: &str, position: &str) -> Option<PageKey> {
+        let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(position, 16) {
             return None;
         }
-        Some(Self { session: session.to_owned(), epoch: epoch.to_owned(), sequence: sequence.parse().ok()? })
+        let sequence = u64::from_str_radix(position, 16).ok()? ^ self.mask(session);
+        Some(PageKey { session: session.to_owned(), epoch: epoch.to_owned(), sequence })
     }
 }
 
@@ -70,11 +92,12 @@ impl Named {
 pub(crate) struct Keys {
     seal: Option<Seal>,
     lifetime: Duration,
+    positions: Positions,
 }
 
 impl Keys {
     pub(crate) fn new(seal: Option<Seal>, path: &str, lifetime: Duration) -> Self {
-        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime }
+        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(RandomState::new()) }
     }
 
     /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
@@ -90,63 +113,65 @@ impl Keys {
         let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
-            .and_then(|(seal, principal)| make_sealed(seal, principal, page, expires))
+            .and_then(|(seal, principal)| self.positions.make_sealed(seal, principal, page, expires))
             // Without any key the page's address would hold the token as it is.
-            .or_else(|| make_plain(token?, page))
+            .or_else(|| self.positions.make_plain(token?, page))
     }
 
     /// What a page names, by a key or by its token itself.
     pub(crate) fn read(&self, named: String) -> Named {
-        let sealed = self.seal.as_ref().and_then(|seal| parse_sealed(seal, &named));
-        sealed.or_else(|| parse_plain(&named)).unwrap_or_else(|| Named::token(named, None))
+        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &named));
+        sealed.or_else(|| self.positions.parse_plain(&named)).unwrap_or_else(|| Named::token(named, None))
     }
 }
 
-fn make_plain(token: &str, page: &PageKey) -> Option<String> {
-    let token = BASE64URL_NOPAD.encode(token.as_bytes());
-    let PageKey { session, epoch, sequence } = page;
-    within_bounds(format!("{PLAIN}{token}.{session}.{epoch}.{sequence}"))
-}
+impl Positions {
+    fn make_plain(&self, token: &str, page: &PageKey) -> Option<String> {
+        let token = BASE64URL_NOPAD.encode(token.as_bytes());
+        let (position, PageKey { session, epoch, .. }) = (self.encode(page), page);
+        within_bounds(format!("{PLAIN}{token}.{session}.{epoch}.{position}"))
+    }
 
-fn make_sealed(seal: &Seal, principal: &str, page: &PageKey, expires: Expiry) -> Option<String> {
-    let PageKey { session, epoch, sequence } = page;
-    let expires = expires.seconds();
-    let payload = format!("{session}.{epoch}.{sequence}.{expires}.{principal}");
-    let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
-    let tag = BASE64URL_NOPAD.encode(&seal.tag(&signed));
-    within_bounds(format!("{signed}.{tag}"))
+    fn make_sealed(&self, seal: &Seal, principal: &str, page: &PageKey, expires: Expiry) -> Option<String> {
+        let (position, PageKey { session, epoch, .. }) = (self.encode(page), page);
+        let expires = expires.seconds();
+        let payload = format!("{session}.{epoch}.{position}.{expires}.{principal}");
+        let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
+        let tag = BASE64URL_NOPAD.encode(&seal.tag(&signed));
+        within_bounds(format!("{signed}.{tag}"))
+    }
+
+    /// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
+    /// one.
+    fn parse_plain(&self, key: &str) -> Option<Named> {
+        let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
+        let mut parts = rest.split('.');
+        let (token, session, epoch, position) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let page = self.decode(session, epoch, position)?;
+        Some(Named::token(text(token)?, Some(page)))
+    }
+
+    /// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
+    fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<Named> {
+        let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
+        let payload = signed.strip_prefix(SEALED)?;
+        if !seal.verifies(signed, &BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?) {
+            return None;
+        }
+        let payload = text(payload)?;
+        let mut parts = payload.splitn(5, '.');
+        let page = self.decode(parts.next()?, parts.next()?, parts.next()?)?;
+        let expires = Expiry::at_second(parts.next()?.parse().ok()?);
+        let credentials = OwnedCredentials::Session(parts.next()?.to_owned());
+        Some(Named { credentials, page: Some(page), expires: Some(expires) })
+    }
 }
 
 fn within_bounds(key: String) -> Option<String> {
     (key.len() <= MAX_LENGTH).then_some(key)
-}
-
-/// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
-/// one.
-fn parse_plain(key: &str) -> Option<Named> {
-    let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
-    let mut parts = rest.split('.');
-    let (token, session, epoch, sequence) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() {
-        return None;
-    }
-    let page = PageKey::parse(session, epoch, sequence)?;
-    Some(Named::token(text(token)?, Some(page)))
-}
-
-/// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
-fn parse_sealed(seal: &Seal, key: &str) -> Option<Named> {
-    let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
-    let payload = signed.strip_prefix(SEALED)?;
-    if !seal.verifies(signed, &BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?) {
-        return None;
-    }
-    let payload = text(payload)?;
-    let mut parts = payload.splitn(5, '.');
-    let page = PageKey::parse(parts.next()?, parts.next()?, parts.next()?)?;
-    let expires = Expiry::at_second(parts.next()?.parse().ok()?);
-    let credentials = OwnedCredentials::Session(parts.next()?.to_owned());
-    Some(Named { credentials, page: Some(page), expires: Some(expires) })
 }
 
 fn text(base64: &str) -> Option<String> {
@@ -237,6 +262,11 @@ mod tests {
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
+    const POSITION: &str = "0123456789abcdef";
+
+    fn positions() -> Positions {
+        Positions(RandomState::new())
+    }
 
     fn page(sequence: u64) -> PageKey {
         PageKey { session: ID.to_owned(), epoch: ID.to_owned(), sequence }
@@ -248,13 +278,15 @@ mod tests {
 
     #[test]
     fn oversized_tokens_get_no_key() {
-        assert_eq!(make_plain(&"x".repeat(7000), &page(1)), None);
-        assert_eq!(parse_plain(&format!("{PLAIN}{}.{ID}.{ID}.1", "A".repeat(9000))), None);
+        assert_eq!(positions().make_plain(&"x".repeat(7000), &page(1)), None);
+        assert_eq!(positions().parse_plain(&format!("{PLAIN}{}.{ID}.{ID}.{POSITION}", "A".repeat(9000))), None);
     }
 
     #[test]
     fn what_is_not_quite_a_key_is_none() {
-        let good = make_plain("demo", &page(5)).unwrap();
+        let positions = positions();
+        let good = positions.make_plain("demo", &page(5)).unwrap();
+        let (start, position) = good.rsplit_once('.').unwrap();
         for bad in [
             String::new(),
             "demo".into(),
@@ -262,13 +294,41 @@ mod tests {
             "lu1....".into(),
             good.replace("lu1", "lu2"),
             format!("{good}.6"),
-            good.replace(".5", ".-5"),
-            good.replace(".5", ".99999999999999999999"),
+            format!("{start}.-{}", &position[1..]),
+            format!("{start}.+{}", &position[1..]),
+            format!("{start}.5"),
+            format!("{start}.{position}0"),
+            format!("{start}.{}", "g".repeat(16)),
             good.replace(ID, "xyz"),
             good.replacen('Z', "*", 1),
         ] {
-            assert_eq!(parse_plain(&bad), None, "{bad}");
+            assert_eq!(positions.parse_plain(&bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn keys_do_not_show_how_much_was_written_between_them() {
+        let positions = positions();
+        let of = |session: &str, sequence| {
+            let page = PageKey { session: session.to_owned(), ..page(sequence) };
+            let key = positions.make_plain("demo", &page).unwrap();
+            assert_eq!(positions.parse_plain(&key).unwrap().page, Some(page));
+            u64::from_str_radix(key.rsplit_once('.').unwrap().1, 16).unwrap()
+        };
+        let other = ID.replace('0', "1");
+        for sequence in [0, 1, 1000] {
+            assert_ne!(of(ID, sequence), sequence);
+            assert_ne!(of(ID, sequence) ^ of(&other, sequence), 0, "the same sequence number looks different");
+            assert_ne!(of(ID, sequence).abs_diff(of(&other, sequence + 5)), 5);
+        }
+    }
+
+    #[test]
+    fn another_process_finds_another_number() {
+        let key = positions().make_plain("demo", &page(5)).unwrap();
+        let read = positions().parse_plain(&key).unwrap().page.unwrap();
+        assert_ne!(read.sequence, 5);
+        assert_eq!(read, page(read.sequence), "and the session and epoch as they are");
     }
 
     impl std::fmt::Debug for Named {
@@ -280,14 +340,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_token_comes_back_through_safe_characters(secret in ".{0,60}", sequence: u64) {
-            let key = make_plain(&secret, &page(sequence)).unwrap();
+            let positions = positions();
+            let key = positions.make_plain(&secret, &page(sequence)).unwrap();
             prop_assert!(has_safe_characters(&key));
-            prop_assert_eq!(parse_plain(&key), Some(Named::token(secret, Some(page(sequence)))));
+            prop_assert_eq!(positions.parse_plain(&key), Some(Named::token(secret, Some(page(sequence)))));
         }
 
         #[test]
         fn junk_is_read_without_panic(key in "lu1[.].{0,60}") {
-            let _ = parse_plain(&key);
+            let _ = positions().parse_plain(&key);
         }
     }
 
@@ -323,9 +384,9 @@ mod tests {
         }
 
         /// A key whose expiry is this.
-        fn until(expires: u64) -> String {
+        fn until(keys: &Keys, expires: u64) -> String {
             let seal = Seal::new([NEW]).unwrap().bound_to("/api/v1");
-            make_sealed(&seal, "alice", &page(1), Expiry::at_second(expires)).unwrap()
+            keys.positions.make_sealed(&seal, "alice", &page(1), Expiry::at_second(expires)).unwrap()
         }
 
         #[test]
@@ -334,7 +395,8 @@ mod tests {
             let key = keys.make(&token("a-token"), Some(&alice()), &page(5)).unwrap();
             let payload = text(key.split('.').nth(1).unwrap()).unwrap();
             let expires = keys.read(key).expires.unwrap();
-            assert_eq!(payload, format!("{ID}.{ID}.5.{}.alice", expires.seconds()));
+            let position = keys.positions.encode(&page(5));
+            assert_eq!(payload, format!("{ID}.{ID}.{position}.{}.alice", expires.seconds()));
             let life = expires.remaining();
             assert!(life <= HOUR && life > HOUR - Duration::from_secs(10), "{life:?}");
         }
@@ -372,7 +434,7 @@ mod tests {
             let keys = keys(&[NEW]);
             for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
             {
-                let named = keys.read(until(expires));
+                let named = keys.read(until(&keys, expires));
                 assert!(named.credentials == session("alice"));
                 assert_eq!(named.is_expired(), is_expired, "{expires}");
             }
@@ -383,7 +445,7 @@ mod tests {
         fn a_key_made_for_a_key_lives_no_longer() {
             let keys = keys(&[NEW]);
             let soon = now() + 60;
-            let first = keys.read(until(soon));
+            let first = keys.read(until(&keys, soon));
             for identity in [Some(&alice()), None] {
                 let second = keys.read(keys.make(&first, identity, &page(2)).unwrap());
                 assert_eq!((second.expires, second.page), (Some(Expiry::at_second(soon)), Some(page(2))));
@@ -406,7 +468,7 @@ mod tests {
         fn plain_keys_are_read_on_and_made_where_nobody_knows_who_it_is() {
             let keys = keys(&[NEW]);
             let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
-            assert_eq!(plain, make_plain("demo", &page(3)).unwrap());
+            assert_eq!(plain, keys.positions.make_plain("demo", &page(3)).unwrap());
             assert_eq!(keys.read(plain), Named::token("demo".to_owned(), Some(page(3))));
         }
 
@@ -419,10 +481,10 @@ mod tests {
         #[test]
         fn oversized_keys_are_not_read_however_well_signed() {
             let seal = Seal::new([NEW]).unwrap();
-            let payload = format!("{ID}.{ID}.1.{}.{}", u64::MAX, "x".repeat(7000));
+            let payload = format!("{ID}.{ID}.{POSITION}.{}.{}", u64::MAX, "x".repeat(7000));
             let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
             let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
-            assert_eq!(parse_sealed(&seal, &key), None);
+            assert_eq!(positions().parse_sealed(&seal, &key), None);
         }
 
         #[test]
@@ -478,7 +540,7 @@ mod tests {
                 let seal = Seal::new([NEW]).unwrap();
                 let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
                 let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
-                prop_assert_eq!(parse_sealed(&seal, &key), None);
+                prop_assert_eq!(positions().parse_sealed(&seal, &key), None);
             }
         }
     }

@@ -24,12 +24,13 @@ use self::{
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
-    auth::{AuthError, AuthRequest, Identity, header_token, query_token},
+    auth::{AuthError, Identity, header_token, query_token},
     body::OwnBody,
     connection::{self, Connections, Guest, Permission, Place},
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
+    revalidation::{RevalidationKeeps, RevalidationRequest},
 };
 
 /// Bounds of who is let in, and how those who are not are kept from asking too often.
@@ -41,7 +42,12 @@ pub(crate) struct EndpointLimits {
     pub(crate) retry_delay: Duration,
     /// How long a sealed key is good for.
     pub(crate) session: Duration,
+    /// What is kept of a socket's request to ask about it again.
+    pub(crate) revalidation: RevalidationKeeps,
 }
+
+/// A longer address of a socket is refused: what it says of its page is kept as long as the socket is open.
+const MAX_QUERY: usize = 16 * 1024;
 
 /// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
 /// asks half as often.
@@ -92,7 +98,7 @@ impl Endpoint {
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
-            Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await {
+            Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await.0 {
                 Ok(_) => calls::answer(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
@@ -122,7 +128,7 @@ impl Endpoint {
         let named = self.keys.read(header_token(&parts.headers));
         // Taken before anybody is asked: what is told from now on is news to this page.
         let sequence = self.connections.hub().handshake(Instant::now());
-        match self.authenticated(&named, parts).await {
+        match self.authenticated(&named, parts).await.0 {
             // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
             verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
@@ -147,14 +153,20 @@ impl Endpoint {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
-        let named = self.keys.read(query_token(parts.uri.query().unwrap_or_default()).into_owned());
+        let query = parts.uri.query().unwrap_or_default();
+        if query.len() > MAX_QUERY {
+            self.observer().sockets_refused.up();
+            return error(StatusCode::URI_TOO_LONG, "the address of a socket has 16 KiB after its path at most");
+        }
+        let named = self.keys.read(query_token(query).into_owned());
         // Counted before anybody is asked: whoever is disconnected from now on may be who is let in here.
         let asked_at = self.connections.disconnects();
-        match self.authenticated(&named, parts).await {
+        let (verdict, reads_extensions) = self.authenticated(&named, parts).await;
+        match verdict {
             Ok(identity) => match self.connections.admit(&identity) {
                 Ok(place) => {
                     let origin = self.origin(&named);
-                    let permission = self.permission(named, parts, asked_at);
+                    let permission = self.permission(named, parts, reads_extensions, asked_at);
                     self.open(upgrade, Guest { identity, origin, permission }, place)
                 }
                 Err(full) => {
@@ -188,13 +200,24 @@ impl Endpoint {
         let owner = self.owners.hash_one(&named.credentials);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
-        Origin::Page { session, missed_from: (page.epoch == self.epoch).then_some(page.sequence) }
+        // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
+        let missed_from = (page.epoch == self.epoch).then(|| page.sequence.min(self.connections.hub().head()));
+        Origin::Page { session, missed_from }
     }
 
     /// What a socket stays open by.
-    fn permission(&self, named: Named, parts: &Parts, asked_at: u64) -> Permission {
-        let may_change = self.connections.gate().may_change();
-        let request = may_change.then(|| AuthRequest::new(named.credentials, parts).kept());
+    fn permission(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> Permission {
+        let request = self.connections.gate().may_change().then(|| {
+            let (request, left_out) =
+                RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
+            if left_out > 0 {
+                self.observer().warn(format_args!(
+                    "{left_out} of the revalidation_headers of a socket are not kept, for they are longer than 4 kB \
+                     together: its authenticator is asked again without them"
+                ));
+            }
+            request
+        });
         Permission { request, key_expires: named.expires, asked_at }
     }
 
@@ -254,16 +277,17 @@ impl Endpoint {
         response
     }
 
-    async fn authenticated(&self, named: &Named, parts: &Parts) -> Result<Identity, AuthError> {
-        let verdict = if named.is_expired() {
-            Err(AuthError::Expired)
+    /// Who it is, and whether the authenticator has looked at the extensions to say so.
+    async fn authenticated(&self, named: &Named, parts: &Parts) -> (Result<Identity, AuthError>, bool) {
+        let (verdict, reads_extensions) = if named.is_expired() {
+            (Err(AuthError::Expired), false)
         } else {
             self.connections.gate().ask(&named.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
         }
-        verdict
+        (verdict, reads_extensions)
     }
 
     fn is_foreign(&self, parts: &Parts) -> bool {

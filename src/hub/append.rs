@@ -187,7 +187,7 @@ impl Hub {
                 }
             };
             let came = self.came_in_part(&record);
-            if audit::is_on() {
+            if self.is_audited() {
                 announced.push((at, record.scopes.clone()));
             }
             log.append(now, record);

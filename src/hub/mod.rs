@@ -144,6 +144,8 @@ pub(crate) struct Hub {
     joined: AtomicUsize,
     settler: Settler,
     pub(crate) tally: Tally,
+    /// Whether the audit is asked for.
+    pub(crate) audit: bool,
 }
 
 /// What was delivered besides what happened.
@@ -245,12 +247,17 @@ impl Hub {
             joined: AtomicUsize::new(0),
             settler: Settler::default(),
             tally: Tally::default(),
+            audit: false,
         }
     }
 
     /// What one object may have, as JSON.
     pub(crate) fn max_object_bytes(&self) -> usize {
         self.max_object_bytes
+    }
+
+    fn is_audited(&self) -> bool {
+        self.audit && audit::is_read()
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
@@ -288,7 +295,7 @@ impl Hub {
     pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
         let name = &self.voice(entity).entity;
         let frame = protocol::message(name, value);
-        let announced = audit::is_on().then(|| scopes.clone());
+        let announced = self.is_audited().then(|| scopes.clone());
         let mut log = lock(&self.log);
         log.append(Instant::now(), Record { entity, frame, scopes, matter: Matter::Message });
         drop(log);

@@ -127,8 +127,8 @@ pub(super) struct About {
 }
 
 impl About {
-    fn record(record: &Record, kind: &'static str) -> Option<Box<Self>> {
-        audit::is_on().then(|| {
+    fn record(hub: &Hub, record: &Record, kind: &'static str) -> Option<Box<Self>> {
+        hub.is_audited().then(|| {
             let id = match &record.matter {
                 Matter::Change(subject) => subject.id.clone(),
                 Matter::Unconfirmed(id) => id.clone(),
@@ -369,7 +369,7 @@ impl Hub {
             frame: Cleared(frame),
             moved,
             mark: self.mark(record),
-            about: About::record(record, kind),
+            about: About::record(self, record, kind),
         }
     }
 
@@ -427,7 +427,7 @@ impl Hub {
     /// That an object is gone which the log does not know any more, to one who was told so before.
     pub(super) fn remind_by_id(&self, entity: EntityIndex, id: &Arc<str>) -> Line {
         let kind = ChangeKind::Delete.verb();
-        let about = audit::is_on().then(|| Box::new(About { entity, id: id.clone(), kind, scopes: Scopes::None }));
+        let about = self.is_audited().then(|| Box::new(About { entity, id: id.clone(), kind, scopes: Scopes::None }));
         let frame = Cleared(self.going_by_id(entity, &quoted(id)).into());
         Line::Told(Told { frame, mark: None, loses: false, about })
     }
@@ -441,7 +441,7 @@ impl Hub {
             ChangeKind::Delete => record.frame.clone(),
             ChangeKind::Add | ChangeKind::Update => self.going(record.entity, &subject.object),
         };
-        let about = About::record(record, ChangeKind::Delete.verb());
+        let about = About::record(self, record, ChangeKind::Delete.verb());
         // It is no new loss.
         Some(Told { frame: Cleared(frame.into()), mark: None, loses: false, about })
     }
@@ -500,7 +500,7 @@ impl Hub {
             from,
             whole: subject.whole,
             deletion: is_deletion.then(|| record.frame.clone().into()),
-            about: About::record(record, subject.kind.verb()),
+            about: About::record(self, record, subject.kind.verb()),
         })))
     }
 
@@ -540,7 +540,7 @@ impl Hub {
     /// The same, for everyone.
     pub(super) fn said_tombstone(&self, entity: EntityIndex, sequence: u64, tombstone: &Tombstone) -> Said {
         let kind = ChangeKind::Delete.verb();
-        let about = audit::is_on().then(|| {
+        let about = self.is_audited().then(|| {
             let (id, scopes) = (tombstone.id.clone(), tombstone.scopes.clone());
             Box::new(About { entity, id, kind, scopes })
         });
@@ -578,7 +578,7 @@ impl Hub {
                 }));
             }
         };
-        let about = audit::is_on().then(|| {
+        let about = self.is_audited().then(|| {
             let (id, scopes) = (Arc::from(&*row.id), recipient.identity.hears().clone());
             Box::new(About { entity, id, kind, scopes })
         });

@@ -1,0 +1,267 @@
+//! How fast a page is read: by its frames, and by the reads that their bytes take.
+//!
+//! It counts below the WebSocket library, which takes fragments and halves of messages in without a word.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::rate::{Bucket, Rate};
+
+/// What is read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
+pub(super) const READ_BUFFER: usize = 128;
+/// A page that has sent more than it may for this long is closed.
+const MAX_TIME_OVER: Duration = Duration::from_secs(30);
+
+/// What one page may send, and the beginning of all times.
+#[derive(Debug)]
+pub(super) struct ReadLimits {
+    begun: Instant,
+    /// Frames of text and binary messages.
+    messages: Rate,
+    /// Pings, pongs and closes.
+    control_frames: Rate,
+    /// Reads in which no frame begins.
+    reads: Rate,
+}
+
+impl ReadLimits {
+    /// With as many reads as messages of the largest size take.
+    pub(super) fn new(messages: Rate, control_frames: Rate, message_bytes: usize) -> Self {
+        let each = u32::try_from(message_bytes / READ_BUFFER).unwrap_or(u32::MAX).saturating_add(1);
+        let reads =
+            Rate { burst: messages.burst.saturating_mul(each), per_second: messages.per_second.saturating_mul(each) };
+        Self { begun: Instant::now(), messages, control_frames, reads }
+    }
+}
+
+/// Counts what one page sends. Where that is more than it may, it is not read for a while, and TCP has it wait.
+#[derive(Debug)]
+pub(super) struct Meter {
+    limits: Arc<ReadLimits>,
+    messages: Bucket,
+    control_frames: Bucket,
+    reads: Bucket,
+    frames: FrameCursor,
+    /// Since when it has been over its limits, and had more to send.
+    over_since: Option<Instant>,
+}
+
+impl Meter {
+    pub(super) fn new(limits: Arc<ReadLimits>) -> Self {
+        Self {
+            limits,
+            messages: Bucket::default(),
+            control_frames: Bucket::default(),
+            reads: Bucket::default(),
+            frames: FrameCursor::default(),
+            over_since: None,
+        }
+    }
+
+    /// These bytes have been read.
+    pub(super) fn count(&mut self, bytes: &[u8], now: Instant) {
+        let [messages, control_frames] = self.frames.begun_in(bytes);
+        let reads = u32::from(messages == 0 && control_frames == 0);
+        let (limits, clock) = (&self.limits, now.saturating_duration_since(self.limits.begun));
+        self.messages.take(limits.messages, clock, messages);
+        self.control_frames.take(limits.control_frames, clock, control_frames);
+        self.reads.take(limits.reads, clock, reads);
+        if self.paused_until() > now {
+            self.over_since.get_or_insert(now);
+        }
+    }
+
+    /// Nothing more is there to be read.
+    pub(super) fn is_read_out(&mut self) {
+        self.over_since = None;
+    }
+
+    /// When it may be read again; the past where it may be at once.
+    pub(super) fn paused_until(&self) -> Instant {
+        let limits = &self.limits;
+        let waits = [
+            self.messages.next_at(limits.messages),
+            self.control_frames.next_at(limits.control_frames),
+            self.reads.next_at(limits.reads),
+        ];
+        limits.begun + waits.into_iter().fold(Duration::ZERO, Duration::max)
+    }
+
+    /// When it has been over its limits for too long.
+    pub(super) fn over_at(&self) -> Option<Instant> {
+        self.over_since.map(|since| since + MAX_TIME_OVER)
+    }
+}
+
+/// Where in a client's frames its bytes stand.
+#[derive(Debug, Default)]
+struct FrameCursor {
+    /// Bytes of the mask and the payload to come; the length so far while that is read.
+    left: u64,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Part {
+    #[default]
+    First,
+    Second,
+    /// So many bytes of the length are to come.
+    Length(u8),
+    Rest,
+}
+
+const CONTROL: u8 = 0x08;
+/// Clients mask all frames; the library refuses one that is not.
+const MASK_BYTES: u64 = 4;
+
+impl FrameCursor {
+    /// How many data frames begin in these bytes, and how many control frames.
+    fn begun_in(&mut self, mut bytes: &[u8]) -> [u32; 2] {
+        let (mut data, mut control) = (0, 0);
+        while let [byte, rest @ ..] = bytes {
+            bytes = rest;
+            self.part = match self.part {
+                Part::First => {
+                    let begun = if byte & CONTROL == 0 { &mut data } else { &mut control };
+                    *begun += 1;
+                    Part::Second
+                }
+                Part::Second => match byte & 0x7f {
+                    126 => self.length_of(2),
+                    127 => self.length_of(8),
+                    short => self.rest(u64::from(short)),
+                },
+                Part::Length(to_come) => {
+                    self.left = self.left << 8 | u64::from(*byte);
+                    if to_come > 1 { Part::Length(to_come - 1) } else { self.rest(self.left) }
+                }
+                Part::Rest => {
+                    let skipped = usize::try_from(self.left - 1).unwrap_or(usize::MAX).min(bytes.len());
+                    bytes = &bytes[skipped..];
+                    self.left -= skipped as u64 + 1;
+                    if self.left == 0 { Part::First } else { Part::Rest }
+                }
+            };
+        }
+        [data, control]
+    }
+
+    fn length_of(&mut self, bytes: u8) -> Part {
+        self.left = 0;
+        Part::Length(bytes)
+    }
+
+    fn rest(&mut self, payload: u64) -> Part {
+        self.left = payload.saturating_add(MASK_BYTES);
+        Part::Rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: (Rate, Rate) = (Rate { burst: 40, per_second: 10 }, Rate { burst: 20, per_second: 5 });
+
+    fn meter() -> Meter {
+        Meter::new(Arc::new(ReadLimits::new(LIMITS.0, LIMITS.1, 1024)))
+    }
+
+    /// A client's frame, as far as its header says.
+    fn frame(first: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![first];
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(short), _) if short < 126 => frame.push(0x80 | short),
+            (_, Ok(medium)) => frame.extend([&[0x80 | 126], &medium.to_be_bytes()[..]].concat()),
+            _ => frame.extend([&[0x80 | 127], &(length as u64).to_be_bytes()[..]].concat()),
+        }
+        frame.extend(vec![0xff; 4 + length]);
+        frame
+    }
+
+    fn wait(meter: &Meter) -> Duration {
+        meter.paused_until().saturating_duration_since(Instant::now())
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_counted_however_their_bytes_arrive(
+            frames in prop::collection::vec((any::<bool>(), prop_oneof![0..130_usize, 65_530..65_540_usize]), 0..8),
+            cuts in prop::collection::vec(1..200_usize, 1..50),
+        ) {
+            let bytes: Vec<u8> =
+                frames.iter().flat_map(|(is_control, length)| frame(if *is_control { 0x8a } else { 0x81 }, *length)).collect();
+            let (mut cursor, mut counted, mut rest, mut cuts) = (FrameCursor::default(), [0, 0], &bytes[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                let [data, control] = cursor.begun_in(now);
+                counted = [counted[0] + data, counted[1] + control];
+                rest = later;
+            }
+            let control = frames.iter().filter(|(is_control, _)| *is_control).count();
+            prop_assert_eq!(counted.map(|count| count as usize), [frames.len() - control, control]);
+        }
+
+        #[test]
+        fn junk_is_counted_without_panic(junk: Vec<u8>) {
+            FrameCursor::default().begun_in(&junk);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_page_may_send_at_once_does_not_pause_it_but_more_does() {
+        for (first, burst, each) in [(0x81, 40, 100), (0x00, 40, 100), (0x89, 20, 200)] {
+            let mut meter = meter();
+            for sent in 1..burst {
+                meter.count(&frame(first, 0), Instant::now());
+                assert_eq!((wait(&meter), meter.over_at()), (Duration::ZERO, None), "{sent}");
+            }
+            meter.count(&frame(first, 0), Instant::now());
+            assert_eq!(wait(&meter).as_millis(), each, "{first:x}");
+            // Several frames come in one read.
+            meter.count(&frame(first, 0).repeat(5), Instant::now());
+            assert_eq!(wait(&meter).as_millis(), 6 * each, "{first:x}");
+            tokio::time::advance(wait(&meter)).await;
+            assert_eq!(wait(&meter), Duration::ZERO);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bytes_of_the_largest_messages_do_not_pause_it_but_single_ones_do() {
+        let mut meter = meter();
+        for chunk in frame(0x81, 1024).repeat(39).chunks(READ_BUFFER) {
+            meter.count(chunk, Instant::now());
+        }
+        assert_eq!(wait(&meter), Duration::ZERO);
+        let bytes = frame(0x81, 1024);
+        assert!(bytes.iter().any(|byte| {
+            meter.count(&[*byte], Instant::now());
+            wait(&meter) > Duration::ZERO
+        }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_has_more_to_send_all_the_time_is_over_its_limits_for_long() {
+        let mut meter = meter();
+        meter.count(&frame(0x81, 0).repeat(41), Instant::now());
+        let since = Instant::now();
+        for _ in 0..299 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            meter.count(&frame(0x81, 0), Instant::now());
+        }
+        assert_eq!(meter.over_at(), Some(since + MAX_TIME_OVER));
+        meter.is_read_out();
+        assert_eq!(meter.over_at(), None);
+        meter.count(&frame(0x81, 0), Instant::now());
+        assert_eq!(meter.over_at(), Some(Instant::now() + MAX_TIME_OVER));
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Meter>() <= 64, "{}", size_of::<Meter>());
+    }
+}

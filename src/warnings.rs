@@ -1,0 +1,106 @@
+//! How many warnings of one kind are written, so that one page cannot fill a log nor silence other warnings.
+
+use std::{collections::HashMap, panic::Location, time::Duration};
+
+use tokio::time::Instant;
+
+/// Lines of one kind that are written within [`WINDOW`].
+const LINES_PER_WINDOW: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+/// Kinds that have a budget of their own; further ones share one. Kinds are places in this crate's code, so this is far
+/// off.
+const MAX_KINDS: usize = 256;
+
+/// A budget for each kind of warning. The kind is the place in the code that warns.
+#[derive(Debug, Default)]
+pub(crate) struct WarningBudgets {
+    kinds: HashMap<&'static Location<'static>, Budget>,
+    shared: Budget,
+}
+
+#[derive(Debug, Default)]
+struct Budget {
+    window: Option<Instant>,
+    in_window: u32,
+    /// Lines left out that no later line has mentioned yet.
+    suppressed: u64,
+}
+
+/// What to do with one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// Write it, and say that this many like it were left out before.
+    Write {
+        suppressed: u64,
+    },
+    /// Write it, and say that no more like it follow within this window.
+    WriteLast {
+        suppressed: u64,
+    },
+    Suppress,
+}
+
+impl WarningBudgets {
+    pub(crate) fn take(&mut self, kind: &'static Location<'static>, now: Instant) -> Allowance {
+        if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(kind) {
+            return self.shared.take(now);
+        }
+        self.kinds.entry(kind).or_default().take(now)
+    }
+}
+
+impl Budget {
+    fn take(&mut self, now: Instant) -> Allowance {
+        if self.window.is_none_or(|since| now.saturating_duration_since(since) > WINDOW) {
+            self.window = Some(now);
+            self.in_window = 0;
+        }
+        if self.in_window >= LINES_PER_WINDOW {
+            self.suppressed += 1;
+            return Allowance::Suppress;
+        }
+        self.in_window += 1;
+        let suppressed = std::mem::take(&mut self.suppressed);
+        if self.in_window == LINES_PER_WINDOW {
+            Allowance::WriteLast { suppressed }
+        } else {
+            Allowance::Write { suppressed }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn here() -> &'static Location<'static> {
+        Location::caller()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_kind_that_floods_leaves_the_others_their_lines() {
+        let (floods, speaks) = (here(), here());
+        assert_ne!(floods, speaks);
+        let mut budgets = WarningBudgets::default();
+        let taken: Vec<Allowance> = (0..25).map(|_| budgets.take(floods, Instant::now())).collect();
+        assert!(taken[..19].iter().all(|it| *it == Allowance::Write { suppressed: 0 }), "{taken:?}");
+        assert_eq!(taken[19], Allowance::WriteLast { suppressed: 0 });
+        assert!(taken[20..].iter().all(|it| *it == Allowance::Suppress), "{taken:?}");
+        assert_eq!(budgets.take(speaks, Instant::now()), Allowance::Write { suppressed: 0 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_window_says_once_how_many_were_left_out() {
+        let kind = here();
+        let mut budgets = WarningBudgets::default();
+        for _ in 0..57 {
+            budgets.take(kind, Instant::now());
+        }
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Suppress, "the same window still");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Write { suppressed: 38 });
+        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Write { suppressed: 0 });
+    }
+}
