@@ -177,7 +177,8 @@ async fn what_somebody_may_not_see_is_not_told_on_any_way() {
             let snapshots = live.stats().snapshots;
             let mut at_ben = ben.open().await;
             check("snapshot", at_ben.hears_in(1.0).await);
-            assert!(live.stats().snapshots > snapshots);
+            // What was told in scopes of others only takes nothing of his history.
+            assert_eq!(live.stats().snapshots > snapshots, kept == Kept::ByView);
             at_ben.hears_in(60.0).await;
             live.refresh("events").unwrap();
             check("refresh", at_ben.hears_in(1.0).await);
@@ -229,7 +230,7 @@ async fn losing_sight_deletes_and_gaining_sight_adds() {
             assert_eq!(tab.heard().await, gone(1), "{kept:?} {way:?}");
             // A form may have been open.
             let again = tab.hears_in(61.0).await;
-            assert!(again.len() > 3 && again.chunks(3).all(|told| told == gone(1)), "{kept:?} {way:?} {again:?}");
+            assert!(again.len() >= 3 && again.chunks(3).all(|told| told == gone(1)), "{kept:?} {way:?} {again:?}");
             world.update(1, "ann's own", Some("ann"));
             assert_eq!(tab.heard().await, NOTHING, "{kept:?} {way:?}: he knows of nothing");
 
