@@ -439,3 +439,152 @@ impl Hub {
         Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::hub::{Voice, tests::hub_of};
+
+    const EVENTS: EntityIndex = EntityIndex(0);
+
+    fn hub(voice: Voice) -> Arc<Hub> {
+        hub_of(vec![voice], 1000, Delivery::Converging)
+    }
+
+    fn update(object: &Value) -> Change {
+        Change::update(object).unwrap()
+    }
+
+    fn newest(hub: &Hub, id: &str) -> (ChangeKind, Value, bool) {
+        let log = lock(&hub.log);
+        let (_, subject) = log.newest(EVENTS, id).unwrap();
+        (subject.kind, serde_json::from_slice(&subject.object).unwrap(), subject.whole)
+    }
+
+    #[test]
+    fn after_a_deletion_an_update_needs_proof() {
+        let row = json!({"id": 7, "text": "x"});
+        for (change, is_there) in [
+            (update(&row), false),
+            (update(&row).claimed(), false),
+            (update(&row).whole(), true),
+            (Change::add(&row).unwrap().claimed(), true),
+        ] {
+            let hub = hub(Voice::new("events", "event"));
+            hub.publish(EVENTS, &[Change::add(&row).unwrap(), Change::delete(7).unwrap()], None);
+            let published = hub.publish(EVENTS, std::slice::from_ref(&change), None);
+            assert_eq!(
+                published,
+                Published { changes: 1, elsewhere: false },
+                "{change:?}: it is broadcast all the same"
+            );
+            assert_eq!(newest(&hub, "7").0 != ChangeKind::Delete, is_there, "{change:?}");
+            assert_eq!(lock(&hub.log).tombstone(EVENTS, "7").is_none(), is_there, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_before_a_refresh_may_be_there_again() {
+        let hub = hub(Voice::new("events", "event"));
+        hub.publish(EVENTS, &[Change::delete(7).unwrap()], None);
+        hub.refresh(EVENTS);
+        hub.publish(EVENTS, &[update(&json!({"id": 7}))], None);
+        assert_eq!(newest(&hub, "7").0, ChangeKind::Update);
+    }
+
+    fn scoped() -> Arc<Hub> {
+        hub(Voice { is_scoped: true, ..Voice::new("events", "event") })
+    }
+
+    #[test]
+    fn a_claim_moves_no_object_to_another_scope_and_deletes_none_there() {
+        let object = |text: &str| json!({"id": 7, "text": text});
+        let known = Change::add(&object("south's")).unwrap().scope("south");
+        for (change, published) in [
+            (update(&object("north's")).claimed().scope("north"), false),
+            (Change::delete(7).unwrap().claimed().scope("north"), false),
+            (update(&object("south's")).claimed().scope("south"), true),
+            (Change::delete(7).unwrap().claimed().scope("south"), true),
+            (update(&object("moved")).claimed().scope("north").moved_from("south"), true),
+            (update(&object("a row of north's")).whole().scope("north"), true),
+            (update(&object("the application's word")).scope("north"), true),
+        ] {
+            let hub = scoped();
+            hub.publish(EVENTS, std::slice::from_ref(&known), None);
+            let elsewhere = hub.publish(EVENTS, std::slice::from_ref(&change), None).elsewhere;
+            assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
+            assert_eq!(lock(&hub.log).head(), 1 + u64::from(published), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_wants_deleted_is_news_only_to_those_who_had_it() {
+        let hub = scoped();
+        let delete = Change::delete(7).unwrap().claimed().scope("south").scope("west");
+        let add = Change::add(&json!({"id": 7})).unwrap().scope("south").scope("north");
+        hub.publish(EVENTS, &[add, delete], None);
+        let log = lock(&hub.log);
+        let (_, record, _) = log.newest_record(EVENTS, "7").unwrap();
+        assert_eq!(record.scopes.to_string(), "north,south");
+    }
+
+    #[test]
+    fn after_a_deletion_an_update_reaches_only_those_who_had_it() {
+        let hub = scoped();
+        let delete = Change::delete(7).unwrap().scope("south").scope("north");
+        let claim = update(&json!({"id": 7})).claimed().scope("south").scope("west");
+        hub.publish(EVENTS, &[delete, claim], None);
+        let log = lock(&hub.log);
+        let (_, record) = log.since(1).next().unwrap();
+        assert!(matches!(record.matter, Matter::Unconfirmed(_)));
+        assert_eq!(record.scopes.to_string(), "south");
+    }
+
+    fn large(key: &str) -> Value {
+        json!({"id": 7, key: "x".repeat(LARGE)})
+    }
+
+    #[test]
+    fn large_changes_of_one_object_are_put_together_as_small_ones_are() {
+        let hub = hub(Voice::new("events", "event"));
+        hub.publish(EVENTS, &[Change::add(&large("a")).unwrap(), update(&large("b")), update(&json!({"id": 7}))], None);
+        hub.publish(EVENTS, &[update(&large("c"))], None);
+        let (_, object, whole) = newest(&hub, "7");
+        assert!(["a", "b", "c"].iter().all(|key| object[key] == "x".repeat(LARGE)) && whole);
+    }
+
+    #[test]
+    fn large_changes_that_come_together_lose_nothing_of_each_other() {
+        let hub = hub(Voice::new("events", "event"));
+        hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap()], None);
+        let failed = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for key in 0..16 {
+                let (hub, failed) = (&hub, &failed);
+                scope.spawn(move || {
+                    if hub.publish(EVENTS, &[update(&large(&key.to_string()))], None).changes != 1 {
+                        lock(failed).push(key);
+                    }
+                });
+            }
+        });
+        assert!(lock(&failed).is_empty());
+        let (_, object, whole) = newest(&hub, "7");
+        assert!((0..16).all(|key| object[key.to_string()].is_string()) && whole);
+    }
+
+    #[test]
+    fn an_object_that_would_grow_too_large_is_known_in_part_only() {
+        let mut hub = hub(Voice::new("events", "event"));
+        Arc::get_mut(&mut hub).unwrap().max_object_bytes = 3 * LARGE;
+        hub.publish(EVENTS, &[Change::add(&large("a")).unwrap(), update(&large("b"))], None);
+        assert!(newest(&hub, "7").2, "so far");
+        hub.publish(EVENTS, &[update(&large("c"))], None);
+        let (_, object, whole) = newest(&hub, "7");
+        assert!(object["c"].is_string() && object["a"].is_null() && !whole);
+    }
+}

@@ -127,3 +127,84 @@ pub(super) fn begin_of_reminders(log: &Log, entity: EntityIndex, from: u64, end:
     });
     too_many.map_or(from, |(sequence, _)| sequence + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        change::Change,
+        hub::{Delivery, Hub, Voice, tests::hub_of},
+        lock::lock,
+    };
+
+    const EVENTS: EntityIndex = EntityIndex(0);
+
+    fn hub() -> Arc<Hub> {
+        hub_of(vec![Voice::new("events", "event")], 10_000, Delivery::Converging)
+    }
+
+    fn delete(hub: &Hub, ids: std::ops::Range<u32>) {
+        let deletions: Vec<Change> = ids.map(|id| Change::delete(id + 1).unwrap()).collect();
+        hub.publish(EVENTS, &deletions, None);
+    }
+
+    fn times() -> ReminderTimes {
+        ReminderTimes::new(&[10, 20, 40].map(Duration::from_secs)).unwrap()
+    }
+
+    /// What is due at each of these seconds after now.
+    fn due_at(hub: &Hub, schedule: &mut Schedule, seconds: &[u64]) -> Vec<Vec<u64>> {
+        let now = Instant::now();
+        let mut log = lock(&hub.log);
+        let at = |seconds| now + Duration::from_secs(seconds);
+        seconds.iter().map(|&second| schedule.due(&mut log, EVENTS, &times(), 0, at(second)).sequences).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_deletion_has_each_reminder_once() {
+        let (hub, mut schedule) = (hub(), Schedule::default());
+        delete(&hub, 0..1);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        delete(&hub, 1..3);
+        // Five seconds after the first, and just after the second and third.
+        let due = due_at(&hub, &mut schedule, &[4, 5, 9, 10, 24, 30, 31, 64, 65, 70, 1000]);
+        let expected: [&[u64]; 11] = [&[], &[0], &[], &[1, 2], &[], &[0, 1, 2], &[], &[], &[0], &[1, 2], &[]];
+        assert_eq!(due, expected);
+        assert_eq!(schedule.done_before(&times()), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_settled_and_what_is_there_again_need_fewer() {
+        let (hub, mut schedule) = (hub(), Schedule::default());
+        delete(&hub, 0..3);
+        lock(&hub.log).tombstones_resent(EVENTS, 1..2);
+        assert_eq!(due_at(&hub, &mut schedule, &[10]), [[0, 1, 2]]);
+        hub.publish(EVENTS, &[Change::add(&json!({"id": 3})).unwrap()], None);
+        let expected: [&[u64]; 2] = [&[0], &[0, 1]];
+        assert_eq!(due_at(&hub, &mut schedule, &[30, 70]), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_page_is_reminded_of_at_one_time_is_bounded_by_bytes() {
+        let (hub, mut schedule) = (hub(), Schedule::default());
+        let deletions = (0..1000).map(|id| Change::delete(format!("{id:04}{}", "x".repeat(250))).unwrap());
+        hub.publish(EVENTS, &deletions.collect::<Vec<_>>(), None);
+        let due = due_at(&hub, &mut schedule, &[10]).remove(0);
+        let frame = lock(&hub.log).tombstone_at(EVENTS, 999).unwrap().frame_bytes();
+        assert_eq!((due.len(), due.last()), (MAX_BYTES / frame, Some(&999)), "the latest");
+        assert_eq!(begin_of_reminders(&lock(&hub.log), EVENTS, 0, 1000), due[0]);
+    }
+
+    #[test]
+    fn reminders_are_bounded_in_number() {
+        assert!(ReminderTimes::new(&[Duration::from_secs(1); MAX_REMINDERS + 1]).is_none());
+        let doubling = ReminderTimes::doubling(Duration::from_secs(30), 5);
+        assert_eq!(doubling.waits().iter().map(Duration::as_secs).collect::<Vec<_>>(), [30, 60, 120, 240, 480]);
+        assert_eq!(ReminderTimes::new(doubling.waits()), Some(doubling));
+        assert_eq!(Schedule::default().done_before(&ReminderTimes::new(&[]).unwrap()), u64::MAX);
+    }
+}

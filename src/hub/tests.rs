@@ -625,3 +625,81 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     drop(another);
     assert_eq!(hub.head(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let page = || Origin::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(0) };
+    hub.publish(EVENTS, &(0..50).map(|id| update(id).whole()).collect::<Vec<_>>(), None);
+    let pipe = Pipe::new(true, usize::MAX / 2);
+    let subscriber = hub.join(pipe.clone(), ann(), page());
+    let is_ping = |frame: &Bytes| frame[0] == 0x89;
+    let told = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
+    let mut subscribe = |expected: usize, why: &str| {
+        hub.subscribe(&subscriber, EVENTS, Instant::now());
+        run_slow_way(&hub, &subscriber);
+        assert_eq!(told(&pipe), expected, "{why}");
+        subscriber.unsubscribe(EVENTS);
+    };
+    subscribe(50, "when it comes");
+    subscribe(50, "when it comes back");
+    for _ in 0..100 {
+        subscribe(0, "and no more");
+    }
+    tokio::time::advance(Duration::from_secs(31)).await;
+    subscribe(50, "a while later");
+    // What it is not replayed to at once, it is later; and what happens meanwhile it hears.
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) else { panic!("it has caught up") };
+    hub.publish(EVENTS, &[update(7)], None);
+    pipe.said(1).await;
+    assert_eq!(told(&pipe), 1);
+    tokio::time::sleep_until(due).await;
+    run_slow_way(&hub, &subscriber);
+    assert_eq!(told(&pipe), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_lost_again_and_again_has_the_store_asked_once_in_a_while() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let pipe = Pipe::new(true, usize::MAX / 2);
+    let subscriber = lost(&hub, &pipe);
+    let again = || {
+        subscriber.unsubscribe(EVENTS);
+        hub.subscribe(&subscriber, EVENTS, Instant::now());
+        run_slow_way(&hub, &subscriber)
+    };
+    assert!(matches!(again(), Progress::Lost(..)), "once more");
+    let Progress::CaughtUp(Some(due)) = again() else { panic!("not at will") };
+    tokio::time::sleep_until(due).await;
+    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Lost(..)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_deletion() {
+    let hub = hub_with(1000, Delivery::Converging);
+    let page = || Origin::Page { session: None, missed_from: Some(0) };
+    let pipe = Pipe::new(true, usize::MAX / 2);
+    let subscriber = hub.join(pipe.clone(), ann(), page());
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    run_slow_way(&hub, &subscriber);
+    hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap(), Change::delete(7).unwrap()], None);
+    hub.publish(EVENTS, &[Change::update(&json!({"id": 7, "text": "dragged"})).unwrap().claimed()], None);
+    pipe.said(3).await;
+    let kinds = |pipe: &Pipe| -> Vec<&str> {
+        let kind = |text: &String| {
+            ["add", "update", "delete"].into_iter().find(|kind| text.contains(&format!("{kind}-event")))
+        };
+        texts(pipe).iter().filter_map(kind).collect()
+    };
+    assert_eq!(kinds(&pipe), ["add", "delete", "update"]);
+    let late = Pipe::new(true, usize::MAX / 2);
+    let subscriber = hub.join(late.clone(), ann(), page());
+    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    let end = Instant::now() + Duration::from_secs(1000);
+    while Instant::now() < end {
+        run_slow_way(&hub, &subscriber);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(kinds(&late).len() > 3 && kinds(&late).iter().all(|kind| *kind == "delete"), "{:?}", kinds(&late));
+}
