@@ -54,6 +54,8 @@ pub struct Change {
     object: Box<str>,
     /// It was read from the store: no field is missing.
     is_whole: bool,
+    /// It says what a request claims and its answer does not contradict; nobody has looked into the store.
+    is_claimed: bool,
     /// Who hears it, of a scoped entity.
     scopes: Scopes,
     /// Where the object was before.
@@ -164,6 +166,7 @@ impl Change {
             id: usable_id(raw_id)?.into(),
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
             is_whole: false,
+            is_claimed: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
@@ -179,6 +182,7 @@ impl Change {
             id: usable_id(object.get("id")?)?.into(),
             object: object.to_json().into(),
             is_whole: false,
+            is_claimed: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
@@ -194,6 +198,17 @@ impl Change {
 
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// The same change, as derived from a request: neither read from the store, nor named by the application.
+    pub(crate) fn claimed(self) -> Self {
+        Self { is_claimed: true, ..self }
+    }
+
+    /// True where it was derived from a request alone: what is known of its object may contradict it.
+    #[allow(dead_code, reason = "the hub asks it")]
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.is_claimed
     }
 
     /// Who hears it.

@@ -1,8 +1,9 @@
 //! From a watched HTTP write to what pages are told. Knows bodies, not tower, hyper or sockets.
 
 pub(crate) mod capture;
-pub(crate) mod change;
+pub(crate) mod derive;
 pub(crate) mod order;
+pub(crate) mod request_body;
 pub(crate) mod route;
 pub(crate) mod write;
 
@@ -25,8 +26,9 @@ use tokio::sync::Semaphore;
 
 use self::{
     capture::{Capture, Collected, Rest, collect},
-    change::{Draft, Format, RequestFacts, ResponseFacts, Verdict, is_editing, judge},
+    derive::{Draft, RequestFacts, ResponseFacts, Verdict, judge},
     order::{Turn, Turns},
+    request_body::{Format, is_editing},
     route::{Matched, Routes},
     write::{LiveWrite, Said},
 };
@@ -121,7 +123,7 @@ impl Watcher {
         Write {
             capture: Capture::new(self.limits.body_bytes),
             activity: self.publisher.hub.write_begins(matched.route.entity),
-            editing: is_editing(request.uri.query()),
+            editing: request.method == Method::POST && is_editing(request.uri.query()),
             format: Format::of(&request.headers),
             method: request.method.clone(),
             without_body: body.is_end_stream() || body.size_hint().exact() == Some(0),
