@@ -211,7 +211,9 @@ enum Event {
     Subscribe(u64),
     User(usize),
     CloseForm(usize),
-    Arrives(usize, Request),
+    /// The head of a request; its body may take longer.
+    Comes(usize, Request),
+    Arrives(usize, Request, Activity, u64),
     Commits(usize, Request, Activity, u64),
     Told(Vec<Change>, u64),
     Leaves(usize, u64, Answer, Activity),
@@ -550,9 +552,15 @@ impl World {
                 }
                 self.send(at);
             }
-            Event::Arrives(at, request) => {
+            Event::Comes(at, request) => {
                 let began = self.hub.head();
-                let activity = self.hub.write_begins(EVENTS);
+                let activity = self.hub.write_comes(EVENTS);
+                let slow = if self.dice.one_in(8) { 6000 } else { 0 };
+                let arrives = self.dice.millis(0, slow);
+                self.later(arrives, Event::Arrives(at, request, activity, began));
+            }
+            Event::Arrives(at, request, activity, began) => {
+                activity.arrive();
                 let key = request.id.clone().unwrap_or_else(|| format!("new {at} {}", request.number));
                 let ready = now + self.dice.millis(0, 400);
                 let turn = self.store.turns.entry(key).or_insert(ready);
@@ -823,7 +831,7 @@ impl World {
         for request in self.clients[at].page.requests() {
             self.requests += 1;
             let arrives = self.dice.millis(1, 800);
-            self.later(arrives, Event::Arrives(at, request));
+            self.later(arrives, Event::Comes(at, request));
         }
     }
 
@@ -868,6 +876,10 @@ impl World {
             }
             (_, None) => Answer::Failed,
         };
+        match answer {
+            Answer::Failed => activity.refuse(false),
+            Answer::Ok { .. } => activity.confirm(),
+        }
         self.look_around();
         self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
         let changes = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, request));
