@@ -108,12 +108,13 @@ impl Activity {
         self.hub.settler.news.notify_one();
     }
 
-    /// The write was refused, and has changed nothing. `lost_a_race`: since somebody else's came first, which the page
-    /// that sent this one may have missed.
-    pub(crate) fn refuse(&self, lost_a_race: bool) {
+    /// The write was refused, and has changed nothing. `by_the_store`: it is no stranger's, and the page that sent it may
+    /// have missed what others published meanwhile.
+    pub(crate) fn refuse(&self, by_the_store: bool) {
         let Of::Write(begun, _) = &self.of else { return };
-        let missed = || lock(&self.hub.settles)[usize::from(self.entity.0)].may_have_missed(begun);
-        if lost_a_race && missed() {
+        let was_overtaken = || lock(&self.hub.settles)[usize::from(self.entity.0)].was_overtaken(begun);
+        let came_late = Settle::came_late(begun, Instant::now(), &self.hub.times.settle);
+        if by_the_store && (came_late || was_overtaken()) {
             return self.confirm();
         }
         let refreshes = self.step(|stage, settle, begun| {

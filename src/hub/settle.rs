@@ -167,9 +167,14 @@ impl Settle {
         self.writes.begun.push(write.at);
     }
 
-    /// True when the page that sends it may have missed what was published before or meanwhile.
-    pub(super) fn may_have_missed(&self, write: &Begun) -> bool {
-        self.published > write.head || write.unsettled.is_some()
+    /// True when something was published while it was on its way.
+    pub(super) fn was_overtaken(&self, write: &Begun) -> bool {
+        self.published > write.head
+    }
+
+    /// True where its body came so late that something may have been told a last time while its page was saving.
+    pub(super) fn came_late(write: &Begun, now: Instant, times: &SettleTimes) -> bool {
+        write.unsettled.is_some() && now.saturating_duration_since(write.at) > times.quiet
     }
 
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
@@ -189,7 +194,7 @@ impl Settle {
             stretch.mark = mark;
             return;
         }
-        let contended = self.may_have_missed(write);
+        let contended = self.was_overtaken(write) || write.unsettled.is_some();
         let from = write.unsettled.map_or(write.head, |from| from.min(write.head));
         let from = if hangs || write.unsettled.is_some() { from.max(reach()) } else { from };
         self.stretch = Some(Stretch {

@@ -108,9 +108,16 @@ fn is_refusal(status: StatusCode) -> bool {
     status.is_informational() || status.is_redirection() || status.is_client_error()
 }
 
-/// A refusal that says that somebody else's write came first: the page that sent this one may have missed that.
-fn lost_a_race(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::GONE | StatusCode::PRECONDITION_FAILED)
+/// A refusal by the store itself: the page that sent this one was saving, and may have missed what others wrote meanwhile.
+fn is_of_the_store(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND
+            | StatusCode::CONFLICT
+            | StatusCode::GONE
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
 }
 
 impl Write {
@@ -145,7 +152,9 @@ impl Write {
         // The inner future is gone before what follows begins: the two take the same room.
         Ordered::new(turn, inner).then(|answered| async move {
             match &answered {
-                Ok(response) if is_refusal(response.status()) => self.activity.refuse(lost_a_race(response.status())),
+                Ok(response) if is_refusal(response.status()) => {
+                    self.activity.refuse(is_of_the_store(response.status()))
+                }
                 // Whatever it is, something may have changed.
                 Ok(_) | Err(_) => self.activity.confirm(),
             }

@@ -877,7 +877,8 @@ impl World {
             (_, None) => Answer::Failed,
         };
         match answer {
-            Answer::Failed => activity.refuse(false),
+            // 404 or 422: no stranger's request.
+            Answer::Failed => activity.refuse(true),
             Answer::Ok { .. } => activity.confirm(),
         }
         self.look_around();
