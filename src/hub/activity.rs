@@ -62,6 +62,17 @@ enum Stage {
     Refused,
 }
 
+/// What the page that sent a refused write may have missed while it was saving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// It is a stranger's, or one that nobody let in.
+    Nothing,
+    /// What was published while the write was on its way.
+    Meanwhile,
+    /// What was published shortly before, too: it holds everything back that others add.
+    AndBefore,
+}
+
 impl Activity {
     /// Where the log stood when this write began.
     pub(crate) fn since(&self) -> Option<u64> {
@@ -108,13 +119,15 @@ impl Activity {
         self.hub.settler.news.notify_one();
     }
 
-    /// The write was refused, and has changed nothing. `by_the_store`: it is no stranger's, and the page that sent it may
-    /// have missed what others published meanwhile.
-    pub(crate) fn refuse(&self, by_the_store: bool) {
+    /// The write was refused, and has changed nothing; it leaves no trace unless its page may have missed something.
+    pub(crate) fn refuse(&self, missed: Missed) {
         let Of::Write(begun, _) = &self.of else { return };
-        let was_overtaken = || lock(&self.hub.settles)[usize::from(self.entity.0)].was_overtaken(begun);
-        let came_late = Settle::came_late(begun, Instant::now(), &self.hub.times.settle);
-        if by_the_store && (came_late || was_overtaken()) {
+        let has_missed = match missed {
+            Missed::Nothing => false,
+            Missed::Meanwhile => self.settle(|settle| settle.was_overtaken(begun)),
+            Missed::AndBefore => self.settle(|settle| settle.was_overtaken(begun) || begun.is_near_others()),
+        };
+        if has_missed {
             return self.confirm();
         }
         let refreshes = self.step(|stage, settle, begun| {
@@ -126,6 +139,10 @@ impl Activity {
         if refreshes == Some(true) {
             self.hub.refresh_once(self.entity);
         }
+    }
+
+    fn settle<T>(&self, look: impl FnOnce(&Settle) -> T) -> T {
+        look(&lock(&self.hub.settles)[usize::from(self.entity.0)])
     }
 
     /// Something happens to a write, where that is of interest.

@@ -39,7 +39,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(crate) use self::{
-    activity::Activity,
+    activity::{Activity, Missed},
     feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
     session::{SessionId, SessionLimits},

@@ -68,8 +68,8 @@ pub(super) struct Begun {
     at: Instant,
     /// Where the log stood.
     pub(super) head: u64,
-    /// What pages may have missed then, its own among them, which was saving already.
-    unsettled: Option<u64>,
+    /// What pages may have missed then, its own among them, which was saving already; and the number of the stretch.
+    unsettled: Option<(u64, u64)>,
     /// The mark of a stretch that was over then, and not put away yet.
     over: Option<u64>,
 }
@@ -131,8 +131,16 @@ struct Stretch {
     forced: u32,
     /// Where the log stood when it was last time to end something without one.
     young_from: u64,
-    /// The latest write that belongs to it.
+    /// The first and the latest write that belong to it.
+    born: u64,
     mark: u64,
+}
+
+impl Begun {
+    /// True where what others wrote was not settled when it came.
+    pub(super) fn is_near_others(&self) -> bool {
+        self.unsettled.is_some()
+    }
 }
 
 impl Settle {
@@ -156,7 +164,7 @@ impl Settle {
         let (mut unsettled, mut over) = (None, None);
         match &self.stretch {
             Some(stretch) if self.is_over(now, times) => over = Some(stretch.mark),
-            Some(stretch) => unsettled = Some(stretch.from),
+            Some(stretch) => unsettled = Some((stretch.from, stretch.born)),
             None => {}
         }
         Begun { at: now, head, unsettled, over }
@@ -172,11 +180,6 @@ impl Settle {
         self.published > write.head
     }
 
-    /// True where its body came so late that something may have been told a last time while its page was saving.
-    pub(super) fn came_late(write: &Begun, now: Instant, times: &SettleTimes) -> bool {
-        write.unsettled.is_some() && now.saturating_duration_since(write.at) > times.quiet
-    }
-
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
     /// nobody is waited for any more.
     pub(super) fn write_confirmed(&mut self, write: &Begun, now: Instant, reach: impl FnOnce() -> u64) {
@@ -186,17 +189,19 @@ impl Settle {
         self.marks += 1;
         let mark = self.marks;
         let hangs = now.saturating_duration_since(write.at) > HANGING;
+        // A stretch that has ended since was told a last time while this page was saving.
+        let born = self.stretch.as_ref().map(|stretch| stretch.born);
+        let missed = write.unsettled.filter(|(_, known)| born != Some(*known)).map(|(from, _)| from);
+        let from = missed.map_or(write.head, |from| from.min(write.head));
+        let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
         if let Some(stretch) = &mut self.stretch {
-            let from = if hangs { reach() } else { write.head };
-            stretch.from = stretch.from.min(from.max(write.head));
+            stretch.from = stretch.from.min(from);
             stretch.contended = true;
             stretch.fresh = true;
             stretch.mark = mark;
             return;
         }
-        let contended = self.was_overtaken(write) || write.unsettled.is_some();
-        let from = write.unsettled.map_or(write.head, |from| from.min(write.head));
-        let from = if hangs || write.unsettled.is_some() { from.max(reach()) } else { from };
+        let contended = self.was_overtaken(write) || missed.is_some();
         self.stretch = Some(Stretch {
             from,
             repeated: from,
@@ -207,6 +212,7 @@ impl Settle {
             closed: [from; CLOSINGS],
             forced: 0,
             young_from: from,
+            born: mark,
             mark,
         });
     }

@@ -22,7 +22,7 @@ use crate::{
     change::{Before, Change, ChangeKind},
     entity::Load,
     hook::guarded,
-    hub::{Activity, EntityIndex},
+    hub::{Activity, EntityIndex, Missed},
     scope::Scopes,
 };
 
@@ -108,16 +108,20 @@ fn is_refusal(status: StatusCode) -> bool {
     status.is_informational() || status.is_redirection() || status.is_client_error()
 }
 
-/// A refusal by the store itself: the page that sent this one was saving, and may have missed what others wrote meanwhile.
-fn is_of_the_store(status: StatusCode) -> bool {
-    matches!(
-        status,
+/// What the page that sent a refused write may have missed while it was saving. Where the store itself refuses, it is a
+/// page's; one that nobody let in costs others nothing.
+fn missed_by(status: StatusCode, kind: ChangeKind) -> Missed {
+    match status {
         StatusCode::NOT_FOUND
-            | StatusCode::CONFLICT
-            | StatusCode::GONE
-            | StatusCode::PRECONDITION_FAILED
-            | StatusCode::UNPROCESSABLE_ENTITY
-    )
+        | StatusCode::CONFLICT
+        | StatusCode::GONE
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::UNPROCESSABLE_ENTITY => match kind {
+            ChangeKind::Add => Missed::AndBefore,
+            ChangeKind::Update | ChangeKind::Delete => Missed::Meanwhile,
+        },
+        _ => Missed::Nothing,
+    }
 }
 
 impl Write {
@@ -153,7 +157,7 @@ impl Write {
         Ordered::new(turn, inner).then(|answered| async move {
             match &answered {
                 Ok(response) if is_refusal(response.status()) => {
-                    self.activity.refuse(is_of_the_store(response.status()))
+                    self.activity.refuse(missed_by(response.status(), self.matched().route.kind))
                 }
                 // Whatever it is, something may have changed.
                 Ok(_) | Err(_) => self.activity.confirm(),

@@ -24,8 +24,8 @@ use crate::{
     change::{Before, Change},
     entity::{Visible, Widget},
     hub::{
-        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
-        SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
+        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Progress, SessionId,
+        SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
     },
     lock::lock,
     scope::Scopes,
@@ -878,7 +878,8 @@ impl World {
         };
         match answer {
             // 404 or 422: no stranger's request.
-            Answer::Failed => activity.refuse(true),
+            Answer::Failed if request.method == Method::Post => activity.refuse(Missed::AndBefore),
+            Answer::Failed => activity.refuse(Missed::Meanwhile),
             Answer::Ok { .. } => activity.confirm(),
         }
         self.look_around();
