@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
@@ -14,8 +14,8 @@ use pin_project::pin_project;
 use crate::{
     hub::Activity,
     watch::{
-        Taking,
         capture::{Capture, Collected, Rest},
+        turn::Taking,
     },
 };
 
@@ -55,6 +55,7 @@ impl<B: Body> RequestBody<B> {
     pub(crate) fn watched(inner: B, capture: Capture, turn: Option<Taking>) -> Self {
         let left = inner.size_hint().exact();
         if inner.is_end_stream() {
+            capture.arrive();
             capture.end();
         }
         Self { inner, tee: Some(Tee { capture, turn, left, held: None, ended: false }) }
@@ -62,6 +63,13 @@ impl<B: Body> RequestBody<B> {
 }
 
 impl Tee {
+    /// Reads on, and says so where there is nothing to read yet.
+    fn read<B: Body>(&self, body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let read = poll_bytes(body, cx);
+        self.capture.await_more(read.is_pending());
+        read
+    }
+
     /// Hears a frame; true when it was the last one with data.
     fn hear(&mut self, frame: &Frame<Bytes>, over: bool) -> bool {
         let Some(data) = frame.data_ref() else {
@@ -70,6 +78,13 @@ impl Tee {
         self.capture.push(data);
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
         over || self.left == Some(0)
+    }
+}
+
+/// Nobody waits for what nobody can read any more.
+impl Drop for Tee {
+    fn drop(&mut self) {
+        self.capture.await_more(false);
     }
 }
 
@@ -85,21 +100,23 @@ impl<B: Body> Body for RequestBody<B> {
         let frame = match tee.held.take() {
             Some(frame) => Some(frame),
             None if tee.ended => None,
-            None => match ready!(poll_bytes(this.inner.as_mut(), cx)) {
-                Some(Ok(frame)) => {
+            None => match tee.read(this.inner.as_mut(), cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => {
                     let over = this.inner.is_end_stream();
                     if !tee.hear(&frame, over) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Some(frame)
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
                     tee.ended = true;
                     None
                 }
             },
         };
+        tee.capture.arrive();
         if let Some(turn) = &mut tee.turn {
             if turn.poll(cx).is_pending() {
                 tee.held = frame;
@@ -306,7 +323,7 @@ fn longer(hint: SizeHint, by: usize) -> SizeHint {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, future::poll_fn};
+    use std::{collections::VecDeque, future::poll_fn, sync::Weak};
 
     use http_body_util::BodyExt;
 
@@ -345,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_that_waits_for_its_turn_is_not_asked_for_again() {
         let (give, turn) = turn();
-        let capture = Capture::new(100);
+        let capture = Capture::new(100, Weak::new());
         let mut body = RequestBody::watched(Stream::new(&["ab", "c"]), capture.clone(), Some(turn));
         for chunk in ["ab", "c"] {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), chunk);
@@ -353,7 +370,8 @@ mod tests {
         let mut pinned = Pin::new(&mut body);
         for _ in 0..2 {
             let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
-            assert!(pending && capture.is_half_read());
+            assert!(pending && capture.has_arrived() && !capture.is_awaited());
+            assert!(capture.take().is_none(), "the inner service has not got it");
         }
         give.send(()).unwrap();
         assert!(body.frame().await.is_none());
@@ -364,10 +382,11 @@ mod tests {
     async fn the_last_piece_of_a_known_length_is_held_back_until_its_turn() {
         let (give, turn) = turn();
         let inner = http_body_util::Full::new(Bytes::from_static(b"abc"));
-        let mut body = RequestBody::watched(inner, Capture::new(100), Some(turn));
+        let capture = Capture::new(100, Weak::new());
+        let mut body = RequestBody::watched(inner, capture.clone(), Some(turn));
         let mut pinned = Pin::new(&mut body);
         let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
-        assert!(pending);
+        assert!(pending && capture.has_arrived());
         assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)), "it is still to come");
         give.send(()).unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");

@@ -80,6 +80,8 @@ pub struct Entity {
     pub(crate) payload_key: String,
     pub(crate) routes: Vec<EntityRoute>,
     pub(crate) lists: Vec<String>,
+    /// Writes may say in their bodies what they are.
+    pub(crate) has_body_modes: bool,
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
@@ -124,6 +126,7 @@ impl Entity {
             name,
             routes: Vec::new(),
             lists: Vec::new(),
+            has_body_modes: false,
             request_pointer: None,
             response_pointer: None,
             load: None,
@@ -205,6 +208,22 @@ impl Entity {
         self
     }
 
+    /// Reads the action in a request's body, for back ends that do so, too. Default: off.
+    ///
+    /// In the DHTMLX DataProcessor's modes `JSON` and `POST` every write is `POST …?editing=true`, and its action stands in
+    /// the body: as `action` beside `id` and `data`, or as `!nativeeditor_status` among the fields. It is read only with
+    /// that query, and only where a POST adds. It is a claim of the page: where the answer contradicts it (`inserted` or a
+    /// `tid` for what claims to be an update or a deletion, another id), the answer counts; where that does not say
+    /// enough, nothing is published, and the log says why. A back end that does not read the action must not have this.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events").body_modes();
+    /// ```
+    pub fn body_modes(mut self) -> Self {
+        self.has_body_modes = true;
+        self
+    }
+
     /// Where in a request's JSON the object stands, as a JSON pointer (RFC 6901). Default: under the payload key
     /// when there is an object (the article's `{"event":{…}}`), else the whole body.
     pub fn request_pointer(mut self, pointer: impl Into<String>) -> Self {
@@ -250,10 +269,12 @@ impl Entity {
         entity
     }
 
-    /// As [`load`](Self::load), where an id alone does not tell whose row it is: the hook gets the scopes that the request
-    /// names ([`scope_param`](Self::scope_param), [`scope_from`](Self::scope_from)), too, and must read no row of another.
-    /// Needed with these two, since a write that names somebody else's id may well be answered with a success although it
-    /// has changed nothing.
+    /// As [`load`](Self::load), for a [scoped entity](Self::scoped), where an id alone does not tell whose row it is: the hook
+    /// gets the scopes, too, in which the change is published, and must read no row of another. These are what the handler
+    /// names with [`LiveWrite::scope`](crate::LiveWrite::scope), else what the request does
+    /// ([`scope_param`](Self::scope_param), [`scope_from`](Self::scope_from)). `None` says that the row is in none of these.
+    /// Every scoped entity with a hook needs this one, since a write that names somebody else's id may well be answered with
+    /// a success although it has changed nothing. Without any scope the hook is not called.
     ///
     /// ```
     /// use std::{collections::HashMap, convert::Infallible, sync::{Arc, Mutex}};
@@ -632,8 +653,7 @@ impl Entity {
                 return Err(ConfigError::Name(name.clone()));
             }
         }
-        let names_scopes = |scoping: &Scoping| scoping.of_request.is_some() || !scoping.params.is_empty();
-        if self.scoping.as_ref().is_some_and(names_scopes) && self.load.is_some() && !self.load_knows_scopes {
+        if self.scoping.is_some() && self.load.is_some() && !self.load_knows_scopes {
             return Err(ConfigError::LoadWithoutScopes(self.name.clone()));
         }
         if self.is_filtered() && self.load.is_none() && !self.routes.is_empty() {

@@ -128,8 +128,7 @@ impl fmt::Display for ConfigError {
             }
             Self::LoadWithoutScopes(entity) => write!(
                 f,
-                "entity {entity:?}: its scopes come from requests, and an id alone does not tell whose row it is; use load_in \
-                 instead of load"
+                "entity {entity:?}: it is scoped, and an id alone does not tell whose row it is; use load_in instead of load"
             ),
             Self::ViewWithoutLoad(entity) => write!(
                 f,

@@ -152,9 +152,6 @@ impl<T> Drop for Detachable<T> {
         let Some(write) = self.write.take().filter(|_| self.begun) else {
             return;
         };
-        if std::thread::panicking() || tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
         let finish = async move {
             drop(write.await);
         };

@@ -82,11 +82,6 @@ impl<'a> Object<'a> {
         self.fields.retain(|(key, _)| keep(key));
     }
 
-    /// The keys, in order, repeated ones as often as they stand there.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|(key, _)| key.as_ref())
-    }
-
     /// These fields with those of `over` on top: a key known here keeps its place and takes the new value.
     pub(crate) fn overlaid(self, over: Self) -> Self {
         let count = self.fields.len() + over.fields.len();

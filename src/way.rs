@@ -6,7 +6,7 @@ use http_body::Body;
 use crate::{
     body::{OwnBody, RequestBody, ResponseBody},
     hub::Activity,
-    watch::{Answer, Taking, capture::Capture},
+    watch::{capture::Capture, exchange::Answer, turn::Taking},
 };
 
 mod sealed {

@@ -342,7 +342,10 @@ fn a_load_hook_must_know_whose_row_it_reads() {
     let scoped = || Entity::scheduler("/{tenant}/events").scope_param("tenant");
     let error = build(scoped().load((), row)).unwrap_err();
     assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_in"), "{error}");
-    assert!(build(Entity::scheduler("/events").scoped().load((), row)).is_ok(), "the handler says the scope");
+    for entity in [Entity::scheduler("/events").scoped(), Entity::scheduler("/events").ids_per_scope()] {
+        let error = build(entity.load((), row)).unwrap_err();
+        assert!(matches!(error, ConfigError::LoadWithoutScopes(_)), "where the handler says the scope, too: {error}");
+    }
     let row = async |(), _: Vec<String>, _: String| Ok::<_, Infallible>(None::<Value>);
     assert!(build(scoped().load_in((), row)).is_ok());
 }

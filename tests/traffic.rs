@@ -115,7 +115,7 @@ async fn form_fields_arrive_decoded() {
 #[tokio::test]
 async fn a_gantt_that_posts_to_its_bare_address_is_told_where_that_is_a_route() {
     // One of its two entities; the other is told apart by the query alone and is for the handler to publish.
-    let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add);
+    let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add).body_modes();
     let live = LiveUpdates::builder("/api/v1")
         .delivery(Delivery::Plain)
         .tokens(["demo"])
@@ -145,7 +145,7 @@ fn build() -> LiveUpdates {
     LiveUpdates::builder("/api/v1")
         .delivery(Delivery::Plain)
         .tokens(["demo"])
-        .entity(Entity::scheduler("/events"))
+        .entity(Entity::scheduler("/events").body_modes())
         .entity(Entity::new("tasks").payload_key("task").collection("/data/task"))
         .entity(Entity::new("links").payload_key("link").collection("/data/link"))
         .build()

@@ -201,7 +201,7 @@ impl Hub {
                 log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
             }
         }
-        lock(&self.settles)[usize::from(entity.0)].told(now);
+        lock(&self.settles)[usize::from(entity.0)].told(now, log.head());
         published
     }
 

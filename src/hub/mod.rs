@@ -5,6 +5,7 @@
 //! cursor. One that did not, or that must hear what it missed, is on the *slow way*: its own task reads the log by its
 //! cursor, a bounded share at a time, until it has caught up.
 
+mod activity;
 mod again;
 mod append;
 mod fanout;
@@ -40,6 +41,17 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+pub(crate) use self::{
+    activity::{Activity, Missed},
+    feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
+    log::LogLimits,
+    reminders::{MAX_REMINDERS, ReminderTimes},
+    session::{SessionId, SessionLimits},
+    settle::SettleTimes,
+    sight::Cleared,
+    view::View,
+    voice::Voice,
+};
 use self::{
     fanout::{Settler, Shard},
     feed::{Feed, PageFeed},
@@ -50,16 +62,6 @@ use self::{
     settle::{Due, Settle},
     sight::{How, Recipient, Said},
     upsert::Upsert,
-};
-pub(crate) use self::{
-    feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
-    log::LogLimits,
-    reminders::{MAX_REMINDERS, ReminderTimes},
-    session::{SessionId, SessionLimits},
-    settle::SettleTimes,
-    sight::Cleared,
-    view::View,
-    voice::Voice,
 };
 use crate::{
     auth::Identity,
@@ -371,26 +373,6 @@ impl Hub {
         voice.view.is_some() && lock(&self.log).newest(entity, &voice.key(scopes, id)).is_none()
     }
 
-    /// A write of an entity is on its way, until what comes back is dropped.
-    pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
-        let begun = Instant::now();
-        let head = self.head();
-        if self.delivery == Delivery::Converging {
-            lock(&self.settles)[usize::from(entity.0)].write_begins(begun, head, &self.times.settle);
-            self.settler.news.notify_one();
-        }
-        Activity { hub: self.clone(), entity, begun, since: Some(head) }
-    }
-
-    /// A page reads an entity's list, until what comes back is dropped.
-    pub(crate) fn list_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
-        let begun = Instant::now();
-        if self.delivery == Delivery::Converging {
-            lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
-        }
-        Activity { hub: self.clone(), entity, begun, since: None }
-    }
-
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
     pub(crate) fn join(
         self: &Arc<Self>,
@@ -699,40 +681,5 @@ impl Drop for Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").finish_non_exhaustive()
-    }
-}
-
-/// A write or a list that is on its way.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    hub: Arc<Hub>,
-    entity: EntityIndex,
-    begun: Instant,
-    /// Where the log stood when a write began; `None` of a list.
-    since: Option<u64>,
-}
-
-impl Activity {
-    /// Where the log stood when this write began.
-    pub(crate) fn since(&self) -> Option<u64> {
-        self.since
-    }
-}
-
-impl Drop for Activity {
-    fn drop(&mut self) {
-        if self.hub.delivery == Delivery::Plain {
-            return;
-        }
-        let now = Instant::now();
-        let mut settles = lock(&self.hub.settles);
-        let settle = &mut settles[usize::from(self.entity.0)];
-        if self.since.is_none() {
-            settle.list_ends(self.begun, now);
-        } else if settle.write_ends(self.begun, now) {
-            drop(settles);
-            // What began behind the refresh is newer, so this one needs no other.
-            self.hub.refresh_once(self.entity);
-        }
     }
 }

@@ -24,8 +24,8 @@ pub(crate) struct SettleTimes {
 
 /// A page shows its list this long after the answer left.
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
-/// A write or a list that takes longer than this is not waited for.
-const HANGING: Duration = Duration::from_secs(60);
+/// A write or a list that takes longer than this is not waited for, and reaches no further back.
+pub(super) const HANGING: Duration = Duration::from_secs(60);
 /// How often things are told again at the end of a stretch, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
@@ -52,6 +52,24 @@ pub(crate) struct Settle {
     stretch: Option<Stretch>,
     /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
     doubtful: Vec<Instant>,
+    /// One that was has ended, and not by being refused: the refresh must be done again.
+    refreshes: bool,
+    /// Where the log stood behind what was published last.
+    published: u64,
+    /// Counts what writes have done to the stretch.
+    marks: u64,
+}
+
+/// A write, and how things stood when its request came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    at: Instant,
+    /// Where the log stood.
+    pub(super) head: u64,
+    /// What pages may have missed then, its own among them, which was saving already; and the number of the stretch.
+    unsettled: Option<(u64, u64)>,
+    /// The mark of a stretch that was over then, and not put away yet.
+    over: Option<u64>,
 }
 
 /// Requests of one kind.
@@ -63,10 +81,14 @@ struct InFlight {
 
 impl InFlight {
     fn end(&mut self, begun: Instant, now: Instant) {
+        self.forget(begun);
+        self.ended = Some(now);
+    }
+
+    fn forget(&mut self, begun: Instant) {
         if let Some(at) = self.begun.iter().position(|known| *known == begun) {
             self.begun.swap_remove(at);
         }
-        self.ended = Some(now);
     }
 
     /// Since when there has been none; one that hangs counts for a while only.
@@ -107,52 +129,116 @@ struct Stretch {
     forced: u32,
     /// Where the log stood when it was last time to end something without one.
     young_from: u64,
+    /// The first and the latest write that belong to it.
+    born: u64,
+    mark: u64,
+}
+
+impl Begun {
+    /// True where what others wrote was not settled when it came.
+    pub(super) fn is_near_others(&self) -> bool {
+        self.unsettled.is_some()
+    }
 }
 
 impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
         let ended = || InFlight { ended: Some(now), ..InFlight::default() };
-        Self { writes: ended(), lists: ended(), stretch: None, doubtful: Vec::new() }
+        Self {
+            writes: ended(),
+            lists: ended(),
+            stretch: None,
+            doubtful: Vec::new(),
+            refreshes: false,
+            published: 0,
+            marks: 0,
+        }
     }
 
-    /// A write arrives, or something is published by hand. `head` is where the log stands.
-    pub(crate) fn write_begins(&mut self, now: Instant, head: u64, times: &SettleTimes) {
-        if self.is_over(now, times) {
+    /// The request of a write comes. It leaves no trace here: it may be refused. `head` is where the log stands.
+    pub(super) fn write_comes(&self, now: Instant, head: u64, times: &SettleTimes) -> Begun {
+        let (mut unsettled, mut over) = (None, None);
+        match &self.stretch {
+            Some(stretch) if self.is_over(now, times) => over = Some(stretch.mark),
+            Some(stretch) => unsettled = Some((stretch.from, stretch.born)),
+            None => {}
+        }
+        Begun { at: now, head, unsettled, over }
+    }
+
+    /// Its body is here: until it ends, it is not quiet.
+    pub(super) fn write_arrives(&mut self, write: &Begun) {
+        self.writes.begun.push(write.at);
+    }
+
+    /// True when something was published while it was on its way.
+    pub(super) fn was_overtaken(&self, write: &Begun) -> bool {
+        self.published > write.head
+    }
+
+    /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
+    /// nobody is waited for any more.
+    pub(super) fn write_confirmed(&mut self, write: &Begun, now: Instant, reach: impl FnOnce() -> u64) {
+        if self.stretch.as_ref().is_some_and(|stretch| Some(stretch.mark) == write.over) {
             self.stretch = None;
         }
-        self.writes.begun.push(now);
-        match &mut self.stretch {
-            Some(stretch) => {
-                stretch.contended = true;
-                stretch.fresh = true;
-            }
-            None => {
-                self.stretch = Some(Stretch {
-                    from: head,
-                    repeated: head,
-                    unsure_until: head,
-                    contended: false,
-                    fresh: true,
-                    since: now,
-                    closed: [head; CLOSINGS],
-                    forced: 0,
-                    young_from: head,
-                });
-            }
+        self.marks += 1;
+        let mark = self.marks;
+        let hangs = now.saturating_duration_since(write.at) > HANGING;
+        // A stretch that has ended since was told a last time while this page was saving.
+        let born = self.stretch.as_ref().map(|stretch| stretch.born);
+        let missed = write.unsettled.filter(|(_, known)| born != Some(*known)).map(|(from, _)| from);
+        let from = missed.map_or(write.head, |from| from.min(write.head));
+        let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
+        if let Some(stretch) = &mut self.stretch {
+            stretch.from = stretch.from.min(from);
+            stretch.contended = true;
+            stretch.fresh = true;
+            stretch.mark = mark;
+            return;
         }
+        let contended = self.was_overtaken(write) || missed.is_some();
+        self.stretch = Some(Stretch {
+            from,
+            repeated: from,
+            unsure_until: from,
+            contended,
+            fresh: true,
+            since: now,
+            closed: [from; CLOSINGS],
+            forced: 0,
+            young_from: from,
+            born: mark,
+            mark,
+        });
     }
 
-    /// The write that began then is answered. True when an earlier refresh must be done again.
-    pub(crate) fn write_ends(&mut self, begun: Instant, now: Instant) -> bool {
-        self.writes.end(begun, now);
-        let doubtful = self.doubtful.iter().position(|known| *known == begun);
-        doubtful.map(|at| self.doubtful.swap_remove(at)).is_some() && self.doubtful.is_empty()
+    /// It was refused: it leaves no trace. True when an earlier refresh must be done again.
+    pub(super) fn write_refused(&mut self, write: &Begun) -> bool {
+        self.writes.forget(write.at);
+        self.end_doubt(write.at, false)
+    }
+
+    /// It is answered. True when an earlier refresh must be done again.
+    pub(super) fn write_ends(&mut self, write: &Begun, now: Instant) -> bool {
+        self.writes.end(write.at, now);
+        self.end_doubt(write.at, true)
+    }
+
+    fn end_doubt(&mut self, begun: Instant, may_have_changed: bool) -> bool {
+        let Some(at) = self.doubtful.iter().position(|known| *known == begun) else {
+            return false;
+        };
+        self.doubtful.swap_remove(at);
+        self.refreshes |= may_have_changed;
+        self.doubtful.is_empty() && std::mem::take(&mut self.refreshes)
     }
 
     /// Anything may have changed.
     pub(crate) fn refreshed(&mut self) {
         self.doubtful.clone_from(&self.writes.begun);
+        self.refreshes = false;
     }
 
     /// A page asks for the list.
@@ -165,8 +251,10 @@ impl Settle {
         self.lists.end(begun, now);
     }
 
-    /// Something was told. A list that is read at the same time may be older, and undo it on its page.
-    pub(crate) fn told(&mut self, now: Instant) {
+    /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
+    /// on its page.
+    pub(crate) fn told(&mut self, now: Instant, head: u64) {
+        self.published = head;
         let undone = self.lists_quiet_since(now) > Quiet::Since(now);
         if let Some(stretch) = self.stretch.as_mut().filter(|_| undone) {
             stretch.contended = true;
@@ -296,14 +384,35 @@ mod tests {
             self.start + Duration::from_secs_f64(seconds)
         }
 
+        /// A request whose body is there at once.
+        fn begins(&mut self, from: f64) -> Begun {
+            let write = self.settle.write_comes(self.at(from), self.head, &TIMES);
+            self.settle.write_arrives(&write);
+            write
+        }
+
+        /// It is answered with a success, and something is told of it.
+        fn succeeds(&mut self, write: &Begun, to: f64) {
+            self.until(to);
+            self.settle.write_confirmed(write, self.at(to), || 0);
+            self.settle.told(self.at(to), self.head + 1);
+            self.head += 1;
+            assert!(!self.settle.write_ends(write, self.at(to)));
+        }
+
         /// A write from then to then, which tells something at its end.
         fn write(&mut self, from: f64, to: f64) {
             self.until(from);
-            self.settle.write_begins(self.at(from), self.head, &TIMES);
+            let write = self.begins(from);
+            self.succeeds(&write, to);
+        }
+
+        /// One that is refused.
+        fn refused(&mut self, from: f64, to: f64) {
+            self.until(from);
+            let write = self.begins(from);
             self.until(to);
-            self.settle.told(self.at(to));
-            self.head += 1;
-            assert!(!self.settle.write_ends(self.at(from), self.at(to)));
+            assert!(!self.settle.write_refused(&write));
         }
 
         /// Lets the time pass, telling again what is due.
@@ -351,7 +460,7 @@ mod tests {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
         world.until(100.0);
-        let expected = [(10.0, 0..10), (20.0, 10..20), (30.0, 20..30), (36.2, 30..35), (38.2, 0..30)];
+        let expected = [(10.2, 0..10), (20.2, 10..20), (30.2, 20..30), (36.2, 30..35), (38.2, 0..30)];
         assert_eq!(world.repeats(), expected);
     }
 
@@ -396,14 +505,75 @@ mod tests {
     #[test]
     fn a_write_on_its_way_holds_the_last_word_back_for_a_minute() {
         let mut world = World::new();
-        world.settle.write_begins(world.at(0.0), 0, &TIMES);
+        let _hangs = world.begins(0.0);
         world.write(1.0, 1.2);
+        world.write(2.0, 2.2);
         assert_eq!(world.settle.will_repeat_from(), Some(0));
         world.until(59.0);
-        assert_eq!(world.repeats(), [(10.0, 0..1)]);
+        assert_eq!(world.repeats(), [(11.2, 0..2)]);
         world.until(100.0);
-        assert_eq!(world.repeats().last().map(|(_, told)| told.clone()), Some(0..1));
+        assert_eq!(world.repeats().last().map(|(_, told)| told.clone()), Some(0..2));
         assert!(world.settle.stretch.is_none());
+    }
+
+    #[test]
+    fn what_is_refused_leaves_no_trace() {
+        let tell = |refused: &[(f64, f64)]| {
+            let mut world = World::new();
+            for at in [0.0, 5.0, 10.0, 11.0, 30.0] {
+                world.write(at, at + 0.5);
+                for (after, length) in refused {
+                    world.refused(at + 0.5 + after, at + 0.5 + after + length);
+                }
+            }
+            world.until(100.0);
+            world.repeats()
+        };
+        let alone = tell(&[]);
+        assert_eq!(alone, [(13.5, 2..4)]);
+        assert_eq!(tell(&[(0.0, 0.1)]), alone);
+        assert_eq!(tell(&[(0.0, 0.0), (0.1, 0.2), (0.3, 0.1)]), alone);
+    }
+
+    #[test]
+    fn a_write_counts_from_its_beginning_however_late_its_body_comes() {
+        let mut world = World::new();
+        world.write(0.0, 0.5);
+        world.until(1.0);
+        let slow = world.settle.write_comes(world.at(1.0), world.head, &TIMES);
+        world.until(20.0);
+        assert_eq!((world.repeats(), world.settle.unsettled_from()), (vec![], None), "it has not come");
+        world.settle.write_arrives(&slow);
+        world.succeeds(&slow, 21.0);
+        assert_eq!(world.settle.unsettled_from(), Some(0), "its page was saving when the first was told");
+        world.until(100.0);
+        assert_eq!(world.repeats(), [(23.0, 0..2)]);
+    }
+
+    #[test]
+    fn what_was_told_while_a_body_was_on_its_way_is_told_again() {
+        let mut world = World::new();
+        let slow = world.settle.write_comes(world.at(0.0), world.head, &TIMES);
+        world.write(1.0, 1.5);
+        world.until(20.0);
+        assert!(world.settle.stretch.is_none());
+        world.settle.write_arrives(&slow);
+        world.succeeds(&slow, 20.0);
+        world.until(100.0);
+        assert_eq!(world.repeats(), [(22.0, 0..2)]);
+    }
+
+    #[test]
+    fn a_body_that_takes_for_ever_reaches_back_a_minute() {
+        let mut world = World::new();
+        let slow = world.settle.write_comes(world.at(0.0), 0, &TIMES);
+        for at in [1.0, 50.0, 120.0] {
+            world.write(at, at + 0.5);
+        }
+        world.settle.write_arrives(&slow);
+        world.until(140.0);
+        world.settle.write_confirmed(&slow, world.at(140.0), || 2);
+        assert_eq!(world.settle.unsettled_from(), Some(2));
     }
 
     #[test]
@@ -427,16 +597,27 @@ mod tests {
     #[test]
     fn a_refresh_is_done_again_behind_the_writes_that_met_it() {
         let mut world = World::new();
-        let at = [0.0, 1.0, 2.0, 3.0].map(|seconds| world.at(seconds));
-        world.settle.write_begins(at[0], 0, &TIMES);
-        world.settle.write_begins(at[1], 0, &TIMES);
+        let end = world.at(3.0);
+        let [first, second] = [0.0, 1.0].map(|seconds| world.begins(seconds));
         world.settle.refreshed();
-        world.settle.write_begins(at[2], 1, &TIMES);
-        assert!(!world.settle.write_ends(at[1], at[3]));
-        assert!(!world.settle.write_ends(at[2], at[3]), "it began behind it");
-        assert!(world.settle.write_ends(at[0], at[3]));
+        let third = world.begins(2.0);
+        assert!(!world.settle.write_ends(&second, end));
+        assert!(!world.settle.write_ends(&third, end), "it began behind it");
+        assert!(world.settle.write_ends(&first, end));
         world.settle.refreshed();
         assert!(world.settle.doubtful.is_empty(), "and nothing is left to meet it");
+    }
+
+    #[test]
+    fn a_refused_write_makes_no_refresh_of_its_own() {
+        let mut world = World::new();
+        let refused = world.begins(0.0);
+        world.settle.refreshed();
+        assert!(!world.settle.write_refused(&refused));
+        let (write, refused) = (world.begins(1.0), world.begins(2.0));
+        world.settle.refreshed();
+        assert!(!world.settle.write_ends(&write, world.at(3.0)));
+        assert!(world.settle.write_refused(&refused), "the other one does");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -11,13 +11,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 
-use crate::{hook::within, lock::lock};
+use crate::{hook::within, hub::Activity, lock::lock};
 
 /// What has been seen of a request body while the inner service read it.
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
     seen: Arc<Mutex<Seen>>,
     limit: usize,
+    /// The write, which counts once its body is there.
+    activity: Weak<Activity>,
 }
 
 #[derive(Debug, Default)]
@@ -25,12 +27,17 @@ struct Seen {
     whole: Whole,
     bytes: usize,
     over: bool,
+    /// The last piece has come from the client.
+    arrived: bool,
+    /// It has gone on to the inner service.
     ended: bool,
+    /// The inner service has asked for a piece that is not there.
+    awaited: bool,
 }
 
 impl Capture {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { seen: Arc::default(), limit }
+    pub(crate) fn new(limit: usize, activity: Weak<Activity>) -> Self {
+        Self { seen: Arc::default(), limit, activity }
     }
 
     /// One more piece went by.
@@ -45,15 +52,33 @@ impl Capture {
         }
     }
 
+    /// Says whether the inner service waits for the client to send more.
+    pub(crate) fn await_more(&self, awaited: bool) {
+        lock(&self.seen).awaited = awaited;
+    }
+
+    /// The last piece is here, and may have to wait for its turn.
+    pub(crate) fn arrive(&self) {
+        let is_news = !std::mem::replace(&mut lock(&self.seen).arrived, true);
+        if let Some(activity) = self.activity.upgrade().filter(|_| is_news) {
+            activity.arrive();
+        }
+    }
+
     /// The last piece went by.
     pub(crate) fn end(&self) {
         lock(&self.seen).ended = true;
     }
 
-    /// True when some of the body has gone by, and its end has not.
-    pub(crate) fn is_half_read(&self) -> bool {
+    /// True when nothing more of the body is to come from the client.
+    pub(crate) fn has_arrived(&self) -> bool {
+        lock(&self.seen).arrived
+    }
+
+    /// True when the inner service waits for a part of the body that has not come.
+    pub(crate) fn is_awaited(&self) -> bool {
         let seen = lock(&self.seen);
-        seen.bytes > 0 && !seen.ended
+        seen.awaited && !seen.arrived
     }
 
     /// The whole body; `None` where its end was not seen, or it was larger than the limit.
@@ -80,11 +105,17 @@ pub(crate) enum Rest<B: Body> {
     Broken(B::Error),
 }
 
+/// Frames that are kept as they came; of more, data is put together, and nothing is read ahead any more where it is no
+/// data.
+const MANY: usize = 16;
+
 /// Reads a body to its end, unless it is larger than `limit` bytes or takes longer than `time`.
 pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> Collected<B> {
     let mut body = Box::pin(body);
     // One piece is what nearly every answer is.
     let mut frames = VecDeque::with_capacity(1);
+    // Data behind the frames that are kept one by one.
+    let mut together = BytesMut::new();
     let mut bytes = 0;
     let read = async {
         loop {
@@ -100,8 +131,17 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
                 Some(Ok(frame)) => {
                     let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                     bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                    frames.push_back(frame);
-                    if bytes > limit as u64 {
+                    match frame.data_ref() {
+                        Some(data) if data.is_empty() => {}
+                        Some(data) if frames.len() >= MANY => together.extend_from_slice(data),
+                        _ => {
+                            if !together.is_empty() {
+                                frames.push_back(Frame::data(together.split().freeze()));
+                            }
+                            frames.push_back(frame);
+                        }
+                    }
+                    if bytes > limit as u64 || frames.len() > 2 * MANY {
                         return Ok(false);
                     }
                 }
@@ -109,6 +149,9 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
         }
     };
     let outcome = within(time, read).await;
+    if !together.is_empty() {
+        frames.push_back(Frame::data(together.freeze()));
+    }
     let rest = match outcome {
         Some(Ok(true)) => Rest::End,
         Some(Ok(false)) | None => Rest::More(body),
@@ -128,29 +171,86 @@ impl<B: Body> Collected<B> {
     }
 }
 
-/// A body put together. The first piece is nearly always all of it, and is not copied.
+/// A body put together. The first piece is nearly always all of it, and is not copied; what follows is, so that a body in
+/// many small pieces costs no more than its bytes.
 #[derive(Debug, Default)]
 struct Whole {
     first: Bytes,
-    more: Vec<Bytes>,
+    /// The first piece, too, once there is another.
+    all: BytesMut,
 }
 
 impl Whole {
     fn push(&mut self, chunk: &Bytes) {
-        if self.first.is_empty() {
-            self.first = chunk.clone();
-        } else {
-            self.more.push(chunk.clone());
+        if self.all.is_empty() {
+            if self.first.is_empty() {
+                self.first = chunk.clone();
+                return;
+            }
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
         }
+        self.all.extend_from_slice(chunk);
     }
 
     fn bytes(self) -> Bytes {
-        if self.more.is_empty() {
-            return self.first;
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::HeaderMap;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn body(frames: Vec<Frame<Bytes>>) -> impl Body<Data = Bytes, Error = Infallible> {
+        StreamBody::new(futures_util::stream::iter(frames.into_iter().map(Ok)))
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    async fn collected<B: Body>(body: B) -> Collected<B> {
+        collect(body, 1 << 20, Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn a_body_in_single_bytes_costs_its_bytes() {
+        let read = collected(body((0..100_000).map(|_| data("x")).collect())).await;
+        assert_eq!(read.frames.len(), MANY + 1);
+        assert_eq!(read.whole().unwrap(), "x".repeat(100_000));
+
+        let capture = Capture::new(1 << 20, Weak::new());
+        let mut seen = 0;
+        for _ in 0..100_000 {
+            capture.push(&Bytes::from_static(b"x"));
+            seen += 1;
         }
-        let chunks = || std::iter::once(&self.first).chain(&self.more);
-        let mut all = BytesMut::with_capacity(chunks().map(Bytes::len).sum());
-        chunks().for_each(|chunk| all.extend_from_slice(chunk));
-        all.freeze()
+        capture.end();
+        assert_eq!(capture.take().unwrap().len(), seen);
+    }
+
+    #[tokio::test]
+    async fn data_and_trailers_keep_their_order() {
+        let mut frames: Vec<Frame<Bytes>> = (0..40).map(|_| data("ab")).collect();
+        frames.insert(30, data(""));
+        frames.push(Frame::trailers(HeaderMap::from_iter([("x".parse().unwrap(), "1".parse().unwrap())])));
+        let read = collected(body(frames)).await;
+        assert_eq!(read.whole().unwrap(), "ab".repeat(40));
+        assert_eq!(read.frames.len(), MANY + 2);
+        assert!(read.frames.back().unwrap().is_trailers());
+    }
+
+    #[tokio::test]
+    async fn frames_without_data_and_without_end_are_not_kept() {
+        let trailers = || Frame::trailers(HeaderMap::new());
+        let read = collected(body((0..1000).map(|_| trailers()).collect())).await;
+        assert!(matches!(read.rest, Rest::More(_)) && read.frames.len() <= 2 * MANY + 1);
+        let read = collected(body((0..1000).map(|_| data("")).collect())).await;
+        assert!(read.frames.is_empty() && read.whole().unwrap().is_empty());
     }
 }

@@ -6,7 +6,8 @@ use crate::{change::Change, lock::lock, scope::Scopes};
 
 /// A handle in the extensions of every watched request: the handler says what the write did.
 ///
-/// Requests that are not watched have none: a handler that also serves such takes `Option<Extension<LiveWrite>>`.
+/// Requests that are not watched have none: a handler that also serves such takes `Option<Extension<LiveWrite>>`. Where
+/// several `LiveUpdates` watch one route, it speaks to all of them.
 ///
 /// What it says replaces what the layer would have found in request and response, and is told after the handler has
 /// answered with a success (2xx); an answer that is none tells nothing. For what must be told whatever the answer, use
@@ -32,10 +33,24 @@ use crate::{change::Change, lock::lock, scope::Scopes};
 /// }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct LiveWrite {
-    said: Arc<Mutex<Said>>,
-    /// The `LiveUpdates` that watches this request, so that an inner watcher of the same one steps aside.
+pub struct LiveWrite(Arc<Handle>);
+
+#[derive(Debug, Default)]
+struct Handle {
+    said: Mutex<Said>,
+    of: Watched,
+    /// That of another `LiveUpdates` around this one, which watches the same write.
+    outer: Option<LiveWrite>,
+}
+
+/// What is watched, and by whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// The `LiveUpdates`, as a number.
     pub(crate) watcher: usize,
+    pub(crate) entity: u16,
+    /// The id in the path.
+    pub(crate) id: Option<Arc<str>>,
 }
 
 /// What a handler said.
@@ -48,18 +63,34 @@ pub(crate) struct Said {
 }
 
 impl LiveWrite {
-    pub(crate) fn new(watcher: usize) -> Self {
-        Self { watcher, ..Self::default() }
+    /// A handle on this write. `outer` is what the request holds already: another watcher's of the same write is told
+    /// everything, too; one that was copied from the request of another write is not.
+    pub(crate) fn new(of: Watched, outer: Option<&Self>) -> Self {
+        let outer = outer.filter(|outer| outer.0.of.watcher != of.watcher && outer.0.of.id == of.id).cloned();
+        Self(Arc::new(Handle { said: Mutex::default(), of, outer }))
+    }
+
+    /// True where this write is in hand already: an inner watcher of the same `LiveUpdates` steps aside.
+    pub(crate) fn is_of(&self, write: &Watched) -> bool {
+        self.and_outer().any(|handle| handle.of == *write)
+    }
+
+    fn and_outer(&self) -> impl Iterator<Item = &Handle> {
+        std::iter::successors(Some(&*self.0), |handle| Some(&*handle.outer.as_ref()?.0))
+    }
+
+    fn say(&self, say: impl Fn(&mut Said)) {
+        self.and_outer().for_each(|handle| say(&mut lock(&handle.said)));
     }
 
     /// Tells this change instead of the automatic one. Several are told in the order of the calls, together.
     pub fn publish(&self, change: Change) {
-        lock(&self.said).changes.push(change);
+        self.say(|said| said.changes.push(change.clone()));
     }
 
     /// Tells nothing for this write, unless [`publish`](Self::publish) is called too.
     pub fn skip(&self) {
-        lock(&self.said).skip = true;
+        self.say(|said| said.skip = true);
     }
 
     /// Tells what this write did in this scope, of a [scoped entity](crate::Entity::scoped). Several calls name several.
@@ -80,17 +111,17 @@ impl LiveWrite {
     /// ```
     pub fn scope(&self, scope: impl Into<Box<str>>) {
         let scope = scope.into();
-        lock(&self.said).scopes.add(scope);
+        self.say(|said| said.scopes.add(scope.clone()));
     }
 
     /// Says in which scope the object was until now; see [`Change::moved_from`] and the example at
     /// [`scope`](Self::scope).
     pub fn moved_from(&self, scope: impl Into<Box<str>>) {
         let scope = scope.into();
-        lock(&self.said).moved_from.add(scope);
+        self.say(|said| said.moved_from.add(scope.clone()));
     }
 
     pub(crate) fn take(&self) -> Said {
-        std::mem::take(&mut lock(&self.said))
+        std::mem::take(&mut lock(&self.0.said))
     }
 }

@@ -24,8 +24,8 @@ use crate::{
     change::{Before, Change},
     entity::{Visible, Widget},
     hub::{
-        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, SessionId, SessionLimits,
-        SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
+        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Progress, SessionId,
+        SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
     },
     lock::lock,
     scope::Scopes,
@@ -211,7 +211,9 @@ enum Event {
     Subscribe(u64),
     User(usize),
     CloseForm(usize),
-    Arrives(usize, Request),
+    /// The head of a request; its body may take longer.
+    Comes(usize, Request),
+    Arrives(usize, Request, Activity, u64),
     Commits(usize, Request, Activity, u64),
     Told(Vec<Change>, u64),
     Leaves(usize, u64, Answer, Activity),
@@ -553,9 +555,15 @@ impl World {
                 }
                 self.send(at);
             }
-            Event::Arrives(at, request) => {
+            Event::Comes(at, request) => {
                 let began = self.hub.head();
-                let activity = self.hub.write_begins(EVENTS);
+                let activity = self.hub.write_comes(EVENTS);
+                let slow = if self.dice.one_in(8) { 6000 } else { 0 };
+                let arrives = self.dice.millis(0, slow);
+                self.later(arrives, Event::Arrives(at, request, activity, began));
+            }
+            Event::Arrives(at, request, activity, began) => {
+                activity.arrive();
                 let key = request.id.clone().unwrap_or_else(|| format!("new {at} {}", request.number));
                 let ready = now + self.dice.millis(0, 400);
                 let turn = self.store.turns.entry(key).or_insert(ready);
@@ -826,7 +834,7 @@ impl World {
         for request in self.clients[at].page.requests() {
             self.requests += 1;
             let arrives = self.dice.millis(1, 800);
-            self.later(arrives, Event::Arrives(at, request));
+            self.later(arrives, Event::Comes(at, request));
         }
     }
 
@@ -884,6 +892,12 @@ impl World {
             }
             (_, None) => Answer::Failed,
         };
+        match answer {
+            // 404 or 422: no stranger's request.
+            Answer::Failed if request.method == Method::Post => activity.refuse(Missed::AndBefore),
+            Answer::Failed => activity.refuse(Missed::Meanwhile),
+            Answer::Ok { .. } => activity.confirm(),
+        }
         self.look_around();
         self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
         let lied = self.lies && request.method != Method::Post && !seen;

@@ -1,0 +1,183 @@
+//! Writes and lists that are on their way: what settling must know of them.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::time::Instant;
+
+use super::{
+    Delivery, EntityIndex, Hub,
+    settle::{Begun, HANGING, Settle},
+};
+use crate::lock::lock;
+
+impl Hub {
+    /// Somebody publishes by hand, until what comes back is dropped.
+    pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let activity = self.write_comes(entity);
+        activity.confirm();
+        activity
+    }
+
+    /// The request of a write is here. It counts for nothing yet: anybody can send one.
+    pub(crate) fn write_comes(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let (now, head) = (Instant::now(), self.head());
+        let begun = lock(&self.settles)[usize::from(entity.0)].write_comes(now, head, &self.times.settle);
+        Activity { hub: self.clone(), entity, of: Of::Write(begun, Mutex::new(Stage::Pending)) }
+    }
+
+    /// A page reads an entity's list, until what comes back is dropped.
+    pub(crate) fn list_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let begun = Instant::now();
+        if self.delivery == Delivery::Converging {
+            lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
+        }
+        Activity { hub: self.clone(), entity, of: Of::List(begun) }
+    }
+}
+
+/// A write or a list that is on its way.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    hub: Arc<Hub>,
+    entity: EntityIndex,
+    of: Of,
+}
+
+#[derive(Debug)]
+enum Of {
+    List(Instant),
+    Write(Begun, Mutex<Stage>),
+}
+
+/// How far a write has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its body is not here: nothing can have changed.
+    Pending,
+    /// Its body is here: settling waits for it.
+    Arrived,
+    /// It may have changed something: pages that were saving meanwhile may have missed something.
+    Confirmed,
+    /// It was refused, and is forgotten.
+    Refused,
+}
+
+/// What the page that sent a refused write may have missed while it was saving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// It is a stranger's, or one that nobody let in.
+    Nothing,
+    /// What was published while the write was on its way.
+    Meanwhile,
+    /// What was published shortly before, too: it holds everything back that others add.
+    AndBefore,
+}
+
+impl Activity {
+    /// Where the log stood when this write began.
+    pub(crate) fn since(&self) -> Option<u64> {
+        match &self.of {
+            Of::List(_) => None,
+            Of::Write(begun, _) => Some(begun.head),
+        }
+    }
+
+    /// The write's body is here.
+    pub(crate) fn arrive(&self) {
+        self.step(|stage, settle, begun| {
+            if *stage == Stage::Pending {
+                *stage = Stage::Arrived;
+                settle.write_arrives(begun);
+            }
+        });
+    }
+
+    /// The write may have changed something. To be called before that is published.
+    pub(crate) fn confirm(&self) {
+        let Of::Write(begun, stage) = &self.of else { return };
+        if self.hub.delivery == Delivery::Converging {
+            self.confirm_at(begun, &mut lock(stage));
+        }
+    }
+
+    fn confirm_at(&self, begun: &Begun, stage: &mut Stage) {
+        let was = std::mem::replace(stage, Stage::Confirmed);
+        if !matches!(was, Stage::Pending | Stage::Arrived) {
+            *stage = was;
+            return;
+        }
+        let now = Instant::now();
+        {
+            let log = lock(&self.hub.log);
+            let settles = &mut lock(&self.hub.settles);
+            let settle = &mut settles[usize::from(self.entity.0)];
+            if was == Stage::Pending {
+                settle.write_arrives(begun);
+            }
+            settle.write_confirmed(begun, now, || log.position(now, HANGING));
+        }
+        self.hub.settler.news.notify_one();
+    }
+
+    /// The write was refused, and has changed nothing; it leaves no trace unless its page may have missed something.
+    pub(crate) fn refuse(&self, missed: Missed) {
+        let Of::Write(begun, _) = &self.of else { return };
+        let has_missed = match missed {
+            Missed::Nothing => false,
+            Missed::Meanwhile => self.settle(|settle| settle.was_overtaken(begun)),
+            Missed::AndBefore => self.settle(|settle| settle.was_overtaken(begun) || begun.is_near_others()),
+        };
+        if has_missed {
+            return self.confirm();
+        }
+        let refreshes = self.step(|stage, settle, begun| {
+            let was = std::mem::replace(stage, Stage::Refused);
+            was == Stage::Arrived && settle.write_refused(begun)
+        });
+        // What waits for a quiet moment may find it earlier now.
+        self.hub.settler.news.notify_one();
+        if refreshes == Some(true) {
+            self.hub.refresh_once(self.entity);
+        }
+    }
+
+    fn settle<T>(&self, look: impl FnOnce(&Settle) -> T) -> T {
+        look(&lock(&self.hub.settles)[usize::from(self.entity.0)])
+    }
+
+    /// Something happens to a write, where that is of interest.
+    fn step<T>(&self, happen: impl FnOnce(&mut Stage, &mut Settle, &Begun) -> T) -> Option<T> {
+        let Of::Write(begun, stage) = &self.of else { return None };
+        if self.hub.delivery == Delivery::Plain {
+            return None;
+        }
+        let stage = &mut lock(stage);
+        Some(happen(stage, &mut lock(&self.hub.settles)[usize::from(self.entity.0)], begun))
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if self.hub.delivery == Delivery::Plain {
+            return;
+        }
+        let now = Instant::now();
+        let begun = match &self.of {
+            Of::List(begun) => return lock(&self.hub.settles)[usize::from(self.entity.0)].list_ends(*begun, now),
+            Of::Write(begun, stage) => {
+                let stage = &mut lock(stage);
+                if **stage == Stage::Arrived {
+                    self.confirm_at(begun, stage);
+                }
+                if **stage != Stage::Confirmed {
+                    return;
+                }
+                begun
+            }
+        };
+        // What began behind the refresh is newer, so this one needs no other.
+        if lock(&self.hub.settles)[usize::from(self.entity.0)].write_ends(begun, now) {
+            self.hub.refresh_once(self.entity);
+        }
+    }
+}

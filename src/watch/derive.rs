@@ -1,0 +1,791 @@
+//! Request and answer to what changed. Knows neither HTTP bodies nor sockets.
+//!
+//! The server's word counts: what a request says of its action and of ids is a claim that the answer must not contradict.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use percent_encoding::percent_decode_str;
+
+use super::request_body::{
+    self, Action, Claim, Format, Said, is_marked_deleted, is_occurrence_marker, kind_of_action, usable,
+};
+use crate::{
+    change::{Change, ChangeKind, usable_id},
+    entity::Entity,
+    object::{Object, pointed, quoted},
+};
+
+/// A watched request, once it is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestFacts<'a> {
+    /// What the route says the write does.
+    pub(crate) kind: ChangeKind,
+    /// The id in the path.
+    pub(crate) path_id: Option<&'a str>,
+    /// True for a POST with `?editing=true`.
+    pub(crate) editing: bool,
+    pub(crate) format: Format,
+    /// The whole body, where it was seen to its end.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+/// The answer to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResponseFacts<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) location: Option<&'a str>,
+    /// The whole body, where it was collected; empty where there is none.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+/// What a successful write comes to.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict<'a> {
+    /// This changed.
+    Changed(Draft<'a>),
+    /// The answer says that it failed after all: `"action":"error"` or `"invalid"`.
+    Failed,
+    /// It is not published, for the reason given.
+    Untold(Untold),
+}
+
+/// Why a successful write is not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Untold {
+    NoId,
+    NoObject,
+    UnknownAction,
+    Batch,
+    /// The answer tells of an update or a deletion, and not of what, since only the request's body says so.
+    BodyMode,
+    /// A POST to the collection, answered `deleted`.
+    PostDeleted,
+    /// The answer names another object than the request.
+    OtherId,
+}
+
+impl Untold {
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::NoId => {
+                "the answer holds no usable id; answer JSON with `tid` or `id`, uncompressed and with content-type \
+                 application/json, or publish from the handler with LiveWrite"
+            }
+            Self::NoObject => {
+                "neither request nor answer holds a readable object; answer the stored row in `item`, give the entity \
+                 a load hook, or publish from the handler with LiveWrite"
+            }
+            Self::UnknownAction => {
+                "the request's action is neither inserted, updated nor deleted; publish from the handler with LiveWrite"
+            }
+            Self::Batch => {
+                "several changes in one request; publish them from the handler with LiveWrite, or switch the page's \
+                 DataProcessor to REST-JSON"
+            }
+            Self::BodyMode => {
+                "the answer says updated or deleted, and only the request's body says what; where the back end reads \
+                 that (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
+            }
+            Self::PostDeleted => {
+                "a POST was answered with `deleted`, and its object is no occurrence of a series; publish from the \
+                 handler with LiveWrite"
+            }
+            Self::OtherId => {
+                "the answer names another id than the request; answer the stored row in `item`, or publish from the \
+                 handler with LiveWrite"
+            }
+        }
+    }
+}
+
+/// A change as far as request and answer say.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: ChangeKind,
+    /// The id as JSON text.
+    pub(crate) raw_id: Cow<'a, str>,
+    /// The object with its id; `None` for a delete, or where only a load hook can read it.
+    pub(crate) object: Option<Object<'a>>,
+    /// True when the answer holds `tid`.
+    pub(crate) tid: bool,
+}
+
+impl Draft<'_> {
+    /// The id as text.
+    pub(crate) fn id(&self) -> Option<Cow<'_, str>> {
+        usable_id(&self.raw_id)
+    }
+
+    /// The change, with what the store holds now instead of what was sent. That the store has no such row is a claim
+    /// still: it may have been asked for the wrong one.
+    pub(crate) fn loaded(&self, row: Option<&str>) -> Option<Change> {
+        let Some(row) = row else {
+            return Change::deletion(&self.raw_id).map(Change::claimed);
+        };
+        let row = Object::of(row)?;
+        let row = match row.get("id").and_then(usable_id) {
+            Some(_) => row,
+            None => row.with("id", &*self.raw_id),
+        };
+        let kind = match self.kind {
+            ChangeKind::Delete => ChangeKind::Update,
+            other => other,
+        };
+        Change::of(kind, &row).map(Change::whole)
+    }
+
+    /// The change from request and answer alone.
+    pub(crate) fn into_change(self) -> Result<Change, Untold> {
+        let change = match (self.kind, &self.object) {
+            (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(Untold::NoId),
+            (kind, Some(object)) => Change::of(kind, object).ok_or(Untold::NoId),
+            (_, None) => Err(Untold::NoObject),
+        };
+        change.map(Change::claimed)
+    }
+}
+
+/// What this write changed.
+pub(crate) fn judge<'a>(entity: &Entity, request: RequestFacts<'a>, response: ResponseFacts<'a>) -> Verdict<'a> {
+    match derive(entity, request, response) {
+        Ok(Some(draft)) => Verdict::Changed(draft),
+        Ok(None) => Verdict::Failed,
+        Err(untold) => Verdict::Untold(untold),
+    }
+}
+
+/// The change, `None` where the answer says that the write failed.
+fn derive<'a>(
+    entity: &Entity,
+    request: RequestFacts<'a>,
+    response: ResponseFacts<'a>,
+) -> Result<Option<Draft<'a>>, Untold> {
+    let answer = Answer::read(entity, response);
+    if answer.failed {
+        return Ok(None);
+    }
+    let is_mode = request.editing && request.kind == ChangeKind::Add;
+    let has_modes = is_mode && entity.has_body_modes;
+    let Said { claim, object } = match request.body {
+        Some(body) => request_body::read(entity, body, request.format, has_modes, answer.row.as_ref()),
+        None => Said::default(),
+    };
+    let claim = believed(claim, &answer)?;
+    let claimed = claim.as_ref().map_or(request.kind, |(kind, _)| *kind);
+    let kind = kind_of(claimed, &answer, object.as_ref())?;
+
+    let tid = answer.tid.is_some();
+    let raw_id = match kind {
+        ChangeKind::Add => answer.id_of_new().or_else(|| request.path_id.map(|id| Cow::Owned(quoted(id)))),
+        ChangeKind::Update | ChangeKind::Delete => match claim {
+            Some((_, Some(id))) => Some(answer.confirmed(id)?),
+            // What an answer names that says nothing else may be a new object.
+            Some((_, None)) if answer.action.is_none() => None,
+            Some((_, None)) | None => answer.id_of_known(request.path_id, object.as_ref())?,
+        },
+    };
+    // The back end has read of the body what is not read here.
+    let is_unread_mode = is_mode && !has_modes && kind != ChangeKind::Add;
+    let raw_id = raw_id.ok_or(if is_unread_mode { Untold::BodyMode } else { Untold::NoId })?;
+
+    // Who deletes sends no object.
+    let sent = object.filter(|_| claimed != ChangeKind::Delete && !is_unread_mode);
+    let object = match (kind, sent, answer.row) {
+        (ChangeKind::Delete, _, _) | (_, None, None) => None,
+        (_, Some(object), None) | (_, None, Some(object)) => Some(object),
+        (_, Some(object), Some(row)) => Some(object.overlaid(row)),
+    };
+    let object = object.map(|object| object.with("id", raw_id.clone()));
+    Ok(Some(Draft { kind, object, tid, raw_id }))
+}
+
+/// A claim of an update or a deletion, with its id, which the answer does not contradict. One of a new object says no
+/// more than the route does, and one that the answer contradicts says nothing.
+fn believed<'a>(
+    claim: Option<Claim<'a>>,
+    answer: &Answer<'_>,
+) -> Result<Option<(ChangeKind, Option<Cow<'a, str>>)>, Untold> {
+    let inserted = answer.says_inserted();
+    match claim {
+        Some(Claim { action: Action::Known(kind @ (ChangeKind::Update | ChangeKind::Delete)), id }) if !inserted => {
+            Ok(Some((kind, id)))
+        }
+        Some(Claim { action: Action::Unknown, .. }) if !inserted && answer.action.is_none() => {
+            Err(Untold::UnknownAction)
+        }
+        Some(Claim { action: Action::Batch, .. }) if !inserted && answer.action.is_none() => Err(Untold::Batch),
+        _ => Ok(None),
+    }
+}
+
+/// What a write did that the route, or a claim, takes for an add, an update or a deletion.
+fn kind_of(claimed: ChangeKind, answer: &Answer<'_>, sent: Option<&Object<'_>>) -> Result<ChangeKind, Untold> {
+    use ChangeKind::{Add, Delete, Update};
+    let is_marker = sent.is_some_and(is_occurrence_marker);
+    let row_is_marked = answer.row.as_ref().is_some_and(is_marked_deleted);
+    Ok(match (claimed, answer.action) {
+        (Add, Some(Delete)) if is_marker => Add,
+        (Add, Some(Delete)) => return Err(Untold::PostDeleted),
+        (Update, Some(Delete)) if is_marker || row_is_marked => Update,
+        (Delete, None | Some(Delete)) if row_is_marked => Update,
+        (Update, None | Some(Update)) if answer.status == StatusCode::CREATED => Add,
+        (claimed, action) => action.unwrap_or(claimed),
+    })
+}
+
+/// What an answer says.
+struct Answer<'a> {
+    status: StatusCode,
+    failed: bool,
+    action: Option<ChangeKind>,
+    tid: Option<Cow<'a, str>>,
+    /// Its `id`, where that can be the object's.
+    id: Option<Cow<'a, str>>,
+    /// The object as it is stored.
+    row: Option<Object<'a>>,
+    location: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    fn read(entity: &Entity, response: ResponseFacts<'a>) -> Self {
+        let fields = response.body.and_then(Object::parse).unwrap_or_default();
+        let action = fields.get_str("action").unwrap_or_default();
+        Self {
+            status: response.status,
+            failed: matches!(action.as_ref(), "error" | "invalid"),
+            action: kind_of_action(&action),
+            tid: usable(&fields, "tid"),
+            // With a pointer to the row, an id beside it may be anything: that of a request, for one.
+            id: usable(&fields, "id").filter(|_| entity.response_pointer.is_none()),
+            row: stored_object(entity, response.body, &fields),
+            location: response.location,
+        }
+    }
+
+    /// True where the answer says that an object was added.
+    fn says_inserted(&self) -> bool {
+        match self.action {
+            Some(action) => action == ChangeKind::Add,
+            None => self.tid.is_some() || self.status == StatusCode::CREATED,
+        }
+    }
+
+    fn row_id(&self) -> Option<Cow<'a, str>> {
+        self.row.as_ref().and_then(|row| usable(row, "id"))
+    }
+
+    /// The id of what was added.
+    fn id_of_new(&self) -> Option<Cow<'a, str>> {
+        let named = self.tid.clone().or_else(|| self.id.clone()).or_else(|| self.row_id());
+        named.or_else(|| self.location.and_then(last_segment).map(Cow::Owned))
+    }
+
+    /// The id of what was there before, by the path and the answer.
+    fn id_of_known(&self, path_id: Option<&str>, sent: Option<&Object<'a>>) -> Result<Option<Cow<'a, str>>, Untold> {
+        let (row_id, tid) = (self.row_id(), self.tid.clone());
+        let Some(meant) = path_id else {
+            return Ok(row_id.or(tid));
+        };
+        if row_id.is_some() {
+            return Ok(row_id);
+        }
+        let is_meant = |raw: &Cow<'_, str>| usable_id(raw).is_some_and(|id| id == meant);
+        if tid.is_some_and(|tid| !is_meant(&tid)) {
+            return Err(Untold::OtherId);
+        }
+        // The path knows no types, the object does.
+        let sent_id = sent.and_then(|sent| usable(sent, "id")).filter(is_meant);
+        let meant = sent_id.unwrap_or_else(|| Cow::Owned(quoted(meant)));
+        Ok(Some(meant).filter(|raw| usable_id(raw).is_some()))
+    }
+
+    /// A claimed id, unless the answer names another one.
+    fn confirmed(&self, claimed: Cow<'a, str>) -> Result<Cow<'a, str>, Untold> {
+        let is_claimed = |raw: &Cow<'_, str>| usable_id(raw) == usable_id(&claimed);
+        let row_id = self.row_id();
+        if ![&self.tid, &self.id, &row_id].into_iter().flatten().all(is_claimed) {
+            return Err(Untold::OtherId);
+        }
+        Ok(row_id.unwrap_or(claimed))
+    }
+}
+
+/// The object as it is stored, where the answer holds it.
+fn stored_object<'a>(entity: &Entity, body: Option<&'a [u8]>, answer: &Object<'a>) -> Option<Object<'a>> {
+    if let Some(pointer) = &entity.response_pointer {
+        let json = std::str::from_utf8(body?).ok()?;
+        return Object::of(&pointed(json, pointer)?).map(Object::into_owned);
+    }
+    if let Some(row) = answer.get_object("item").or_else(|| answer.get_object(&entity.payload_key)) {
+        return Some(row);
+    }
+    // Without an id it is some other kind of answer: {"ok":true}.
+    usable(answer, "id")?;
+    let mut bare = answer.clone();
+    bare.retain(|key| !matches!(key, "action" | "tid" | "sid" | "status"));
+    Some(bare)
+}
+
+fn last_segment(location: &str) -> Option<String> {
+    let path = location.split(['?', '#']).next()?.trim_end_matches('/');
+    let (_, raw) = path.rsplit_once('/')?;
+    let text = percent_decode_str(raw).decode_utf8().ok()?;
+    (!text.is_empty()).then(|| quoted(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const OK: StatusCode = StatusCode::OK;
+
+    struct Case {
+        kind: ChangeKind,
+        path_id: Option<&'static str>,
+        editing: bool,
+        format: Format,
+        request: &'static str,
+        status: StatusCode,
+        location: Option<&'static str>,
+        response: &'static str,
+    }
+
+    fn case(kind: ChangeKind, request: &'static str, response: &'static str) -> Case {
+        Case {
+            kind,
+            path_id: (kind != ChangeKind::Add).then_some("7"),
+            editing: false,
+            format: Format::Json,
+            request,
+            status: OK,
+            location: None,
+            response,
+        }
+    }
+
+    impl Case {
+        fn verdict(&self, entity: &Entity) -> Verdict<'static> {
+            judge(
+                entity,
+                RequestFacts {
+                    kind: self.kind,
+                    path_id: self.path_id,
+                    editing: self.editing,
+                    format: self.format,
+                    body: Some(self.request.as_bytes()),
+                },
+                ResponseFacts { status: self.status, location: self.location, body: Some(self.response.as_bytes()) },
+            )
+        }
+
+        fn told(&self) -> (ChangeKind, Value) {
+            self.told_by(&Entity::scheduler("/events"))
+        }
+
+        fn told_by(&self, entity: &Entity) -> (ChangeKind, Value) {
+            match self.verdict(entity) {
+                Verdict::Changed(draft) => {
+                    let change = draft.into_change().unwrap();
+                    (change.kind(), serde_json::from_str(change.object()).unwrap())
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_id_of_an_add_comes_from_the_answer_first() {
+        for (response, id) in [
+            (r#"{"action":"inserted","tid":"17"}"#, json!("17")),
+            (r#"{"tid":17}"#, json!(17)),
+            (r#"{"id":18}"#, json!(18)),
+            (r#"{"action":"inserted","tid":19,"item":{"id":19}}"#, json!(19)),
+            (r#"{"item":{"id":"a"}}"#, json!("a")),
+            (r#"{"event":{"id":"b"}}"#, json!("b")),
+            (r#"{"tid":0,"id":20}"#, json!(20)),
+        ] {
+            let add = case(ChangeKind::Add, r#"{"text":"x","id":1713000000123}"#, response);
+            let (kind, object) = add.told();
+            assert_eq!(kind, ChangeKind::Add);
+            assert_eq!(object["id"], id, "{response}");
+            assert_eq!(object["text"], "x", "{response}");
+        }
+    }
+
+    #[test]
+    fn then_from_location_and_never_from_the_request() {
+        let mut add = case(ChangeKind::Add, r#"{"text":"x","id":"mine"}"#, "");
+        assert_eq!(add.verdict(&Entity::scheduler("/events")), Verdict::Untold(Untold::NoId));
+        add.location = Some("https://example.com/events/a%2Fb/?x=1");
+        assert_eq!(add.told().1["id"], "a/b");
+    }
+
+    #[test]
+    fn without_a_usable_id_nothing_is_told() {
+        for (request, response) in [
+            (r#"{"text":"x"}"#, ""),
+            (r#"{"text":"x"}"#, r#"{"tid":null}"#),
+            (r#"{"text":"x","id":0}"#, r#"{"tid":"","id":0}"#),
+            (r#"{"text":"x"}"#, "not json"),
+            (r#"{"text":"x"}"#, "[]"),
+        ] {
+            let verdict = case(ChangeKind::Add, request, response).verdict(&Entity::scheduler("/events"));
+            assert_eq!(verdict, Verdict::Untold(Untold::NoId), "{request} {response}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_an_update_is_the_paths_unless_the_row_says_otherwise() {
+        for (request, response, id) in [
+            (r#"{"text":"x"}"#, "", json!("7")),
+            (r#"{"text":"x"}"#, r#"{"action":"updated"}"#, json!("7")),
+            (r#"{"text":"x","id":7}"#, "", json!(7)),
+            (r#"{"text":"x","id":8}"#, r#"{"action":"updated","tid":7}"#, json!("7")),
+            (r#"{"text":"x","id":8}"#, r#"{"item":{"id":8}}"#, json!(8)),
+            (r#"{"text":"x"}"#, r#"{"id":7}"#, json!(7)),
+        ] {
+            let (kind, object) = case(ChangeKind::Update, request, response).told();
+            assert_eq!(kind, ChangeKind::Update);
+            assert_eq!(object["id"], id, "{request} {response}");
+        }
+        let other = case(ChangeKind::Update, r#"{"text":"x"}"#, r#"{"action":"updated","tid":9}"#);
+        assert_eq!(other.verdict(&Entity::scheduler("/events")), Verdict::Untold(Untold::OtherId));
+    }
+
+    #[test]
+    fn the_stored_object_lies_over_the_sent_one() {
+        let update =
+            case(ChangeKind::Update, r#"{"text":"a","extra":1}"#, r#"{"action":"updated","item":{"id":7,"text":"b"}}"#);
+        assert_eq!(update.told().1, json!({"text": "b", "extra": 1, "id": 7}));
+    }
+
+    #[test]
+    fn an_answer_without_an_id_is_no_object() {
+        let update = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"ok":true,"message":"saved"}"#);
+        assert_eq!(update.told().1, json!({"text": "a", "id": "7"}));
+    }
+
+    #[test]
+    fn envelopes_are_opened() {
+        let article = case(ChangeKind::Add, r#"{"event":{"text":"a"}}"#, r#"{"id":5}"#);
+        assert_eq!(article.told().1, json!({"text": "a", "id": 5}));
+
+        let entity = Entity::scheduler("/events").request_pointer("/payload/0/row").response_pointer("/data/row");
+        let pointed = case(ChangeKind::Add, r#"{"payload":[{"row":{"text":"a"}}]}"#, r#"{"data":{"row":{"id":6}}}"#);
+        assert_eq!(pointed.told_by(&entity).1, json!({"text": "a", "id": 6}));
+
+        let field = case(ChangeKind::Add, r#"{"event":"party","text":"a"}"#, r#"{"tid":5}"#);
+        assert_eq!(field.told().1, json!({"event": "party", "text": "a", "id": 5}), "a field is no envelope");
+    }
+
+    #[test]
+    fn a_failure_in_the_answer_is_a_failure() {
+        for action in ["error", "invalid"] {
+            let response = if action == "error" { r#"{"action":"error"}"# } else { r#"{"action":"invalid"}"# };
+            let verdict = case(ChangeKind::Add, r#"{"id":1}"#, response).verdict(&Entity::scheduler("/events"));
+            assert_eq!(verdict, Verdict::Failed, "{action}");
+        }
+    }
+
+    #[test]
+    fn deletes_tell_the_bare_id_unless_the_row_is_kept() {
+        let row = r#"{"action":"deleted","item":{"id":7,"text":"a"}}"#;
+        assert_eq!(case(ChangeKind::Delete, "", row).told(), (ChangeKind::Delete, json!({"id": 7})));
+        assert_eq!(case(ChangeKind::Delete, "", "").told(), (ChangeKind::Delete, json!({"id": "7"})));
+        let marked = r#"{"action":"deleted","item":{"id":7,"text":"a","deleted":true}}"#;
+        let (kind, object) = case(ChangeKind::Delete, "", marked).told();
+        assert_eq!(kind, ChangeKind::Update);
+        assert_eq!(object["text"], "a");
+    }
+
+    #[test]
+    fn a_deleted_occurrence_is_a_whole_new_object() {
+        let occurrence = case(
+            ChangeKind::Add,
+            r#"{"recurring_event_id":"5","original_start":"2025-04-22 10:00","deleted":true}"#,
+            r#"{"action":"deleted","tid":"9"}"#,
+        );
+        let (kind, object) = occurrence.told();
+        assert_eq!(kind, ChangeKind::Add);
+        assert_eq!(object["recurring_event_id"], "5");
+        assert_eq!(object["deleted"], true);
+    }
+
+    #[test]
+    fn an_upsert_is_told_as_what_it_did() {
+        let mut put = case(ChangeKind::Update, r#"{"text":"a"}"#, "");
+        put.status = StatusCode::CREATED;
+        assert_eq!(put.told(), (ChangeKind::Add, json!({"text": "a", "id": "7"})));
+        let inserted = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"action":"inserted","tid":"8"}"#);
+        assert_eq!(inserted.told(), (ChangeKind::Add, json!({"text": "a", "id": "8"})));
+        let updated = case(ChangeKind::Add, r#"{"text":"a"}"#, r#"{"action":"updated","tid":"8"}"#);
+        assert_eq!(updated.told(), (ChangeKind::Update, json!({"text": "a", "id": "8"})));
+        let deleted = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"action":"deleted"}"#);
+        assert_eq!(deleted.told(), (ChangeKind::Delete, json!({"id": "7"})));
+    }
+
+    fn modes() -> Entity {
+        Entity::scheduler("/events").body_modes()
+    }
+
+    fn json_mode(request: &'static str, response: &'static str) -> Case {
+        Case { editing: true, ..case(ChangeKind::Add, request, response) }
+    }
+
+    #[test]
+    fn the_json_mode_says_what_it_does() {
+        for (request, response, kind, object) in [
+            (
+                r#"{"id":1795561153299,"action":"inserted","data":{"text":"a"}}"#,
+                r#"{"tid":"500"}"#,
+                ChangeKind::Add,
+                json!({"text": "a", "id": "500"}),
+            ),
+            (
+                r#"{"id":500,"action":"updated","data":{"text":"b"}}"#,
+                r#"{"action":"updated"}"#,
+                ChangeKind::Update,
+                json!({"text": "b", "id": 500}),
+            ),
+            (
+                r#"{"id":500,"action":"updated","data":{"text":"b"}}"#,
+                r#"{"action":"updated","tid":"500"}"#,
+                ChangeKind::Update,
+                json!({"text": "b", "id": 500}),
+            ),
+            (r#"{"id":500,"action":"deleted","data":{}}"#, "", ChangeKind::Delete, json!({"id": 500})),
+            (r#"{"id":500,"action":"deleted"}"#, r#"{"action":"deleted"}"#, ChangeKind::Delete, json!({"id": 500})),
+            (
+                r#"{"id":500,"!nativeeditor_status":"deleted"}"#,
+                r#"{"action":"deleted"}"#,
+                ChangeKind::Delete,
+                json!({"id": 500}),
+            ),
+            // Without an action it is an add like any other.
+            (r#"{"text":"a"}"#, r#"{"tid":5}"#, ChangeKind::Add, json!({"text": "a", "id": 5})),
+        ] {
+            assert_eq!(json_mode(request, response).told_by(&modes()), (kind, object), "{request} {response}");
+        }
+        let other = json_mode(r#"{"id":500,"action":"moved","data":{}}"#, "");
+        assert_eq!(other.verdict(&modes()), Verdict::Untold(Untold::UnknownAction));
+    }
+
+    #[test]
+    fn without_modes_or_their_query_a_body_says_nothing_of_its_action() {
+        let request = r#"{"id":1,"action":"deleted","data":{}}"#;
+        let stored = (ChangeKind::Add, json!({"id": 3, "action": "deleted", "data": {}}));
+        for editing in [false, true] {
+            let answered = Case { editing, ..json_mode(request, r#"{"action":"inserted","tid":3}"#) };
+            assert_eq!(answered.told(), stored, "modes are off");
+            let silent = Case { editing, ..json_mode(request, "{}") };
+            assert_eq!(silent.verdict(&Entity::scheduler("/events")), Verdict::Untold(Untold::NoId));
+        }
+        let without_query = case(ChangeKind::Add, request, r#"{"action":"inserted","tid":3}"#);
+        assert_eq!(without_query.told_by(&modes()), stored, "no query");
+        let put = Case { editing: true, ..case(ChangeKind::Update, request, r#"{"action":"updated"}"#) };
+        assert_eq!(put.told_by(&modes()), (ChangeKind::Update, json!({"id": "7", "action": "deleted", "data": {}})));
+    }
+
+    #[test]
+    fn a_back_end_that_reads_modes_is_not_understood_without_the_option() {
+        for (action, response) in [("updated", r#"{"action":"updated"}"#), ("deleted", r#"{"action":"deleted"}"#)] {
+            let request = if action == "updated" {
+                r#"{"id":5,"action":"updated","data":{"text":"a"}}"#
+            } else {
+                r#"{"id":5,"action":"deleted","data":{}}"#
+            };
+            let verdict = json_mode(request, response).verdict(&Entity::scheduler("/events"));
+            let expected = if action == "updated" { Untold::BodyMode } else { Untold::PostDeleted };
+            assert_eq!(verdict, Verdict::Untold(expected), "{action}");
+        }
+        let stored = json_mode(
+            r#"{"id":5,"action":"updated","data":{"text":"a"}}"#,
+            r#"{"action":"updated","item":{"id":5,"text":"b"}}"#,
+        );
+        assert_eq!(stored.told(), (ChangeKind::Update, json!({"id": 5, "text": "b"})), "the row, and nothing else");
+    }
+
+    /// Every claim with every answer: what is published is what the answer says, or nothing.
+    #[test]
+    fn no_body_beats_its_answer() {
+        let claims = [
+            "",
+            "{}",
+            r#"{"id":5,"text":"flat"}"#,
+            r#"{"id":5,"action":"inserted","data":{"text":"sent"}}"#,
+            r#"{"id":5,"action":"updated","data":{"text":"sent"}}"#,
+            r#"{"id":5,"action":"deleted","data":{}}"#,
+            r#"{"id":5,"action":"deleted"}"#,
+            r#"{"id":5,"action":"moved","data":{}}"#,
+            r#"{"id":0,"action":"updated","data":{}}"#,
+            r#"{"id":5,"!nativeeditor_status":"updated"}"#,
+            r#"{"id":5,"!nativeeditor_status":"deleted","action":"inserted","data":{}}"#,
+            r#"{"id":5,"deleted":true}"#,
+            r#"{"id":5,"deleted":true,"recurring_event_id":""}"#,
+            r#"{"event":{"id":5,"deleted":true}}"#,
+            r#"{"id":5,"action":"deleted","data":{"id":5,"deleted":true}}"#,
+        ];
+        // With what it may come to: the kind, and the id where the answer names one.
+        let answers: [(&str, &[(ChangeKind, Option<&str>)]); 12] = [
+            ("", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
+            ("{}", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
+            (r#"{"tid":3}"#, &[(ChangeKind::Add, Some("3"))]),
+            (r#"{"id":3}"#, &[(ChangeKind::Add, Some("3"))]),
+            (r#"{"action":"inserted"}"#, &[]),
+            (r#"{"action":"inserted","tid":3}"#, &[(ChangeKind::Add, Some("3"))]),
+            (r#"{"action":"inserted","tid":5}"#, &[(ChangeKind::Add, Some("5"))]),
+            (r#"{"action":"updated"}"#, &[(ChangeKind::Update, None)]),
+            (r#"{"action":"updated","tid":3}"#, &[(ChangeKind::Update, Some("3"))]),
+            (r#"{"action":"updated","item":{"id":3,"text":"row"}}"#, &[(ChangeKind::Update, Some("3"))]),
+            (r#"{"action":"deleted"}"#, &[(ChangeKind::Delete, None)]),
+            (r#"{"action":"deleted","tid":3}"#, &[(ChangeKind::Delete, Some("3"))]),
+        ];
+        for claim in claims {
+            for (response, may_be) in answers {
+                for (editing, entity) in [true, false]
+                    .map(|editing| (editing, [Entity::scheduler("/events"), modes()]))
+                    .into_iter()
+                    .flat_map(|(editing, entities)| entities.map(|entity| (editing, entity)))
+                {
+                    let post = Case { editing, ..case(ChangeKind::Add, claim, response) };
+                    let Verdict::Changed(draft) = post.verdict(&entity) else { continue };
+                    let id = draft.id().expect("a usable id").into_owned();
+                    let is_said = may_be.iter().any(|(kind, named)| {
+                        *kind == draft.kind
+                            && named.map_or(editing && entity.has_body_modes && id == "5", |named| named == id)
+                    });
+                    assert!(is_said, "{claim} {response} {editing} {}: {draft:?}", entity.has_body_modes);
+                }
+                // A path with an id, by PUT and DELETE: never an object of another id than the path's or the answer's.
+                for kind in [ChangeKind::Update, ChangeKind::Delete] {
+                    let Verdict::Changed(draft) = case(kind, claim, response).verdict(&modes()) else { continue };
+                    let id = draft.id().expect("a usable id");
+                    assert!(response.contains(&format!(":{id}")) || id == "7", "{claim} {response}: {draft:?}");
+                    let deletes =
+                        response.contains("deleted") || (kind == ChangeKind::Delete && !response.contains("action"));
+                    assert_eq!(draft.kind == ChangeKind::Delete, deletes, "{claim} {response}: {draft:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_an_occurrence_of_a_series_is_an_object_although_its_write_is_called_deleted() {
+        let marker = r#"{"deleted":true,"recurring_event_id":5}"#;
+        let deleted = r#"{"action":"deleted","tid":9}"#;
+        assert_eq!(case(ChangeKind::Add, marker, deleted).told().0, ChangeKind::Add);
+        assert_eq!(case(ChangeKind::Update, marker, r#"{"action":"deleted"}"#).told().0, ChangeKind::Update);
+        for request in [r#"{"deleted":true}"#, r#"{"deleted":true,"recurring_event_id":""}"#, "{}"] {
+            let post = case(ChangeKind::Add, request, deleted).verdict(&modes());
+            assert_eq!(post, Verdict::Untold(Untold::PostDeleted), "{request}");
+            let put = case(ChangeKind::Update, request, r#"{"action":"deleted"}"#).told();
+            assert_eq!(put, (ChangeKind::Delete, json!({"id": "7"})), "{request}");
+        }
+        let claimed = r#"{"id":1,"action":"inserted","data":{"deleted":true,"recurring_event_id":"5"}}"#;
+        assert_eq!(json_mode(claimed, deleted).told_by(&modes()).0, ChangeKind::Add);
+    }
+
+    #[test]
+    fn an_answer_to_a_delete_that_says_updated_keeps_the_row() {
+        let kept = case(ChangeKind::Delete, "", r#"{"action":"updated","item":{"id":7,"text":"a"}}"#);
+        assert_eq!(kept.told(), (ChangeKind::Update, json!({"id": 7, "text": "a"})));
+        let Verdict::Changed(draft) =
+            case(ChangeKind::Delete, "{\"text\":\"x\"}", r#"{"action":"updated"}"#).verdict(&modes())
+        else {
+            panic!("a load hook can read it")
+        };
+        assert_eq!(draft.into_change(), Err(Untold::NoObject));
+    }
+
+    #[test]
+    fn a_row_that_has_the_payload_key_for_a_field_was_no_envelope() {
+        let request = r#"{"event":{"text":"inner"}}"#;
+        let add = case(ChangeKind::Add, request, r#"{"tid":5,"item":{"id":5,"event":{"text":"inner"}}}"#);
+        assert_eq!(add.told().1, json!({"event": {"text": "inner"}, "id": 5}));
+    }
+
+    #[test]
+    fn what_comes_from_requests_is_claimed_and_what_is_read_back_is_not() {
+        let draft = || match case(ChangeKind::Update, r#"{"text":"a"}"#, "").verdict(&modes()) {
+            Verdict::Changed(draft) => draft,
+            other => panic!("{other:?}"),
+        };
+        assert!(draft().into_change().unwrap().is_claimed());
+        assert!(!draft().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
+        assert!(draft().loaded(None).unwrap().is_claimed());
+        let scopes = ["a"].into_iter().collect();
+        let told = draft().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
+        assert!(told.is_claimed() && !Change::delete(7).unwrap().is_claimed());
+    }
+
+    #[test]
+    fn the_post_mode_says_what_it_does() {
+        let mode = |request, response| Case {
+            editing: true,
+            format: Format::Form,
+            ..case(ChangeKind::Add, request, response)
+        };
+        let inserted = mode(
+            "text=a%26b%3D%C3%A9+%2B&nul=&id=1795561156497&!nativeeditor_status=inserted",
+            r#"{"action":"inserted","tid":"500"}"#,
+        );
+        assert_eq!(inserted.told_by(&modes()), (ChangeKind::Add, json!({"text": "a&b=é +", "nul": "", "id": "500"})));
+        let updated = mode("text=upd&id=500&!nativeeditor_status=updated", r#"{"action":"updated"}"#);
+        assert_eq!(updated.told_by(&modes()), (ChangeKind::Update, json!({"text": "upd", "id": "500"})));
+        let deleted = mode("id=500&!nativeeditor_status=deleted", r#"{"action":"deleted"}"#);
+        assert_eq!(deleted.told_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
+        let batch = mode("1_text=a&1_id=1&2_text=b&2_id=2&ids=1,2", "").verdict(&modes());
+        assert_eq!(batch, Verdict::Untold(Untold::Batch));
+        let one = mode("ids=1&text=a&!nativeeditor_status=inserted", r#"{"action":"inserted","tid":3}"#);
+        assert_eq!(one.told_by(&modes()).1["id"], 3, "the answer says enough");
+    }
+
+    #[test]
+    fn the_rest_mode_is_told_by_method() {
+        let rest = Case {
+            format: Format::Form,
+            ..case(ChangeKind::Add, "text=a+b&id=17&!nativeeditor_status=inserted", r#"{"tid":"5"}"#)
+        };
+        assert_eq!(rest.told(), (ChangeKind::Add, json!({"text": "a b", "id": "5"})));
+    }
+
+    #[test]
+    fn only_a_load_hook_can_tell_what_nobody_sent() {
+        let entity = Entity::scheduler("/events");
+        let Verdict::Changed(draft) = case(ChangeKind::Update, "", r#"{"action":"updated"}"#).verdict(&entity) else {
+            panic!("the id is known");
+        };
+        let row = draft.loaded(Some(r#"{"id":7,"text":"row"}"#)).unwrap();
+        assert_eq!((row.kind(), row.object()), (ChangeKind::Update, r#"{"id":7,"text":"row"}"#));
+        assert_eq!(draft.loaded(Some(r#"{"text":"row"}"#)).unwrap().object(), r#"{"text":"row","id":"7"}"#);
+        assert_eq!(draft.loaded(None).unwrap().kind(), ChangeKind::Delete);
+        assert_eq!(draft.into_change(), Err(Untold::NoObject));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bodies_are_judged(
+            request in ".{0,80}",
+            response in ".{0,80}",
+            editing: bool,
+            form: bool,
+            kind in prop_oneof![Just(ChangeKind::Add), Just(ChangeKind::Update), Just(ChangeKind::Delete)],
+        ) {
+            let _ = judge(
+                &Entity::scheduler("/events"),
+                RequestFacts {
+                    kind,
+                    path_id: Some("1"),
+                    editing,
+                    format: if form { Format::Form } else { Format::Json },
+                    body: Some(request.as_bytes()),
+                },
+                ResponseFacts { status: OK, location: None, body: Some(response.as_bytes()) },
+            );
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One watched write, from its request to what is published of it.
+
+use std::{borrow::Cow, future::Future, panic::AssertUnwindSafe, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Method, Response, StatusCode, header, request, response::Parts};
+use http_body::Body;
+
+use super::{
+    Watcher,
+    capture::{Capture, Collected, Rest, collect},
+    derive::{Draft, RequestFacts, ResponseFacts, Verdict, judge},
+    keyed_lock::Access,
+    names,
+    request_body::{Format, is_editing},
+    route::Matched,
+    turn::{Ordered, Taking, Target},
+    write::{LiveWrite, Said},
+};
+use crate::{
+    change::{Before, Change, ChangeKind},
+    entity::Load,
+    hook::guarded,
+    hub::{Activity, EntityIndex, Missed},
+    scope::Scopes,
+};
+
+/// One watched write, from its request to what it is told as.
+#[derive(Debug)]
+pub(crate) struct Write {
+    target: Arc<Target>,
+    method: Method,
+    editing: bool,
+    format: Format,
+    without_body: bool,
+    capture: Capture,
+    live_write: LiveWrite,
+    /// A page is saving.
+    activity: Arc<Activity>,
+}
+
+/// How the response's body goes on to the client.
+pub(crate) enum Answer<B: Body> {
+    /// Untouched.
+    AsItCame(B),
+    /// Read ahead; the flag says whether it had promised its length.
+    ReadAhead(Collected<B>, bool),
+}
+
+/// What an entity's load hook came to.
+enum Loaded {
+    Change(Change),
+    Failed,
+    /// There is none, or nobody knows in which scopes it is to read.
+    Unasked,
+}
+
+impl Watcher {
+    /// Begins to watch a write, and gives its handler a say.
+    pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut request::Parts, body: &B) -> Write {
+        let entity = matched.route.entity;
+        let live_write = LiveWrite::new(self.watched(&matched), request.extensions.get());
+        request.extensions.insert(live_write.clone());
+        let activity = Arc::new(self.publisher.hub.write_comes(entity));
+        let capture = Capture::new(self.limits.body_bytes, Arc::downgrade(&activity));
+        let without_body = body.is_end_stream() || body.size_hint().exact() == Some(0);
+        if without_body {
+            capture.arrive();
+        }
+        let access = match (without_body, matched.route.kind) {
+            (false, _) => Access::Arrived,
+            (true, ChangeKind::Delete) => Access::BodilessDelete,
+            (true, ChangeKind::Add | ChangeKind::Update) => Access::Bodiless,
+        };
+        let scopes = matched.scopes.and(&self.scopes_of(entity, request));
+        Write {
+            capture,
+            activity,
+            editing: request.method == Method::POST && is_editing(request.uri.query()),
+            format: Format::of(&request.headers),
+            method: request.method.clone(),
+            without_body,
+            target: Arc::new(Target::new(self.clone(), matched, scopes, access)),
+            live_write,
+        }
+    }
+
+    /// The scopes that the entity's hook finds in a request.
+    fn scopes_of(&self, entity: EntityIndex, request: &request::Parts) -> Scopes {
+        let scoping = self.publisher.entity(entity).scoping.as_ref();
+        let Some(of_request) = scoping.and_then(|scoping| scoping.of_request.as_ref()) else {
+            return Scopes::None;
+        };
+        let scopes = std::panic::catch_unwind(AssertUnwindSafe(|| of_request(request)));
+        scopes.unwrap_or_else(|_| {
+            self.observer().hooks_failed.up();
+            let name = &self.publisher.entity(entity).name;
+            self.observer()
+                .warn(format_args!("scope_from of {name:?} panicked, and so this write has no scope from it"));
+            Scopes::None
+        })
+    }
+}
+
+/// A request that was refused, and has changed nothing.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_informational() || status.is_redirection() || status.is_client_error()
+}
+
+/// What the page that sent a refused write may have missed while it was saving. Where the store itself refuses, it is a
+/// page's; one that nobody let in costs others nothing.
+fn missed_by(status: StatusCode, kind: ChangeKind) -> Missed {
+    match status {
+        StatusCode::NOT_FOUND
+        | StatusCode::CONFLICT
+        | StatusCode::GONE
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::UNPROCESSABLE_ENTITY => match kind {
+            ChangeKind::Add => Missed::AndBefore,
+            ChangeKind::Update | ChangeKind::Delete => Missed::Meanwhile,
+        },
+        _ => Missed::Nothing,
+    }
+}
+
+impl Write {
+    fn watcher(&self) -> &Watcher {
+        &self.target.watcher
+    }
+
+    fn matched(&self) -> &Matched {
+        &self.target.matched
+    }
+
+    /// The ear for the request's body.
+    pub(crate) fn capture(&self) -> Capture {
+        self.capture.clone()
+    }
+
+    /// Takes this write's turn, for the request's body to wait for. An add waits for nobody, and without a body the
+    /// write itself waits.
+    pub(crate) fn turn(&self) -> Option<Taking> {
+        let is_ordered = self.target.matched.id.is_some() && !self.without_body;
+        is_ordered.then(|| Taking::Unasked(self.target.clone()))
+    }
+
+    /// Runs the inner service to its answer and tells what it did before the answer goes on.
+    pub(crate) fn run<F, B, E>(self, inner: F) -> impl Future<Output = Result<Response<Answer<B>>, E>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        B: Body,
+    {
+        let is_ordered = self.target.matched.id.is_some() && self.without_body;
+        let turn = is_ordered.then(|| Taking::Unasked(self.target.clone()));
+        // The inner future is gone before what follows begins: the two take the same room.
+        Ordered::new(turn, inner).then(|answered| async move {
+            match &answered {
+                Ok(response) if is_refusal(response.status()) => {
+                    self.activity.refuse(missed_by(response.status(), self.matched().route.kind))
+                }
+                // Whatever it is, something may have changed.
+                Ok(_) | Err(_) => self.activity.confirm(),
+            }
+            let answer = match answered {
+                Ok(response) => Ok(self.answered(response).await),
+                Err(error) => Err(error),
+            };
+            // The request's body may still be held by somebody, and must not keep the turn with it.
+            self.target.give_turn_back();
+            answer
+        })
+    }
+
+    async fn answered<B: Body>(&self, response: Response<B>) -> Response<Answer<B>> {
+        let (parts, body) = response.into_parts();
+        let said = self.live_write.take();
+        if !parts.status.is_success() {
+            return Response::from_parts(parts, Answer::AsItCame(body));
+        }
+        if said.skip || !said.changes.is_empty() {
+            self.publish(said);
+            return Response::from_parts(parts, Answer::AsItCame(body));
+        }
+        // Neither says that anything is done.
+        if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
+            self.untold(
+                "status",
+                "202 and 207 do not say that the write is done; publish from the handler with LiveWrite, or later \
+                 with LiveUpdates::publish",
+            );
+            return Response::from_parts(parts, Answer::AsItCame(body));
+        }
+        let (answer, whole) = self.read_answer(&parts, body).await;
+        if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
+            self.untold("broken", "the inner service's answer broke off");
+        } else {
+            let request = self.capture.take();
+            match &self.watcher().publisher.entity(self.matched().route.entity).load {
+                None => {
+                    if let Some(draft) = self.draft(&parts, request.as_deref(), whole.as_deref()) {
+                        self.tell(draft, Loaded::Unasked, said);
+                    }
+                }
+                // Apart, so that writes without one are no larger for it.
+                Some(hook) => Box::pin(self.tell_stored(hook, &parts, request, whole, said)).await,
+            }
+        }
+        Response::from_parts(parts, answer)
+    }
+
+    /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
+    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Answer<B>, Option<Bytes>) {
+        if body.is_end_stream() {
+            return (Answer::AsItCame(body), Some(Bytes::new()));
+        }
+        if Format::of(&parts.headers) != Format::Json {
+            return (Answer::AsItCame(body), None);
+        }
+        let limits = &self.watcher().limits;
+        let exact = body.size_hint().exact().is_some();
+        let collected = collect(body, limits.body_bytes, limits.response_time).await;
+        let whole = collected.whole();
+        (Answer::ReadAhead(collected, exact), whole)
+    }
+
+    /// What the write changed, as far as request and answer tell.
+    fn draft<'a>(&'a self, parts: &'a Parts, request: Option<&'a [u8]>, answer: Option<&'a [u8]>) -> Option<Draft<'a>> {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
+        let verdict = judge(
+            entity,
+            RequestFacts {
+                kind: self.matched().route.kind,
+                path_id: self.matched().id.as_deref(),
+                editing: self.editing,
+                format: self.format,
+                body: request,
+            },
+            ResponseFacts {
+                status: parts.status,
+                location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
+                body: answer,
+            },
+        );
+        let draft = match verdict {
+            Verdict::Changed(draft) => draft,
+            Verdict::Failed => return None,
+            Verdict::Untold(reason) => {
+                self.untold(reason, reason.remedy());
+                return None;
+            }
+        };
+        if let Some(misfit) = entity.widget.misfit(draft.kind, parts.status, draft.tid) {
+            self.watcher().observer().warn_once(
+                ("misfit", &self.matched().route.pattern, misfit),
+                format_args!("{} {}: {}", self.method, self.matched().route.pattern, misfit.remedy()),
+            );
+        }
+        Some(draft)
+    }
+
+    async fn tell_stored(&self, hook: &Load, parts: &Parts, request: Option<Bytes>, answer: Option<Bytes>, said: Said) {
+        if let Some(draft) = self.draft(parts, request.as_deref(), answer.as_deref()) {
+            // What is read is published in the scopes that it was read in.
+            let scopes = if said.scopes.is_none() { &self.target.scopes } else { &said.scopes };
+            let loaded = self.load(hook, scopes, &draft).await;
+            self.tell(draft, loaded, said);
+        }
+    }
+
+    /// Tells what the write changed: as the store has it, or else as request and answer tell.
+    fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said) {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
+        let change = match loaded {
+            Loaded::Change(change) => Ok(change),
+            // Who may see it cannot be told from what was sent.
+            Loaded::Failed if entity.is_filtered() && draft.kind != ChangeKind::Delete => {
+                return self.untold("load", "its load hook failed");
+            }
+            Loaded::Failed | Loaded::Unasked => draft.into_change(),
+        };
+        match change {
+            Ok(change) => self.publish(Said { changes: vec![change], ..said }),
+            Err(reason) => self.untold(reason, reason.remedy()),
+        }
+    }
+
+    /// What the store holds now, as the entity's hook tells.
+    async fn load(&self, hook: &Load, scopes: &Scopes, draft: &Draft<'_>) -> Loaded {
+        let is_scoped = self.watcher().publisher.entity(self.matched().route.entity).scoping.is_some();
+        // Nobody knows whose row it is.
+        if is_scoped && scopes.is_none() {
+            return Loaded::Unasked;
+        }
+        let Some(id) = draft.id().map(Cow::into_owned) else {
+            return Loaded::Failed;
+        };
+        let failure = match guarded(self.watcher().limits.hook, || hook(names(scopes), id)).await {
+            Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
+                Some(change) => return Loaded::Change(change),
+                None => "its row is no JSON object with an id".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        self.watcher().observer().hooks_failed.up();
+        let name = &self.watcher().publisher.entity(self.matched().route.entity).name;
+        self.watcher().observer().warn(format_args!("the load hook of {name:?} failed: {failure}"));
+        Loaded::Failed
+    }
+
+    fn publish(&self, said: Said) {
+        if said.changes.is_empty() {
+            return;
+        }
+        let Target { matched, scopes: asked, .. } = &*self.target;
+        let adds = said.changes.iter().any(|change| change.kind() == ChangeKind::Add);
+        // With an id in the path the write had its turn: what was told before is older.
+        let began = self.activity.since().filter(|_| adds && matched.id.is_none());
+        let scopes = if said.scopes.is_none() { asked } else { &said.scopes };
+        let before = self.target.take_before();
+        let told = said.changes.into_iter().map(|change| {
+            let is_meant = matched.id.as_deref() == Some(change.id());
+            let before = if is_meant { before.clone() } else { Before::Unread };
+            let change = change.told_in(scopes, &said.moved_from).after(before);
+            // What leaves the scopes of requests is found where it comes to.
+            let stays = !asked.is_none() && !asked.admit(change.former_scopes());
+            if stays { change.unique_in(asked) } else { change }
+        });
+        let told: Vec<Change> = told.collect();
+        if let Err(error) = self.watcher().publisher.publish(matched.route.entity, &told, began) {
+            self.untold(std::mem::discriminant(&error), &error.to_string());
+        }
+    }
+
+    fn untold(&self, what: impl std::hash::Hash, why: &str) {
+        let observer = self.watcher().observer();
+        observer.writes_untold.up();
+        observer.warn_once(
+            ("untold", &self.matched().route.pattern, self.method.as_str(), what),
+            format_args!(
+                "{} {}: a successful write is not told to pages: {why}",
+                self.method,
+                self.matched().route.pattern
+            ),
+        );
+    }
+}

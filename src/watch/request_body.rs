@@ -1,0 +1,257 @@
+//! What a write's request body says: its object, and in the body modes its action. All of it is only a claim.
+//!
+//! Shapes are those of the stock DataProcessor (Scheduler 7.2, Gantt 10): flat JSON, form-encoded, and the JSON and
+//! POST modes, in which every write is `POST …?editing=true` and its action stands in the body.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, header};
+use percent_encoding::percent_decode_str;
+
+use crate::{
+    change::{ChangeKind, usable_id},
+    entity::Entity,
+    object::{Object, pointed, quoted, string},
+};
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Form,
+    /// Another type, or an encoded (compressed) body.
+    Other,
+}
+
+impl Format {
+    /// By the headers; a body without a type is read as JSON, which shows whether it is.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let identity = headers
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if !identity {
+            return Self::Other;
+        }
+        let Some(value) = headers.get(header::CONTENT_TYPE) else {
+            return Self::Json;
+        };
+        let text = value.to_str().unwrap_or_default();
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let is_json = || essence.rsplit_once('+').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"));
+        if is("application/x-www-form-urlencoded") {
+            Self::Form
+        } else if is("application/json") || is("text/json") || is_json() {
+            Self::Json
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// True when the query holds `editing=true`, as in the client's JSON and POST modes.
+pub(crate) fn is_editing(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|pair| pair == "editing=true"))
+}
+
+/// What a request's body says.
+#[derive(Debug, Default)]
+pub(crate) struct Said<'a> {
+    /// What the write claims to be, in the modes that say so.
+    pub(crate) claim: Option<Claim<'a>>,
+    pub(crate) object: Option<Object<'a>>,
+}
+
+/// What a body says that its write is.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) action: Action,
+    /// The id it names, as JSON text; none for a new object.
+    pub(crate) id: Option<Cow<'a, str>>,
+}
+
+/// The action in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Known(ChangeKind),
+    Unknown,
+    /// Several at once.
+    Batch,
+}
+
+impl<'a> Claim<'a> {
+    fn of(action: &str, fields: &Object<'a>) -> Self {
+        let action = kind_of_action(action).map_or(Action::Unknown, Action::Known);
+        let id = usable(fields, "id").filter(|_| action != Action::Known(ChangeKind::Add));
+        Self { action, id }
+    }
+}
+
+/// Reads a body. `has_modes`: its action counts. `row` is what the answer says is stored: where that has the payload
+/// key as a field of its own, the request's is no envelope.
+pub(crate) fn read<'a>(
+    entity: &Entity,
+    body: &'a [u8],
+    format: Format,
+    has_modes: bool,
+    row: Option<&Object<'_>>,
+) -> Said<'a> {
+    match format {
+        Format::Other => Said::default(),
+        Format::Form => read_form(body, has_modes),
+        Format::Json => {
+            let Some(fields) = Object::parse(body) else {
+                return Said::default();
+            };
+            if let Some(said) = has_modes.then(|| read_mode(&fields)).flatten() {
+                return said;
+            }
+            let is_envelope = row.is_none_or(|row| row.get_object(&entity.payload_key).is_none());
+            let object = match &entity.request_pointer {
+                Some(pointer) => std::str::from_utf8(body)
+                    .ok()
+                    .and_then(|json| pointed(json, pointer))
+                    .and_then(|raw| Some(Object::of(&raw)?.into_owned())),
+                None => {
+                    let inner = is_envelope.then(|| fields.get_object(&entity.payload_key)).flatten();
+                    Some(inner.unwrap_or(fields))
+                }
+            };
+            Said { object: object.map(without_transport), claim: None }
+        }
+    }
+}
+
+/// The JSON mode, `{"id":…,"action":"updated","data":{…}}`, or the POST mode's fields as JSON.
+fn read_mode<'a>(fields: &Object<'a>) -> Option<Said<'a>> {
+    let text = |key| fields.get_str(key).filter(|text| !text.is_empty());
+    if let Some(action) = text(STATUS) {
+        return Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(fields.clone())) });
+    }
+    let action = text("action")?;
+    let object = match fields.get_object("data") {
+        Some(data) => data,
+        None => kind_of_action(&action).map(|_| Object::default())?,
+    };
+    Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(object)) })
+}
+
+/// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
+pub(crate) fn read_form(body: &[u8], has_modes: bool) -> Said<'static> {
+    let mut object = Object::default();
+    let (mut status, mut is_batch) = (None, false);
+    for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
+        let Some((key, value)) = form_pair(pair) else {
+            return Said::default();
+        };
+        match key.as_str() {
+            STATUS => status = Some(value),
+            _ => {
+                is_batch |= key == "ids";
+                object.push(key, quoted(&value));
+            }
+        }
+    }
+    let claim = match status.as_deref().filter(|status| has_modes && !status.is_empty()) {
+        _ if has_modes && is_batch => Some(Claim { action: Action::Batch, id: None }),
+        Some(action) => Some(Claim::of(action, &object)),
+        None => None,
+    };
+    Said { claim, object: Some(without_transport(object)) }
+}
+
+/// Where the POST mode says what a write is.
+const STATUS: &str = "!nativeeditor_status";
+
+fn form_pair(pair: &[u8]) -> Option<(String, String)> {
+    let text = std::str::from_utf8(pair).ok()?.replace('+', " ");
+    let (key, value) = text.split_once('=').unwrap_or((&text, ""));
+    let decode = |text| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
+    Some((decode(key)?, decode(value)?))
+}
+
+/// What the DataProcessor calls the three things a write can do, in requests and answers.
+pub(crate) fn kind_of_action(action: &str) -> Option<ChangeKind> {
+    match action {
+        "inserted" => Some(ChangeKind::Add),
+        "updated" => Some(ChangeKind::Update),
+        "deleted" => Some(ChangeKind::Delete),
+        _ => None,
+    }
+}
+
+fn without_transport(mut object: Object<'_>) -> Object<'_> {
+    object.retain(|key| !matches!(key, STATUS | "gr_id"));
+    object
+}
+
+/// True of an object that is marked as deleted: a store may keep it so.
+pub(crate) fn is_marked_deleted(object: &Object<'_>) -> bool {
+    match object.get("deleted") {
+        None => false,
+        Some(raw) => match string(raw) {
+            Some(text) => matches!(text.as_ref(), "true" | "1"),
+            None => matches!(raw, "true" | "1"),
+        },
+    }
+}
+
+/// True of an occurrence that was taken out of its series: the store keeps that as an object of its own, and calls the
+/// write `deleted`.
+pub(crate) fn is_occurrence_marker(object: &Object<'_>) -> bool {
+    is_marked_deleted(object) && usable(object, "recurring_event_id").is_some()
+}
+
+/// The value of a key, as JSON text, where it can be an id.
+pub(crate) fn usable<'a>(object: &Object<'a>, key: &str) -> Option<Cow<'a, str>> {
+    object.raw(key).filter(|raw| usable_id(raw).is_some()).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn formats_are_read_from_the_headers() {
+        let format = |name: header::HeaderName, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            Format::of(&headers)
+        };
+        for (value, expected) in [
+            ("application/json", Format::Json),
+            ("APPLICATION/JSON; charset=UTF-8", Format::Json),
+            ("application/problem+json", Format::Json),
+            ("application/x-www-form-urlencoded;charset=utf-8", Format::Form),
+            ("text/plain", Format::Other),
+            ("text/event-stream", Format::Other),
+        ] {
+            assert_eq!(format(header::CONTENT_TYPE, value), expected, "{value}");
+        }
+        assert_eq!(format(header::CONTENT_ENCODING, "gzip"), Format::Other);
+        assert_eq!(format(header::CONTENT_ENCODING, "identity"), Format::Json);
+        assert_eq!(Format::of(&HeaderMap::new()), Format::Json);
+    }
+
+    proptest! {
+        #[test]
+        fn form_fields_come_out_as_they_went_in(fields in proptest::collection::vec(("[a-z]{1,5}", ".{0,20}"), 0..6)) {
+            let escape = |text: &str| {
+                percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+            };
+            let body: Vec<String> =
+                fields.iter().map(|(key, value)| format!("x_{}={}", key, escape(value))).collect();
+            let said = read_form(body.join("&").as_bytes(), false);
+            let object = said.object.unwrap();
+            let last: std::collections::HashMap<_, _> = fields.into_iter().collect();
+            for (key, value) in last {
+                let key = format!("x_{key}");
+                let read = object.get_str(&key);
+                prop_assert_eq!(read.as_deref(), Some(value.as_str()));
+            }
+        }
+    }
+}
