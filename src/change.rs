@@ -54,6 +54,8 @@ pub struct Change {
     object: Box<str>,
     /// It was read from the store: no field is missing.
     is_whole: bool,
+    /// Where the log stood before that.
+    read_at: Option<u64>,
     /// It says what a request claims and its answer does not contradict; nobody has looked into the store.
     is_claimed: bool,
     /// Who hears it, of a scoped entity.
@@ -166,6 +168,7 @@ impl Change {
             id: usable_id(raw_id)?.into(),
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
             is_whole: false,
+            read_at: None,
             is_claimed: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
@@ -182,6 +185,7 @@ impl Change {
             id: usable_id(object.get("id")?)?.into(),
             object: object.to_json().into(),
             is_whole: false,
+            read_at: None,
             is_claimed: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
@@ -194,6 +198,16 @@ impl Change {
     /// The same change of an object that was read from the store as it is now.
     pub(crate) fn whole(self) -> Self {
         Self { is_whole: true, ..self }
+    }
+
+    /// The same of a row that was read when the log had come so far: what is told behind that may be newer.
+    pub(crate) fn read_at(self, head: u64) -> Self {
+        Self { read_at: Some(head), ..self }
+    }
+
+    /// Whether its row was read behind this record.
+    pub(crate) fn is_read_behind(&self, sequence: u64) -> bool {
+        self.is_whole && self.read_at.is_none_or(|head| head > sequence)
     }
 
     pub(crate) fn is_whole(&self) -> bool {
@@ -282,6 +296,8 @@ impl fmt::Debug for Change {
 
 /// Bytes of an id's text. Ids of what is gone are remembered for long, and anybody can name a long one in a path.
 const MAX_ID: usize = 256;
+/// Bytes of an id as JSON, with its quotes: of control characters each would be six.
+const MAX_RAW_ID: usize = 2 * MAX_ID + 2;
 
 /// The text of an id the stock client accepts: it drops messages whose id is falsy, and objects as ids crash it.
 pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
@@ -294,11 +310,11 @@ pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
         }
         _ => None,
     };
-    id.filter(|text| text.len() <= MAX_ID)
+    id.filter(|text| text.len() <= MAX_ID && raw.len() <= MAX_RAW_ID)
 }
 
 fn no_usable_id(found: &str) -> ChangeError {
-    let length = string(found).map_or(found.len(), |text| text.len());
+    let length = string(found).map_or(found.len(), |text| text.len()).max(found.len() / 2);
     ChangeError::NoUsableId { found: if length > MAX_ID { format!("{length} bytes") } else { found.to_owned() } }
 }
 
@@ -320,6 +336,8 @@ mod tests {
         assert!(Change::delete("x".repeat(256)).is_ok());
         let error = Change::delete("x".repeat(257)).unwrap_err().to_string();
         assert!(error.ends_with("found 257 bytes"), "{error}");
+        assert!(Change::delete("\"".repeat(256)).is_ok() && Change::delete("ä".repeat(128)).is_ok());
+        assert!(Change::delete("\u{1}".repeat(256)).is_err(), "as JSON it is six times as long");
     }
 
     #[test]

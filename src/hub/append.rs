@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Objects of so many bytes are not handled under the log's lock.
-const LARGE: usize = 16 * 1024;
+pub(super) const LARGE: usize = 16 * 1024;
 /// So often is a large change encoded anew because its object has changed meanwhile.
 const ATTEMPTS: usize = 8;
 
@@ -311,8 +311,9 @@ impl Hub {
     /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
     /// most back ends answer an update of a row that is gone with 200.
     fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let is_claim = change.kind() == ChangeKind::Update && !change.is_whole();
-        is_claim && self.delivery == Delivery::Converging && log.tombstone(entity, key).is_some()
+        let is_update = change.kind() == ChangeKind::Update && self.delivery == Delivery::Converging;
+        let tombstone = is_update.then(|| log.tombstone(entity, key)).flatten();
+        tombstone.is_some_and(|(deleted, _)| !change.is_read_behind(deleted))
     }
 
     /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
@@ -472,6 +473,8 @@ mod tests {
             (update(&row), false),
             (update(&row).claimed(), false),
             (update(&row).whole(), true),
+            (update(&row).whole().read_at(2), true),
+            (update(&row).whole().read_at(1), false),
             (Change::add(&row).unwrap().claimed(), true),
         ] {
             let hub = hub(Voice::new("events", "event"));

@@ -626,11 +626,7 @@ impl Hub {
             return record.frame.clone().into();
         }
         let voice = self.voice(record.entity);
-        let can_add = || match subject.can_add {
-            Some(can_add) => subject.whole && can_add,
-            None => voice.can_add(&subject.object, subject.whole),
-        };
-        let say = || voice.upsert(&subject.object, can_add());
+        let say = || voice.upsert(&subject.object, subject.can_be_added(voice, subject.whole));
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
         let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));

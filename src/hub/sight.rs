@@ -14,9 +14,11 @@ use crate::{
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
+        append::LARGE,
         hidden::Mark,
         log::{self, Log, Matter, Record, Seen, Subject, Tombstone, Was},
         view::View,
+        voice::Voice,
     },
     object::{Object, quoted},
     observe::audit,
@@ -352,8 +354,8 @@ impl Hub {
                     let moved = moved.map(|from| {
                         Box::new(Moved {
                             from,
-                            appears: Cleared(self.appearing(record.entity, &subject.object, subject.whole)),
-                            goes: Cleared(self.going(record.entity, &subject.object).into()),
+                            appears: Cleared(self.appearing(record.entity, subject)),
+                            goes: Cleared(self.going_from_log(record.entity, subject).into()),
                         })
                     });
                     (None, subject.kind.verb(), frame, moved)
@@ -439,7 +441,7 @@ impl Hub {
         };
         let frame = match subject.kind {
             ChangeKind::Delete => record.frame.clone(),
-            ChangeKind::Add | ChangeKind::Update => self.going(record.entity, &subject.object),
+            ChangeKind::Add | ChangeKind::Update => self.going_from_log(record.entity, subject),
         };
         let about = About::record(self, record, ChangeKind::Delete.verb());
         // It is no new loss.
@@ -613,13 +615,29 @@ impl Hub {
         })))
     }
 
+    /// An object of the log that comes in sight.
+    fn appearing(&self, entity: EntityIndex, subject: &Subject) -> Frame {
+        let whole = subject.whole || self.delivery == Delivery::Plain;
+        self.entering(entity, &subject.object, subject.can_be_added(self.voice(entity), whole))
+    }
+
     /// An object that comes in sight.
-    fn appearing(&self, entity: EntityIndex, object: &Bytes, whole: bool) -> Frame {
+    fn entering(&self, entity: EntityIndex, object: &Bytes, can_add: bool) -> Frame {
         let voice = self.voice(entity);
         match self.delivery {
-            Delivery::Converging => voice.upsert(object, voice.can_add(object, whole)).for_anyone(),
-            Delivery::Plain if voice.can_add(object, true) => voice.sharing(ChangeKind::Add, object),
+            Delivery::Converging => voice.upsert(object, can_add).for_anyone(),
+            Delivery::Plain if can_add => voice.sharing(ChangeKind::Add, object),
             Delivery::Plain => voice.sharing(ChangeKind::Update, object),
+        }
+    }
+
+    /// An object of the log that goes out of sight. A large one is not read for its id while others wait for the log:
+    /// pages compare ids as text.
+    fn going_from_log(&self, entity: EntityIndex, subject: &Subject) -> Bytes {
+        if subject.object.len() < LARGE {
+            self.going(entity, &subject.object)
+        } else {
+            self.going_by_id(entity, &quoted(&subject.id))
         }
     }
 
@@ -641,6 +659,14 @@ impl Hub {
 }
 
 impl Subject {
+    /// Whether pages can be told to add the object, where it is `whole`.
+    pub(super) fn can_be_added(&self, voice: &Voice, whole: bool) -> bool {
+        match self.can_add {
+            Some(can_add) => whole && can_add,
+            None => voice.can_add(&self.object, whole),
+        }
+    }
+
     /// Whether these pages have the object.
     pub(super) fn is_known_to(&self, pages: Pages) -> bool {
         match pages {
@@ -780,7 +806,10 @@ impl Question {
             (Some(object), Telling::Update) => {
                 match self.has_stayed(view, identity, &voice.entity, patience, failed).await {
                     true => (voice.sharing(ChangeKind::Update, &object), false),
-                    false => (hub.appearing(self.entity, &object, self.whole), false),
+                    false => {
+                        let can_add = voice.can_add(&object, self.whole || hub.delivery == Delivery::Plain);
+                        (hub.entering(self.entity, &object, can_add), false)
+                    }
                 }
             }
             (Some(object), Telling::Again { is_known }) => {

@@ -635,7 +635,7 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     let subscriber = hub.join(pipe.clone(), ann(), page());
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
     let told = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
-    let mut subscribe = |expected: usize, why: &str| {
+    let subscribe = |expected: usize, why: &str| {
         hub.subscribe(&subscriber, EVENTS, Instant::now());
         run_slow_way(&hub, &subscriber);
         assert_eq!(told(&pipe), expected, "{why}");

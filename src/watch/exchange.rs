@@ -295,9 +295,10 @@ impl Write {
         let Some(id) = draft.id().map(Cow::into_owned) else {
             return Loaded::Failed;
         };
+        let head = self.watcher().publisher.hub.head();
         let failure = match guarded(self.watcher().limits.hook, || hook(names(scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
-                Some(change) => return Loaded::Change(change),
+                Some(change) => return Loaded::Change(change.read_at(head)),
                 None => "its row is no JSON object with an id".to_owned(),
             },
             Ok(Err(error)) => error.to_string(),
@@ -320,11 +321,13 @@ impl Write {
         let scopes = if said.scopes.is_none() { asked } else { &said.scopes };
         let before = self.target.take_before();
         let told = said.changes.into_iter().map(|change| {
-            let is_meant = matched.id.as_deref() == Some(change.id());
-            let before = if is_meant { before.clone() } else { Before::Unread };
-            let change = change.told_in(scopes, &said.moved_from).after(before);
+            let change = change.told_in(scopes, &said.moved_from);
+            // What is told in other scopes than the request's is another object, which may have the same id.
+            let is_here = asked.is_none() || !asked.common(change.scopes()).is_none();
+            let is_meant = is_here && matched.id.as_deref() == Some(change.id());
+            let change = change.after(if is_meant { before.clone() } else { Before::Unread });
             // What leaves the scopes of requests is found where it comes to.
-            let stays = !asked.is_none() && !asked.admit(change.former_scopes());
+            let stays = is_here && !asked.is_none() && !asked.admit(change.former_scopes());
             if stays { change.unique_in(asked) } else { change }
         });
         let told: Vec<Change> = told.collect();
