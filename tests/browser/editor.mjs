@@ -1,6 +1,6 @@
 // A page that is worked with by script, much faster than a person could, and can be read out.
 
-import { until } from "./report.mjs";
+import { PATIENCE, until } from "./report.mjs";
 import { Window, at } from "./window.mjs";
 
 /** What is compared: some days around those that are worked on. */
@@ -52,14 +52,14 @@ export class Editor {
     return this.#subscribed !== null;
   }
 
-  async loaded(within = 15_000) {
+  async loaded(within = PATIENCE) {
     await until(`${this.name} has its events`, () =>
       this.page.$eval("#status", ({ dataset }) => ["loaded", "live"].includes(dataset.state)), within);
     // The widget works out the occurrences of series for the days around those in view.
     await this.window.show();
   }
 
-  connected(within = 15_000) {
+  connected(within = PATIENCE) {
     return until(`${this.name} has subscribed`, () => this.live, within);
   }
 
@@ -71,12 +71,12 @@ export class Editor {
   }
 
   /** Every answer to a save has arrived. (One that said no is not asked again.) */
-  saved(within = 15_000) {
+  saved(within = PATIENCE) {
     return until(`${this.name} has the answers to its saves`, () => this.does("waitsForNothing"), within);
   }
 
   /** Waits until the page shows an event of this text. */
-  shows(text, within = 15_000) {
+  shows(text, within = PATIENCE) {
     return until(`${this.name} shows “${text}”`, () => this.does("has", text), within);
   }
 

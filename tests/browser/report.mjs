@@ -1,5 +1,11 @@
 // What was checked and how it went, one line per check.
 
+/**
+ * How long a check waits for what should come at once, on a machine that is busy with other work too. It is shorter
+ * than the 30 seconds after which a deletion is broadcast again: that must not stand in for the broadcast itself.
+ */
+export const PATIENCE = 25_000;
+
 const counts = { passed: 0, failed: 0 };
 
 export function ok(name) {
@@ -44,7 +50,7 @@ export async function part(name, job) {
 class PartFailed extends Error {}
 
 /** Asks `question` until its answer is neither false nor missing, and returns the answer. */
-export async function until(what, question, within = 10_000) {
+export async function until(what, question, within = PATIENCE) {
   const end = Date.now() + within;
   for (;;) {
     const answer = await question();

@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import net from "node:net";
-import { until } from "./report.mjs";
+import { PATIENCE, until } from "./report.mjs";
 
 const running = new Set();
 
@@ -31,7 +31,7 @@ export async function startOn(listen, program, ...options) {
 }
 
 /** Asks a program to end, and waits until it has. */
-export async function stop(server, within) {
+export async function stop(server, within = PATIENCE) {
   server.child.kill("SIGTERM");
   return until("the program has ended", () => server.exit, within);
 }

@@ -1,6 +1,6 @@
 // One window with the demo's page, used as a person would use it: with the mouse and the edit form.
 
-import { until } from "./report.mjs";
+import { PATIENCE, until } from "./report.mjs";
 
 const HOUR = 3_600_000;
 
@@ -39,7 +39,7 @@ export class Window {
 
   static async open(browser, name, viewport, address, prepare = async () => {}) {
     const context = await browser.newContext({ timezoneId: "UTC", locale: "en-GB", viewport });
-    context.setDefaultTimeout(10_000);
+    context.setDefaultTimeout(PATIENCE);
     const page = await context.newPage();
     const window = new Window(name, page);
     // The codes that sockets were closed with. The page builds on the class that it finds.
@@ -52,6 +52,13 @@ export class Window {
         }
       };
     });
+    // The widget's messages lie over the calendar for a while, on a phone over the whole morning, and take the mouse for
+    // themselves. They stay where they are: the widget removes each one by a timer, and fails when it is gone.
+    await page.addInitScript(() => addEventListener("DOMContentLoaded", () => {
+      const style = document.createElement("style");
+      style.textContent = ".scheduler_message_area { display: none; }";
+      document.head.append(style);
+    }));
     await prepare(page);
     await page.goto(address);
     await page.waitForSelector("#status");
@@ -159,39 +166,48 @@ export class Window {
     await this.#form("hidden");
   }
 
-  /** Drags an event until it stands at another time, and then lets go. A user whose grip failed grips again. */
+  /**
+   * Drags an event until it stands at another time, and then lets go. A change of this event that arrives meanwhile,
+   * even one that says what the page knows, puts it back where it was: only then does a person drag it once more.
+   */
   async drag(id, time) {
-    // On a phone the widget's messages lie over the morning for a while, and take the mouse for themselves.
-    await this.page.evaluate(() => document.querySelectorAll(".scheduler_message_area > *").forEach(box => box.remove()));
-    for (let grip = 1; grip <= 3; grip += 1) if (await this.#dragOnce(id, time)) return;
-    throw new Error("it could not be gripped");
+    // The answer to a save draws the event anew.
+    await this.settled();
+    for (;;) {
+      const heard = this.frames.length;
+      const stands = await this.#dragOnce(id, time);
+      if (stands === time) return;
+      const changes = this.frames.slice(heard).filter(frame => String(parsed(frame)?.body?.value?.event?.id) === id);
+      if (!changes.length) throw new Error(`event ${id} was dragged to ${time}, and stands at ${stands}`);
+    }
   }
 
-  /** False when the event has not moved at all. */
+  /** Says at which time the event stands when the mouse has let it go. */
   async #dragOnce(id, time) {
     let [x, y] = await this.#body(id);
     const away = () => this.page.evaluate(([id, time]) => {
+      const { drag_id, drag_mode } = scheduler.getState();
       const minutes = (time - scheduler.getEvent(id).start_date) / 60_000;
-      return { minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
+      return { held: drag_mode === "move" && drag_id, minutes, pixels: (minutes * scheduler.config.hour_size_px) / 60 };
     }, [id, time]);
-    const { minutes: far, pixels } = await away();
     await this.page.mouse.move(x, y);
     await this.page.mouse.down();
-    y += pixels;
-    await this.page.mouse.move(x, y, { steps: 6 });
-    const patience = Date.now() + 2000;
-    // The calendar follows in steps of a quarter of an hour, and a little late.
-    const arrived = await until("it is dragged there", async () => {
-      const { minutes } = await away();
-      if (minutes === far && Date.now() > patience) return "not gripped";
-      y += 2 * Math.sign(minutes);
-      if (minutes) await this.page.mouse.move(x, y);
-      return !minutes;
-    });
-    await this.page.mouse.up();
-    if (arrived === true) return true;
-    await this.page.evaluate(() => scheduler.hideQuickInfo());
-    return false;
+    try {
+      const { held, pixels } = await away();
+      if (held !== id) throw new Error(`the mouse was pressed on event ${id}, and holds ${held}`);
+      y += pixels;
+      await this.page.mouse.move(x, y, { steps: 6 });
+      // The calendar follows in steps of a quarter of an hour, and a little late.
+      await until("it is dragged there", async () => {
+        const { minutes } = await away();
+        y += 2 * Math.sign(minutes);
+        if (minutes) await this.page.mouse.move(x, y);
+        return !minutes;
+      });
+    } finally {
+      await this.page.mouse.up();
+    }
+    return this.page.evaluate(id => Number(scheduler.getEvent(id).start_date), id);
   }
 
   /** Clicks an event, and reads what the small box about it says. */
