@@ -11,7 +11,7 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use support::{Page, Server, json, read, usual};
+use support::{Page, Server, json as answer, read, usual};
 use tower_live_updates::{
     AuthError, AuthRequest, Change, ConfigError, Entity, Identity, LiveUpdates, LiveWrite, RequestBody,
 };
@@ -68,8 +68,9 @@ async fn handler(request: Request<RequestBody<Incoming>>) -> Response<Full<bytes
         (Some(query), Some(write)) => query.split('&').for_each(|scope| write.scope(scope)),
         _ => {}
     }
+    let action = if request.method() == Method::DELETE { "deleted" } else { "updated" };
     let _ = read(request).await;
-    json(200, r#"{"action":"updated"}"#)
+    answer(200, &json!({ "action": action }).to_string())
 }
 
 #[tokio::test]
@@ -164,8 +165,9 @@ async fn one_tenant_takes_no_history_of_another() {
         live.publish("events", Change::update(&large).unwrap().scope("north")).unwrap();
     }
     let mut page = server.page_at(&format!("/api/v1?token={}&ws=1", key["key"].as_str().unwrap())).await.unwrap();
-    page.subscribe("events").await;
-    page.subscribe("calendars").await;
+    for name in ["events", "calendars"] {
+        page.say(&json!({"action": "subscribe", "name": name}).to_string()).await;
+    }
     for name in ["events", "events", "calendars", "calendars"] {
         let message = page.message().await.unwrap();
         assert_eq!(message["body"]["name"], name, "each is added and updated");
