@@ -5,7 +5,8 @@ mod support;
 
 use http::{Method, Request, header};
 use serde_json::{Value, json};
-use support::{Server, full, json as answer, live, logs::Logs, read};
+use support::{Server, TOKEN, full, json as answer, live, logs::Logs, read};
+use tower_live_updates::{Delivery, Entity, LiveUpdates};
 
 const DATED: &str = r#"{"text":"a","start_date":"2025-04-21 10:00","end_date":"2025-04-21 11:00"}"#;
 const JSON: &str = "application/json";
@@ -20,13 +21,16 @@ const UPDATED: Told = Some(("update-event", "7"));
 const DELETED: Told = Some(("delete-event", "7"));
 
 /// Log lines that name a remedy, by a part of them.
-const NO_ID: &str = "neither answer nor request holds a usable id";
+const NO_ID: &str = "the answer holds no usable id";
 const NO_OBJECT: &str = "neither request nor answer holds a readable object";
 const NOT_DONE: &str = "202 and 207 do not say that the write is done";
 const NOT_200: &str = "takes only status 200 for success";
 const NO_TID: &str = "needs the new id as `tid`";
 const UNKNOWN_ACTION: &str = "action is neither inserted, updated nor deleted";
 const BATCH: &str = "several changes in one request";
+const BODY_MODE: &str = "Entity::body_modes()";
+const POST_DELETED: &str = "a POST was answered with `deleted`";
+const OTHER_ID: &str = "the answer names another id than the request";
 const NO_DATES: &str = "an added event needs start_date and end_date";
 const NO_LINE: &str = "";
 
@@ -37,10 +41,20 @@ struct Case {
     status: u16,
     answer: (&'static str, &'static str),
     location: Option<&'static str>,
+    /// The entity reads the action in bodies.
+    has_modes: bool,
 }
 
 fn post(status: u16, body: &'static str) -> Case {
-    Case { method: Method::POST, path: "/events", request: (JSON, DATED), status, answer: (JSON, body), location: None }
+    Case {
+        method: Method::POST,
+        path: "/events",
+        request: (JSON, DATED),
+        status,
+        answer: (JSON, body),
+        location: None,
+        has_modes: true,
+    }
 }
 
 fn put(status: u16, body: &'static str) -> Case {
@@ -58,6 +72,11 @@ fn delete(status: u16, body: &'static str) -> Case {
 /// The client's JSON mode.
 fn mode(body: &'static str, response: &'static str) -> Case {
     Case { path: "/events?editing=true", request: (JSON, body), ..post(200, response) }
+}
+
+/// The same, of an entity that does not read it.
+fn without_modes(body: &'static str, response: &'static str) -> Case {
+    Case { has_modes: false, ..mode(body, response) }
 }
 
 impl Case {
@@ -99,7 +118,12 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (post(201, r#"{"tid":17}"#), ADDED, NOT_200),
         (post(201, "").at("/events/17"), ADDED, NOT_200),
         (post(201, "created").answered("text/plain", "created").at("https://x/events/17?v=1"), ADDED, NOT_200),
-        (post(200, "").sent(r#"{"id":17,"start_date":"2025-04-21","end_date":"2025-04-22"}"#), ADDED, NO_TID),
+        (post(200, "").sent(r#"{"id":17,"start_date":"2025-04-21","end_date":"2025-04-22"}"#), NOTHING, NO_ID),
+        (post(200, r#"{"action":"deleted","tid":17}"#), NOTHING, POST_DELETED),
+        (post(200, r#"{"action":"updated","tid":7}"#), UPDATED, NO_LINE),
+        (put(200, r#"{"action":"updated","tid":9}"#), NOTHING, OTHER_ID),
+        (put(200, r#"{"action":"deleted"}"#).sent(r#"{"deleted":true}"#), DELETED, NO_LINE),
+        (put(200, r#"{"action":"deleted"}"#).sent(r#"{"deleted":true,"recurring_event_id":"5"}"#), UPDATED, NO_LINE),
         (post(200, r#"{"tid":null}"#), NOTHING, NO_ID),
         (post(200, r#"{"tid":""}"#), NOTHING, NO_ID),
         (post(200, r#"{"tid":0}"#), NOTHING, NO_ID),
@@ -153,6 +177,26 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (mode("", "{}").form("id=7&!nativeeditor_status=deleted"), DELETED, NO_LINE),
         (mode("", "{}").form("id=7&!nativeeditor_status=moved"), NOTHING, UNKNOWN_ACTION),
         (mode("", "{}").form("7_id=7&7_text=b&ids=7"), NOTHING, BATCH),
+        // And what they say is believed as far as the answer does not say otherwise.
+        (
+            mode(
+                r#"{"id":7,"action":"deleted","data":{}}"#,
+                r#"{"tid":17,"item":{"id":17,"start_date":"a","end_date":"b"}}"#,
+            ),
+            ADDED,
+            NO_LINE,
+        ),
+        (mode(r#"{"id":7,"action":"updated","data":{}}"#, r#"{"action":"updated","tid":8}"#), NOTHING, OTHER_ID),
+        (mode(r#"{"id":7,"action":"updated","data":{"text":"b"}}"#, r#"{"action":"deleted"}"#), DELETED, NO_LINE),
+        (mode(r#"{"id":7,"action":"inserted","data":{}}"#, r#"{"action":"deleted"}"#), NOTHING, POST_DELETED),
+        (without_modes(r#"{"id":7,"action":"updated","data":{}}"#, r#"{"action":"updated"}"#), NOTHING, BODY_MODE),
+        (without_modes(r#"{"id":7,"action":"deleted","data":{}}"#, r#"{"action":"deleted"}"#), NOTHING, POST_DELETED),
+        (
+            Case { path: "/events", ..mode(r#"{"id":7,"action":"deleted","data":{}}"#, r#"{"action":"deleted"}"#) },
+            NOTHING,
+            POST_DELETED,
+        ),
+        (put(200, "{}").sent(r#"{"id":7,"action":"deleted","data":{}}"#), UPDATED, NO_LINE),
     ];
     for status in [301, 302, 303, 304, 307, 400, 401, 403, 404, 405, 409, 410, 422, 429, 500, 502, 503] {
         let body = if status == 304 { "" } else { r#"{"action":"inserted","tid":"17"}"# };
@@ -161,7 +205,10 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
 
     for (case, expected, line) in cases {
         let logs = Logs::capture();
-        let live = live();
+        let events = Entity::scheduler("/events");
+        let events = if case.has_modes { events.body_modes() } else { events };
+        let live =
+            LiveUpdates::builder("/api/v1").delivery(Delivery::Plain).tokens([TOKEN]).entity(events).build().unwrap();
         let (status, (kind, body), location) = (case.status, case.answer, case.location);
         let server = Server::layered(&live.layer(), move |request| async move {
             read(request).await.expect("a whole request");
