@@ -57,7 +57,10 @@ async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
             }
             sleep(gap).await;
         }
-        sleep(Duration::from_secs(60)).await;
+        for _ in 0..6 {
+            sleep(Duration::from_secs(10)).await;
+            live.send("calendars", &"more").unwrap();
+        }
         live.send("calendars", &"over").unwrap();
     };
     page.subscribe("calendars").await;
@@ -66,7 +69,10 @@ async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
         loop {
             let message = page.message().await.expect("an open socket");
             if message["body"]["name"] == "calendars" {
-                return heard;
+                match message["body"]["value"].as_str() {
+                    Some("over") => return heard,
+                    _ => continue,
+                }
             }
             heard.push((began.elapsed().as_secs(), message["body"]["value"].clone()));
         }
