@@ -158,7 +158,7 @@ async fn refused_deletions_keep_no_write_waiting() {
         writes.push(send(Method::DELETE, ""));
     }
     join_all(writes).await;
-    let over = over.lock().unwrap();
+    let over = over.lock().unwrap().clone();
     assert_eq!(over.iter().position(|method| method == "PUT"), Some(30));
     assert_eq!((over.len(), live.stats().turns_timed_out), (61, 0));
     assert_eq!(page.told(&live).await.len(), 1);

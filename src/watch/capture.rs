@@ -132,7 +132,6 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
                     let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                     bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                     match frame.data_ref() {
-                        Some(data) if data.is_empty() => {}
                         Some(data) if frames.len() >= MANY => together.extend_from_slice(data),
                         _ => {
                             if !together.is_empty() {
@@ -238,6 +237,7 @@ mod tests {
     async fn data_and_trailers_keep_their_order() {
         let mut frames: Vec<Frame<Bytes>> = (0..40).map(|_| data("ab")).collect();
         frames.insert(30, data(""));
+        frames.insert(3, data(""));
         frames.push(Frame::trailers(HeaderMap::from_iter([("x".parse().unwrap(), "1".parse().unwrap())])));
         let read = collected(body(frames)).await;
         assert_eq!(read.whole().unwrap(), "ab".repeat(40));
@@ -251,6 +251,6 @@ mod tests {
         let read = collected(body((0..1000).map(|_| trailers()).collect())).await;
         assert!(matches!(read.rest, Rest::More(_)) && read.frames.len() <= 2 * MANY + 1);
         let read = collected(body((0..1000).map(|_| data("")).collect())).await;
-        assert!(read.frames.is_empty() && read.whole().unwrap().is_empty());
+        assert!(read.frames.len() <= MANY && read.whole().unwrap().is_empty());
     }
 }
