@@ -262,7 +262,8 @@ async fn losing_sight_deletes_and_gaining_sight_adds() {
 
 #[tokio::test(start_paused = true)]
 async fn scope_and_view_must_both_allow_it() {
-    let live = builder().entity(by_owner().scoped()).build().unwrap();
+    let no_rows = async |(), _: Vec<String>, _: String| Ok::<_, Infallible>(None::<Value>);
+    let live = builder().entity(by_owner().scoped().load_in((), no_rows)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut tab = Client::load_with(&server, Way::Tcp, "ben").await.open().await;
     for (id, scope, only) in [(1, "ann", None), (2, "all", Some("ann")), (3, "all", None), (4, "ben", Some("ben"))] {
