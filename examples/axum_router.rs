@@ -54,8 +54,8 @@ async fn create(State(events): State<Events>, Json(mut event): Json<Map<String, 
     let mut events = lock(&events);
     let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
     event.insert("id".into(), id.to_string().into());
-    events.insert(id, event);
-    Json(json!({"action": "inserted", "tid": id.to_string()}))
+    events.insert(id, event.clone());
+    Json(json!({"action": "inserted", "tid": id.to_string(), "item": event}))
 }
 
 async fn update(State(events): State<Events>, Path(id): Path<u64>, Json(fields): Json<Map<String, Value>>) -> Answer {

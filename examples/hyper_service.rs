@@ -127,8 +127,8 @@ impl Calendar {
         let mut events = self.lock();
         let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
         event.insert("id".into(), id.to_string().into());
-        events.insert(id, event);
-        (StatusCode::OK, json!({"action": "inserted", "tid": id.to_string()}))
+        events.insert(id, event.clone());
+        (StatusCode::OK, json!({"action": "inserted", "tid": id.to_string(), "item": event}))
     }
 
     fn update(&self, id: u64, fields: Map<String, Value>) -> (StatusCode, Value) {

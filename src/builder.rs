@@ -358,7 +358,8 @@ impl<A> Builder<A> {
         self
     }
 
-    /// How long a write waits for an earlier write of the same object. Default: 5 s; then it goes on, and is counted.
+    /// How long a write waits for an earlier write of the same object. Default: 5 s; then it goes on, and is counted. Writes
+    /// whose bodies have arrived go before those without a body, and deletions without a body do not wait for each other.
     pub fn turn_timeout(mut self, time: Duration) -> Self {
         self.watch.turn = time;
         self
@@ -371,7 +372,8 @@ impl<A> Builder<A> {
     }
 
     /// How many writes at one time are run to their end although their client has gone or an outer timeout fired.
-    /// Default: 1 024; more are given up with their clients, and counted. 0 switches finishing off.
+    /// Default: 1 024; more are given up with their clients, and counted. 0 switches finishing off. One whose handler waits
+    /// for the rest of its request's body is given up after 5 s of waiting.
     pub fn max_detached_writes(mut self, writes: usize) -> Self {
         self.watch.detached = writes.min(Semaphore::MAX_PERMITS);
         self

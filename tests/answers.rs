@@ -121,7 +121,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (post(200, "").sent(r#"{"id":17,"start_date":"2025-04-21","end_date":"2025-04-22"}"#), NOTHING, NO_ID),
         (post(200, r#"{"action":"deleted","tid":17}"#), NOTHING, POST_DELETED),
         (post(200, r#"{"action":"updated","tid":7}"#), UPDATED, NO_LINE),
-        (put(200, r#"{"action":"updated","tid":9}"#), NOTHING, OTHER_ID),
+        (put(200, r#"{"action":"updated","tid":9}"#), UPDATED, NO_LINE),
         (put(200, r#"{"action":"deleted"}"#).sent(r#"{"deleted":true}"#), DELETED, NO_LINE),
         (put(200, r#"{"action":"deleted"}"#).sent(r#"{"deleted":true,"recurring_event_id":"5"}"#), UPDATED, NO_LINE),
         (post(200, r#"{"tid":null}"#), NOTHING, NO_ID),

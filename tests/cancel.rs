@@ -260,6 +260,113 @@ fn a_write_dropped_where_no_runtime_is_left_is_counted() {
     assert_eq!((live.stats().writes_detached, live.stats().writes_dropped), (0, 1));
 }
 
+/// A handler that reads its body, or tries to, and then takes its time; says how many committed.
+async fn slowly<B>(
+    request: Request<B>,
+    commits: Arc<AtomicUsize>,
+    time: Duration,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: http_body::Body,
+    B::Error: Into<BoxError>,
+{
+    let Ok(body) = read(request).await else { return Ok(answer(400, "{}")) };
+    commits.fetch_add(usize::from(!body.is_empty()), Ordering::Relaxed);
+    tokio::time::sleep(time).await;
+    Ok(answer(200, r#"{"action":"updated"}"#))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_waits_for_its_turn_without_its_client_is_not_half_read() {
+    let live = builder().tokens([TOKEN]).turn_timeout(Duration::from_secs(60)).build().unwrap();
+    let commits = Arc::new(AtomicUsize::new(0));
+    let count = commits.clone();
+    let server = Server::layered(&live.layer(), move |request| {
+        slowly(request, count.clone(), Duration::from_secs(8)).map(Result::unwrap)
+    });
+    let mut page = server.subscribed().await;
+    let (mut first, mut second) = (server.connect(), server.connect());
+    first.write_all(PUT.as_bytes()).await.unwrap();
+    until("the commit", || commits.load(Ordering::Relaxed) == 1).await;
+    second.write_all(PUT.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(second);
+    until("the client's departure is noticed", || live.stats().detached_writes == 1).await;
+    // Turn and handler take longer together than a body may.
+    for _ in 0..2 {
+        assert_eq!(page.event().await.1["text"], "a");
+    }
+    assert_eq!((commits.load(Ordering::Relaxed), live.stats().writes_dropped), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_body_does_not_come_holds_its_place_for_a_moment_only() {
+    for sent in ["", "{\"text\":"] {
+        let live = builder().tokens([TOKEN]).max_detached_writes(100).build().unwrap();
+        let commits = Arc::new(AtomicUsize::new(0));
+        let count = commits.clone();
+        let service =
+            ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_millis(50))).layer(live.layer()).service_fn(
+                move |request: Request<RequestBody<_>>| slowly(request, count.clone(), Duration::from_secs(20)),
+            );
+        // The bodies stay open although their requests are over.
+        let mut bodies = Vec::new();
+        for _ in 0..100 {
+            let (mut send, body) = http_body_util::Channel::<Bytes, BoxError>::new(2);
+            send.send_data(Bytes::from_static(sent.as_bytes())).await.unwrap();
+            bodies.push(send);
+            let request = Request::post("/events").body(body).unwrap();
+            assert!(tower::ServiceExt::oneshot(service.clone(), request).await.is_err());
+        }
+        assert!(live.stats().detached_writes > 0);
+        until("they are given up", || live.stats().detached_writes == 0).await;
+        assert_eq!((live.stats().writes_dropped, commits.load(Ordering::Relaxed)), (100, 0), "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_reads_nothing_or_has_read_all_has_its_own_time() {
+    let live = live();
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(Duration::from_millis(50)))
+        .layer(live.layer())
+        .service_fn(async |request: Request<RequestBody<http_body_util::Channel<Bytes, BoxError>>>| {
+            let (parts, mut body) = request.into_parts();
+            if parts.uri.path().ends_with('7') {
+                drop(tokio::time::timeout(Duration::from_millis(1), body.frame()).await);
+                drop(body);
+            }
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            Ok::<_, Infallible>(answer(200, r#"{"item":{"id":7,"text":"a"}}"#))
+        });
+    let mut bodies = Vec::new();
+    for path in ["/events/7", "/events/8"] {
+        let (send, body) = http_body_util::Channel::<Bytes, BoxError>::new(2);
+        bodies.push(send);
+        assert!(tower::ServiceExt::oneshot(service.clone(), Request::put(path).body(body).unwrap()).await.is_err());
+    }
+    until("they are finished", || live.stats().detached_writes == 0).await;
+    assert_eq!((live.stats().writes_dropped, live.stats().changes_published), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_dropped_while_its_thread_unwinds_is_finished() {
+    let (live, store) = (live(), Store::new());
+    let server = store.server(&live);
+    let mut page = server.subscribed().await;
+    let held = store.clone();
+    let service =
+        live.layer().layer(service_fn(move |request: Request<RequestBody<Full<Bytes>>>| held.clone().commit(request)));
+    let panicking = tokio::spawn(async move {
+        let request = Request::put("/events/7").body(full(r#"{"text":"a"}"#)).unwrap();
+        let mut write = Box::pin(tower::ServiceExt::oneshot(service, request));
+        assert!(write.as_mut().now_or_never().is_none());
+        panic!("beside its write");
+    });
+    assert!(panicking.await.unwrap_err().is_panic());
+    store.finishes(&mut page, &live).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_being_read_ahead_is_finished_too() {
     let live = live();

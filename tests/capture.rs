@@ -165,7 +165,9 @@ async fn an_endless_stream_of_events_begins_at_once() {
                 let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
                 sender.send_data(Bytes::from_static(b"data: 1\n\n")).await.expect("a reader");
                 kept.lock().unwrap().push(sender);
-                of_type("text/event-stream", body.boxed_unsync())
+                let mut response = of_type("text/event-stream", body.boxed_unsync());
+                response.headers_mut().insert(header::LOCATION, "/events/17".parse().unwrap());
+                response
             }
         });
         let mut page = server.subscribed().await;
@@ -180,7 +182,7 @@ async fn an_endless_stream_of_events_begins_at_once() {
         let told = page.told(&live).await;
         if (&method, path) == (&Method::POST, "/events") {
             assert_eq!(told.len(), 1, "{told:?}");
-            assert_eq!(told[0]["event"]["id"], "mine");
+            assert_eq!(told[0]["event"]["id"], "17");
         } else {
             assert!(told.is_empty(), "{method} {path}: {told:?}");
         }

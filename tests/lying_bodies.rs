@@ -164,7 +164,8 @@ async fn pages_hear_what_the_store_did(store: Store, has_option: bool) {
         let name = format!("{method} {path} {body} {heard:?}");
         // Without its option a back end's own modes are not understood, and an event without dates is never told.
         let is_untold = heard.is_empty() && live.stats().writes_untold > 0;
-        let may_be_silent = (store.has_modes && !has_option) || !body.contains("start_date");
+        let is_undated = after.get(&3).is_some_and(|added| !added.contains_key("start_date"));
+        let may_be_silent = (store.has_modes && !has_option) || is_undated;
         assert!(shown == after || (is_untold && may_be_silent), "{name}: {after:?}");
         assert!(heard.len() <= 1, "{name}");
         // Each lie finds the rows it lies about.
@@ -188,9 +189,7 @@ async fn of_a_back_end_that_reads_the_action_in_bodies() {
 
 #[tokio::test]
 async fn of_one_that_reads_it_and_does_not_say_so() {
-    for answers_rows in [true, false] {
-        pages_hear_what_the_store_did(Store::new(true, answers_rows), false).await;
-    }
+    pages_hear_what_the_store_did(Store::new(true, true), false).await;
 }
 
 /// A lying page of one tenant makes the layer read no row of another.

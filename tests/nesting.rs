@@ -8,14 +8,15 @@ use std::sync::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
+    body::Body,
     extract::Path,
     routing::{MethodRouter, get, post, put},
 };
 use http::{Method, Request};
 use serde_json::{Value, json};
 use support::{Page, Server, TOKEN, live};
-use tower_live_updates::{Entity, LiveUpdates};
+use tower_live_updates::{Change, Entity, LiveUpdates, LiveWrite};
 
 fn build(path: &str) -> LiveUpdates {
     LiveUpdates::builder("/api/v1").tokens([TOKEN]).entity(Entity::scheduler(path)).build().unwrap()
@@ -101,6 +102,45 @@ async fn two_live_updates_one_in_the_other_both_tell() {
     server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
     assert_eq!(outside.told(&outer).await.len(), 1);
     assert_eq!(inside.told(&inner).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_handler_says_reaches_every_live_updates_around_it() {
+    let (outer, inner) = (live(), live());
+    let handler = async |Extension(write): Extension<LiveWrite>, _: Json<Value>| {
+        write.publish(Change::delete(8).unwrap());
+        Json(json!({"action": "updated"}))
+    };
+    let events = || Router::new().route("/events/{id}", put(handler)).layer(inner.layer());
+    let (server, inner_server) = (Server::new(events().layer(outer.layer())), Server::new(events()));
+    let (mut outside, mut inside) = (server.subscribed().await, inner_server.subscribed().await);
+    server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
+    let told = [json!({"type": "delete-event", "event": {"id": "8"}})];
+    assert_eq!(outside.told(&outer).await, told);
+    assert_eq!(inside.told(&inner).await, told);
+}
+
+#[tokio::test]
+async fn a_write_inside_a_write_is_told_where_it_is_of_another_object() {
+    let live = live();
+    let layer = live.layer();
+    // The handler saves another event through a service of its own, with everything its own request had.
+    let handler = async move |request: axum::extract::Request| {
+        let inner = Router::new()
+            .route("/events/{id}", put(async |_: String| Json(json!({"action": "updated"}))))
+            .layer(layer.clone());
+        for id in ["8", "7"] {
+            let mut other = Request::put(format!("/events/{id}")).body(Body::from(r#"{"text":"inner"}"#)).unwrap();
+            *other.extensions_mut() = request.extensions().clone();
+            assert_eq!(tower::ServiceExt::oneshot(inner.clone(), other).await.unwrap().status(), 200);
+        }
+        Json(json!({"action": "updated", "item": {"id": 7, "text": "outer"}}))
+    };
+    let server = Server::new(Router::new().route("/events/{id}", put(handler)).layer(live.layer()));
+    let mut page = server.subscribed().await;
+    server.write(Method::PUT, "/events/7", "{}").await;
+    let told: Vec<Value> = page.told(&live).await.iter().map(|value| value["event"]["id"].clone()).collect();
+    assert_eq!(told, [json!("8"), json!(7)], "the inner one of the same object is the same write");
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ async fn post(
 }
 
 async fn create(store: &Store, event: Event) -> Result<Json<Answer>, Refusal> {
-    let action = if event.is_deleted() { "deleted" } else { "inserted" };
+    // An occurrence that is taken out of its series is kept as an event of its own.
+    let action = if event.is_deleted() && event.series().is_some() { "deleted" } else { "inserted" };
     let (id, event) = store.create(without_transport_fields(event)).await?;
     Ok(Json(Answer { action, tid: Some(id), item: Some(event) }))
 }

@@ -101,7 +101,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// What pages subscribe to. The store asks it, too, which events pages can bear.
 fn calendar() -> Entity {
-    Entity::scheduler("/events")
+    // `api.rs` reads the action in the bodies of the modes JSON and POST, so the layer may, too.
+    Entity::scheduler("/events").body_modes()
 }
 
 /// Lets pages of other origins use the REST interface and the handshake.

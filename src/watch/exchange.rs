@@ -157,7 +157,7 @@ impl Write {
         Ordered::new(turn, inner).then(|answered| async move {
             match &answered {
                 Ok(response) if is_refusal(response.status()) => {
-                    self.activity.refuse(missed_by(response.status(), self.matched().route.kind))
+                    self.activity.refuse(missed_by(response.status(), self.matched().route.kind));
                 }
                 // Whatever it is, something may have changed.
                 Ok(_) | Err(_) => self.activity.confirm(),

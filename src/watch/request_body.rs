@@ -130,9 +130,12 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<Said<'a>> {
         return Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(fields.clone())) });
     }
     let action = text("action")?;
-    let object = match fields.get_object("data") {
-        Some(data) => data,
-        None => kind_of_action(&action).map(|_| Object::default())?,
+    let object = match (kind_of_action(&action), fields.get_object("data")) {
+        (Some(_), Some(data)) => data,
+        (Some(ChangeKind::Delete), None) => Object::default(),
+        (None, Some(_)) => fields.clone(),
+        // A flat object with an action of its own.
+        (_, None) => return None,
     };
     Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(object)) })
 }
@@ -200,7 +203,11 @@ pub(crate) fn is_marked_deleted(object: &Object<'_>) -> bool {
 /// True of an occurrence that was taken out of its series: the store keeps that as an object of its own, and calls the
 /// write `deleted`.
 pub(crate) fn is_occurrence_marker(object: &Object<'_>) -> bool {
-    is_marked_deleted(object) && usable(object, "recurring_event_id").is_some()
+    let is_text_or_number = |raw: &str| match string(raw) {
+        Some(text) => !text.is_empty(),
+        None => raw.starts_with(|first: char| first == '-' || first.is_ascii_digit()),
+    };
+    is_marked_deleted(object) && object.get("recurring_event_id").is_some_and(is_text_or_number)
 }
 
 /// The value of a key, as JSON text, where it can be an id.

@@ -84,6 +84,7 @@ impl LiveWrite {
     }
 
     /// Tells this change instead of the automatic one. Several are told in the order of the calls, together.
+    #[allow(clippy::needless_pass_by_value, reason = "a change is told once")]
     pub fn publish(&self, change: Change) {
         self.say(|said| said.changes.push(change.clone()));
     }
