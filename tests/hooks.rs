@@ -172,7 +172,7 @@ async fn what_nobody_can_say_whether_it_may_be_seen_is_gone_until_somebody_can()
         told(2, &live);
 
         trouble.ends();
-        let heard = ann.hears_in(31.0).await;
+        let heard = ann.hears_in(46.0).await;
         assert_eq!(heard, upserts(&[(1, "hidden")]), "{case}: with the next repeat");
         publish(&live, [updated(1, "on")]);
         assert_eq!(
