@@ -52,9 +52,7 @@ pub struct Change {
     kind: ChangeKind,
     id: Box<str>,
     object: Box<str>,
-    /// It was read from the store: no field is missing.
-    is_whole: bool,
-    /// Where the log stood before that.
+    /// Where the log stood before it was read from the store, so that no field is missing; `None` where it was not.
     read_at: Option<u64>,
     /// It says what a request claims and its answer does not contradict; nobody has looked into the store.
     is_claimed: bool,
@@ -167,7 +165,6 @@ impl Change {
             kind: ChangeKind::Delete,
             id: usable_id(raw_id)?.into(),
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
-            is_whole: false,
             read_at: None,
             is_claimed: false,
             scopes: Scopes::None,
@@ -184,7 +181,6 @@ impl Change {
             kind,
             id: usable_id(object.get("id")?)?.into(),
             object: object.to_json().into(),
-            is_whole: false,
             read_at: None,
             is_claimed: false,
             scopes: Scopes::None,
@@ -197,7 +193,7 @@ impl Change {
 
     /// The same change of an object that was read from the store as it is now.
     pub(crate) fn whole(self) -> Self {
-        Self { is_whole: true, ..self }
+        Self { read_at: Some(u64::MAX), ..self }
     }
 
     /// The same of a row that was read when the log had come so far: what is told behind that may be newer.
@@ -207,11 +203,11 @@ impl Change {
 
     /// Whether its row was read behind this record.
     pub(crate) fn is_read_behind(&self, sequence: u64) -> bool {
-        self.is_whole && self.read_at.is_none_or(|head| head > sequence)
+        self.read_at.is_some_and(|head| head > sequence)
     }
 
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole
+        self.read_at.is_some()
     }
 
     /// The same change, as derived from a request: neither read from the store, nor named by the application.

@@ -50,7 +50,7 @@ pub(crate) enum Answer<B: Body> {
 
 /// What an entity's load hook came to.
 enum Loaded {
-    Change(Change),
+    Change(Box<Change>),
     Failed,
     /// There is none, or nobody knows in which scopes it is to read.
     Unasked,
@@ -272,7 +272,7 @@ impl Write {
     fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said) {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let change = match loaded {
-            Loaded::Change(change) => Ok(change),
+            Loaded::Change(change) => Ok(*change),
             // Who may see it cannot be told from what was sent.
             Loaded::Failed if entity.is_filtered() && draft.kind != ChangeKind::Delete => {
                 return self.untold("load", "its load hook failed");
@@ -298,7 +298,7 @@ impl Write {
         let head = self.watcher().publisher.hub.head();
         let failure = match guarded(self.watcher().limits.hook, || hook(names(scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
-                Some(change) => return Loaded::Change(change.read_at(head)),
+                Some(change) => return Loaded::Change(Box::new(change.read_at(head))),
                 None => "its row is no JSON object with an id".to_owned(),
             },
             Ok(Err(error)) => error.to_string(),
