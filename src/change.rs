@@ -87,7 +87,8 @@ impl Change {
         Self::serialized(ChangeKind::Add, object)
     }
 
-    /// A changed object, whole: some widgets (Gantt) misread an update that leaves fields out.
+    /// A changed object, whole: some widgets (Gantt) misread an update that leaves fields out. It does not bring an object
+    /// back that was deleted: [`Change::add`] does.
     ///
     /// # Errors
     /// As [`Change::add`].

@@ -400,7 +400,10 @@ impl Entity {
     ///
     /// By itself an id names one object of the entity. So one that is told in other scopes than before has moved: those
     /// who have only the former ones are told that it is gone, those who have only the new ones get it whole; and a
-    /// deletion without a scope goes to those who have the object. Where scopes come from requests, or with
+    /// deletion without a scope goes to those who have the object. What only a request claims moves nothing: where the
+    /// scopes of its write and those of the object have nothing in common, it is not broadcast, unless
+    /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from) or a row that [`load_in`](Self::load_in) finds says so.
+    /// Where scopes come from requests, or with
     /// [`ids_per_scope`](Self::ids_per_scope), it names one in its scopes only, and moves are said with
     /// [`Change::moved_from`].
     ///
