@@ -558,7 +558,9 @@ impl World {
             Event::Comes(at, request) => {
                 let began = self.hub.head();
                 let activity = self.hub.write_comes(EVENTS);
-                let slow = if self.dice.one_in(8) { 6000 } else { 0 };
+                // One that takes longer than a replay is only promised what is published meanwhile: anybody can let others
+                // wait for a body.
+                let slow = if self.dice.one_in(8) { 2000 } else { 0 };
                 let arrives = self.dice.millis(0, slow);
                 self.later(arrives, Event::Arrives(at, request, activity, began));
             }
