@@ -295,7 +295,7 @@ impl Hub {
 
     /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
     /// move to another scope by itself: the application says so, or the store shows it there.
-    fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+    pub(super) fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
         let voice = self.voice(entity);
         let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
         if !may_be || change.kind() == ChangeKind::Add || !change.former_scopes().is_none() {
@@ -522,6 +522,17 @@ mod tests {
             assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
             assert_eq!(lock(&hub.log).head(), 1 + u64::from(published), "{change:?}");
         }
+    }
+
+    #[test]
+    fn what_a_claim_does_not_delete_takes_no_children_along() {
+        let voice = Voice { is_scoped: true, parent_key: Some("of".into()), ..Voice::new("events", "event") };
+        let hub = hub(voice);
+        let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap().scope("south");
+        hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
+        let delete = |scope: &str| Change::delete(1).unwrap().claimed().scope(scope);
+        assert_eq!(hub.descendants(EVENTS, &delete("south")).len(), 1);
+        assert!(hub.descendants(EVENTS, &delete("north")).is_empty());
     }
 
     #[test]

@@ -341,6 +341,10 @@ impl Hub {
     pub(crate) fn descendants(&self, entity: EntityIndex, change: &Change) -> Vec<Change> {
         let log = lock(&self.log);
         let key = self.voice(entity).key(change.namespace(), change.id());
+        // What is not deleted takes nothing along.
+        if self.is_elsewhere(&log, entity, &key, change) {
+            return Vec::new();
+        }
         let known = log.newest_record(entity, &key).map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
         let scopes = if self.voice(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
         let along = log.descendants(entity, &key);
