@@ -531,7 +531,7 @@ impl Entity {
     ///
     /// An error, a panic, more than the builder's `hook_timeout`, or an object that cannot be read as `T` is counted and
     /// means no. About what was told as a change it is asked again with the next
-    /// [repeat](crate::Builder::repeat_deletions), and then the object is there; a row of a snapshot has to wait for its
+    /// [repeat](crate::Builder::deletion_reminders), and then the object is there; a row of a snapshot has to wait for its
     /// next change. Sixteen objects are asked about at one time. While a hook takes its time, its page hears nothing of
     /// other entities either; other pages do not wait. Messages are no objects, and are not asked about. Pages of this
     /// entity are served by their own tasks instead of the common fan-out, which costs more for each of them.
