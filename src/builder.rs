@@ -690,7 +690,7 @@ impl<A> Builder<A> {
     ///
     /// The Scheduler cannot apply a deletion while the event's form is open; a form that stays open for longer than all
     /// of them together leaves the event on its page until that is loaded again. So it is with objects that leave a
-    /// page's sight, of the 512 latest of a page. One page is reminded of 1 MiB of deletions at one time; beyond that
+    /// page's sight, of 512 of a page at one time. One page is reminded of 1 MiB of deletions at one time; beyond that
     /// the oldest are left out.
     ///
     /// ```

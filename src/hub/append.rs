@@ -201,7 +201,9 @@ impl Hub {
                 log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
             }
         }
-        lock(&self.settles)[usize::from(entity.0)].told(now, log.head());
+        if published.changes > 0 {
+            lock(&self.settles)[usize::from(entity.0)].told(now, log.head());
+        }
         published
     }
 
@@ -234,7 +236,10 @@ impl Hub {
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
         let known = log.known(entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
-        match known {
+        let says_nothing_else = change.is_claimed() && change.former_scopes().is_none();
+        let is_others = known.is_some_and(|(_, known)| known.is_claim && scopes.common(&known.ever).is_none());
+        let is_others = says_nothing_else && is_others;
+        match known.filter(|_| !is_others) {
             Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
                 let basis = Basis::Over { sequence, object: known.object.clone() };
                 Plan::Changed { basis, scopes, whole: known.whole }
@@ -298,14 +303,17 @@ impl Hub {
     pub(super) fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
         let voice = self.voice(entity);
         let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
-        if !may_be || change.kind() == ChangeKind::Add || !change.former_scopes().is_none() {
+        // A deletion without a scope is for those who have the object.
+        let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
+        if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
             return false;
         }
         let known = match log.newest_record(entity, key) {
-            Some((_, record, _)) => Some(&record.scopes),
-            None => log.tombstone(entity, key).map(|(_, tombstone)| &tombstone.scopes),
+            Some((_, record, subject)) => Some((&record.scopes, subject.is_claim)),
+            None => log.tombstone(entity, key).map(|(_, tombstone)| (&tombstone.scopes, tombstone.is_claim)),
         };
-        known.is_some_and(|known| change.scopes().common(known).is_none())
+        // What was itself only claimed says nothing of whose the object is.
+        known.is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
     }
 
     /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
@@ -313,7 +321,10 @@ impl Hub {
     fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
         let is_update = change.kind() == ChangeKind::Update && self.delivery == Delivery::Converging;
         let tombstone = is_update.then(|| log.tombstone(entity, key)).flatten();
-        tombstone.is_some_and(|(deleted, _)| !change.is_read_behind(deleted))
+        tombstone.is_some_and(|(deleted, tombstone)| {
+            let is_others = tombstone.is_claim && change.scopes().common(&tombstone.scopes).is_none();
+            !is_others && !change.is_read_behind(deleted)
+        })
     }
 
     /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
@@ -345,6 +356,7 @@ impl Hub {
                 (may_be_exception, voice.gone(change.object(), may_be_exception))
             }
         };
+        let is_claim = self.is_mere_claim(log, entity, key, change);
         let key = Arc::from(key);
         let mut subject = Subject {
             kind: ChangeKind::Delete,
@@ -358,6 +370,7 @@ impl Hub {
             added: None,
             parent: None,
             may_be_exception,
+            is_claim,
             can_add: None,
         };
         if subject.id == subject.key {
@@ -365,7 +378,13 @@ impl Hub {
         }
         let scopes = match &subject.former {
             // Who never had it learns nothing by somebody's wish to delete it.
-            Former::Known(state) if change.is_claimed() && !matches!(state.was, Was::Doubtful) => state.scopes.clone(),
+            Former::Known(state)
+                if change.is_claimed()
+                    && !matches!(state.was, Was::Doubtful)
+                    && (scopes.is_none() || !scopes.common(&state.scopes).is_none()) =>
+            {
+                state.scopes.clone()
+            }
             Former::Known(state) => scopes.and(&state.scopes),
             Former::Unknown | Former::Absent => scopes,
         };
@@ -387,6 +406,7 @@ impl Hub {
     ) -> Record {
         let voice = self.voice(entity);
         let parent = encoded.parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
+        let is_claim = self.is_mere_claim(log, entity, key, change);
         let id: Arc<str> = change.id().into();
         let key = if voice.has_own_ids { Arc::from(key) } else { id.clone() };
         let former = self.former(log, entity, &key, change);
@@ -402,9 +422,22 @@ impl Hub {
             added: None,
             parent,
             may_be_exception: false,
+            is_claim,
             can_add: encoded.can_add,
         };
         Record { entity, frame: encoded.event.frame, scopes, matter: Matter::Change(subject) }
+    }
+
+    /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
+    fn is_mere_claim(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let voice = self.voice(entity);
+        let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
+        let may_be = voice.is_scoped && !voice.has_own_ids && is_claim;
+        may_be
+            && match log.newest_record(entity, key) {
+                Some((_, _, subject)) => subject.is_claim,
+                None => log.tombstone(entity, key).is_none_or(|(_, tombstone)| tombstone.is_claim),
+            }
     }
 
     /// What an object was before a change, where somebody may want to know.
@@ -521,6 +554,33 @@ mod tests {
             let elsewhere = hub.publish(EVENTS, std::slice::from_ref(&change), None).elsewhere;
             assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
             assert_eq!(lock(&hub.log).head(), 1 + u64::from(published), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_without_a_scope_is_for_those_who_have_the_object() {
+        let hub = scoped();
+        let add = Change::add(&json!({"id": 7})).unwrap().scope("south");
+        let published = hub.publish(EVENTS, &[add, Change::delete(7).unwrap().claimed()], None);
+        assert_eq!(published, Published { changes: 2, elsewhere: false });
+        let log = lock(&hub.log);
+        assert_eq!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string(), "south");
+    }
+
+    #[test]
+    fn claims_of_one_scope_silence_no_writes_of_another() {
+        let update = |scope: &str, text: &str| update(&json!({"id": 7, scope: text})).claimed().scope(scope);
+        for claim in [Change::delete(7).unwrap().claimed().scope("north"), update("north", "mine")] {
+            let hub = scoped();
+            hub.publish(EVENTS, std::slice::from_ref(&claim), None);
+            let published = hub.publish(EVENTS, &[update("south", "real")], None);
+            assert_eq!(published, Published { changes: 1, elsewhere: false }, "{claim:?}");
+            let (kind, object, _) = newest(&hub, "7");
+            assert_eq!((kind, &object["south"], &object["north"]), (ChangeKind::Update, &json!("real"), &Value::Null));
+            let published = hub.publish(EVENTS, &[Change::delete(7).unwrap().claimed().scope("south")], None);
+            assert_eq!(published, Published { changes: 1, elsewhere: false }, "{claim:?}");
+            let log = lock(&hub.log);
+            assert!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string().contains("south"), "{claim:?}");
         }
     }
 

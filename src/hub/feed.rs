@@ -444,7 +444,9 @@ impl Hub {
         }
         let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
         let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log_start && !has_changed);
-        let replays_at = feed.ended.as_mut().and_then(|ended| ended.replays_at(entity, now));
+        // Messages to the handlers of `$resync` are few, and are not replayed later.
+        let ended = feed.ended.as_mut().filter(|_| entity != self.resync);
+        let replays_at = ended.and_then(|ended| ended.replays_at(entity, now));
         match reached {
             None => {
                 subscription.lose(missed_from.unwrap_or(0).max(log_start), 0);
@@ -692,6 +694,8 @@ impl Hub {
                 if !is_remembered && subscription.lost.is_none() {
                     let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
                     subscription.lose(unheard_from, 0);
+                    // The hook that fails would be asked about all of it at once again.
+                    subscription.lost = Some(Lost::Later(now + REPLAY_EVERY));
                 }
             }
         }

@@ -57,7 +57,10 @@ impl Repeat {
                 true
             }
             (Resent::Deletions(sequences), Resent::Deletions(others)) => {
-                *sequences = sequences.iter().chain(&**others).copied().collect();
+                let mut all: Vec<u64> = sequences.iter().chain(&**others).copied().collect();
+                all.sort_unstable();
+                all.dedup();
+                *sequences = all.into();
                 true
             }
             (Resent::Hidden, Resent::Hidden) => true,

@@ -23,6 +23,8 @@ pub(super) struct Mark {
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
     objects: BTreeMap<Arc<str>, Since>,
+    /// How many of them have reminders.
+    reminded: usize,
     /// Where the telling goes on that is under way.
     next: Option<Arc<str>>,
 }
@@ -65,8 +67,9 @@ impl Hidden {
     /// It was told that an object is gone.
     pub(super) fn told(&mut self, mark: &Mark, now: Instant) {
         if let Some(known) = self.known(mark) {
-            known.reminders = Some(Reminders::new(now));
             known.unsaid_from = None;
+            let is_new = known.reminders.replace(Reminders::new(now)).is_none();
+            self.reminded += usize::from(is_new);
         }
     }
 
@@ -78,14 +81,16 @@ impl Hidden {
         };
         // To one that was told before that it is gone, this is no news.
         if known.reminders.is_none() || known.unsaid_from.is_some() {
-            known.reminders = Some(Reminders::new(now));
             known.unsaid_from = Some(known.unsaid_from.map_or(from, |earlier| earlier.min(from)));
+            let is_new = known.reminders.replace(Reminders::new(now)).is_none();
+            self.reminded += usize::from(is_new);
         }
         true
     }
 
     fn known(&mut self, mark: &Mark) -> Option<&mut Since> {
-        if self.objects.len() >= MOST && !self.objects.contains_key(&mark.id) {
+        let has_reminders = |since: &Since| since.reminders.is_some();
+        if self.reminded >= MOST && !self.objects.get(&mark.id).is_some_and(has_reminders) {
             return None;
         }
         let since = || Since { key: mark.key.clone(), reminders: None, unsaid_from: None, is_due: false };
@@ -96,7 +101,8 @@ impl Hidden {
 
     /// It was told an object: that is in its sight.
     pub(super) fn shown(&mut self, id: &str) {
-        self.objects.remove(id);
+        let removed = self.objects.remove(id);
+        self.reminded -= usize::from(removed.is_some_and(|since| since.reminders.is_some()));
     }
 
     /// Begins to resend what is due; false where that is nothing.
@@ -119,6 +125,7 @@ impl Hidden {
     pub(super) fn begin(&mut self, times: &ReminderTimes) {
         self.objects.retain(|_, since| since.is_due || since.reminders.is_some_and(|it| !it.are_over(times)));
         self.objects.values_mut().for_each(|since| since.is_due = true);
+        self.count();
         self.look();
     }
 
@@ -147,7 +154,12 @@ impl Hidden {
             since.is_due &= is_ahead(id);
             since.is_due || since.reminders.is_some_and(|reminders| !reminders.are_over(times))
         });
+        self.count();
         self.next = next;
+    }
+
+    fn count(&mut self) {
+        self.reminded = self.objects.values().filter(|since| since.reminders.is_some()).count();
     }
 }
 

@@ -103,9 +103,11 @@ impl Watcher {
     }
 }
 
-/// A request that was refused, and has changed nothing.
+/// A request that was refused, and has changed nothing. A time limit may have run out behind a commit, and 303 is what
+/// many a form is answered with that was saved.
 fn is_refusal(status: StatusCode) -> bool {
-    status.is_informational() || status.is_redirection() || status.is_client_error()
+    let may_have_changed = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::SEE_OTHER);
+    !may_have_changed && (status.is_informational() || status.is_redirection() || status.is_client_error())
 }
 
 /// What the page that sent a refused write may have missed while it was saving. Where the store itself refuses, it is a

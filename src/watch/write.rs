@@ -64,7 +64,7 @@ pub(crate) struct Said {
 
 impl LiveWrite {
     /// A handle on this write. `outer` is what the request holds already: another watcher's of the same write is told
-    /// everything, too; one that was copied from the request of another write is not.
+    /// everything, too; one that was copied from the request of a write with another id is not.
     pub(crate) fn new(of: Watched, outer: Option<&Self>) -> Self {
         let outer = outer.filter(|outer| outer.0.of.watcher != of.watcher && outer.0.of.id == of.id).cloned();
         Self(Arc::new(Handle { said: Mutex::default(), of, outer }))

@@ -257,7 +257,8 @@ impl Log {
 
     /// True where the log holds a change that told an object of an entity in other scopes than before.
     pub(crate) fn has_moves(&self, entity: EntityIndex) -> bool {
-        self.index(entity).is_some_and(|index| index.moved > 0)
+        let oldest = self.records.first_key_value().map_or(self.head, |(&oldest, _)| oldest);
+        self.index(entity).is_some_and(|index| index.moved > oldest)
     }
 
     /// The changes that are the newest of their objects, of one entity.
@@ -412,6 +413,7 @@ impl Log {
                 scopes: scopes.clone(),
                 ever,
                 went_to: subject.went_to.clone(),
+                is_claim: subject.is_claim,
                 last,
                 sent: 1,
             };
@@ -547,6 +549,7 @@ mod tests {
                 added: None,
                 parent: None,
                 may_be_exception: false,
+                is_claim: false,
                 can_add: None,
             }),
             frame,
@@ -694,6 +697,7 @@ mod tests {
                 added: None,
                 parent: parent.map(Arc::from),
                 may_be_exception: false,
+                is_claim: false,
                 can_add: None,
             }),
         }

@@ -92,6 +92,8 @@ pub(crate) struct Subject {
     pub(crate) parent: Option<Arc<str>>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
+    /// Only a request claims that there is such an object here: it is no knowledge of others'.
+    pub(crate) is_claim: bool,
     /// Of a large object, which is not read again for that: whether pages can bear it in an add, where it is whole.
     pub(crate) can_add: Option<bool>,
 }

@@ -97,7 +97,9 @@ impl Trimmed {
             Scopes::None => {}
             Scopes::All => self.all = self.all.max(behind),
             some => {
-                self.scopes.insert(some.clone(), behind);
+                // Records of several shares may concern the same scopes, and go in any order.
+                let known = self.scopes.entry(some.clone()).or_default();
+                *known = behind.max(*known);
                 if self.scopes.len() > MAX_TRIMMED {
                     self.all = self.scopes.drain().map(|(_, behind)| behind).fold(self.all, u64::max);
                 }
@@ -146,6 +148,7 @@ mod tests {
         let mut trimmed = Trimmed::default();
         trimmed.note(&scopes("a"), 4);
         trimmed.note(&scopes("b"), 7);
+        trimmed.note(&scopes("b"), 5);
         let of = |trimmed: &Trimmed, name| trimmed.for_scopes(&scopes(name));
         assert_eq!((of(&trimmed, "a"), of(&trimmed, "b"), of(&trimmed, "c")), (5, 8, 0));
         assert_eq!((trimmed.for_scopes(&Scopes::All), trimmed.for_anybody()), (8, 8));

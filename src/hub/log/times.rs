@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 /// Records this close together are not told apart: a day of history must not need an entry for each.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// Entries at most. With more, each two become one.
+const MOST: usize = 32 * 1024;
 
 /// When records were appended, some at a time.
 #[derive(Debug, Default)]
@@ -23,6 +25,16 @@ impl Times {
         match self.0.back_mut().filter(|last| now < last.from + TOGETHER) {
             Some(last) => last.until = last.until.max(now),
             None => self.0.push_back(Stretch { from: now, until: now, sequence }),
+        }
+        if self.0.len() > MOST {
+            let mut single = self.0.drain(..);
+            let mut pairs = VecDeque::with_capacity(MOST);
+            while let Some(first) = single.next() {
+                let until = single.next().map_or(first.until, |second| second.until);
+                pairs.push_back(Stretch { until, ..first });
+            }
+            drop(single);
+            self.0 = pairs;
         }
     }
 
@@ -51,9 +63,22 @@ mod tests {
         for (sequence, millis) in [0, 99, 100, 500].into_iter().enumerate() {
             times.note(at(millis), sequence as u64);
         }
-        let positions = [0, 50, 100, 101, 500, 501].map(|millis| times.position(at(millis)));
-        assert_eq!(positions, [Some(0), Some(0), Some(2), Some(3), Some(3), None]);
+        let positions = |times: &Times| [0, 50, 100, 101, 500, 501].map(|millis| times.position(at(millis)));
+        assert_eq!(positions(&times), [Some(0), Some(0), Some(2), Some(3), Some(3), None]);
         times.forget_before(3);
-        assert_eq!((times.0.len(), times.position(at(0))), (1, Some(3)));
+        assert_eq!(times.0.len(), 1);
+        assert_eq!(positions(&times)[0], Some(3));
+    }
+
+    #[test]
+    fn however_long_the_history_is_there_are_only_so_many_entries() {
+        let (mut times, begin) = (Times::default(), Instant::now());
+        let at = |number: u64| begin + TOGETHER * u32::try_from(number).unwrap();
+        for number in 0..100_000 {
+            times.note(at(number), number);
+        }
+        assert!(times.0.len() <= MOST);
+        let position = times.position(at(50_000)).unwrap();
+        assert!((49_990..=50_000).contains(&position), "{position}");
     }
 }

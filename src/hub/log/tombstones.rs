@@ -24,6 +24,8 @@ pub(crate) struct Tombstone {
     /// All who have heard of it.
     pub(crate) ever: Scopes,
     pub(crate) went_to: Scopes,
+    /// Only a request claims that there was such an object here.
+    pub(crate) is_claim: bool,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Bytes>,
     /// How often everybody who was there has been sent it.

@@ -847,7 +847,9 @@ impl World {
         let is_known = match (self.privacy, request.id.as_deref()) {
             (Privacy::Scoped, Some(id)) => {
                 let log = lock(&self.hub.log);
-                log.known(EVENTS, id).is_some() || log.tombstone(EVENTS, id).is_some()
+                // What others have claimed does not tell it either.
+                log.known(EVENTS, id).is_some_and(|(_, known)| !known.is_claim)
+                    || log.tombstone(EVENTS, id).is_some_and(|(_, tombstone)| !tombstone.is_claim)
             }
             _ => before.is_none(),
         };
