@@ -686,7 +686,8 @@ impl<A> Builder<A> {
     }
 
     /// When deletions are resent, each time so long after the time before. Default: after 30 s, then 1, 2, 4 and 8
-    /// minutes; 8 at most, none switches it off.
+    /// minutes; 8 at most, none switches it off. A deletion that was resent besides, because writes overlapped, is spared
+    /// the second and the fourth.
     ///
     /// The Scheduler cannot apply a deletion while the event's form is open; a form that stays open for longer than all
     /// of them together leaves the event on its page until that is loaded again. So it is with objects that leave a

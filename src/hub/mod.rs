@@ -505,7 +505,7 @@ impl Hub {
             drop(settles);
             next = next.into_iter().chain(due).min();
             for Due { told, is_last, known_before } in again {
-                log.tombstones_resent(entity, told.clone());
+                log.tombstones_settled(entity, told.clone());
                 self.repeat(&Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
             }
         }
@@ -516,11 +516,11 @@ impl Hub {
     fn remind_of_deletions(&self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for entity in self.entities() {
-            let mut log = lock(&self.log);
+            let log = lock(&self.log);
             let from = self.reimported_before(&log, entity);
             let mut schedules = lock(&self.reminders);
             let schedule = &mut schedules[usize::from(entity.0)];
-            let due = schedule.due(&mut log, entity, &self.times.reminders, from, now);
+            let due = schedule.due(&log, entity, &self.times.reminders, from, now);
             drop(schedules);
             drop(log);
             next = next.into_iter().chain(due.next).min();

@@ -8,9 +8,9 @@ use crate::hub::{EntityIndex, log::Log};
 
 /// Reminders of one deletion at most.
 pub(crate) const MAX_REMINDERS: usize = 8;
-/// The reminder that is left out where a deletion was resent besides: the first comes soon after, and the last when the
+/// The reminders that are left out where a deletion was resent besides: the first comes soon after, and the last when the
 /// longest form closes.
-const SPARED: usize = 1;
+const SPARED: [usize; 2] = [1, 3];
 /// Bytes of deletions that one page is reminded of at one time; beyond that the oldest are left out.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -77,7 +77,7 @@ impl Schedule {
     /// Takes what is due at this time, of the deletions from a sequence number on.
     pub(super) fn due(
         &mut self,
-        log: &mut Log,
+        log: &Log,
         entity: EntityIndex,
         times: &ReminderTimes,
         from: u64,
@@ -94,8 +94,7 @@ impl Schedule {
                     break;
                 }
                 *next = sequence + 1;
-                // What settled was resent then, and needs one less.
-                if number != SPARED || usize::from(tombstone.sent) <= SPARED + 1 {
+                if !(tombstone.has_settled && SPARED.contains(&number)) {
                     sequences.push(sequence);
                 }
             }
@@ -108,7 +107,6 @@ impl Schedule {
             bytes > MAX_BYTES
         });
         sequences.drain(..too_many.map_or(0, |at| at + 1));
-        sequences.iter().for_each(|sequence| log.tombstone_resent(entity, *sequence));
         DueReminders { sequences, next: next_time }
     }
 
@@ -159,9 +157,9 @@ mod tests {
     /// What is due at each of these seconds after now.
     fn due_at(hub: &Hub, schedule: &mut Schedule, seconds: &[u64]) -> Vec<Vec<u64>> {
         let now = Instant::now();
-        let mut log = lock(&hub.log);
+        let log = lock(&hub.log);
         let at = |seconds| now + Duration::from_secs(seconds);
-        seconds.iter().map(|&second| schedule.due(&mut log, EVENTS, &times(), 0, at(second)).sequences).collect()
+        seconds.iter().map(|&second| schedule.due(&log, EVENTS, &times(), 0, at(second)).sequences).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -181,7 +179,7 @@ mod tests {
     async fn what_settled_and_what_is_there_again_need_fewer() {
         let (hub, mut schedule) = (hub(), Schedule::default());
         delete(&hub, 0..3);
-        lock(&hub.log).tombstones_resent(EVENTS, 1..2);
+        lock(&hub.log).tombstones_settled(EVENTS, 1..2);
         assert_eq!(due_at(&hub, &mut schedule, &[10]), [[0, 1, 2]]);
         hub.publish(EVENTS, &[Change::add(&json!({"id": 3})).unwrap()], None);
         let expected: [&[u64]; 2] = [&[0], &[0, 1]];

@@ -344,18 +344,10 @@ impl Log {
         self.index(entity).into_iter().flat_map(move |index| index.tombstones.range(within.clone()))
     }
 
-    /// Everybody who was there has been sent these deletions once more.
-    pub(crate) fn tombstones_resent(&mut self, entity: EntityIndex, within: Range<u64>) {
+    /// Everybody who was there has been sent these deletions again.
+    pub(crate) fn tombstones_settled(&mut self, entity: EntityIndex, within: Range<u64>) {
         if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
-            index.tombstones.range_mut(within).for_each(|it| it.sent = it.sent.saturating_add(1));
-        }
-    }
-
-    /// The same, of one.
-    pub(crate) fn tombstone_resent(&mut self, entity: EntityIndex, sequence: u64) {
-        let index = self.indexes.get_mut(usize::from(entity.0));
-        if let Some(tombstone) = index.and_then(|index| index.tombstones.get_mut(sequence)) {
-            tombstone.sent = tombstone.sent.saturating_add(1);
+            index.tombstones.range_mut(within).for_each(|it| it.has_settled = true);
         }
     }
 
@@ -415,7 +407,7 @@ impl Log {
                 went_to: subject.went_to.clone(),
                 is_claim: subject.is_claim,
                 last,
-                sent: 1,
+                has_settled: false,
             };
             index.tombstones.insert(sequence, tombstone);
         } else if let Some(parent) = &subject.parent {

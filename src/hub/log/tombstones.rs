@@ -28,8 +28,8 @@ pub(crate) struct Tombstone {
     pub(crate) is_claim: bool,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
     pub(crate) last: Option<Bytes>,
-    /// How often everybody who was there has been sent it.
-    pub(crate) sent: u8,
+    /// Everybody who was there has been sent it again, when it settled.
+    pub(crate) has_settled: bool,
 }
 
 impl Tombstone {
@@ -75,10 +75,6 @@ impl Tombstones {
 
     pub(super) fn range_mut(&mut self, within: Range<u64>) -> impl Iterator<Item = &mut Tombstone> {
         self.by_sequence.range_mut(within).map(|(_, tombstone)| tombstone)
-    }
-
-    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut Tombstone> {
-        self.by_sequence.get_mut(&sequence)
     }
 
     /// The sequence number of the oldest, and when that was deleted.
