@@ -20,7 +20,7 @@ use crate::{
         handout::{Batch, Repetition, Resent},
         hidden::{Hidden, Mark},
         log::{Former, Log, Matter},
-        session::{Hold, SessionId},
+        session::{Hold, Holder, SessionId},
         settle::{Settle, SettleTimes},
         sight::{Answer, Cleared, Heard, How, Line, Minutes, Patience, Recipient, Told},
     },
@@ -1000,7 +1000,24 @@ impl Then {
     }
 }
 
+impl Holder for Subscriber {
+    fn hidden(&self) -> OutOfSight {
+        let feed = lock(&self.feed);
+        let waiting = feed.page.iter().flat_map(|page| page.hidden.iter().cloned());
+        let told = feed.subscriptions.iter().filter_map(|known| Some((known.entity, known.hidden.clone()?)));
+        waiting.chain(told).collect()
+    }
+}
+
 impl Subscriber {
+    /// Whoever takes its session over finds it by that.
+    pub(super) fn holds_its_session(self: &Arc<Self>, hub: &Hub) {
+        if let Some(PageFeed { hold: Some(hold), .. }) = &lock(&self.feed).page {
+            let holder: Arc<dyn Holder> = self.clone();
+            hub.sessions.is_held_by(hold, Arc::downgrade(&holder));
+        }
+    }
+
     /// Ends an entity for this subscriber. False when there was nothing to end.
     pub(crate) fn unsubscribe(&self, entity: EntityIndex) -> bool {
         let mut feed = lock(&self.feed);

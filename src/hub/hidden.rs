@@ -20,7 +20,7 @@ pub(super) struct Mark {
 }
 
 /// The objects of one subscription that are out of its sight, by their ids: those are all that its page knows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Hidden {
     objects: BTreeMap<Arc<str>, Since>,
     /// How many of them have reminders.

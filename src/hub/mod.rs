@@ -398,7 +398,8 @@ impl Hub {
                 let (hold, hidden) = match taken {
                     Some(taken) => {
                         earlier = taken.earlier;
-                        (Some(taken.hold), taken.hidden)
+                        let hidden = taken.before.map_or(taken.hidden, |before| before.hidden());
+                        (Some(taken.hold), hidden)
                     }
                     None => (None, Vec::new()),
                 };
@@ -414,6 +415,7 @@ impl Hub {
         let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
         let place = shard.add(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
+        subscriber.holds_its_session(self);
         self.serve(&subscriber);
         subscriber
     }

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,14 +36,13 @@ pub(crate) struct SessionId {
     pub(crate) owner: u64,
 }
 
-#[derive(Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
     known: Mutex<Known>,
     connections: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Known {
     /// Boxed, since a table keeps room for more than it holds.
     sessions: HashMap<[u8; 16], Box<Session>>,
@@ -51,7 +50,6 @@ struct Known {
     gone: VecDeque<(Instant, [u8; 16])>,
 }
 
-#[derive(Debug)]
 struct Session {
     owner: u64,
     /// The newest connection: two may be open while the server has not noticed that the first is dead.
@@ -66,14 +64,23 @@ struct Session {
     left_at: u64,
     /// What it is not to see, and may be showing.
     hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    /// Its newest connection, while that is there.
+    holder: Option<Weak<dyn Holder>>,
+}
+
+/// A connection that holds a session.
+pub(crate) trait Holder: Send + Sync {
+    /// What is out of its page's sight.
+    fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)>;
 }
 
 /// What is known of a page when it comes.
-#[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) hold: Hold,
     pub(crate) earlier: Earlier,
     pub(crate) hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    /// Its earlier connection, where that is there still: the server may notice late that it is dead.
+    pub(crate) before: Option<Arc<dyn Holder>>,
 }
 
 /// One connection's hold on its session.
@@ -102,7 +109,9 @@ impl Sessions {
             let until = if session.gone.take().is_some() { session.left_at } else { head };
             session.change_to(scopes, until);
             let hidden = std::mem::take(&mut session.hidden);
-            return Some(Taken { hold: Hold { id: id.id, connection }, earlier: session.earlier.clone(), hidden });
+            let before = session.holder.take().and_then(|holder| holder.upgrade());
+            let hold = Hold { id: id.id, connection };
+            return Some(Taken { hold, earlier: session.earlier.clone(), hidden, before });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -116,9 +125,19 @@ impl Sessions {
             earlier: Earlier::default(),
             left_at: head,
             hidden: Vec::new(),
+            holder: None,
         };
         known.sessions.insert(id.id, Box::new(session));
-        Some(Taken { hold: Hold { id: id.id, connection }, earlier: Earlier::default(), hidden: Vec::new() })
+        let hold = Hold { id: id.id, connection };
+        Some(Taken { hold, earlier: Earlier::default(), hidden: Vec::new(), before: None })
+    }
+
+    /// Whose the connection is that holds a session.
+    pub(crate) fn is_held_by(&self, hold: &Hold, holder: Weak<dyn Holder>) {
+        let mut known = lock(&self.known);
+        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
+            session.holder = Some(holder);
+        }
     }
 
     /// The page has these scopes from now on, where the log stands at `head`.
@@ -168,6 +187,7 @@ impl Sessions {
             session.gone = Some(now);
             session.left_at = head;
             session.hidden = hidden;
+            session.holder = None;
             known.gone.push_back((now, hold.id));
             known.tidy();
         }
@@ -287,6 +307,29 @@ mod tests {
         assert_eq!(sessions.len(), 2);
         sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.len(), 1);
+    }
+
+    struct Dead;
+
+    impl Holder for Dead {
+        fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)> {
+            vec![(EVENTS, Box::default())]
+        }
+    }
+
+    #[test]
+    fn who_comes_back_before_its_end_was_noticed_finds_its_earlier_connection() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let take = || sessions.take(id(1), &Scopes::None, 0, now).unwrap();
+        let dead: Arc<dyn Holder> = Arc::new(Dead);
+        let hold = take().hold;
+        sessions.is_held_by(&hold, Arc::downgrade(&dead));
+        let again = take();
+        assert_eq!(again.before.map(|before| before.hidden().len()), Some(1));
+        sessions.is_held_by(&again.hold, Arc::downgrade(&dead));
+        sessions.is_held_by(&hold, Arc::downgrade(&dead));
+        sessions.leave(&again.hold, Vec::new(), 0, now);
+        assert!(take().before.is_none(), "it has left what it knew with the session");
     }
 
     #[test]
