@@ -218,6 +218,9 @@ impl Again {
     /// The first sequence number that its page may lack; `None` when nobody knows.
     pub(super) fn missed_from(&self, cursor: u64) -> Option<u64> {
         match self.step {
+            // What only the store says to be gone its page is reminded of by this connection alone: on another one the store
+            // is asked again.
+            Step::Arrived(_) | Step::TellingDeletions(_) if self.knows_gone_ids() => None,
             Step::Arrived(_) | Step::TellingDeletions(_) => Some(cursor),
             Step::Due(_) | Step::Telling(_) | Step::Told(_) if self.wants_rows() => None,
             Step::Due(_) | Step::Telling(_) | Step::Told(_) => Some(self.from),
@@ -306,6 +309,10 @@ impl Again {
             self.deletions = None;
         }
         wait.is_some()
+    }
+
+    fn knows_gone_ids(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| !snapshot.gone.is_empty())
     }
 
     /// True while the rows of a snapshot may not have reached the page.
