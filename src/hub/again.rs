@@ -236,6 +236,13 @@ impl Again {
         }
     }
 
+    /// True when its page is to be reminded of what only the store says to be gone, and the log does not reach back to when
+    /// that was said: it may have come back.
+    pub(super) fn doubts_gone_ids(&self, log_start: u64, now: Instant) -> bool {
+        let is_due = matches!(self.step, Step::Arrived(due) if due <= now);
+        is_due && self.knows_gone_ids() && self.is_stale(log_start)
+    }
+
     /// True when what the store said is older than this.
     pub(super) fn is_stale(&self, refreshed: u64) -> bool {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.at < refreshed)

@@ -177,6 +177,8 @@ struct Subscription {
     again: Option<Box<Again>>,
     /// Deletions before this are no news to its page: that was loaded later.
     deletions_from: u64,
+    /// How often the store was asked anew for what it said to be gone.
+    asked_anew: u8,
     /// Deletions that everybody is reminded of, and it could not be told with the others.
     reminders: Option<Box<PendingReminders>>,
     /// While it is lost: messages from here on are kept for it.
@@ -305,6 +307,7 @@ impl Subscription {
             lost: None,
             again: None,
             deletions_from,
+            asked_anew: 0,
             reminders: None,
             unheard_from: head,
             stale_before: 0,
@@ -387,6 +390,8 @@ impl Subscription {
     }
 }
 
+/// So often at most is the store asked anew for what it said to be gone.
+const MAX_ASKED_ANEW: u8 = 5;
 /// Reminders to everybody that wait for one subscriber.
 const WAITING_REMINDERS: usize = 4;
 
@@ -854,7 +859,10 @@ impl Hub {
             return Some(Telling::Deletions(share));
         }
         let again = known.again.as_mut()?;
-        if again.is_gone(recipient.log_start(log, known.entity), now) {
+        let log_start = recipient.log_start(log, known.entity);
+        let doubts = known.asked_anew < MAX_ASKED_ANEW && again.doubts_gone_ids(log_start, now);
+        known.asked_anew += u8::from(doubts);
+        if doubts || again.is_gone(log_start, now) {
             let unheard_from = again.unheard_from(cursor);
             known.lose(unheard_from, 0);
             return Some(Telling::Lost);
