@@ -12,53 +12,17 @@ use crate::{
     change::{Before, Change, ChangeKind},
     hub::{
         Delivery, EntityIndex, Hub, Published,
+        batch::{Basis, Batch, Encoded, LARGE, Meanwhile},
         log::{Former, Log, Matter, Record, State, Subject, Was},
     },
     lock::lock,
     object::Object,
     observe::audit,
-    protocol::EventFrame,
     scope::Scopes,
 };
 
-/// Objects of so many bytes are not handled under the log's lock.
-pub(super) const LARGE: usize = 16 * 1024;
 /// So often is a large change encoded anew because its object has changed meanwhile.
 const ATTEMPTS: usize = 8;
-
-/// What a change is put together with before it is encoded.
-#[derive(Clone, Debug)]
-enum Basis {
-    Alone,
-    /// It is laid over what this record tells of its object.
-    Over {
-        sequence: u64,
-        object: Bytes,
-    },
-    /// This record is newer, and lies over it.
-    Under {
-        sequence: u64,
-        object: Bytes,
-    },
-}
-
-impl Basis {
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Alone, Self::Alone) => true,
-            (Self::Over { sequence, .. }, Self::Over { sequence: other, .. })
-            | (Self::Under { sequence, .. }, Self::Under { sequence: other, .. }) => sequence == other,
-            _ => false,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Alone => 0,
-            Self::Over { object, .. } | Self::Under { object, .. } => object.len(),
-        }
-    }
-}
 
 /// What is to be done with a change.
 enum Plan {
@@ -86,39 +50,30 @@ impl Plan {
     }
 }
 
-/// An add or update, ready to be told.
-struct Encoded {
-    basis: Basis,
-    event: EventFrame,
-    parent: Option<String>,
-    /// With what it was put together it would be too large: it stands alone, and so it is no whole object.
-    is_cut: bool,
-    /// Whether pages can be told to add it, where that takes long to find out.
-    can_add: Option<bool>,
-}
-
 impl Hub {
-    /// Tells changes, in this order and with nothing in between.
+    /// Tells changes, in this order and with nothing in between. Only where several large ones are of one object may
+    /// others come in between.
     ///
     /// `began` is where the log stood when the write that made an add began: an object that was told since then is
     /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
     pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
-        let mut encoded: Vec<Option<Encoded>> = changes.iter().map(|_| None).collect();
-        let mut announced = Vec::new();
+        let mut batch = Batch::of(changes, began);
         let mut attempts = 0;
-        let published = loop {
+        while batch.told < changes.len() {
             let mut log = lock(&self.log);
-            let large =
-                if attempts < ATTEMPTS { self.large(&log, entity, changes, began, &encoded) } else { Vec::new() };
+            let large = if attempts < ATTEMPTS { self.large(&log, entity, &batch) } else { Vec::new() };
             if large.is_empty() {
-                break self.append(&mut log, entity, changes, began, &mut encoded, &mut announced);
+                self.append(&mut log, entity, &mut batch);
+                attempts = 0;
+                continue;
             }
             drop(log);
             attempts += 1;
             for (at, basis) in large {
-                encoded[at] = Some(self.encode(entity, &changes[at], basis));
+                batch.encoded[at] = Some(self.encode(entity, &changes[at], basis));
             }
-        };
+        }
+        let Batch { announced, published, .. } = batch;
         self.wake();
         if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
             self.settler.news.notify_one();
@@ -132,47 +87,38 @@ impl Hub {
     }
 
     /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
-    fn large(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        changes: &[Change],
-        began: Option<u64>,
-        encoded: &[Option<Encoded>],
-    ) -> Vec<(usize, Basis)> {
-        let before = log.head();
-        let large = changes.iter().zip(encoded).enumerate().filter_map(|(at, (change, encoded))| {
+    fn large(&self, log: &Log, entity: EntityIndex, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
+        let meanwhile = batch.meanwhile(log);
+        let large = (batch.told..batch.changes.len()).filter_map(|at| {
+            let change = &batch.changes[at];
             let key = self.voice(entity).key(change.namespace(), change.id());
-            let plan = self.plan(log, entity, &key, change, began.map(|began| (began, before)));
-            let basis = plan.basis()?;
-            let is_ready = encoded.as_ref().is_some_and(|encoded| encoded.basis.is_same(basis));
-            (change.object().len() + basis.bytes() >= LARGE && !is_ready).then(|| (at, basis.clone()))
+            let plan = self.plan(log, entity, &key, change, meanwhile);
+            let basis = plan.basis().filter(|basis| batch.is_unread(at, basis))?;
+            Some((at, basis.clone()))
         });
         large.collect()
     }
 
-    fn append(
-        &self,
-        log: &mut Log,
-        entity: EntityIndex,
-        changes: &[Change],
-        began: Option<u64>,
-        encoded: &mut [Option<Encoded>],
-        announced: &mut Vec<(usize, Scopes)>,
-    ) -> Published {
-        let (before, now) = (log.head(), Instant::now());
-        let mut published = Published { changes: 0, elsewhere: false };
-        for (at, change) in changes.iter().enumerate() {
+    /// Tells as many changes of a batch as are ready, and one at least: what is large is not put together here with what
+    /// the same batch has just told of its object.
+    fn append(&self, log: &mut Log, entity: EntityIndex, batch: &mut Batch<'_>) {
+        let (first, head, now) = (batch.told, log.head(), Instant::now());
+        for (at, change) in batch.changes.iter().enumerate().skip(first) {
             let key = self.voice(entity).key(change.namespace(), change.id());
-            let plan = self.plan(log, entity, &key, change, began.map(|began| (began, before)));
+            let meanwhile = batch.began.map(|began| Meanwhile { began, ended: head, parts: &batch.parts });
+            let plan = self.plan(log, entity, &key, change, meanwhile);
+            if at > first && plan.basis().is_some_and(|basis| batch.is_unread(at, basis)) {
+                break;
+            }
+            batch.told = at + 1;
             let mut event = |basis: &Basis| {
-                let ready = encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
+                let ready = batch.encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
                 ready.unwrap_or_else(|| self.encode(entity, change, basis.clone()))
             };
             let record = match plan {
                 Plan::Nothing => continue,
                 Plan::Elsewhere => {
-                    published.elsewhere = true;
+                    batch.published.elsewhere = true;
                     continue;
                 }
                 Plan::Delete => self.deleted(log, entity, &key, change),
@@ -188,10 +134,10 @@ impl Hub {
             };
             let came = self.came_in_part(&record);
             if self.is_audited() {
-                announced.push((at, record.scopes.clone()));
+                batch.announced.push((at, record.scopes.clone()));
             }
             log.append(now, record);
-            published.changes += 1;
+            batch.published.changes += 1;
             if let Some(scopes) = came {
                 if !self.voice(entity).has_snapshot {
                     let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
@@ -201,15 +147,21 @@ impl Hub {
                 log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
             }
         }
-        if published.changes > 0 {
+        batch.parts.push(head..log.head());
+        if log.head() > head {
             lock(&self.settles)[usize::from(entity.0)].told(now, log.head());
         }
-        published
     }
 
-    /// What a change comes to, by what the log knows of its object. `began`: where the log stood when the write of an add
-    /// began, and where before these changes.
-    fn plan(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change, began: Option<(u64, u64)>) -> Plan {
+    /// What a change comes to, by what the log knows of its object.
+    fn plan(
+        &self,
+        log: &Log,
+        entity: EntityIndex,
+        key: &str,
+        change: &Change,
+        meanwhile: Option<Meanwhile<'_>>,
+    ) -> Plan {
         let voice = self.voice(entity);
         let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
         if change.kind() == ChangeKind::Delete {
@@ -219,13 +171,13 @@ impl Hub {
             return Plan::Elsewhere;
         }
         if self.delivery == Delivery::Plain {
-            return self.plan_add(log, entity, key, change, began).unwrap_or(Plan::Changed {
+            return self.plan_add(log, entity, key, change, meanwhile).unwrap_or(Plan::Changed {
                 basis: Basis::Alone,
                 scopes,
                 whole: false,
             });
         }
-        if let Some(plan) = self.plan_add(log, entity, key, change, began) {
+        if let Some(plan) = self.plan_add(log, entity, key, change, meanwhile) {
             return plan;
         }
         if self.is_unconfirmed(log, entity, key, change) {
@@ -258,18 +210,17 @@ impl Hub {
         entity: EntityIndex,
         key: &str,
         change: &Change,
-        began: Option<(u64, u64)>,
+        meanwhile: Option<Meanwhile<'_>>,
     ) -> Option<Plan> {
-        let (began, before) = began.filter(|_| change.kind() == ChangeKind::Add)?;
-        let (sequence, newer, subject) =
-            log.newest_record(entity, key).filter(|(at, ..)| (began..before).contains(at))?;
+        let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
+        let (sequence, newer, subject) = log.newest_record(entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
         // What was told elsewhere is nothing to it.
         if self.voice(entity).is_scoped && newer.scopes != *change.scopes() {
             return None;
         }
         match subject {
             // The id of an object that was deleted meanwhile has been given to this one.
-            Subject { kind: ChangeKind::Delete, added: Some(added), .. } if *added < began => None,
+            Subject { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
             Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
             // An update may leave fields out that pages need of an add.
             Subject { object, .. } => {
@@ -629,6 +580,38 @@ mod tests {
         hub.publish(EVENTS, &[update(&large("c"))], None);
         let (_, object, whole) = newest(&hub, "7");
         assert!(["a", "b", "c"].iter().all(|key| object[key] == "x".repeat(LARGE)) && whole);
+    }
+
+    #[test]
+    fn large_changes_of_one_object_are_not_put_together_under_the_lock() {
+        let hub = hub(Voice::new("events", "event"));
+        let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
+        let mut batch = Batch::of(&changes, Some(0));
+        let mut log = lock(&hub.log);
+        let told = [1, 3].map(|_| {
+            for (at, basis) in hub.large(&log, EVENTS, &batch) {
+                batch.encoded[at] = Some(hub.encode(EVENTS, &changes[at], basis));
+            }
+            hub.append(&mut log, EVENTS, &mut batch);
+            batch.told
+        });
+        assert_eq!((told, log.head()), ([1, 3], 3));
+    }
+
+    #[test]
+    fn what_others_tell_between_parts_of_a_batch_is_newer_than_its_adds() {
+        let hub = hub(Voice::new("events", "event"));
+        let changes = [
+            Change::add(&large("a")).unwrap(),
+            update(&large("b")),
+            Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
+        ];
+        let mut batch = Batch::of(&changes, Some(0));
+        hub.append(&mut lock(&hub.log), EVENTS, &mut batch);
+        assert_eq!(batch.told, 1);
+        hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);
+        hub.append(&mut lock(&hub.log), EVENTS, &mut batch);
+        assert_eq!((batch.told, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod activity;
 mod again;
 mod append;
+mod batch;
 mod fanout;
 mod feed;
 mod handout;

@@ -14,7 +14,7 @@ use crate::{
     hook::{BoxError, guarded},
     hub::{
         Delivery, EntityIndex, Hub, Pages, Row, RowKind,
-        append::LARGE,
+        batch::LARGE,
         hidden::Mark,
         log::{self, Log, Matter, Record, Seen, Subject, Tombstone, Was},
         view::View,
