@@ -448,3 +448,57 @@ impl Hub {
         share
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        frame::Frame,
+        hub::{Row, tests::times},
+        scope::Scopes,
+    };
+
+    /// What a page was told that lost its place at 10, when all of it has arrived.
+    fn arrived(gone: &[&str], now: Instant) -> Again {
+        let row = |id: &&str| Row {
+            id: (*id).into(),
+            keys: Box::default(),
+            frame: Frame::from(Bytes::from_static(b"{}")),
+            object: None,
+            kind: RowKind::Gone,
+        };
+        let gone = gone.iter().map(row).collect();
+        let snapshot = SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default() };
+        let mut again = Again::resynchronised(Arc::new(snapshot), 10, 10, 10, now);
+        again.told(Place::END, &times(), now);
+        let settle = Settle::new(now - Duration::from_secs(60));
+        again.move_on(&settle, &times(), now + times().settle.overlap);
+        assert!(matches!(again.step, Step::Arrived(_)), "{:?}", again.step);
+        again
+    }
+
+    #[test]
+    fn what_only_the_store_says_to_be_gone_is_not_forgotten_by_the_next_connection() {
+        let now = Instant::now() + Duration::from_secs(60);
+        assert_eq!(arrived(&[], now).missed_from(20), Some(20));
+        assert_eq!(arrived(&["7"], now).missed_from(20), None, "the store is asked again");
+    }
+
+    #[test]
+    fn what_the_store_said_to_be_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let later = now + Duration::from_secs(60);
+        for (gone, log_start, at, doubts) in [
+            (&["7"][..], 11, later, true),
+            (&["7"], 10, later, false),
+            (&["7"], 11, now, false),
+            (&[], 11, later, false),
+        ] {
+            assert_eq!(arrived(gone, now).doubts_gone_ids(log_start, at), doubts, "{gone:?} {log_start}");
+        }
+    }
+}
