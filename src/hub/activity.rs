@@ -64,13 +64,13 @@ enum Stage {
 
 /// What the page that sent a refused write may have missed while it was saving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missed {
+pub(crate) enum Missed<'k> {
     /// It is a stranger's, or one that nobody let in.
     Nothing,
-    /// What was published while the write was on its way.
-    Meanwhile,
-    /// What was published shortly before, too: it holds everything back that others add.
-    AndBefore,
+    /// What was published of the object of this key while the write was on its way.
+    Object(&'k str),
+    /// What was published meanwhile or shortly before, since it holds everything back that others add.
+    Adds,
 }
 
 impl Activity {
@@ -120,18 +120,24 @@ impl Activity {
     }
 
     /// The write was refused, and has changed nothing; it leaves no trace unless its page may have missed something.
-    pub(crate) fn refuse(&self, missed: Missed) {
+    pub(crate) fn refuse(&self, missed: Missed<'_>) {
         let Of::Write(begun, _) = &self.of else { return };
         let has_missed = match missed {
             Missed::Nothing => false,
-            Missed::Meanwhile => self.settle(|settle| settle.was_overtaken(begun)),
-            Missed::AndBefore => self.settle(|settle| settle.was_overtaken(begun) || begun.is_near_others()),
+            Missed::Object(key) => lock(&self.hub.log).is_told_since(self.entity, key, begun.head),
+            Missed::Adds => self.settle(|settle| settle.was_overtaken(begun) || begun.is_near_others()),
         };
         if has_missed {
             return self.confirm();
         }
+        let now = Instant::now();
         let refreshes = self.step(|stage, settle, begun| {
             let was = std::mem::replace(stage, Stage::Refused);
+            match missed {
+                Missed::Nothing => {}
+                Missed::Object(key) => settle.save_refused(now, Some(key.into())),
+                Missed::Adds => settle.save_refused(now, None),
+            }
             was == Stage::Arrived && settle.write_refused(begun)
         });
         // What waits for a quiet moment may find it earlier now.

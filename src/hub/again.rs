@@ -357,7 +357,7 @@ impl Again {
 
 /// Whether nobody was saving while something was told. An answer that left shortly before may have been on its way.
 fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant) -> bool {
-    settle.is_calm_since(then.checked_sub(times.settle.quiet).unwrap_or(then), now)
+    settle.is_still_since(then.checked_sub(times.settle.quiet).unwrap_or(then), now)
 }
 
 impl Hub {

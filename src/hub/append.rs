@@ -61,14 +61,15 @@ impl Hub {
         let mut attempts = 0;
         while batch.told < changes.len() {
             let mut log = lock(&self.log);
-            let large = if attempts < ATTEMPTS { self.large(&log, entity, &batch) } else { Vec::new() };
+            let (told, waits) = (batch.told, attempts < ATTEMPTS);
+            // Of several changes none is told before all that can be read are.
+            let is_batch = waits && changes.len() > 1;
+            let mut large = if is_batch { self.large(&log, entity, &batch) } else { Vec::new() };
             if large.is_empty() {
-                self.append(&mut log, entity, &mut batch);
-                attempts = 0;
-                continue;
+                large.extend(self.append(&mut log, entity, &mut batch, waits));
             }
             drop(log);
-            attempts += 1;
+            attempts = if batch.told > told { 0 } else { attempts + 1 };
             for (at, basis) in large {
                 batch.encoded[at] = Some(self.encode(entity, &changes[at], basis));
             }
@@ -99,15 +100,17 @@ impl Hub {
         large.collect()
     }
 
-    /// Tells as many changes of a batch as are ready, and one at least: what is large is not put together here with what
-    /// the same batch has just told of its object.
-    fn append(&self, log: &mut Log, entity: EntityIndex, batch: &mut Batch<'_>) {
+    /// Tells as many changes of a batch as are ready; which comes next, and is too large to be encoded here. Unless it
+    /// `waits`, it tells one at least.
+    fn append(&self, log: &mut Log, entity: EntityIndex, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Basis)> {
         let (first, head, now) = (batch.told, log.head(), Instant::now());
+        let mut unread = None;
         for (at, change) in batch.changes.iter().enumerate().skip(first) {
             let key = self.voice(entity).key(change.namespace(), change.id());
             let meanwhile = batch.began.map(|began| Meanwhile { began, ended: head, parts: &batch.parts });
             let plan = self.plan(log, entity, &key, change, meanwhile);
-            if at > first && plan.basis().is_some_and(|basis| batch.is_unread(at, basis)) {
+            if let Some(basis) = plan.basis().filter(|basis| (waits || at > first) && batch.is_unread(at, basis)) {
+                unread = Some((at, basis.clone()));
                 break;
             }
             batch.told = at + 1;
@@ -149,8 +152,10 @@ impl Hub {
         }
         batch.parts.push(head..log.head());
         if log.head() > head {
-            lock(&self.settles)[usize::from(entity.0)].told(now, log.head());
+            let is_of = |key: &str| log.since(head).any(|(_, record)| record.is_of(key));
+            lock(&self.settles)[usize::from(entity.0)].told(now, log.head(), is_of);
         }
+        unread
     }
 
     /// What a change comes to, by what the log knows of its object.
@@ -180,14 +185,14 @@ impl Hub {
         if let Some(plan) = self.plan_add(log, entity, key, change, meanwhile) {
             return plan;
         }
-        if self.is_unconfirmed(log, entity, key, change) {
+        let known = log.known(entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
+        if known.is_none() && self.is_unconfirmed(log, entity, key, change) {
             // To who may have had it; and nobody can be asked who may see it.
             let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
             let scopes = if voice.is_scoped { scopes.common(&had) } else { scopes };
             let is_nobodys = scopes.is_none() || voice.view.is_some();
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
-        let known = log.known(entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
         let says_nothing_else = change.is_claimed() && change.former_scopes().is_none();
         let is_others = known.is_some_and(|(_, known)| known.is_claim && scopes.common(&known.ever).is_none());
         let is_others = says_nothing_else && is_others;
@@ -592,7 +597,7 @@ mod tests {
             for (at, basis) in hub.large(&log, EVENTS, &batch) {
                 batch.encoded[at] = Some(hub.encode(EVENTS, &changes[at], basis));
             }
-            hub.append(&mut log, EVENTS, &mut batch);
+            hub.append(&mut log, EVENTS, &mut batch, true);
             batch.told
         });
         assert_eq!((told, log.head()), ([1, 3], 3));
@@ -607,10 +612,10 @@ mod tests {
             Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
         ];
         let mut batch = Batch::of(&changes, Some(0));
-        hub.append(&mut lock(&hub.log), EVENTS, &mut batch);
+        hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
         assert_eq!(batch.told, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);
-        hub.append(&mut lock(&hub.log), EVENTS, &mut batch);
+        hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
         assert_eq!((batch.told, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
     }
 

@@ -16,6 +16,7 @@ mod hidden;
 mod log;
 #[cfg(test)]
 mod proof;
+mod refusals;
 mod reminders;
 mod session;
 mod settle;

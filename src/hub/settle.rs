@@ -6,9 +6,11 @@
 //!
 //! Callers say what time it is; nothing here waits.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+
+use super::refusals::Refusals;
 
 /// The times of settling.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,7 @@ pub(crate) struct Due {
 pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
+    refusals: Refusals,
     stretch: Option<Stretch>,
     /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
     doubtful: Vec<Instant>,
@@ -148,6 +151,7 @@ impl Settle {
         Self {
             writes: ended(),
             lists: ended(),
+            refusals: Refusals::default(),
             stretch: None,
             doubtful: Vec::new(),
             refreshes: false,
@@ -220,6 +224,11 @@ impl Settle {
         self.end_doubt(write.at, false)
     }
 
+    /// What was refused was a page's save, of the object of this key; without one, of a new object.
+    pub(super) fn save_refused(&mut self, now: Instant, key: Option<Arc<str>>) {
+        self.refusals.note(now, key);
+    }
+
     /// It is answered. True when an earlier refresh must be done again.
     pub(super) fn write_ends(&mut self, write: &Begun, now: Instant) -> bool {
         self.writes.end(write.at, now);
@@ -252,10 +261,10 @@ impl Settle {
     }
 
     /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
-    /// on its page.
-    pub(crate) fn told(&mut self, now: Instant, head: u64) {
+    /// on its page; and a page may be saving that object still. `is_of` says whether it was told of the object of a key.
+    pub(crate) fn told(&mut self, now: Instant, head: u64, is_of: impl Fn(&str) -> bool) {
         self.published = head;
-        let undone = self.lists_quiet_since(now) > Quiet::Since(now);
+        let undone = self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, is_of);
         if let Some(stretch) = self.stretch.as_mut().filter(|_| undone) {
             stretch.contended = true;
         }
@@ -334,6 +343,11 @@ impl Settle {
         self.quiet_since(now) <= Quiet::Since(then)
     }
 
+    /// The same, and no save of a page has been refused since then either.
+    pub(crate) fn is_still_since(&self, then: Instant, now: Instant) -> bool {
+        self.is_calm_since(then, now) && !self.refusals.are_newer_than(then)
+    }
+
     fn is_over(&self, now: Instant, times: &SettleTimes) -> bool {
         let settled = self.stretch.as_ref().is_some_and(|stretch| !(stretch.contended && stretch.fresh));
         settled && self.due(now, times).is_some_and(|due| due < now)
@@ -395,7 +409,7 @@ mod tests {
         fn succeeds(&mut self, write: &Begun, to: f64) {
             self.until(to);
             self.settle.write_confirmed(write, self.at(to), || 0);
-            self.settle.told(self.at(to), self.head + 1);
+            self.settle.told(self.at(to), self.head + 1, |_| true);
             self.head += 1;
             assert!(!self.settle.write_ends(write, self.at(to)));
         }

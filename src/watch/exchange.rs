@@ -110,20 +110,16 @@ fn is_refusal(status: StatusCode) -> bool {
     !may_have_changed && (status.is_informational() || status.is_redirection() || status.is_client_error())
 }
 
-/// What the page that sent a refused write may have missed while it was saving. Where the store itself refuses, it is a
-/// page's; one that nobody let in costs others nothing.
-fn missed_by(status: StatusCode, kind: ChangeKind) -> Missed {
-    match status {
+/// Whether the store itself refused a write: then it is a page's save. One that nobody let in costs others nothing.
+fn is_refused_by_store(status: StatusCode) -> bool {
+    matches!(
+        status,
         StatusCode::NOT_FOUND
-        | StatusCode::CONFLICT
-        | StatusCode::GONE
-        | StatusCode::PRECONDITION_FAILED
-        | StatusCode::UNPROCESSABLE_ENTITY => match kind {
-            ChangeKind::Add => Missed::AndBefore,
-            ChangeKind::Update | ChangeKind::Delete => Missed::Meanwhile,
-        },
-        _ => Missed::Nothing,
-    }
+            | StatusCode::CONFLICT
+            | StatusCode::GONE
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
 }
 
 impl Write {
@@ -159,7 +155,12 @@ impl Write {
         Ordered::new(turn, inner).then(|answered| async move {
             match &answered {
                 Ok(response) if is_refusal(response.status()) => {
-                    self.activity.refuse(missed_by(response.status(), self.matched().route.kind));
+                    let key = self.target.key();
+                    self.activity.refuse(match &key {
+                        _ if !is_refused_by_store(response.status()) => Missed::Nothing,
+                        Some(key) => Missed::Object(key),
+                        None => Missed::Adds,
+                    });
                 }
                 // Whatever it is, something may have changed.
                 Ok(_) | Err(_) => self.activity.confirm(),

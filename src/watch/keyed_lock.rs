@@ -4,7 +4,7 @@
 //! be let in. Deletions without a body share the lock, since their order makes no difference.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -66,9 +66,12 @@ impl KeyedLock {
     ) -> Result<KeyedGuard, Waiter> {
         let key: Key = (entity, id);
         let mut held = lock(&self.held);
-        let Some(slot) = held.get_mut(&key) else {
-            held.insert(key.clone(), Slot::new(access == Access::BodilessDelete));
-            return Ok(self.guard(key));
+        let slot = match held.entry(key.clone()) {
+            Entry::Occupied(slot) => slot.into_mut(),
+            Entry::Vacant(free) => {
+                free.insert(Slot::new(access == Access::BodilessDelete));
+                return Ok(self.guard(key));
+            }
         };
         slot.forget_who_gave_up();
         let shares = access == Access::BodilessDelete;
@@ -93,14 +96,15 @@ impl KeyedLock {
         while through > 0 {
             let next = {
                 let mut held = lock(&self.held);
-                let Some(slot) = held.get_mut(key) else { return };
+                let Entry::Occupied(mut place) = held.entry(key.clone()) else { return };
+                let slot = place.get_mut();
                 slot.holders -= through;
                 if slot.holders > 0 {
                     return;
                 }
                 let next = slot.next();
                 if next.is_empty() {
-                    held.remove(key);
+                    place.remove();
                 }
                 next
             };

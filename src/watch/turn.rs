@@ -48,6 +48,15 @@ impl Target {
         Self { watcher, matched, scopes, access, place: Mutex::default() }
     }
 
+    /// What the log and the keyed lock know its object by; `None` of a new one.
+    pub(super) fn key(&self) -> Option<Arc<str>> {
+        let id = self.matched.id.as_ref()?;
+        Some(match self.watcher.publisher.hub.key(self.matched.route.entity, &self.scopes, id) {
+            Cow::Borrowed(_) => id.clone(),
+            Cow::Owned(key) => key.into(),
+        })
+    }
+
     /// Gives the turn to the next.
     pub(super) fn give_turn_back(&self) {
         let turn = lock(&self.place).turn.take();
@@ -61,12 +70,8 @@ impl Target {
     /// Takes this write's turn, and what is left to be waited for; the write goes on without its turn when that takes
     /// too long. An add waits for nobody.
     fn take_turn(self: &Arc<Self>) -> Option<BoxFuture<()>> {
-        let id = self.matched.id.as_ref()?;
+        let (id, key) = (self.matched.id.as_ref()?, self.key()?);
         let (watcher, entity) = (&self.watcher, self.matched.route.entity);
-        let key = match watcher.publisher.hub.key(entity, &self.scopes, id) {
-            Cow::Borrowed(_) => id.clone(),
-            Cow::Owned(key) => key.into(),
-        };
         let taken = match watcher.locks.take(entity, key, self.access) {
             Ok(turn) if watcher.load_before(entity, &self.scopes, id).is_none() => {
                 lock(&self.place).turn = Some(turn);

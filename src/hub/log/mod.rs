@@ -54,6 +54,8 @@ const MOST_BYTES: usize = 1 << 40;
 struct Stored {
     at: Instant,
     record: Record,
+    /// Its place among the shares of its entity.
+    share: usize,
     /// How it is told once more, since the first page needed that.
     upsert: OnceLock<Upsert>,
 }
@@ -82,7 +84,8 @@ struct Index {
 #[derive(Debug)]
 pub(crate) struct Log {
     limits: LogLimits,
-    records: BTreeMap<u64, Stored>,
+    /// Boxed, since a tree moves its entries about.
+    records: BTreeMap<u64, Box<Stored>>,
     /// The sequence number the next record will get.
     head: u64,
     bytes: usize,
@@ -133,7 +136,9 @@ impl Log {
     pub(crate) fn append(&mut self, now: Instant, mut record: Record) {
         let sequence = self.head();
         if let Matter::Change(subject) = &mut record.matter {
-            let known = self.newest(record.entity, &subject.key);
+            let index = self.indexes.get_mut(usize::from(record.entity.0));
+            let earlier = index.and_then(|index| index.newest.insert(subject.key.clone(), sequence));
+            let known = earlier.and_then(|earlier| Some((earlier, self.change(earlier)?.1)));
             let parent = known.and_then(|(_, known)| known.parent.clone());
             let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
             subject.added = match subject.kind {
@@ -149,7 +154,7 @@ impl Log {
             if let Some(parent) = parent {
                 self.forget_child(record.entity, &parent, &subject.key);
             }
-            self.note(now, sequence, record.entity, subject, &record.scopes);
+            self.note(now, sequence, earlier, &record);
         }
         let oldest = self.records.first_key_value().map_or(sequence, |(&oldest, _)| oldest);
         if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
@@ -164,11 +169,10 @@ impl Log {
         }
         self.bytes += record.bytes();
         let cost = self.cost(&record);
-        if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) {
-            index.shares.add(&record.scopes, sequence, cost);
-        }
+        let index = self.indexes.get_mut(usize::from(record.entity.0));
+        let share = index.map_or(0, |index| index.shares.add(&record.scopes, sequence, cost));
         self.times.note(now, sequence);
-        self.records.insert(sequence, Stored { at: now, record, upsert: OnceLock::new() });
+        self.records.insert(sequence, Box::new(Stored { at: now, record, share, upsert: OnceLock::new() }));
         self.head += 1;
         // History is worth more than what can be said anew.
         if self.all_bytes() > self.limits.bytes && *self.upsert_bytes.get_mut() > 0 {
@@ -277,6 +281,12 @@ impl Log {
         self.index(entity).is_some_and(|index| index.newest.get(key) == Some(&sequence) && sequence >= index.refreshed)
     }
 
+    /// Whether an object was told from `sequence` on, as far as the log reaches back.
+    pub(crate) fn is_told_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        let newest = self.index(entity).and_then(|index| index.newest.get(key));
+        newest.is_some_and(|newest| *newest >= sequence) || self.start(entity) > sequence
+    }
+
     /// True when what was told of an object from `sequence` on says all there is to say of it.
     pub(crate) fn is_whole_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
         let newest = self.index(entity).and_then(|index| index.newest.get(key));
@@ -378,12 +388,13 @@ impl Log {
         self.indexes.get(usize::from(entity.0))
     }
 
-    /// Remembers a change as the newest of its object.
-    fn note(&mut self, now: Instant, sequence: u64, entity: EntityIndex, subject: &Subject, scopes: &Scopes) {
-        let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
+    /// Remembers a change as the newest of its object, of which `earlier` was.
+    fn note(&mut self, now: Instant, sequence: u64, earlier: Option<u64>, record: &Record) {
+        let (Matter::Change(subject), Some(index)) =
+            (&record.matter, self.indexes.get_mut(usize::from(record.entity.0)))
+        else {
             return;
         };
-        let earlier = index.newest.insert(subject.key.clone(), sequence);
         let forgotten = earlier.and_then(|earlier| index.tombstones.remove(earlier));
         if subject.kind == ChangeKind::Delete {
             let last = match &subject.former {
@@ -402,7 +413,7 @@ impl Log {
                 key: subject.key.clone(),
                 object: subject.object.to_vec().into(),
                 may_be_exception: subject.may_be_exception,
-                scopes: scopes.clone(),
+                scopes: record.scopes.clone(),
                 ever,
                 went_to: subject.went_to.clone(),
                 is_claim: subject.is_claim,
@@ -456,10 +467,11 @@ impl Log {
     }
 
     fn drop_record(&mut self, sequence: u64) {
-        let Some(Stored { record, upsert, .. }) = self.records.remove(&sequence) else {
+        let Some(stored) = self.records.remove(&sequence) else {
             return;
         };
-        let cost = self.cost(&record);
+        let Stored { record, share, upsert, .. } = &*stored;
+        let cost = self.cost(record);
         self.bytes -= record.bytes();
         *self.upsert_bytes.get_mut() -= upsert.get().map_or(0, Upsert::bytes);
         self.trimmed = self.trimmed.max(sequence + 1);
@@ -468,7 +480,7 @@ impl Log {
         let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
             return;
         };
-        index.shares.remove(&record.scopes, sequence, cost);
+        index.shares.remove(*share, sequence, cost);
         index.trimmed.note(&record.audience(), sequence);
         let Matter::Change(subject) = &record.matter else {
             return;

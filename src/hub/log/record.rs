@@ -38,6 +38,11 @@ impl Record {
         }
     }
 
+    /// Whether this is a change of the object of this key.
+    pub(crate) fn is_of(&self, key: &str) -> bool {
+        matches!(&self.matter, Matter::Change(subject) if *subject.key == *key)
+    }
+
     /// Everybody who may have received this object, as far as the log knows.
     pub(super) fn audience(&self) -> Scopes {
         match &self.matter {

@@ -41,7 +41,8 @@ impl Shares {
         self.shares.get(*place)?.sequences.front().copied()
     }
 
-    pub(super) fn add(&mut self, scopes: &Scopes, sequence: u64, cost: usize) {
+    /// Counts a record; says which share it belongs to.
+    pub(super) fn add(&mut self, scopes: &Scopes, sequence: u64, cost: usize) -> usize {
         let place = match self.places.get(scopes) {
             Some(&place) => place,
             None => {
@@ -57,14 +58,14 @@ impl Shares {
         share.sequences.push_back(sequence);
         self.by_cost.insert((share.cost, place));
         self.cost += cost;
+        place
     }
 
     /// Takes a record off its share.
-    pub(super) fn remove(&mut self, scopes: &Scopes, sequence: u64, cost: usize) {
-        let Some(&place) = self.places.get(scopes) else {
+    pub(super) fn remove(&mut self, place: usize, sequence: u64, cost: usize) {
+        let Some(share) = self.shares.get_mut(place) else {
             return;
         };
-        let share = &mut self.shares[place];
         self.by_cost.remove(&(share.cost, place));
         share.cost -= cost;
         self.cost -= cost;
@@ -130,14 +131,14 @@ mod tests {
     #[test]
     fn the_oldest_of_whoever_holds_most_goes_first() {
         let mut shares = Shares::default();
-        for (sequence, (name, cost)) in [("a", 5), ("b", 3), ("a", 1), ("b", 4)].into_iter().enumerate() {
-            shares.add(&scopes(name), sequence as u64, cost);
-        }
+        let records = [("a", 5), ("b", 3), ("a", 1), ("b", 4)].into_iter().enumerate();
+        let places: Vec<usize> =
+            records.map(|(sequence, (name, cost))| shares.add(&scopes(name), sequence as u64, cost)).collect();
         let mut gone = Vec::new();
-        for (name, cost) in [("b", 3), ("a", 5), ("b", 4), ("a", 1)] {
+        for cost in [3, 5, 4, 1] {
             let next = shares.next_to_go().unwrap();
             gone.push(next);
-            shares.remove(&scopes(name), next, cost);
+            shares.remove(places[next as usize], next, cost);
         }
         assert_eq!(gone, [1, 0, 3, 2]);
         assert_eq!((shares.cost(), shares.next_to_go(), shares.places.len(), shares.by_cost.len()), (0, None, 0, 0));

@@ -898,8 +898,7 @@ impl World {
         };
         match answer {
             // 404 or 422: no stranger's request.
-            Answer::Failed if request.method == Method::Post => activity.refuse(Missed::AndBefore),
-            Answer::Failed => activity.refuse(Missed::Meanwhile),
+            Answer::Failed => activity.refuse(request.id.as_deref().map_or(Missed::Adds, Missed::Object)),
             Answer::Ok { .. } => activity.confirm(),
         }
         self.look_around();

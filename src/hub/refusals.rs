@@ -1,0 +1,78 @@
+//! Saves that were refused a moment ago: their pages may not know yet.
+//!
+//! The stock client drops what is broadcast of an object while it saves that object, and holds the adds of others back
+//! while it saves a new one of its own. A refused save changes nothing, so others are told nothing because of it; only
+//! what is published before its page can have learned of the refusal is resent.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+/// A page knows this long after the answer that its save was refused.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// Refusals that are remembered: anybody can provoke them.
+const MAX_REFUSALS: usize = 256;
+
+/// The refused saves of one entity.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// When, and of which object; of a new one without a key.
+    recent: VecDeque<(Instant, Option<Arc<str>>)>,
+    latest: Option<Instant>,
+}
+
+impl Refusals {
+    pub(super) fn note(&mut self, now: Instant, key: Option<Arc<str>>) {
+        self.latest = Some(now);
+        self.forget_old(now);
+        if self.recent.len() == MAX_REFUSALS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((now, key));
+    }
+
+    /// Whether a page that does not know yet may have missed a change; `is_told` says whether it is of this object.
+    pub(super) fn concern(&mut self, now: Instant, is_told: impl Fn(&str) -> bool) -> bool {
+        self.forget_old(now);
+        self.recent.iter().any(|(_, key)| key.as_deref().is_none_or(&is_told))
+    }
+
+    /// Whether some page may have been saving since then.
+    pub(super) fn are_newer_than(&self, then: Instant) -> bool {
+        self.latest.is_some_and(|latest| latest > then)
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while self.recent.front().is_some_and(|(at, _)| *at + ON_ITS_WAY < now) {
+            self.recent.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_concerns_its_object_and_for_a_moment() {
+        let (mut refusals, begin) = (Refusals::default(), Instant::now());
+        let at = |millis| begin + Duration::from_millis(millis);
+        refusals.note(at(0), Some("7".into()));
+        for (millis, told, concerned) in [(900, "7", true), (900, "8", false), (1100, "7", false)] {
+            assert_eq!(refusals.concern(at(millis), |key| key == told), concerned, "{told} at {millis}");
+        }
+        refusals.note(at(2000), None);
+        assert!(refusals.concern(at(2500), |_| false), "that of a new object concerns all");
+        assert!(refusals.are_newer_than(at(1999)) && !refusals.are_newer_than(at(2000)));
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        for number in 0..10_000 {
+            refusals.note(now, Some(number.to_string().into()));
+        }
+        assert_eq!(refusals.recent.len(), MAX_REFUSALS);
+        assert!(refusals.concern(now, |key| key == "9999"));
+    }
+}
