@@ -98,6 +98,46 @@ async fn a_refusal_behind_each_write_changes_no_frame() {
     }
 }
 
+/// How often a page hears of a write that follows a refused save.
+async fn heard_behind(refused: (Method, &str, u16), gap: Duration) -> usize {
+    let (live, server) = server();
+    let mut page = server.subscribed().await;
+    page.subscribe("calendars").await;
+    sleep(Duration::from_secs(20)).await;
+    let (method, path, status) = refused;
+    let request = Request::builder().method(method).uri(path).header("x-refuse", status);
+    let response = server.send(request.body(r#"{"text":"refused"}"#).unwrap()).await;
+    assert_eq!(response.status(), status);
+    sleep(gap).await;
+    server.write(Method::PUT, "/events/7", r#"{"text":"new"}"#).await;
+    sleep(Duration::from_secs(20)).await;
+    live.send("calendars", &"over").unwrap();
+    let mut count = 0;
+    loop {
+        let message = page.message().await.expect("an open socket");
+        if message["body"]["name"] == "calendars" {
+            return count;
+        }
+        count += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_page_may_miss_until_it_knows_of_its_refusal_is_resent() {
+    for (refused, millis, is_resent) in [
+        ((Method::PUT, "/events/7", 404), 500, true),
+        ((Method::POST, "/events", 422), 500, true),
+        // It is of another object, its page knows, or it is a stranger's.
+        ((Method::PUT, "/events/8", 404), 500, false),
+        ((Method::PUT, "/events/7", 404), 1500, false),
+        ((Method::PUT, "/events/7", 401), 500, false),
+        ((Method::POST, "/events", 403), 500, false),
+    ] {
+        let count = heard_behind(refused.clone(), Duration::from_millis(millis)).await;
+        assert_eq!(count > 1, is_resent, "{refused:?} {millis}: {count}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_comes_moves_nothing() {
     let told_again = async |hangs: bool| {

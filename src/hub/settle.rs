@@ -678,4 +678,26 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_is_told_before_a_page_knows_that_its_save_was_refused_is_told_again() {
+        for (key, write, is_repeated) in [(Some("7"), 10.5, true), (None, 10.5, true), (Some("7"), 11.5, false)] {
+            let mut world = World::new();
+            world.until(10.0);
+            world.settle.save_refused(world.at(10.0), key.map(Arc::from));
+            world.write(write, write);
+            world.until(30.0);
+            assert_eq!(!world.repeats.is_empty(), is_repeated, "{key:?} {write}");
+        }
+    }
+
+    #[test]
+    fn a_refused_save_keeps_nobody_waiting_and_yet_its_page_may_have_missed_what_it_was_told() {
+        let mut world = World::new();
+        world.refused(9.0, 10.0);
+        world.settle.save_refused(world.at(10.0), None);
+        let (then, now) = (world.at(9.5), world.at(12.0));
+        assert!(world.settle.is_calm_since(then, now) && !world.settle.is_still_since(then, now));
+        assert!(world.settle.is_still_since(world.at(10.5), now));
+    }
 }
