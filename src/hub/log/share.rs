@@ -12,6 +12,8 @@ use crate::scope::Scopes;
 
 /// Sets of scopes that are told apart when it is asked what somebody has missed.
 const MAX_TRIMMED: usize = 1024;
+/// Shares whose costs differ by less count as equal: not every record puts them into another order.
+const GRAIN: usize = 16 * 1024;
 
 /// What the records of one entity cost, by the scopes they are told in.
 #[derive(Debug, Default)]
@@ -19,7 +21,10 @@ pub(super) struct Shares {
     cost: usize,
     places: HashMap<Scopes, usize>,
     shares: Slab<Share>,
+    /// Costs, in grains, and places.
     by_cost: BTreeSet<(usize, usize)>,
+    /// The share that a record was added to last: the next is likely to be of the same.
+    latest: usize,
 }
 
 #[derive(Debug)]
@@ -43,21 +48,30 @@ impl Shares {
 
     /// Counts a record; says which share it belongs to.
     pub(super) fn add(&mut self, scopes: &Scopes, sequence: u64, cost: usize) -> usize {
-        let place = match self.places.get(scopes) {
-            Some(&place) => place,
-            None => {
-                let share = Share { scopes: scopes.clone(), cost: 0, sequences: VecDeque::new() };
-                let place = self.shares.insert(share);
-                self.places.insert(scopes.clone(), place);
-                place
-            }
-        };
+        let is_same = self.shares.get(self.latest).is_some_and(|latest| latest.scopes == *scopes);
+        let place = if is_same { self.latest } else { self.place(scopes) };
+        self.latest = place;
         let share = &mut self.shares[place];
-        self.by_cost.remove(&(share.cost, place));
+        let was = share.cost / GRAIN;
         share.cost += cost;
         share.sequences.push_back(sequence);
-        self.by_cost.insert((share.cost, place));
         self.cost += cost;
+        let is = share.cost / GRAIN;
+        if is != was {
+            self.by_cost.remove(&(was, place));
+            self.by_cost.insert((is, place));
+        }
+        place
+    }
+
+    /// The share of these scopes, which may be a new one.
+    fn place(&mut self, scopes: &Scopes) -> usize {
+        if let Some(&place) = self.places.get(scopes) {
+            return place;
+        }
+        let place = self.shares.insert(Share { scopes: scopes.clone(), cost: 0, sequences: VecDeque::new() });
+        self.places.insert(scopes.clone(), place);
+        self.by_cost.insert((0, place));
         place
     }
 
@@ -66,18 +80,21 @@ impl Shares {
         let Some(share) = self.shares.get_mut(place) else {
             return;
         };
-        self.by_cost.remove(&(share.cost, place));
+        let was = share.cost / GRAIN;
         share.cost -= cost;
         self.cost -= cost;
         // Whatever makes a record go, it is the oldest of its share.
         if share.sequences.front() == Some(&sequence) {
             share.sequences.pop_front();
         }
+        let is = share.cost / GRAIN;
         if share.sequences.is_empty() {
+            self.by_cost.remove(&(was, place));
             self.places.remove(&share.scopes);
             self.shares.remove(place);
-        } else {
-            self.by_cost.insert((share.cost, place));
+        } else if is != was {
+            self.by_cost.remove(&(was, place));
+            self.by_cost.insert((is, place));
         }
     }
 }
@@ -132,13 +149,13 @@ mod tests {
     fn the_oldest_of_whoever_holds_most_goes_first() {
         let mut shares = Shares::default();
         let records = [("a", 5), ("b", 3), ("a", 1), ("b", 4)].into_iter().enumerate();
-        let places: Vec<usize> =
-            records.map(|(sequence, (name, cost))| shares.add(&scopes(name), sequence as u64, cost)).collect();
+        let add = |(sequence, (name, grains))| shares.add(&scopes(name), sequence as u64, grains * GRAIN);
+        let places: Vec<usize> = records.map(add).collect();
         let mut gone = Vec::new();
-        for cost in [3, 5, 4, 1] {
+        for grains in [3, 5, 4, 1] {
             let next = shares.next_to_go().unwrap();
             gone.push(next);
-            shares.remove(places[next as usize], next, cost);
+            shares.remove(places[next as usize], next, grains * GRAIN);
         }
         assert_eq!(gone, [1, 0, 3, 2]);
         assert_eq!((shares.cost(), shares.next_to_go(), shares.places.len(), shares.by_cost.len()), (0, None, 0, 0));
