@@ -3,7 +3,12 @@
 //! The subscribers take everything at once, so no socket is in these numbers. One thread does it all: the fan-out, and
 //! the reading of those who are on the slow way.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use tokio::runtime::{Builder, Runtime};
@@ -71,5 +76,33 @@ fn fanout(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, fanout);
+/// Fields of an object of 1 MiB.
+const MANY_FIELDS: usize = 100_000;
+
+/// What a large object costs its own write, and what it costs another one at the same time: that waits for the log while
+/// it is locked, and for nothing else. Needs two cores.
+fn large(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("large");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut bench = runtime.block_on(Bench::new(0, Hearing::Everybody));
+    let publish_large = bench.large(MANY_FIELDS);
+    group.bench_function("publish one of 1 MiB", |bencher| bencher.iter(&publish_large));
+    group.bench_function("publish one", |bencher| bencher.iter(|| bench.publish(black_box(1))));
+    group.bench_function("publish one beside those of 1 MiB", |bencher| {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    publish_large();
+                }
+            });
+            bencher.iter(|| bench.publish(black_box(1)));
+            is_over.store(true, Ordering::Relaxed);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, fanout, large);
 criterion_main!(benches);

@@ -166,6 +166,18 @@ impl Bench {
         self.hub.settle(quiet + 2 * NEVER);
     }
 
+    /// What tells an update of an object of so many fields each time it is called, from any thread. For a hub without
+    /// pages.
+    pub fn large(&self, fields: usize) -> impl Fn() + Send + Sync + use<> {
+        let hub = self.hub.clone();
+        let fields = (0..fields).map(|number| (format!("f{number}"), Value::from(number % 10)));
+        let object: Value = fields.chain([("id".to_owned(), Value::from("large"))]).collect();
+        let change = Change::update(&object).expect("an object with an id");
+        move || {
+            hub.publish(EVENTS, std::slice::from_ref(&change), None);
+        }
+    }
+
     /// Waits until everything has been heard, and reads for those who are on the slow way.
     ///
     /// # Panics
