@@ -58,8 +58,13 @@ async fn create(State(events): State<Events>, Json(mut event): Json<Map<String, 
     Json(json!({"action": "inserted", "tid": id.to_string(), "item": event}))
 }
 
-async fn update(State(events): State<Events>, Path(id): Path<u64>, Json(fields): Json<Map<String, Value>>) -> Answer {
-    match lock(&events).get_mut(&id) {
+async fn update(
+    State(events): State<Events>,
+    Path(id): Path<String>,
+    Json(fields): Json<Map<String, Value>>,
+) -> Answer {
+    let mut events = lock(&events);
+    match row_id(&id).and_then(|id| events.get_mut(&id)) {
         None => missing(),
         Some(event) => {
             event.extend(fields.into_iter().filter(|(key, _)| key != "id"));
@@ -68,15 +73,34 @@ async fn update(State(events): State<Events>, Path(id): Path<u64>, Json(fields):
     }
 }
 
-async fn remove(State(events): State<Events>, Path(id): Path<u64>) -> Answer {
-    match lock(&events).remove(&id) {
-        None => missing(),
-        Some(_) => (StatusCode::OK, Json(json!({"action": "deleted"}))),
+async fn remove(State(events): State<Events>, Path(id): Path<String>) -> Answer {
+    let mut events = lock(&events);
+    let Some(event) = row_id(&id).and_then(|id| events.remove(&id)) else {
+        return missing();
+    };
+    // Exceptions go with their series, and have none of their own.
+    if series(&event).is_none() {
+        events.retain(|_, other| series(other).as_ref() != Some(&id));
     }
+    (StatusCode::OK, Json(json!({"action": "deleted"})))
 }
 
 fn missing() -> Answer {
     (StatusCode::NOT_FOUND, Json(json!({"action": "error"})))
+}
+
+/// The series that an exception belongs to.
+fn series(event: &Map<String, Value>) -> Option<String> {
+    match event.get("recurring_event_id")? {
+        Value::String(id) if !id.is_empty() => Some(id.clone()),
+        Value::Number(id) if id.as_f64() > Some(0.0) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
+/// Ids are text outside; `007` is not the event `7`.
+fn row_id(id: &str) -> Option<u64> {
+    id.parse().ok().filter(|number: &u64| number.to_string() == id)
 }
 
 fn lock(events: &Events) -> std::sync::MutexGuard<'_, BTreeMap<u64, Map<String, Value>>> {

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -94,19 +94,19 @@ where
         let calendar = self.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let path = parts.uri.path().trim_end_matches('/').to_owned();
-            let id = path.strip_prefix("/events/").map(str::parse::<u64>);
-            let (status, answer) = match (&parts.method, path.as_str(), id) {
+            let path = parts.uri.path().strip_suffix('/').unwrap_or_else(|| parts.uri.path());
+            let id = path.strip_prefix("/events/").map(row_id);
+            let (status, answer) = match (&parts.method, path, id) {
                 (&Method::GET, "/events", None) => calendar.list(),
-                (&Method::POST, "/events", None) => match read(body).await {
+                (&Method::POST, "/events", None) => match read(&parts, body).await {
                     Ok(event) => calendar.create(event),
                     Err(status) => failure(status),
                 },
-                (&Method::PUT | &Method::PATCH, _, Some(Ok(id))) => match read(body).await {
+                (&Method::PUT | &Method::PATCH, _, Some(Some(id))) => match read(&parts, body).await {
                     Ok(fields) => calendar.update(id, fields),
                     Err(status) => failure(status),
                 },
-                (&Method::DELETE, _, Some(Ok(id))) => calendar.remove(id),
+                (&Method::DELETE, _, Some(Some(id))) => calendar.remove(id),
                 _ => failure(StatusCode::NOT_FOUND),
             };
             let mut response = Response::new(Full::from(answer.to_string()));
@@ -142,10 +142,15 @@ impl Calendar {
     }
 
     fn remove(&self, id: u64) -> (StatusCode, Value) {
-        match self.lock().remove(&id) {
-            None => failure(StatusCode::NOT_FOUND),
-            Some(_) => (StatusCode::OK, json!({"action": "deleted"})),
+        let mut events = self.lock();
+        let Some(event) = events.remove(&id) else {
+            return failure(StatusCode::NOT_FOUND);
+        };
+        // Exceptions go with their series, and have none of their own.
+        if series(&event).is_none() {
+            events.retain(|_, other| series(other) != Some(id.to_string()));
         }
+        (StatusCode::OK, json!({"action": "deleted"}))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Map<String, Value>>> {
@@ -157,12 +162,31 @@ fn failure(status: StatusCode) -> (StatusCode, Value) {
     (status, json!({"action": "error"}))
 }
 
-/// A JSON object of 1 MiB at most.
-async fn read<B>(body: B) -> Result<Map<String, Value>, StatusCode>
+/// The series that an exception belongs to.
+fn series(event: &Map<String, Value>) -> Option<String> {
+    match event.get("recurring_event_id")? {
+        Value::String(id) if !id.is_empty() => Some(id.clone()),
+        Value::Number(id) if id.as_f64() > Some(0.0) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
+/// Ids are text outside; `007` is not the event `7`.
+fn row_id(id: &str) -> Option<u64> {
+    id.parse().ok().filter(|number: &u64| number.to_string() == id)
+}
+
+/// A JSON object of 1 MiB at most, by its content type too: the layer goes by that.
+async fn read<B>(parts: &Parts, body: B) -> Result<Map<String, Value>, StatusCode>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
     let body = Limited::new(body, 1024 * 1024).collect().await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
     serde_json::from_slice(&body.to_bytes()).map_err(|_| StatusCode::BAD_REQUEST)
 }

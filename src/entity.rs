@@ -152,7 +152,7 @@ impl Entity {
     /// ```
     ///
     /// Exceptions of a recurring series go with it: the preset sets [`parent_key`](Self::parent_key) to
-    /// `recurring_event_id`.
+    /// `recurring_event_id`. Exceptions have none of their own.
     pub fn scheduler(path: impl AsRef<str>) -> Self {
         let events = Self::new("events").payload_key("event").collection(path).parent_key("recurring_event_id");
         Self { widget: Widget::Scheduler, ..events }

@@ -72,6 +72,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The keys, as often as they stand there.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|(key, _)| key.as_ref())
+    }
+
     /// Appends a field; what stands under the same key before it loses.
     pub(crate) fn push(&mut self, key: impl Into<Cow<'a, str>>, raw: impl Into<Cow<'a, str>>) {
         self.fields.push((key.into(), raw.into()));

@@ -92,6 +92,7 @@ async fn a_refusal_behind_each_write_changes_no_frame() {
             vec![(Method::PUT, 401)],
             vec![(Method::POST, 403), (Method::DELETE, 401)],
             vec![(Method::DELETE, 404), (Method::PUT, 409), (Method::POST, 302)],
+            vec![(Method::POST, 422), (Method::POST, 409)],
         ] {
             assert_eq!(heard(gap, &refusals).await, alone, "{gap:?} {refusals:?}");
         }
@@ -126,8 +127,8 @@ async fn heard_behind(refused: (Method, &str, u16), gap: Duration) -> usize {
 async fn what_a_page_may_miss_until_it_knows_of_its_refusal_is_resent() {
     for (refused, millis, is_resent) in [
         ((Method::PUT, "/events/7", 404), 500, true),
-        ((Method::POST, "/events", 422), 500, true),
-        // It is of another object, its page knows, or it is a stranger's.
+        // It is of another object, holds only adds back, its page knows, or it is a stranger's.
+        ((Method::POST, "/events", 422), 500, false),
         ((Method::PUT, "/events/8", 404), 500, false),
         ((Method::PUT, "/events/7", 404), 1500, false),
         ((Method::PUT, "/events/7", 401), 500, false),

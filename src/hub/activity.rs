@@ -69,7 +69,7 @@ pub(crate) enum Missed<'k> {
     Nothing,
     /// What was published of the object of this key while the write was on its way.
     Object(&'k str),
-    /// What was published meanwhile or shortly before, since it holds everything back that others add.
+    /// What others added meanwhile or shortly before: it holds that back.
     Adds,
 }
 
@@ -125,7 +125,7 @@ impl Activity {
         let has_missed = match missed {
             Missed::Nothing => false,
             Missed::Object(key) => lock(&self.hub.log).is_told_since(self.entity, key, begun.head),
-            Missed::Adds => self.settle(|settle| settle.was_overtaken(begun) || begun.is_near_others()),
+            Missed::Adds => self.settle(|settle| settle.was_added_beside(begun)),
         };
         if has_missed {
             return self.confirm();

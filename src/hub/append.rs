@@ -152,8 +152,10 @@ impl Hub {
         }
         batch.parts.push(head..log.head());
         if log.head() > head {
+            // To who could not see it before, any change may add an object.
+            let has_added = self.voice(entity).is_choosy() || batch.changes[first..batch.told].iter().any(is_add);
             let is_of = |key: &str| log.since(head).any(|(_, record)| record.is_of(key));
-            lock(&self.settles)[usize::from(entity.0)].told(now, log.head(), is_of);
+            lock(&self.settles)[usize::from(entity.0)].told(now, log.head(), has_added, is_of);
         }
         unread
     }
@@ -430,6 +432,10 @@ impl Hub {
     }
 }
 
+fn is_add(change: &Change) -> bool {
+    change.kind() == ChangeKind::Add
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -437,7 +443,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::hub::{Voice, tests::hub_of};
+    use crate::{
+        entity::Widget,
+        hub::{Voice, tests::hub_of},
+    };
 
     const EVENTS: EntityIndex = EntityIndex(0);
 
@@ -549,6 +558,21 @@ mod tests {
         let delete = |scope: &str| Change::delete(1).unwrap().claimed().scope(scope);
         assert_eq!(hub.descendants(EVENTS, &delete("south")).len(), 1);
         assert!(hub.descendants(EVENTS, &delete("north")).is_empty());
+    }
+
+    #[test]
+    fn exceptions_of_a_series_have_none_of_their_own() {
+        for (widget, along) in [(Widget::Scheduler, ["2", ""]), (Widget::Any, ["3,2", "3"])] {
+            let parent_key = Some("recurring_event_id".into());
+            let hub = hub(Voice { widget, parent_key, ..Voice::new("events", "event") });
+            let of = |id: u32, series: u32| Change::add(&json!({"id": id, "recurring_event_id": series})).unwrap();
+            hub.publish(EVENTS, &[of(1, 0), of(2, 1), of(3, 2)], None);
+            let gone = |id: u32| -> Vec<String> {
+                let gone = hub.descendants(EVENTS, &Change::delete(id).unwrap());
+                gone.iter().map(|change| change.id().to_owned()).collect()
+            };
+            assert_eq!([gone(1).join(","), gone(2).join(",")], along, "{widget:?}");
+        }
     }
 
     #[test]

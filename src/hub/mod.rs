@@ -347,9 +347,14 @@ impl Hub {
         if self.is_elsewhere(&log, entity, &key, change) {
             return Vec::new();
         }
-        let known = log.newest_record(entity, &key).map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
+        let newest = log.newest_record(entity, &key);
+        let known = newest.map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
         let scopes = if self.voice(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
-        let along = log.descendants(entity, &key);
+        let along = match newest {
+            _ if self.voice(entity).has_trees() => log.descendants(entity, &key),
+            Some((_, _, subject)) if subject.parent.is_some() => Vec::new(),
+            _ => log.children(entity, &key),
+        };
         let deletion = |key: Arc<str>| {
             let (_, record, subject) = log.newest_record(entity, &key)?;
             // What is told elsewhere does not go with it.

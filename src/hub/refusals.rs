@@ -31,10 +31,10 @@ impl Refusals {
         self.recent.push_back((now, key));
     }
 
-    /// Whether a page that does not know yet may have missed a change; `is_told` says whether it is of this object.
-    pub(super) fn concern(&mut self, now: Instant, is_told: impl Fn(&str) -> bool) -> bool {
+    /// Whether a page that does not know yet may have missed a change; `is_of` says whether that is of an object.
+    pub(super) fn concern(&mut self, now: Instant, has_added: bool, is_of: impl Fn(&str) -> bool) -> bool {
         self.forget_old(now);
-        self.recent.iter().any(|(_, key)| key.as_deref().is_none_or(&is_told))
+        self.recent.iter().any(|(_, key)| key.as_deref().map_or(has_added, &is_of))
     }
 
     /// Whether some page may have been saving since then.
@@ -59,10 +59,11 @@ mod tests {
         let at = |millis| begin + Duration::from_millis(millis);
         refusals.note(at(0), Some("7".into()));
         for (millis, told, concerned) in [(900, "7", true), (900, "8", false), (1100, "7", false)] {
-            assert_eq!(refusals.concern(at(millis), |key| key == told), concerned, "{told} at {millis}");
+            assert_eq!(refusals.concern(at(millis), true, |key| key == told), concerned, "{told} at {millis}");
         }
         refusals.note(at(2000), None);
-        assert!(refusals.concern(at(2500), |_| false), "that of a new object concerns all");
+        let concern = |refusals: &mut Refusals, has_added| refusals.concern(at(2500), has_added, |_| false);
+        assert!(concern(&mut refusals, true) && !concern(&mut refusals, false), "a new object holds adds back");
         assert!(refusals.are_newer_than(at(1999)) && !refusals.are_newer_than(at(2000)));
     }
 
@@ -73,6 +74,6 @@ mod tests {
             refusals.note(now, Some(number.to_string().into()));
         }
         assert_eq!(refusals.recent.len(), MAX_REFUSALS);
-        assert!(refusals.concern(now, |key| key == "9999"));
+        assert!(refusals.concern(now, false, |key| key == "9999"));
     }
 }

@@ -57,8 +57,10 @@ pub(crate) struct Settle {
     doubtful: Vec<Instant>,
     /// One that was has ended, and not by being refused: the refresh must be done again.
     refreshes: bool,
-    /// Where the log stood behind what was published last.
+    /// Where the log stood behind what was published last …
     published: u64,
+    /// … and behind what some page had to add to what it shows.
+    added: u64,
     /// Counts what writes have done to the stretch.
     marks: u64,
 }
@@ -137,13 +139,6 @@ struct Stretch {
     mark: u64,
 }
 
-impl Begun {
-    /// True where what others wrote was not settled when it came.
-    pub(super) fn is_near_others(&self) -> bool {
-        self.unsettled.is_some()
-    }
-}
-
 impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
@@ -156,6 +151,7 @@ impl Settle {
             doubtful: Vec::new(),
             refreshes: false,
             published: 0,
+            added: 0,
             marks: 0,
         }
     }
@@ -177,8 +173,14 @@ impl Settle {
     }
 
     /// True when something was published while it was on its way.
-    pub(super) fn was_overtaken(&self, write: &Begun) -> bool {
+    fn was_overtaken(&self, write: &Begun) -> bool {
         self.published > write.head
+    }
+
+    /// True when something was added while it was on its way, or had not settled when it came.
+    pub(super) fn was_added_beside(&self, write: &Begun) -> bool {
+        let from = write.unsettled.map_or(write.head, |(from, _)| from.min(write.head));
+        self.added > from
     }
 
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
@@ -261,10 +263,14 @@ impl Settle {
     }
 
     /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
-    /// on its page; and a page may be saving that object still. `is_of` says whether it was told of the object of a key.
-    pub(crate) fn told(&mut self, now: Instant, head: u64, is_of: impl Fn(&str) -> bool) {
+    /// on its page; and a page may be saving that object still. `has_added`: some
+    /// page had to add something; `is_of` says whether it was told of the object of a key.
+    pub(crate) fn told(&mut self, now: Instant, head: u64, has_added: bool, is_of: impl Fn(&str) -> bool) {
         self.published = head;
-        let undone = self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, is_of);
+        if has_added {
+            self.added = head;
+        }
+        let undone = self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, has_added, is_of);
         if let Some(stretch) = self.stretch.as_mut().filter(|_| undone) {
             stretch.contended = true;
         }
@@ -409,7 +415,7 @@ mod tests {
         fn succeeds(&mut self, write: &Begun, to: f64) {
             self.until(to);
             self.settle.write_confirmed(write, self.at(to), || 0);
-            self.settle.told(self.at(to), self.head + 1, |_| true);
+            self.settle.told(self.at(to), self.head + 1, true, |_| true);
             self.head += 1;
             assert!(!self.settle.write_ends(write, self.at(to)));
         }

@@ -182,6 +182,11 @@ impl Voice {
         }
     }
 
+    /// Whether what goes with an object may itself have others that go with it: exceptions of a series have none.
+    pub(crate) fn has_trees(&self) -> bool {
+        self.widget != Widget::Scheduler || self.parent_key.as_deref() != Some("recurring_event_id")
+    }
+
     /// The id of the object that this one goes with.
     pub(crate) fn parent(&self, object: &Object<'_>) -> Option<String> {
         named(object, self.parent_key.as_deref()?)

@@ -737,6 +737,10 @@ mod tests {
         assert_eq!(updated.told_by(&modes()), (ChangeKind::Update, json!({"text": "upd", "id": "500"})));
         let deleted = mode("id=500&!nativeeditor_status=deleted", r#"{"action":"deleted"}"#);
         assert_eq!(deleted.told_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
+        let named = mode("ids=500&id=500&!nativeeditor_status=deleted", r#"{"action":"deleted"}"#);
+        assert_eq!(named.told_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
+        let one = mode("5_text=a&5_id=5&ids=5&5_!nativeeditor_status=deleted", "").verdict(&modes());
+        assert_eq!(one, Verdict::Untold(Untold::Batch));
         let batch = mode("1_text=a&1_id=1&2_text=b&2_id=2&ids=1,2", "").verdict(&modes());
         assert_eq!(batch, Verdict::Untold(Untold::Batch));
         let one = mode("ids=1&text=a&!nativeeditor_status=inserted", r#"{"action":"inserted","tid":3}"#);

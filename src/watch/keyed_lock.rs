@@ -1,7 +1,8 @@
 //! One write per object at a time, so that the order published is the order committed.
 //!
 //! Whoever has sent a whole body goes before those that have none to send: of these nobody knows yet whether they will
-//! be let in. Deletions without a body share the lock, since their order makes no difference.
+//! be let in. Deletions without a body share the lock, since their order makes no difference, and go before what else
+//! comes without one: no page sends that.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -39,7 +40,8 @@ struct Slot {
     /// The holders are deletions that share it.
     is_shared: bool,
     arrived: VecDeque<oneshot::Sender<KeyedGuard>>,
-    bodiless: VecDeque<(oneshot::Sender<KeyedGuard>, bool)>,
+    deletes: VecDeque<oneshot::Sender<KeyedGuard>>,
+    bodiless: VecDeque<oneshot::Sender<KeyedGuard>>,
 }
 
 /// Holds an object's lock until it is dropped.
@@ -75,14 +77,15 @@ impl KeyedLock {
         };
         slot.forget_who_gave_up();
         let shares = access == Access::BodilessDelete;
-        if shares && slot.is_shared && slot.arrived.is_empty() && slot.bodiless.is_empty() {
+        if shares && slot.is_shared && slot.arrived.is_empty() && slot.deletes.is_empty() {
             slot.holders += 1;
             return Ok(self.guard(key));
         }
         let (give, waiter) = oneshot::channel();
         match access {
             Access::Arrived => slot.arrived.push_back(give),
-            Access::Bodiless | Access::BodilessDelete => slot.bodiless.push_back((give, shares)),
+            Access::BodilessDelete => slot.deletes.push_back(give),
+            Access::Bodiless => slot.bodiless.push_back(give),
         }
         Err(Waiter(waiter))
     }
@@ -120,32 +123,26 @@ impl KeyedLock {
 
 impl Slot {
     fn new(is_shared: bool) -> Self {
-        Self { holders: 1, is_shared, arrived: VecDeque::new(), bodiless: VecDeque::new() }
+        Self { holders: 1, is_shared, arrived: VecDeque::new(), deletes: VecDeque::new(), bodiless: VecDeque::new() }
     }
 
     /// Most who have given up stand in front; the others are skipped when the lock would go to them.
     fn forget_who_gave_up(&mut self) {
-        while self.arrived.front().is_some_and(oneshot::Sender::is_closed) {
-            self.arrived.pop_front();
-        }
-        while self.bodiless.front().is_some_and(|(waiting, _)| waiting.is_closed()) {
-            self.bodiless.pop_front();
+        for waiting in [&mut self.arrived, &mut self.deletes, &mut self.bodiless] {
+            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                waiting.pop_front();
+            }
         }
     }
 
     /// Who gets the lock next, counted as its holders: one, or deletions that share it.
     fn next(&mut self) -> Vec<oneshot::Sender<KeyedGuard>> {
-        let mut next = Vec::new();
-        self.is_shared = false;
-        if let Some(waiting) = self.arrived.pop_front() {
-            next.push(waiting);
-        } else if let Some((waiting, shares)) = self.bodiless.pop_front() {
-            next.push(waiting);
-            self.is_shared = shares;
-            while shares && self.bodiless.front().is_some_and(|(_, shares)| *shares) {
-                next.extend(self.bodiless.pop_front().map(|(waiting, _)| waiting));
-            }
-        }
+        self.is_shared = self.arrived.is_empty() && !self.deletes.is_empty();
+        let next: Vec<_> = if self.is_shared {
+            self.deletes.drain(..).collect()
+        } else {
+            self.arrived.pop_front().or_else(|| self.bodiless.pop_front()).into_iter().collect()
+        };
         self.holders = next.len();
         next
     }
@@ -241,12 +238,12 @@ mod tests {
                 drop(locks.take(EntityIndex(0), "7".into(), access).unwrap_err());
             }
         }
-        let waiting = |slot: &Slot| slot.arrived.len() + slot.bodiless.len();
-        assert!(lock(&locks.held).values().map(waiting).sum::<usize>() <= 2);
+        let waiting = |slot: &Slot| slot.arrived.len() + slot.deletes.len() + slot.bodiless.len();
+        assert!(lock(&locks.held).values().map(waiting).sum::<usize>() <= 3);
     }
 
     #[test]
-    fn a_whole_body_goes_before_those_that_have_none() {
+    fn a_whole_body_goes_first_and_then_deletions() {
         let locks = Arc::new(KeyedLock::default());
         let take = |access| locks.take(EntityIndex(0), "7".into(), access);
         let first = take(Bodiless).unwrap();
@@ -257,10 +254,10 @@ mod tests {
         let held = has_it(&mut put).expect("overtakes");
         assert!(has_it(&mut bodiless).is_none() && has_it(&mut delete).is_none());
         drop(held);
-        let held = has_it(&mut bodiless).expect("in their order");
-        assert!(has_it(&mut delete).is_none());
+        let held = has_it(&mut delete).expect("overtakes");
+        assert!(has_it(&mut bodiless).is_none());
         drop(held);
-        drop(has_it(&mut delete).expect("in their order"));
+        drop(has_it(&mut bodiless).expect("the lock"));
         assert_eq!(lock(&locks.held).len(), 0);
     }
 

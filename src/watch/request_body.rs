@@ -143,25 +143,32 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<Said<'a>> {
 /// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
 pub(crate) fn read_form(body: &[u8], has_modes: bool) -> Said<'static> {
     let mut object = Object::default();
-    let (mut status, mut is_batch) = (None, false);
+    let mut status = None;
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = form_pair(pair) else {
             return Said::default();
         };
         match key.as_str() {
             STATUS => status = Some(value),
-            _ => {
-                is_batch |= key == "ids";
-                object.push(key, quoted(&value));
-            }
+            _ => object.push(key, quoted(&value)),
         }
     }
     let claim = match status.as_deref().filter(|status| has_modes && !status.is_empty()) {
-        _ if has_modes && is_batch => Some(Claim { action: Action::Batch, id: None }),
+        _ if has_modes && is_batch(&object) => Some(Claim { action: Action::Batch, id: None }),
         Some(action) => Some(Claim::of(action, &object)),
         None => None,
     };
     Said { claim, object: Some(without_transport(object)) }
+}
+
+/// Several changes at once: `ids` names them, and each field has its object's id before it. Where one is named and the
+/// fields are bare, it is an ordinary form.
+fn is_batch(object: &Object<'_>) -> bool {
+    object.get_str("ids").is_some_and(|ids| {
+        let has_fields =
+            |id: &str| object.keys().any(|key| key.strip_prefix(id).is_some_and(|rest| rest.starts_with('_')));
+        ids.contains(',') || has_fields(&ids)
+    })
 }
 
 /// Where the POST mode says what a write is.

@@ -304,6 +304,12 @@ impl Log {
         (is_there && subject.whole).then_some((record, subject))
     }
 
+    /// The keys of the objects known to go with this one alone.
+    pub(crate) fn children(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
+        let children = self.index(entity).and_then(|index| index.children.get(key));
+        children.into_iter().flatten().cloned().collect()
+    }
+
     /// The keys of the objects known to go with this one, each before the one it goes with.
     pub(crate) fn descendants(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
         let Some(children) = self.index(entity).map(|index| &index.children) else {
