@@ -3,7 +3,7 @@
 //! An object may have a megabyte and a hundred thousand fields. It is read, merged with what is known of it, and encoded
 //! while nobody waits for the log; then it is looked whether what it was merged with is still the newest.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::{
         Delivery, EntityIndex, Hub, Published,
         batch::{Basis, Batch, Encoded, LARGE, Meanwhile},
         log::{Former, Log, Matter, Record, State, Subject, Was},
+        voice::{key_within, keys_within},
     },
     lock::lock,
     object::Object,
@@ -92,7 +93,7 @@ impl Hub {
         let meanwhile = batch.meanwhile(log);
         let large = (batch.told..batch.changes.len()).filter_map(|at| {
             let change = &batch.changes[at];
-            let key = self.voice(entity).key(change.namespace(), change.id());
+            let key = self.key_of(log, entity, change);
             let plan = self.plan(log, entity, &key, change, meanwhile);
             let basis = plan.basis().filter(|basis| batch.is_unread(at, basis))?;
             Some((at, basis.clone()))
@@ -106,7 +107,7 @@ impl Hub {
         let (first, head, now) = (batch.told, log.head(), Instant::now());
         let mut unread = None;
         for (at, change) in batch.changes.iter().enumerate().skip(first) {
-            let key = self.voice(entity).key(change.namespace(), change.id());
+            let key = self.key_of(log, entity, change);
             let meanwhile = batch.began.map(|began| Meanwhile { began, ended: head, parts: &batch.parts });
             let plan = self.plan(log, entity, &key, change, meanwhile);
             if let Some(basis) = plan.basis().filter(|basis| (waits || at > first) && batch.is_unread(at, basis)) {
@@ -139,6 +140,7 @@ impl Hub {
             if self.is_audited() {
                 batch.announced.push((at, record.scopes.clone()));
             }
+            self.settle_claims(log, &record);
             log.append(now, record);
             batch.published.changes += 1;
             if let Some(scopes) = came {
@@ -158,6 +160,38 @@ impl Hub {
             lock(&self.settles)[usize::from(entity.0)].told(now, log.head(), has_added, is_of);
         }
         unread
+    }
+
+    /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
+    /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
+    pub(super) fn key_of<'c>(&self, log: &Log, entity: EntityIndex, change: &'c Change) -> Cow<'c, str> {
+        let voice = self.voice(entity);
+        let key = voice.key(change.namespace(), change.id());
+        if !self.may_be_mere_claim(entity, change) || change.scopes().is_none() {
+            return key;
+        }
+        let is_disjoint = |known: &Scopes| change.scopes().common(known).is_none();
+        match log.said_of(entity, &key) {
+            Some((_, false)) => key,
+            Some((known, true)) if is_disjoint(known) => Cow::Owned(key_within(change.scopes(), change.id())),
+            _ => {
+                let apart = log.has_claims_apart(entity).then(|| key_within(change.scopes(), change.id()));
+                match apart.filter(|apart| log.said_of(entity, apart).is_some()) {
+                    Some(apart) => Cow::Owned(apart),
+                    None => key,
+                }
+            }
+        }
+    }
+
+    /// What shows whose an object is ends what was only claimed of it in these scopes.
+    fn settle_claims(&self, log: &mut Log, record: &Record) {
+        let Matter::Change(subject) = &record.matter else { return };
+        if !subject.is_claim && log.has_claims_apart(record.entity) {
+            for key in keys_within(&record.scopes, &subject.id) {
+                log.forget(record.entity, &key);
+            }
+        }
     }
 
     /// What a change comes to, by what the log knows of its object.
@@ -195,10 +229,7 @@ impl Hub {
             let is_nobodys = scopes.is_none() || voice.view.is_some();
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
-        let says_nothing_else = change.is_claimed() && change.former_scopes().is_none();
-        let is_others = known.is_some_and(|(_, known)| known.is_claim && scopes.common(&known.ever).is_none());
-        let is_others = says_nothing_else && is_others;
-        match known.filter(|_| !is_others) {
+        match known {
             Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
                 let basis = Basis::Over { sequence, object: known.object.clone() };
                 Plan::Changed { basis, scopes, whole: known.whole }
@@ -266,12 +297,8 @@ impl Hub {
         if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
             return false;
         }
-        let known = match log.newest_record(entity, key) {
-            Some((_, record, subject)) => Some((&record.scopes, subject.is_claim)),
-            None => log.tombstone(entity, key).map(|(_, tombstone)| (&tombstone.scopes, tombstone.is_claim)),
-        };
         // What was itself only claimed says nothing of whose the object is.
-        known.is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
+        log.said_of(entity, key).is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
     }
 
     /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
@@ -366,7 +393,7 @@ impl Hub {
         let parent = encoded.parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
         let is_claim = self.is_mere_claim(log, entity, key, change);
         let id: Arc<str> = change.id().into();
-        let key = if voice.has_own_ids { Arc::from(key) } else { id.clone() };
+        let key = if *key == *id { id.clone() } else { Arc::from(key) };
         let former = self.former(log, entity, &key, change);
         let subject = Subject {
             kind: change.kind(),
@@ -388,14 +415,14 @@ impl Hub {
 
     /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
     fn is_mere_claim(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        self.may_be_mere_claim(entity, change) && log.said_of(entity, key).is_none_or(|(_, is_claim)| is_claim)
+    }
+
+    /// Whether a change is a request's word alone, where that says nothing of whose its object is.
+    fn may_be_mere_claim(&self, entity: EntityIndex, change: &Change) -> bool {
         let voice = self.voice(entity);
         let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
-        let may_be = voice.is_scoped && !voice.has_own_ids && is_claim;
-        may_be
-            && match log.newest_record(entity, key) {
-                Some((_, _, subject)) => subject.is_claim,
-                None => log.tombstone(entity, key).is_none_or(|(_, tombstone)| tombstone.is_claim),
-            }
+        voice.is_scoped && !voice.has_own_ids && is_claim
     }
 
     /// What an object was before a change, where somebody may want to know.
@@ -444,6 +471,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Identity,
         entity::Widget,
         hub::{Voice, tests::hub_of},
     };
@@ -532,21 +560,79 @@ mod tests {
         assert_eq!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string(), "south");
     }
 
+    fn claim(scope: &str, text: &str) -> Change {
+        update(&json!({"id": 7, scope: text})).claimed().scope(scope)
+    }
+
+    fn claimed_deletion(scope: &str) -> Change {
+        Change::delete(7).unwrap().claimed().scope(scope)
+    }
+
+    /// What a page of these scopes that comes back is told of an object: its newest states, and who hears of each.
+    fn replayed(hub: &Hub) -> Vec<(String, ChangeKind)> {
+        let log = lock(&hub.log);
+        let newest = log.newest_of(EVENTS).map(|(at, record, subject)| (at, record.scopes.to_string(), subject.kind));
+        let mut newest: Vec<_> = newest.collect();
+        newest.sort_by_key(|(at, ..)| *at);
+        newest.into_iter().map(|(_, scopes, kind)| (scopes, kind)).collect()
+    }
+
     #[test]
-    fn claims_of_one_scope_silence_no_writes_of_another() {
-        let update = |scope: &str, text: &str| update(&json!({"id": 7, scope: text})).claimed().scope(scope);
-        for claim in [Change::delete(7).unwrap().claimed().scope("north"), update("north", "mine")] {
+    fn claims_of_one_scope_silence_no_writes_of_another_and_hide_none() {
+        use ChangeKind::{Delete, Update};
+        let of = |scope: &str, kind| (scope.to_owned(), kind);
+        for (changes, expected) in [
+            (vec![claimed_deletion("north"), claim("south", "x")], vec![of("north", Delete), of("south", Update)]),
+            (vec![claim("north", "x"), claim("south", "x")], vec![of("north", Update), of("south", Update)]),
+            (vec![claim("north", "x"), claimed_deletion("south")], vec![of("north", Update), of("south", Delete)]),
+            (
+                vec![claimed_deletion("north"), claim("south", "x"), claim("north", "y")],
+                vec![of("north", Delete), of("south", Update)],
+            ),
+            (
+                vec![claim("north", "x"), claim("south", "x"), claimed_deletion("north"), claimed_deletion("south")],
+                vec![of("north", Delete), of("south", Delete)],
+            ),
+        ] {
             let hub = scoped();
-            hub.publish(EVENTS, std::slice::from_ref(&claim), None);
-            let published = hub.publish(EVENTS, &[update("south", "real")], None);
-            assert_eq!(published, Published { changes: 1, elsewhere: false }, "{claim:?}");
-            let (kind, object, _) = newest(&hub, "7");
-            assert_eq!((kind, &object["south"], &object["north"]), (ChangeKind::Update, &json!("real"), &Value::Null));
-            let published = hub.publish(EVENTS, &[Change::delete(7).unwrap().claimed().scope("south")], None);
-            assert_eq!(published, Published { changes: 1, elsewhere: false }, "{claim:?}");
-            let log = lock(&hub.log);
-            assert!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string().contains("south"), "{claim:?}");
+            for change in &changes {
+                let published = hub.publish(EVENTS, std::slice::from_ref(change), None);
+                assert_eq!(published, Published { changes: 1, elsewhere: false }, "{changes:?}");
+            }
+            assert_eq!(replayed(&hub), expected, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn what_is_claimed_in_one_scope_is_laid_over_no_claim_of_another() {
+        let hub = scoped();
+        for change in [claim("north", "mine"), claim("south", "a"), claim("south", "b")] {
+            hub.publish(EVENTS, std::slice::from_ref(&change), None);
+        }
+        let log = lock(&hub.log);
+        let (_, record) = log.since(2).next().unwrap();
+        let Matter::Change(subject) = &record.matter else { panic!("a change") };
+        assert_eq!(*subject.object, *br#"{"id":7,"south":"b"}"#);
+    }
+
+    #[test]
+    fn whose_an_object_is_ends_the_claims_of_these_scopes() {
+        let hub = scoped();
+        hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
+        hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap().scope("south")], None);
+        let of = |scope: &str, kind| (scope.to_owned(), kind);
+        assert_eq!(replayed(&hub), [of("west", ChangeKind::Delete), of("south", ChangeKind::Add)]);
+        assert!(hub.publish(EVENTS, &[claim("west", "x")], None).elsewhere, "it is known to be another's");
+    }
+
+    #[test]
+    fn a_store_that_has_an_object_again_ends_what_is_claimed_of_its_deletion() {
+        let hub = scoped();
+        hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
+        let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
+        hub.snapshot(EVENTS, hub.head(), &Identity::new("page").scope("south"), &[row], &[]);
+        let tombstones = lock(&hub.log).tombstones(EVENTS, 0..9).count();
+        assert_eq!(tombstones, 1, "that of the west");
     }
 
     #[test]

@@ -342,7 +342,7 @@ impl Hub {
     /// The deletions of the objects known to go with this one, each before the one it goes with.
     pub(crate) fn descendants(&self, entity: EntityIndex, change: &Change) -> Vec<Change> {
         let log = lock(&self.log);
-        let key = self.voice(entity).key(change.namespace(), change.id());
+        let key = self.key_of(&log, entity, change);
         // What is not deleted takes nothing along.
         if self.is_elsewhere(&log, entity, &key, change) {
             return Vec::new();
@@ -455,8 +455,9 @@ impl Hub {
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
         let voice = self.voice(entity);
+        let claims_apart = lock(&self.log).has_claims_apart(entity);
         let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
-            voice.keys(scopes, id).into_iter().map(|key| Arc::from(&*key)).collect()
+            voice.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
         };
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),

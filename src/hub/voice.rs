@@ -84,25 +84,15 @@ impl Voice {
 
     /// What the log finds an object by, whose id is unique in these scopes.
     pub(crate) fn key<'k>(&self, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
-        if !self.has_own_ids {
-            return Cow::Borrowed(id);
-        }
-        // With their lengths, so that no two can be mistaken for each other.
-        let names = namespace.names().map(|name| format!("{}.{name}", name.len()));
-        Cow::Owned(format!("{}|{id}", names.collect::<String>()))
+        if self.has_own_ids { Cow::Owned(key_within(namespace, id)) } else { Cow::Borrowed(id) }
     }
 
-    /// What the log may find an object by that is told in these scopes: all of them, or one, may be where its id is unique.
-    pub(crate) fn keys<'k>(&self, scopes: &Scopes, id: &'k str) -> Vec<Cow<'k, str>> {
-        if !self.has_own_ids {
-            return vec![Cow::Borrowed(id)];
-        }
-        let of_one = scopes.names().map(|name| self.key(&std::iter::once(name).collect(), id));
-        let mut keys: Vec<_> = of_one.take(MAX_KEYS).collect();
-        if keys.len() != 1 {
-            keys.push(self.key(scopes, id));
-        }
-        keys
+    /// What the log may find an object by that is told in these scopes: all of them, or one, may be where its id is unique
+    /// or, with `claims_apart`, where somebody claims to have changed it.
+    pub(crate) fn keys<'k>(&self, scopes: &Scopes, id: &'k str, claims_apart: bool) -> Vec<Cow<'k, str>> {
+        let one = (!self.has_own_ids).then_some(Cow::Borrowed(id));
+        let within = if self.has_own_ids || claims_apart { keys_within(scopes, id) } else { Vec::new() };
+        one.into_iter().chain(within.into_iter().map(Cow::Owned)).collect()
     }
 
     /// True where some may hear or see what others may not.
@@ -203,6 +193,23 @@ impl Voice {
         let key = crate::object::quoted(&self.payload_key);
         protocol::message(&self.entity, &format!(r#"{{"type":"resync",{key}:{{"id":"$resync"}}}}"#))
     }
+}
+
+/// What tells an object of these scopes from those that have the same id elsewhere.
+pub(crate) fn key_within(scopes: &Scopes, id: &str) -> String {
+    // With their lengths, so that no two can be mistaken for each other.
+    let names = scopes.names().map(|name| format!("{}.{name}", name.len()));
+    format!("{}|{id}", names.collect::<String>())
+}
+
+/// The same of each of the scopes, and of all together.
+pub(crate) fn keys_within(scopes: &Scopes, id: &str) -> Vec<String> {
+    let of_one = scopes.names().map(|name| key_within(&std::iter::once(name).collect(), id));
+    let mut keys: Vec<String> = of_one.take(MAX_KEYS).collect();
+    if keys.len() != 1 {
+        keys.push(key_within(scopes, id));
+    }
+    keys
 }
 
 /// The id another object is named by, unless it is empty.

@@ -75,6 +75,8 @@ struct Index {
     refreshed_scopes: Vec<(u64, Scopes)>,
     /// The objects whose newest record is their deletion.
     tombstones: Tombstones,
+    /// Some claims have been kept apart from others about the same id.
+    has_claims_apart: bool,
     shares: Shares,
     trimmed: Trimmed,
 }
@@ -147,6 +149,11 @@ impl Log {
                 ChangeKind::Delete => known.map(|(at, known)| known.added.unwrap_or(at)),
             };
             let subject = &*subject;
+            if subject.is_claim && subject.key != subject.id {
+                if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) {
+                    index.has_claims_apart = true;
+                }
+            }
             let has_moved = matches!(&subject.former, Former::Known(state) if state.scopes != record.scopes);
             if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)).filter(|_| has_moved) {
                 index.moved = sequence + 1;
@@ -219,6 +226,35 @@ impl Log {
         let sequence = *self.index(entity)?.newest.get(key)?;
         let (record, subject) = self.change(sequence)?;
         Some((sequence, record, subject))
+    }
+
+    /// Where an object was told last, or its deletion; and whether that was only claimed.
+    pub(crate) fn said_of(&self, entity: EntityIndex, key: &str) -> Option<(&Scopes, bool)> {
+        match self.newest_record(entity, key) {
+            Some((_, record, subject)) => Some((&record.scopes, subject.is_claim)),
+            None => self.tombstone(entity, key).map(|(_, tombstone)| (&tombstone.scopes, tombstone.is_claim)),
+        }
+    }
+
+    /// Whether some claims have been kept apart from others about the same id.
+    pub(crate) fn has_claims_apart(&self, entity: EntityIndex) -> bool {
+        self.index(entity).is_some_and(|index| index.has_claims_apart)
+    }
+
+    /// Nothing that was told of an object is its newest state any more.
+    pub(crate) fn forget(&mut self, entity: EntityIndex, key: &str) {
+        let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
+            return;
+        };
+        let Some(sequence) = index.newest.remove(key) else {
+            return;
+        };
+        index.tombstones.remove(sequence);
+        let subject =
+            self.change(sequence).and_then(|(_, subject)| Some((subject.key.clone(), subject.parent.clone()?)));
+        if let Some((key, parent)) = subject {
+            self.forget_child(entity, &parent, &key);
+        }
     }
 
     /// The record of this sequence number, where that is a change and still kept.
