@@ -85,7 +85,7 @@ async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_behind_each_write_changes_no_frame() {
-    for gap in [100, 3000, 6000].map(Duration::from_millis) {
+    for gap in [100, 4500, 6000].map(Duration::from_millis) {
         let alone = heard(gap, &[]).await;
         assert!(alone.len() >= 20);
         for refusals in [
@@ -126,11 +126,11 @@ async fn heard_behind(refused: (Method, &str, u16), gap: Duration) -> usize {
 #[tokio::test(start_paused = true)]
 async fn what_a_page_may_miss_until_it_knows_of_its_refusal_is_resent() {
     for (refused, millis, is_resent) in [
-        ((Method::PUT, "/events/7", 404), 500, true),
+        ((Method::PUT, "/events/7", 404), 1500, true),
         // It is of another object, holds only adds back, its page knows, or it is a stranger's.
         ((Method::POST, "/events", 422), 500, false),
         ((Method::PUT, "/events/8", 404), 500, false),
-        ((Method::PUT, "/events/7", 404), 1500, false),
+        ((Method::PUT, "/events/7", 404), 2500, false),
         ((Method::PUT, "/events/7", 401), 500, false),
         ((Method::POST, "/events", 403), 500, false),
     ] {

@@ -8,8 +8,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// A page knows this long after the answer that its save was refused.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// A page, be it a busy one, knows this long after the answer that its save was refused.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// Refusals that are remembered: anybody can provoke them.
 const MAX_REFUSALS: usize = 256;
 
@@ -58,13 +58,13 @@ mod tests {
         let (mut refusals, begin) = (Refusals::default(), Instant::now());
         let at = |millis| begin + Duration::from_millis(millis);
         refusals.note(at(0), Some("7".into()));
-        for (millis, told, concerned) in [(900, "7", true), (900, "8", false), (1100, "7", false)] {
+        for (millis, told, concerned) in [(1900, "7", true), (1900, "8", false), (2100, "7", false)] {
             assert_eq!(refusals.concern(at(millis), true, |key| key == told), concerned, "{told} at {millis}");
         }
-        refusals.note(at(2000), None);
-        let concern = |refusals: &mut Refusals, has_added| refusals.concern(at(2500), has_added, |_| false);
+        refusals.note(at(3000), None);
+        let concern = |refusals: &mut Refusals, has_added| refusals.concern(at(3500), has_added, |_| false);
         assert!(concern(&mut refusals, true) && !concern(&mut refusals, false), "a new object holds adds back");
-        assert!(refusals.are_newer_than(at(1999)) && !refusals.are_newer_than(at(2000)));
+        assert!(refusals.are_newer_than(at(2999)) && !refusals.are_newer_than(at(3000)));
     }
 
     #[test]

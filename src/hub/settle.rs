@@ -687,7 +687,7 @@ mod tests {
 
     #[test]
     fn what_is_told_before_a_page_knows_that_its_save_was_refused_is_told_again() {
-        for (key, write, is_repeated) in [(Some("7"), 10.5, true), (None, 10.5, true), (Some("7"), 11.5, false)] {
+        for (key, write, is_repeated) in [(Some("7"), 10.5, true), (None, 10.5, true), (Some("7"), 12.5, false)] {
             let mut world = World::new();
             world.until(10.0);
             world.settle.save_refused(world.at(10.0), key.map(Arc::from));
