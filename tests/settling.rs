@@ -300,15 +300,18 @@ async fn only_lists_of_the_entity_count() {
 
 #[tokio::test(start_paused = true)]
 async fn a_save_that_the_store_refuses_may_have_missed_what_was_told_meanwhile() {
-    for (path, again) in [("/events/404", upserts(&[(1, "a")])), ("/elsewhere/404", vec![])] {
+    let missed = || vec!["update 404 a".to_owned()];
+    for (path, id, again) in
+        [("/events/404", 404, missed()), ("/events/404", 1, vec![]), ("/elsewhere/404", 404, vec![])]
+    {
         let gated = Gated::new(patient());
         let mut tab = listener(&gated.server, Way::AnyStream).await;
         let refused = gated.send(Method::PUT, path, "{}".to_owned()).await;
-        publish(&gated.live, [added(1, "a")]);
-        assert_eq!(tab.heard().await, ["add 1 a"]);
+        publish(&gated.live, [updated(id, "a")]);
+        assert_eq!(tab.heard().await, [format!("update {id} a")]);
         gated.open();
         assert_eq!(refused.await.unwrap(), if path.starts_with("/events") { 404 } else { 200 });
-        assert_eq!(tab.hears_in(60.0).await, again, "{path}");
+        assert_eq!(tab.hears_in(60.0).await, again, "{path} {id}");
         // What comes later is none of its business.
         gated.open();
         gated.server.write(Method::PUT, path, "{}").await;
