@@ -12,7 +12,7 @@ use axum::{
 };
 use clap::Parser;
 use serde_json::{Map, Value, json};
-use tower_live_updates::{Entity, LiveUpdates};
+use tower_live_updates::{Change, Entity, LiveUpdates};
 
 type Events = Arc<Mutex<BTreeMap<u64, Map<String, Value>>>>;
 type Answer = (StatusCode, Json<Value>);
@@ -50,12 +50,15 @@ async fn list(State(events): State<Events>) -> Json<Value> {
     Json(lock(&events).values().cloned().map(Value::from).collect())
 }
 
-async fn create(State(events): State<Events>, Json(mut event): Json<Map<String, Value>>) -> Json<Value> {
+async fn create(State(events): State<Events>, Json(mut event): Json<Map<String, Value>>) -> Answer {
     let mut events = lock(&events);
     let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
     event.insert("id".into(), id.to_string().into());
+    if !is_bearable(&event) {
+        return failure(StatusCode::UNPROCESSABLE_ENTITY);
+    }
     events.insert(id, event.clone());
-    Json(json!({"action": "inserted", "tid": id.to_string(), "item": event}))
+    (StatusCode::OK, Json(json!({"action": "inserted", "tid": id.to_string(), "item": event})))
 }
 
 async fn update(
@@ -64,19 +67,22 @@ async fn update(
     Json(fields): Json<Map<String, Value>>,
 ) -> Answer {
     let mut events = lock(&events);
-    match row_id(&id).and_then(|id| events.get_mut(&id)) {
-        None => missing(),
-        Some(event) => {
-            event.extend(fields.into_iter().filter(|(key, _)| key != "id"));
-            (StatusCode::OK, Json(json!({"action": "updated", "item": event})))
-        }
+    let Some(event) = row_id(&id).and_then(|id| events.get_mut(&id)) else {
+        return failure(StatusCode::NOT_FOUND);
+    };
+    let mut changed = event.clone();
+    changed.extend(fields.into_iter().filter(|(key, _)| key != "id"));
+    if !is_bearable(&changed) {
+        return failure(StatusCode::UNPROCESSABLE_ENTITY);
     }
+    event.clone_from(&changed);
+    (StatusCode::OK, Json(json!({"action": "updated", "item": changed})))
 }
 
 async fn remove(State(events): State<Events>, Path(id): Path<String>) -> Answer {
     let mut events = lock(&events);
     let Some(event) = row_id(&id).and_then(|id| events.remove(&id)) else {
-        return missing();
+        return failure(StatusCode::NOT_FOUND);
     };
     // Exceptions go with their series, and have none of their own.
     if series(&event).is_none() {
@@ -85,8 +91,13 @@ async fn remove(State(events): State<Events>, Path(id): Path<String>) -> Answer 
     (StatusCode::OK, Json(json!({"action": "deleted"})))
 }
 
-fn missing() -> Answer {
-    (StatusCode::NOT_FOUND, Json(json!({"action": "error"})))
+fn failure(status: StatusCode) -> Answer {
+    (status, Json(json!({"action": "error"})))
+}
+
+/// What a page cannot bear would never reach it, and so it is not stored.
+fn is_bearable(event: &Map<String, Value>) -> bool {
+    Change::add(event).is_ok_and(|change| Entity::scheduler("/events").check(&change).is_ok())
 }
 
 /// The series that an exception belongs to.

@@ -21,7 +21,7 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde_json::{Map, Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, Service};
-use tower_live_updates::{Entity, LiveUpdates};
+use tower_live_updates::{Change, Entity, LiveUpdates};
 
 #[derive(Parser)]
 struct Options {
@@ -127,18 +127,25 @@ impl Calendar {
         let mut events = self.lock();
         let id = events.last_key_value().map_or(1, |(last, _)| last + 1);
         event.insert("id".into(), id.to_string().into());
+        if !is_bearable(&event) {
+            return failure(StatusCode::UNPROCESSABLE_ENTITY);
+        }
         events.insert(id, event.clone());
         (StatusCode::OK, json!({"action": "inserted", "tid": id.to_string(), "item": event}))
     }
 
     fn update(&self, id: u64, fields: Map<String, Value>) -> (StatusCode, Value) {
-        match self.lock().get_mut(&id) {
-            None => failure(StatusCode::NOT_FOUND),
-            Some(event) => {
-                event.extend(fields.into_iter().filter(|(key, _)| key != "id"));
-                (StatusCode::OK, json!({"action": "updated", "item": event}))
-            }
+        let mut events = self.lock();
+        let Some(event) = events.get_mut(&id) else {
+            return failure(StatusCode::NOT_FOUND);
+        };
+        let mut changed = event.clone();
+        changed.extend(fields.into_iter().filter(|(key, _)| key != "id"));
+        if !is_bearable(&changed) {
+            return failure(StatusCode::UNPROCESSABLE_ENTITY);
         }
+        event.clone_from(&changed);
+        (StatusCode::OK, json!({"action": "updated", "item": changed}))
     }
 
     fn remove(&self, id: u64) -> (StatusCode, Value) {
@@ -160,6 +167,11 @@ impl Calendar {
 
 fn failure(status: StatusCode) -> (StatusCode, Value) {
     (status, json!({"action": "error"}))
+}
+
+/// What a page cannot bear would never reach it, and so it is not stored.
+fn is_bearable(event: &Map<String, Value>) -> bool {
+    Change::add(event).is_ok_and(|change| Entity::scheduler("/events").check(&change).is_ok())
 }
 
 /// The series that an exception belongs to.
