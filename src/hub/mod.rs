@@ -328,8 +328,9 @@ impl Hub {
     fn refresh_once(&self, entity: EntityIndex) {
         let voice = self.voice(entity);
         let marker = Record { entity, frame: voice.resync_marker(), scopes: Scopes::All, matter: Matter::Refresh };
-        let mut log = lock(&self.log);
         let now = Instant::now();
+        lock(&self.settles)[usize::from(entity.0)].lists_may_be_older(now);
+        let mut log = lock(&self.log);
         if !voice.has_snapshot {
             let frame = self.resync_message(entity);
             log.append(now, Record { entity: self.resync, frame, scopes: Scopes::All, matter: Matter::Message });

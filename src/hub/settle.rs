@@ -51,6 +51,10 @@ pub(crate) struct Due {
 pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
+    /// When the latest list left that may be older than what was told last.
+    stale_list: Option<Instant>,
+    /// When something was told last: a list that is asked for later holds it.
+    told_at: Instant,
     refusals: Refusals,
     stretch: Option<Stretch>,
     /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
@@ -96,13 +100,16 @@ impl InFlight {
         }
     }
 
-    /// Since when there has been none; one that hangs counts for a while only.
     fn quiet_since(&self, now: Instant) -> Quiet {
-        let hanging = self.begun.iter().map(|begun| *begun + HANGING).max();
-        match hanging {
-            Some(until) if now < until => Quiet::NotNow,
-            hanging => hanging.max(self.ended).map_or(Quiet::Always, Quiet::Since),
-        }
+        quiet_since(self.begun.iter(), self.ended, now)
+    }
+}
+
+/// Since when nothing has been on its way; what hangs counts for a while only.
+fn quiet_since<'a>(begun: impl Iterator<Item = &'a Instant>, ended: Option<Instant>, now: Instant) -> Quiet {
+    match begun.map(|begun| *begun + HANGING).max() {
+        Some(until) if now < until => Quiet::NotNow,
+        hanging => hanging.max(ended).map_or(Quiet::Always, Quiet::Since),
     }
 }
 
@@ -146,6 +153,8 @@ impl Settle {
         Self {
             writes: ended(),
             lists: ended(),
+            stale_list: Some(now),
+            told_at: now,
             refusals: Refusals::default(),
             stretch: None,
             doubtful: Vec::new(),
@@ -260,6 +269,15 @@ impl Settle {
     /// It has the list, or nearly so.
     pub(crate) fn list_ends(&mut self, begun: Instant, now: Instant) {
         self.lists.end(begun, now);
+        if begun <= self.told_at {
+            self.stale_list = Some(now);
+        }
+    }
+
+    /// Lists that are on their way at this time may not hold what is told now.
+    pub(super) fn lists_may_be_older(&mut self, now: Instant) {
+        self.told_at = now;
+        self.stale_list = self.stale_list.max(self.lists.ended);
     }
 
     /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
@@ -267,6 +285,7 @@ impl Settle {
     /// page had to add something; `is_of` says whether it was told of the object of a key.
     pub(crate) fn told(&mut self, now: Instant, head: u64, has_added: bool, is_of: impl Fn(&str) -> bool) {
         self.published = head;
+        self.lists_may_be_older(now);
         if has_added {
             self.added = head;
         }
@@ -364,10 +383,8 @@ impl Settle {
     }
 
     fn lists_quiet_since(&self, now: Instant) -> Quiet {
-        match self.lists.quiet_since(now) {
-            Quiet::Since(ended) => Quiet::Since(ended + LIST_ON_ITS_WAY),
-            other => other,
-        }
+        let stale = self.lists.begun.iter().filter(|begun| **begun <= self.told_at);
+        quiet_since(stale, self.stale_list.map(|left| left + LIST_ON_ITS_WAY), now)
     }
 }
 
@@ -648,6 +665,8 @@ mod tests {
         assert!(!world.settle.is_calm_since(world.at(0.9), world.at(9.0)));
         assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)));
         world.settle.list_begins(world.at(2.0));
+        assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)), "it holds what was told before");
+        world.write(2.0, 2.5);
         assert!(!world.settle.is_calm_since(world.at(3.0), world.at(9.0)));
         world.settle.list_ends(world.at(2.0), world.at(9.0));
         assert!(!world.settle.is_calm_since(world.at(10.9), world.at(20.0)), "a list shows a little later");
@@ -683,6 +702,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn lists_that_are_read_later_put_nothing_off() {
+        let mut world = World::new();
+        world.write(1.0, 2.0);
+        world.write(2.1, 2.2);
+        let polls: Vec<f64> = (0..10).map(|number| 2.3 + 0.5 * f64::from(number)).collect();
+        for poll in polls {
+            world.until(poll);
+            world.settle.list_begins(world.at(poll));
+            world.settle.list_ends(world.at(poll), world.at(poll + 0.1));
+        }
+        assert_eq!(world.repeats(), [(4.2, 0..2)], "as if nobody had read a list");
+        world.until(30.0);
+        let mut other = World::new();
+        other.write(1.0, 2.0);
+        other.settle.list_begins(other.at(2.1));
+        other.write(2.1, 2.2);
+        other.settle.list_ends(other.at(2.1), other.at(3.0));
+        other.until(6.9);
+        assert_eq!(other.repeats(), [], "this list may be older");
+        other.until(7.0);
+        assert_eq!(other.repeats(), [(7.0, 0..2)]);
     }
 
     #[test]
