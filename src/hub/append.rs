@@ -90,7 +90,7 @@ impl Hub {
 
     /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
     fn large(&self, log: &Log, entity: EntityIndex, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
-        let meanwhile = batch.meanwhile(log);
+        let meanwhile = batch.meanwhile(log.head());
         let large = (batch.told..batch.changes.len()).filter_map(|at| {
             let change = &batch.changes[at];
             let key = self.key_of(log, entity, change);
@@ -108,8 +108,7 @@ impl Hub {
         let mut unread = None;
         for (at, change) in batch.changes.iter().enumerate().skip(first) {
             let key = self.key_of(log, entity, change);
-            let meanwhile = batch.began.map(|began| Meanwhile { began, ended: head, parts: &batch.parts });
-            let plan = self.plan(log, entity, &key, change, meanwhile);
+            let plan = self.plan(log, entity, &key, change, batch.meanwhile(head));
             if let Some(basis) = plan.basis().filter(|basis| (waits || at > first) && batch.is_unread(at, basis)) {
                 unread = Some((at, basis.clone()));
                 break;
@@ -140,7 +139,7 @@ impl Hub {
             if self.is_audited() {
                 batch.announced.push((at, record.scopes.clone()));
             }
-            self.settle_claims(log, &record);
+            self.end_claims(log, &record);
             log.append(now, record);
             batch.published.changes += 1;
             if let Some(scopes) = came {
@@ -185,7 +184,7 @@ impl Hub {
     }
 
     /// What shows whose an object is ends what was only claimed of it in these scopes.
-    fn settle_claims(&self, log: &mut Log, record: &Record) {
+    fn end_claims(&self, log: &mut Log, record: &Record) {
         let Matter::Change(subject) = &record.matter else { return };
         if !subject.is_claim && log.has_claims_apart(record.entity) {
             for key in keys_within(&record.scopes, &subject.id) {
@@ -205,11 +204,11 @@ impl Hub {
     ) -> Plan {
         let voice = self.voice(entity);
         let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
-        if change.kind() == ChangeKind::Delete {
-            return if self.is_elsewhere(log, entity, key, change) { Plan::Elsewhere } else { Plan::Delete };
-        }
         if self.is_elsewhere(log, entity, key, change) {
             return Plan::Elsewhere;
+        }
+        if change.kind() == ChangeKind::Delete {
+            return Plan::Delete;
         }
         if self.delivery == Delivery::Plain {
             return self.plan_add(log, entity, key, change, meanwhile).unwrap_or(Plan::Changed {

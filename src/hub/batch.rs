@@ -4,12 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::{
-    change::Change,
-    hub::{Published, log::Log},
-    protocol::EventFrame,
-    scope::Scopes,
-};
+use crate::{change::Change, hub::Published, protocol::EventFrame, scope::Scopes};
 
 /// Objects of so many bytes are not handled under the log's lock.
 pub(super) const LARGE: usize = 16 * 1024;
@@ -81,8 +76,9 @@ impl<'a> Batch<'a> {
         Self { changes, told: 0, encoded, began, parts: Vec::new(), announced: Vec::new(), published }
     }
 
-    pub(super) fn meanwhile(&self, log: &Log) -> Option<Meanwhile<'_>> {
-        self.began.map(|began| Meanwhile { began, ended: log.head(), parts: &self.parts })
+    /// The time since their write began; `ended` is where the log stands before what is told next.
+    pub(super) fn meanwhile(&self, ended: u64) -> Option<Meanwhile<'_>> {
+        self.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
     }
 
     /// Whether a change is large with what it is to be put together with, and has not been.

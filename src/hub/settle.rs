@@ -281,8 +281,8 @@ impl Settle {
     }
 
     /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
-    /// on its page; and a page may be saving that object still. `has_added`: some
-    /// page had to add something; `is_of` says whether it was told of the object of a key.
+    /// on its page; and a page may be saving that object still. `has_added`: some page had to add something; `is_of` says
+    /// whether it was told of the object of a key.
     pub(crate) fn told(&mut self, now: Instant, head: u64, has_added: bool, is_of: impl Fn(&str) -> bool) {
         self.published = head;
         self.lists_may_be_older(now);
