@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -155,10 +155,43 @@ pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 #[pin_project(project = KindProject)]
 enum Kind<B: Body> {
     Inner(#[pin] B),
-    /// With what ends when it has left.
-    Listed(#[pin] B, Vec<Activity>),
+    Listed(#[pin] Listed<B>),
     Replay(Replay<B>),
     Own(OwnBody),
+}
+
+/// A list on its way to a page, with what ends when it has left. Given on in pieces: a server takes a body of one piece
+/// at once, however long its client then takes to read that.
+#[pin_project]
+struct Listed<B> {
+    #[pin]
+    inner: B,
+    /// What is left of a piece that was too large.
+    rest: Bytes,
+    activities: Vec<Activity>,
+}
+
+/// A list is given on in pieces of so many bytes at most.
+const LIST_PIECE: usize = 16 * 1024;
+
+impl<B: Body> Listed<B> {
+    fn poll_piece(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        if this.rest.is_empty() {
+            let frame = ready!(poll_bytes(this.inner, cx));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => *this.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    this.activities.clear();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(LIST_PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
 }
 
 /// A body that was read ahead, given on as it came.
@@ -175,7 +208,7 @@ impl<B: Body> ResponseBody<B> {
     }
 
     pub(crate) fn listed(body: B, listing: Vec<Activity>) -> Self {
-        Self(Kind::Listed(body, listing))
+        Self(Kind::Listed(Listed { inner: body, rest: Bytes::new(), activities: listing }))
     }
 
     pub(crate) fn own(body: OwnBody) -> Self {
@@ -202,7 +235,8 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().0.project() {
-            KindProject::Inner(body) | KindProject::Listed(body, _) => poll_bytes(body, cx),
+            KindProject::Inner(body) => poll_bytes(body, cx),
+            KindProject::Listed(listed) => listed.poll_piece(cx),
             KindProject::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
             KindProject::Replay(replay) => {
                 if let Some(frame) = replay.frames.pop_front() {
@@ -222,7 +256,8 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Inner(body) | Kind::Listed(body, _) => body.is_end_stream(),
+            Kind::Inner(body) => body.is_end_stream(),
+            Kind::Listed(listed) => listed.rest.is_empty() && listed.inner.is_end_stream(),
             Kind::Own(body) => body.0.is_none(),
             Kind::Replay(replay) => {
                 replay.frames.is_empty()
@@ -238,7 +273,8 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Inner(body) | Kind::Listed(body, _) => body.size_hint(),
+            Kind::Inner(body) => body.size_hint(),
+            Kind::Listed(listed) => longer(listed.inner.size_hint(), listed.rest.len()),
             Kind::Own(body) => body.size_hint(),
             Kind::Replay(replay) => {
                 let read = replay.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
@@ -256,7 +292,7 @@ impl<B: Body> Body for ResponseBody<B> {
 impl<B: Body> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Kind::Inner(_) | Kind::Listed(..) => "ResponseBody(inner)",
+            Kind::Inner(_) | Kind::Listed(_) => "ResponseBody(inner)",
             Kind::Replay(_) => "ResponseBody(read ahead)",
             Kind::Own(_) => "ResponseBody(own)",
         })

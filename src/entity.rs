@@ -80,6 +80,8 @@ pub struct Entity {
     pub(crate) payload_key: String,
     pub(crate) routes: Vec<EntityRoute>,
     pub(crate) lists: Vec<String>,
+    /// The application says what caches may do with them.
+    pub(crate) has_cacheable_lists: bool,
     /// Writes may say in their bodies what they are.
     pub(crate) has_body_modes: bool,
     pub(crate) request_pointer: Option<String>,
@@ -126,6 +128,7 @@ impl Entity {
             name,
             routes: Vec::new(),
             lists: Vec::new(),
+            has_cacheable_lists: false,
             has_body_modes: false,
             request_pointer: None,
             response_pointer: None,
@@ -191,6 +194,21 @@ impl Entity {
     /// ```
     pub fn list(mut self, path: impl Into<String>) -> Self {
         self.lists.push(path.into());
+        self
+    }
+
+    /// Leaves the caching headers of this entity's list answers to the application. Default: an answer without
+    /// `Cache-Control`, `Expires` and `Pragma` is given `Cache-Control: no-store`.
+    ///
+    /// A browser that goes back to a page takes its list from the cache however old it is, unless the answer said
+    /// `no-store`: the page then shows old events, and the server cannot know. A list that is kept nevertheless must be no
+    /// older than a minute when a page gets it.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events").cacheable_lists();
+    /// ```
+    pub fn cacheable_lists(mut self) -> Self {
+        self.has_cacheable_lists = true;
         self
     }
 

@@ -16,9 +16,8 @@ use pin_project::pin_project;
 use crate::{
     body::OwnBody,
     hook::BoxFuture,
-    hub::Activity,
-    watch::{Watcher, capture::Capture},
-    way::{Listing, ResponseWay},
+    watch::{Listing, Watcher, capture::Capture},
+    way::{Listed, ResponseWay},
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
@@ -41,8 +40,8 @@ where
 #[pin_project(project = KindProject)]
 enum Kind<F, T: 'static> {
     Pass(#[pin] F),
-    /// With what must be held until the answer has left.
-    List(#[pin] F, Vec<Activity>),
+    /// Until the inner service has answered.
+    List(#[pin] F, Option<Listing>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<OwnBody>>),
 }
@@ -55,8 +54,8 @@ where
         Self::new(Kind::Pass(inner))
     }
 
-    pub(crate) fn list(inner: F, listing: Vec<Activity>) -> Self {
-        Self::new(Kind::List(inner, listing))
+    pub(crate) fn list(inner: F, listing: Listing) -> Self {
+        Self::new(Kind::List(inner, Some(listing)))
     }
 
     pub(crate) fn endpoint(answer: BoxFuture<Response<OwnBody>>) -> Self {
@@ -88,9 +87,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProject::Pass(inner) => inner.poll(cx).map_ok(W::pass),
-            KindProject::List(inner, listing) => inner.poll(cx).map_ok(|response| {
-                let listing = std::mem::take(listing);
-                response.map(|body| W::listed(body, Listing(listing)))
+            KindProject::List(inner, listing) => inner.poll(cx).map_ok(|mut response| match listing.take() {
+                Some(listing) => {
+                    listing.keep_out_of_caches(response.headers_mut());
+                    response.map(|body| W::listed(body, Listed(listing.activities)))
+                }
+                None => W::pass(response),
             }),
             KindProject::Watch(write) => write.poll(cx),
             KindProject::Endpoint(answer) => answer.as_mut().poll(cx).map(|response| Ok(response.map(W::own))),

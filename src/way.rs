@@ -55,7 +55,7 @@ pub trait ResponseWay<R>: sealed::Sealed {
 
     /// A list, with what must be held until it has left.
     #[doc(hidden)]
-    fn listed(body: R, listing: Listing) -> Self::Response
+    fn listed(body: R, listing: Listed) -> Self::Response
     where
         R: Body;
 
@@ -81,7 +81,7 @@ pub struct Ear {
 /// What a list's body holds until it has left.
 #[allow(missing_debug_implementations)]
 #[doc(hidden)]
-pub struct Listing(pub(crate) Vec<Activity>);
+pub struct Listed(pub(crate) Vec<Activity>);
 
 /// The body that answers a watched write.
 #[allow(missing_debug_implementations)]
@@ -107,7 +107,7 @@ impl<R: Body> ResponseWay<R> for AnyBody {
         response.map(ResponseBody::inner)
     }
 
-    fn listed(body: R, listing: Listing) -> ResponseBody<R> {
+    fn listed(body: R, listing: Listed) -> ResponseBody<R> {
         ResponseBody::listed(body, listing.0)
     }
 
@@ -144,7 +144,7 @@ impl ResponseWay<axum_core::body::Body> for AxumBody {
         response
     }
 
-    fn listed(body: axum_core::body::Body, listing: Listing) -> axum_core::body::Body {
+    fn listed(body: axum_core::body::Body, listing: Listed) -> axum_core::body::Body {
         axum_core::body::Body::new(AnyBody::listed(body, listing))
     }
 

@@ -11,7 +11,7 @@ pub(crate) mod write;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use http::{Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
@@ -80,7 +80,7 @@ impl Watcher {
         }
         match self.find(request, only) {
             Some(matched) => Some(Concern::Write(matched)),
-            None => Some(self.listing(request, only)).filter(|listing| !listing.is_empty()).map(Concern::List),
+            None => self.listing(request, only).map(Concern::List),
         }
     }
 
@@ -98,15 +98,25 @@ impl Watcher {
         Watched { watcher, entity: matched.route.entity.0, id: matched.id.clone() }
     }
 
-    /// What a request that reads a list must hold until its answer has left; empty when it is no such request.
-    fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Vec<Activity> {
-        let hub = &self.publisher.hub;
-        if request.method() != Method::GET || hub.delivery() == Delivery::Plain {
-            return Vec::new();
+    /// What a request does that reads a list; `None` when it is no such request.
+    fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Listing> {
+        if request.method() != Method::GET {
+            return None;
         }
         let listed = self.routes.find_list(request.uri().path()).iter();
-        let ours = listed.filter(|&&entity| only.is_none_or(|only| only == entity));
-        ours.map(|&entity| hub.list_begins(entity)).collect()
+        let ours = || listed.clone().copied().filter(|entity| only.is_none_or(|only| only == *entity));
+        ours().next()?;
+        let hub = &self.publisher.hub;
+        let is_cacheable = |entity: EntityIndex| {
+            self.publisher.entities.get(usize::from(entity.0)).is_some_and(|entity| entity.has_cacheable_lists)
+        };
+        Some(Listing {
+            is_cacheable: ours().all(is_cacheable),
+            activities: match hub.delivery() {
+                Delivery::Converging => ours().map(|entity| hub.list_begins(entity)).collect(),
+                Delivery::Plain => Vec::new(),
+            },
+        })
     }
 
     /// Finishes a write whose client has gone, in a task of its own. While it reads its request it gets a little time only:
@@ -162,8 +172,28 @@ impl Watcher {
 pub(crate) enum Concern {
     /// It changes something.
     Write(Matched),
-    /// It reads what there is. With what it must hold until its answer has left.
-    List(Vec<Activity>),
+    /// It reads what there is.
+    List(Listing),
+}
+
+/// A request that reads a list.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    /// What it must hold until its answer has left.
+    pub(crate) activities: Vec<Activity>,
+    /// Its answer is the application's to keep in caches.
+    is_cacheable: bool,
+}
+
+impl Listing {
+    /// Keeps the answer out of caches, unless it says itself what they may do. A browser that goes back to a page takes
+    /// its list from the cache however old that is, and nothing would repair that page.
+    pub(crate) fn keep_out_of_caches(&self, headers: &mut HeaderMap) {
+        let says_so = [header::CACHE_CONTROL, header::EXPIRES, header::PRAGMA].iter().any(|name| headers.contains_key(name));
+        if !(self.is_cacheable || says_so) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+    }
 }
 
 /// Runs a write to its end; false where it has waited too long for its request's body.
