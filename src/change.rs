@@ -56,6 +56,8 @@ pub struct Change {
     read_at: Option<u64>,
     /// It says what a request claims and its answer does not contradict; nobody has looked into the store.
     is_claimed: bool,
+    /// The page that made the write sent other values than these, and shows them.
+    is_rewritten: bool,
     /// Who hears it, of a scoped entity.
     scopes: Scopes,
     /// Where the object was before.
@@ -168,6 +170,7 @@ impl Change {
             object: format!(r#"{{"id":{raw_id}}}"#).into(),
             read_at: None,
             is_claimed: false,
+            is_rewritten: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
@@ -184,6 +187,7 @@ impl Change {
             object: object.to_json().into(),
             read_at: None,
             is_claimed: false,
+            is_rewritten: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
@@ -219,6 +223,16 @@ impl Change {
     /// True where it was derived from a request alone: what is known of its object may contradict it.
     pub(crate) fn is_claimed(&self) -> bool {
         self.is_claimed
+    }
+
+    /// The same change, whose object is what the page sent that made it, or is not.
+    pub(crate) fn rewritten(self, is_rewritten: bool) -> Self {
+        Self { is_rewritten, ..self }
+    }
+
+    /// True where the page that made it shows something else.
+    pub(crate) fn is_rewritten(&self) -> bool {
+        self.is_rewritten
     }
 
     /// Who hears it.

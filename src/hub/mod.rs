@@ -641,7 +641,10 @@ impl Hub {
             return record.frame.clone().into();
         }
         let voice = self.voice(record.entity);
-        let say = || voice.upsert(&subject.object, subject.can_be_added(voice, subject.whole));
+        let say = || match subject.can_be_added(voice, subject.whole) {
+            true if subject.is_only_added => voice.add_once_more(&subject.object),
+            can_add => voice.upsert(&subject.object, can_add),
+        };
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
         let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));

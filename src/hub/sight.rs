@@ -494,7 +494,9 @@ impl Hub {
                 }
                 How::Live if subject.kind == ChangeKind::Add => Telling::Add,
                 How::Live => Telling::Update,
-                How::Again { pages, .. } => Telling::Again { is_known: subject.is_known_to(pages) },
+                How::Again { pages, .. } => {
+                    Telling::Again { is_known: subject.is_known_to(pages), is_only_added: subject.is_only_added }
+                }
                 How::Gone { .. } => Telling::Gone,
                 How::Reminder => Telling::Reminder,
             },
@@ -530,7 +532,7 @@ impl Hub {
             object: Bytes::copy_from_slice(&tombstone.object),
             is_heard: false,
             shown: vec![Shown::Object(last.clone())],
-            telling: Telling::Again { is_known: false },
+            telling: Telling::Again { is_known: false, is_only_added: false },
             mark: None,
             from: 0,
             whole: false,
@@ -606,7 +608,7 @@ impl Hub {
             object: object.clone(),
             is_heard,
             shown,
-            telling: if is_gone { Telling::Gone } else { Telling::Again { is_known: false } },
+            telling: if is_gone { Telling::Gone } else { Telling::Again { is_known: false, is_only_added: false } },
             mark,
             from: 0,
             whole: true,
@@ -711,6 +713,8 @@ enum Telling {
     Update,
     Again {
         is_known: bool,
+        /// There is nothing to be told but the add.
+        is_only_added: bool,
     },
     /// Only that it is gone, if it is to be.
     Gone,
@@ -812,7 +816,13 @@ impl Question {
                     }
                 }
             }
-            (Some(object), Telling::Again { is_known }) => {
+            // What a projection shows may have changed although the object has not.
+            (Some(object), Telling::Again { is_only_added: true, .. })
+                if view.project.is_none() && voice.can_add(&object, self.whole) =>
+            {
+                (voice.sharing(ChangeKind::Add, &object), false)
+            }
+            (Some(object), Telling::Again { is_known, .. }) => {
                 let has_stayed = is_known && self.has_stayed(view, identity, &voice.entity, patience, failed).await;
                 (voice.upsert(&object, voice.can_add(&object, self.whole && !has_stayed)).for_anyone(), false)
             }

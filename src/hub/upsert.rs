@@ -36,6 +36,11 @@ impl Upsert {
         Self { frame: Frame::Pieces(add.into_iter().chain(update.around(object)).collect()), update_at }
     }
 
+    /// One frame, for whomever it is.
+    pub(crate) fn alone(head: &EventHead, object: &Bytes) -> Self {
+        Self { frame: event(head, object), update_at: 0 }
+    }
+
     /// For pages that may have the object or not.
     pub(crate) fn for_anyone(&self) -> Frame {
         self.frame.clone()

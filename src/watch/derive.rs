@@ -13,7 +13,7 @@ use super::request_body::{
 use crate::{
     change::{Change, ChangeKind, usable_id},
     entity::Entity,
-    object::{Object, pointed, quoted},
+    object::{Object, pointed, quoted, string},
 };
 
 /// A watched request, once it is over.
@@ -109,6 +109,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) object: Option<Object<'a>>,
     /// True when the answer holds `tid`.
     pub(crate) tid: bool,
+    /// What the page sent of a new object, and shows.
+    pub(crate) sent: Option<Object<'a>>,
 }
 
 impl Draft<'_> {
@@ -132,17 +134,40 @@ impl Draft<'_> {
             ChangeKind::Delete => ChangeKind::Update,
             other => other,
         };
-        Change::of(kind, &row).map(Change::whole)
+        Some(Change::of(kind, &row)?.whole().rewritten(self.is_rewritten_as(&row)))
+    }
+
+    /// Whether a new object has other values than its page has sent, and shows.
+    fn is_rewritten_as(&self, stored: &Object<'_>) -> bool {
+        self.sent.as_ref().is_some_and(|sent| {
+            let is_field = |key: &str| key != "id" && !key.starts_with(['!', '$', '_']);
+            let is_other = |key: &str| match (sent.get(key), stored.get(key)) {
+                (Some(sent), Some(stored)) => shown(sent) != shown(stored),
+                _ => false,
+            };
+            sent.keys().filter(|key| is_field(key)).any(is_other)
+        })
     }
 
     /// The change from request and answer alone.
     pub(crate) fn into_change(self) -> Result<Change, Untold> {
         let change = match (self.kind, &self.object) {
             (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(Untold::NoId),
-            (kind, Some(object)) => Change::of(kind, object).ok_or(Untold::NoId),
+            (kind, Some(object)) => Change::of(kind, object)
+                .map(|change| change.rewritten(self.is_rewritten_as(object)))
+                .ok_or(Untold::NoId),
             (_, None) => Err(Untold::NoObject),
         };
         change.map(Change::claimed)
+    }
+}
+
+/// A value as a page shows it: the text `5` is the number, and nothing is nothing.
+fn shown(raw: &str) -> Cow<'_, str> {
+    match string(raw) {
+        Some(text) => text,
+        None if raw == "null" => Cow::Borrowed(""),
+        None => Cow::Borrowed(raw),
     }
 }
 
@@ -193,13 +218,14 @@ fn derive<'a>(
     // Who deletes sends no object.
     let is_object = claimed != ChangeKind::Delete && (!is_unread_mode || (adds && answer.row.is_none()));
     let sent = object.filter(|_| is_object);
+    let shown = sent.clone().filter(|_| adds);
     let object = match (kind, sent, answer.row) {
         (ChangeKind::Delete, _, _) | (_, None, None) => None,
         (_, Some(object), None) | (_, None, Some(object)) => Some(object),
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
-    Ok(Some(Draft { kind, object, tid, raw_id }))
+    Ok(Some(Draft { kind, object, tid, raw_id, sent: shown }))
 }
 
 /// A claim of an update or a deletion, with its id, which the answer does not contradict. One of a new object says no

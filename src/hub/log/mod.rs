@@ -140,6 +140,7 @@ impl Log {
         if let Matter::Change(subject) = &mut record.matter {
             let index = self.indexes.get_mut(usize::from(record.entity.0));
             let earlier = index.and_then(|index| index.newest.insert(subject.key.clone(), sequence));
+            subject.is_only_added &= earlier.is_none();
             let known = earlier.and_then(|earlier| Some((earlier, self.change(earlier)?.1)));
             let parent = known.and_then(|(_, known)| known.parent.clone());
             let known = known.filter(|(_, known)| known.kind != ChangeKind::Delete);
@@ -592,6 +593,7 @@ mod tests {
                 went_to: Scopes::None,
                 object: frame.clone(),
                 whole: true,
+                is_only_added: false,
                 added: None,
                 parent: None,
                 may_be_exception: false,
@@ -745,6 +747,7 @@ mod tests {
                 may_be_exception: false,
                 is_claim: false,
                 can_add: None,
+                is_only_added: false,
             }),
         }
     }

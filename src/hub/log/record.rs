@@ -91,6 +91,9 @@ pub(crate) struct Subject {
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
     pub(crate) whole: bool,
+    /// It was added, and nothing else is known of its object: who has it has this, unless it is the page that made it and
+    /// shows something else.
+    pub(crate) is_only_added: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<u64>,
     /// The key of the object this one goes with when that is deleted.
