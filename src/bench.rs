@@ -19,7 +19,7 @@ use crate::{
     change::Change,
     entity::Entity,
     hub::{
-        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Progress, ReminderTimes,
+        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Pace, Progress, ReminderTimes,
         SessionId, SessionLimits, SettleTimes, Subscriber, Taken, View, Voice,
     },
     lock::lock,
@@ -267,5 +267,6 @@ fn times() -> DeliveryTimes {
         first_load: NEVER,
         acknowledge_every: NEVER,
         reminders: ReminderTimes::doubling(NEVER, 0),
+        pace: Pace { long: usize::MAX, ..Pace::DEFAULT },
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     gate::{Gate, GateLimits},
     handle::LiveUpdates,
     hub::{
-        Delivery, DeliveryTimes, Hub, LogLimits, MAX_REMINDERS, ReminderTimes, SessionLimits, SettleTimes, View, Voice,
+        Delivery, DeliveryTimes, Hub, LogLimits, MAX_REMINDERS, Pace, ReminderTimes, SessionLimits, SettleTimes, View,
+        Voice,
     },
     observe::Observer,
     publish::Publisher,
@@ -173,6 +174,7 @@ impl Builder {
                 first_load: Duration::from_secs(60),
                 acknowledge_every: Duration::from_secs(15),
                 reminders: ReminderTimes::doubling(Duration::from_secs(30), 5),
+                pace: Pace::DEFAULT,
             },
             reminders: None,
             log: LogLimits {

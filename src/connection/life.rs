@@ -276,6 +276,9 @@ impl Body {
         if raised.has(Signal::DISCONNECTED) {
             return Some(Ending::DISCONNECTED);
         }
+        if raised.has(Signal::PING) {
+            self.ping_at = now;
+        }
         let Seat { connections, open, .. } = &self.seat;
         let rare = &mut self.rare;
         if raised.has(Signal::RENEWED) {

@@ -294,6 +294,10 @@ impl Outlet for Outbox {
         std::hint::black_box((self.tcp.is_some(), self.waiting.is_poisoned()));
     }
 
+    fn ping(&self) {
+        self.signals.raise(Signal::PING);
+    }
+
     fn wake(&self) {
         self.signals.raise(Signal::NEWS);
     }

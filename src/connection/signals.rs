@@ -23,6 +23,8 @@ impl Signal {
     pub(crate) const LEAVE: Self = Self(1 << 3);
     /// The time for an orderly end is over.
     pub(crate) const OVER: Self = Self(1 << 4);
+    /// Its page is to be pinged.
+    pub(crate) const PING: Self = Self(1 << 5);
 
     pub(crate) fn has(self, one: Self) -> bool {
         self.0 & one.0 != 0

@@ -1,12 +1,12 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::hub::{
-    DeliveryTimes, EntityIndex, Hub, Pages, RowKind, SnapshotFrames,
+    DeliveryTimes, EntityIndex, Hub, Pace, Pages, RowKind, SnapshotFrames,
     log::Log,
     reminders::begin_of_reminders,
     settle::{Settle, SettleTimes},
@@ -44,6 +44,52 @@ pub(super) struct Again {
     settles_then: Option<(u64, u64)>,
     /// The deletions its page is reminded of, since a form may keep it from applying one.
     deletions: Option<Deletions>,
+    /// When it began to be told the last time.
+    began: Instant,
+    /// So many lines that are drawn may be told before it pauses.
+    room: usize,
+    /// It pauses until then, and leaves its page the time to draw.
+    pauses_until: Option<Instant>,
+    /// Its page may get its list late.
+    late: Option<LateList>,
+}
+
+/// The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than anybody here
+/// can see.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LateList {
+    /// When the page came.
+    pub(super) came: Instant,
+    /// Its list may lack what was told from there on.
+    pub(super) from: u64,
+    /// Its list had left by then, as far as that can be seen.
+    left: Option<Instant>,
+    /// How often the page was told of it again.
+    told: usize,
+}
+
+/// How long after its list has left a young page is told again what that may lack.
+const LATE_LISTS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
+/// Nobody can be told so soon that a list has left.
+const SOON: Duration = Duration::from_secs(10);
+
+impl LateList {
+    pub(super) fn new(came: Instant, from: u64) -> Self {
+        Self { came, from, left: None, told: 0 }
+    }
+
+    /// Whether a page that came then is young.
+    pub(super) fn may_come(came: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(came) < LATE_LISTS[LATE_LISTS.len() - 1] + SOON
+    }
+
+    /// When its page is told again next.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        let left = *self.left.get_or_insert(now.checked_sub(SOON).map_or(self.came, |then| then.max(self.came)));
+        let wait = LATE_LISTS.get(self.told)?;
+        self.told += 1;
+        Some((left + *wait).max(now))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,22 +129,27 @@ pub(super) struct Share {
     pub(super) end: Place,
     bytes: usize,
     looked_at: usize,
+    /// Lines that are drawn, and how many of them there may be.
+    pub(super) drawn: usize,
+    room: usize,
 }
 
 impl Share {
-    pub(super) fn from(place: Place) -> Self {
-        Self { lines: Vec::new(), end: place, bytes: 0, looked_at: 0 }
+    pub(super) fn from(place: Place, room: usize) -> Self {
+        Self { lines: Vec::new(), end: place, bytes: 0, looked_at: 0, drawn: 0, room }
     }
 
     /// Adds a line that stands at `place`, if there is one; false when it must wait for the next share.
     fn add(&mut self, place: Place, line: Option<Line>) -> bool {
-        if self.bytes > SHARE_BYTES || self.looked_at >= SHARE_RECORDS {
+        let is_drawn = line.as_ref().is_some_and(Line::is_drawn);
+        if self.bytes > SHARE_BYTES || self.looked_at >= SHARE_RECORDS || (is_drawn && self.drawn >= self.room) {
             self.end = place;
             return false;
         }
         self.looked_at += 1;
         if let Some(line) = line {
             self.bytes += line.bytes();
+            self.drawn += usize::from(is_drawn);
             self.lines.push((place, line));
         }
         true
@@ -148,12 +199,14 @@ impl Again {
         from: u64,
         messages_from: u64,
         reminded: u64,
+        pace: &Pace,
         now: Instant,
     ) -> Self {
         Self {
             messages_from,
             snapshot: Some(snapshot),
             step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
+            room: pace.long,
             attempts: ATTEMPTS,
             patience: PATIENCE,
             deletions: Some(Deletions { from: 0, end: reminded, sent: 0 }),
@@ -174,7 +227,61 @@ impl Again {
             settling: None,
             settles_then: None,
             deletions: None,
+            began: at,
+            room: 0,
+            pauses_until: None,
+            late: None,
         }
+    }
+
+    /// What a young page's late list may lack is told again, too.
+    pub(super) fn expecting(self, late: Option<LateList>) -> Self {
+        Self { late, ..self }
+    }
+
+    /// Nothing has been missed; only its list may come late.
+    pub(super) fn only_expecting(late: LateList, now: Instant) -> Self {
+        Self { step: Step::Told(now), attempts: ATTEMPTS, patience: PATIENCE, ..Self::due(late.from, now) }
+            .expecting(Some(late))
+    }
+
+    /// The rest of a long replay, which was told up to a sequence number, in pieces.
+    pub(super) fn goes_on_slowly(&mut self, told: u64, pace: &Pace, now: Instant) {
+        // What settles besides may begin before that.
+        let next = if self.settling.is_some() { told.min(self.from) } else { told };
+        self.step = Step::Telling(Place::record(next));
+        self.pause(pace, now);
+    }
+
+    /// Whether it is in the middle of something long.
+    pub(super) fn is_pausing(&self) -> bool {
+        self.pauses_until.is_some()
+    }
+
+    /// Whether many rows of the store are to be told, and nothing is to be taken away.
+    pub(super) fn has_many_rows(&self, pace: &Pace) -> bool {
+        let is_long = |snapshot: &Arc<SnapshotFrames>| snapshot.rows.len() > pace.long && !snapshot.takes_away;
+        !self.is_repeated && self.snapshot.as_ref().is_some_and(is_long)
+    }
+
+    /// When the store was asked, as a place of the log.
+    pub(super) fn asked_at(&self) -> Option<u64> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.at)
+    }
+
+    /// Messages from this one on are told as they come.
+    pub(super) fn leaves_messages(&mut self) {
+        self.messages_from = u64::MAX;
+    }
+
+    /// No message waits to be told with it, of those that were told before a sequence number.
+    pub(super) fn has_no_messages(&self, log: &Log, entity: EntityIndex) -> bool {
+        !log.has_messages_since(entity, self.messages_from)
+    }
+
+    fn pause(&mut self, pace: &Pace, now: Instant) {
+        self.room = pace.at_once;
+        self.pauses_until = Some(now + pace.every);
     }
 
     /// What settles is told with it.
@@ -211,7 +318,8 @@ impl Again {
         match self.step {
             Step::Due(due) | Step::Arrived(due) => Some(due),
             Step::Told(then) => Some(then + times.overlap),
-            Step::Telling(_) | Step::TellingDeletions(_) => None,
+            Step::Telling(_) => self.pauses_until,
+            Step::TellingDeletions(_) => None,
         }
     }
 
@@ -265,7 +373,7 @@ impl Again {
         }
         match self.step {
             // Everyone is going to be told of it.
-            Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(times, now),
+            Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(settle, times, now),
             Step::Due(_) if self.is_repeated && self.patience > 0 && !was_calm(settle, times, now, now) => {
                 self.patience -= 1;
                 self.put_off(times, now)
@@ -273,13 +381,14 @@ impl Again {
             Step::Due(_) => {
                 let first = if self.wants_rows() { Place::default() } else { Place::END };
                 self.step = Step::Telling(Place { sequence: self.from, ..first });
+                (self.room, self.began) = (times.pace.long, now);
                 true
             }
-            Step::Told(then) if self.attempts > 0 && !was_calm(settle, times, then, now) => {
+            Step::Told(_) if self.attempts > 0 && !was_calm(settle, times, self.began, now) => {
                 self.attempts -= 1;
                 self.put_off(times, now)
             }
-            Step::Told(_) => self.arrive(times, now),
+            Step::Told(_) => self.arrive(settle, times, now),
             Step::Arrived(_) => match &self.deletions {
                 None => false,
                 Some(Deletions { from, .. }) => {
@@ -287,7 +396,11 @@ impl Again {
                     true
                 }
             },
-            Step::Telling(_) | Step::TellingDeletions(_) => true,
+            Step::Telling(_) => {
+                self.pauses_until = None;
+                true
+            }
+            Step::TellingDeletions(_) => true,
         }
     }
 
@@ -296,7 +409,12 @@ impl Again {
         true
     }
 
-    fn arrive(&mut self, times: &DeliveryTimes, now: Instant) -> bool {
+    fn arrive(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
+        if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(now)) {
+            self.from = self.late.map_or(self.from, |late| late.from);
+            self.step = Step::Due(due);
+            return true;
+        }
         self.has_arrived = true;
         // A whole store is much to keep for as long as forms stay open.
         self.snapshot = self.snapshot.take().map(|snapshot| Arc::new(snapshot.only_gone()));
@@ -306,6 +424,13 @@ impl Again {
             return true;
         }
         is_reminded
+    }
+
+    /// The list of a young page, where somebody has asked for one since shortly before it came.
+    fn expects_list(&mut self, settle: &Settle, times: &DeliveryTimes) -> Option<&mut LateList> {
+        let is_there =
+            |late: &LateList| late.came.checked_sub(times.first_load).is_none_or(|since| settle.has_lists_since(since));
+        self.late.as_mut().filter(|late| is_there(late))
     }
 
     /// Waits for its next reminder; false where there is none.
@@ -323,7 +448,7 @@ impl Again {
     }
 
     /// True while the rows of a snapshot may not have reached the page.
-    fn wants_rows(&self) -> bool {
+    pub(super) fn wants_rows(&self) -> bool {
         self.snapshot.is_some() && !self.has_arrived
     }
 
@@ -332,8 +457,8 @@ impl Again {
         !self.wants_rows() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
     }
 
-    /// It goes on at `rest`.
-    pub(super) fn told(&mut self, rest: Place, times: &DeliveryTimes, now: Instant) {
+    /// It goes on at `rest`; so many lines that are drawn have been told.
+    pub(super) fn told(&mut self, rest: Place, drawn: usize, times: &DeliveryTimes, now: Instant) {
         match self.step {
             Step::Telling(_) if rest == Place::END => {
                 (self.is_repeated, self.settling, self.messages_from) = (true, None, u64::MAX);
@@ -342,6 +467,10 @@ impl Again {
             Step::Telling(_) => {
                 self.messages_from = self.messages_from.max(rest.sequence);
                 self.step = Step::Telling(rest);
+                self.room = self.room.saturating_sub(drawn);
+                if self.room == 0 {
+                    self.pause(&times.pace, now);
+                }
             }
             Step::TellingDeletions(_) if rest == Place::END => {
                 if let Some(deletions) = &mut self.deletions {
@@ -364,11 +493,13 @@ impl Hub {
     /// The next share of what is told once more; `None` when nothing is to be told at this time.
     pub(super) fn share(&self, log: &Log, entity: EntityIndex, again: &Again, recipient: &Recipient) -> Option<Share> {
         let (mut place, only_deletions) = match again.step {
+            Step::Telling(_) if again.is_pausing() => return None,
             Step::Telling(place) => (place, false),
             Step::TellingDeletions(place) => (place, true),
             Step::Due(_) | Step::Told(_) | Step::Arrived(_) => return None,
         };
-        let mut share = Share::from(place);
+        let room = if only_deletions { usize::MAX } else { again.room };
+        let mut share = Share::from(place, room);
         // What the log itself tells comes last.
         let (begin, end) = match &again.deletions {
             Some(Deletions { end, .. }) if only_deletions => {
@@ -436,7 +567,7 @@ impl Hub {
         from: usize,
         recipient: &Recipient,
     ) -> Share {
-        let mut share = Share::from(Place::of_row(from));
+        let mut share = Share::from(Place::of_row(from), usize::MAX);
         for (at, &sequence) in sequences.iter().enumerate().skip(from) {
             let tombstone = log.tombstone_at(entity, sequence);
             let line = tombstone.and_then(|buried| self.meet_tombstone(entity, sequence, buried, recipient, false));
@@ -472,9 +603,9 @@ mod tests {
             kind: RowKind::Gone,
         };
         let gone = gone.iter().map(row).collect();
-        let snapshot = SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default() };
-        let mut again = Again::resynchronised(Arc::new(snapshot), 10, 10, 10, now);
-        again.told(Place::END, &times(), now);
+        let snapshot = SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default(), takes_away: false };
+        let mut again = Again::resynchronised(Arc::new(snapshot), 10, 10, 10, &times().pace, now);
+        again.told(Place::END, 0, &times(), now);
         let settle = Settle::new(now - Duration::from_secs(60));
         again.move_on(&settle, &times(), now + times().settle.overlap);
         assert!(matches!(again.step, Step::Arrived(_)), "{:?}", again.step);

@@ -16,7 +16,7 @@ use crate::{
     change::ChangeKind,
     hub::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
-        again::{Again, Place, SHARE_BYTES, SHARE_RECORDS, Share},
+        again::{Again, LateList, Place, SHARE_BYTES, SHARE_RECORDS, Share},
         handout::{Batch, Repetition, Resent},
         hidden::{Hidden, Mark},
         log::{Former, Log, Matter},
@@ -37,6 +37,8 @@ pub(crate) trait Outlet: Send + Sync {
     fn is_direct(&self) -> bool;
     /// Touches what an offer needs, so that the memory of several is fetched at one time.
     fn touch(&self) {}
+    /// Has its page asked for a pong soon.
+    fn ping(&self) {}
     /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
     fn wake(&self);
 }
@@ -114,6 +116,8 @@ pub(super) struct Feed {
     pings: u64,
     /// Entities whose subscription the page has ended.
     ended: Option<Box<Ended>>,
+    /// Lines that are drawn, and that it was told of the replay it is in the middle of.
+    replayed: usize,
     /// Counts what else than its own reading has changed who it is and what it follows.
     version: u64,
 }
@@ -163,6 +167,7 @@ struct Asked {
     positions: Box<[(EntityIndex, u64)]>,
     /// The version of the feed then.
     feed: u64,
+    at: Instant,
 }
 
 /// An entity, and how it is heard.
@@ -202,6 +207,9 @@ enum Lost {
 /// A page that subscribes again and again is replayed to once in so long: a replay may be ten thousand times as large
 /// as what asks for it.
 const REPLAY_EVERY: Duration = Duration::from_secs(30);
+
+/// A page asks for its list so long before its handshake at most, as far as that list may lack what is told meanwhile.
+const LIST_BEFORE: Duration = Duration::from_secs(10);
 
 /// The entities whose subscription a page has ended, and when it is next replayed to should it subscribe again.
 #[derive(Debug, Default)]
@@ -246,6 +254,7 @@ impl Feed {
             asked: None,
             pings: 0,
             ended: None,
+            replayed: 0,
             version: 0,
         }
     }
@@ -439,6 +448,14 @@ impl Hub {
             None => log.position(now, self.times.first_load),
             Some(page) => page.missed_from.unwrap_or(0),
         };
+        let late = match &feed.page {
+            Some(page) if entity != self.resync && self.delivery == Delivery::Converging => {
+                let came = page.hold.as_ref().and_then(|hold| self.sessions.came(hold)).unwrap_or(now);
+                let age = now.saturating_duration_since(came);
+                LateList::may_come(came, now).then(|| LateList::new(came, log.position(now, age + LIST_BEFORE)))
+            }
+            _ => None,
+        };
         let mut subscription = Subscription::new(entity, head, deletions_from);
         if let Some(page) = &mut feed.page {
             let kept = page.hidden.iter().position(|(of, _)| *of == entity);
@@ -473,8 +490,10 @@ impl Hub {
                     // A list may arrive later than this, or the page be saving at the moment.
                     let reminded = self.reminded_before(entity);
                     let at = replays_at.unwrap_or(now + self.times.replay_again);
-                    let again = Again::replayed(from, comes_back, reminded, at);
+                    let again = Again::replayed(from, comes_back, reminded, at).expecting(late);
                     subscription.again = Some(Box::new(again));
+                } else if let Some(late) = late {
+                    subscription.again = Some(Box::new(Again::only_expecting(late, now)));
                 }
             }
         }
@@ -541,7 +560,7 @@ impl Hub {
                 let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
                 let messages_from = subscription.unheard_from.max(log_start);
                 let reminded = self.reminded_before(entity);
-                let again = Again::resynchronised(snapshot, from, messages_from, reminded, now);
+                let again = Again::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
                 subscription.again = Some(Box::new(again));
                 subscription.lost = None;
             }
@@ -630,16 +649,23 @@ impl Hub {
         if feed.has_fallen_off(&log) {
             return Progress::FellOff;
         }
+        if feed.replayed >= self.times.pace.long {
+            feed.replayed = 0;
+            self.goes_on_slowly(&mut feed, &log, now);
+        }
+        let room = self.times.pace.long.saturating_sub(feed.replayed);
         let unread = log.since(feed.cursor);
         let mut lines: Vec<(Place, Line)> = Vec::new();
         let mut bytes = 0;
+        let mut drawn = 0;
         let mut read_to = feed.cursor;
         let mut lost = None;
         for (sequence, record) in unread.take(SHARE_RECORDS) {
             if let Some(subscription) = feed.wanted(record.entity, sequence) {
-                if bytes > SHARE_BYTES {
+                if bytes > SHARE_BYTES || (subscription.replaying && drawn >= room) {
                     break;
                 }
+                let is_replayed = subscription.replaying;
                 let how = match &record.matter {
                     Matter::Refresh if self.voice(record.entity).has_snapshot => {
                         if !feed.recipient.hears(&record.scopes) {
@@ -658,6 +684,7 @@ impl Hub {
                 };
                 if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
                     bytes += line.bytes();
+                    drawn += usize::from(is_replayed && line.is_drawn());
                     lines.push((Place::record(sequence), line));
                 }
             }
@@ -680,10 +707,39 @@ impl Hub {
             for subscription in &mut feed.subscriptions {
                 subscription.replaying = false;
             }
+            feed.replayed = 0;
             return self.tell_again(subscriber, feed, log, now);
         }
         drop(log);
-        self.tell_lines(subscriber, feed, lines, None, Then::ReadTo(read_to), now)
+        self.tell_lines(subscriber, feed, lines, None, Then::ReadTo { read_to, drawn }, now)
+    }
+
+    /// The rest of a replay that has turned out to be long is told in pieces, while what happens goes on as it comes; or
+    /// its page is told to load its list again, where it says that it can.
+    fn goes_on_slowly(&self, feed: &mut Feed, log: &Log, now: Instant) {
+        let (cursor, head) = (feed.cursor, log.head());
+        let loads_again = feed.find(self.resync).is_some();
+        for known in feed.subscriptions.iter_mut().filter(|known| known.replaying) {
+            // Messages are told in their order, with all that comes between.
+            if log.has_messages_since(known.entity, cursor) || known.entity == self.resync {
+                continue;
+            }
+            known.replaying = false;
+            known.from = head;
+            let reminded = self.reminded_before(known.entity);
+            let mut again = match known.again.take() {
+                Some(again) if !loads_again => again,
+                _ if loads_again => {
+                    let marker = Arc::new(self.marker(known.entity, head));
+                    Box::new(Again::resynchronised(marker, head, u64::MAX, reminded, &self.times.pace, now))
+                }
+                _ => Box::new(Again::replayed(cursor, true, reminded, now)),
+            };
+            if !loads_again {
+                again.goes_on_slowly(cursor, &self.times.pace, now);
+            }
+            known.again = Some(again);
+        }
     }
 
     /// Tells what an inquiry has come to; nothing, where something has changed since then.
@@ -750,7 +806,9 @@ impl Hub {
         let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
         // Where nothing but the cursor moves, it is known before the write what a ping would ask about.
         let asked = match then {
-            Then::ReadTo(read_to) if cut.is_none() && !frames.is_empty() => feed.asking_when_due(self, read_to, now),
+            Then::ReadTo { read_to, .. } if cut.is_none() && !frames.is_empty() => {
+                feed.asking_when_due(self, read_to, now)
+            }
             _ => None,
         };
         let has_asked = asked.is_some();
@@ -764,18 +822,26 @@ impl Hub {
         let rest = told.get(taken.frames).map(|(place, _)| *place).or(cut);
         let are_all = taken.frames == frames.len();
         match then {
-            Then::ReadTo(read_to) => feed.cursor = rest.and_then(Place::sequence).unwrap_or(read_to),
-            Then::Again { at, end, refreshed } => {
+            Then::ReadTo { read_to, drawn } => {
+                feed.cursor = rest.and_then(Place::sequence).unwrap_or(read_to);
+                feed.replayed += drawn;
+            }
+            Then::Again { at, end, refreshed, drawn } => {
                 self.tally.repeats.add(taken.frames as u64);
                 let cursor = feed.cursor;
                 let subscription = &mut feed.subscriptions[at];
                 if let Some(again) = &mut subscription.again {
-                    again.told(rest.unwrap_or(end), &self.times, now);
-                    // It was told what the store says, and all that followed until here.
-                    if again.is_repeated() && subscription.from == u64::MAX {
+                    again.told(rest.unwrap_or(end), drawn, &self.times, now);
+                    // It was told what the store says, and all that followed until here; or the rest takes time.
+                    let is_open = subscription.from != u64::MAX;
+                    let opens = again.is_repeated()
+                        || (again.is_pausing() && again.has_no_messages(&lock(&self.log), subscription.entity));
+                    if opens && !is_open {
                         if again.is_stale(refreshed) {
-                            subscription.lose(cursor, refreshed);
+                            let unheard_from = again.unheard_from(cursor);
+                            subscription.lose(unheard_from, refreshed);
                         } else {
+                            again.leaves_messages();
                             subscription.from = cursor;
                         }
                     }
@@ -820,6 +886,10 @@ impl Hub {
     ) -> Progress {
         let it = &mut *feed;
         let (cursor, recipient) = (it.cursor, &it.recipient);
+        let loads_again = it.subscriptions.iter().any(|known| known.entity == self.resync);
+        for known in it.subscriptions.iter_mut().filter(|_| loads_again) {
+            self.instead_of_many_rows(known, &log, now);
+        }
         let mut subscriptions = it.subscriptions.iter_mut().enumerate();
         let next =
             subscriptions.find_map(|(at, known)| Some((at, self.next_telling(known, recipient, &log, now, cursor)?)));
@@ -834,11 +904,27 @@ impl Hub {
         };
         let (lines, then) = match telling {
             Telling::Lost => return Progress::More,
-            Telling::Again(share, refreshed) => (share.lines, Then::Again { at, end: share.end, refreshed }),
+            Telling::Again(share, refreshed) => {
+                let Share { lines, end, drawn, .. } = share;
+                (lines, Then::Again { at, end, refreshed, drawn })
+            }
             Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
             Telling::Hidden { lines, ids, next } => (lines, Then::Hidden { at, ids, next }),
         };
         self.tell_lines(subscriber, feed, lines, None, then, now)
+    }
+
+    /// A page that can load its list again does that sooner than it draws many rows one by one.
+    fn instead_of_many_rows(&self, known: &mut Subscription, log: &Log, now: Instant) {
+        let Some(again) = known.again.as_ref().filter(|again| again.has_many_rows(&self.times.pace)) else {
+            return;
+        };
+        let asked_at = again.asked_at().unwrap_or_default();
+        let messages_from = again.unheard_from(u64::MAX);
+        let marker = Arc::new(self.marker(known.entity, asked_at.min(log.head())));
+        let reminded = self.reminded_before(known.entity);
+        let again = Again::resynchronised(marker, asked_at, messages_from, reminded, &self.times.pace, now);
+        known.again = Some(Box::new(again));
     }
 
     /// What a subscription is to hear once more at this time.
@@ -980,12 +1066,16 @@ enum Telling {
 /// What follows when lines have been told, to the subscription at a place.
 #[derive(Debug)]
 enum Then {
-    /// The log has been read so far.
-    ReadTo(u64),
+    /// The log has been read so far. Of what was replayed, so many lines are drawn.
+    ReadTo {
+        read_to: u64,
+        drawn: usize,
+    },
     Again {
         at: usize,
         end: Place,
         refreshed: u64,
+        drawn: usize,
     },
     Deletions {
         at: usize,
@@ -1002,7 +1092,7 @@ impl Then {
     /// The place of the subscription that it is about, where it is one alone.
     fn subscription(&self) -> Option<usize> {
         match self {
-            Self::ReadTo(_) => None,
+            Self::ReadTo { .. } => None,
             Self::Again { at, .. } | Self::Deletions { at, .. } | Self::Hidden { at, .. } => Some(*at),
         }
     }
@@ -1014,6 +1104,41 @@ impl Holder for Subscriber {
         let waiting = feed.page.iter().flat_map(|page| page.hidden.iter().cloned());
         let told = feed.subscriptions.iter().filter_map(|known| Some((known.entity, known.hidden.clone()?)));
         waiting.chain(told).collect()
+    }
+
+    fn ask(&self) {
+        self.outlet.ping();
+    }
+
+    fn doubt(&self, hub: &Hub, now: Instant) {
+        let mut feed = lock(&self.feed);
+        let log = lock(&hub.log);
+        let it = &mut *feed;
+        let Some(PageFeed { missed_from, .. }) = it.page.as_ref().filter(|_| it.way != Way::Left) else {
+            return;
+        };
+        for known in it.subscriptions.iter_mut().filter(|known| known.entity != hub.resync && known.lost.is_none()) {
+            if known.again.as_ref().is_some_and(|again| again.wants_rows()) {
+                continue;
+            }
+            let log_start = it.recipient.log_start(&log, known.entity);
+            let earlier = known.again.take();
+            match missed_from.filter(|from| *from >= log_start) {
+                Some(from) => {
+                    let from = earlier.as_ref().and_then(|again| again.missed_from(from)).unwrap_or(from).min(from);
+                    let again = Again::replayed(from, true, hub.reminded_before(known.entity), now);
+                    known.again = Some(Box::new(again));
+                }
+                None => known.lose(earlier.map_or(it.cursor, |again| again.unheard_from(it.cursor)), 0),
+            }
+            known.version += 1;
+        }
+        it.way = Way::Slow;
+        it.live = Live::default();
+        it.version += 1;
+        drop(log);
+        drop(feed);
+        self.outlet.wake();
     }
 }
 
@@ -1100,15 +1225,20 @@ impl Subscriber {
 
     /// The page has everything that was written before the ping of this payload.
     pub(crate) fn pong(&self, hub: &Hub, payload: &[u8]) {
+        if let Some(sharer) = self.acknowledges(hub, payload) {
+            sharer.doubt(hub, Instant::now());
+        }
+    }
+
+    /// Another page's connection, where this one has shown that both have the same key.
+    fn acknowledges(&self, hub: &Hub, payload: &[u8]) -> Option<Arc<dyn Holder>> {
         let mut feed = lock(&self.feed);
-        let Some(asked) = feed.asked.take_if(|asked| asked.payload == payload) else {
-            return;
-        };
+        let asked = feed.asked.take_if(|asked| asked.payload == payload)?;
         let feed = &mut *feed;
         let Some(PageFeed { hold: Some(hold), .. }) = &feed.page else {
-            return;
+            return None;
         };
-        hub.sessions.acknowledge(hold, &asked.positions);
+        let sharer = hub.sessions.acknowledge(hold, &asked.positions, asked.at);
         // What the store said to who it is now has reached its page: it shows nothing else any more.
         let has_it = |known: &Subscription| asked.positions.iter().any(|(entity, _)| *entity == known.entity);
         let mut scoped = feed.subscriptions.iter().filter(|known| hub.voice(known.entity).is_scoped);
@@ -1116,6 +1246,7 @@ impl Subscriber {
             feed.recipient.earlier.forget();
             hub.sessions.forget_earlier(hold);
         }
+        sharer
     }
 
     /// Touches what handing over needs, so that the memory of several is fetched at one time.
@@ -1300,7 +1431,7 @@ impl Feed {
             return None;
         }
         self.pings += 1;
-        Some(Box::new(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version }))
+        Some(Box::new(Asked { payload: self.pings.to_be_bytes(), positions, feed: self.version, at: now }))
     }
 
     /// The same, where it is time for a ping.

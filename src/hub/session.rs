@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    hub::{EntityIndex, hidden::Hidden},
+    hub::{EntityIndex, Hub, hidden::Hidden},
     lock::lock,
     scope::{Earlier, Scopes},
 };
@@ -55,6 +55,13 @@ struct Session {
     /// The newest connection: two may be open while the server has not noticed that the first is dead.
     connection: u64,
     gone: Option<Instant>,
+    /// When its page came for the first time.
+    came: Instant,
+    /// When the newest connection took it over.
+    taken: Instant,
+    /// Two pages have it: a cache has answered the handshake of one with the other's. What one acknowledges says nothing
+    /// of the other.
+    is_shared: bool,
     /// Of each entity: everything before is known to have reached the page.
     positions: Vec<(EntityIndex, u64)>,
     scopes: Scopes,
@@ -72,6 +79,12 @@ struct Session {
 pub(crate) trait Holder: Send + Sync {
     /// What is out of its page's sight.
     fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)>;
+
+    /// Asks its page for a pong, to see whether that is there still.
+    fn ask(&self);
+
+    /// Its page is told again all that it may have missed since its handshake: nobody knows where it stands.
+    fn doubt(&self, hub: &Hub, now: Instant);
 }
 
 /// What is known of a page when it comes.
@@ -106,6 +119,7 @@ impl Sessions {
                 return None;
             }
             session.connection = connection;
+            session.taken = now;
             let until = if session.gone.take().is_some() { session.left_at } else { head };
             session.change_to(scopes, until);
             let hidden = std::mem::take(&mut session.hidden);
@@ -120,6 +134,9 @@ impl Sessions {
             owner: id.owner,
             connection,
             gone: None,
+            came: now,
+            taken: now,
+            is_shared: false,
             positions: Vec::new(),
             scopes: scopes.clone(),
             earlier: Earlier::default(),
@@ -155,12 +172,35 @@ impl Sessions {
         session.positions.iter().find(|(of, _)| *of == entity).map(|(_, position)| *position)
     }
 
-    /// The page has acknowledged this much, as its newest connection says.
-    pub(crate) fn acknowledge(&self, hold: &Hold, positions: &[(EntityIndex, u64)]) {
+    /// When a page came for the first time.
+    pub(crate) fn came(&self, hold: &Hold) -> Option<Instant> {
+        lock(&self.known).sessions.get(&hold.id).map(|session| session.came)
+    }
+
+    /// The page has acknowledged this much, as its newest connection says, with the answer to a ping of this time.
+    ///
+    /// A page that has a newer connection answers nothing on the one before. Where one does, two pages have the key; the
+    /// newest connection of theirs comes back, since it may have begun where the other page stands.
+    pub(crate) fn acknowledge(
+        &self,
+        hold: &Hold,
+        positions: &[(EntityIndex, u64)],
+        asked: Instant,
+    ) -> Option<Arc<dyn Holder>> {
         let mut known = lock(&self.known);
-        let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) else {
-            return;
-        };
+        let session = known.sessions.get_mut(&hold.id)?;
+        if session.connection != hold.connection {
+            let proves_sharing = session.gone.is_none() && asked >= session.taken;
+            if !proves_sharing || session.is_shared {
+                return None;
+            }
+            session.is_shared = true;
+            session.positions = Vec::new();
+            return session.holder.as_ref().and_then(Weak::upgrade);
+        }
+        if session.is_shared {
+            return None;
+        }
         for &(entity, position) in positions {
             match session.positions.iter_mut().find(|(of, _)| *of == entity) {
                 Some((_, known)) => *known = position,
@@ -170,6 +210,7 @@ impl Sessions {
                 }
             }
         }
+        None
     }
 
     /// Nothing is shown any more of what was told in earlier scopes.
@@ -255,8 +296,8 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         assert_eq!(sessions.position(&hold, EVENTS), None);
-        sessions.acknowledge(&hold, &[(EVENTS, 5)]);
-        sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)]);
+        sessions.acknowledge(&hold, &[(EVENTS, 5)], now);
+        sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)], now);
         sessions.leave(&hold, Vec::new(), 0, now);
         let again = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
@@ -281,7 +322,7 @@ mod tests {
     fn a_session_belongs_to_its_credentials() {
         let (sessions, now) = (sessions(10), Instant::now());
         let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
-        sessions.acknowledge(&hold, &[(EVENTS, 5)]);
+        sessions.acknowledge(&hold, &[(EVENTS, 5)], now);
         assert!(sessions.take(SessionId { owner: 8, ..id(1) }, &Scopes::None, 0, now).is_none());
         assert_eq!(sessions.position(&hold, EVENTS), Some(5));
     }
@@ -289,13 +330,29 @@ mod tests {
     #[test]
     fn of_two_connections_the_newest_is_believed() {
         let (sessions, now) = (sessions(10), Instant::now());
+        let before = now.checked_sub(Duration::from_secs(1)).unwrap();
         let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
-        sessions.acknowledge(&new, &[(EVENTS, 5)]);
-        sessions.acknowledge(&old, &[(EVENTS, 9)]);
-        assert_eq!(sessions.position(&new, EVENTS), Some(5));
+        sessions.acknowledge(&new, &[(EVENTS, 5)], now);
+        sessions.acknowledge(&old, &[(EVENTS, 9)], before);
+        assert_eq!(sessions.position(&new, EVENTS), Some(5), "the pong was on its way when the newest came");
         sessions.leave(&old, Vec::new(), 0, now);
         sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
+    }
+
+    #[test]
+    fn where_the_earlier_of_two_connections_answers_two_pages_share_a_session_and_nothing_is_known_of_them() {
+        let (sessions, now) = (sessions(10), Instant::now());
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
+        sessions.acknowledge(&new, &[(EVENTS, 5)], now);
+        let newest: Arc<dyn Holder> = Arc::new(Dead);
+        sessions.is_held_by(&new, Arc::downgrade(&newest));
+        let sharer = sessions.acknowledge(&old, &[(EVENTS, 9)], now + Duration::from_secs(1));
+        assert!(sharer.is_some_and(|sharer| Arc::ptr_eq(&sharer, &newest)), "it must be told again");
+        sessions.acknowledge(&new, &[(EVENTS, 10)], now + Duration::from_secs(2));
+        assert_eq!(sessions.position(&new, EVENTS), None, "for good");
+        let third = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
+        assert_eq!(sessions.position(&third, EVENTS), None);
     }
 
     #[test]
@@ -315,6 +372,10 @@ mod tests {
         fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)> {
             vec![(EVENTS, Box::default())]
         }
+
+        fn ask(&self) {}
+
+        fn doubt(&self, _hub: &Hub, _now: Instant) {}
     }
 
     #[test]

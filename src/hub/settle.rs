@@ -53,6 +53,8 @@ pub(crate) struct Settle {
     lists: InFlight,
     /// When the latest list left that may be older than what was told last.
     stale_list: Option<Instant>,
+    /// When somebody asked for a list last.
+    latest_list: Option<Instant>,
     /// When something was told last: a list that is asked for later holds it.
     told_at: Instant,
     refusals: Refusals,
@@ -154,6 +156,7 @@ impl Settle {
             writes: ended(),
             lists: ended(),
             stale_list: Some(now),
+            latest_list: None,
             told_at: now,
             refusals: Refusals::default(),
             stretch: None,
@@ -263,6 +266,7 @@ impl Settle {
 
     /// A page asks for the list.
     pub(crate) fn list_begins(&mut self, now: Instant) {
+        self.latest_list = Some(now);
         self.lists.begun.push(now);
     }
 
@@ -272,6 +276,11 @@ impl Settle {
         if begun <= self.told_at {
             self.stale_list = Some(now);
         }
+    }
+
+    /// Whether somebody has asked for a list from then on.
+    pub(super) fn has_lists_since(&self, then: Instant) -> bool {
+        self.latest_list.is_some_and(|latest| latest >= then)
     }
 
     /// Lists that are on their way at this time may not hold what is told now.

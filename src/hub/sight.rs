@@ -149,6 +149,8 @@ pub(super) struct Told {
     pub(super) mark: Option<Box<Mark>>,
     /// It goes out of sight.
     pub(super) loses: bool,
+    /// The page draws anew for it.
+    pub(super) is_drawn: bool,
     about: Option<Box<About>>,
 }
 
@@ -192,6 +194,14 @@ pub(super) enum Line {
 }
 
 impl Line {
+    /// Whether the page draws anew for it.
+    pub(super) fn is_drawn(&self) -> bool {
+        match self {
+            Self::Told(told) => told.is_drawn,
+            Self::Asked(_) => true,
+        }
+    }
+
     /// About what it will cost to tell.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -207,6 +217,8 @@ pub(super) struct Said {
     pub(super) entity: EntityIndex,
     /// Its subscribers must look at it themselves.
     pub(super) only_slowly: bool,
+    /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
+    pub(super) is_drawn: bool,
     scopes: Scopes,
     /// It tells that an object is gone, which was told in these scopes.
     deletion: Option<Former>,
@@ -293,7 +305,7 @@ impl Said {
     fn into_told(self, recipient: &Recipient) -> Option<Told> {
         let Heard { frame, loses, mark, .. } = self.to(recipient)?;
         let mark = mark.cloned().map(Box::new);
-        Some(Told { frame: frame.clone(), loses, mark, about: self.about })
+        Some(Told { frame: frame.clone(), loses, mark, is_drawn: self.is_drawn, about: self.about })
     }
 }
 
@@ -362,9 +374,14 @@ impl Hub {
                 }
             }
         };
+        let is_drawn = match &record.matter {
+            Matter::Change(subject) => !subject.is_only_added || !matches!(how, How::Live | How::Again { .. }),
+            Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => false,
+        };
         Said {
             entity: record.entity,
             only_slowly,
+            is_drawn,
             scopes: record.scopes.clone(),
             deletion,
             went_to: record.went_to().clone(),
@@ -431,7 +448,7 @@ impl Hub {
         let kind = ChangeKind::Delete.verb();
         let about = self.is_audited().then(|| Box::new(About { entity, id: id.clone(), kind, scopes: Scopes::None }));
         let frame = Cleared(self.going_by_id(entity, &quoted(id)).into());
-        Line::Told(Told { frame, mark: None, loses: false, about })
+        Line::Told(Told { frame, mark: None, loses: false, is_drawn: true, about })
     }
 
     /// That an object is gone, to one who knows it.
@@ -445,7 +462,7 @@ impl Hub {
         };
         let about = About::record(self, record, ChangeKind::Delete.verb());
         // It is no new loss.
-        Some(Told { frame: Cleared(frame.into()), mark: None, loses: false, about })
+        Some(Told { frame: Cleared(frame.into()), mark: None, loses: false, is_drawn: true, about })
     }
 
     /// What must be asked before a recipient is told of a change; `None` where it is told nothing in any case.
@@ -525,7 +542,8 @@ impl Hub {
         let voice = self.voice(entity);
         let said = self.said_tombstone(entity, sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
-            return Some(Line::Told(Told { frame: said.frame, mark: None, loses: false, about: said.about }));
+            let (frame, about) = (said.frame, said.about);
+            return Some(Line::Told(Told { frame, mark: None, loses: false, is_drawn: true, about }));
         };
         Some(Line::Asked(Box::new(Question {
             entity,
@@ -555,6 +573,7 @@ impl Hub {
             went_to: tombstone.went_to.clone(),
             deletion: Some(vec![FormerScopes { scopes: tombstone.scopes.clone(), at: Some(sequence), is_sure: true }]),
             mark: None,
+            is_drawn: true,
             frame: Cleared(self.voice(entity).buried(tombstone).into()),
             moved: None,
             about,
@@ -578,6 +597,7 @@ impl Hub {
                     frame: Cleared(row.frame.clone()),
                     mark: None,
                     loses: false,
+                    is_drawn: false,
                     about: None,
                 }));
             }
@@ -600,7 +620,8 @@ impl Hub {
             (_, Some(object)) => (object, true, Vec::new()),
             // What the store says is gone, it says to this identity.
             (_, None) => {
-                return Some(Line::Told(Told { frame: Cleared(row.frame.clone()), mark, loses: is_gone, about }));
+                let frame = Cleared(row.frame.clone());
+                return Some(Line::Told(Told { frame, mark, loses: is_gone, is_drawn: true, about }));
             }
         };
         Some(Line::Asked(Box::new(Question {
@@ -829,7 +850,8 @@ impl Question {
         };
         // To be reminded is no new loss.
         let is_new = !(loses && matches!(self.telling, Telling::Reminder));
-        Answer::Told(Told { frame: Cleared(frame), mark: self.mark.filter(|_| is_new), loses, about: self.about })
+        let mark = self.mark.filter(|_| is_new);
+        Answer::Told(Told { frame: Cleared(frame), mark, loses, is_drawn: true, about: self.about })
     }
 
     /// Whether the recipient may be showing the object. A hook that fails does not know, and so it may.

@@ -40,6 +40,7 @@ pub(super) fn times() -> DeliveryTimes {
         first_load: seconds(60),
         acknowledge_every: seconds(15),
         reminders: ReminderTimes::doubling(seconds(30), 5),
+        pace: Pace { long: usize::MAX, ..Pace::DEFAULT },
     }
 }
 

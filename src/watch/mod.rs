@@ -189,7 +189,8 @@ impl Listing {
     /// Keeps the answer out of caches, unless it says itself what they may do. A browser that goes back to a page takes
     /// its list from the cache however old that is, and nothing would repair that page.
     pub(crate) fn keep_out_of_caches(&self, headers: &mut HeaderMap) {
-        let says_so = [header::CACHE_CONTROL, header::EXPIRES, header::PRAGMA].iter().any(|name| headers.contains_key(name));
+        let says_so =
+            [header::CACHE_CONTROL, header::EXPIRES, header::PRAGMA].iter().any(|name| headers.contains_key(name));
         if !(self.is_cacheable || says_so) {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }

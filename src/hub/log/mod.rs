@@ -69,6 +69,8 @@ struct Index {
     children: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
+    /// Behind its latest message.
+    messages: u64,
     /// Behind the latest change that told an object in other scopes than before.
     moved: u64,
     /// Refreshes of some scopes only, each with the sequence number behind it.
@@ -174,6 +176,9 @@ impl Log {
                     index.refreshed_scopes.push((sequence + 1, scopes.clone()));
                 }
             }
+        }
+        if let (Matter::Message, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
+            index.messages = sequence + 1;
         }
         self.bytes += record.bytes();
         let cost = self.cost(&record);
@@ -366,6 +371,11 @@ impl Log {
     /// What was said before this may be older than the latest refresh.
     pub(crate) fn refreshed(&self, entity: EntityIndex) -> u64 {
         self.index(entity).map_or(0, |index| index.refreshed)
+    }
+
+    /// Whether a message was told from a sequence number on.
+    pub(crate) fn has_messages_since(&self, entity: EntityIndex, from: u64) -> bool {
+        self.index(entity).is_some_and(|index| index.messages > from)
     }
 
     /// The same, with the refreshes of these scopes.

@@ -24,8 +24,8 @@ use crate::{
     change::{Before, Change},
     entity::{Visible, Widget},
     hub::{
-        Activity, Cleared, Delivery, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Progress, SessionId,
-        SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
+        Activity, Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Pace,
+        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
     },
     lock::lock,
     scope::Scopes,
@@ -36,6 +36,8 @@ const EVENTS: EntityIndex = EntityIndex(0);
 const REST: Duration = Duration::from_secs(230);
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const RECONNECT: Duration = Duration::from_secs(2);
+/// Nearly every replay is a long one.
+const SLOW: Pace = Pace { long: 3, at_once: 1, every: Duration::from_millis(700) };
 const STARTS: [&str; 4] = ["09:00", "10:30", "12:00", "15:15"];
 
 /// Small, quick and the same everywhere.
@@ -245,6 +247,7 @@ pub(super) struct World {
     hub: Arc<Hub>,
     epoch: u64,
     log_records: usize,
+    pace: Pace,
     /// The application has a `load` hook.
     reads_back: bool,
     /// It answers 200 for rows that are gone.
@@ -272,12 +275,14 @@ impl World {
     pub(super) fn new(seed: u64, delivery: Delivery, privacy: Privacy) -> Self {
         let mut dice = Dice(seed);
         let log_records = [1000, 1000, 12][dice.below(3)];
+        let pace = if seed % 2 == 0 { Pace::DEFAULT } else { SLOW };
         Self {
             delivery,
             privacy,
-            hub: hub(delivery, privacy, log_records),
+            hub: hub(delivery, privacy, log_records, pace),
             epoch: 1,
             log_records,
+            pace,
             reads_back: dice.one_in(2) || privacy == Privacy::Viewed,
             lies: dice.one_in(2),
             // The model's exceptions know nothing of rooms.
@@ -724,7 +729,7 @@ impl World {
             self.close(number);
         }
         self.epoch += 1;
-        self.hub = hub(self.delivery, self.privacy, self.log_records);
+        self.hub = hub(self.delivery, self.privacy, self.log_records, self.pace);
     }
 
     /// The store changes past the layer: rows are new, changed, gone, or back again.
@@ -1096,7 +1101,7 @@ fn frame_of(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
     (bytes[0] & 0xf, &bytes[head..head + length], &bytes[head + length..])
 }
 
-fn hub(delivery: Delivery, privacy: Privacy, records: usize) -> Arc<Hub> {
+fn hub(delivery: Delivery, privacy: Privacy, records: usize, pace: Pace) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits {
         records,
@@ -1120,5 +1125,6 @@ fn hub(delivery: Delivery, privacy: Privacy, records: usize) -> Arc<Hub> {
         view: View::of((privacy == Privacy::Viewed).then_some(&visible), None),
         ..Voice::new("events", "event")
     };
-    Arc::new(Hub::new(delivery, vec![voice], log, times(), SessionLimits { sessions: 100, age: hour }))
+    let times = DeliveryTimes { pace, ..times() };
+    Arc::new(Hub::new(delivery, vec![voice], log, times, SessionLimits { sessions: 100, age: hour }))
 }
