@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM end the sockets in good order, and the future that waits for them.
 #![cfg(unix)]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::process::Command;

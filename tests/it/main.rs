@@ -1,0 +1,57 @@
+//! The behaviours of the whole layer, one module each, in one binary: it is compiled and linked once. Tests that need a
+//! process of their own stand beside this folder.
+
+mod acknowledge;
+#[cfg(feature = "tracing")]
+mod answers;
+mod article;
+#[cfg(feature = "tracing")]
+mod audit;
+mod auth;
+mod authorize;
+mod broadcast;
+mod cancel;
+mod capture;
+mod deletions;
+mod frames;
+mod handshake;
+mod hooks;
+mod http2;
+mod layers;
+mod limits;
+mod live_write;
+mod load;
+mod lying_bodies;
+mod nesting;
+mod order;
+mod origin;
+mod overflow;
+mod page_protection;
+mod ping;
+mod placement;
+mod plain;
+mod public_api;
+mod publish;
+mod readiness;
+mod refusals;
+mod replay;
+mod resync;
+mod revocation;
+mod routes;
+mod runtimes;
+mod scopes;
+#[cfg(feature = "sessions")]
+mod sealed;
+#[cfg(feature = "tracing")]
+mod secrets;
+mod settling;
+mod shutdown;
+mod subscriptions;
+mod support;
+mod tenant_ids;
+mod tombstones;
+mod traffic;
+mod transparency;
+mod upgrade_refused;
+mod visible;
+mod websocket;

@@ -1,0 +1,299 @@
+//! The stock clients' own traffic, captured from Scheduler 7.2 and Gantt 10: the same requests and answers bring the
+//! same messages, in the same order.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates, RequestBody};
+
+use crate::support::{BoxError, Page, Server, read};
+
+/// Captures with messages to compare.
+const COMPARED: [&str; 30] = [
+    "gantt_after_cascade",
+    "gantt_create_parent_child",
+    "gantt_create_then_update",
+    "gantt_indent",
+    "gantt_link_create",
+    "gantt_link_delete",
+    "gantt_link_update",
+    "gantt_reorder_drag",
+    "gantt_reorder_to_end",
+    "gantt_task_create",
+    "gantt_task_delete_cascade",
+    "gantt_task_delete_leaf",
+    "gantt_task_rapid",
+    "gantt_task_update",
+    "scheduler_allday_multiday",
+    "scheduler_create_api",
+    "scheduler_create_lightbox",
+    "scheduler_create_then_delete",
+    "scheduler_create_then_update",
+    "scheduler_custom_fields",
+    "scheduler_delete",
+    "scheduler_delete_numeric",
+    "scheduler_drag",
+    "scheduler_rapid_updates",
+    "scheduler_recurring_create",
+    "scheduler_recurring_delete_modified",
+    "scheduler_recurring_delete_occurrence",
+    "scheduler_recurring_delete_series",
+    "scheduler_recurring_edit_occurrence",
+    "scheduler_recurring_update_series",
+];
+
+/// Captures of a back end that told nobody, and what is told here: the action and the id of each write.
+const WITHOUT_MESSAGES: [(&str, &[(&str, &str)]); 10] = [
+    ("scheduler_mode_rest-json", SCHEDULER),
+    ("scheduler_mode_rest", SCHEDULER),
+    ("scheduler_mode_json", SCHEDULER),
+    ("scheduler_mode_post", SCHEDULER),
+    // A GET that changes something cannot be told from a GET that does not.
+    ("scheduler_mode_get", &[]),
+    ("gantt_mode_rest-json", GANTT),
+    ("gantt_mode_rest", GANTT),
+    // These send everything to the bare REST address, which is no collection of either entity.
+    ("gantt_mode_json", &[]),
+    ("gantt_mode_post", &[]),
+    ("gantt_mode_get", &[]),
+];
+const SCHEDULER: &[(&str, &str)] = &[("add-event", "500"), ("update-event", "500"), ("delete-event", "500")];
+const GANTT: &[(&str, &str)] =
+    &[("add-task", "500"), ("update-task", "500"), ("add-link", "500"), ("delete-link", "500"), ("delete-task", "500")];
+
+#[tokio::test]
+async fn the_clients_requests_bring_the_captured_messages() {
+    for name in COMPARED {
+        let capture = Capture::read(name);
+        let expected = capture.messages();
+        assert!(!expected.is_empty(), "{name} holds no messages");
+        let told = capture.replay(build()).await;
+        assert_eq!(told, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_clients_other_modes_are_told_where_method_and_path_can_tell() {
+    for (name, expected) in WITHOUT_MESSAGES {
+        let capture = Capture::read(name);
+        assert!(capture.messages().is_empty(), "{name} holds messages");
+        let told = capture.replay(build()).await;
+        let told: Vec<(&str, String)> = told.iter().map(|(_, value)| outline(value)).collect();
+        let expected: Vec<(&str, String)> = expected.iter().map(|(kind, id)| (*kind, (*id).to_owned())).collect();
+        assert_eq!(told, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn form_fields_arrive_decoded() {
+    for (name, nul) in [
+        ("scheduler_mode_rest", json!("")),
+        ("scheduler_mode_post", json!("")),
+        ("scheduler_mode_json", json!(null)),
+        ("scheduler_mode_rest-json", json!(null)),
+    ] {
+        let told = Capture::read(name).replay(build()).await;
+        let added = &told[0].1["event"];
+        assert_eq!(added["text"], "a&b=é \"q\" + x", "{name}");
+        assert_eq!(added["start_date"], "2025-04-21 09:00", "{name}");
+        assert_eq!(added["nul"], nul, "{name}");
+        assert_eq!(added.get("!nativeeditor_status"), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_gantt_that_posts_to_its_bare_address_is_told_where_that_is_a_route() {
+    // One of its two entities; the other is told apart by the query alone and is for the handler to publish.
+    let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add).body_modes();
+    let live = LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
+        .tokens(["demo"])
+        .entity(tasks)
+        .entity(Entity::new("links"))
+        .build();
+    let told = Capture::read("gantt_mode_json").replay(live.expect("a good configuration")).await;
+    assert_eq!(outline(&told[0].1), ("add-task", "500".to_owned()));
+    assert_eq!(told[0].1["task"]["text"], "a&b=é");
+    assert_eq!(outline(&told[1].1), ("update-task", "500".to_owned()));
+}
+
+#[test]
+fn every_capture_with_writes_is_in_one_of_the_tables() {
+    let named: BTreeSet<String> =
+        COMPARED.into_iter().chain(WITHOUT_MESSAGES.iter().map(|(name, _)| *name)).map(str::to_owned).collect();
+    let stored: BTreeSet<String> = std::fs::read_dir(fixtures())
+        .expect("fixtures")
+        .filter_map(|entry| entry.expect("a file").file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
+        .filter(|name| name.starts_with("scheduler_") || name.starts_with("gantt_"))
+        .filter(|name| Capture::read(name).0.iter().any(Entry::is_write))
+        .collect();
+    assert_eq!(named, stored);
+}
+
+fn build() -> LiveUpdates {
+    LiveUpdates::builder("/api/v1")
+        .delivery(Delivery::Plain)
+        .tokens(["demo"])
+        .entity(Entity::scheduler("/events").body_modes())
+        .entity(Entity::new("tasks").payload_key("task").collection("/data/task"))
+        .entity(Entity::new("links").payload_key("link").collection("/data/link"))
+        .build()
+        .expect("a good configuration")
+}
+
+/// The type of a message's value, and its object's id.
+fn outline(value: &Value) -> (&str, String) {
+    let kind = value["type"].as_str().expect("a type");
+    let (_, key) = kind.split_once('-').expect("a verb");
+    let id = &value[key]["id"];
+    (kind, id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+}
+
+fn fixtures() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures"].iter().collect()
+}
+
+/// One captured scenario.
+struct Capture(Vec<Entry>);
+
+/// One request, answer or message.
+struct Entry(Value);
+
+impl Entry {
+    fn str(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_default()
+    }
+
+    fn is_request(&self) -> bool {
+        self.str("kind") == "http" && self.str("to") == "server"
+    }
+
+    fn is_answer(&self) -> bool {
+        self.str("kind") == "http" && self.str("from") == "server"
+    }
+
+    fn is_write(&self) -> bool {
+        let editing = self.str("path").contains("editing=true");
+        self.is_request() && (editing || matches!(self.str("method"), "POST" | "PUT" | "DELETE"))
+    }
+
+    /// What identifies the exchange it belongs to.
+    fn exchange(&self) -> (String, String) {
+        (self.str("method").to_owned(), self.str("path").to_owned())
+    }
+
+    fn request(&self) -> Request<String> {
+        let mut request = Request::builder().method(self.str("method")).uri(self.str("path"));
+        for (name, value) in self.0["headers"].as_object().expect("headers") {
+            if name != "connection" {
+                request = request.header(name, value.as_str().expect("a header value"));
+            }
+        }
+        request.body(self.str("body").to_owned()).expect("a good request")
+    }
+
+    fn answer(&self) -> Response<UnsyncBoxBody<Bytes, BoxError>> {
+        let headers = &self.0["headers"];
+        let status = self.0["status"].as_u64().and_then(|status| u16::try_from(status).ok()).expect("a status");
+        let mut answer = Response::builder().status(status);
+        if let Some(kind) = headers[header::CONTENT_TYPE.as_str()].as_str() {
+            answer = answer.header(header::CONTENT_TYPE, kind);
+        }
+        let body = Full::new(Bytes::from(self.str("body").to_owned())).map_err(|never| match never {});
+        let body = match headers[header::TRANSFER_ENCODING.as_str()].as_str() {
+            Some("chunked") => {
+                StreamBody::new(body.into_data_stream().map(|data| data.map(http_body::Frame::data))).boxed_unsync()
+            }
+            _ => body.boxed_unsync(),
+        };
+        answer.body(body).expect("a good answer")
+    }
+}
+
+type Waiting = Arc<Mutex<VecDeque<((String, String), oneshot::Receiver<Response<UnsyncBoxBody<Bytes, BoxError>>>)>>>;
+
+impl Capture {
+    fn read(name: &str) -> Self {
+        let text = std::fs::read_to_string(fixtures().join(format!("{name}.json"))).expect(name);
+        let mut capture: Value = serde_json::from_str(&text).expect(name);
+        let Value::Array(entries) = capture["entries"].take() else { panic!("{name} has no entries") };
+        Self(entries.into_iter().map(Entry).collect())
+    }
+
+    /// What page A heard: the entity and the value of each message.
+    fn messages(&self) -> Vec<(String, Value)> {
+        let heard = self.0.iter().filter(|entry| entry.str("kind") == "ws" && entry.str("to") == "A");
+        heard.map(|entry| told(&serde_json::from_str(entry.str("body")).expect("JSON"))).collect()
+    }
+
+    /// Sends the captured requests and gives the captured answers, interleaved as they were; what a page is told.
+    async fn replay(&self, live: LiveUpdates) -> Vec<(String, Value)> {
+        let waiting = Waiting::default();
+        let answers = waiting.clone();
+        let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| {
+            let uri = request.uri().path_and_query().expect("a path").to_string();
+            let exchange = (request.method().to_string(), uri);
+            let answers = answers.clone();
+            async move {
+                read(request).await.expect("a whole body");
+                let answer = {
+                    let mut answers = answers.lock().unwrap();
+                    let at = answers.iter().position(|(known, _)| *known == exchange).expect("a captured request");
+                    answers.remove(at).expect("it was there").1
+                };
+                answer.await.expect("an answer")
+            }
+        });
+        let mut page = server.page().await;
+        for entity in ["events", "tasks", "links"] {
+            page.subscribe(entity).await;
+        }
+
+        let mut open = VecDeque::new();
+        for entry in &self.0 {
+            if entry.is_request() {
+                let (give, answer) = oneshot::channel();
+                waiting.lock().unwrap().push_back((entry.exchange(), answer));
+                let (server, request) = (server.clone(), entry.request());
+                let answered = tokio::spawn(async move { server.send(request).await });
+                open.push_back((entry.exchange(), give, answered));
+            } else if entry.is_answer() {
+                let at =
+                    open.iter().position(|(known, ..)| *known == entry.exchange()).expect("its request came first");
+                let (_, give, answered) = open.remove(at).expect("it was there");
+                give.send(entry.answer()).expect("a waiting handler");
+                let answer = answered.await.expect("an answer");
+                assert_eq!(answer.body(), entry.str("body").as_bytes());
+            }
+        }
+        everything_told(&mut page, &live).await
+    }
+}
+
+/// A message's entity and value.
+fn told(message: &Value) -> (String, Value) {
+    assert_eq!(message["action"], "event", "{message}");
+    (message["body"]["name"].as_str().expect("a name").to_owned(), message["body"]["value"].clone())
+}
+
+async fn everything_told(page: &mut Page, live: &LiveUpdates) -> Vec<(String, Value)> {
+    live.send("links", &json!({"type": "marker"})).expect("a configured entity");
+    let mut heard = Vec::new();
+    loop {
+        let message = told(&page.message().await.expect("an open socket"));
+        if message.1["type"] == "marker" {
+            return heard;
+        }
+        heard.push(message);
+    }
+}
