@@ -19,7 +19,7 @@ use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, Live
 
 use crate::support::{
     Page, Server,
-    client::{Client, Tab, WAYS, Way, added, event, publish, updated, upserts, wait},
+    client::{Client, Tab, WAYS, Way, added, adds, event, publish, updated, upserts, wait},
     raw::{Raw, upgrade_request},
     usual,
 };
@@ -197,7 +197,7 @@ async fn a_page_that_comes_back_meanwhile_is_told_what_it_missed_when_somebody_c
         assert!(!heard.iter().any(|told| told.contains("missed")), "{failure:?}: {heard:?}");
         trouble.ends();
         let heard = ann.hears_in(31.0).await;
-        let missed = upserts(&[(1, "missed")]);
+        let missed = adds(&[(1, "missed")]);
         assert!(missed.iter().all(|told| heard.contains(told)), "{failure:?}: {heard:?}");
         publish(&live, [updated(1, "on")]);
         assert!(ann.heard().await.contains(&"update 1 on".to_owned()), "{failure:?}");
@@ -235,7 +235,7 @@ async fn an_object_that_came_while_nobody_could_say_is_there_with_the_next_repea
         wait(20.0 * 60.0).await;
         assert!(!ann.heard().await.iter().any(|told| told.contains("new")), "{case}");
         trouble.ends();
-        assert_eq!(ann.hears_in(31.0).await, upserts(&[(1, "new")]), "{case}");
+        assert_eq!(ann.hears_in(31.0).await, adds(&[(1, "new")]), "{case}");
     }
 }
 

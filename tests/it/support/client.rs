@@ -242,6 +242,11 @@ pub fn upserts(objects: &[(u32, &str)]) -> Vec<String> {
     objects.iter().flat_map(|(id, text)| [format!("add {id} {text}"), format!("update {id} {text}")]).collect()
 }
 
+/// Objects that were only ever added, as they are told again.
+pub fn adds(objects: &[(u32, &str)]) -> Vec<String> {
+    objects.iter().map(|(id, text)| format!("add {id} {text}")).collect()
+}
+
 /// Publishes changes one by one.
 pub fn publish(live: &LiveUpdates, changes: impl IntoIterator<Item = Change>) {
     for change in changes {

@@ -1,0 +1,155 @@
+//! What is told again leaves the page time to draw: the stock client draws anew at each update, and adds together.
+
+use http::Method;
+use tower_live_updates::{Change, Entity, Identity, LiveUpdates, Snapshot};
+
+use crate::support::{
+    Server,
+    client::{Client, Tab, WAYS, Way, added, adds, event, patient, publish, updated, upserts, wait},
+    usual,
+};
+
+const NOTHING: [&str; 0] = [];
+/// What tells a page to load its list again.
+const MARKER: &str = r#"{"event":{"id":"$resync"},"type":"resync"}"#;
+const RESYNC: &str = r#"$resync: {"entity":"events","type":"resync"}"#;
+
+async fn served(live: LiveUpdates) -> (LiveUpdates, Server) {
+    let server = Server::layered(&live.layer(), usual);
+    wait(100.0).await;
+    (live, server)
+}
+
+fn updates(heard: &[String]) -> usize {
+    heard.iter().filter(|told| told.starts_with("update ")).count()
+}
+
+/// Handlers of `$resync` and of events, as a page attaches them.
+async fn opened_with_resync(page: &Client) -> Tab {
+    let mut tab = page.connect().await;
+    tab.subscribe("$resync").await;
+    tab.subscribe("events").await;
+    tab
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_is_told_again_as_adds_alone() {
+    for way in WAYS {
+        let (live, server) = served(patient().build().unwrap()).await;
+        let mut tab = Client::load(&server, way).await.open().await;
+        tab.hears_in(20.0).await;
+        for id in 1..=60 {
+            publish(&live, [added(id, "new")]);
+        }
+        let heard = tab.hears_in(300.0).await;
+        assert!(heard.len() > 60, "{way:?}: it is told again");
+        assert_eq!(updates(&heard), 0, "{way:?}: {heard:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_there_before_is_told_again_with_its_update() {
+    let (live, server) = served(patient().build().unwrap()).await;
+    publish(&live, [Change::delete(1).unwrap()]);
+    wait(100.0).await;
+    let page = Client::load(&server, Way::Tcp).await;
+    page.open().await.cut(&live).await;
+    publish(&live, [added(1, "again"), added(2, "new")]);
+    wait(20.0).await;
+    let heard = page.open().await.heard().await;
+    assert_eq!(heard, [upserts(&[(1, "again")]), adds(&[(2, "new")])].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_whose_page_shows_something_else_is_told_again_with_its_update() {
+    for (stored, is_updated) in [("as sent", false), ("AS SENT", true)] {
+        let entity = Entity::scheduler("/events")
+            .load((), move |(), _| async move { Ok::<_, std::convert::Infallible>(Some(event(7, stored))) });
+        let (live, server) =
+            served(LiveUpdates::builder("/api/v1").tokens(["demo"]).entity(entity).build().unwrap()).await;
+        let page = Client::load(&server, Way::AnyStream).await;
+        page.open().await.cut(&live).await;
+        server.write(Method::POST, "/events", &event(99, "as sent").to_string()).await;
+        wait(20.0).await;
+        let heard = page.open().await.heard().await;
+        assert_eq!((heard.len(), updates(&heard)), if is_updated { (2, 1) } else { (1, 0) }, "{heard:?}");
+    }
+}
+
+/// A server that knows nothing of its pages, with a store of so many rows.
+async fn started(rows: u32) -> (LiveUpdates, Server, Client) {
+    let entity = Entity::scheduler("/events").snapshot((), move |(), _: Identity| async move {
+        Ok::<_, std::convert::Infallible>(Snapshot::new((1..=rows).map(|id| event(id, "row"))))
+    });
+    let build = || LiveUpdates::builder("/api/v1").tokens(["demo"]).entity(entity.clone()).build().unwrap();
+    let key = {
+        let (_before, server) = served(build()).await;
+        Client::load(&server, Way::AnyStream).await.key
+    };
+    let (live, server) = served(build()).await;
+    let page = Client::with_key(&server, Way::AnyStream, &key);
+    (live, server, page)
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_rows_are_told_in_pieces_and_what_happens_meanwhile_at_once() {
+    let (live, _server, page) = started(1000).await;
+    let mut tab = page.open().await;
+    let first = tab.hears_in(1.0).await;
+    assert!((100..200).contains(&updates(&first)), "{}", updates(&first));
+    publish(&live, [updated(999, "meanwhile")]);
+    assert!(tab.hears_in(0.1).await.contains(&"update 999 meanwhile".to_owned()));
+    let rest = tab.hears_in(9.0).await;
+    assert!((300..500).contains(&updates(&rest)), "forty in a second: {}", updates(&rest));
+    let end = tab.hears_in(60.0).await;
+    assert!(end.contains(&"update 1000 row".to_owned()));
+    assert!(!end.contains(&"update 999 row".to_owned()), "it is older");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_can_load_its_list_again_does_that_instead() {
+    for (rows, expected) in [(100, None), (101, Some([MARKER, RESYNC]))] {
+        let (_live, _server, page) = started(rows).await;
+        let mut tab = opened_with_resync(&page).await;
+        let heard = tab.hears_in(100.0).await;
+        match expected {
+            Some(expected) => assert_eq!(heard, expected, "{rows}"),
+            None => assert!(updates(&heard) >= 100 && !heard.contains(&MARKER.to_owned()), "{rows}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_it_does_where_it_has_missed_very_much() {
+    for missed in [50, 500] {
+        let (live, server) = served(patient().build().unwrap()).await;
+        let page = Client::load(&server, Way::Tcp).await;
+        opened_with_resync(&page).await.cut(&live).await;
+        for id in 1..=missed {
+            publish(&live, [updated(id, "a")]);
+        }
+        wait(20.0).await;
+        let mut tab = opened_with_resync(&page).await;
+        let heard = tab.hears_in(100.0).await;
+        assert_eq!(heard.contains(&RESYNC.to_owned()), missed > 100, "{missed}");
+        assert!(updates(&heard) <= 101, "{missed}: {}", updates(&heard));
+        publish(&live, [updated(1, "b")]);
+        assert_eq!(tab.heard().await, ["update 1 b"], "{missed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_among_much_that_was_missed_keeps_its_place() {
+    let (live, server) = served(patient().build().unwrap()).await;
+    let page = Client::load(&server, Way::Tcp).await;
+    page.open().await.cut(&live).await;
+    publish(&live, (1..=300).map(|id| updated(id, "a")));
+    live.send("events", "behind").unwrap();
+    wait(20.0).await;
+    let mut tab = page.open().await;
+    let heard = tab.heard().await;
+    assert_eq!(heard.last().map(String::as_str), Some("behind"), "at once, as all that stands before it");
+    assert_eq!(updates(&heard), 300);
+    assert_eq!(tab.hears_in(100.0).await.iter().filter(|told| *told == "behind").count(), 0);
+    assert_eq!(NOTHING.len(), 0);
+}
