@@ -171,8 +171,11 @@ impl Entity {
     /// The path may hold parameters: `/calendars/{calendar}/events`. One trailing slash more or less makes no
     /// difference.
     pub fn collection(self, path: impl AsRef<str>) -> Self {
-        let path = path.as_ref().trim_end_matches('/');
-        let item = format!("{path}/{{id}}");
+        let given = path.as_ref();
+        let bare = given.trim_end_matches('/');
+        let item = format!("{bare}/{{id}}");
+        // Inside `nest` the collection may be all that is left.
+        let path = if bare.is_empty() { given } else { bare };
         self.route(Method::POST, path, ChangeKind::Add)
             .route(Method::PUT, &item, ChangeKind::Update)
             .route(Method::PATCH, &item, ChangeKind::Update)
@@ -650,9 +653,14 @@ impl Entity {
         self.visible.is_some() || self.project.is_some()
     }
 
+    /// The patterns of everything that is watched.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.path).chain(self.lists.iter().map(String::as_str))
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for name in [&self.name, &self.payload_key] {
-            if name.is_empty() || name.len() > MAX_NAME || name.starts_with('$') {
+            if name.is_empty() || name.len() > MAX_NAME || name.starts_with(['$', '/']) || name.trim() != *name {
                 return Err(ConfigError::Name(name.clone()));
             }
         }

@@ -23,6 +23,8 @@ mod layer;
 mod lock;
 mod object;
 mod observe;
+mod origin_check;
+mod path_check;
 mod protocol;
 mod publish;
 mod random;

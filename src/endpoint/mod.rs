@@ -295,11 +295,7 @@ impl Endpoint {
             return false;
         };
         self.observer().origins_refused.up();
-        self.observer().warn(format_args!(
-            "a page of origin {:?} was refused at host {:?}; if it is yours, allow it with allow_origin, or have the \
-             proxy in between forward the Host header",
-            foreign.origin, foreign.host
-        ));
+        self.observer().warn_once_of("foreign", (&foreign.origin, &foreign.host), || foreign.line(parts));
         true
     }
 
