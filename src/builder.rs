@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::{AuthError, AuthRequest, Authenticate, Authenticator, Decider, Identity, TokenList},
     connection::{ConnectionLimits, Connections, Rate},
+    diagnosis::Diagnosis,
     endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
@@ -886,8 +887,14 @@ impl Builder<Ready> {
         });
         let mut hub = Hub::new(self.delivery, voices.collect(), log, times, self.sessions);
         hub.audit = self.audit;
-        let publisher =
-            Publisher { hub: Arc::new(hub), entities: self.entities.into(), observer: Arc::new(Observer::default()) };
+        let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
+        let observer = Arc::new(Observer::default());
+        let publisher = Publisher {
+            hub: Arc::new(hub),
+            diagnosis: Arc::new(Diagnosis::new(&bare, &self.entities, observer.clone())),
+            entities: self.entities.into(),
+            observer,
+        };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
         let gate_limits =
             GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };
@@ -902,7 +909,6 @@ impl Builder<Ready> {
             session: self.session_lifetime,
             revalidation: self.revalidation,
         };
-        let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle);
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections))

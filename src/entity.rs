@@ -10,6 +10,7 @@ use crate::{
     change::{Change, ChangeKind},
     error::{ConfigError, PublishError},
     hook::{BoxError, BoxFuture},
+    misnamed,
     object::{Object, string},
     scope::Scopes,
 };
@@ -644,7 +645,7 @@ impl Entity {
         self.widget.check(change.kind(), &object).map_err(|hazard| PublishError::BreaksPages {
             entity: self.name.clone(),
             id: change.id().to_owned(),
-            reason: hazard.reason(),
+            reason: hazard.reason_for(&object),
         })
     }
 
@@ -755,6 +756,14 @@ pub(crate) enum Hazard {
 }
 
 impl Hazard {
+    /// The reason, as precise as this object allows.
+    fn reason_for(self, object: &Object<'_>) -> &'static str {
+        match self {
+            Self::Dates => misnamed::dates(object).unwrap_or_else(|| self.reason()),
+            Self::Rule => self.reason(),
+        }
+    }
+
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Dates => {

@@ -38,6 +38,8 @@ pub(crate) struct Observer {
     pub(crate) changes_published: Counter,
     pub(crate) messages_published: Counter,
     pub(crate) writes_untold: Counter,
+    pub(crate) writes_redirected: Counter,
+    pub(crate) writes_replayed: Counter,
     pub(crate) writes_detached: Counter,
     pub(crate) writes_dropped: Counter,
     pub(crate) turns_timed_out: Counter,
@@ -264,6 +266,11 @@ pub struct Stats {
     pub gaps: u64,
     /// Successful writes that could not be told; the log says why.
     pub writes_untold: u64,
+    /// Writes that were answered with 301, 302 or 303, and so not told: the page takes what it finds there for success.
+    pub writes_redirected: u64,
+    /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
+    /// broadcast a second time.
+    pub writes_replayed: u64,
     /// Writes finished after their client had gone.
     pub writes_detached: u64,
     /// Writes given up with their client, because too many were being finished or finishing is switched off.

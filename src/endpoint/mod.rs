@@ -95,6 +95,7 @@ impl Endpoint {
 
     pub(crate) async fn respond<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<OwnBody> {
         let (mut parts, body) = request.into_parts();
+        self.connections.diagnosis().endpoint_reached();
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
@@ -104,6 +105,9 @@ impl Endpoint {
                 Err(_) => forbidden(),
             },
             Method::OPTIONS => {
+                if parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+                    self.connections.diagnosis().preflight();
+                }
                 let mut response = Response::new(OwnBody::default());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));

@@ -3,6 +3,7 @@
 pub(crate) mod capture;
 mod derive;
 pub(crate) mod exchange;
+mod hints;
 mod keyed_lock;
 mod request_body;
 pub(crate) mod route;
@@ -21,6 +22,7 @@ use self::{
     write::{LiveWrite, Watched},
 };
 use crate::{
+    diagnosis::{Diagnosis, PATIENCE},
     hook::within,
     hub::{Activity, Delivery, EntityIndex},
     observe::Observer,
@@ -87,9 +89,48 @@ impl Watcher {
     /// What this request changes. `None` too where an outer watcher of the same `LiveUpdates` has it in hand already.
     fn find<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
         let matched = self.routes.find(request.method(), request.uri().path())?;
-        let ours = only.is_none_or(|only| only == matched.route.entity);
+        if only.is_some_and(|only| only != matched.route.entity) {
+            return None;
+        }
+        self.diagnosis().matches(matched.route.entity);
         let outer = request.extensions().get::<LiveWrite>();
-        (ours && outer.is_none_or(|outer| !outer.is_of(&self.watched(&matched)))).then_some(matched)
+        if outer.is_some_and(|outer| outer.is_of(&self.watched(&matched))) {
+            self.diagnosis().watched_twice(request.method(), &matched.route.pattern);
+            return None;
+        }
+        Some(matched)
+    }
+
+    /// A request that is none of ours: it may show that something is put together wrongly.
+    pub(crate) fn passes<B>(&self, request: &Request<B>, serves_endpoint: bool) {
+        if self.diagnosis().is_interested() {
+            let uri = request.uri();
+            let is_known = !self.routes.find_list(uri.path()).is_empty();
+            self.diagnosis().passes(request.method(), uri, request.headers(), is_known, serves_endpoint);
+        }
+    }
+
+    pub(crate) fn diagnosis(&self) -> &Diagnosis {
+        &self.publisher.diagnosis
+    }
+
+    /// Waits whether a page asks the endpoint.
+    fn await_page(&self) {
+        let diagnosis = self.publisher.diagnosis.clone();
+        let mut waiting = Awaiting { diagnosis, is_over: false };
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let lifecycle = self.lifecycle.clone();
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(PATIENCE) => {
+                    waiting.is_over = true;
+                    waiting.diagnosis.unreached();
+                }
+                () = lifecycle.draining() => {}
+            }
+        });
     }
 
     /// What tells this write from others, here and in other `LiveUpdates`.
@@ -101,12 +142,17 @@ impl Watcher {
     /// What a request that reads a list must hold until its answer has left; empty when it is no such request.
     fn listing<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Vec<Activity> {
         let hub = &self.publisher.hub;
-        if request.method() != Method::GET || hub.delivery() == Delivery::Plain {
+        let is_plain = hub.delivery() == Delivery::Plain;
+        let has_unsettled = self.diagnosis().has_unsettled();
+        if request.method() != Method::GET || (is_plain && !has_unsettled) {
             return Vec::new();
         }
         let listed = self.routes.find_list(request.uri().path()).iter();
         let ours = listed.filter(|&&entity| only.is_none_or(|only| only == entity));
-        ours.map(|&entity| hub.list_begins(entity)).collect()
+        if has_unsettled {
+            ours.clone().for_each(|&entity| self.diagnosis().matches(entity));
+        }
+        if is_plain { Vec::new() } else { ours.map(|&entity| hub.list_begins(entity)).collect() }
     }
 
     /// Finishes a write whose client has gone, in a task of its own. While it reads its request it gets a little time only:
@@ -155,6 +201,21 @@ impl Watcher {
 
     fn observer(&self) -> &Observer {
         &self.publisher.observer
+    }
+}
+
+/// Somebody waits whether a page asks the endpoint. Where that is given up with its runtime, the next write has somebody
+/// wait again.
+struct Awaiting {
+    diagnosis: Arc<Diagnosis>,
+    is_over: bool,
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.diagnosis.waits_no_more();
+        }
     }
 }
 
