@@ -270,7 +270,11 @@ impl Endpoint {
     }
 
     fn no_upgrade(&self, refusal: Refusal) -> Response<OwnBody> {
-        self.observer().warn(format_args!("no WebSocket at {}: {}", self.path, refusal.reason));
+        // The page comes again every two seconds.
+        self.observer().warn_once(
+            ("no upgrade", refusal.reason),
+            format_args!("no WebSocket at {}: {}", self.path, refusal.reason),
+        );
         let mut response = error(refusal.status, refusal.reason);
         if refusal.status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();
@@ -325,10 +329,11 @@ async fn carried_out(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper
         Err(error) => {
             observer.upgrades_failed.up();
             if error.is_user() {
-                observer.warn(format_args!(
+                let line = format_args!(
                     "the server answered 101 but carries no upgrades out ({error}); serve connections with hyper's \
                      with_upgrades() or hyper-util's serve_connection_with_upgrades"
-                ));
+                );
+                observer.warn_once("no upgrades", line);
             }
             None
         }

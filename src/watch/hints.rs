@@ -134,7 +134,7 @@ impl Exchanged<'_> {
             (Some(Obstacle::Type), _) => Some((
                 "type",
                 format!(
-                    "{failure}; answer with content-type application/json, not {:?}",
+                    "{failure}; answer JSON with content-type application/json, not {:?}",
                     content_type(&self.parts.headers)
                 ),
             )),
