@@ -204,7 +204,16 @@ impl fmt::Display for ConfigError {
 
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        with_source(self, f)
+    }
+}
+
+/// An error's words and those of its cause: what `Debug` writes, since that is what a `main` prints of the error that it
+/// returns, and what `unwrap` panics with.
+fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error.source() {
+        Some(source) => write!(f, "{error}: {source}"),
+        None => write!(f, "{error}"),
     }
 }
 
@@ -218,7 +227,6 @@ impl Error for ConfigError {}
 /// let error = Change::add(&serde_json::json!({"id": 0, "text": "no page would show it"})).unwrap_err();
 /// assert!(matches!(error, ChangeError::NoUsableId { .. }));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// It serialises to something that is no JSON object.
@@ -246,6 +254,12 @@ impl fmt::Display for ChangeError {
     }
 }
 
+impl fmt::Debug for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_source(self, f)
+    }
+}
+
 impl Error for ChangeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -269,7 +283,6 @@ impl Error for ChangeError {
 /// assert!(matches!(live.publish("evnts", Change::delete(7)?), Err(PublishError::UnknownEntity(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishError {
     /// No entity of this name is configured: add `.entity(Entity::new(name))` to the builder.
@@ -343,6 +356,12 @@ impl fmt::Display for PublishError {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
             }
         }
+    }
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_source(self, f)
     }
 }
 
