@@ -217,7 +217,7 @@ impl Write {
             match &self.watcher().publisher.entity(self.matched().route.entity).load {
                 None => {
                     if let Some(draft) = self.draft(&seen) {
-                        self.tell(draft, Loaded::Unasked, said);
+                        self.tell(draft, Loaded::Unasked, said, &seen);
                     }
                 }
                 // Apart, so that writes without one are no larger for it.
@@ -350,12 +350,12 @@ impl Write {
                     format_args!("{} {pattern}: {}", self.method, hints::finds_nothing(draft.kind)),
                 );
             }
-            self.tell(draft, loaded, said);
+            self.tell(draft, loaded, said, &seen);
         }
     }
 
     /// Tells what the write changed: as the store has it, or else as request and answer tell.
-    fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said) {
+    fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said, seen: &Exchanged<'_>) {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let change = match loaded {
             Loaded::Change(change) => Ok(*change),
@@ -367,7 +367,7 @@ impl Write {
         };
         match change {
             Ok(change) => self.publish(Said { changes: vec![change], ..said }),
-            Err(reason) => self.untold(reason, reason.remedy()),
+            Err(reason) => self.untold(reason, &format!("{}{}", reason.remedy(), seen.clues(reason, entity))),
         }
     }
 
