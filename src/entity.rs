@@ -170,7 +170,7 @@ impl Entity {
     /// it lists.
     ///
     /// The path may hold parameters: `/calendars/{calendar}/events`. One trailing slash more or less makes no
-    /// difference.
+    /// difference. A path that no request can have (a query, `:id`, `*`, white space) is refused by `build()`.
     pub fn collection(self, path: impl AsRef<str>) -> Self {
         let given = path.as_ref();
         let bare = given.trim_end_matches('/');

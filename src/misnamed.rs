@@ -2,7 +2,7 @@
 
 use crate::object::Object;
 
-/// What is said of an event whose dates have other names.
+/// The reason for an event whose dates have other names.
 macro_rules! dates {
     ($(($start:literal, $end:literal)),* $(,)?) => {
         [$(($start, $end, concat!(

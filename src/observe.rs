@@ -266,7 +266,7 @@ pub struct Stats {
     pub gaps: u64,
     /// Successful writes that could not be told; the log says why.
     pub writes_untold: u64,
-    /// Writes that were answered with 301, 302 or 303, and so not told: the page takes what it finds there for success.
+    /// Writes that were answered with 301, 302 or 303, and so not broadcast: the page takes what it finds there for success.
     pub writes_redirected: u64,
     /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
     /// broadcast a second time.

@@ -33,7 +33,7 @@ const POST_DELETED: &str = "a POST was answered with `deleted`";
 const OTHER_ID: &str = "the answer names another id than the request";
 const NO_DATES: &str = "an added event needs start_date and end_date";
 const NOT_JSON: &str = "the Scheduler reads answers as JSON";
-const REDIRECTED: &str = "nothing is told of it";
+const REDIRECTED: &str = "and is not broadcast";
 const ODD_ACTION: &str = "the answer's `action` is \"insert\"";
 const NO_LINE: &str = "";
 

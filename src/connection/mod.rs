@@ -250,7 +250,7 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// Somebody waits whether an entity has requests, until this is dropped.
+/// A wait for requests of an entity, until this is dropped.
 struct Awaiting {
     diagnosis: Arc<Diagnosis>,
     entity: EntityIndex,

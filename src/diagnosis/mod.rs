@@ -13,18 +13,21 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::likeness::{Likeness, likeness, nearest, shown};
 use crate::{entity::Entity, hub::EntityIndex, lock::lock, observe::Observer};
 
 /// So long a page follows an entity, or writes are watched, before it is odd that nothing else comes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// GET requests that are looked at for a page's handshake, once the endpoint has been asked by another page.
+/// GET requests that are looked at for a page's handshake: from the start, from the first write while no page has asked the
+/// endpoint, and from when one has, since another may ask elsewhere. After them all others cost one load again.
 const LOOKS: usize = 4096;
 /// In `interest`: handshakes that go elsewhere are looked for. Below it the entities are counted that are searched for.
 const STRAYS: usize = 1 << 24;
-/// Longer paths are looked at by nobody.
+/// What a page names its token by in the handshake.
+const REMOTE_TOKEN: HeaderName = HeaderName::from_static("remote-token");
+/// Longer paths are not compared.
 const MAX_PATH: usize = 512;
 /// Names listed in a line.
 const MAX_LISTED: usize = 8;
@@ -35,7 +38,7 @@ const LAYER: u8 = 1;
 const ENDPOINT: u8 = 1 << 1;
 /// A page has asked the endpoint.
 const REACHED: u8 = 1 << 2;
-/// Somebody waits whether it does.
+/// A task waits for that.
 const AWAITED: u8 = 1 << 3;
 
 /// What is known of how layer, endpoint, entities and pages are put together.
@@ -150,7 +153,13 @@ impl Diagnosis {
     pub(crate) fn endpoint_reached(&self) {
         if !self.is(REACHED) {
             self.wiring.fetch_or(REACHED, Ordering::Relaxed);
+            self.look_again();
         }
+    }
+
+    fn look_again(&self) {
+        self.looks.store(LOOKS, Ordering::Relaxed);
+        self.interest.fetch_or(STRAYS, Ordering::Relaxed);
     }
 
     /// The application publishes.
@@ -160,13 +169,14 @@ impl Diagnosis {
                 "publishes",
                 format_args!(
                     "something is published by a LiveUpdates of which neither layer() nor endpoint() is in use, so no page \
-                     can hear it; build one LiveUpdates, wrap the application in its layer, and publish by clones of it"
+                     can receive it; build one LiveUpdates, wrap the application in its layer, and publish by clones of it"
                 ),
             );
         }
     }
 
-    /// A write is watched. True where somebody should wait, and see whether a page [asks](Self::unreached).
+    /// A write is watched. True where the caller should wait, and then call
+    /// [`unreached`](Self::unreached).
     pub(crate) fn write_comes(&self, method: &Method, pattern: &str) -> bool {
         let wiring = self.wiring.load(Ordering::Relaxed);
         if wiring & (REACHED | AWAITED) != 0 {
@@ -177,17 +187,21 @@ impl Diagnosis {
             self.observer.warn_once(
                 "no endpoint",
                 format_args!(
-                    "{method} {pattern} is watched, and nothing serves the endpoint, so no page can hear of it; mount \
+                    "{method} {pattern} is watched, and nothing serves the endpoint, so no page can receive it; mount \
                      live.endpoint() where pages ask, as in .route_service({endpoint:?}, live.endpoint()), or use \
                      live.layer() instead of live.watch()"
                 ),
             );
             return false;
         }
-        self.wiring.fetch_or(AWAITED, Ordering::Relaxed) & AWAITED == 0
+        let is_first = self.wiring.fetch_or(AWAITED, Ordering::Relaxed) & AWAITED == 0;
+        if is_first {
+            self.look_again();
+        }
+        is_first
     }
 
-    /// Nobody waits any more, and the next write may have somebody wait again.
+    /// The wait was given up; the next write may start another.
     pub(crate) fn waits_no_more(&self) {
         self.wiring.fetch_and(!AWAITED, Ordering::Relaxed);
     }
@@ -236,7 +250,8 @@ impl Diagnosis {
         }
     }
 
-    /// A page follows an entity. True where somebody should wait, and see whether a request [comes](Self::unmatched).
+    /// A page follows an entity. True where the caller should wait, and then call
+    /// [`unmatched`](Self::unmatched).
     pub(crate) fn follows(&self, entity: EntityIndex) -> bool {
         let Some(usage) = self.unsettled(entity).filter(|usage| !usage.routes.is_empty()) else {
             return false;
@@ -276,7 +291,7 @@ impl Diagnosis {
             self.observer.warn_once(
                 ("payload key", name),
                 format_args!(
-                    "{name:?} is told as \"add-{name}\", and the stock client understands \"add-{singular}\"; use the \
+                    "{name:?} is broadcast as \"add-{name}\", and the stock client understands \"add-{singular}\"; use the \
                      preset, Entity::scheduler(path), or add .payload_key({singular:?})"
                 ),
             );
@@ -301,7 +316,7 @@ impl Diagnosis {
         self.settle(usage);
     }
 
-    /// Nobody waits for requests of an entity any more.
+    /// The wait for requests of an entity is over.
     pub(crate) fn searches_no_more(&self, entity: EntityIndex) {
         if let Some(usage) = self.usage(entity) {
             self.end_search(usage);
@@ -320,13 +335,11 @@ impl Diagnosis {
         self.interest.load(Ordering::Relaxed) != 0
     }
 
-    /// A request that passes: of no route, or of one that only reads.
+    /// A request that passes: of no route, or of a list (`is_list`) in `Delivery::Plain`.
     pub(crate) fn passes(
         &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        is_known: bool,
+        (method, uri, headers): (&Method, &Uri, &HeaderMap),
+        is_list: impl FnOnce() -> bool,
         serves_endpoint: bool,
     ) {
         let (interest, path) = (self.interest.load(Ordering::Relaxed), uri.path());
@@ -335,21 +348,21 @@ impl Diagnosis {
         }
         // Where the endpoint is mounted by itself, it may well be behind this layer.
         let may_stray = if serves_endpoint { !self.is(ENDPOINT) } else { !self.is(LAYER | ENDPOINT) };
-        if interest & STRAYS != 0 && method == Method::GET && !is_known && may_stray {
-            self.look_for_handshake(uri, headers);
+        if interest & STRAYS != 0 && method == Method::GET && may_stray {
+            self.look_for_handshake(uri, headers, is_list);
         }
         if interest & (STRAYS - 1) != 0 {
             self.look_for_routes(method, path);
         }
     }
 
-    fn look_for_handshake(&self, uri: &Uri, headers: &HeaderMap) {
+    fn look_for_handshake(&self, uri: &Uri, headers: &HeaderMap, is_list: impl FnOnce() -> bool) {
         let is_socket = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "ws=1"));
-        if is_socket || headers.contains_key("remote-token") {
+        if (is_socket || headers.contains_key(REMOTE_TOKEN)) && !is_list() {
             let seen = shown(uri.path());
             self.observer.warn_once_of("stray", &seen, || self.stray(uri.path(), &seen));
         }
-        if self.is(REACHED) && self.looks.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.looks.fetch_sub(1, Ordering::Relaxed) <= 1 {
             self.interest.fetch_and(!STRAYS, Ordering::Relaxed);
         }
     }
@@ -378,9 +391,9 @@ impl Diagnosis {
         for usage in self.entities.iter().filter(|usage| !usage.is_settled.load(Ordering::Relaxed)) {
             let alike = usage.routes.iter().filter_map(|(known, pattern)| {
                 let (likeness, path) = likeness(pattern, path)?;
-                // Of another method the path itself must be one that is known, or nothing is said by it.
-                let says = if known == method { likeness != Likeness::Same } else { likeness == Likeness::Same };
-                (says && (known == method || *method != Method::GET)).then(|| Like {
+                // Of another method the path itself must be one that is known, or it shows nothing.
+                let counts = if known == method { likeness != Likeness::Same } else { likeness == Likeness::Same };
+                (counts && (known == method || *method != Method::GET)).then(|| Like {
                     method: method.clone(),
                     likeness,
                     path,
@@ -451,8 +464,8 @@ impl Diagnosis {
         self.observer.warn_once(
             "watched by two",
             format_args!(
-                "{method} {pattern} is watched by two LiveUpdates, and pages of the one hear nothing of what only the other \
-                 knows; build one LiveUpdates with all entities, and clone it"
+                "{method} {pattern} is watched by two LiveUpdates, and pages of the one receive nothing that only the other \
+                 publishes; build one LiveUpdates with all entities, and clone it"
             ),
         );
     }

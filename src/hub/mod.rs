@@ -380,7 +380,7 @@ impl Hub {
     }
 
     /// True where the log knows of an object, or of its deletion.
-    pub(crate) fn has_told(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
+    pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
         let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
         log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
     }

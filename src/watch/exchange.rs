@@ -261,7 +261,7 @@ impl Write {
         }
     }
 
-    /// What the write changed, as far as request and answer tell; `None`, too, where that was told before.
+    /// What the write changed, as far as request and answer tell; `None`, too, where that was published before.
     fn draft<'a>(&'a self, seen: &Exchanged<'a>) -> Option<Draft<'a>> {
         let parts = seen.parts;
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
@@ -296,7 +296,7 @@ impl Write {
         Some(draft)
     }
 
-    /// Names in the log what a page does not understand of an answer that tells enough to publish.
+    /// Names in the log what a page does not understand of an answer that is enough to publish.
     fn look_at(&self, draft: &Draft<'_>, seen: &Exchanged<'_>) {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
@@ -315,21 +315,21 @@ impl Write {
         }
     }
 
-    /// Whether an answer that a cache gives again tells of something that was never told: a create whose process ended
-    /// between its commit and its telling.
+    /// Whether an answer from a cache is of a create that was never published: its process ended right after the commit.
     fn is_news(&self, draft: &Draft<'_>) -> bool {
         let (hub, entity) = (&self.watcher().publisher.hub, self.matched().route.entity);
-        draft.kind == ChangeKind::Add && draft.id().is_some_and(|id| !hub.has_told(entity, &self.target.scopes, &id))
+        draft.kind == ChangeKind::Add
+            && draft.id().is_some_and(|id| !hub.has_published(entity, &self.target.scopes, &id))
     }
 
-    /// Nothing is told of a write that was answered by a redirect.
+    /// A write that is answered by a redirect is not broadcast.
     fn redirected(&self, status: StatusCode) {
         let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
         observer.writes_redirected.up();
         observer.warn_once(
             ("redirected", pattern, method.as_str()),
             format_args!(
-                "{method} {pattern} is answered with {}, and nothing is told of it; the page's browser goes on to the \
+                "{method} {pattern} is answered with {}, and is not broadcast; the page's browser goes on to the \
                  Location (by GET after 303, and after any redirect of a POST) and the page takes that answer for success; \
                  answer a write with 200 and JSON, and one that is not allowed with 401 or 403",
                 status.as_u16()

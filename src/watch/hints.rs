@@ -1,4 +1,4 @@
-//! What in an exchange stood in the way of telling it well, in words for the log: which field or header was seen, and
+//! What in an exchange stood in the way of broadcasting it well, in words for the log: which field or header was seen, and
 //! which was wanted.
 
 use http::{HeaderMap, StatusCode, header, response::Parts};
@@ -37,7 +37,7 @@ pub(super) struct Exchanged<'a> {
 }
 
 impl Exchanged<'_> {
-    /// What is known of why a write is not told, to go behind the remedy.
+    /// What is known of why a write is not broadcast, to follow the remedy.
     pub(super) fn clues(&self, reason: Untold, entity: &Entity) -> String {
         let clues = match reason {
             Untold::NoId => vec![self.answer_clue().or_else(|| self.id_clue(entity))],
@@ -48,14 +48,14 @@ impl Exchanged<'_> {
         if clues.is_empty() { String::new() } else { format!(" ({})", clues.join("; ")) }
     }
 
-    /// What a change lacks that is told although a body was not read.
+    /// What is missing from a change that is broadcast although a body was not read.
     pub(super) fn half(&self) -> Option<String> {
         let is_worth_a_line = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Type | Obstacle::Unread);
         let request = self.request_obstacle.filter(is_worth_a_line).and_then(|_| self.request_clue());
         let answer = self.answer_obstacle.filter(is_worth_a_line).and_then(|_| self.answer_clue());
         match (request, answer) {
-            (Some(clue), _) => Some(format!("what is told comes from the answer alone: {clue}")),
-            (None, Some(clue)) => Some(format!("what is told comes from the request alone: {clue}")),
+            (Some(clue), _) => Some(format!("what is broadcast comes from the answer alone: {clue}")),
+            (None, Some(clue)) => Some(format!("what is broadcast comes from the request alone: {clue}")),
             (None, None) => None,
         }
     }
@@ -187,11 +187,11 @@ pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
 pub(super) fn finds_nothing(kind: ChangeKind) -> &'static str {
     match kind {
         ChangeKind::Add => {
-            "its load hook finds no row of the id that the answer names, so pages are told of a deletion; the hook is given \
+            "its load hook finds no row of the id that the answer names, so a deletion is broadcast; the hook is given \
              the new id as text, and must see what has just been committed"
         }
         ChangeKind::Update | ChangeKind::Delete => {
-            "its load hook finds no row of the id in the path, so pages are told of a deletion; the hook is given that id as \
+            "its load hook finds no row of the id in the path, so a deletion is broadcast; the hook is given that id as \
              text, and must see what has just been committed"
         }
     }

@@ -105,8 +105,8 @@ impl Watcher {
     pub(crate) fn passes<B>(&self, request: &Request<B>, serves_endpoint: bool) {
         if self.diagnosis().is_interested() {
             let uri = request.uri();
-            let is_known = !self.routes.find_list(uri.path()).is_empty();
-            self.diagnosis().passes(request.method(), uri, request.headers(), is_known, serves_endpoint);
+            let is_list = || !self.routes.find_list(uri.path()).is_empty();
+            self.diagnosis().passes((request.method(), uri, request.headers()), is_list, serves_endpoint);
         }
     }
 
@@ -204,8 +204,7 @@ impl Watcher {
     }
 }
 
-/// Somebody waits whether a page asks the endpoint. Where that is given up with its runtime, the next write has somebody
-/// wait again.
+/// A wait for a page that asks the endpoint. Where it is given up with its runtime, the next write starts another.
 struct Awaiting {
     diagnosis: Arc<Diagnosis>,
     is_over: bool,
