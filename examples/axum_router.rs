@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example axum_router -- --listen 127.0.0.1:3000 --token demo`
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, sync::Mutex, sync::PoisonError};
+use std::{collections::BTreeMap, error::Error, process::ExitCode, sync::Arc, sync::Mutex, sync::PoisonError};
 
 use axum::{
     Json, Router,
@@ -28,7 +28,17 @@ struct Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let live = LiveUpdates::builder("/api/v1").tokens(options.tokens).entity(Entity::scheduler("/events")).build()?;
 

@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     error::Error,
     net::SocketAddr,
+    process::ExitCode,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -68,7 +69,17 @@ struct Events {
     newest: Mutex<VecDeque<Map<String, Value>>>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     Builder::new_multi_thread().worker_threads(options.workers).enable_all().build()?.block_on(serve(options))
 }

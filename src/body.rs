@@ -217,7 +217,7 @@ impl<B: Body> ResponseBody<B> {
 
     /// `exact`: the body promised its length before it was read.
     pub(crate) fn replay(collected: Collected<B>, exact: bool) -> Self {
-        let Collected { frames, rest } = collected;
+        let Collected { frames, rest, is_slow: _ } = collected;
         Self(Kind::Replay(Replay { frames, rest, exact }))
     }
 }

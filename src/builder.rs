@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::{AuthError, AuthRequest, Authenticate, Authenticator, Decider, Identity, TokenList},
     connection::{ConnectionLimits, Connections, Rate},
+    diagnosis::Diagnosis,
     endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
@@ -18,6 +19,7 @@ use crate::{
         Voice,
     },
     observe::Observer,
+    path_check::{covers, endpoint_fault},
     publish::Publisher,
     revalidation::RevalidationKeeps,
     shutdown::Lifecycle,
@@ -45,6 +47,26 @@ fn control_frames(messages: Rate, pings: [Duration; 2]) -> Rate {
 /// Longer times come to the same, and some clocks cannot be added to for ever.
 fn within_a_year(time: Duration) -> Duration {
     time.min(YEAR)
+}
+
+/// Tokens that pages can send: a header's value has no white space at its ends, and browsers send no letters beyond
+/// Latin-1 in one.
+fn checked(tokens: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    if tokens.is_empty() || tokens.iter().any(String::is_empty) {
+        return Err(ConfigError::Token);
+    }
+    for (token, place) in tokens.iter().zip(1..) {
+        let reason = if token.trim() != token || token.contains(char::is_control) {
+            "has white space at its ends or holds a control character (the line break of a file?), which no page can send; \
+             trim it"
+        } else if token.chars().any(|letter| u32::from(letter) > 0xff) {
+            "holds a letter beyond Latin-1, which no browser sends in a header; make it of letters, digits, '-' and '_'"
+        } else {
+            continue;
+        };
+        return Err(ConfigError::UnsendableToken { place, reason });
+    }
+    Ok(tokens)
 }
 
 /// A [`Builder`] that does not know yet who may connect.
@@ -265,8 +287,7 @@ impl Builder {
     /// change the secrets as well when you take a token off the list.
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
-        let usable = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
-        self.ready(if usable { Ok(Decider::List(TokenList::new(tokens))) } else { Err(ConfigError::Token) })
+        self.ready(checked(tokens).map(|tokens| Decider::List(TokenList::new(tokens))))
     }
 
     /// Lets everybody in, whatever their token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
@@ -317,9 +338,21 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Lets pages of another origin talk to the endpoint: `scheme://host` or `scheme://host:port`, exactly as browsers
-    /// send it. Pages of the server's own host (the `Host` header) need no entry, whatever their scheme. A cross-origin
-    /// page needs a CORS layer outside this one, too.
+    /// Lets pages of another origin talk to the endpoint: `scheme://host` or `scheme://host:port`. Case, one trailing slash
+    /// and the scheme's usual port make no difference (`https://app.example:443/`). A `*`, a path and `null` are refused by
+    /// [`build`](Self::build): many origins are allowed by [`allow_origin_if`](Self::allow_origin_if). Pages of the
+    /// server's own host (the `Host` header) need no entry, whatever their scheme. A cross-origin page needs a CORS layer
+    /// outside this one, too.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let origins = |origin| {
+    ///     LiveUpdates::builder("/api/v1").allow_anonymous().allow_origin(origin).entity(Entity::scheduler("/events")).build()
+    /// };
+    /// assert!(origins("https://app.example:443").is_ok());
+    /// assert!(origins("https://*.app.example").unwrap_err().to_string().contains("allow_origin_if"));
+    /// ```
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.allow(origin.into());
         self
@@ -785,7 +818,7 @@ impl Builder<Ready> {
     /// [`ConfigError`] names the first value that cannot work.
     pub fn build(self) -> Result<LiveUpdates, ConfigError> {
         let path = self.path;
-        if !path.starts_with('/') || path.contains(['?', '#', '{']) {
+        if endpoint_fault(&path).is_some() {
             return Err(ConfigError::EndpointPath(path));
         }
         let decider = self.auth.0?;
@@ -838,6 +871,12 @@ impl Builder<Ready> {
         let log = LogLimits { object_bytes: self.watch.body_bytes.saturating_add(BESIDES_BODY), ..self.log };
         let origins = self.origins.validated()?;
         let routes = Routes::new(&self.entities)?;
+        for entity in &self.entities {
+            if let Some(route) = entity.paths().find(|route| covers(route, &path)) {
+                let (entity, route) = (entity.name.clone(), route.to_owned());
+                return Err(ConfigError::EndpointConflict { endpoint: path, entity, route });
+            }
+        }
 
         let voices = self.entities.iter().map(|entity| Voice {
             widget: entity.widget,
@@ -850,8 +889,14 @@ impl Builder<Ready> {
         });
         let mut hub = Hub::new(self.delivery, voices.collect(), log, times, self.sessions);
         hub.audit = self.audit;
-        let publisher =
-            Publisher { hub: Arc::new(hub), entities: self.entities.into(), observer: Arc::new(Observer::default()) };
+        let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
+        let observer = Arc::new(Observer::default());
+        let publisher = Publisher {
+            hub: Arc::new(hub),
+            diagnosis: Arc::new(Diagnosis::new(&bare, &self.entities, observer.clone())),
+            entities: self.entities.into(),
+            observer,
+        };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
         let gate_limits =
             GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };
@@ -866,7 +911,6 @@ impl Builder<Ready> {
             session: self.session_lifetime,
             revalidation: self.revalidation,
         };
-        let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle);
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections))

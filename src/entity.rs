@@ -10,6 +10,7 @@ use crate::{
     change::{Change, ChangeKind},
     error::{ConfigError, PublishError},
     hook::{BoxError, BoxFuture},
+    misnamed,
     object::{Object, string},
     scope::Scopes,
 };
@@ -172,10 +173,13 @@ impl Entity {
     /// it lists.
     ///
     /// The path may hold parameters: `/calendars/{calendar}/events`. One trailing slash more or less makes no
-    /// difference.
+    /// difference. A path that no request can have (a query, `:id`, `*`, white space) is refused by `build()`.
     pub fn collection(self, path: impl AsRef<str>) -> Self {
-        let path = path.as_ref().trim_end_matches('/');
-        let item = format!("{path}/{{id}}");
+        let given = path.as_ref();
+        let bare = given.trim_end_matches('/');
+        let item = format!("{bare}/{{id}}");
+        // Inside `nest` the collection may be all that is left.
+        let path = if bare.is_empty() { given } else { bare };
         self.route(Method::POST, path, ChangeKind::Add)
             .route(Method::PUT, &item, ChangeKind::Update)
             .route(Method::PATCH, &item, ChangeKind::Update)
@@ -659,7 +663,7 @@ impl Entity {
         self.widget.check(change.kind(), &object).map_err(|hazard| PublishError::BreaksPages {
             entity: self.name.clone(),
             id: change.id().to_owned(),
-            reason: hazard.reason(),
+            reason: hazard.reason_for(&object),
         })
     }
 
@@ -668,9 +672,14 @@ impl Entity {
         self.visible.is_some() || self.project.is_some()
     }
 
+    /// The patterns of everything that is watched.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.path).chain(self.lists.iter().map(String::as_str))
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for name in [&self.name, &self.payload_key] {
-            if name.is_empty() || name.len() > MAX_NAME || name.starts_with('$') {
+            if name.is_empty() || name.len() > MAX_NAME || name.starts_with(['$', '/']) || name.trim() != *name {
                 return Err(ConfigError::Name(name.clone()));
             }
         }
@@ -765,6 +774,14 @@ pub(crate) enum Hazard {
 }
 
 impl Hazard {
+    /// The reason, as precise as this object allows.
+    fn reason_for(self, object: &Object<'_>) -> &'static str {
+        match self {
+            Self::Dates => misnamed::dates(object).unwrap_or_else(|| self.reason()),
+            Self::Rule => self.reason(),
+        }
+    }
+
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Dates => {

@@ -2,7 +2,11 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-/// Configuration that cannot work, found by `build()`.
+use crate::{origin_check::origin_fault, path_check::endpoint_fault};
+
+/// Configuration that cannot work, found by `build()`. It names the value and what to write instead.
+///
+/// `Debug` writes the same words as `Display`: a `main` that returns `Result<(), Box<dyn Error>>` prints errors by `Debug`.
 ///
 /// ```
 /// use tower_live_updates::{ConfigError, Entity, LiveUpdates};
@@ -15,12 +19,21 @@ use std::{error::Error, fmt, time::Duration};
 /// assert!(matches!(error, ConfigError::RoutePath { .. }));
 /// assert!(error.to_string().contains("\"events\""));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The endpoint's path must start with `/` and hold neither `?`, `#` nor `{`.
+    /// No request can have the endpoint's path: it must start with `/` and hold neither query, fragment, parameter nor
+    /// white space.
     EndpointPath(String),
-    /// A route's path must start with `/` and be a pattern the router understands.
+    /// The endpoint would answer requests that an entity's route is for.
+    EndpointConflict {
+        /// The endpoint's path as it was given.
+        endpoint: String,
+        /// The entity whose route it is.
+        entity: String,
+        /// The path of that route.
+        route: String,
+    },
+    /// A route's path must be one that requests can have, and a pattern the router understands: `/events/{id}`.
     RoutePath {
         /// The entity the route belongs to.
         entity: String,
@@ -45,7 +58,8 @@ pub enum ConfigError {
         /// The path both claim.
         path: String,
     },
-    /// An entity's name or payload key is empty, longer than 64 bytes, or begins with `$`.
+    /// An entity's name or payload key is empty, longer than 64 bytes, begins with `$` or `/`, or has white space at its
+    /// ends.
     Name(String),
     /// Two entities have the same name.
     DuplicateEntity(String),
@@ -73,6 +87,13 @@ pub enum ConfigError {
     Origin(String),
     /// A token list is empty, or holds an empty token.
     Token,
+    /// A token list holds a token that no page can send. Which one is not said: it is a secret.
+    UnsendableToken {
+        /// Its place in the list, from 1.
+        place: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The list of session secrets is empty, or one of them is shorter than 32 bytes.
     SessionSecret,
     /// A limit or a time that must not be zero is zero.
@@ -106,8 +127,14 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EndpointPath(path) => {
-                write!(f, "endpoint path {path:?} must start with '/' and hold no '?', '#' or '{{'")
+                let reason = endpoint_fault(path).unwrap_or_default();
+                write!(f, "endpoint path {path:?} cannot be used: {reason}")
             }
+            Self::EndpointConflict { endpoint, entity, route } => write!(
+                f,
+                "endpoint path {endpoint:?} takes requests of entity {entity:?} (route {route:?}) for its own; give the \
+                 endpoint another path, \"/api/v1\" for example, and the page's RemoteEvents the same"
+            ),
             Self::RoutePath { entity, path, reason } => {
                 write!(f, "entity {entity:?}: route path {path:?} cannot be used: {reason}")
             }
@@ -116,12 +143,21 @@ impl fmt::Display for ConfigError {
                 "entity {entity:?}: route {path:?} updates or deletes, so it must name the id: \"{path}/{{id}}\""
             ),
             Self::RouteConflict { entity, method, path } => {
-                write!(f, "entity {entity:?}: {method} {path:?} is claimed twice")
+                write!(f, "entity {entity:?}: {method} {path:?} is claimed twice; give each route a path of its own")
             }
             Self::Name(name) => {
-                write!(f, "entity name or payload key {name:?} must have 1 to 64 bytes and not begin with '$'")
+                write!(
+                    f,
+                    "entity name or payload key {name:?} must have 1 to 64 bytes, begin with neither '$' nor '/', and have \
+                     no white space at its ends; a path goes to Entity::scheduler or Entity::collection"
+                )
             }
-            Self::DuplicateEntity(name) => write!(f, "entity {name:?} is configured twice"),
+            Self::DuplicateEntity(name) => {
+                write!(
+                    f,
+                    "entity {name:?} is configured twice; give one Entity all of its routes, or each its own name"
+                )
+            }
             Self::TooManyEntities(count) => write!(f, "{count} entities are too many (65535 at most)"),
             Self::Pointer { entity, pointer } => {
                 write!(f, "entity {entity:?}: JSON pointer {pointer:?} must be empty or start with '/'")
@@ -139,8 +175,13 @@ impl fmt::Display for ConfigError {
                 "entity {entity:?}: no route has the parameter \"{{{param}}}\" that is to name the scope of its writes"
             ),
             Self::Origin(origin) => {
-                write!(f, "origin {origin:?} must be scheme://host or scheme://host:port, without a path")
+                let reason = origin_fault(origin).unwrap_or_default();
+                write!(
+                    f,
+                    "origin {origin:?} must be scheme://host or scheme://host:port, as browsers send it: {reason}"
+                )
             }
+            Self::UnsendableToken { place, reason } => write!(f, "token {place} of the token list {reason}"),
             Self::Token => f.write_str("the token list is empty or holds an empty token"),
             Self::SessionSecret => f.write_str("sessions needs a secret, and every secret at least 32 bytes"),
             Self::Zero(what) => write!(f, "{what} must not be zero"),
@@ -161,6 +202,21 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_source(self, f)
+    }
+}
+
+/// An error's words and those of its cause: what `Debug` writes, since that is what a `main` prints of the error that it
+/// returns, and what `unwrap` panics with.
+fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error.source() {
+        Some(source) => write!(f, "{error}: {source}"),
+        None => write!(f, "{error}"),
+    }
+}
+
 impl Error for ConfigError {}
 
 /// An object or id that pages could not use, found when a [`Change`](crate::Change) is made.
@@ -171,7 +227,6 @@ impl Error for ConfigError {}
 /// let error = Change::add(&serde_json::json!({"id": 0, "text": "no page would show it"})).unwrap_err();
 /// assert!(matches!(error, ChangeError::NoUsableId { .. }));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// It serialises to something that is no JSON object.
@@ -199,6 +254,12 @@ impl fmt::Display for ChangeError {
     }
 }
 
+impl fmt::Debug for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_source(self, f)
+    }
+}
+
 impl Error for ChangeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -222,7 +283,6 @@ impl Error for ChangeError {
 /// assert!(matches!(live.publish("evnts", Change::delete(7)?), Err(PublishError::UnknownEntity(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishError {
     /// No entity of this name is configured: add `.entity(Entity::new(name))` to the builder.
@@ -296,6 +356,12 @@ impl fmt::Display for PublishError {
                 write!(f, "{entity} {id:?} would break pages and was not sent: {reason}")
             }
         }
+    }
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_source(self, f)
     }
 }
 

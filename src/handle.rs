@@ -95,6 +95,7 @@ impl LiveUpdates {
 
     /// The layer: watches the writes of every entity and serves the endpoint.
     pub fn layer(&self) -> LiveUpdatesLayer {
+        self.shared.publisher.diagnosis.layer_made();
         LiveUpdatesLayer::new(self.shared.watcher.clone(), None, Some(self.shared.endpoint.clone()))
     }
 
@@ -123,12 +124,14 @@ impl LiveUpdates {
     pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, ConfigError> {
         let found = self.shared.publisher.find(entity);
         let index = found.ok_or_else(|| ConfigError::UnknownEntity(entity.to_owned()))?;
+        self.shared.publisher.diagnosis.watch_made(index);
         Ok(LiveUpdatesLayer::new(self.shared.watcher.clone(), Some(index), None))
     }
 
     /// The endpoint alone, as a service for a route of its own; an example stands at [`watch`](Self::watch).
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
+        self.shared.publisher.diagnosis.endpoint_made();
         LiveUpdatesEndpoint::new(self.shared.endpoint.clone())
     }
 
@@ -173,6 +176,7 @@ impl LiveUpdates {
     pub fn publish_many(&self, entity: &str, changes: impl IntoIterator<Item = Change>) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let changes: Vec<Change> = changes.into_iter().collect();
+        self.shared.publisher.diagnosis.publishes();
         let _write = self.shared.publisher.hub.write_begins(index);
         self.shared.publisher.publish(index, &changes, None)
     }
@@ -198,6 +202,7 @@ impl LiveUpdates {
     pub fn send(&self, entity: &str, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
+        self.shared.publisher.diagnosis.publishes();
         self.shared.publisher.send(index, Scopes::None, &value)
     }
 
@@ -227,6 +232,7 @@ impl LiveUpdates {
     ) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
+        self.shared.publisher.diagnosis.publishes();
         self.shared.publisher.send(index, scopes.into_iter().collect(), &value)
     }
 
@@ -292,6 +298,8 @@ impl LiveUpdates {
             snapshots: hub.tally.snapshots.get(),
             gaps: hub.tally.gaps.get(),
             writes_untold: observer.writes_untold.get(),
+            writes_redirected: observer.writes_redirected.get(),
+            writes_replayed: observer.writes_replayed.get(),
             writes_detached: observer.writes_detached.get(),
             writes_dropped: observer.writes_dropped.get(),
             turns_timed_out: observer.turns_timed_out.get(),

@@ -19,8 +19,10 @@ use crate::{
 ///
 /// # Where to put it
 /// Outside whatever answers the writes, inside whatever must see handshakes and sockets too: CORS, tracing. Compression
-/// belongs outside (a compressed answer cannot be read); decompression of requests outside too. Wrap the whole
-/// `Router` with `layer`: `route_layer` would leave the endpoint out.
+/// belongs outside (a compressed answer cannot be read); decompression of requests outside too, and so does a layer that
+/// answers repeated requests from an idempotency cache. Wrap the whole `Router` with `layer`, after its routes:
+/// `route_layer` would leave the endpoint out. What goes wrong, and the log's words for it, stands in
+/// `docs/troubleshooting.md`.
 ///
 /// # Order
 /// Writes of one object (entity and id in the path) run one at a time, from the moment the request's body has arrived

@@ -1,7 +1,7 @@
 //! What happened: counters that are always on, and log lines that name the remedy.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     panic::Location,
@@ -38,6 +38,8 @@ pub(crate) struct Observer {
     pub(crate) changes_published: Counter,
     pub(crate) messages_published: Counter,
     pub(crate) writes_untold: Counter,
+    pub(crate) writes_redirected: Counter,
+    pub(crate) writes_replayed: Counter,
     pub(crate) writes_detached: Counter,
     pub(crate) writes_dropped: Counter,
     pub(crate) turns_timed_out: Counter,
@@ -45,6 +47,8 @@ pub(crate) struct Observer {
     budgets: Mutex<WarningBudgets>,
     /// What [`Observer::warn_once`] has warned of.
     warned: Mutex<HashSet<u64>>,
+    /// The same of [`Observer::warn_once_of`], which outsiders name: apart, so that they cannot use the others up.
+    warned_of: Mutex<HashMap<&'static str, HashSet<u64>>>,
 }
 
 /// A number that only grows.
@@ -67,6 +71,14 @@ impl Counter {
 
 /// Different lines remembered for "once"; routes and entities are configuration, so this is far off.
 const MAX_ONCE: usize = 4096;
+/// Different lines of one kind about what outsiders send.
+const MAX_ONCE_OF: usize = 16;
+
+fn hash_of(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
 
 impl Observer {
     /// A warning somebody outside can cause again and again. Each place in the code that calls this has a budget of its
@@ -93,14 +105,33 @@ impl Observer {
 
     /// A warning about configuration or an application's answers: once for each `what`.
     pub(crate) fn warn_once(&self, what: impl Hash, line: fmt::Arguments<'_>) {
-        let mut hasher = DefaultHasher::new();
-        what.hash(&mut hasher);
+        let hash = hash_of(what);
         let first = {
             let mut warned = lock(&self.warned);
-            warned.len() < MAX_ONCE && warned.insert(hasher.finish())
+            warned.len() < MAX_ONCE && warned.insert(hash)
         };
         if first {
             write_warning(line);
+        }
+    }
+
+    /// A warning about what pages send, of which there is no end: once for each `what`, and for 16 of one kind at most.
+    /// The last of them says that it is.
+    pub(crate) fn warn_once_of(&self, kind: &'static str, what: impl Hash, line: impl FnOnce() -> String) {
+        let hash = hash_of(what);
+        let count = {
+            let mut warned = lock(&self.warned_of);
+            let of_kind = warned.entry(kind).or_default();
+            if of_kind.len() >= MAX_ONCE_OF || !of_kind.insert(hash) {
+                return;
+            }
+            of_kind.len()
+        };
+        let line = line();
+        if count == MAX_ONCE_OF {
+            write_warning(format_args!("{line} (no more like this are written)"));
+        } else {
+            write_warning(format_args!("{line}"));
         }
     }
 }
@@ -235,6 +266,11 @@ pub struct Stats {
     pub gaps: u64,
     /// Successful writes that could not be told; the log says why.
     pub writes_untold: u64,
+    /// Writes that were answered with 301, 302 or 303, and so not broadcast: the page takes what it finds there for success.
+    pub writes_redirected: u64,
+    /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
+    /// broadcast a second time.
+    pub writes_replayed: u64,
     /// Writes finished after their client had gone.
     pub writes_detached: u64,
     /// Writes given up with their client, because too many were being finished or finishing is switched off.

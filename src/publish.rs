@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use crate::{
     change::{Change, ChangeKind},
+    diagnosis::Diagnosis,
     entity::Entity,
     error::PublishError,
     hub::{Delivery, EntityIndex, Hub},
@@ -17,6 +18,7 @@ pub(crate) struct Publisher {
     pub(crate) entities: Arc<[Entity]>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) observer: Arc<Observer>,
+    pub(crate) diagnosis: Arc<Diagnosis>,
 }
 
 impl Publisher {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::TryFutureExt;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use http_body::Body;
 use tower_service::Service;
 
@@ -85,7 +85,10 @@ where
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
         match self.parts.concern(&request) {
-            None => ResponseFuture::pass(self.inner.call(<W as RequestWay<Q>>::pass(request))),
+            None => {
+                self.parts.passes(&request);
+                ResponseFuture::pass(self.inner.call(<W as RequestWay<Q>>::pass(request)))
+            }
             Some(Concern::List(listing)) => {
                 ResponseFuture::list(self.inner.call(<W as RequestWay<Q>>::pass(request)), listing)
             }
@@ -145,12 +148,25 @@ impl<W> Parts<W> {
     /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
         let endpoint = self.shared.endpoint.as_ref()?;
-        let ours = endpoint.is_at(request.uri().path()) && request.method() != Method::OPTIONS;
-        ours.then(|| endpoint.clone())
+        if !endpoint.is_at(request.uri().path()) {
+            return None;
+        }
+        if request.method() == Method::OPTIONS {
+            if request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+                self.shared.watcher.diagnosis().preflight();
+            }
+            return None;
+        }
+        Some(endpoint.clone())
     }
 
     fn concern<B>(&self, request: &Request<B>) -> Option<Concern> {
         self.shared.watcher.concern(request, self.shared.only)
+    }
+
+    /// A request that is none of ours.
+    fn passes<B>(&self, request: &Request<B>) {
+        self.shared.watcher.passes(request, self.shared.endpoint.is_some());
     }
 }
 

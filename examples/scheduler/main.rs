@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Then open the address it prints in two windows. `store.rs`, `event.rs` and `api.rs` are the application as it
-//! would be without live updates; what makes it live is in [`main`].
+//! would be without live updates; what makes it live is in [`run`].
 
 mod api;
 mod event;
@@ -18,6 +18,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::PathBuf,
+    process::ExitCode,
     time::Duration,
 };
 
@@ -63,7 +64,17 @@ enum Promise {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     log_to_stderr();
     let store = Store::open(options.db.as_deref())?;
@@ -110,14 +121,23 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
     }
+    let origins: Vec<String> = origins.iter().filter_map(|origin| Some(as_sent(origin.to_str().ok()?))).collect();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| origins.contains(origin)))
+        .allow_origin(AllowOrigin::predicate(move |origin, _| origins.iter().any(|known| *origin == **known)))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             CONTENT_TYPE,
             HeaderName::from_static("remote-token"),
             HeaderName::from_static("x-requested-with"),
         ])
+}
+
+/// An origin as browsers send it, which `allow_origin` makes of it, too.
+fn as_sent(origin: &str) -> String {
+    let origin = origin.to_ascii_lowercase();
+    let origin = origin.strip_suffix('/').unwrap_or(&origin);
+    let usual = if origin.starts_with("https:") { ":443" } else { ":80" };
+    origin.strip_suffix(usual).unwrap_or(origin).to_owned()
 }
 
 /// Serves until `shutdown` ends, and then lets requests in flight finish, though not for ever: one that was sent

@@ -32,6 +32,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::PathBuf,
+    process::ExitCode,
     time::Duration,
 };
 
@@ -74,7 +75,17 @@ struct Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Error> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Error> {
     let options = Options::parse();
     log_to_stderr();
     let store = Store::open(options.db.as_deref())?;

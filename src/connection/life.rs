@@ -383,10 +383,16 @@ impl Body {
         let entity = |name: &str| connections.hub().find(name);
         match ClientMessage::decode(text) {
             None => false,
-            Some(ClientMessage::Subscribe(name)) => entity(&name).is_some_and(|entity| {
-                self.subscribe(entity);
-                true
-            }),
+            Some(ClientMessage::Subscribe(name)) => match entity(&name) {
+                Some(entity) => {
+                    self.subscribe(entity);
+                    true
+                }
+                None => {
+                    connections.diagnosis().unknown_name(&name);
+                    false
+                }
+            },
             Some(ClientMessage::Unsubscribe(name)) => entity(&name).is_some_and(|entity| {
                 if let Some(authorizations) = self.rare.as_mut().and_then(|rare| rare.authorizations.as_mut()) {
                     authorizations.unsubscribe(entity);

@@ -34,6 +34,7 @@ pub(crate) use self::{
 };
 use crate::{
     auth::Identity,
+    diagnosis::{Diagnosis, PATIENCE},
     gate::Gate,
     hub::{EntityIndex, Hub, Origin, Subscriber},
     lock::lock,
@@ -156,10 +157,39 @@ impl Connections {
     }
 
     /// A page follows an entity from now on.
-    fn follow(&self, subscriber: &Subscriber, entity: EntityIndex) {
+    fn follow(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
         if self.hub().subscribe(subscriber, entity, Instant::now()) {
             self.subscriptions.fetch_add(1, Ordering::Relaxed);
+            if self.diagnosis().follows(entity) {
+                self.await_requests(entity);
+            }
         }
+    }
+
+    /// Waits whether an entity that a page follows has requests.
+    fn await_requests(self: &Arc<Self>, entity: EntityIndex) {
+        let awaiting = Awaiting { diagnosis: self.publisher.diagnosis.clone(), entity };
+        let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = sleep(PATIENCE) => {
+                    if connections.upgrade().is_some_and(|connections| connections.is_followed(entity)) {
+                        awaiting.diagnosis.unmatched(entity);
+                    }
+                }
+                () = lifecycle.draining() => {}
+            }
+        });
+    }
+
+    /// Whether some page follows an entity.
+    fn is_followed(&self, entity: EntityIndex) -> bool {
+        let open: Vec<Open> = lock(&self.open).iter().map(|(_, open)| open.clone()).collect();
+        open.iter().any(|open| open.subscriber.follows(entity))
+    }
+
+    pub(crate) fn diagnosis(&self) -> &Diagnosis {
+        &self.publisher.diagnosis
     }
 
     /// A page follows an entity no longer.
@@ -217,6 +247,18 @@ impl Connections {
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connections").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// A wait for requests of an entity, until this is dropped.
+struct Awaiting {
+    diagnosis: Arc<Diagnosis>,
+    entity: EntityIndex,
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        self.diagnosis.searches_no_more(self.entity);
     }
 }
 

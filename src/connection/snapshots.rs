@@ -206,9 +206,14 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::{Entity, Snapshot, hub::tests::hub};
+    use crate::{Entity, Snapshot, diagnosis::Diagnosis, hub::tests::hub};
 
     const EVENTS: EntityIndex = EntityIndex(0);
+
+    fn publisher(events: Entity) -> Publisher {
+        let diagnosis = Arc::new(Diagnosis::new("/api/v1", &[], Arc::default()));
+        Publisher { entities: [events].into(), hub: hub(10), observer: Arc::default(), diagnosis }
+    }
 
     /// A store that takes so long to answer, and how often it was asked.
     fn snapshots(takes: Duration) -> (Snapshots, Arc<AtomicUsize>) {
@@ -218,7 +223,7 @@ mod tests {
             sleep(takes).await;
             Ok::<_, std::convert::Infallible>(Snapshot::new([] as [Value; 0]))
         });
-        let publisher = Publisher { entities: [events].into(), hub: hub(10), observer: Arc::default() };
+        let publisher = publisher(events);
         (Snapshots::new(publisher, Duration::from_secs(60)), asked)
     }
 
@@ -299,7 +304,7 @@ mod tests {
                 Ok::<_, std::convert::Infallible>(Snapshot::new([] as [Value; 0]))
             }
         });
-        let publisher = Publisher { entities: [events].into(), hub: hub(10), observer: Arc::default() };
+        let publisher = publisher(events);
         let snapshots = Arc::new(Snapshots::new(publisher, Duration::from_secs(60)));
         let of = |snapshots: Arc<Snapshots>| async move { snapshots.of(EVENTS, &Identity::new("ann"), 0).await };
 

@@ -95,6 +95,7 @@ impl Endpoint {
 
     pub(crate) async fn respond<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<OwnBody> {
         let (mut parts, body) = request.into_parts();
+        self.connections.diagnosis().endpoint_reached();
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
@@ -104,6 +105,9 @@ impl Endpoint {
                 Err(_) => forbidden(),
             },
             Method::OPTIONS => {
+                if parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+                    self.connections.diagnosis().preflight();
+                }
                 let mut response = Response::new(OwnBody::default());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
@@ -266,7 +270,11 @@ impl Endpoint {
     }
 
     fn no_upgrade(&self, refusal: Refusal) -> Response<OwnBody> {
-        self.observer().warn(format_args!("no WebSocket at {}: {}", self.path, refusal.reason));
+        // The page comes again every two seconds.
+        self.observer().warn_once(
+            ("no upgrade", refusal.reason),
+            format_args!("no WebSocket at {}: {}", self.path, refusal.reason),
+        );
         let mut response = error(refusal.status, refusal.reason);
         if refusal.status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();
@@ -295,11 +303,7 @@ impl Endpoint {
             return false;
         };
         self.observer().origins_refused.up();
-        self.observer().warn(format_args!(
-            "a page of origin {:?} was refused at host {:?}; if it is yours, allow it with allow_origin, or have the \
-             proxy in between forward the Host header",
-            foreign.origin, foreign.host
-        ));
+        self.observer().warn_once_of("foreign", (&foreign.origin, &foreign.host), || foreign.line(parts));
         true
     }
 
@@ -325,10 +329,11 @@ async fn carried_out(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper
         Err(error) => {
             observer.upgrades_failed.up();
             if error.is_user() {
-                observer.warn(format_args!(
+                let line = format_args!(
                     "the server answered 101 but carries no upgrades out ({error}); serve connections with hyper's \
                      with_upgrades() or hyper-util's serve_connection_with_upgrades"
-                ));
+                );
+                observer.warn_once("no upgrades", line);
             }
             None
         }

@@ -7,7 +7,11 @@ use std::{fmt, sync::Arc};
 
 use http::{Uri, header, request::Parts};
 
-use crate::{error::ConfigError, observe::Observer};
+use crate::{
+    error::ConfigError,
+    observe::Observer,
+    origin_check::{normal_origin, usual_port},
+};
 
 type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -37,12 +41,7 @@ impl Origins {
     /// Brings the list into the form browsers send.
     pub(crate) fn validated(mut self) -> Result<Self, ConfigError> {
         for listed in &mut self.listed {
-            let origin = listed.to_ascii_lowercase();
-            let origin = origin.strip_suffix('/').unwrap_or(&origin);
-            if parse(origin).is_none() {
-                return Err(ConfigError::Origin(listed.clone()));
-            }
-            *listed = origin.to_owned();
+            *listed = normal_origin(listed).map_err(|_| ConfigError::Origin(listed.clone()))?;
         }
         Ok(self)
     }
@@ -59,11 +58,51 @@ impl Origins {
         let host = host(parts);
         if is_same_host(&origin, &host)
             || self.listed.contains(&origin)
+            || normal_origin(&origin).is_ok_and(|normal| self.listed.contains(&normal))
             || self.predicate.as_ref().is_some_and(|allows| asked(allows, &origin, observer))
         {
             return Ok(());
         }
         Err(Foreign { origin, host })
+    }
+}
+
+impl Foreign {
+    /// The line for the log: what differs, and what helps.
+    pub(crate) fn line(&self, parts: &Parts) -> String {
+        let Self { origin, host } = self;
+        let refused = format!("a page of origin {origin:?} was refused at host {host:?}");
+        let Some((scheme, authority)) = parse(origin) else {
+            return format!(
+                "{refused}: that is no origin of a host (pages of files and of sandboxed frames send \"null\"); serve the \
+                 page over HTTP, or let it in with allow_origin_if; a proxy must forward the Host header"
+            );
+        };
+        let forwarded = parts.headers.get("x-forwarded-host").and_then(|host| host.to_str().ok());
+        let (name, port) = split_port(&authority);
+        let difference = if forwarded.is_some_and(|forwarded| is_same_host(origin, &forwarded.to_ascii_lowercase())) {
+            "a proxy in between has changed the Host header (its X-Forwarded-Host names the page's host)"
+        } else if host.is_empty() {
+            "the request has no Host header"
+        } else if name != split_port(host).0 {
+            "they have different hosts"
+        } else if port.is_none() && usual_port(&scheme).is_some() {
+            "they have different ports (the page's is its scheme's usual one)"
+        } else {
+            "they have different ports"
+        };
+        format!(
+            "{refused}: {difference}; if the page is yours, allow it with allow_origin({origin:?}), or have the proxy in \
+             between forward the Host header (nginx: proxy_set_header Host $host; or $http_host, which keeps the port)"
+        )
+    }
+}
+
+/// A host and its port.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
     }
 }
 
@@ -132,6 +171,8 @@ mod tests {
         let mut origins = Origins::default();
         origins.allow("https://App.example".into());
         origins.allow("http://dev.example:5173/".into());
+        origins.allow("https://port.example:443".into());
+        origins.allow("capacitor://localhost".into());
         let origins = origins.validated().unwrap();
         for (origin, host, passes) in [
             (None, "a.example", true),
@@ -153,8 +194,33 @@ mod tests {
             (Some("http://app.example"), "a.example", false),
             (Some("http://dev.example:5173"), "a.example", true),
             (Some("http://dev.example"), "a.example", false),
+            (Some("https://port.example"), "a.example", true),
+            (Some("https://port.example:443"), "a.example", true),
+            (Some("http://port.example"), "a.example", false),
+            (Some("capacitor://localhost"), "a.example", true),
+            (Some("tauri://localhost"), "a.example", false),
         ] {
             assert_eq!(check(&origins, origin, host), passes, "{origin:?} at {host}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_differs() {
+        for (origin, host, forwarded, words) in [
+            ("https://a.example", "b.example", "", "different hosts"),
+            ("https://a.example", "127.0.0.1:3000", "a.example", "X-Forwarded-Host"),
+            ("https://a.example:8443", "a.example", "", "different ports"),
+            ("https://a.example", "a.example:3000", "", "usual one"),
+            ("https://a.example", "", "", "no Host header"),
+            ("null", "a.example", "", "sandboxed"),
+            ("", "a.example", "", "sandboxed"),
+        ] {
+            let request = http::Request::get("/api/v1").header("x-forwarded-host", forwarded);
+            let foreign = Foreign { origin: origin.into(), host: host.into() };
+            let line = foreign.line(&request.body(()).unwrap().into_parts().0);
+            for part in [words, "allow_origin", &format!("{origin:?}"), &format!("{host:?}")] {
+                assert!(line.contains(part), "{part} in {line}");
+            }
         }
     }
 
@@ -172,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused_at_build() {
-        for bad in ["", "*", "app.example", "https://app.example/path", "null", "https://"] {
+        for bad in ["", "*", "https://*.example", "app.example", "https://app.example/path", "null", "https://"] {
             let mut origins = Origins::default();
             origins.allow(bad.into());
             assert!(matches!(origins.validated(), Err(ConfigError::Origin(_))), "{bad}");

@@ -42,8 +42,20 @@ impl Upgrade {
     /// Checks the request, and takes from it what the server needs to carry the upgrade out.
     pub(crate) fn of(parts: &mut Parts) -> Result<Self, Refusal> {
         let refuse = |status, reason| Err(Refusal { status, reason });
-        if parts.version != Version::HTTP_11 {
-            return refuse(StatusCode::BAD_REQUEST, "this way of asking for a WebSocket belongs to HTTP/1.1");
+        if parts.version < Version::HTTP_11 {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "the request came over HTTP/1.0, which knows no WebSockets; a proxy in between must speak HTTP/1.1 and forward \
+                 both headers (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header \
+                 Connection \"upgrade\";)",
+            );
+        }
+        if parts.version > Version::HTTP_11 {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "the request came over HTTP/2, and this way of asking for a WebSocket belongs to HTTP/1.1; have the proxy in \
+                 between speak HTTP/1.1 to this server",
+            );
         }
         let upgrading = lists(&parts.headers, &header::UPGRADE, "websocket")
             && lists(&parts.headers, &header::CONNECTION, "upgrade");
@@ -51,7 +63,8 @@ impl Upgrade {
             return refuse(
                 StatusCode::UPGRADE_REQUIRED,
                 "this is the address of a WebSocket, and the request lacks `Upgrade: websocket` or `Connection: \
-                 Upgrade`; a proxy in between must forward both",
+                 Upgrade`; a proxy in between must forward both (nginx: proxy_http_version 1.1; proxy_set_header Upgrade \
+                 $http_upgrade; proxy_set_header Connection \"upgrade\";)",
             );
         }
         if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {

@@ -398,6 +398,12 @@ impl Hub {
         !self.voice(entity).has_own_ids && lock(&self.log).newest(entity, id).is_some()
     }
 
+    /// True where the log knows of an object, or of its deletion.
+    pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
+        let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
+        log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
+    }
+
     /// True where somebody may ask what this object was before, and the log does not know.
     pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
         let voice = self.voice(entity);

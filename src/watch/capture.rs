@@ -90,6 +90,11 @@ impl Capture {
         self.shared.awaited.load(Ordering::Relaxed) && !self.has_arrived()
     }
 
+    /// True when it was larger than the limit.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.shared.seen).over
+    }
+
     /// The whole body; `None` where its end was not seen, or it was larger than the limit.
     pub(crate) fn take(&self) -> Option<Bytes> {
         let mut seen = lock(&self.shared.seen);
@@ -102,6 +107,8 @@ pub(crate) struct Collected<B: Body> {
     /// Everything read, to be given on as it came.
     pub(crate) frames: VecDeque<Frame<Bytes>>,
     pub(crate) rest: Rest<B>,
+    /// It took too long.
+    pub(crate) is_slow: bool,
 }
 
 /// What comes after the frames that were read.
@@ -160,12 +167,13 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
     if !together.is_empty() {
         frames.push_back(Frame::data(together.freeze()));
     }
+    let is_slow = outcome.is_none();
     let rest = match outcome {
         Some(Ok(true)) => Rest::End,
         Some(Ok(false)) | None => Rest::More(body),
         Some(Err(error)) => Rest::Broken(error),
     };
-    Collected { frames, rest }
+    Collected { frames, rest, is_slow }
 }
 
 impl<B: Body> Collected<B> {

@@ -289,7 +289,12 @@ impl<'a> Answer<'a> {
         Self {
             status: response.status,
             failed: matches!(action.as_ref(), "error" | "invalid"),
-            action: kind_of_action(&action),
+            action: match action.as_ref() {
+                // Not documented, but understood by the stock client.
+                "insert" => Some(ChangeKind::Add),
+                "delete" => Some(ChangeKind::Delete),
+                documented => kind_of_action(documented),
+            },
             tid: usable(&fields, "tid"),
             // With a pointer to the row, an id beside it may be anything: that of a request, for one.
             id: usable(&fields, "id").filter(|_| entity.response_pointer.is_none()),

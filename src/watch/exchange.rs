@@ -11,6 +11,7 @@ use super::{
     Watcher,
     capture::{Capture, Collected, Rest, collect},
     derive::{Draft, RequestFacts, ResponseFacts, Verdict, judge},
+    hints::{self, Exchanged, Obstacle},
     keyed_lock::Access,
     names,
     request_body::{Format, is_editing},
@@ -20,7 +21,8 @@ use super::{
 };
 use crate::{
     change::{Before, Change, ChangeKind},
-    entity::Load,
+    entity::{Load, Misfit, Widget},
+    error::PublishError,
     hook::guarded,
     hub::{Activity, EntityIndex, Missed},
     scope::Scopes,
@@ -61,6 +63,12 @@ impl Watcher {
     pub(crate) fn begin<B: Body>(self: &Arc<Self>, matched: Matched, request: &mut request::Parts, body: &B) -> Write {
         let entity = matched.route.entity;
         let live_write = LiveWrite::new(self.watched(&matched), request.extensions.get());
+        if live_write.has_outer() {
+            self.diagnosis().watched_by_two(&request.method, &matched.route.pattern);
+        }
+        if self.diagnosis().write_comes(&request.method, &matched.route.pattern) {
+            self.await_page();
+        }
         request.extensions.insert(live_write.clone());
         let activity = Arc::new(self.publisher.hub.write_comes(entity));
         let capture = Capture::new(self.limits.body_bytes, Arc::downgrade(&activity));
@@ -179,6 +187,9 @@ impl Write {
         let (parts, body) = response.into_parts();
         let said = self.live_write.take();
         if !parts.status.is_success() {
+            if hints::is_redirect(parts.status) {
+                self.redirected(parts.status);
+            }
             return Response::from_parts(parts, Answer::AsItCame(body));
         }
         if said.skip || !said.changes.is_empty() {
@@ -194,41 +205,65 @@ impl Write {
             );
             return Response::from_parts(parts, Answer::AsItCame(body));
         }
-        let (answer, whole) = self.read_answer(&parts, body).await;
+        let (answer, whole, answer_obstacle) = self.read_answer(&parts, body).await;
         if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
             self.untold("broken", "the inner service's answer broke off");
         } else {
             let request = self.capture.take();
+            let request_obstacle = self.request_obstacle(request.is_some());
+            let limit = self.watcher().limits.body_bytes;
+            let (request, whole) = (request.as_deref(), whole.as_deref());
+            let seen = Exchanged { parts: &parts, request, answer: whole, request_obstacle, answer_obstacle, limit };
             match &self.watcher().publisher.entity(self.matched().route.entity).load {
                 None => {
-                    if let Some(draft) = self.draft(&parts, request.as_deref(), whole.as_deref()) {
-                        self.tell(draft, Loaded::Unasked, said);
+                    if let Some(draft) = self.draft(&seen) {
+                        self.tell(draft, Loaded::Unasked, said, &seen);
                     }
                 }
                 // Apart, so that writes without one are no larger for it.
-                Some(hook) => Box::pin(self.tell_stored(hook, &parts, request, whole, said)).await,
+                Some(hook) => Box::pin(self.tell_stored(hook, seen, said)).await,
             }
         }
         Response::from_parts(parts, answer)
     }
 
     /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
-    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Answer<B>, Option<Bytes>) {
+    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Answer<B>, Option<Bytes>, Option<Obstacle>) {
         if body.is_end_stream() {
-            return (Answer::AsItCame(body), Some(Bytes::new()));
+            return (Answer::AsItCame(body), Some(Bytes::new()), None);
         }
-        if Format::of(&parts.headers) != Format::Json {
-            return (Answer::AsItCame(body), None);
+        match Format::of(&parts.headers) {
+            Format::Json => {}
+            Format::Encoded => return (Answer::AsItCame(body), None, Some(Obstacle::Encoded)),
+            Format::Form | Format::Other => return (Answer::AsItCame(body), None, Some(Obstacle::Type)),
         }
         let limits = &self.watcher().limits;
         let exact = body.size_hint().exact().is_some();
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
         let whole = collected.whole();
-        (Answer::ReadAhead(collected, exact), whole)
+        let obstacle = match &collected.rest {
+            Rest::More(_) if collected.is_slow => Some(Obstacle::TooSlow),
+            Rest::More(_) => Some(Obstacle::TooLarge),
+            Rest::End | Rest::Broken(_) => None,
+        };
+        (Answer::ReadAhead(collected, exact), whole, obstacle)
     }
 
-    /// What the write changed, as far as request and answer tell.
-    fn draft<'a>(&'a self, parts: &'a Parts, request: Option<&'a [u8]>, answer: Option<&'a [u8]>) -> Option<Draft<'a>> {
+    /// Why the request's body cannot be read, if that is so.
+    fn request_obstacle(&self, is_whole: bool) -> Option<Obstacle> {
+        match self.format {
+            _ if self.without_body => None,
+            _ if self.capture.is_over() => Some(Obstacle::TooLarge),
+            _ if !is_whole => Some(Obstacle::Unread),
+            Format::Encoded => Some(Obstacle::Encoded),
+            Format::Other => Some(Obstacle::Type),
+            Format::Json | Format::Form => None,
+        }
+    }
+
+    /// What the write changed, as far as request and answer tell; `None`, too, where that was published before.
+    fn draft<'a>(&'a self, seen: &Exchanged<'a>) -> Option<Draft<'a>> {
+        let parts = seen.parts;
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let verdict = judge(
             entity,
@@ -237,42 +272,90 @@ impl Write {
                 path_id: self.matched().id.as_deref(),
                 editing: self.editing,
                 format: self.format,
-                body: request,
+                body: seen.request,
             },
             ResponseFacts {
                 status: parts.status,
                 location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
-                body: answer,
+                body: seen.answer,
             },
         );
         let draft = match verdict {
             Verdict::Changed(draft) => draft,
             Verdict::Failed => return None,
             Verdict::Untold(reason) => {
-                self.untold(reason, reason.remedy());
+                self.untold(reason, &format!("{}{}", reason.remedy(), seen.clues(reason, entity)));
                 return None;
             }
         };
-        if let Some(misfit) = entity.widget.misfit(draft.kind, parts.status, draft.tid) {
-            self.watcher().observer().warn_once(
-                ("misfit", &self.matched().route.pattern, misfit),
-                format_args!("{} {}: {}", self.method, self.matched().route.pattern, misfit.remedy()),
-            );
+        if hints::is_replayed(&parts.headers) && !self.is_news(&draft) {
+            self.watcher().observer().writes_replayed.up();
+            return None;
         }
+        self.look_at(&draft, seen);
         Some(draft)
     }
 
-    async fn tell_stored(&self, hook: &Load, parts: &Parts, request: Option<Bytes>, answer: Option<Bytes>, said: Said) {
-        if let Some(draft) = self.draft(parts, request.as_deref(), answer.as_deref()) {
+    /// Names in the log what a page does not understand of an answer that is enough to publish.
+    fn look_at(&self, draft: &Draft<'_>, seen: &Exchanged<'_>) {
+        let entity = self.watcher().publisher.entity(self.matched().route.entity);
+        let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
+        let oddity = (entity.widget == Widget::Scheduler).then(|| seen.oddity()).flatten();
+        let misfit = entity.widget.misfit(draft.kind, seen.parts.status, draft.tid);
+        let misfit = misfit.filter(|misfit| *misfit == Misfit::Status || !seen.is_answer_hidden());
+        if let Some((what, line)) = oddity {
+            observer.warn_once(("odd", pattern, method.as_str(), what), format_args!("{method} {pattern}: {line}"));
+        } else if let Some(misfit) = misfit {
+            observer.warn_once(("misfit", pattern, misfit), format_args!("{method} {pattern}: {}", misfit.remedy()));
+        }
+        if draft.kind != ChangeKind::Delete && entity.load.is_none() && draft.object.is_some() {
+            if let Some(line) = seen.half() {
+                observer.warn_once(("half", pattern, method.as_str()), format_args!("{method} {pattern}: {line}"));
+            }
+        }
+    }
+
+    /// Whether an answer from a cache is of a create that was never published: its process ended right after the commit.
+    fn is_news(&self, draft: &Draft<'_>) -> bool {
+        let (hub, entity) = (&self.watcher().publisher.hub, self.matched().route.entity);
+        draft.kind == ChangeKind::Add
+            && draft.id().is_some_and(|id| !hub.has_published(entity, &self.target.scopes, &id))
+    }
+
+    /// A write that is answered by a redirect is not broadcast.
+    fn redirected(&self, status: StatusCode) {
+        let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
+        observer.writes_redirected.up();
+        observer.warn_once(
+            ("redirected", pattern, method.as_str()),
+            format_args!(
+                "{method} {pattern} is answered with {}, and is not broadcast; the page's browser goes on to the \
+                 Location (by GET after 303, and after any redirect of a POST) and the page takes that answer for success; \
+                 answer a write with 200 and JSON, and one that is not allowed with 401 or 403",
+                status.as_u16()
+            ),
+        );
+    }
+
+    async fn tell_stored(&self, hook: &Load, seen: Exchanged<'_>, said: Said) {
+        if let Some(draft) = self.draft(&seen) {
             // What is read is published in the scopes that it was read in.
             let scopes = if said.scopes.is_none() { &self.target.scopes } else { &said.scopes };
             let loaded = self.load(hook, scopes, &draft).await;
-            self.tell(draft, loaded, said);
+            let finds_nothing = matches!(&loaded, Loaded::Change(change) if change.kind() == ChangeKind::Delete);
+            if finds_nothing && draft.kind != ChangeKind::Delete {
+                let pattern = &self.matched().route.pattern;
+                self.watcher().observer().warn_once(
+                    ("finds nothing", pattern, self.method.as_str()),
+                    format_args!("{} {pattern}: {}", self.method, hints::finds_nothing(draft.kind)),
+                );
+            }
+            self.tell(draft, loaded, said, &seen);
         }
     }
 
     /// Tells what the write changed: as the store has it, or else as request and answer tell.
-    fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said) {
+    fn tell(&self, draft: Draft<'_>, loaded: Loaded, said: Said, seen: &Exchanged<'_>) {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let change = match loaded {
             Loaded::Change(change) => Ok(*change),
@@ -284,7 +367,7 @@ impl Write {
         };
         match change {
             Ok(change) => self.publish(Said { changes: vec![change], ..said }),
-            Err(reason) => self.untold(reason, reason.remedy()),
+            Err(reason) => self.untold(reason, &format!("{}{}", reason.remedy(), seen.clues(reason, entity))),
         }
     }
 
@@ -335,7 +418,19 @@ impl Write {
         });
         let told: Vec<Change> = told.collect();
         if let Err(error) = self.watcher().publisher.publish(matched.route.entity, &told, began) {
-            self.untold(std::mem::discriminant(&error), &error.to_string());
+            let is_scopeless = matches!(error, PublishError::NoScope { .. });
+            let clue = if is_scopeless { self.scope_clue() } else { "" };
+            self.untold(std::mem::discriminant(&error), &format!("{error}{clue}"));
+        }
+    }
+
+    /// Why a write may have no scope although its entity has a hook for that.
+    fn scope_clue(&self) -> &'static str {
+        let scoping = self.watcher().publisher.entity(self.matched().route.entity).scoping.as_ref();
+        if scoping.is_some_and(|scoping| scoping.of_request.is_some()) {
+            " (scope_from has found none in the request: what it reads must be put there by a layer outside the live layer)"
+        } else {
+            ""
         }
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod capture;
 mod derive;
 pub(crate) mod exchange;
+mod hints;
 mod keyed_lock;
 mod request_body;
 pub(crate) mod route;
@@ -21,6 +22,7 @@ use self::{
     write::{LiveWrite, Watched},
 };
 use crate::{
+    diagnosis::{Diagnosis, PATIENCE},
     hook::within,
     hub::{Activity, Delivery, EntityIndex},
     observe::Observer,
@@ -87,9 +89,48 @@ impl Watcher {
     /// What this request changes. `None` too where an outer watcher of the same `LiveUpdates` has it in hand already.
     fn find<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
         let matched = self.routes.find(request.method(), request.uri().path())?;
-        let ours = only.is_none_or(|only| only == matched.route.entity);
+        if only.is_some_and(|only| only != matched.route.entity) {
+            return None;
+        }
+        self.diagnosis().matches(matched.route.entity);
         let outer = request.extensions().get::<LiveWrite>();
-        (ours && outer.is_none_or(|outer| !outer.is_of(&self.watched(&matched)))).then_some(matched)
+        if outer.is_some_and(|outer| outer.is_of(&self.watched(&matched))) {
+            self.diagnosis().watched_twice(request.method(), &matched.route.pattern);
+            return None;
+        }
+        Some(matched)
+    }
+
+    /// A request that is none of ours: it may show that something is put together wrongly.
+    pub(crate) fn passes<B>(&self, request: &Request<B>, serves_endpoint: bool) {
+        if self.diagnosis().is_interested() {
+            let uri = request.uri();
+            let is_list = || !self.routes.find_list(uri.path()).is_empty();
+            self.diagnosis().passes((request.method(), uri, request.headers()), is_list, serves_endpoint);
+        }
+    }
+
+    pub(crate) fn diagnosis(&self) -> &Diagnosis {
+        &self.publisher.diagnosis
+    }
+
+    /// Waits whether a page asks the endpoint.
+    fn await_page(&self) {
+        let diagnosis = self.publisher.diagnosis.clone();
+        let mut waiting = Awaiting { diagnosis, is_over: false };
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let lifecycle = self.lifecycle.clone();
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(PATIENCE) => {
+                    waiting.is_over = true;
+                    waiting.diagnosis.unreached();
+                }
+                () = lifecycle.draining() => {}
+            }
+        });
     }
 
     /// What tells this write from others, here and in other `LiveUpdates`.
@@ -106,6 +147,9 @@ impl Watcher {
         let listed = self.routes.find_list(request.uri().path()).iter();
         let ours = || listed.clone().copied().filter(|entity| only.is_none_or(|only| only == *entity));
         ours().next()?;
+        if self.diagnosis().has_unsettled() {
+            ours().for_each(|entity| self.diagnosis().matches(entity));
+        }
         let hub = &self.publisher.hub;
         let is_cacheable = |entity: EntityIndex| {
             self.publisher.entities.get(usize::from(entity.0)).is_some_and(|entity| entity.has_cacheable_lists)
@@ -165,6 +209,20 @@ impl Watcher {
 
     fn observer(&self) -> &Observer {
         &self.publisher.observer
+    }
+}
+
+/// A wait for a page that asks the endpoint. Where it is given up with its runtime, the next write starts another.
+struct Awaiting {
+    diagnosis: Arc<Diagnosis>,
+    is_over: bool,
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.diagnosis.waits_no_more();
+        }
     }
 }
 

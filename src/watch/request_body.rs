@@ -19,8 +19,10 @@ use crate::{
 pub(crate) enum Format {
     Json,
     Form,
-    /// Another type, or an encoded (compressed) body.
+    /// Another type.
     Other,
+    /// Compressed, or encoded otherwise.
+    Encoded,
 }
 
 impl Format {
@@ -31,7 +33,7 @@ impl Format {
             .iter()
             .all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
         if !identity {
-            return Self::Other;
+            return Self::Encoded;
         }
         let Some(value) = headers.get(header::CONTENT_TYPE) else {
             return Self::Json;
@@ -98,7 +100,7 @@ pub(crate) fn read<'a>(
     row: Option<&Object<'_>>,
 ) -> Said<'a> {
     match format {
-        Format::Other => Said::default(),
+        Format::Other | Format::Encoded => Said::default(),
         Format::Form => read_form(body, has_modes),
         Format::Json => {
             let Some(fields) = Object::parse(body) else {
@@ -245,7 +247,7 @@ mod tests {
         ] {
             assert_eq!(format(header::CONTENT_TYPE, value), expected, "{value}");
         }
-        assert_eq!(format(header::CONTENT_ENCODING, "gzip"), Format::Other);
+        assert_eq!(format(header::CONTENT_ENCODING, "gzip"), Format::Encoded);
         assert_eq!(format(header::CONTENT_ENCODING, "identity"), Format::Json);
         assert_eq!(Format::of(&HeaderMap::new()), Format::Json);
     }

@@ -5,7 +5,9 @@ use std::{borrow::Cow, sync::Arc};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::{change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex, scope::Scopes};
+use crate::{
+    change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex, path_check::pattern_fault, scope::Scopes,
+};
 
 /// All routes that change something.
 #[derive(Debug)]
@@ -58,17 +60,31 @@ impl Routes {
                     path: path.to_owned(),
                     reason: reason.to_owned(),
                 };
-                if !path.starts_with('/') {
-                    return Err(refuse("it must start with '/'"));
+                if let Some(reason) = pattern_fault(&route.path) {
+                    return Err(ConfigError::RoutePath {
+                        entity: entity.name.clone(),
+                        path: route.path.clone(),
+                        reason,
+                    });
                 }
-                if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT].contains(&route.method) {
-                    return Err(refuse("GET, HEAD, OPTIONS and CONNECT change nothing"));
+                if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT, Method::TRACE].contains(&route.method)
+                {
+                    return Err(refuse("GET, HEAD, OPTIONS, CONNECT and TRACE change nothing"));
+                }
+                let method = route.method.as_str();
+                if method.bytes().any(|letter| letter.is_ascii_lowercase()) {
+                    return Err(refuse(&format!("methods are written in capitals: {}", method.to_ascii_uppercase())));
                 }
                 let names_id = path.contains("{id}") || path.contains("{*id}");
                 if route.kind != ChangeKind::Add && !names_id {
                     return Err(ConfigError::RouteWithoutId { entity: entity.name.clone(), path: path.to_owned() });
                 }
                 if path.matches("{id}").count() + path.matches("{*id}").count() > 1 {
+                    if let Some(bare) = path.strip_suffix("/{id}/{id}") {
+                        return Err(refuse(&format!(
+                            "Entity::scheduler and Entity::collection add /{{id}} themselves; give them {bare:?}"
+                        )));
+                    }
                     return Err(refuse("only the object itself may be named {id}; give what is above it another name"));
                 }
                 let tree = routes.tree(&route.method);
@@ -96,8 +112,8 @@ impl Routes {
                 path: path.to_owned(),
                 reason,
             };
-            if !path.starts_with('/') {
-                return Err(refuse("it must start with '/'".to_owned()));
+            if let Some(reason) = pattern_fault(path) {
+                return Err(refuse(reason));
             }
             routes.lists.insert(path, sharing).map_err(|error| refuse(error.to_string()))?;
             routes.prefixes.push(literal(path).into());

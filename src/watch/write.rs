@@ -75,6 +75,11 @@ impl LiveWrite {
         self.and_outer().any(|handle| handle.of == *write)
     }
 
+    /// True where another `LiveUpdates` watches the same write.
+    pub(crate) fn has_outer(&self) -> bool {
+        self.0.outer.is_some()
+    }
+
     fn and_outer(&self) -> impl Iterator<Item = &Handle> {
         std::iter::successors(Some(&*self.0), |handle| Some(&*handle.outer.as_ref()?.0))
     }

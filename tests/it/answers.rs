@@ -30,6 +30,9 @@ const BODY_MODE: &str = "Entity::body_modes()";
 const POST_DELETED: &str = "a POST was answered with `deleted`";
 const OTHER_ID: &str = "the answer names another id than the request";
 const NO_DATES: &str = "an added event needs start_date and end_date";
+const NOT_JSON: &str = "the Scheduler reads answers as JSON";
+const REDIRECTED: &str = "and is not broadcast";
+const ODD_ACTION: &str = "the answer's `action` is \"insert\"";
 const NO_LINE: &str = "";
 
 struct Case {
@@ -152,7 +155,12 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (put(200, r#"{"action":"updated"}"#), UPDATED, NO_LINE),
         (put(200, ""), UPDATED, NO_LINE),
         (put(200, "[]"), UPDATED, NO_LINE),
-        (put(200, "").answered("text/plain", "saved"), UPDATED, NO_LINE),
+        (put(200, "").answered("text/plain", "saved"), UPDATED, NOT_JSON),
+        (put(200, "saved"), UPDATED, NOT_JSON),
+        (put(200, "null"), UPDATED, NOT_JSON),
+        (post(200, r#"{"action":"insert","tid":17}"#), ADDED, ODD_ACTION),
+        (put(200, r#"{"action":"delete"}"#), DELETED, "the answer's `action` is \"delete\""),
+        (put(200, r#"{"action":"success"}"#), UPDATED, "the answer's `action` is \"success\""),
         (put(204, ""), UPDATED, NOT_200),
         (put(201, ""), Some(("add-event", "7")), NOT_200),
         (put(200, r#"{"action":"inserted","tid":"17"}"#), ADDED, NO_LINE),
@@ -164,7 +172,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (patch(200, r#"{"action":"updated"}"#).sent(r#"{"text":"b"}"#), UPDATED, NO_LINE),
         (delete(200, r#"{"action":"deleted"}"#), DELETED, NO_LINE),
         (delete(200, ""), DELETED, NO_LINE),
-        (delete(200, "").answered("text/plain", "gone"), DELETED, NO_LINE),
+        (delete(200, "").answered("text/plain", "gone"), DELETED, NOT_JSON),
         (delete(204, ""), DELETED, NOT_200),
         (delete(200, r#"{"action":"updated","item":{"id":7,"deleted":true}}"#), UPDATED, NO_LINE),
         // The modes that send everything as POST say themselves what they do.
@@ -198,7 +206,8 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
     ];
     for status in [301, 302, 303, 304, 307, 400, 401, 403, 404, 405, 409, 410, 422, 429, 500, 502, 503] {
         let body = if status == 304 { "" } else { r#"{"action":"inserted","tid":"17"}"# };
-        cases.extend([post, put, patch, delete].map(|case| (case(status, body), NOTHING, NO_LINE)));
+        let line = if matches!(status, 301..=303) { REDIRECTED } else { NO_LINE };
+        cases.extend([post, put, patch, delete].map(|case| (case(status, body), NOTHING, line)));
     }
 
     for (case, expected, line) in cases {

@@ -16,7 +16,7 @@ use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, Live
 
 use crate::support::{
     Server,
-    client::{Client, Tab, WAYS, Way, added, adds, publish, updated, upserts, wait},
+    client::{Client, Tab, WAYS, Way, added, adds, publish, updated, wait},
     usual,
 };
 

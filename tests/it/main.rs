@@ -23,6 +23,8 @@ mod lists;
 mod live_write;
 mod load;
 mod lying_bodies;
+#[cfg(feature = "tracing")]
+mod mistakes;
 mod nesting;
 mod order;
 mod origin;

@@ -1,0 +1,320 @@
+//! What in an exchange stood in the way of broadcasting it well, in words for the log: which field or header was seen, and
+//! which was wanted.
+
+use http::{HeaderMap, StatusCode, header, response::Parts};
+
+use super::derive::Untold;
+use crate::{
+    change::{ChangeKind, usable_id},
+    entity::Entity,
+    object::{Object, pointed, string},
+};
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Obstacle {
+    TooLarge,
+    TooSlow,
+    /// Compressed, or encoded otherwise.
+    Encoded,
+    Type,
+    /// The inner service has not read it to its end.
+    Unread,
+}
+
+/// What there was to read of an exchange.
+#[derive(Clone, Copy)]
+pub(super) struct Exchanged<'a> {
+    pub(super) parts: &'a Parts,
+    /// The request's body, where it was seen to its end.
+    pub(super) request: Option<&'a [u8]>,
+    /// The answer's, where it was collected; empty where there is none.
+    pub(super) answer: Option<&'a [u8]>,
+    pub(super) request_obstacle: Option<Obstacle>,
+    pub(super) answer_obstacle: Option<Obstacle>,
+    /// `max_body_bytes`.
+    pub(super) limit: usize,
+}
+
+impl Exchanged<'_> {
+    /// What is known of why a write is not broadcast, to follow the remedy.
+    pub(super) fn clues(&self, reason: Untold, entity: &Entity) -> String {
+        let clues = match reason {
+            Untold::NoId => vec![self.answer_clue().or_else(|| self.id_clue(entity))],
+            Untold::NoObject => vec![self.request_clue().or_else(|| self.object_clue(entity)), self.answer_clue()],
+            _ => vec![],
+        };
+        let clues: Vec<String> = clues.into_iter().flatten().collect();
+        if clues.is_empty() { String::new() } else { format!(" ({})", clues.join("; ")) }
+    }
+
+    /// What is missing from a change that is broadcast although a body was not read.
+    pub(super) fn half(&self) -> Option<String> {
+        let is_worth_a_line = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Type | Obstacle::Unread);
+        let request = self.request_obstacle.filter(is_worth_a_line).and_then(|_| self.request_clue());
+        let answer = self.answer_obstacle.filter(is_worth_a_line).and_then(|_| self.answer_clue());
+        match (request, answer) {
+            (Some(clue), _) => Some(format!("what is broadcast comes from the answer alone: {clue}")),
+            (None, Some(clue)) => Some(format!("what is broadcast comes from the request alone: {clue}")),
+            (None, None) => None,
+        }
+    }
+
+    fn request_clue(&self) -> Option<String> {
+        Some(match self.request_obstacle? {
+            Obstacle::TooLarge => format!("the request's body is larger than max_body_bytes, {} bytes", self.limit),
+            Obstacle::Encoded => {
+                "the request's body is compressed; put the layer that decompresses it outside the live layer".to_owned()
+            }
+            Obstacle::Type => "the request's content-type is neither JSON nor a form".to_owned(),
+            Obstacle::Unread | Obstacle::TooSlow => "the handler has not read the request's body to its end".to_owned(),
+        })
+    }
+
+    fn answer_clue(&self) -> Option<String> {
+        Some(match self.answer_obstacle? {
+            Obstacle::TooLarge => format!("the answer is larger than max_body_bytes, {} bytes", self.limit),
+            Obstacle::TooSlow | Obstacle::Unread => "the answer did not end within response_timeout".to_owned(),
+            Obstacle::Encoded => {
+                "the answer is compressed; put the compression layer outside the live layer".to_owned()
+            }
+            Obstacle::Type => {
+                format!(
+                    "the answer's content-type is {:?}, not \"application/json\"",
+                    content_type(&self.parts.headers)
+                )
+            }
+        })
+    }
+
+    /// What of the answer was meant to be the id.
+    fn id_clue(&self, entity: &Entity) -> Option<String> {
+        let answer = self.answer?;
+        if answer.trim_ascii().is_empty() {
+            return Some("the answer is empty".to_owned());
+        }
+        let Some(fields) = Object::parse(answer) else {
+            return Some("the answer is no JSON object".to_owned());
+        };
+        if let Some(pointer) = entity.response_pointer.as_deref().filter(|pointer| leads_nowhere(answer, pointer)) {
+            return Some(format!("response_pointer {pointer:?} leads to no object in the answer"));
+        }
+        if let Some((key, raw)) = ["tid", "id"].into_iter().find_map(|key| Some((key, fields.get(key)?))) {
+            return Some(format!("its `{key}` is {}, which is no id", sort_of(raw)));
+        }
+        let holds_id =
+            |key: &&str| fields.get_object(key).is_some_and(|inner| ["tid", "id"].iter().any(|id| is_id(&inner, id)));
+        if let Some(key) = fields.keys().find(holds_id) {
+            return Some(format!("its `{}` holds one: Entity::response_pointer(\"/{}\")", brief(key), brief(key)));
+        }
+        let key = fields.keys().find(|key| is_like_an_id(key) && is_id(&fields, key))?;
+        Some(format!("it has `{}` where `tid` is wanted", brief(key)))
+    }
+
+    /// What of the request was meant to be the object.
+    fn object_clue(&self, entity: &Entity) -> Option<String> {
+        let request = self.request.unwrap_or_default();
+        if request.trim_ascii().is_empty() {
+            return Some("the request has no body".to_owned());
+        }
+        if Object::parse(request).is_none() {
+            return Some("the request's body is no JSON object".to_owned());
+        }
+        let pointer = entity.request_pointer.as_deref().filter(|pointer| leads_nowhere(request, pointer))?;
+        Some(format!("request_pointer {pointer:?} leads to no object in the request"))
+    }
+
+    /// What the Scheduler takes for a failure, or does not understand, in the body of an answer with status 200.
+    pub(super) fn oddity(&self) -> Option<(&'static str, String)> {
+        if self.parts.status != StatusCode::OK {
+            return None;
+        }
+        let failure = "the Scheduler reads answers as JSON and takes everything else for a failure";
+        match (self.answer_obstacle, self.answer) {
+            (Some(Obstacle::Type), _) => Some((
+                "type",
+                format!(
+                    "{failure}; answer JSON with content-type application/json, not {:?}",
+                    content_type(&self.parts.headers)
+                ),
+            )),
+            (None, Some(answer)) => {
+                let text = answer.trim_ascii();
+                match Object::parse(text) {
+                    Some(fields) => odd_action(&fields).map(|line| ("action", line)),
+                    None if text.is_empty() || is_other_json(text) => None,
+                    None => Some(("json", format!("{failure}; answer {{\"action\":\"updated\"}}, for example"))),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// True where the answer may hold more than was seen of it.
+    pub(super) fn is_answer_hidden(&self) -> bool {
+        self.answer_obstacle.is_some()
+    }
+}
+
+/// An action that is none of the DataProcessor's own.
+fn odd_action(fields: &Object<'_>) -> Option<String> {
+    let raw = fields.get("action")?;
+    let text = string(raw).unwrap_or_default();
+    match text.as_ref() {
+        "inserted" | "updated" | "deleted" | "error" | "invalid" => None,
+        _ => Some(format!(
+            "the answer's `action` is {}, and \"inserted\", \"updated\", \"deleted\", \"error\" and \"invalid\" are understood; \
+             answer {{\"action\":\"inserted\",\"tid\":ID}} to a create",
+            if text.is_empty() { sort_of(raw).to_owned() } else { format!("{:?}", brief(&text)) }
+        )),
+    }
+}
+
+/// Whether a status sends a browser elsewhere, where it finds an answer that its page takes for that of the write.
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER)
+}
+
+/// True of an answer that was given before, and is given again from an idempotency cache.
+pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
+    ["idempotent-replayed", "idempotency-replayed"]
+        .iter()
+        .filter_map(|name| headers.get(*name))
+        .any(|value| !matches!(value.as_bytes().trim_ascii(), b"" | b"false" | b"0"))
+}
+
+/// The line for a row that a load hook does not find right behind a write.
+pub(super) fn finds_nothing(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Add => {
+            "its load hook finds no row of the id that the answer names, so a deletion is broadcast; the hook is given \
+             the new id as text, and must see what has just been committed"
+        }
+        ChangeKind::Update | ChangeKind::Delete => {
+            "its load hook finds no row of the id in the path, so a deletion is broadcast; the hook is given that id as \
+             text, and must see what has just been committed"
+        }
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    brief(value.split(';').next().unwrap_or_default().trim())
+}
+
+/// JSON that is no object: an empty list is understood.
+fn is_other_json(text: &[u8]) -> bool {
+    text != b"null" && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+fn leads_nowhere(json: &[u8], pointer: &str) -> bool {
+    let text = std::str::from_utf8(json).unwrap_or_default();
+    pointed(text, pointer).is_none_or(|raw| !raw.starts_with('{'))
+}
+
+fn is_id(object: &Object<'_>, key: &str) -> bool {
+    object.get(key).is_some_and(|raw| usable_id(raw).is_some())
+}
+
+/// True of keys that stand for an id elsewhere.
+fn is_like_an_id(key: &str) -> bool {
+    let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    matches!(plain.as_str(), "id" | "tid" | "uuid" | "guid" | "key" | "pk" | "rowid")
+        || (plain.len() <= 24 && plain.ends_with("id"))
+}
+
+/// What sort of value cannot be an id.
+fn sort_of(raw: &str) -> &'static str {
+    match raw.as_bytes().first() {
+        Some(b'"') if raw == "\"\"" => "an empty text",
+        Some(b'"') => "a text",
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "true or false",
+        _ if raw == "0" => "0",
+        _ => "a number",
+    }
+}
+
+/// Text of the application's for a log line.
+fn brief(text: &str) -> String {
+    text.chars().take(32).flat_map(char::escape_default).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<T>(status: u16, kind: &str, answer: &str, look: impl FnOnce(&Exchanged<'_>) -> T) -> T {
+        let response = http::Response::builder().status(status).header("content-type", kind).body(()).unwrap();
+        let obstacle = (!kind.contains("json")).then_some(Obstacle::Type);
+        look(&Exchanged {
+            parts: &response.into_parts().0,
+            request: None,
+            answer: obstacle.is_none().then_some(answer.as_bytes()),
+            request_obstacle: None,
+            answer_obstacle: obstacle,
+            limit: 1000,
+        })
+    }
+
+    #[test]
+    fn what_was_meant_for_an_id_is_named() {
+        let events = Entity::scheduler("/events");
+        for (answer, clue) in [
+            ("", "empty"),
+            ("[17]", "no JSON object"),
+            ("17", "no JSON object"),
+            (r#"{"tid":null}"#, "`tid` is null"),
+            (r#"{"id":0}"#, "`id` is 0"),
+            (r#"{"id":{"$oid":"17"}}"#, "`id` is an object"),
+            (r#"{"newId":17}"#, "`newId` where `tid` is wanted"),
+            (r#"{"event_id":17}"#, "`event_id`"),
+            (r#"{"ID":17}"#, "`ID`"),
+            (r#"{"ok":true,"data":{"id":17}}"#, "response_pointer(\"/data\")"),
+        ] {
+            let clues = with(200, "application/json", answer, |seen| seen.clues(Untold::NoId, &events));
+            assert!(clues.contains(clue), "{answer}: {clues:?}");
+        }
+        let nowhere = with(200, "application/json", r#"{"row":{"id":1}}"#, |seen| {
+            seen.clues(Untold::NoId, &events.clone().response_pointer("/data"))
+        });
+        assert!(nowhere.contains("\"/data\" leads to no object"), "{nowhere}");
+        let typed = with(200, "text/plain; charset=utf-8", "{}", |seen| seen.clues(Untold::NoId, &events));
+        assert!(typed.contains("\"text/plain\", not \"application/json\""), "{typed}");
+    }
+
+    #[test]
+    fn bodies_the_scheduler_does_not_understand_are_odd() {
+        for (kind, answer, odd) in [
+            ("application/json", r#"{"action":"updated"}"#, None),
+            ("application/json", r#"{"ok":true}"#, None),
+            ("application/json", "[]", None),
+            ("application/json", "", None),
+            ("application/json", "null", Some("json")),
+            ("application/json", "OK", Some("json")),
+            ("application/json", r#"{"action":"insert","tid":1}"#, Some("action")),
+            ("application/json", r#"{"action":"success"}"#, Some("action")),
+            ("application/json", r#"{"action":5}"#, Some("action")),
+            ("text/html", "<p>", Some("type")),
+        ] {
+            assert_eq!(with(200, kind, answer, |seen| seen.oddity().map(|(what, _)| what)), odd, "{answer}");
+        }
+        assert!(with(201, "text/html", "", |seen| seen.oddity().is_none()), "the status is named first");
+    }
+
+    #[test]
+    fn a_cache_says_that_an_answer_is_an_old_one() {
+        for (name, value, expected) in [
+            ("idempotent-replayed", "true", true),
+            ("Idempotency-Replayed", "1", true),
+            ("idempotent-replayed", "false", false),
+            ("idempotency-replayed", "", false),
+            ("idempotency-key", "x", false),
+        ] {
+            let response = http::Response::builder().header(name, value).body(()).unwrap();
+            assert_eq!(is_replayed(response.headers()), expected, "{name}: {value}");
+        }
+    }
+}
