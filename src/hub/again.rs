@@ -84,8 +84,10 @@ impl LateList {
     }
 
     /// When its page is told again next.
-    fn next(&mut self, now: Instant) -> Option<Instant> {
-        let left = *self.left.get_or_insert(now.checked_sub(SOON).map_or(self.came, |then| then.max(self.came)));
+    fn next(&mut self, settle: &Settle, now: Instant) -> Option<Instant> {
+        let soon = now.checked_sub(SOON).unwrap_or(now);
+        let seen = settle.list_left_at().map_or(self.came, |left| left.min(soon));
+        let left = *self.left.get_or_insert(seen.max(self.came));
         let wait = LATE_LISTS.get(self.told)?;
         self.told += 1;
         Some((left + *wait).max(now))
@@ -410,7 +412,7 @@ impl Again {
     }
 
     fn arrive(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
-        if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(now)) {
+        if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(settle, now)) {
             self.from = self.late.map_or(self.from, |late| late.from);
             self.step = Step::Due(due);
             return true;
@@ -536,9 +538,15 @@ impl Hub {
             } else {
                 None
             };
+            let is_told = line.is_some() && known.kind == RowKind::Object;
             if !share.add(Place { row, ..place }, line) {
                 return Some(share);
             }
+            // A part of it is newer, and may be on the page already.
+            let newer = known.keys.iter().filter(|_| is_told).find_map(|key| log.part_since(entity, key, at));
+            let how = How::Again { from: again.from, pages: Pages::Any };
+            let newer = newer.and_then(|(sequence, record)| self.meet(log, sequence, record, recipient, how));
+            share.lines.extend(newer.map(|line| (Place { row, ..place }, line)));
         }
         place.row = usize::MAX;
         let pages = match again.settling {

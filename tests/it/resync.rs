@@ -503,8 +503,8 @@ async fn a_large_store_comes_whole_to_a_narrow_reader() {
         wait(1.0).await;
         publish(&live, [updated(1000, "newest")]);
         let mut heard = tab.heard().await;
-        for _ in 0..90 {
-            heard.extend(tab.hears_in(2.0).await);
+        for _ in 0..1700 {
+            heard.extend(tab.hears_in(0.1).await);
         }
         let state = state(&heard);
         assert_eq!((state.len(), &state[&1000][..], &state[&5999][..]), (5000, "newest", "row"), "{way:?}");

@@ -26,7 +26,8 @@ async fn a_page_that_was_away_hears_what_the_other_one_has_acknowledged() {
         let mut back = page().open().await;
         // The second one answers that it is there still.
         second.hears_in(0.1).await;
-        assert_eq!(back.hears_in(0.1).await, adds(&[(1, "missed"), (2, "missed"), (3, "missed")]), "{way:?}");
+        let heard = back.hears_in(0.1).await;
+        assert!(heard.ends_with(&adds(&[(1, "missed"), (2, "missed"), (3, "missed")])), "{way:?}: {heard:?}");
         second.cut(&live).await;
         let again = page().open().await.heard().await;
         assert!(

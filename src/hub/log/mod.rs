@@ -346,6 +346,12 @@ impl Log {
         (is_there && subject.whole).then_some((record, subject))
     }
 
+    /// The newest change of an object, where that was told from `sequence` on and is a part of the object only.
+    pub(crate) fn part_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(u64, &Record)> {
+        let (newest, record, subject) = self.newest_record(entity, key)?;
+        (newest >= sequence && !subject.whole).then_some((newest, record))
+    }
+
     /// The keys of the objects known to go with this one alone.
     pub(crate) fn children(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
         let children = self.index(entity).and_then(|index| index.children.get(key));
