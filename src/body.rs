@@ -364,6 +364,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::watch::turn::Waiting;
 
     /// Chunks of unknown number; asked again after the end, it panics, as a stream may.
     struct Stream(Option<VecDeque<Bytes>>);
@@ -392,7 +393,7 @@ mod tests {
 
     fn turn() -> (tokio::sync::oneshot::Sender<()>, Taking) {
         let (give, turn) = tokio::sync::oneshot::channel();
-        (give, Taking::Waiting(Box::pin(async { turn.await.expect("a turn") })))
+        (give, Taking::Waiting(Waiting::new(Box::pin(async { turn.await.expect("a turn") }))))
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use axum::{
 };
 use tokio::process::Command;
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scheduler");
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scheduler");
 const CDN: &str = "https://cdn.dhtmlx.com/scheduler/edge";
 pub(crate) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 pub(crate) const CSS: &str = "text/css; charset=utf-8";

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -102,7 +102,20 @@ impl Target {
 /// Takes a write's turn, as soon as it is asked.
 pub(crate) enum Taking {
     Unasked(Arc<Target>),
-    Waiting(BoxFuture<()>),
+    Waiting(Waiting),
+}
+
+/// A future in a mutex that is never locked: it makes a request body `Sync`, which some servers ask of bodies.
+pub(crate) struct Waiting(Mutex<BoxFuture<()>>);
+
+impl Waiting {
+    pub(crate) fn new(future: BoxFuture<()>) -> Self {
+        Self(Mutex::new(future))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
+    }
 }
 
 impl Taking {
@@ -111,12 +124,12 @@ impl Taking {
         if let Self::Unasked(target) = self {
             match target.take_turn() {
                 None => return Poll::Ready(()),
-                Some(waiting) => *self = Self::Waiting(waiting),
+                Some(waiting) => *self = Self::Waiting(Waiting::new(waiting)),
             }
         }
         match self {
             Self::Unasked(_) => Poll::Ready(()),
-            Self::Waiting(waiting) => waiting.as_mut().poll(cx),
+            Self::Waiting(waiting) => waiting.poll(cx),
         }
     }
 }

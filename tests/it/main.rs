@@ -59,4 +59,5 @@ mod traffic;
 mod transparency;
 mod upgrade_refused;
 mod visible;
+mod warp_service;
 mod websocket;

@@ -32,6 +32,7 @@ impl http_body::Body for NotSync {
 
 fn shared<T: Clone + Debug + Send + Sync + 'static>() {}
 fn sent<T: Debug + Send + 'static>() {}
+fn both<T: Debug + Send + Sync + 'static>() {}
 fn error<T: Error + Send + Sync + 'static>() {}
 
 #[test]
@@ -57,6 +58,9 @@ fn handles_and_services_can_be_shared_whatever_the_bodies() {
     sent::<OwnBody>();
     sent::<RequestBody<NotSync>>();
     sent::<ResponseBody<NotSync>>();
+    both::<RequestBody<Full<Bytes>>>();
+    both::<ResponseBody<Full<Bytes>>>();
+    both::<OwnBody>();
     sent::<AuthRequest>();
     error::<ConfigError>();
     error::<ChangeError>();
