@@ -1,6 +1,6 @@
 //! The errors a program can meet, each naming what was wrong and what helps.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
 /// Configuration that cannot work, found by `build()`.
 ///
@@ -264,7 +264,7 @@ pub enum PublishError {
         /// The object's id.
         id: String,
         /// What is wrong with the object.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
 }
 
