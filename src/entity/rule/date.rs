@@ -50,8 +50,9 @@ pub(super) fn civil(time: Time) -> (f64, f64, f64) {
     let days = (time / DAY).floor() + 719_468.0;
     let era = (days / 146_097.0).floor();
     let of_era = days - era * 146_097.0;
-    let years =
-        ((of_era - (of_era / 1460.0).floor() + (of_era / 36_524.0).floor() - (of_era / 146_096.0).floor()) / 365.0).floor();
+    let years = ((of_era - (of_era / 1460.0).floor() + (of_era / 36_524.0).floor() - (of_era / 146_096.0).floor())
+        / 365.0)
+        .floor();
     let of_year = of_era - (365.0 * years + (years / 4.0).floor() - (years / 100.0).floor());
     let shifted = ((5.0 * of_year + 2.0) / 153.0).floor();
     let day = of_year - ((153.0 * shifted + 2.0) / 5.0).floor() + 1.0;

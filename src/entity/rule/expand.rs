@@ -23,6 +23,8 @@ const MINUTES: u32 = 24 * 60;
 const SECONDS: u32 = 24 * 60 * 60;
 /// Where the client gives up.
 const LAST_YEAR: f64 = 9999.0;
+/// After so many years the calendar begins anew, weekdays and all.
+const CYCLE: f64 = 400.0;
 const WEEK: f64 = 7.0 * DAY;
 /// Pages that open within this time are looked after.
 const YEAR: f64 = 366.0 * DAY;
@@ -64,35 +66,44 @@ fn check_from(rule: &Rule, start: Time, end: Option<Time>, shown: Time, now: Tim
 
 /// `to` is the last instant that is shown.
 fn go(rule: &Rule, start: Time, end: Option<Time>, to: Time) -> Result<(), Fault> {
-    let days = (to - start) / DAY;
-    if is_plain(rule) && days < MOST / (STEP + DATE) {
-        return Ok(());
+    // Less than a whole step leads nowhere, but some spellings do so months later only: the client writes `0.5` behind
+    // the day 21, and takes that for the day 210.5.
+    let leads_nowhere = (f64::MIN_POSITIVE..1.0).contains(&rule.interval.number());
+    let to = if leads_nowhere { to.max(start + YEAR) } else { to };
+    if let Some(step) = plain_step(rule) {
+        let last = end.map_or(to, |end| end.min(to));
+        if (last - start) / step * (STEP + DATE) + WEEK / step * DRAWN < MOST {
+            return Ok(());
+        }
     }
     let run = Run::new(rule, start, end, to);
     run.map_or(Ok(()), |mut run| run.go()).map_err(|endless| fault(rule, endless))
 }
 
-/// Rules of which there is nothing to find out: their steps lead on by whole days, and a date comes in every year.
-fn is_plain(rule: &Rule) -> bool {
-    let within = |values: &Values, most: f64, least: f64| {
-        values.listed().is_none_or(|numbers| numbers.iter().any(|number| (least..=most).contains(number)))
+/// How long the steps of a rule are of which there is nothing to find out: a date comes at every step, or on a day of
+/// every year.
+fn plain_step(rule: &Rule) -> Option<f64> {
+    let within = |values: &Values, most: f64| {
+        values.listed().is_none_or(|numbers| numbers.iter().any(|number| (1.0..=most).contains(number)))
     };
-    let is_step = matches!(rule.interval, Value::Number(number) if number >= 1.0);
-    let steps_are_one = rule.interval == Value::Number(1.0);
-    let is_any_day = [&rule.months, &rule.month_days].iter().all(|values| values.is_absent());
-    let days = match rule.frequency {
-        Frequency::Yearly | Frequency::Monthly => is_any_day && rule.weekdays.is_none(),
-        Frequency::Weekly => is_any_day,
-        Frequency::Daily => {
-            within(&rule.months, 12.0, 1.0)
-                && within(&rule.month_days, 28.0, 1.0)
-                && (steps_are_one || is_any_day && rule.weekdays.is_none())
-        }
-        _ => false,
+    let Value::Number(interval) = rule.interval else { return None };
+    let is_any_day = rule.months.is_absent() && rule.month_days.is_absent();
+    let is_every_day = is_any_day && rule.weekdays.is_none();
+    let (step, is_plain) = match rule.frequency {
+        Frequency::Yearly | Frequency::Monthly => (28.0 * DAY, is_every_day),
+        Frequency::Weekly => (7.0 * DAY, is_any_day),
+        Frequency::Daily if interval == 1.0 => (DAY, within(&rule.months, 12.0) && within(&rule.month_days, 28.0)),
+        Frequency::Daily => (DAY, is_every_day),
+        Frequency::Hourly => (3_600_000.0, is_every_day),
+        Frequency::Minutely => (60_000.0, is_every_day),
+        Frequency::Secondly => (1000.0, is_every_day),
     };
+    // A week may have seven dates.
+    let step = if rule.frequency == Frequency::Weekly { step / 7.0 } else { step * interval };
     let rest = [&rule.year_days, &rule.weeks, &rule.hours, &rule.minutes, &rule.seconds];
     let has_no_more = rest.iter().all(|values| values.is_absent());
-    is_step && days && has_no_more && rule.set_positions.is_empty() && rule.easter.is_none()
+    let is_plain = is_plain && interval >= 1.0 && has_no_more;
+    (is_plain && rule.set_positions.is_empty() && rule.easter.is_none()).then_some(step)
 }
 
 fn fault(rule: &Rule, endless: Endless) -> Fault {
@@ -281,6 +292,8 @@ struct Run<'r> {
     /// The days of the month or year that numbered weekdays fall on.
     marked: Option<(f64, f64, Vec<bool>)>,
     spent: f64,
+    /// There was a date, if only before the start.
+    came: bool,
     found: bool,
     /// Dates in the week that was gone through last.
     week: (f64, f64),
@@ -340,7 +353,8 @@ impl<'r> Run<'r> {
             Values::Many(values) => {
                 let has = values.iter().any(|value| value.number() < 0.0 || value.number() > 0.0);
                 let numbers = numbers(values);
-                let (back, forth) = numbers.into_iter().filter(|number| *number != 0.0).partition(|number| *number < 0.0);
+                let (back, forth) =
+                    numbers.into_iter().filter(|number| *number != 0.0).partition(|number| *number < 0.0);
                 (forth, back, has)
             }
         };
@@ -369,6 +383,7 @@ impl<'r> Run<'r> {
             times: Vec::new(),
             marked: None,
             spent: 0.0,
+            came: false,
             found: false,
             week: (f64::NAN, 0.0),
             hours,
@@ -403,7 +418,8 @@ impl<'r> Run<'r> {
         match self.rule.frequency {
             Frequency::Hourly => self.push_times(hour),
             Frequency::Minutely => {
-                let of = |second: &f64| hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0;
+                let of =
+                    |second: &f64| hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0;
                 self.times.extend(self.second_list.iter().map(of));
             }
             _ => self.times.push(hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0),
@@ -413,14 +429,27 @@ impl<'r> Run<'r> {
 
     /// Goes on until the client would stop.
     fn go(&mut self) -> Result<(), Endless> {
-        let step = match self.rule.frequency {
-            Frequency::Yearly => STEP_OF_A_YEAR,
-            Frequency::Monthly => STEP_OF_A_MONTH,
-            _ => STEP,
+        let (step, of_a_cycle) = match self.rule.frequency {
+            Frequency::Yearly => (STEP_OF_A_YEAR, CYCLE),
+            Frequency::Monthly => (STEP_OF_A_MONTH, 12.0 * CYCLE),
+            Frequency::Weekly => (STEP, 20_871.0),
+            Frequency::Daily => (STEP, 146_097.0),
+            _ => (STEP, f64::INFINITY),
         };
+        let interval = self.rule.interval.number();
+        let is_periodic =
+            matches!(self.rule.interval, Value::Number(_)) && interval >= 1.0 && self.rule.easter.is_none();
+        let mut steps = 0.0;
         let mut days = Vec::new();
         loop {
             self.spent += step;
+            steps += 1.0;
+            // What has not come by then never does: the client goes on to its last year.
+            if steps > of_a_cycle && is_periodic && !self.came {
+                let years = LAST_YEAR + 1.0 - self.year.number();
+                self.spent += years / CYCLE * of_a_cycle / interval * step;
+                break;
+            }
             let last_is_filtered = self.days(&mut days);
             let is_over = if self.rule.set_positions.is_empty() { self.every(&days) } else { self.positions(&days) };
             if is_over {
@@ -540,7 +569,9 @@ impl<'r> Run<'r> {
         let place = self.shape.place(day);
         let is_month = |months: &Vec<f64>| place.is_some_and(|(month, ..)| months.contains(&month));
         let is_month_day = || {
-            place.is_some_and(|(_, forth, back)| self.month_days.contains(&forth) || self.month_days_back.contains(&back))
+            place.is_some_and(|(_, forth, back)| {
+                self.month_days.contains(&forth) || self.month_days_back.contains(&back)
+            })
         };
         let of_year = |length: usize, start: usize| {
             let at = day as f64;
@@ -554,7 +585,7 @@ impl<'r> Run<'r> {
             && self.shape.is_in_weeks.as_ref().is_none_or(|days| days.get(day).is_some_and(|is_in| *is_in))
             && (self.weekdays.is_empty() || self.weekdays.contains(&self.shape.weekday(day as f64)))
             && self.marked.as_ref().is_none_or(|(.., days)| days.get(day).is_some_and(|is_marked| *is_marked))
-            && self.rule.easter.is_none_or(|offset| easter(self.shape.number) + offset == day as f64)
+            && self.rule.easter.is_none_or(|offset| easter(self.shape.number, offset) == day as f64)
             && (!self.has_month_days || is_month_day())
             && (self.year_days == Filter::Any || is_year_day())
     }
@@ -609,6 +640,7 @@ impl<'r> Run<'r> {
         if date.abs() > 8.64e15 || date.is_nan() {
             return false;
         }
+        self.came = true;
         if self.until.is_some_and(|until| date > until) {
             return true;
         }
@@ -795,8 +827,8 @@ fn numbers(values: &[Value]) -> Vec<f64> {
     values.iter().filter_map(|value| if let Value::Number(number) = value { Some(*number) } else { None }).collect()
 }
 
-/// Easter Sunday's day of the year, from 0.
-fn easter(year: f64) -> f64 {
+/// The day of the year, from 0, that is so many days behind Easter Sunday.
+fn easter(year: f64, offset: f64) -> f64 {
     let (a, b, c) = (year % 19.0, (year / 100.0).floor(), year % 100.0);
     let (d, e) = ((b / 4.0).floor(), b % 4.0);
     let f = ((b + 8.0) / 25.0).floor();
@@ -807,6 +839,6 @@ fn easter(year: f64) -> f64 {
     let m = ((a + 11.0 * h + 22.0 * l) / 451.0).floor();
     let month = ((h + l - 7.0 * m + 114.0) / 31.0).floor();
     let day = (h + l - 7.0 * m + 114.0) % 31.0 + 1.0;
-    let at = time(year, month, day, 0.0, 0.0, 0.0) - time(year, 1.0, 1.0, 0.0, 0.0, 0.0);
+    let at = time(year, month, day + offset, 0.0, 0.0, 0.0) - time(year, 1.0, 1.0, 0.0, 0.0, 0.0);
     at / DAY
 }

@@ -75,12 +75,13 @@ impl fmt::Display for Fault {
 
 /// `INTERVAL=-1`. What could be somebody's data goes into no log: a value is shown where it can only be a rule's.
 fn quoted(part: &str, value: &str) -> String {
-    let token = |token: &str| {
-        let letters = token.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
-        let letters = letters.to_ascii_uppercase();
-        matches!(&*letters, "" | "Z") || read::DAYS.contains(&&*letters) || read::FREQUENCIES.iter().any(|it| it.0 == letters)
+    let is_figure = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.');
+    let of_rules = |token: &str| {
+        let word = token.trim_start_matches(is_figure).to_ascii_uppercase();
+        let is_frequency = read::FREQUENCIES.iter().any(|(name, _)| *name == word);
+        token.chars().all(|c| is_figure(c) || matches!(c, 'T' | 'Z')) || is_frequency || read::DAYS.contains(&&*word)
     };
-    if !value.is_empty() && value.len() <= LONGEST_QUOTE && value.split([',', 'T']).all(token) {
+    if !value.is_empty() && value.len() <= LONGEST_QUOTE && value.split(',').all(of_rules) {
         format!("{part}={value}")
     } else {
         part.to_owned()
@@ -110,3 +111,6 @@ fn check_at(rule: &str, span: Span, now: Time) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,9 @@ pub(super) fn read(text: &str) -> Result<Vec<Rule>, Fault> {
             // It would take such a line for a property of iCalendar.
             None if !line.split(';').next().is_some_and(|part| part.contains('=')) => return Err(unknown()),
             None => parts(line)?,
-            Some((name, rule)) if name.eq_ignore_ascii_case("RRULE") || name.eq_ignore_ascii_case("EXRULE") => parts(rule)?,
+            Some((name, rule)) if name.eq_ignore_ascii_case("RRULE") || name.eq_ignore_ascii_case("EXRULE") => {
+                parts(rule)?
+            }
             Some(_) => return Err(Fault::unread("", "", "send one rule and nothing else")),
         };
         rules.push(Rule { start: start.or(rule.start), ..rule });
@@ -295,11 +297,31 @@ fn dtstart(text: &str) -> Result<Option<Time>, Fault> {
 fn is_known(key: &str) -> bool {
     matches!(
         key,
-        "FREQ" | "WKST" | "INTERVAL" | "COUNT" | "UNTIL" | "BYDAY" | "BYWEEKDAY" | "BYSETPOS" | "BYMONTH" | "BYMONTHDAY"
-            | "BYYEARDAY" | "BYWEEKNO" | "BYHOUR" | "BYMINUTE" | "BYSECOND" | "BYEASTER" | "DTSTART" | "TZID"
+        "FREQ"
+            | "WKST"
+            | "INTERVAL"
+            | "COUNT"
+            | "UNTIL"
+            | "BYDAY"
+            | "BYWEEKDAY"
+            | "BYSETPOS"
+            | "BYMONTH"
+            | "BYMONTHDAY"
+            | "BYYEARDAY"
+            | "BYWEEKNO"
+            | "BYHOUR"
+            | "BYMINUTE"
+            | "BYSECOND"
+            | "BYEASTER"
+            | "DTSTART"
+            | "TZID"
     )
 }
 
 fn unknown() -> Fault {
-    Fault::unread("", "", "send \"\" or the parts of an RFC 5545 rule, without RRULE: in front or a semicolon at the end")
+    Fault::unread(
+        "",
+        "",
+        "send \"\" or the parts of an RFC 5545 rule, without RRULE: in front or a semicolon at the end",
+    )
 }
