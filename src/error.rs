@@ -1,6 +1,6 @@
 //! The errors a program can meet, each naming what was wrong and what helps.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
 use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 
@@ -324,7 +324,7 @@ pub enum PublishError {
         /// The object's id.
         id: String,
         /// What is wrong with the object.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
 }
 

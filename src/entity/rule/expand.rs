@@ -1,0 +1,844 @@
+//! Goes through the dates of a rule, step by step as the Scheduler does, and counts what that takes a page.
+
+use super::{
+    Fault, Span,
+    date::{DAY, Time, civil, is_leap, time, weekday},
+    read::{Frequency, Rule},
+    value::{Filter, Value, Values},
+};
+
+/// What a page takes in all, in microseconds of a desktop's time. Phones are several times as slow.
+const MOST: f64 = 1_000_000.0;
+/// One step takes this, whatever it finds; in a year there are many days to look at, and a month is copied day by day.
+const STEP: f64 = 2.5;
+const STEP_OF_A_MONTH: f64 = 4.0;
+const STEP_OF_A_YEAR: f64 = 16.0;
+/// One time of the day on a day that counts takes this.
+const DATE: f64 = 1.0;
+/// One date that is in view takes this besides.
+const DRAWN: f64 = 5.0;
+/// After as many steps the clock comes back to where it began.
+const HOURS: u32 = 24;
+const MINUTES: u32 = 24 * 60;
+const SECONDS: u32 = 24 * 60 * 60;
+/// Where the client gives up.
+const LAST_YEAR: f64 = 9999.0;
+/// After so many years the calendar begins anew, weekdays and all.
+const CYCLE: f64 = 400.0;
+const WEEK: f64 = 7.0 * DAY;
+/// Pages that open within this time are looked after.
+const YEAR: f64 = 366.0 * DAY;
+
+/// Why a page that goes through the dates does not come to an end in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endless {
+    /// The step is none, or leads out of the calendar.
+    Step,
+    /// No step meets the hours, minutes or seconds that are asked for.
+    Clock,
+    /// It goes on and on.
+    Dates { found: bool },
+}
+
+pub(super) fn check(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
+    match (rule.start, span.start) {
+        (Some(start), event) => check_from(rule, start, span.end, event.unwrap_or(now), now),
+        (None, Some(start)) => check_from(rule, start, span.end, start, now),
+        // It must do whenever the series starts. Only the first days are gone through.
+        (None, None) => {
+            let (year, month, _) = civil(now);
+            [(1.0, 0.0, 0.0), (2.0, 1.0, 1.0), (15.0, 10.0, 30.0), (28.0, 23.0, 59.0)].into_iter().try_for_each(
+                |(day, hour, minute)| {
+                    let start = time(year, month, day, hour, minute, 0.0);
+                    go(rule, start, None, start + WEEK)
+                },
+            )
+        }
+    }
+}
+
+/// `shown` is where the series starts in the calendar: a rule's own start may be another.
+fn check_from(rule: &Rule, start: Time, end: Option<Time>, shown: Time, now: Time) -> Result<(), Fault> {
+    let has_ended = end.is_some_and(|end| end < now);
+    let to = if has_ended { shown + WEEK } else { shown.max(now) + YEAR };
+    go(rule, start, end, to)
+}
+
+/// `to` is the last instant that is shown.
+fn go(rule: &Rule, start: Time, end: Option<Time>, to: Time) -> Result<(), Fault> {
+    // Less than a whole step leads nowhere, but some spellings do so months later only: the client writes `0.5` behind
+    // the day 21, and takes that for the day 210.5.
+    let leads_nowhere = (f64::MIN_POSITIVE..1.0).contains(&rule.interval.number());
+    let to = if leads_nowhere { to.max(start + YEAR) } else { to };
+    if let Some(step) = plain_step(rule) {
+        let last = end.map_or(to, |end| end.min(to));
+        if (last - start) / step * (STEP + DATE) + WEEK / step * DRAWN < MOST {
+            return Ok(());
+        }
+    }
+    let run = Run::new(rule, start, end, to);
+    run.map_or(Ok(()), |mut run| run.go()).map_err(|endless| fault(rule, endless))
+}
+
+/// How long the steps of a rule are of which there is nothing to find out: a date comes at every step, or on a day of
+/// every year.
+fn plain_step(rule: &Rule) -> Option<f64> {
+    let within = |values: &Values, most: f64| {
+        values.listed().is_none_or(|numbers| numbers.iter().any(|number| (1.0..=most).contains(number)))
+    };
+    let Value::Number(interval) = rule.interval else { return None };
+    let is_any_day = rule.months.is_absent() && rule.month_days.is_absent();
+    let is_every_day = is_any_day && rule.weekdays.is_none();
+    let (step, is_plain) = match rule.frequency {
+        Frequency::Yearly | Frequency::Monthly => (28.0 * DAY, is_every_day),
+        Frequency::Weekly => (7.0 * DAY, is_any_day),
+        Frequency::Daily if interval == 1.0 => (DAY, within(&rule.months, 12.0) && within(&rule.month_days, 28.0)),
+        Frequency::Daily => (DAY, is_every_day),
+        Frequency::Hourly => (3_600_000.0, is_every_day),
+        Frequency::Minutely => (60_000.0, is_every_day),
+        Frequency::Secondly => (1000.0, is_every_day),
+    };
+    // A week may have seven dates.
+    let step = if rule.frequency == Frequency::Weekly { step / 7.0 } else { step * interval };
+    let rest = [&rule.year_days, &rule.weeks, &rule.hours, &rule.minutes, &rule.seconds];
+    let has_no_more = rest.iter().all(|values| values.is_absent());
+    let is_plain = is_plain && interval >= 1.0 && has_no_more;
+    (is_plain && rule.set_positions.is_empty() && rule.easter.is_none()).then_some(step)
+}
+
+fn fault(rule: &Rule, endless: Endless) -> Fault {
+    let interval = || {
+        let text = match &rule.interval {
+            Value::Number(number) => number.to_string(),
+            Value::Text(text) => text.clone(),
+        };
+        Fault::endless("INTERVAL", &text, "send a whole number of 1 or more")
+    };
+    let clock = || {
+        let parts = [("BYHOUR", &rule.hours), ("BYMINUTE", &rule.minutes), ("BYSECOND", &rule.seconds)];
+        let named: Vec<&str> =
+            parts.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name)).collect();
+        Fault::endless(&named.join(", "), "", "send hours, minutes and seconds that its FREQ and INTERVAL step on")
+    };
+    let days = rule.day_parts();
+    let is_step = matches!(rule.interval, Value::Number(number) if number >= 0.0);
+    match endless {
+        Endless::Clock => clock(),
+        Endless::Step => interval(),
+        Endless::Dates { .. } if !is_step => interval(),
+        Endless::Dates { found: false } if !days.is_empty() => {
+            Fault::endless(&days.join(", "), "", "send days that come within the years that a page goes through")
+        }
+        Endless::Dates { .. } => Fault {
+            part: String::new(),
+            hangs: true,
+            remedy: "it has too many dates from its start to what pages show; send a longer FREQ, a later start or a COUNT",
+        },
+    }
+}
+
+/// A year's shape.
+struct Year {
+    number: f64,
+    length: usize,
+    next_length: usize,
+    /// Of the first of January: time and weekday.
+    first: Time,
+    weekday: usize,
+    is_in_weeks: Option<Vec<bool>>,
+}
+
+/// Days before each month, and after the last.
+const COMMON: [usize; 13] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
+const LEAP: [usize; 13] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366];
+
+impl Year {
+    fn new(number: f64, rule: &Rule) -> Self {
+        let length = |year| if is_leap(year) { 366 } else { 365 };
+        let first = time(number, 1.0, 1.0, 0.0, 0.0, 0.0);
+        let mut year = Self {
+            number,
+            length: length(number),
+            next_length: length(number + 1.0),
+            first,
+            weekday: weekday(first) as usize,
+            is_in_weeks: None,
+        };
+        if !rule.weeks.is_empty() {
+            year.is_in_weeks = Some(year.weeks(rule));
+        }
+        year
+    }
+
+    fn months(&self) -> &'static [usize; 13] {
+        if self.length == 366 { &LEAP } else { &COMMON }
+    }
+
+    /// The weekday of a day of the year, counted from 0; the client's table ends after 55 weeks.
+    fn weekday(&self, day: f64) -> f64 {
+        let at = self.weekday as f64 + day;
+        if day >= 0.0 && at < 385.0 { at % 7.0 } else { f64::NAN }
+    }
+
+    /// Month, day of the month, and that from the month's end, of a day of the year; a week of the next one is known.
+    fn place(&self, day: usize) -> Option<(f64, f64, f64)> {
+        let months = self.months();
+        if day >= self.length {
+            let over = (day - self.length) as f64;
+            return (over < 7.0).then_some((1.0, over + 1.0, over - 31.0));
+        }
+        let month = months.iter().rposition(|first| *first <= day)?;
+        Some((month as f64 + 1.0, (day - months[month] + 1) as f64, day as f64 - months[month + 1] as f64))
+    }
+
+    /// Which days are in one of the rule's weeks.
+    fn weeks(&self, rule: &Rule) -> Vec<bool> {
+        let mut days = vec![false; self.length + 7];
+        let all: Vec<f64> = match &rule.weeks {
+            Values::Absent => Vec::new(),
+            Values::One(value) => vec![value.number()],
+            Values::Many(values) => values.iter().map(Value::number).collect(),
+        };
+        let exact = rule.weeks.listed().unwrap_or_default();
+        let week_start = rule.week_start;
+        let modulo = |a: f64, b: f64| a.rem_euclid(b);
+        let first = modulo(7.0 - self.weekday as f64 + week_start, 7.0);
+        let length = self.length as f64;
+        let (start, whole) = if first >= 4.0 {
+            (0.0, length + modulo(self.weekday as f64 - week_start, 7.0))
+        } else {
+            (first, length - first)
+        };
+        let count = ((whole / 7.0).floor() + modulo(whole, 7.0) / 4.0).floor();
+        let back = if start == first { 0.0 } else { 7.0 - first };
+        let mut mark = |mut at: f64| {
+            for _ in 0..7 {
+                if at >= 0.0 && at.fract() == 0.0 && (at as usize) < days.len() {
+                    days[at as usize] = true;
+                }
+                at += 1.0;
+                if self.weekday(at) == week_start {
+                    break;
+                }
+            }
+        };
+        for week in all {
+            let week = if week < 0.0 { week + count + 1.0 } else { week };
+            if week > 0.0 && week <= count {
+                mark(if week > 1.0 { start + (week - 1.0) * 7.0 - back } else { start });
+            }
+        }
+        if exact.contains(&1.0) {
+            let at = start + count * 7.0 - back;
+            if at < length {
+                mark(at);
+            }
+        }
+        if start != 0.0 {
+            let last = if exact.contains(&-1.0) {
+                -1.0
+            } else {
+                let before = time(self.number - 1.0, 1.0, 1.0, 0.0, 0.0, 0.0);
+                let before = weekday(before);
+                let of_before = if is_leap(self.number - 1.0) { 366.0 } else { 365.0 };
+                let rest = if modulo(7.0 - before + week_start, 7.0) >= 4.0 {
+                    of_before + modulo(before - week_start, 7.0)
+                } else {
+                    length - start
+                };
+                (52.0 + modulo(rest, 7.0) / 4.0).floor()
+            };
+            if exact.contains(&last) {
+                for day in days.iter_mut().take(start as usize) {
+                    *day = true;
+                }
+            }
+        }
+        days
+    }
+}
+
+/// One way through the dates of a rule.
+struct Run<'r> {
+    rule: &'r Rule,
+    start: Time,
+    /// After the first date behind it the client stops.
+    until: Option<Time>,
+    /// The last instant in view.
+    to: Time,
+    count: Option<f64>,
+    year: Value,
+    month: Value,
+    day: Value,
+    hour: Value,
+    minute: Value,
+    second: Value,
+    shape: Year,
+    months: Option<Vec<f64>>,
+    month_days: Vec<f64>,
+    month_days_back: Vec<f64>,
+    has_month_days: bool,
+    year_days: Filter,
+    weekdays: Vec<f64>,
+    /// Weekdays with a number, where the frequency gives it a meaning.
+    numbered: Vec<(f64, f64)>,
+    hours: Filter,
+    minutes: Filter,
+    seconds: Filter,
+    /// Times of the day.
+    minute_list: Vec<f64>,
+    second_list: Vec<f64>,
+    times: Vec<Time>,
+    /// The days of the month or year that numbered weekdays fall on.
+    marked: Option<(f64, f64, Vec<bool>)>,
+    spent: f64,
+    /// There was a date, if only before the start.
+    came: bool,
+    found: bool,
+    /// Dates in the week that was gone through last.
+    week: (f64, f64),
+}
+
+impl<'r> Run<'r> {
+    /// `None` where the client stops before the first step.
+    fn new(rule: &'r Rule, start: Time, until: Option<Time>, to: Time) -> Option<Self> {
+        let zero = Values::One(Value::Number(0.0));
+        if rule.count == zero || rule.interval == Value::Number(0.0) {
+            return None;
+        }
+        let count = match &rule.count {
+            Values::Absent => None,
+            Values::One(Value::Text(text)) if text.is_empty() => None,
+            Values::One(value) => Some(value.number()),
+            Values::Many(_) => Some(f64::NAN),
+        };
+        let (year, month, day) = civil(start);
+        let clock = start.rem_euclid(DAY) / 1000.0;
+        let (hour, minute, second) = ((clock / 3600.0).floor(), (clock / 60.0).floor() % 60.0, clock.floor() % 60.0);
+        let frequency = rule.frequency;
+        let [hours, minutes, seconds] = rule.filters();
+        let list = |values: &Values, own: f64| match values {
+            Values::Absent => vec![own],
+            Values::One(value) => vec![value.number()],
+            Values::Many(values) => values.iter().map(Value::number).collect(),
+        };
+        let lone = |number: f64| Some(vec![number]);
+        // A rule that names no days takes those of its start.
+        let names_days = !rule.weeks.is_absent() && rule.weeks != Values::One(Value::Text(String::new()))
+            || !rule.year_days.is_empty()
+            || !rule.month_days.is_empty()
+            || rule.weekdays.is_some()
+            || rule.easter.is_some();
+        let mut months = rule.months.listed();
+        let mut month_days = rule.month_days.clone();
+        let mut weekdays: Vec<(f64, f64)> = rule.weekdays.clone().unwrap_or_default();
+        match frequency {
+            Frequency::Yearly if !names_days => {
+                let is_nothing = rule.months.is_empty() || rule.months == zero;
+                months = if is_nothing { lone(month) } else { months };
+                month_days = Values::One(Value::Number(day));
+            }
+            Frequency::Monthly if !names_days => month_days = Values::One(Value::Number(day)),
+            Frequency::Weekly if !names_days => weekdays = vec![(weekday(start), 0.0)],
+            _ => {}
+        }
+        let has_numbers = frequency <= Frequency::Monthly;
+        let numbered = weekdays.iter().copied().filter(|(_, nth)| has_numbers && *nth != 0.0).collect();
+        let plain = weekdays.iter().filter(|(_, nth)| !has_numbers || *nth == 0.0).map(|(day, _)| *day).collect();
+        let (forth, back, has_month_days) = match &month_days {
+            Values::Absent => (Vec::new(), Vec::new(), false),
+            Values::One(value) if value.number() < 0.0 => (Vec::new(), numbers(std::slice::from_ref(value)), true),
+            Values::One(value) => (numbers(std::slice::from_ref(value)), Vec::new(), true),
+            // The client leaves 0 and what is no number out of a list.
+            Values::Many(values) => {
+                let has = values.iter().any(|value| value.number() < 0.0 || value.number() > 0.0);
+                let numbers = numbers(values);
+                let (back, forth) =
+                    numbers.into_iter().filter(|number| *number != 0.0).partition(|number| *number < 0.0);
+                (forth, back, has)
+            }
+        };
+        let mut run = Self {
+            rule,
+            start,
+            until,
+            to,
+            count,
+            year: Value::Number(year),
+            month: Value::Number(month),
+            day: Value::Number(day),
+            hour: Value::Number(hour),
+            minute: Value::Number(minute),
+            second: Value::Number(second),
+            shape: Year::new(year, rule),
+            months,
+            month_days: forth,
+            month_days_back: back,
+            has_month_days,
+            year_days: rule.year_days.filter(),
+            weekdays: plain,
+            numbered,
+            minute_list: list(&rule.minutes, minute),
+            second_list: list(&rule.seconds, second),
+            times: Vec::new(),
+            marked: None,
+            spent: 0.0,
+            came: false,
+            found: false,
+            week: (f64::NAN, 0.0),
+            hours,
+            minutes,
+            seconds,
+        };
+        if frequency < Frequency::Hourly {
+            for hour in list(&rule.hours, hour) {
+                run.push_times(hour);
+            }
+        } else if (frequency < Frequency::Hourly || run.hours.passes(hour))
+            && (frequency < Frequency::Minutely || run.minutes.passes(minute))
+            && (frequency < Frequency::Secondly || run.seconds.passes(second))
+        {
+            run.set_times();
+        }
+        Some(run)
+    }
+
+    fn push_times(&mut self, hour: f64) {
+        for minute in &self.minute_list {
+            for second in &self.second_list {
+                self.times.push(hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0);
+            }
+        }
+    }
+
+    /// The times of the step at hand, where steps are shorter than days.
+    fn set_times(&mut self) {
+        self.times.clear();
+        let (hour, minute, second) = (self.hour.number(), self.minute.number(), self.second.number());
+        match self.rule.frequency {
+            Frequency::Hourly => self.push_times(hour),
+            Frequency::Minutely => {
+                let of =
+                    |second: &f64| hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0;
+                self.times.extend(self.second_list.iter().map(of));
+            }
+            _ => self.times.push(hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0),
+        }
+        self.times.sort_by(f64::total_cmp);
+    }
+
+    /// Goes on until the client would stop.
+    fn go(&mut self) -> Result<(), Endless> {
+        let (step, of_a_cycle) = match self.rule.frequency {
+            Frequency::Yearly => (STEP_OF_A_YEAR, CYCLE),
+            Frequency::Monthly => (STEP_OF_A_MONTH, 12.0 * CYCLE),
+            Frequency::Weekly => (STEP, 20_871.0),
+            Frequency::Daily => (STEP, 146_097.0),
+            _ => (STEP, f64::INFINITY),
+        };
+        let interval = self.rule.interval.number();
+        let is_periodic =
+            matches!(self.rule.interval, Value::Number(_)) && interval >= 1.0 && self.rule.easter.is_none();
+        let mut steps = 0.0;
+        let mut days = Vec::new();
+        loop {
+            self.spent += step;
+            steps += 1.0;
+            // What has not come by then never does: the client goes on to its last year.
+            if steps > of_a_cycle && is_periodic && !self.came {
+                let years = LAST_YEAR + 1.0 - self.year.number();
+                self.spent += years / CYCLE * of_a_cycle / interval * step;
+                break;
+            }
+            let last_is_filtered = self.days(&mut days);
+            let is_over = if self.rule.set_positions.is_empty() { self.every(&days) } else { self.positions(&days) };
+            if is_over {
+                break;
+            }
+            if self.advance(last_is_filtered)? {
+                break;
+            }
+            if self.rule.frequency >= Frequency::Hourly {
+                self.set_times();
+            }
+            if self.shape.number != self.year.number() {
+                self.shape = Year::new(self.year.number(), self.rule);
+            }
+            if self.spent > MOST {
+                return Err(Endless::Dates { found: self.found });
+            }
+        }
+        // The last step may have been a long one.
+        if self.spent > MOST { Err(Endless::Dates { found: self.found }) } else { Ok(()) }
+    }
+
+    /// The days of the step at hand that count, from the first of January. True when its last day does not.
+    fn days(&mut self, days: &mut Vec<usize>) -> bool {
+        days.clear();
+        let Some((start, end)) = self.stretch() else { return false };
+        self.mark();
+        let mut last_is_filtered = false;
+        for day in start..end {
+            last_is_filtered = !self.counts(day);
+            if !last_is_filtered {
+                days.push(day);
+            }
+        }
+        last_is_filtered
+    }
+
+    /// From which day of the year to which the step at hand goes. `None` where there are none that could count.
+    fn stretch(&self) -> Option<(usize, usize)> {
+        let ordinal = || {
+            let at = time(self.year.number(), self.month.number(), self.day.number(), 0.0, 0.0, 0.0);
+            let day = ((at - self.shape.first) / DAY).round();
+            // A step backwards leads before the year, where there is nothing to be found any more.
+            (day >= 0.0).then_some(day as usize)
+        };
+        match self.rule.frequency {
+            Frequency::Yearly => Some((0, self.shape.length)),
+            Frequency::Monthly => {
+                let month = self.month.number();
+                let is_whole = month.fract() == 0.0 && (1.0..=12.0).contains(&month);
+                // A month that has become text must be written like a number.
+                let is_written = match &self.month {
+                    Value::Number(_) => true,
+                    Value::Text(text) => *text == month.to_string(),
+                };
+                if !is_whole || !is_written {
+                    return None;
+                }
+                let months = self.shape.months();
+                Some((months[month as usize - 1], months[month as usize]))
+            }
+            Frequency::Weekly => {
+                let start = ordinal()?;
+                let mut end = start;
+                for _ in 0..7 {
+                    end += 1;
+                    if self.shape.weekday(end as f64) == self.rule.week_start {
+                        break;
+                    }
+                }
+                Some((start, end))
+            }
+            _ => ordinal().map(|day| (day, day + 1)),
+        }
+    }
+
+    /// Marks the days that numbered weekdays fall on.
+    fn mark(&mut self) {
+        if self.numbered.is_empty() {
+            return;
+        }
+        let (year, month) = (self.shape.number, self.month.number());
+        let is_marked = matches!(&self.marked, Some((of_year, of_month, _)) if *of_year == year
+            && (self.rule.frequency == Frequency::Yearly || *of_month == month));
+        if is_marked {
+            return;
+        }
+        let bounds = self.shape.months();
+        let of_month = |month: f64| {
+            let is_one = (1.0..=12.0).contains(&month) && month.fract() == 0.0;
+            is_one.then(|| (bounds[month as usize - 1] as f64, bounds[month as usize] as f64 - 1.0))
+        };
+        let ranges: Vec<(f64, f64)> = match (self.rule.frequency, &self.months) {
+            (Frequency::Yearly, None) => vec![(0.0, self.shape.length as f64 - 1.0)],
+            (Frequency::Yearly, Some(months)) => months.iter().filter_map(|month| of_month(*month)).collect(),
+            _ => of_month(month).into_iter().collect(),
+        };
+        let mut days = vec![false; self.shape.length];
+        for (first, last) in ranges {
+            for (weekday, nth) in &self.numbered {
+                let day = if *nth < 0.0 {
+                    let day = last + (nth + 1.0) * 7.0;
+                    day - (self.shape.weekday(day) - weekday).rem_euclid(7.0)
+                } else {
+                    let day = first + (nth - 1.0) * 7.0;
+                    day + (7.0 - self.shape.weekday(day) + weekday).rem_euclid(7.0)
+                };
+                if first <= day && day <= last {
+                    days[day as usize] = true;
+                }
+            }
+        }
+        self.marked = Some((year, month, days));
+    }
+
+    fn counts(&self, day: usize) -> bool {
+        let place = self.shape.place(day);
+        let is_month = |months: &Vec<f64>| place.is_some_and(|(month, ..)| months.contains(&month));
+        let is_month_day = || {
+            place.is_some_and(|(_, forth, back)| {
+                self.month_days.contains(&forth) || self.month_days_back.contains(&back)
+            })
+        };
+        let of_year = |length: usize, start: usize| {
+            let at = day as f64;
+            self.year_days.passes(at + 1.0 - start as f64) || self.year_days.passes(at - (length + start) as f64)
+        };
+        let is_year_day = || match self.shape.length {
+            length if day < length => of_year(length, 0),
+            length => of_year(self.shape.next_length, length),
+        };
+        self.months.as_ref().is_none_or(is_month)
+            && self.shape.is_in_weeks.as_ref().is_none_or(|days| days.get(day).is_some_and(|is_in| *is_in))
+            && (self.weekdays.is_empty() || self.weekdays.contains(&self.shape.weekday(day as f64)))
+            && self.marked.as_ref().is_none_or(|(.., days)| days.get(day).is_some_and(|is_marked| *is_marked))
+            && self.rule.easter.is_none_or(|offset| easter(self.shape.number, offset) == day as f64)
+            && (!self.has_month_days || is_month_day())
+            && (self.year_days == Filter::Any || is_year_day())
+    }
+
+    /// All times of all days. True when the client stops.
+    fn every(&mut self, days: &[usize]) -> bool {
+        for day in days {
+            let midnight = self.shape.first + *day as f64 * DAY;
+            for at in 0..self.times.len() {
+                if self.accept(midnight + self.times[at]) {
+                    return true;
+                }
+            }
+            if self.spent > MOST {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Of these dates, those at certain places.
+    fn positions(&mut self, days: &[usize]) -> bool {
+        let count = self.times.len() as f64;
+        let mut dates = Vec::new();
+        for position in &self.rule.set_positions {
+            self.spent += DATE;
+            let is_back = position.number() < 0.0;
+            let position = if is_back { position.number() } else { position.number() - 1.0 };
+            let (day, at) = ((position / count).floor(), position.rem_euclid(count));
+            let day = if day < 0.0 {
+                days.get(days.len().saturating_sub(-day as usize))
+            } else if day.is_finite() {
+                days.get(day as usize)
+            } else {
+                None
+            };
+            let Some(day) = day else { continue };
+            // Where there is no such time, it is midnight.
+            let whole = at.is_finite() && at.fract() == 0.0;
+            let clock = if whole { self.times.get(at as usize).copied() } else { None };
+            dates.push(self.shape.first + *day as f64 * DAY + clock.unwrap_or(0.0));
+        }
+        dates.retain(|date| !date.is_nan());
+        dates.sort_by(f64::total_cmp);
+        dates.into_iter().any(|date| self.accept(date))
+    }
+
+    /// Takes a date. True when the client stops after it.
+    fn accept(&mut self, date: Time) -> bool {
+        self.spent += DATE;
+        // What is no date is neither late nor early, and is passed over.
+        if date.abs() > 8.64e15 || date.is_nan() {
+            return false;
+        }
+        self.came = true;
+        if self.until.is_some_and(|until| date > until) {
+            return true;
+        }
+        if date < self.start {
+            return false;
+        }
+        if date > self.to {
+            return true;
+        }
+        self.found = true;
+        let week = (date / WEEK).floor();
+        if self.week.0 != week {
+            // What was drawn of another week is not drawn now.
+            self.spent -= self.week.1;
+            self.week = (week, 0.0);
+        }
+        self.week.1 += DRAWN;
+        self.spent += DRAWN;
+        match &mut self.count {
+            None => false,
+            Some(count) => {
+                *count -= 1.0;
+                // 0, or no number.
+                !(*count < 0.0 || *count > 0.0)
+            }
+        }
+    }
+
+    /// Leads to the next step. True when the client stops because there are no more years.
+    fn advance(&mut self, last_is_filtered: bool) -> Result<bool, Endless> {
+        let interval = &self.rule.interval;
+        match self.rule.frequency {
+            Frequency::Yearly => self.year.add(interval),
+            Frequency::Monthly => {
+                self.month.add(interval);
+                let month = self.month.number();
+                if month > 12.0 {
+                    let rest = month % 12.0;
+                    self.year.add(&Value::Number((month / 12.0).floor()));
+                    self.month = Value::Number(rest);
+                    if rest == 0.0 {
+                        self.month = Value::Number(12.0);
+                        self.year.add(&Value::Number(-1.0));
+                    }
+                }
+            }
+            Frequency::Weekly => {
+                let week_start = self.rule.week_start;
+                let at = time(self.year.number(), self.month.number(), self.day.number(), 0.0, 0.0, 0.0);
+                let (weekday, days) = (weekday(at), interval.number() * 7.0);
+                let back = if week_start > weekday { weekday + 1.0 + (6.0 - week_start) } else { weekday - week_start };
+                self.day.add(&Value::Number(days - back));
+                self.fix_day();
+            }
+            Frequency::Daily => self.add_days(interval),
+            Frequency::Hourly => {
+                if last_is_filtered {
+                    let (hour, hours) = (self.hour.number(), interval.number());
+                    self.hour.add(&Value::Number(((23.0 - hour) / hours).floor() * hours));
+                }
+                self.add_hours(interval)?;
+            }
+            Frequency::Minutely => {
+                if last_is_filtered {
+                    let (minute, minutes) = (self.hour.number() * 60.0 + self.minute.number(), interval.number());
+                    self.minute.add(&Value::Number(((1439.0 - minute) / minutes).floor() * minutes));
+                }
+                self.add_minutes(interval)?;
+            }
+            Frequency::Secondly => {
+                if last_is_filtered {
+                    let minute = self.hour.number() * 3600.0 + self.minute.number() * 60.0;
+                    let (second, seconds) = (minute + self.second.number(), interval.number());
+                    self.second.add(&Value::Number(((86_399.0 - second) / seconds).floor() * seconds));
+                }
+                self.add_seconds(interval)?;
+            }
+        }
+        if self.year.number() > LAST_YEAR {
+            return Ok(true);
+        }
+        // Nothing comes of what is no number, and it stays so.
+        let parts = [&self.year, &self.month, &self.day, &self.hour, &self.minute, &self.second];
+        if parts.iter().any(|part| part.number().is_nan()) { Err(Endless::Step) } else { Ok(false) }
+    }
+
+    fn add_days(&mut self, days: &Value) {
+        self.day.add(days);
+        self.fix_day();
+    }
+
+    fn fix_day(&mut self) {
+        let mut day = self.day.number();
+        if day <= 28.0 {
+            return;
+        }
+        let (mut year, mut month) = (self.year.number(), self.month.number());
+        let length = |year, month: f64| {
+            let months = if is_leap(year) { &LEAP } else { &COMMON };
+            (months[month as usize] - months[month as usize - 1]) as f64
+        };
+        let mut is_over = false;
+        while !is_over && day > length(year, month) {
+            day -= length(year, month);
+            month += 1.0;
+            if month == 13.0 {
+                month = 1.0;
+                year += 1.0;
+                is_over = year > LAST_YEAR;
+            }
+            self.day = Value::Number(day);
+        }
+        self.year = Value::Number(year);
+        self.month = Value::Number(month);
+    }
+
+    fn add_hours(&mut self, hours: &Value) -> Result<(), Endless> {
+        for _ in 0..=HOURS {
+            self.hour.add(hours);
+            let hour = self.hour.number();
+            let days = (hour / 24.0).floor();
+            if days != 0.0 && !days.is_nan() {
+                self.hour = Value::Number(modulo(hour, 24.0));
+                self.add_days(&Value::Number(days));
+            }
+            if self.hours.passes(self.hour.number()) {
+                return Ok(());
+            }
+            if self.hour.number().is_nan() {
+                break;
+            }
+        }
+        Err(Endless::Clock)
+    }
+
+    fn add_minutes(&mut self, minutes: &Value) -> Result<(), Endless> {
+        for _ in 0..=MINUTES {
+            self.minute.add(minutes);
+            let minute = self.minute.number();
+            let hours = (minute / 60.0).floor();
+            if hours != 0.0 && !hours.is_nan() {
+                self.minute = Value::Number(modulo(minute, 60.0));
+                self.add_hours(&Value::Number(hours))?;
+            }
+            if self.hours.passes(self.hour.number()) && self.minutes.passes(self.minute.number()) {
+                return Ok(());
+            }
+            if self.hour.number().is_nan() || self.minute.number().is_nan() {
+                break;
+            }
+        }
+        Err(Endless::Clock)
+    }
+
+    fn add_seconds(&mut self, seconds: &Value) -> Result<(), Endless> {
+        for _ in 0..=SECONDS {
+            self.second.add(seconds);
+            let second = self.second.number();
+            let minutes = (second / 60.0).floor();
+            if minutes != 0.0 && !minutes.is_nan() {
+                self.second = Value::Number(modulo(second, 60.0));
+                self.add_minutes(&Value::Number(minutes))?;
+            }
+            if self.hours.passes(self.hour.number())
+                && self.minutes.passes(self.minute.number())
+                && self.seconds.passes(self.second.number())
+            {
+                return Ok(());
+            }
+            if [&self.hour, &self.minute, &self.second].iter().any(|part| part.number().is_nan()) {
+                break;
+            }
+        }
+        Err(Endless::Clock)
+    }
+}
+
+/// The remainder that has the divisor's sign; `NaN` of what is infinite.
+fn modulo(number: f64, divisor: f64) -> f64 {
+    number.rem_euclid(divisor)
+}
+
+fn numbers(values: &[Value]) -> Vec<f64> {
+    values.iter().filter_map(|value| if let Value::Number(number) = value { Some(*number) } else { None }).collect()
+}
+
+/// The day of the year, from 0, that is so many days behind Easter Sunday.
+fn easter(year: f64, offset: f64) -> f64 {
+    let (a, b, c) = (year % 19.0, (year / 100.0).floor(), year % 100.0);
+    let (d, e) = ((b / 4.0).floor(), b % 4.0);
+    let f = ((b + 8.0) / 25.0).floor();
+    let g = ((b - f + 1.0) / 3.0).floor();
+    let h = (19.0 * a + b - d - g + 15.0) % 30.0;
+    let (i, k) = ((c / 4.0).floor(), c % 4.0);
+    let l = (32.0 + 2.0 * e + 2.0 * i - h - k) % 7.0;
+    let m = ((a + 11.0 * h + 22.0 * l) / 451.0).floor();
+    let month = ((h + l - 7.0 * m + 114.0) / 31.0).floor();
+    let day = (h + l - 7.0 * m + 114.0) % 31.0 + 1.0;
+    let at = time(year, month, day + offset, 0.0, 0.0, 0.0) - time(year, 1.0, 1.0, 0.0, 0.0, 0.0);
+    at / DAY
+}
