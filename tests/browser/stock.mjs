@@ -37,18 +37,25 @@ export function numbered(number, text = `old text ${number}`) {
   return { text, start_date: written(start), end_date: written(start + HOUR) };
 }
 
+const folders = new Set();
+process.on("exit", () => [...folders].forEach(forget));
+
+function forget(folder) {
+  rmSync(folder, { recursive: true, force: true });
+  folders.delete(folder);
+}
+
 /** One demo with a database of its own. */
 export class Calendar {
   #folder = mkdtempSync(join(tmpdir(), "calendar-"));
   #wires = [];
   #program;
   #options;
-  #forget = () => rmSync(this.#folder, { recursive: true, force: true });
 
   constructor(program, ...options) {
     this.#program = program;
     this.#options = options;
-    process.on("exit", this.#forget);
+    folders.add(this.#folder);
   }
 
   /** Where this calendar may keep a file. */
@@ -95,8 +102,7 @@ export class Calendar {
   async close() {
     for (const wire of this.#wires) wire.close();
     if (this.server && !this.server.exit) await kill(this.server);
-    this.#forget();
-    process.off("exit", this.#forget);
+    forget(this.#folder);
   }
 
   async list() {
