@@ -216,7 +216,9 @@ export class Page extends Editor {
 function watchLongTasks(page) {
   return page.addInitScript(() => {
     globalThis.longTasks = [];
-    const observer = new PerformanceObserver(list => longTasks.push(...list.getEntries().map(({ duration }) => duration)));
+    const observer = new PerformanceObserver(list => {
+      for (const { duration } of list.getEntries()) longTasks.push(duration);
+    });
     observer.observe({ type: "longtask", buffered: true });
   });
 }

@@ -24,6 +24,8 @@ export class Wire {
    * it. When it is false the wire does, as a proxy with a buffer: it has read the whole list before the page gets any.
    */
   listWaits = false;
+  /** When the server had answered a list, or with `listWaits` begun to. */
+  listRead = null;
   /** When the page was given the last byte of a list. */
   listEnded = null;
   /** How often a socket was reset, cut or left in the dark. */
@@ -110,6 +112,7 @@ export class Wire {
     const isList = events && request.method === "GET";
     const { status, headers, answer } = await this.#ask(request, body);
     const content = isList && this.listWaits ? answer : [await whole(answer)];
+    if (isList) this.listRead = Date.now();
     await pause(late);
     if (isList) await this.beforeList();
     response.writeHead(status, headers);
