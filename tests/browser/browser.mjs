@@ -3,7 +3,8 @@
 import { accessSync, constants } from "node:fs";
 import { chromium } from "playwright-core";
 
-export async function launch() {
+/** With `keepPages` it keeps pages that are left, as people's browsers do, and shows them again as they were. */
+export async function launch({ keepPages = false } = {}) {
   const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
   try {
     accessSync(executablePath, constants.X_OK);
@@ -13,6 +14,7 @@ export async function launch() {
   }
   return chromium.launch({
     executablePath,
+    ignoreDefaultArgs: keepPages ? ["--disable-back-forward-cache"] : [],
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
       "--disable-component-update", "--disable-sync"],
   });

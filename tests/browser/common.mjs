@@ -21,8 +21,8 @@ export function seconds(time) {
   return `${(time / 1000).toFixed(1)} s`;
 }
 
-export function some(lines) {
-  return lines.length > MOST_LINES ? [...lines.slice(0, MOST_LINES), `and ${lines.length - MOST_LINES} more`] : lines;
+export function some(lines, most = MOST_LINES) {
+  return lines.length > most ? [...lines.slice(0, most), `and ${lines.length - most} more`] : lines;
 }
 
 /** Throws, and says what helps, unless a file is there. */

@@ -23,7 +23,7 @@ export class Editor {
    * before that, in the same page.
    */
   static async open(browser, name, wire, path, { wait = true, live = true, enter = async () => {} } = {}) {
-    const editor = new Editor(name, wire);
+    const editor = new this(name, wire);
     const size = { width: 1280, height: 800 };
     editor.window = await Window.open(browser, name, size, wire.address + path, async page => {
       await page.addInitScript(hands);

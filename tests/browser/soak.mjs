@@ -12,8 +12,7 @@
 
 import { constants, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { launch } from "./browser.mjs";
 import { save } from "./clients.mjs";
@@ -21,19 +20,11 @@ import { chance, present, seconds, some } from "./common.mjs";
 import { Editor, byId, differences } from "./editor.mjs";
 import { check, close, fail, ok, part, same, until } from "./report.mjs";
 import { kill, killAll, startOn, stop } from "./server.mjs";
+import { DEMO, FILES, STOCK } from "./stock.mjs";
 import { at } from "./window.mjs";
 import { Wire, pause } from "./wire.mjs";
 
-const HERE = dirname(fileURLToPath(import.meta.url));
-const WIDGET = join(HERE, "../../examples/scheduler/node_modules/dhtmlx-scheduler/codebase");
-const FILES = {
-  "/soak/": join(HERE, "soak.html"),
-  "/soak/dhtmlxscheduler.js": join(WIDGET, "dhtmlxscheduler.js"),
-  "/soak/dhtmlxscheduler.css": join(WIDGET, "dhtmlxscheduler.css"),
-};
-const STOCK = "/soak/";
 const STILL = "/soak/?still";
-const DEMO = "/";
 const SEED = 20260513;
 const EDITING = 14_000;
 // The layer repeats what a page may have overwritten with a late list 5 seconds after the page has subscribed.

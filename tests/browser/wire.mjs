@@ -9,12 +9,25 @@ import { extname } from "node:path";
 const KINDS = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css" };
 /** Pings are shorter than this: what is cut in the middle should be something that the page wants to know. */
 const SHORT = 32;
+/** How many milliseconds there are between two pieces of a list that is given slowly. */
+const TICK = 100;
 
 export class Wire {
   /** How many milliseconds the next save takes longer than it must: half on its way, half on the way back. */
   saveDelay = () => 0;
   /** Awaited when the server has answered a list, before the page gets it. */
   beforeList = async () => {};
+  /** How many bytes of a list the page gets in a second. */
+  listRate = Infinity;
+  /**
+   * Who waits for a slow page. The server does when this is true: a list is read from it no faster than the page takes
+   * it. When it is false the wire does, as a proxy with a buffer: it has read the whole list before the page gets any.
+   */
+  listWaits = false;
+  /** When the server had answered a list, or with `listWaits` begun to. */
+  listRead = null;
+  /** When the page was given the last byte of a list. */
+  listEnded = null;
   /** How often a socket was reset, cut or left in the dark. */
   broken = { reset: 0, cut: 0, dark: 0 };
 
@@ -23,8 +36,9 @@ export class Wire {
   #links = new Set();
   #server = http.createServer((request, response) => {
     this.#pass(request, response).catch(error => {
-      if (!response.headersSent) response.writeHead(502);
-      response.end(String(error.message));
+      // What has been given in part must not look like the whole.
+      if (response.headersSent) response.destroy();
+      else response.writeHead(502).end(String(error.message));
     });
   });
 
@@ -95,11 +109,31 @@ export class Wire {
     const late = events && request.method !== "GET" ? this.saveDelay() / 2 : 0;
     const body = await whole(request);
     await pause(late);
-    const { status, headers, content } = await this.#ask(request, body);
+    const isList = events && request.method === "GET";
+    const { status, headers, answer } = await this.#ask(request, body);
+    const content = isList && this.listWaits ? answer : [await whole(answer)];
+    if (isList) this.listRead = Date.now();
     await pause(late);
-    if (events && request.method === "GET") await this.beforeList();
+    if (isList) await this.beforeList();
     response.writeHead(status, headers);
-    response.end(content);
+    if (isList) await this.#trickle(content, response);
+    else for (const part of content) response.write(part);
+    response.end();
+    if (isList) response.once("finish", () => { this.listEnded = Date.now(); });
+  }
+
+  async #trickle(content, response) {
+    const share = Math.max(1, this.listRate * TICK / 1000);
+    let due = Date.now();
+    for await (const part of content) {
+      for (let from = 0; from < part.length; from += share) {
+        const piece = part.subarray(from, from + share);
+        due += piece.length * 1000 / this.listRate;
+        await pause(due - Date.now());
+        if (response.destroyed) return;
+        response.write(piece);
+      }
+    }
   }
 
   #ask({ method, url, headers }, body) {
@@ -108,7 +142,7 @@ export class Wire {
       const options = { host: "127.0.0.1", port: this.#port, method, path: url, headers: rest, agent: false };
       const asked = http.request(options, answer => {
         const { connection, "keep-alive": alive, "transfer-encoding": coding, ...headers } = answer.headers;
-        whole(answer).then(content => resolve({ status: answer.statusCode, headers, content }), reject);
+        resolve({ status: answer.statusCode, headers, answer });
       });
       asked.on("error", reject);
       asked.end(body);
