@@ -3,6 +3,8 @@
 //! A page makes its handshake once and names the same key at every reconnect. The key holds the session's id; what of
 //! the log its page is known to have is kept here, and forgotten a while after its last connection has gone.
 
+mod saved;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -14,6 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(crate) use self::saved::SavedSession;
 use crate::{
     hub::{EntityIndex, hidden::Hidden},
     lock::lock,
