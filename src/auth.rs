@@ -473,7 +473,6 @@ fn find<'n>(named: &'n [(String, Arc<str>)], token: &str) -> Option<&'n Arc<str>
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@
 mod tests;
 mod text;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -57,8 +57,8 @@ impl Drop for OngoingWrite {
         let hub = self.0.clone();
         match tokio::runtime::Handle::try_current() {
             // A runtime that ends waits for it.
-            Ok(runtime) => drop(runtime.spawn_blocking(move || hub.save())),
-            Err(_) => hub.save(),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || hub.save_or_warn())),
+            Err(_) => hub.save_or_warn(),
         }
     }
 }
@@ -129,28 +129,24 @@ impl Hub {
             keeping.file.close();
             let hub = self.clone();
             // One that panics has said so.
-            let _ = tokio::task::spawn_blocking(move || hub.save()).await;
+            if let Ok(saved) = tokio::task::spawn_blocking(move || hub.save()).await {
+                keeping.warn_unless(saved);
+            }
+        }
+    }
+
+    fn save_or_warn(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.warn_unless(self.save());
         }
     }
 
     /// Waits for the disk.
-    fn save(&self) {
-        let Some(Keeping { file, epoch, observer, .. }) = &self.keeping else {
-            return;
+    fn save(&self) -> io::Result<log_file::Saved> {
+        let Some(Keeping { file, epoch, .. }) = &self.keeping else {
+            return Ok(log_file::Saved::Done);
         };
-        let saved = file.save(|| self.saved(), |saved, out| text::write(saved, &self.voices, epoch, out));
-        match saved {
-            Ok(log_file::Saved::Done) => {}
-            Ok(log_file::Saved::Foreign) => observer.warn(format_args!(
-                "the log file {:?} is not written: a newer process uses it, and its history counts",
-                file.path()
-            )),
-            Err(error) => observer.warn(format_args!(
-                "the log file {:?} cannot be written ({error}); after the next start pages are brought up to date by \
-                 snapshots",
-                file.path()
-            )),
-        }
+        file.save(|| self.saved(), |saved, out| text::write(saved, &self.voices, epoch, out))
     }
 
     /// A copy of all that is kept.
@@ -169,6 +165,23 @@ impl Hub {
             }
         }
         Saved { at, written, log, sessions }
+    }
+}
+
+impl Keeping {
+    fn warn_unless(&self, saved: io::Result<log_file::Saved>) {
+        let path = self.file.path();
+        match saved {
+            Ok(log_file::Saved::Done) => {}
+            Ok(log_file::Saved::Foreign) => self.observer.warn(format_args!(
+                "the log file {path:?} is not written: a newer process uses it, and its history counts; to keep the \
+                 history, end the old process before the new one starts"
+            )),
+            Err(error) => self.observer.warn(format_args!(
+                "the log file {path:?} cannot be written ({error}); after the next start pages are brought up to date by \
+                 snapshots"
+            )),
+        }
     }
 }
 
