@@ -183,8 +183,8 @@ impl LogFile {
     /// Whether no newer process uses the file. One that began earlier may have written its log later: that is no history
     /// any more.
     fn is_newest(&self) -> bool {
-        self.place.header().is_none_or(|found| {
-            found.holder == self.claim.holder || found.generation < self.claim.generation
-        })
+        self.place
+            .header()
+            .is_none_or(|found| found.holder == self.claim.holder || found.generation < self.claim.generation)
     }
 }

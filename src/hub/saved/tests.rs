@@ -35,14 +35,7 @@ fn choosy() -> Voice {
 
 fn limits(records: usize) -> LogLimits {
     let hour = Duration::from_secs(3600);
-    LogLimits {
-        records,
-        bytes: 1 << 20,
-        age: hour,
-        tombstones: 4,
-        tombstone_age: 24 * hour,
-        object_bytes: usize::MAX,
-    }
+    LogLimits { records, bytes: 1 << 20, age: hour, tombstones: 4, tombstone_age: 24 * hour, object_bytes: usize::MAX }
 }
 
 fn hub_of(voices: Vec<Voice>, records: usize) -> Arc<Hub> {
@@ -245,8 +238,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
             };
             log.since(0).map(|(_, record)| name(&record.matter)).collect::<Vec<_>>()
         };
-        let expected =
-            ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
+        let expected = ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
         assert_eq!(matters(&hub), expected);
         let second = restarted(hub_of(vec![series(), choosy()], 100), &text(&hub), Duration::ZERO);
         assert_eq!(answers(&second), answers(&hub));
@@ -374,7 +366,8 @@ fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
         let first = hub();
         let slow = first.write_comes(EVENTS);
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
-        let hold = first.sessions.take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now()).unwrap().hold;
+        let hold =
+            first.sessions.take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now()).unwrap().hold;
         first.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)]);
         // Its page may have dropped what came while it was saving.
         slow.confirm();

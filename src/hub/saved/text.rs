@@ -292,9 +292,9 @@ fn write_record(saved: &SavedRecord, before: &[SavedRecord], clock: &Clock, out:
         Matter::Message => return out.line(&line(MESSAGE, frame.len(), None), &[frame]),
         Matter::Refresh => return out.line(&line(REFRESH, frame.len(), None), &[frame]),
         Matter::Unconfirmed(id) => {
-            return out.line(&line(UNCONFIRMED, id.len(), None), &[id.as_bytes()]).and_then(|()| {
-                out.line(&frame.len(), &[frame])
-            });
+            return out
+                .line(&line(UNCONFIRMED, id.len(), None), &[id.as_bytes()])
+                .and_then(|()| out.line(&frame.len(), &[frame]));
         }
     };
     let (mut was_bytes, mut former) = (&[][..], (UNKNOWN, None));
