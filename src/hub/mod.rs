@@ -411,9 +411,11 @@ impl Hub {
             Origin::Unknown => None,
             Origin::Page { session, missed_from } => {
                 let taken = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
+                let mut missed_from = missed_from;
                 let (hold, hidden) = match taken {
                     Some(taken) => {
                         earlier = taken.earlier;
+                        missed_from = missed_from.filter(|_| !taken.is_lost);
                         let hidden = taken.before.map_or(taken.hidden, |before| before.hidden());
                         (Some(taken.hold), hidden)
                     }

@@ -1,7 +1,7 @@
 //! What the hub keeps across a restart, in a file: see [`LogFile`].
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod text;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -157,7 +157,7 @@ impl Hub {
             let settles = lock(&self.settles);
             (log.saved(), settles.iter().map(|settle| settle.unsettled_from()).collect())
         };
-        let mut sessions = self.sessions.saved();
+        let mut sessions = self.sessions.saved(at);
         // What was to be sent again to pages that may have missed it, nobody will be sent any more: they are replayed to.
         for (entity, position) in sessions.iter_mut().flat_map(|session| &mut session.positions) {
             if let Some(from) = unsettled.get(usize::from(entity.0)).copied().flatten() {

@@ -51,14 +51,15 @@ fn saved(hub: &Hub) -> Saved {
     Saved { written: WHEN, ..hub.saved() }
 }
 
-fn text(hub: &Hub) -> Vec<u8> {
+/// What a hub keeps, as it stands in a file.
+pub(in crate::hub) fn kept(hub: &Hub) -> Vec<u8> {
     let mut out = Vec::new();
     text::write(&saved(hub), &hub.voices, &Epoch::new(), &mut out).unwrap();
     out
 }
 
 /// A hub that takes up what another has kept, after so long.
-fn restarted(mut hub: Arc<Hub>, text: &[u8], downtime: Duration) -> Arc<Hub> {
+pub(in crate::hub) fn restarted(mut hub: Arc<Hub>, text: &[u8], downtime: Duration) -> Arc<Hub> {
     let it = Arc::get_mut(&mut hub).unwrap();
     let now = Instant::now();
     let today = WHEN + u64::try_from(downtime.as_millis()).unwrap();
@@ -185,7 +186,7 @@ proptest! {
             for op in &ops {
                 run(&first, op).await;
             }
-            let second = restarted(hub(), &text(&first), Duration::ZERO);
+            let second = restarted(hub(), &kept(&first), Duration::ZERO);
             prop_assert_eq!(known(&second), known(&first));
             prop_assert_eq!(answers(&second), answers(&first));
             Ok(())
@@ -204,7 +205,7 @@ proptest! {
             for op in &before {
                 run(&first, op).await;
             }
-            let second = restarted(roomy(), &text(&first), Duration::ZERO);
+            let second = restarted(roomy(), &kept(&first), Duration::ZERO);
             for op in after.iter().filter(|op| !matches!(op, Op::Wait(_))) {
                 run(&first, op).await;
                 run(&second, op).await;
@@ -240,7 +241,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
         };
         let expected = ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
         assert_eq!(matters(&hub), expected);
-        let second = restarted(hub_of(vec![series(), choosy()], 100), &text(&hub), Duration::ZERO);
+        let second = restarted(hub_of(vec![series(), choosy()], 100), &kept(&hub), Duration::ZERO);
         assert_eq!(answers(&second), answers(&hub));
         assert_eq!(known(&second), known(&hub));
     });
@@ -256,7 +257,7 @@ fn objects_that_records_share_are_written_and_kept_once() {
             change.unwrap().scope("north")
         };
         hub.publish(TASKS, &[change(Change::add, 0), change(Change::update, 1), change(Change::update, 2)], None);
-        let text = text(&hub);
+        let text = kept(&hub);
         assert!(text.len() < 35_000, "{}", text.len());
         let second = restarted(hub_of(vec![series(), choosy()], 100), &text, Duration::ZERO);
         assert_eq!(known(&second), known(&hub));
@@ -272,7 +273,7 @@ fn downtime_counts() {
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap(), Change::delete(2).unwrap()], None);
         advance(Duration::from_secs(30)).await;
         first.publish(EVENTS, &[Change::add(&json!({"id": 3})).unwrap()], None);
-        let kept = text(&first);
+        let kept = kept(&first);
         let position = |downtime, ago| {
             let hub = restarted(hub(), &kept, Duration::from_secs(downtime));
             let log = lock(&hub.log);
@@ -297,7 +298,7 @@ fn what_does_not_fit_into_new_limits_goes_as_if_it_had_come_then() {
         for id in 0..10 {
             first.publish(EVENTS, &[Change::add(&json!({ "id": id + 1 })).unwrap()], None);
         }
-        let second = restarted(hub_of(vec![series(), choosy()], 4), &text(&first), Duration::ZERO);
+        let second = restarted(hub_of(vec![series(), choosy()], 4), &kept(&first), Duration::ZERO);
         let log = lock(&second.log);
         assert_eq!((log.size().0, log.start(EVENTS), log.start(TASKS), log.head()), (4, 6, 0, 10));
     });
@@ -309,7 +310,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
         let first = hub();
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         first.publish(TASKS, &[Change::add(&json!({"id": 1})).unwrap().scope("north")], None);
-        let kept = text(&first);
+        let kept = kept(&first);
         let other = || Voice { has_own_ids: true, ..choosy() };
         for voices in [vec![series(), other()], vec![other(), series()], vec![series(), Voice::new("links", "link")]] {
             let second = restarted(hub_of(voices, 12), &kept, Duration::ZERO);
@@ -348,14 +349,21 @@ fn pages_stand_where_they_stood() {
             first.sessions.leave(hold, Vec::new(), 4, now);
         }
         first.sessions.leave(&hold[2], vec![(EVENTS, Box::default())], 4, now);
-        let second = restarted(hub(), &text(&first), Duration::ZERO);
-        assert_eq!(second.sessions(), 1, "others are replayed to from their handshakes");
+        let second = restarted(hub(), &kept(&first), Duration::ZERO);
         assert!(take(&second, SessionId { owner: 8, ..id(1) }, &scopes).is_none(), "it is not theirs");
         let taken = take(&second, id(1), &other).unwrap();
         assert_eq!(second.sessions.position(&taken.hold, EVENTS), Some(3));
         assert_eq!(second.sessions.position(&taken.hold, TASKS), Some(2));
         assert!(taken.earlier.heard(&scopes, Some(3)) && !taken.earlier.heard(&scopes, Some(4)), "until it had gone");
-        let late = restarted(hub(), &text(&first), Duration::from_secs(3601));
+        assert!(!taken.is_lost);
+        let taken = take(&second, id(2), &other).unwrap();
+        assert!(taken.earlier.heard(&scopes, Some(3)) && !taken.is_lost, "its rights were others before");
+        for number in [3, 4] {
+            let taken = take(&second, id(number), &scopes).unwrap();
+            assert!(taken.is_lost, "nobody knows what page {number} may be showing");
+            assert_eq!(second.sessions.position(&taken.hold, EVENTS), None);
+        }
+        let late = restarted(hub(), &kept(&first), Duration::from_secs(3601));
         assert!(late.sessions.position(&take(&late, id(1), &scopes).unwrap().hold, EVENTS).is_none(), "too long ago");
     });
 }
@@ -387,7 +395,7 @@ fn deletions_are_not_resent_all_at_once_but_when_they_are_due() {
         advance(Duration::from_secs(25)).await;
         delete(&first, 2);
         advance(Duration::from_secs(10)).await;
-        let kept = text(&first);
+        let kept = kept(&first);
         let second = restarted(hub(), &kept, Duration::from_secs(5));
         let due = |hub: &Hub| {
             let log = lock(&hub.log);
@@ -405,7 +413,7 @@ fn another_release_and_junk_are_not_read() {
         let first = hub();
         let ours = Change::add(&json!({"id": 1})).unwrap().scope("north");
         first.publish(TASKS, &[ours.clone(), Change::delete(1).unwrap().scope("north"), ours], None);
-        let good = text(&first);
+        let good = kept(&first);
         let read = |text: &[u8]| text::read(text, &first.voices, Instant::now(), WHEN).map(|_| ());
         assert_eq!(read(&good), Ok(()));
         let other = String::from_utf8(good.clone()).unwrap().replacen(env!("CARGO_PKG_VERSION"), "0.0.9", 1);

@@ -79,8 +79,9 @@ type TombstoneLine = (
     Option<usize>,
     bool,
 );
-/// Id, owner, how long it has been gone, where the log stood then, scopes, and its positions.
-type SessionLine = (String, u64, u64, u64, Line<Scopes>, Vec<(u16, u64)>);
+/// Id, owner, how long it has been gone, where the log stood then, scopes, those before, whether it is lost, and its
+/// positions.
+type SessionLine = (String, u64, u64, u64, Line<Scopes>, Vec<(Line<Scopes>, u64)>, bool, Vec<(u16, u64)>);
 
 /// A value as it stands in a line.
 struct Line<T>(T);
@@ -273,6 +274,8 @@ pub(super) fn write(saved: &Saved, voices: &[Voice], epoch: &Epoch, out: &mut dy
             clock.age(session.gone),
             session.left_at,
             scopes(&session.scopes),
+            session.earlier.iter().map(|(had, until)| (scopes(had), *until)).collect(),
+            session.is_lost,
             positions.collect(),
         );
         out.line(&line, &[])?;
@@ -466,7 +469,7 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
     }
     let mut known_sessions = Vec::new();
     for _ in 0..sessions {
-        let (id, owner, gone, left_at, hears, positions): SessionLine = reader.line()?;
+        let (id, owner, gone, left_at, hears, earlier, is_lost, positions): SessionLine = reader.line()?;
         let positions = positions.into_iter().filter_map(|(of, position)| Some((entity(of)?, position.min(head))));
         known_sessions.push(SavedSession {
             id: HEXLOWER.decode(id.as_bytes()).ok().and_then(|id| id.try_into().ok()).ok_or("an id is damaged")?,
@@ -474,6 +477,8 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
             gone: clock.at(gone, None),
             left_at,
             scopes: reader.known(hears),
+            earlier: earlier.into_iter().map(|(had, until)| (reader.known(had), until)).collect(),
+            is_lost,
             positions: positions.collect(),
         });
     }

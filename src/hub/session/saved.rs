@@ -17,6 +17,10 @@ pub(crate) struct SavedSession {
     pub(crate) gone: Instant,
     pub(crate) left_at: u64,
     pub(crate) scopes: Scopes,
+    /// Those it had before, and until when.
+    pub(crate) earlier: Vec<(Scopes, u64)>,
+    /// What its page was not to see, and may be showing, is not kept.
+    pub(crate) is_lost: bool,
     pub(crate) positions: Vec<(EntityIndex, u64)>,
 }
 
@@ -25,21 +29,24 @@ impl Sessions {
         self.limits
     }
 
-    /// The sessions of pages that have gone, where a position says all that is known of the page. A page without a
-    /// session is replayed to from its handshake.
-    pub(crate) fn saved(&self) -> Vec<SavedSession> {
+    /// All sessions. What a page was not to see and may be showing is not kept: such a page has no position after that, and
+    /// is brought to the store's state.
+    pub(crate) fn saved(&self, now: Instant) -> Vec<SavedSession> {
         let known = lock(&self.known);
-        let saved = known.sessions.iter().filter_map(|(id, session)| {
-            let Session { owner, gone, left_at, scopes, positions, .. } = &**session;
-            let is_plain = session.earlier.is_empty() && session.hidden.is_empty();
-            Some(SavedSession {
+        let saved = known.sessions.iter().map(|(id, session)| {
+            let Session { owner, gone, left_at, is_lost, scopes, earlier, positions, hidden, .. } = &**session;
+            // While a connection is there, it alone knows.
+            let is_lost = *is_lost || gone.is_none() || !hidden.is_empty();
+            SavedSession {
                 id: *id,
                 owner: *owner,
-                gone: gone.filter(|_| is_plain)?,
+                gone: gone.unwrap_or(now),
                 left_at: *left_at,
                 scopes: scopes.clone(),
-                positions: positions.clone(),
-            })
+                earlier: earlier.entries().to_vec(),
+                is_lost,
+                positions: if is_lost { Vec::new() } else { positions.clone() },
+            }
         });
         saved.collect()
     }
@@ -51,7 +58,8 @@ impl Sessions {
         let surplus = saved.len().saturating_sub(limits.sessions);
         {
             let mut known = lock(&sessions.known);
-            for SavedSession { id, owner, gone, left_at, scopes, mut positions } in saved.into_iter().skip(surplus) {
+            for saved in saved.into_iter().skip(surplus) {
+                let SavedSession { id, owner, gone, left_at, scopes, earlier, is_lost, mut positions } = saved;
                 positions.shrink_to_fit();
                 let session = Session {
                     owner,
@@ -59,8 +67,9 @@ impl Sessions {
                     gone: Some(gone),
                     positions,
                     scopes,
-                    earlier: Earlier::default(),
+                    earlier: Earlier::restored(earlier),
                     left_at,
+                    is_lost,
                     hidden: Vec::new(),
                     holder: None,
                 };
