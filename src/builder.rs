@@ -1,6 +1,6 @@
 //! Configuration, checked once.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use tokio::sync::Semaphore;
@@ -11,6 +11,7 @@ use crate::{
     diagnosis::Diagnosis,
     endpoint::{Endpoint, EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
+    epoch::Epoch,
     error::ConfigError,
     gate::{Gate, GateLimits},
     handle::LiveUpdates,
@@ -18,6 +19,7 @@ use crate::{
         Delivery, DeliveryTimes, Hub, LogLimits, MAX_REMINDERS, Pace, ReminderTimes, SessionLimits, SettleTimes, View,
         Voice,
     },
+    log_file::LogFile,
     observe::Observer,
     path_check::{covers, endpoint_fault},
     publish::Publisher,
@@ -67,6 +69,15 @@ fn checked(tokens: Vec<String>) -> Result<Vec<String>, ConfigError> {
         return Err(ConfigError::UnsendableToken { place, reason });
     }
     Ok(tokens)
+}
+
+/// A larger log file is not one of a log within these limits.
+fn most_file_bytes(log: &LogLimits, sessions: &SessionLimits) -> u64 {
+    const BESIDES: u64 = 16 * 1024 * 1024;
+    const OF_SESSION: u64 = 1024;
+    let of_log = u64::try_from(log.bytes).unwrap_or(u64::MAX).saturating_mul(4);
+    let of_sessions = u64::try_from(sessions.sessions).unwrap_or(u64::MAX).saturating_mul(OF_SESSION);
+    of_log.saturating_add(of_sessions).saturating_add(BESIDES)
 }
 
 /// A [`Builder`] that does not know yet who may connect.
@@ -138,6 +149,7 @@ pub struct Builder<A = Unauthenticated> {
     times: DeliveryTimes,
     reminders: Option<Vec<Duration>>,
     log: LogLimits,
+    log_file: Option<PathBuf>,
     sessions: SessionLimits,
     drain: Duration,
     audit: bool,
@@ -207,6 +219,7 @@ impl Builder {
                 tombstone_age: 24 * HOUR,
                 object_bytes: 0,
             },
+            log_file: None,
             sessions: SessionLimits { sessions: 100_000, age: HOUR },
             drain: Duration::from_secs(5),
             audit: false,
@@ -323,6 +336,7 @@ impl Builder {
             times: self.times,
             reminders: self.reminders,
             log: self.log,
+            log_file: self.log_file,
             sessions: self.sessions,
             drain: self.drain,
             audit: self.audit,
@@ -784,6 +798,44 @@ impl<A> Builder<A> {
         self
     }
 
+    /// Keeps the log across a restart: [`shutdown`](LiveUpdates::shutdown) writes it to this file, and the next process
+    /// reads it in [`build`](Self::build). So pages that come back after a deploy receive only what they missed, and not
+    /// everything. Default: none, and each process begins with an empty log.
+    ///
+    /// The file holds the log with its tombstones, where each page stands, and the secrets that mask positions in keys: the
+    /// application's data. It can be read and written by its owner only (mode 0600 on Unix). It is as large as the log
+    /// ([`log_bytes`](Self::log_bytes)) and its tombstones; one of more than four times that is not read. It is replaced in one step: a temporary
+    /// file beside it is renamed, so the folder must exist and be writable.
+    ///
+    /// - **One process uses a file at a time**, and ends it with `shutdown` or
+    ///   [`shutdown_on_signals`](LiveUpdates::shutdown_on_signals). In a container, the file belongs on a volume that
+    ///   outlives it.
+    /// - While a process runs, the file holds a claim instead of a log. So a process that dies leaves no log, and the next
+    ///   begins with an empty one: pages are brought up to date by a snapshot, as without a file.
+    /// - Where deploys overlap, the newer process finds a claim and begins with an empty log; the older one writes nothing,
+    ///   and a line in the log (WARN) says so. To keep the history, stop the old process before the new one starts.
+    /// - A write that begins when the file is written already, since HTTP goes on during `shutdown`, takes the log out of
+    ///   the file first. When the last such write has ended, the log is written again, on the runtime's blocking threads:
+    ///   let the runtime end, and do not call `std::process::exit`.
+    /// - A file that is damaged, of another release of this crate, or no log file is not used: a line in the log (WARN)
+    ///   names path, reason and remedy. An entity that is new, or configured differently, begins with an empty log.
+    /// - Where the store is restored from a backup, remove the file, or call [`refresh`](LiveUpdates::refresh).
+    ///
+    /// ```no_run
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .tokens(["a-long-random-token"])
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .log_file("/var/lib/calendar/live-updates.log")
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn log_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.log_file = Some(path.into());
+        self
+    }
+
     /// How long [`shutdown`](LiveUpdates::shutdown) takes at most. Default: 5 s; a year at most. Up to 32 sockets are told at once; more
     /// are spread over half of it.
     pub fn drain(mut self, time: Duration) -> Self {
@@ -868,6 +920,9 @@ impl Builder<Ready> {
                 return Err(ConfigError::DuplicateEntity(entity.name.clone()));
             }
         }
+        if self.log_file.is_some() && self.delivery == Delivery::Plain {
+            return Err(ConfigError::LogFileWithPlain);
+        }
         let log = LogLimits { object_bytes: self.watch.body_bytes.saturating_add(BESIDES_BODY), ..self.log };
         let origins = self.origins.validated()?;
         let routes = Routes::new(&self.entities)?;
@@ -891,6 +946,15 @@ impl Builder<Ready> {
         hub.audit = self.audit;
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let observer = Arc::new(Observer::default());
+        let epoch = match self.log_file {
+            None => Epoch::new(),
+            Some(path) => {
+                let most = most_file_bytes(&log, &self.sessions);
+                let (file, found) =
+                    LogFile::open(&path, most).map_err(|source| ConfigError::LogFile { path, source })?;
+                hub.keep_in(file, found, observer.clone())
+            }
+        };
         let publisher = Publisher {
             hub: Arc::new(hub),
             diagnosis: Arc::new(Diagnosis::new(&bare, &self.entities, observer.clone())),
@@ -911,7 +975,7 @@ impl Builder<Ready> {
             session: self.session_lifetime,
             revalidation: self.revalidation,
         };
-        let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone());
+        let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone(), epoch);
         let watcher = Watcher::new(publisher.clone(), routes, self.watch, lifecycle);
         Ok(LiveUpdates::new(publisher, watcher, endpoint, connections))
     }

@@ -1,6 +1,6 @@
 //! The errors a program can meet, each naming what was wrong and what helps.
 
-use std::{borrow::Cow, error::Error, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, io, path::PathBuf, time::Duration};
 
 use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 
@@ -121,6 +121,15 @@ pub enum ConfigError {
     },
     /// No entity of this name is configured, and so none can be watched.
     UnknownEntity(String),
+    /// The [log file](crate::Builder::log_file) cannot be read or written: its folder must exist and be writable.
+    LogFile {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// With [`Delivery::Plain`](crate::Delivery::Plain) there is no history that a log file could keep.
+    LogFileWithPlain,
 }
 
 impl fmt::Display for ConfigError {
@@ -198,6 +207,13 @@ impl fmt::Display for ConfigError {
                 write!(f, "{given} deletion_reminders are too many ({most} at most)")
             }
             Self::UnknownEntity(name) => f.write_str(&unknown(name)),
+            Self::LogFile { path, source } => write!(
+                f,
+                "the log file {path:?} cannot be used ({source}): name a file in a folder that exists and can be written"
+            ),
+            Self::LogFileWithPlain => {
+                f.write_str("log_file keeps the history that Delivery::Plain does not have; leave one of the two out")
+            }
         }
     }
 }
@@ -217,7 +233,14 @@ fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-impl Error for ConfigError {}
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::LogFile { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
 
 /// An object or id that pages could not use, found when a [`Change`](crate::Change) is made.
 ///

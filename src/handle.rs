@@ -275,6 +275,7 @@ impl LiveUpdates {
             subscriptions: subscriptions as u64,
             log_records: log_records as u64,
             log_bytes: log_bytes as u64,
+            log_restored: hub.restored() as u64,
             sessions: hub.sessions() as u64,
             detached_writes: self.shared.watcher.detached_now() as u64,
             handshakes: observer.handshakes.get(),
@@ -342,6 +343,7 @@ impl LiveUpdates {
     /// ```
     pub async fn shutdown(&self) {
         self.shared.connections.shutdown().await;
+        self.shared.publisher.hub.close().await;
     }
 
     /// Waits for SIGINT or SIGTERM (Ctrl-C elsewhere than on Unix), then does what [`shutdown`](Self::shutdown) does.

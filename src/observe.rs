@@ -187,7 +187,7 @@ pub(crate) mod audit {
 
 /// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
 ///
-/// Counts start with the process; the first six are the state of this moment. Who was told what is not counted but written
+/// Counts start with the process; the first seven are the state of this moment. Who was told what is not counted but written
 /// down, for those who want to know: see [Audit](crate::LiveUpdates#audit).
 ///
 /// ```
@@ -212,6 +212,8 @@ pub struct Stats {
     pub log_records: u64,
     /// Bytes the log takes.
     pub log_bytes: u64,
+    /// Records that were read from the [log file](crate::Builder::log_file) at the start.
+    pub log_restored: u64,
     /// Sessions remembered: one for each page, and for [`session_age`](crate::Builder::session_age) after it has gone,
     /// or until somebody else connects after that.
     pub sessions: u64,

@@ -9,12 +9,17 @@ use data_encoding::HEXLOWER;
 
 /// 128 random bits as 32 hexadecimal digits.
 pub(crate) fn id() -> String {
+    HEXLOWER.encode(&bits())
+}
+
+/// 128 random bits.
+pub(crate) fn bits() -> [u8; 16] {
     let mut bits = [0; 16];
     if getrandom::fill(&mut bits).is_err() {
         // The standard library's hasher is seeded by the same source, once: a fallback for a source that fails later.
         bits = (u128::from(hashed()) << 64 | u128::from(hashed())).to_ne_bytes();
     }
-    HEXLOWER.encode(&bits)
+    bits
 }
 
 /// A time between `from` and `to`, every one as likely. It can be guessed.

@@ -155,6 +155,15 @@ impl Earlier {
         }
     }
 
+    /// What [`restored`](Self::restored) makes the same of.
+    pub(crate) fn entries(&self) -> &[(Scopes, u64)] {
+        &self.0
+    }
+
+    pub(crate) fn restored(entries: Vec<(Scopes, u64)>) -> Self {
+        Self(entries)
+    }
+
     /// What was told in these is no longer shown.
     pub(crate) fn forget(&mut self) {
         self.0 = Vec::new();

@@ -52,6 +52,10 @@ struct Options {
     /// How many changes are remembered for pages that come back; others are brought up to date from the store.
     #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
     log_records: usize,
+    /// Keep what is remembered in this file when the server is stopped with Ctrl-C or SIGTERM: after a restart pages receive
+    /// only what they missed. Needs --db, since the events must outlive the server, too.
+    #[arg(long, value_name = "FILE", requires = "db")]
+    log_file: Option<PathBuf>,
     /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<HeaderValue>,
@@ -93,6 +97,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
                 .load(store.clone(), async |store, id: String| store.get(&id).await)
                 .snapshot(store.clone(), async |store: Store, _: Identity| store.snapshot().await),
         );
+    if let Some(file) = options.log_file {
+        live = live.log_file(file);
+    }
     for origin in &options.origins {
         live = live.allow_origin(origin.to_str()?);
     }

@@ -46,6 +46,8 @@ const LEAVE_AT_ONCE: usize = 32;
 /// Bytes that may wait for a page that has fallen behind the log. With more the socket is closed at once, with less when
 /// they are written or the write timeout is over.
 const MAX_UNSHARED: usize = 256 * 1000;
+/// A page that is asked what it has received, before the server ends, is waited for so long.
+const LAST_PONG: Duration = Duration::from_secs(1);
 /// What tungstenite keeps of answers that cannot go out.
 const ANSWER_BUFFER: usize = 4 * 1024;
 
@@ -141,6 +143,8 @@ struct End {
 enum Step {
     /// What has been told is handed over.
     HandingOver,
+    /// The page is asked a last time what it has received, for the log file.
+    Acknowledging,
     /// The last words go out, while the page is heard until it has closed the socket too …
     Hearing,
     /// … or, where it broke the protocol, read until it ends.
@@ -577,10 +581,26 @@ impl Body {
                     if !(ends || self.has_handed_over()) {
                         return Poll::Pending;
                     }
-                    let step = self.last_words(Ending::GOING_AWAY);
-                    if let Some(end) = &mut self.rare().end {
-                        (end.step, end.until) = (step, now + FAREWELL);
+                    if !ends && self.asks_a_last_time(now) {
+                        self.goes_on(Step::Acknowledging, now + LAST_PONG);
+                        continue;
                     }
+                    let step = self.last_words(Ending::GOING_AWAY);
+                    self.goes_on(step, now + FAREWELL);
+                }
+                Step::Acknowledging => {
+                    let ending = match self.poll_reading(now, cx) {
+                        Poll::Ready(ending) => ending,
+                        Poll::Pending => {
+                            let ends = is_late || self.poll_telling(now, cx).is_ready();
+                            if !ends && self.seat.open.subscriber.awaits_pong() {
+                                return Poll::Pending;
+                            }
+                            Ending::GOING_AWAY
+                        }
+                    };
+                    let step = self.last_words(ending);
+                    self.goes_on(step, now + FAREWELL);
                 }
                 Step::Hearing | Step::Reading if is_late => return Poll::Ready(()),
                 Step::Hearing => {
@@ -594,6 +614,23 @@ impl Body {
                 }
             }
         }
+    }
+
+    fn goes_on(&mut self, step: Step, until: Instant) {
+        if let Some(end) = &mut self.rare().end {
+            (end.step, end.until) = (step, until);
+        }
+    }
+
+    /// Asks the page what it has received, where that is kept beyond this process.
+    fn asks_a_last_time(&self, now: Instant) -> bool {
+        let Seat { connections, open, .. } = &self.seat;
+        let hub = connections.hub();
+        if !hub.is_kept() {
+            return false;
+        }
+        open.outbox.push(open.subscriber.ping(hub, now).into_frame());
+        open.subscriber.awaits_pong()
     }
 
     /// What has been told is written.

@@ -9,14 +9,11 @@
 //! session id `.` epoch `.` position `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
 //! the endpoint's path, a line feed, and the key up to the tag.
 //!
-//! The position is 16 hexadecimal digits: the sequence number, masked by a hash of the session id whose secret only this
-//! process has. So two keys do not show how much was written between them, by other tenants too. Another process reads
-//! another number from it, and does not use that: the epoch is of this process, too.
+//! The position is 16 hexadecimal digits: the sequence number, masked by a hash of the session id whose secret belongs to
+//! the epoch. So two keys do not show how much was written between them, by other tenants too. A process with another
+//! epoch reads another number from it, and does not use that.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -24,6 +21,7 @@ use data_encoding::BASE64URL_NOPAD;
 pub(crate) use self::seal::Seal;
 use crate::{
     auth::{Identity, OwnedCredentials},
+    epoch::Secret,
     expiry::Expiry,
 };
 
@@ -44,12 +42,12 @@ pub(crate) struct PageKey {
 }
 
 /// Hides sequence numbers in keys, and finds them again.
-struct Positions(RandomState);
+struct Positions(Secret);
 
 impl Positions {
     /// Differs for each session, so that the positions of two keys say nothing of each other.
     fn mask(&self, session: &str) -> u64 {
-        self.0.hash_one(session)
+        self.0.hash(0, session)
     }
 
     fn encode(&self, page: &PageKey) -> String {
@@ -96,8 +94,8 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(seal: Option<Seal>, path: &str, lifetime: Duration) -> Self {
-        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(RandomState::new()) }
+    pub(crate) fn new(seal: Option<Seal>, path: &str, lifetime: Duration, positions: Secret) -> Self {
+        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(positions) }
     }
 
     /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
@@ -265,7 +263,7 @@ mod tests {
     const POSITION: &str = "0123456789abcdef";
 
     fn positions() -> Positions {
-        Positions(RandomState::new())
+        Positions(Secret::new())
     }
 
     fn page(sequence: u64) -> PageKey {
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_finds_another_number() {
+    fn another_epoch_finds_another_number() {
         let key = positions().make_plain("demo", &page(5)).unwrap();
         let read = positions().parse_plain(&key).unwrap().page.unwrap();
         assert_ne!(read.sequence, 5);
@@ -363,7 +361,7 @@ mod tests {
         const OLD: &str = "old-secret-0123456789-0123456789-0123456789";
 
         fn keys(secrets: &[&str]) -> Keys {
-            Keys::new(Some(Seal::new(secrets).unwrap()), "/api/v1", HOUR)
+            Keys::new(Some(Seal::new(secrets).unwrap()), "/api/v1", HOUR, Secret::new())
         }
 
         fn token(token: &str) -> Named {
@@ -423,7 +421,7 @@ mod tests {
         fn another_endpoint_with_the_same_secret_has_other_keys() {
             let key = keys(&[NEW]).make(&token("t"), Some(&alice()), &page(1)).unwrap();
             for (path, is_known) in [("/api/v1", true), ("/api/v2", false), ("", false)] {
-                let other = Keys::new(Some(Seal::new([NEW]).unwrap()), path, HOUR);
+                let other = Keys::new(Some(Seal::new([NEW]).unwrap()), path, HOUR, Secret::new());
                 assert_eq!(other.read(key.clone()).page.is_some(), is_known, "{path}");
             }
         }

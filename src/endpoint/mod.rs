@@ -6,11 +6,7 @@ pub(crate) mod key;
 pub(crate) mod origin;
 pub(crate) mod upgrade;
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
@@ -27,6 +23,7 @@ use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::OwnBody,
     connection::{self, Connections, Guest, Permission, Place},
+    epoch::Epoch,
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
     random,
@@ -62,10 +59,8 @@ pub(crate) struct Endpoint {
     limits: EndpointLimits,
     refusals: Arc<Semaphore>,
     connections: Arc<Connections>,
-    epoch: String,
+    epoch: Epoch,
     keys: Keys,
-    /// Tells the credentials of one session from those of another.
-    owners: RandomState,
 }
 
 impl Endpoint {
@@ -75,16 +70,16 @@ impl Endpoint {
         seal: Option<Seal>,
         limits: EndpointLimits,
         connections: Arc<Connections>,
+        epoch: Epoch,
     ) -> Self {
         Self {
-            keys: Keys::new(seal, &path, limits.session),
+            keys: Keys::new(seal, &path, limits.session, epoch.positions),
             path,
             origins,
             refusals: Arc::new(Semaphore::new(limits.delayed_refusals)),
             limits,
             connections,
-            epoch: random::id(),
-            owners: RandomState::new(),
+            epoch,
         }
     }
 
@@ -191,7 +186,7 @@ impl Endpoint {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
-        let page = PageKey { session: random::id(), epoch: self.epoch.clone(), sequence };
+        let page = PageKey { session: random::id(), epoch: self.epoch.id.clone(), sequence };
         self.keys.make(named, identity, &page)
     }
 
@@ -200,12 +195,11 @@ impl Endpoint {
         let Some(page) = &named.page else {
             return Origin::Unknown;
         };
-        // A token and a principal of the same letters have different hashes.
-        let owner = self.owners.hash_one(&named.credentials);
+        let owner = named.credentials.owner(&self.epoch.owners);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
-        let missed_from = (page.epoch == self.epoch).then(|| page.sequence.min(self.connections.hub().head()));
+        let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().head()));
         Origin::Page { session, missed_from }
     }
 

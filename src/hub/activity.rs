@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use super::{
-    Delivery, EntityIndex, Hub,
+    Delivery, EntityIndex, Hub, OngoingWrite,
     settle::{Begun, HANGING, Settle},
 };
 use crate::lock::lock;
@@ -20,9 +20,10 @@ impl Hub {
 
     /// The request of a write is here. It counts for nothing yet: anybody can send one.
     pub(crate) fn write_comes(self: &Arc<Self>, entity: EntityIndex) -> Activity {
+        let ongoing = self.change_begins();
         let (now, head) = (Instant::now(), self.head());
         let begun = lock(&self.settles)[usize::from(entity.0)].write_comes(now, head, &self.times.settle);
-        Activity { hub: self.clone(), entity, of: Of::Write(begun, Mutex::new(Stage::Pending)) }
+        Activity { hub: self.clone(), entity, of: Of::Write(begun, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
 
     /// A page reads an entity's list, until what comes back is dropped.
@@ -31,7 +32,7 @@ impl Hub {
         if self.delivery == Delivery::Converging {
             lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
         }
-        Activity { hub: self.clone(), entity, of: Of::List(begun) }
+        Activity { hub: self.clone(), entity, of: Of::List(begun), _ongoing: None }
     }
 }
 
@@ -41,6 +42,8 @@ pub(crate) struct Activity {
     hub: Arc<Hub>,
     entity: EntityIndex,
     of: Of,
+    /// Dropped last: how a write ends may be logged, too.
+    _ongoing: Option<OngoingWrite>,
 }
 
 #[derive(Debug)]

@@ -439,7 +439,8 @@ impl Hub {
             }
             Some(PageFeed { hold, missed_from, .. }) => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
-                (known.or(*missed_from), known.is_some())
+                // What is sent again to others may have been told before it was loaded.
+                (known.max(*missed_from), known.is_some())
             }
         };
         let log_start = feed.recipient.log_start(&log, entity);
@@ -1205,6 +1206,11 @@ impl Subscriber {
             }
             None => Cleared::ping(&[]),
         }
+    }
+
+    /// Whether its page has been asked what it has received, and has not answered yet.
+    pub(crate) fn awaits_pong(&self) -> bool {
+        lock(&self.feed).asked.is_some()
     }
 
     /// Whether it follows an entity and hears what is told of it in these scopes.

@@ -18,6 +18,7 @@ mod log;
 mod proof;
 mod refusals;
 mod reminders;
+mod saved;
 mod session;
 mod settle;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub(crate) use self::{
     feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
     log::LogLimits,
     reminders::{MAX_REMINDERS, ReminderTimes},
+    saved::OngoingWrite,
     session::{SessionId, SessionLimits},
     settle::SettleTimes,
     sight::Cleared,
@@ -60,6 +62,7 @@ use self::{
     handout::{Batch, Repeat, Repetition, Resent},
     log::{Log, Matter, Record, Subject},
     reminders::Schedule,
+    saved::Keeping,
     session::Sessions,
     settle::{Due, Settle},
     sight::{How, Recipient, Said},
@@ -167,6 +170,8 @@ pub(crate) struct Hub {
     pub(crate) tally: Tally,
     /// Whether the audit is asked for.
     pub(crate) audit: bool,
+    /// Where the log is kept across a restart.
+    keeping: Option<Keeping>,
 }
 
 /// What was delivered besides what happened.
@@ -271,6 +276,7 @@ impl Hub {
             settler: Settler::default(),
             tally: Tally::default(),
             audit: false,
+            keeping: None,
         }
     }
 
@@ -315,7 +321,8 @@ impl Hub {
     }
 
     /// Tells a message: `value` is JSON text.
-    pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
+    pub(crate) fn send(self: &Arc<Self>, entity: EntityIndex, scopes: Scopes, value: &str) {
+        let _ongoing = self.change_begins();
         let name = &self.voice(entity).entity;
         let frame = protocol::message(name, value);
         let announced = self.is_audited().then(|| scopes.clone());
@@ -339,7 +346,8 @@ impl Hub {
 
     /// Has every page of an entity brought to the store's state, or told to load its list again; once more when the
     /// writes are answered that are on their way.
-    pub(crate) fn refresh(&self, entity: EntityIndex) {
+    pub(crate) fn refresh(self: &Arc<Self>, entity: EntityIndex) {
+        let _ongoing = self.change_begins();
         lock(&self.settles)[usize::from(entity.0)].refreshed();
         self.refresh_once(entity);
     }
@@ -429,10 +437,12 @@ impl Hub {
             Origin::Unknown => None,
             Origin::Page { session, missed_from } => {
                 let taken = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
+                let mut missed_from = missed_from;
                 let (hold, hidden) = match taken {
                     Some(taken) => {
                         earlier = taken.earlier;
                         before = taken.before;
+                        missed_from = missed_from.filter(|_| !taken.is_lost);
                         let hidden = before.as_ref().map_or(taken.hidden, |before| before.hidden());
                         (Some(taken.hold), hidden)
                     }
@@ -557,6 +567,10 @@ impl Hub {
 
     /// Resends what was deleted lately; returns when to look next.
     fn remind_of_deletions(&self, now: Instant) -> Option<Instant> {
+        let reminds_from = self.keeping.as_ref().and_then(|keeping| keeping.reminds_from);
+        if reminds_from.is_some_and(|from| now < from) {
+            return reminds_from;
+        }
         let mut next = None;
         for entity in self.entities() {
             let log = lock(&self.log);

@@ -3,6 +3,8 @@
 //! A page makes its handshake once and names the same key at every reconnect. The key holds the session's id; what of
 //! the log its page is known to have is kept here, and forgotten a while after its last connection has gone.
 
+mod saved;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -14,6 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(crate) use self::saved::SavedSession;
 use crate::{
     hub::{EntityIndex, Hub, hidden::Hidden},
     lock::lock,
@@ -69,6 +72,8 @@ struct Session {
     earlier: Earlier,
     /// Where the log stood when its connection went.
     left_at: u64,
+    /// What its page was not to see, and may be showing, was lost at a restart.
+    is_lost: bool,
     /// What it is not to see, and may be showing.
     hidden: Vec<(EntityIndex, Box<Hidden>)>,
     /// Its newest connection, while that is there.
@@ -92,6 +97,8 @@ pub(crate) struct Taken {
     pub(crate) hold: Hold,
     pub(crate) earlier: Earlier,
     pub(crate) hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    /// Nobody knows what it may be showing: only the store can tell where it stands.
+    pub(crate) is_lost: bool,
     /// Its earlier connection, where that is there still: the server may notice late that it is dead.
     pub(crate) before: Option<Arc<dyn Holder>>,
 }
@@ -125,7 +132,8 @@ impl Sessions {
             let hidden = std::mem::take(&mut session.hidden);
             let before = session.holder.take().and_then(|holder| holder.upgrade());
             let hold = Hold { id: id.id, connection };
-            return Some(Taken { hold, earlier: session.earlier.clone(), hidden, before });
+            let (earlier, is_lost) = (session.earlier.clone(), session.is_lost);
+            return Some(Taken { hold, earlier, hidden, is_lost, before });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -141,12 +149,13 @@ impl Sessions {
             scopes: scopes.clone(),
             earlier: Earlier::default(),
             left_at: head,
+            is_lost: false,
             hidden: Vec::new(),
             holder: None,
         };
         known.sessions.insert(id.id, Box::new(session));
         let hold = Hold { id: id.id, connection };
-        Some(Taken { hold, earlier: Earlier::default(), hidden: Vec::new(), before: None })
+        Some(Taken { hold, earlier: Earlier::default(), hidden: Vec::new(), is_lost: false, before: None })
     }
 
     /// Whose the connection is that holds a session.

@@ -22,6 +22,7 @@ mod limits;
 mod lists;
 mod live_write;
 mod load;
+mod log_file;
 mod lying_bodies;
 #[cfg(feature = "tracing")]
 mod mistakes;

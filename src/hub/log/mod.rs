@@ -1,6 +1,7 @@
 //! The bounded, numbered history of everything told: one order for everyone.
 
 mod record;
+mod saved;
 mod share;
 mod times;
 mod tombstones;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::{
     record::{Former, Matter, Record, Seen, State, Subject, Was},
+    saved::{SavedIndex, SavedLog, SavedRecord},
     tombstones::Tombstone,
 };
 use self::{
@@ -187,6 +189,11 @@ impl Log {
         self.times.note(now, sequence);
         self.records.insert(sequence, Box::new(Stored { at: now, record, share, upsert: OnceLock::new() }));
         self.head += 1;
+        self.trim(now);
+    }
+
+    /// Drops what no longer fits. The newest record always stays.
+    fn trim(&mut self, now: Instant) {
         // History is worth more than what can be said anew.
         if self.all_bytes() > self.limits.bytes && *self.upsert_bytes.get_mut() > 0 {
             self.records.values_mut().for_each(|stored| drop(stored.upsert.take()));

@@ -125,6 +125,15 @@ impl Trimmed {
         }
     }
 
+    /// What [`restored`](Self::restored) makes the same of.
+    pub(super) fn entries(&self) -> (u64, Vec<(Scopes, u64)>) {
+        (self.all, self.scopes.iter().map(|(scopes, behind)| (scopes.clone(), *behind)).collect())
+    }
+
+    pub(super) fn restored(all: u64, scopes: Vec<(Scopes, u64)>) -> Self {
+        Self { all, scopes: scopes.into_iter().collect() }
+    }
+
     /// Behind the newest record that went, whomever it concerned.
     pub(super) fn for_anybody(&self) -> u64 {
         self.scopes.values().copied().fold(self.all, u64::max)

@@ -44,6 +44,15 @@ impl Times {
         self.0.get(at).map(|stretch| stretch.sequence)
     }
 
+    /// What [`restored`](Self::restored) makes the same of: when records came, from and until, and the first of them.
+    pub(super) fn entries(&self) -> Vec<(Instant, Instant, u64)> {
+        self.0.iter().map(|stretch| (stretch.from, stretch.until, stretch.sequence)).collect()
+    }
+
+    pub(super) fn restored(entries: Vec<(Instant, Instant, u64)>) -> Self {
+        Self(entries.into_iter().map(|(from, until, sequence)| Stretch { from, until, sequence }).collect())
+    }
+
     /// What came before this record is gone.
     pub(super) fn forget_before(&mut self, sequence: u64) {
         while self.0.get(1).is_some_and(|next| next.sequence <= sequence) {

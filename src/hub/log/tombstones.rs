@@ -11,11 +11,11 @@ use crate::scope::Scopes;
 const OVERHEAD: usize = 300;
 
 /// What is left of an object that is gone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tombstone {
     pub(crate) at: Instant,
     pub(crate) id: Arc<str>,
-    pub(super) key: Arc<str>,
+    pub(crate) key: Arc<str>,
     /// The object that told it: its id as JSON.
     pub(crate) object: Box<[u8]>,
     pub(crate) may_be_exception: bool,

@@ -25,7 +25,9 @@ use crate::{
     entity::{Visible, Widget},
     hub::{
         Activity, Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Pace,
-        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice, tests::times,
+        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice,
+        saved::tests::{kept, restarted},
+        tests::times,
     },
     lock::lock,
     scope::Scopes,
@@ -721,15 +723,22 @@ impl World {
         }
     }
 
-    /// The server is started anew: its log is empty, and everyone comes back.
+    /// The server is started anew, and everyone comes back: every other time to a log that was kept, or else to an empty
+    /// one.
     fn restart(&mut self) {
-        self.note(|| "the server starts anew".to_owned());
+        let is_kept = self.counter % 2 == 0;
+        self.note(|| format!("the server starts anew, its log kept: {is_kept}"));
         let numbers: Vec<u64> = self.sockets.keys().copied().collect();
         for number in numbers {
             self.close(number);
         }
-        self.epoch += 1;
-        self.hub = hub(self.delivery, self.privacy, self.log_records, self.pace);
+        let next = hub(self.delivery, self.privacy, self.log_records, self.pace);
+        if is_kept {
+            self.hub = restarted(next, &kept(&self.hub), Duration::ZERO);
+        } else {
+            self.epoch += 1;
+            self.hub = next;
+        }
     }
 
     /// The store changes past the layer: rows are new, changed, gone, or back again.

@@ -5,7 +5,7 @@ use std::{fmt, sync::mpsc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tower_live_updates::{Builder, Change, LiveUpdates, Ready};
+use tower_live_updates::{Builder, Change, Entity, LiveUpdates, Ready};
 
 use super::{
     End, Server, TOKEN, converging,
@@ -26,6 +26,12 @@ pub const WAYS: [Way; 2] = [Way::AnyStream, Way::Tcp];
 pub fn patient() -> Builder<Ready> {
     let hour = Duration::from_secs(3600);
     converging().tokens([TOKEN]).ping_interval(2 * hour).pong_timeout(3 * hour)
+}
+
+/// The same of one entity alone.
+pub fn converging_events(events: Entity) -> Builder<Ready> {
+    let hour = Duration::from_secs(3600);
+    LiveUpdates::builder("/api/v1").entity(events).tokens([TOKEN]).ping_interval(2 * hour).pong_timeout(3 * hour)
 }
 
 /// Lets the paused clock run on.

@@ -1,0 +1,74 @@
+//! The name of one log, and the secrets that keys refer to it by. Both survive a restart together with the log.
+
+use std::{fmt, hash::Hasher};
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use siphasher::sip::SipHasher13;
+
+use crate::random;
+
+/// Names a log in keys, so that positions in one log are never taken for positions in another.
+#[derive(Clone, Debug)]
+pub(crate) struct Epoch {
+    pub(crate) id: String,
+    /// Masks the positions in keys.
+    pub(crate) positions: Secret,
+    /// Tells the credentials of one session from those of another.
+    pub(crate) owners: Secret,
+}
+
+impl Epoch {
+    pub(crate) fn new() -> Self {
+        Self { id: random::id(), positions: Secret::new(), owners: Secret::new() }
+    }
+}
+
+/// The secret of a keyed hash. Unlike `RandomState` it can be kept, and hashes the same in every build.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Secret([u8; 16]);
+
+impl Secret {
+    pub(crate) fn new() -> Self {
+        Self(random::bits())
+    }
+
+    /// The hash of a text of one kind.
+    pub(crate) fn hash(&self, kind: u8, text: &str) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        hasher.write(&[kind]);
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    }
+
+    pub(crate) fn to_hex(self) -> String {
+        HEXLOWER_PERMISSIVE.encode(&self.0)
+    }
+
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_was_kept_hashes_as_before() {
+        let secret = Secret::new();
+        let kept = Secret::from_hex(&secret.to_hex()).unwrap();
+        assert_eq!(kept.hash(1, "text"), secret.hash(1, "text"));
+        assert_ne!(secret.hash(0, "text"), secret.hash(1, "text"));
+        assert_ne!(Secret::new().hash(1, "text"), secret.hash(1, "text"));
+        // Of the same build or another.
+        assert_eq!(Secret([7; 16]).hash(1, "text"), 0xb0a88690600f862e);
+        assert_eq!(Secret::from_hex("12"), None);
+        assert_eq!(format!("{secret:?}"), "Secret");
+    }
+}

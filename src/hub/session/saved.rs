@@ -1,0 +1,88 @@
+//! Sessions as they are kept across a restart.
+
+use tokio::time::Instant;
+
+use super::{Session, SessionLimits, Sessions};
+use crate::{
+    hub::EntityIndex,
+    lock::lock,
+    scope::{Earlier, Scopes},
+};
+
+/// One page, and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SavedSession {
+    pub(crate) id: [u8; 16],
+    pub(crate) owner: u64,
+    pub(crate) gone: Instant,
+    pub(crate) came: Instant,
+    pub(crate) left_at: u64,
+    pub(crate) scopes: Scopes,
+    /// Those it had before, and until when.
+    pub(crate) earlier: Vec<(Scopes, u64)>,
+    /// What its page was not to see, and may be showing, is not kept.
+    pub(crate) is_lost: bool,
+    pub(crate) positions: Vec<(EntityIndex, u64)>,
+}
+
+impl Sessions {
+    pub(crate) fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    /// All sessions. What a page was not to see and may be showing is not kept: such a page has no position after that, and
+    /// is brought to the store's state.
+    pub(crate) fn saved(&self, now: Instant) -> Vec<SavedSession> {
+        let known = lock(&self.known);
+        let saved = known.sessions.iter().map(|(id, session)| {
+            let Session { owner, gone, came, left_at, is_lost, scopes, earlier, positions, hidden, .. } = &**session;
+            // While a connection is there, it alone knows.
+            let is_lost = *is_lost || gone.is_none() || !hidden.is_empty();
+            SavedSession {
+                id: *id,
+                owner: *owner,
+                gone: gone.unwrap_or(now),
+                came: *came,
+                left_at: *left_at,
+                scopes: scopes.clone(),
+                earlier: earlier.entries().to_vec(),
+                is_lost,
+                positions: if is_lost { Vec::new() } else { positions.clone() },
+            }
+        });
+        saved.collect()
+    }
+
+    /// As many of these as the limits allow, those that went last.
+    pub(crate) fn restored(limits: SessionLimits, mut saved: Vec<SavedSession>) -> Self {
+        let sessions = Self::new(limits);
+        saved.sort_by_key(|session| session.gone);
+        let surplus = saved.len().saturating_sub(limits.sessions);
+        {
+            let mut known = lock(&sessions.known);
+            for saved in saved.into_iter().skip(surplus) {
+                let SavedSession { id, owner, gone, came, left_at, scopes, earlier, is_lost, mut positions } = saved;
+                positions.shrink_to_fit();
+                let session = Session {
+                    owner,
+                    connection: u64::MAX,
+                    gone: Some(gone),
+                    came,
+                    taken: gone,
+                    // Where it is, that shows again.
+                    is_shared: false,
+                    positions,
+                    scopes,
+                    earlier: Earlier::restored(earlier),
+                    left_at,
+                    is_lost,
+                    hidden: Vec::new(),
+                    holder: None,
+                };
+                known.sessions.insert(id, Box::new(session));
+                known.gone.push_back((gone, id));
+            }
+        }
+        sessions
+    }
+}

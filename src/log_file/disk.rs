@@ -1,0 +1,252 @@
+//! The file itself: whole or not there, and whether it is what was written.
+//!
+//! A first line says what it is, a last line how many bytes stand before it and their checksum. What is between is the
+//! caller's.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    hash::Hasher,
+    io::{self, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use crate::object::Object;
+
+const FORMAT: &str = "tower-live-updates log";
+const VERSION: &str = "1";
+/// The longest first line.
+const MAX_HEADER: u64 = 4 * 1024;
+
+/// What the first line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) holds: Holds,
+    /// The process that wrote it.
+    pub(super) holder: String,
+    /// How many processes have used the file one after the other.
+    pub(super) generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Log,
+    /// A process runs, or has ended without writing its log.
+    Claim,
+}
+
+impl Header {
+    pub(super) fn to_line(&self) -> String {
+        let Self { holds, holder, generation } = self;
+        let holds = match holds {
+            Holds::Log => "log",
+            Holds::Claim => "claim",
+        };
+        format!(
+            r#"{{"format":"{FORMAT}","version":{VERSION},"holds":"{holds}","holder":"{holder}","generation":{generation}}}"#
+        )
+    }
+
+    /// Reads the first line; the error says what is wrong with it.
+    fn of(line: &[u8]) -> Result<Self, String> {
+        let header = Object::parse(line).filter(|header| header.get_str("format").as_deref() == Some(FORMAT));
+        let header = header.ok_or("it is no log file")?;
+        match header.get("version") {
+            Some(VERSION) => {}
+            Some(other) => return Err(format!("it is of version {other}, and this is version {VERSION}")),
+            None => return Err(DAMAGED.to_owned()),
+        }
+        let holds = match header.get_str("holds").as_deref() {
+            Some("log") => Holds::Log,
+            Some("claim") => Holds::Claim,
+            _ => return Err(DAMAGED.to_owned()),
+        };
+        let holder = header.get_str("holder").ok_or(DAMAGED)?.into_owned();
+        let generation = header.get("generation").and_then(|text| text.parse().ok()).ok_or(DAMAGED)?;
+        Ok(Self { holds, holder, generation })
+    }
+}
+
+const DAMAGED: &str = "it is truncated or damaged";
+
+/// The first line, and what stands between that and the last.
+pub(super) fn decode(content: &[u8]) -> Result<(Header, &[u8]), String> {
+    let header_end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
+    let header = Header::of(&content[..header_end])?;
+    let lines = content.strip_suffix(b"\n").ok_or(DAMAGED)?;
+    let last_at = lines.iter().rposition(|byte| *byte == b'\n').ok_or(DAMAGED)? + 1;
+    let (before, last) = content.split_at(last_at);
+    let last = Object::parse(last.trim_ascii_end()).ok_or(DAMAGED)?;
+    let is_whole = last.get("bytes") == Some(&before.len().to_string())
+        && last.get_str("sum").as_deref() == Some(&*checksum(before));
+    let body = before[header_end + 1..].strip_suffix(b"\n").filter(|_| is_whole);
+    body.map(|body| (header, body)).ok_or_else(|| DAMAGED.to_owned())
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    let mut summing = Summing::new(io::sink());
+    // A sink takes everything.
+    let _ = summing.write_all(bytes);
+    summing.sum()
+}
+
+/// Counts and hashes what is written.
+struct Summing<W> {
+    inner: W,
+    hasher: SipHasher24,
+    bytes: u64,
+}
+
+impl<W> Summing<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hasher: SipHasher24::new_with_key(&[0; 16]), bytes: 0 }
+    }
+
+    fn sum(&self) -> String {
+        HEXLOWER.encode(&self.hasher.finish128().as_bytes())
+    }
+}
+
+impl<W: Write> Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.write(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Where the file is, or will be.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    folder: PathBuf,
+    name: OsString,
+}
+
+impl Place {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        // A link stays one: what it leads to is replaced.
+        let path = match fs::canonicalize(path) {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => std::path::absolute(path)?,
+            Err(error) => return Err(error),
+        };
+        match (path.parent(), path.file_name()) {
+            (Some(folder), Some(name)) => Ok(Self { folder: folder.to_owned(), name: name.to_owned(), path }),
+            _ => Err(io::Error::new(io::ErrorKind::IsADirectory, "it names no file")),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in the file; `None` where there is none, or it is empty. A file of more than `limit` bytes is not read.
+    pub(super) fn read(&self, limit: u64) -> io::Result<Option<Result<Vec<u8>, String>>> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file"));
+        }
+        let mut content = Vec::with_capacity(usize::try_from(about.len().min(limit)).unwrap_or(0));
+        if file.take(limit.saturating_add(1)).read_to_end(&mut content)? as u64 > limit {
+            return Ok(Some(Err(format!("it has more than {limit} bytes, which no log of these limits needs"))));
+        }
+        Ok(Some(content).filter(|content| !content.is_empty()).map(Ok))
+    }
+
+    /// The first line of the file, where there is one that can be read.
+    pub(super) fn header(&self) -> Option<Header> {
+        let mut start = Vec::new();
+        File::open(&self.path).ok()?.take(MAX_HEADER).read_to_end(&mut start).ok()?;
+        Header::of(start.split(|byte| *byte == b'\n').next()?).ok()
+    }
+
+    /// Writes a file beside the one that it is to replace.
+    pub(super) fn write(
+        &self,
+        header: &Header,
+        body: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<Written<'_>> {
+        let written = Written { place: self, path: self.beside(&header.holder) };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut out = Summing::new(BufWriter::with_capacity(64 * 1024, options.open(&written.path)?));
+        writeln!(out, "{}", header.to_line())?;
+        body(&mut out)?;
+        // Whatever it ends with.
+        writeln!(out)?;
+        let last = format!(r#"{{"bytes":{},"sum":"{}"}}"#, out.bytes, out.sum());
+        let mut out = out.inner;
+        writeln!(out, "{last}")?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        Ok(written)
+    }
+
+    fn beside(&self, holder: &str) -> PathBuf {
+        let mut name = self.beside_prefix();
+        name.push(holder);
+        self.folder.join(name)
+    }
+
+    fn beside_prefix(&self) -> OsString {
+        let mut name = self.name.clone();
+        name.push(".tmp-");
+        name
+    }
+
+    /// Removes what processes have left beside the file that ended while they wrote.
+    pub(super) fn tidy(&self) {
+        let prefix = self.beside_prefix();
+        let left = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in left.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())) {
+            // What cannot be removed does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync_folder(),
+        }
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        // Elsewhere a folder cannot be opened.
+        if cfg!(unix) { File::open(&self.folder)?.sync_all() } else { Ok(()) }
+    }
+}
+
+/// A file that is complete and not in its place yet.
+pub(super) struct Written<'p> {
+    place: &'p Place,
+    path: PathBuf,
+}
+
+impl Written<'_> {
+    pub(super) fn install(self) -> io::Result<()> {
+        fs::rename(&self.path, &self.place.path)?;
+        self.place.sync_folder()
+    }
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        // It is not there any more where it was installed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
