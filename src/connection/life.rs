@@ -375,7 +375,12 @@ impl Body {
             }
             Message::Binary(_) => connections.observer().messages_ignored.up(),
             Message::Pong(payload) => open.subscriber.pong(connections.hub(), &payload),
-            Message::Close(_) => return Some(Ending::Left),
+            Message::Close(frame) => {
+                if frame.is_some_and(|frame| u16::from(frame.code) == close::GOING_AWAY) {
+                    open.subscriber.goes_away(connections.hub(), self.heard);
+                }
+                return Some(Ending::Left);
+            }
             Message::Ping(_) | Message::Frame(_) => {}
         }
         None

@@ -48,10 +48,14 @@ pub(super) struct Again {
     began: Instant,
     /// So many lines that are drawn may be told before it pauses.
     room: usize,
+    /// So many have been told since it paused last.
+    drawn: usize,
     /// It pauses until then, and leaves its page the time to draw.
     pauses_until: Option<Instant>,
     /// Its page may get its list late.
     late: Option<LateList>,
+    /// It is not put off while somebody is saving.
+    is_punctual: bool,
 }
 
 /// The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than anybody here
@@ -62,8 +66,8 @@ pub(super) struct LateList {
     pub(super) came: Instant,
     /// Its list may lack what was told from there on.
     pub(super) from: u64,
-    /// Its list had left by then, as far as that can be seen.
-    left: Option<Instant>,
+    /// When its list had left, as far as that can be seen; at first, when it came.
+    left: Instant,
     /// How often the page was told of it again.
     told: usize,
 }
@@ -75,7 +79,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 impl LateList {
     pub(super) fn new(came: Instant, from: u64) -> Self {
-        Self { came, from, left: None, told: 0 }
+        Self { came, from, left: came, told: 0 }
     }
 
     /// Whether a page that came then is young.
@@ -83,14 +87,14 @@ impl LateList {
         now.saturating_duration_since(came) < LATE_LISTS[LATE_LISTS.len() - 1] + SOON
     }
 
-    /// When its page is told again next.
-    fn next(&mut self, settle: &Settle, now: Instant) -> Option<Instant> {
-        let soon = now.checked_sub(SOON).unwrap_or(now);
-        let seen = settle.list_left_at().map_or(self.came, |left| left.min(soon));
-        let left = *self.left.get_or_insert(seen.max(self.came));
+    /// When its page is told again next; `now` it has been told all, and no list is on its way that can be seen.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        if self.told == 0 && now > self.came + LATE_LISTS[0] {
+            self.left = now.checked_sub(SOON).map_or(self.came, |then| then.max(self.came));
+        }
         let wait = LATE_LISTS.get(self.told)?;
         self.told += 1;
-        Some((left + *wait).max(now))
+        Some((self.left + *wait).max(now))
     }
 }
 
@@ -206,9 +210,9 @@ impl Again {
     ) -> Self {
         Self {
             messages_from,
-            snapshot: Some(snapshot),
             step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
-            room: pace.long,
+            room: pace.first(snapshot.rows.len()),
+            snapshot: Some(snapshot),
             attempts: ATTEMPTS,
             patience: PATIENCE,
             deletions: Some(Deletions { from: 0, end: reminded, sent: 0 }),
@@ -231,8 +235,10 @@ impl Again {
             deletions: None,
             began: at,
             room: 0,
+            drawn: 0,
             pauses_until: None,
             late: None,
+            is_punctual: false,
         }
     }
 
@@ -252,7 +258,14 @@ impl Again {
         // What settles besides may begin before that.
         let next = if self.settling.is_some() { told.min(self.from) } else { told };
         self.step = Step::Telling(Place::record(next));
-        self.pause(pace, now);
+        self.pause(pace.long, pace, now);
+    }
+
+    /// Many rows are not told before this time.
+    pub(super) fn begins_at(&mut self, at: Instant, pace: &Pace, now: Instant) {
+        if self.has_many_rows(pace) && at > now {
+            self.step = Step::Due(at);
+        }
     }
 
     /// Whether it is in the middle of something long.
@@ -281,9 +294,14 @@ impl Again {
         !log.has_messages_since(entity, self.messages_from)
     }
 
-    fn pause(&mut self, pace: &Pace, now: Instant) {
+    fn rows(&self) -> usize {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len())
+    }
+
+    /// Leaves its page the time to draw so many lines.
+    fn pause(&mut self, drawn: usize, pace: &Pace, now: Instant) {
         self.room = pace.at_once;
-        self.pauses_until = Some(now + pace.every);
+        self.pauses_until = Some(now + pace.time_for(drawn));
     }
 
     /// What settles is told with it.
@@ -376,14 +394,16 @@ impl Again {
         match self.step {
             // Everyone is going to be told of it.
             Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(settle, times, now),
-            Step::Due(_) if self.is_repeated && self.patience > 0 && !was_calm(settle, times, now, now) => {
+            Step::Due(_)
+                if self.is_repeated && !self.is_punctual && self.patience > 0 && !was_calm(settle, times, now, now) =>
+            {
                 self.patience -= 1;
                 self.put_off(times, now)
             }
             Step::Due(_) => {
                 let first = if self.wants_rows() { Place::default() } else { Place::END };
                 self.step = Step::Telling(Place { sequence: self.from, ..first });
-                (self.room, self.began) = (times.pace.long, now);
+                (self.room, self.began, self.is_punctual) = (times.pace.first(self.rows()), now, false);
                 true
             }
             Step::Told(_) if self.attempts > 0 && !was_calm(settle, times, self.began, now) => {
@@ -412,9 +432,10 @@ impl Again {
     }
 
     fn arrive(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
-        if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(settle, now)) {
+        if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(now)) {
             self.from = self.late.map_or(self.from, |late| late.from);
             self.step = Step::Due(due);
+            self.is_punctual = true;
             return true;
         }
         self.has_arrived = true;
@@ -469,9 +490,11 @@ impl Again {
             Step::Telling(_) => {
                 self.messages_from = self.messages_from.max(rest.sequence);
                 self.step = Step::Telling(rest);
+                self.drawn += drawn;
                 self.room = self.room.saturating_sub(drawn);
                 if self.room == 0 {
-                    self.pause(&times.pace, now);
+                    let drawn = std::mem::take(&mut self.drawn);
+                    self.pause(drawn, &times.pace, now);
                 }
             }
             Step::TellingDeletions(_) if rest == Place::END => {

@@ -208,6 +208,9 @@ enum Lost {
 /// as what asks for it.
 const REPLAY_EVERY: Duration = Duration::from_secs(30);
 
+/// Chromium keeps a page that was left for ten minutes.
+const KEPT_BY_BROWSERS: Duration = Duration::from_secs(11 * 60);
+
 /// A page asks for its list so long before its handshake at most, as far as that list may lack what is told meanwhile.
 const LIST_BEFORE: Duration = Duration::from_secs(10);
 
@@ -561,7 +564,9 @@ impl Hub {
                 let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
                 let messages_from = subscription.unheard_from.max(log_start);
                 let reminded = self.reminded_before(entity);
-                let again = Again::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
+                let mut again = Again::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
+                // Soon after the start it would be told twice: answers of the process before may be on their way.
+                again.begins_at(self.started + 2 * self.times.settle.quiet, &self.times.pace, now);
                 subscription.again = Some(Box::new(again));
                 subscription.lost = None;
             }
@@ -1233,6 +1238,16 @@ impl Subscriber {
     pub(crate) fn pong(&self, hub: &Hub, payload: &[u8]) {
         if let Some(sharer) = self.acknowledges(hub, payload) {
             sharer.doubt(hub, Instant::now());
+        }
+    }
+
+    /// The page goes away. Chromium keeps some pages for a way back, and answers pings for them; a page that comes back has
+    /// thrown away what came meanwhile (seen with version 156).
+    pub(crate) fn goes_away(&self, hub: &Hub, now: Instant) {
+        let feed = lock(&self.feed);
+        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
+            let position = lock(&hub.log).position(now, KEPT_BY_BROWSERS);
+            hub.sessions.reach_back(hold, position);
         }
     }
 

@@ -136,7 +136,19 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 10, every: Duration::from_millis(250) };
+    /// Twenty-four lines in a second.
+    pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 6, every: Duration::from_millis(250) };
+
+    /// How many lines are told at once first, where so many rows are known to follow.
+    fn first(&self, rows: usize) -> usize {
+        if rows > self.long { self.at_once } else { self.long }
+    }
+
+    /// How long a page is left alone that has been told so many lines.
+    fn time_for(&self, drawn: usize) -> Duration {
+        let times = u32::try_from(drawn.div_ceil(self.at_once.max(1))).unwrap_or(u32::MAX);
+        self.every.saturating_mul(times)
+    }
 }
 
 /// Records handed to the fast way at once.
@@ -153,6 +165,7 @@ const KEYS_AT_ONCE: usize = 1024;
 pub(crate) struct Hub {
     delivery: Delivery,
     times: DeliveryTimes,
+    started: Instant,
     /// What objects are put together to at most.
     max_object_bytes: usize,
     /// One for each entity; the last is `$resync`.
@@ -264,6 +277,7 @@ impl Hub {
         Self {
             delivery,
             times,
+            started: Instant::now(),
             max_object_bytes: log.object_bytes,
             resync,
             log: Mutex::new(Log::new(log, voices.len())),

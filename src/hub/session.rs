@@ -222,6 +222,14 @@ impl Sessions {
         None
     }
 
+    /// The page may have thrown away what it was told from this place on, whatever it has acknowledged.
+    pub(crate) fn reach_back(&self, hold: &Hold, position: u64) {
+        let mut known = lock(&self.known);
+        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
+            session.positions.iter_mut().for_each(|(_, known)| *known = position.min(*known));
+        }
+    }
+
     /// Nothing is shown any more of what was told in earlier scopes.
     pub(crate) fn forget_earlier(&self, hold: &Hold) {
         let mut known = lock(&self.known);

@@ -283,11 +283,6 @@ impl Settle {
         self.latest_list.is_some_and(|latest| latest >= then)
     }
 
-    /// When the latest list left.
-    pub(super) fn list_left_at(&self) -> Option<Instant> {
-        self.lists.ended
-    }
-
     /// Lists that are on their way at this time may not hold what is told now.
     pub(super) fn lists_may_be_older(&mut self, now: Instant) {
         self.told_at = now;

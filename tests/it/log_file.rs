@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use crate::support::{
     Server, TOKEN,
     client::{Client, Tab, WAYS, Way, added, converging_events, deleted, event, publish, updated, upserts, wait},
-    raw::{CLOSE, FIN, PING, TEXT},
-    usual,
+    raw::{Raw, CLOSE, FIN, PING, TEXT},
+    until, usual,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -91,7 +91,7 @@ async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
 
             // HTTP goes on meanwhile.
             publish(&live, [updated(3, "while the server drains"), deleted(4)]);
-            support::until("the log is written again", || folder.holds_log()).await;
+            until("the log is written again", || folder.holds_log()).await;
 
             let next = keys(builder(&folder)).build().unwrap();
             assert_eq!(next.stats().log_restored, 103);
@@ -191,7 +191,7 @@ fn a_write_that_ends_after_shutdown_is_in_the_log() {
             }
         };
         let server = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future());
-        let mut raw = support::raw::Raw::new(tokio::net::TcpStream::connect(address).await.unwrap());
+        let mut raw = Raw::new(tokio::net::TcpStream::connect(address).await.unwrap());
         let body = event(7, "late").to_string();
         let head = "PUT /events/7 HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
         let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -216,9 +216,9 @@ async fn what_is_sent_after_shutdown_is_in_the_log_too() {
     let live = builder(&folder).build().unwrap();
     live.shutdown().await;
     live.send("events", "hello").unwrap();
-    support::until("a message is in the log", || folder.holds_log()).await;
+    until("a message is in the log", || folder.holds_log()).await;
     live.refresh("events").unwrap();
-    support::until("a refresh is in the log", || folder.holds_log()).await;
+    until("a refresh is in the log", || folder.holds_log()).await;
     // A second call changes nothing.
     live.shutdown().await;
     assert_eq!(builder(&folder).build().unwrap().stats().log_restored, 2);

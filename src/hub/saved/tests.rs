@@ -341,7 +341,7 @@ fn pages_stand_where_they_stood() {
         let take = |hub: &Hub, id, scopes: &Scopes| hub.sessions.take(id, scopes, 4, Instant::now());
         let hold = [1, 2, 3, 4].map(|number| take(&first, id(number), &scopes).unwrap().hold);
         for hold in &hold {
-            first.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)]);
+            first.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)], Instant::now());
         }
         let other: Scopes = ["south"].into_iter().collect();
         first.sessions.change_to(&hold[1], &other, 4);
@@ -376,7 +376,7 @@ fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         let hold =
             first.sessions.take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now()).unwrap().hold;
-        first.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)]);
+        first.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)], Instant::now());
         // Its page may have dropped what came while it was saving.
         slow.confirm();
         drop(slow);
