@@ -803,9 +803,10 @@ impl<A> Builder<A> {
     /// everything. Default: none, and each process begins with an empty log.
     ///
     /// The file holds the log with its tombstones, where each page stands, and the secrets that mask positions in keys: the
-    /// application's data. It can be read and written by its owner only (mode 0600 on Unix). It is as large as the log
-    /// ([`log_bytes`](Self::log_bytes)) and its tombstones; one of more than four times that is not read. It is replaced in one step: a temporary
-    /// file beside it is renamed, so the folder must exist and be writable.
+    /// application's data. It can be read and written by its owner only (mode 0600 on Unix). It is about as large as the log
+    /// ([`log_bytes`](Self::log_bytes)) and its tombstones; one of more than four times that, 1 KiB for each session, and
+    /// 16 MiB is not read. It is replaced in one step: a temporary file beside it is renamed, so the folder must exist and
+    /// be writable.
     ///
     /// - **One process uses a file at a time**, and ends it with `shutdown` or
     ///   [`shutdown_on_signals`](LiveUpdates::shutdown_on_signals). In a container, the file belongs on a volume that
@@ -819,7 +820,7 @@ impl<A> Builder<A> {
     ///   let the runtime end, and do not call `std::process::exit`.
     /// - A file that is damaged, of another release of this crate, or no log file is not used: a line in the log (WARN)
     ///   names path, reason and remedy. An entity that is new, or configured differently, begins with an empty log.
-    /// - Where the store is restored from a backup, remove the file, or call [`refresh`](LiveUpdates::refresh).
+    /// - The store must outlive the process, too. Where it is restored from a backup, remove the file, or call [`refresh`](LiveUpdates::refresh).
     ///
     /// ```no_run
     /// use tower_live_updates::{Entity, LiveUpdates};

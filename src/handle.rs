@@ -328,6 +328,9 @@ impl LiveUpdates {
     /// Says goodbye to every socket (1001) and waits for writes that go on without their clients; 5 s at most, or what
     /// the builder's `drain` says.
     ///
+    /// Then it writes the [log file](crate::Builder::log_file), where there is one: pages are asked a last time what they
+    /// have received, and get up to a second to answer.
+    ///
     /// Meanwhile HTTP goes on and handshakes are answered; new sockets are refused with 503. A second call waits for
     /// the same end. Servers forget the connections they have upgraded, so this is the only goodbye they get.
     ///
