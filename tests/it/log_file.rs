@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use crate::support::{
     Server, TOKEN,
     client::{Client, Tab, WAYS, Way, added, converging_events, deleted, event, publish, updated, upserts, wait},
-    raw::{Raw, CLOSE, FIN, PING, TEXT},
+    raw::{CLOSE, FIN, PING, Raw, TEXT},
     until, usual,
 };
 use serde_json::json;
@@ -242,7 +242,7 @@ fn what_cannot_be_kept_is_refused() {
 #[tokio::test]
 async fn a_file_that_is_not_used_is_named_with_the_reason_and_the_remedy() {
     let folder = Folder::new("said");
-    let logs = support::logs::Logs::capture();
+    let logs = Logs::capture();
     let old = builder(&folder).build().unwrap();
     assert!(logs.lines("WARN").is_empty(), "at the first start there is nothing to say");
     let new = builder(&folder).build().unwrap();
