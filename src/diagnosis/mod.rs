@@ -64,7 +64,7 @@ struct Usage {
     routes: Box<[(Method, Box<str>)]>,
     /// A layer looks for its requests.
     is_watched: AtomicBool,
-    /// A request has matched, or the log has said that none does.
+    /// It has no routes, a request has matched, or the log has said that none does.
     is_settled: AtomicBool,
     search: Mutex<Search>,
 }
@@ -103,12 +103,13 @@ impl Diagnosis {
         let usage = |entity: &Entity| {
             let routes = entity.routes.iter().map(|route| (route.method.clone(), route.path.as_str().into()));
             let lists = entity.lists.iter().map(|path| (Method::GET, path.as_str().into()));
+            let is_settled = AtomicBool::new(entity.paths().next().is_none());
             Usage {
                 name: entity.name.as_str().into(),
                 payload_key: entity.payload_key.as_str().into(),
                 routes: routes.chain(lists).collect(),
                 is_watched: AtomicBool::new(false),
-                is_settled: AtomicBool::new(false),
+                is_settled,
                 search: Mutex::default(),
             }
         };
@@ -118,7 +119,7 @@ impl Diagnosis {
             entities: entities.iter().map(usage).collect(),
             interest: AtomicUsize::new(STRAYS),
             looks: AtomicUsize::new(LOOKS),
-            unsettled: AtomicUsize::new(entities.len()),
+            unsettled: AtomicUsize::new(entities.iter().filter(|entity| entity.paths().next().is_some()).count()),
             wiring: AtomicU8::new(0),
         }
     }
@@ -253,10 +254,12 @@ impl Diagnosis {
     /// A page follows an entity. True where the caller should wait, and then call
     /// [`unmatched`](Self::unmatched).
     pub(crate) fn follows(&self, entity: EntityIndex) -> bool {
-        let Some(usage) = self.unsettled(entity).filter(|usage| !usage.routes.is_empty()) else {
+        if let Some(usage) = self.usage(entity) {
+            self.check_payload_key(usage);
+        }
+        let Some(usage) = self.unsettled(entity) else {
             return false;
         };
-        self.check_payload_key(usage);
         if !usage.is_watched.load(Ordering::Relaxed) {
             let name = &usage.name;
             self.observer.warn_once(

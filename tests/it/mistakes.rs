@@ -854,7 +854,7 @@ async fn an_answer_that_a_cache_gives_again_is_no_news() {
         assert_eq!((added.len(), &added[0]["type"]), (1, &json!("add-event")), "{name}");
         server.send(again(create())).await;
         server.send(again(save())).await;
-        assert_eq!(page.told(&live).await, [json!(0); 0], "{name}");
+        assert!(page.told(&live).await.is_empty(), "{name}");
         // Nor does it bring back what was deleted meanwhile.
         server.send(request(Method::DELETE, "/events/17", "")).await;
         server.send(again(create())).await;
