@@ -112,7 +112,7 @@ impl Event {
         let whole = self.clone().with_id(1).map_err(|error| error.to_string())?;
         let change = Change::add(&whole).map_err(|error| error.to_string())?;
         crate::calendar().check(&change).map_err(|error| match error {
-            PublishError::BreaksPages { reason, .. } => reason.to_owned(),
+            PublishError::BreaksPages { reason, .. } => reason.into_owned(),
             other => other.to_string(),
         })
     }

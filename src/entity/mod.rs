@@ -149,9 +149,9 @@ impl Entity {
 
     /// The DHTMLX Scheduler's `events` (payload key `event`) under the REST address `path`.
     ///
-    /// Objects that would make a page stop saving are not sent: an added event needs `start_date` and `end_date` as
-    /// text, and a readable `rrule` (seen with Scheduler 7.2.15). Answers the Scheduler takes for a failure (201 or
-    /// 204 instead of 200, a create without `tid`) are named once in the log.
+    /// Objects that would stop a page are not sent: an added event needs `start_date` and `end_date` as text, and an
+    /// `rrule` must be one that the Scheduler draws (see [`check`](Self::check)). Answers the Scheduler takes for a
+    /// failure (201 or 204 instead of 200, a create without `tid`) are named once in the log.
     ///
     /// ```
     /// let events = tower_live_updates::Entity::scheduler("/events");
@@ -642,6 +642,23 @@ impl Entity {
 
     /// Whether pages can bear this change: what fails here is never sent. A store that refuses such objects keeps them
     /// from pages that load them, too.
+    ///
+    /// [`Entity::scheduler`] refuses, as seen with Scheduler 7.2.15:
+    ///
+    /// - an add whose `start_date` or `end_date` is no text;
+    /// - an `rrule` on which the client throws, after which the page draws and saves no event any more: an unknown part or
+    ///   `FREQ`, an `UNTIL` or a `BYDAY` that is not as RFC 5545 writes it, in capitals, a weekday's number or a `BYSETPOS`
+    ///   of 0, a text for `BYHOUR`;
+    /// - an `rrule` with which the client needs more than half a second to draw once, or never comes to an end: an
+    ///   `INTERVAL` that is no whole number, hours that are never met, days that never come, `SECONDLY` without a `COUNT`.
+    ///   It depends on the start of the series. The dates are gone through for the week in which it starts and, unless its
+    ///   end has passed, for one year from today, which is where pages open. So a series that starts far in the past may be
+    ///   refused because of the way to today. Where the object holds no readable `start_date`, the rule must do from any
+    ///   start, and only the first week is gone through.
+    ///
+    /// All other rules pass, however odd: any `COUNT`, `WKST`, `TZID`, `BYYEARDAY` or `BYEASTER`, and numbers out of range.
+    /// The check takes microseconds for usual rules, and tens of milliseconds for the worst. It looks at the object alone:
+    /// an update that moves the start of a series without its `rrule` is not looked at.
     ///
     /// ```
     /// use serde_json::json;

@@ -19,10 +19,12 @@ import { killAll, start, stop } from "./server.mjs";
 
 const SEED = 1;
 const COUNT = 40;
-/** A page that has not drawn by then has stopped. */
-const STOPPED = 4000;
-/** What takes it longer than this, and ends, may be let through or not: that depends on the machine. */
-const NEAR = 500;
+/** A page that has not drawn by then has stopped, if the layer thinks so too. */
+const STOPPED = 2000;
+/** If the layer thinks that it bears the rule, it gets more time: other programs may be busy. */
+const PATIENT = 20_000;
+/** What takes it longer than this, and ends, may be refused: where the line is depends on the machine. */
+const NEAR = 400;
 const LONGEST_RUN = 1_200_000;
 const AT_ONCE = 2;
 const SERIES = { text: "series", start_date: "2025-04-21 10:00", end_date: "2026-04-21 00:00", duration: 3600 };
@@ -68,12 +70,12 @@ class Pages {
   }
 
   /** `reads`, `throws` or `hangs`, and for how long it has drawn. */
-  async verdict(rule) {
+  async verdict(rule, within) {
     const opening = this.#ready ?? this.#open();
     this.#ready = null;
     const { context, page, session } = await opening;
     let timer;
-    const late = new Promise(done => { timer = setTimeout(done, STOPPED, { verdict: "hangs", time: STOPPED }); });
+    const late = new Promise(done => { timer = setTimeout(done, within, { verdict: "hangs", time: within }); });
     const asked = page.evaluate(show, { ...SERIES, id: "7", rrule: rule }).catch(error => ({ verdict: "hangs", why: error.message }));
     const found = await Promise.race([asked, late]);
     clearTimeout(timer);
@@ -127,12 +129,13 @@ async function compare(browser, address, rules) {
     const pages = new Pages(browser, address);
     for (let next = queue.shift(); next; next = queue.shift()) {
       const { rule, expected } = next;
-      const [through, { verdict, time, why }] = [await isLetThrough(address, rule), await pages.verdict(rule)];
+      const through = await isLetThrough(address, rule);
+      const { verdict, time, why } = await pages.verdict(rule, through ? PATIENT : STOPPED);
       if (queue.length) pages.prepare();
       counts[verdict] += 1;
       const line = `${JSON.stringify(rule)}: the client ${verdict}${why ? ` (${why})` : ""}, after ${seconds(time ?? 0)}`;
       if (expected && verdict !== expected) disagreements.push(`${line}; the table says that it ${expected}`);
-      else if (verdict === "reads" && time > NEAR) counts.near += 1;
+      else if (verdict === "reads" && time > NEAR && !expected) counts.near += 1;
       else if (through !== (verdict === "reads")) {
         disagreements.push(`${line}; the layer ${through ? "lets it through" : "refuses it"}`);
       }

@@ -27,6 +27,9 @@ fn poison() -> Vec<Value> {
         rule(json!("EVERY DAY")),
         rule(json!("RRULE:FREQ=DAILY")),
         rule(json!("FREQ=DAILY;")),
+        rule(json!("FREQ=DAILY;INTERVAL=-1")),
+        rule(json!("FREQ=HOURLY;BYHOUR=25")),
+        rule(json!("FREQ=DAILY;BYDAY=0MO")),
         rule(json!(5)),
     ]
 }
@@ -65,13 +68,44 @@ async fn an_update_needs_no_dates_but_a_readable_rule() {
         (json!({"rrule": ""}), true),
         (json!({"rrule": null}), true),
         (json!({"rrule": "EVERY DAY"}), false),
+        (json!({"rrule": "FREQ=DAILY;INTERVAL=-1"}), false),
+        (json!({"rrule": "FREQ=HOURLY;INTERVAL=2;BYHOUR=3", "start_date": "2025-04-21 11:00"}), true),
+        (json!({"rrule": "FREQ=HOURLY;INTERVAL=2;BYHOUR=3", "start_date": "2025-04-21 10:00"}), false),
     ] {
-        let live = live();
+        for method in [Method::PUT, Method::PATCH] {
+            let live = live();
+            let server = server(&live, 200, r#"{"action":"updated"}"#);
+            let mut page = server.subscribed().await;
+            server.write(method, "/events/7", &object.to_string()).await;
+            assert_eq!(page.told(&live).await.len(), usize::from(told), "{object}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn neither_is_a_row_that_a_hook_reads_back() {
+    let row = |rule: &str| json!({"id": 7, "start_date": "2025-04-21 10:00", "end_date": "2026-04-21 00:00", "duration": 3600, "rrule": rule});
+    for (rule, told) in [("FREQ=DAILY", true), ("FREQ=DAILY;INTERVAL=-1", false)] {
+        let events = Entity::scheduler("/events")
+            .load(row(rule), async |row, _id: String| Ok::<_, std::convert::Infallible>(Some(row)));
+        let live = LiveUpdates::builder("/api/v1").tokens([TOKEN]).entity(events).build().unwrap();
         let server = server(&live, 200, r#"{"action":"updated"}"#);
         let mut page = server.subscribed().await;
-        server.write(Method::PUT, "/events/7", &object.to_string()).await;
-        assert_eq!(page.told(&live).await.len(), usize::from(told), "{object}");
+        // The write itself says nothing of the rule.
+        server.write(Method::PATCH, "/events/7", r#"{"text":"a"}"#).await;
+        assert_eq!(page.told(&live).await.len(), usize::from(told), "{rule}");
     }
+}
+
+#[cfg(feature = "tracing")]
+#[tokio::test]
+async fn the_log_names_the_part_of_a_rule_that_is_wrong() {
+    let logs = support::logs::Logs::capture();
+    let live = live();
+    let server = server(&live, 200, r#"{"action":"updated"}"#);
+    server.write(Method::PUT, "/events/7", r#"{"rrule":"FREQ=DAILY;INTERVAL=-1"}"#).await;
+    let line = "its rrule's INTERVAL=-1 stops the Scheduler; send a whole number of 1 or more";
+    assert_eq!(logs.lines(line).len(), 1, "{:?}", logs.lines(""));
 }
 
 #[tokio::test]

@@ -475,6 +475,11 @@ async fn rows_that_would_break_pages_are_left_out() {
         poison["rrule"] = json!("every second Tuesday");
         poison
     });
+    store.rows.lock().unwrap().insert(5, {
+        let mut poison = event(5, "endless");
+        poison["rrule"] = json!("FREQ=DAILY;INTERVAL=-1");
+        poison
+    });
     // Nothing can be said of a row without an id.
     store.rows.lock().unwrap().insert(4, json!({"id": 0, "text": "no id"}));
     // Without dates it can be changed and not be added.

@@ -7,8 +7,9 @@ use super::{
     value::{Filter, Value, Values},
 };
 
-/// What a page takes in all, in microseconds of a desktop's time. Phones are several times as slow.
-const MOST: f64 = 1_000_000.0;
+/// What a page may take to draw once, in microseconds of a desktop's time. It draws several times in a row, and phones are
+/// several times as slow.
+const MOST: f64 = 500_000.0;
 /// One step takes this, whatever it finds; in a year there are many days to look at, and a month is copied day by day.
 const STEP: f64 = 2.5;
 const STEP_OF_A_MONTH: f64 = 4.0;
@@ -164,7 +165,7 @@ impl Year {
             weekday: weekday(first) as usize,
             is_in_weeks: None,
         };
-        if !rule.weeks.is_empty() {
+        if !rule.weeks.is_absent() {
             year.is_in_weeks = Some(year.weeks(rule));
         }
         year

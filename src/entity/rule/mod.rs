@@ -23,7 +23,7 @@
 //!
 //! Of a part that is written twice the last one counts. White space sets several rules apart. Whether the dates end
 //! depends on all parts together and on the start of the series, so that is found out as the client finds it out: by
-//! going through them, though no further than it takes a page about a second.
+//! going through them, though no further than a page gets in half a second.
 
 mod date;
 mod expand;

@@ -116,6 +116,12 @@ fn parts(line: &str) -> Result<Rule, Fault> {
 impl<'a> Parts<'a> {
     fn take(&mut self, key: &str, value: Option<&'a str>) -> Result<(), Fault> {
         let upper = key.to_uppercase();
+        // Numbers are kept under the key in small letters, of which a few strange ones have the capitals of others.
+        if !key.is_ascii()
+            && !matches!(&*upper, "FREQ" | "WKST" | "UNTIL" | "BYDAY" | "BYWEEKDAY" | "DTSTART" | "TZID" | "BYEASTER")
+        {
+            return Err(unknown());
+        }
         // Without a sign of equality these parts are read, all others are not.
         let Some(value) = value else {
             return match &*upper {
