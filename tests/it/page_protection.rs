@@ -100,7 +100,7 @@ async fn neither_is_a_row_that_a_hook_reads_back() {
 #[cfg(feature = "tracing")]
 #[tokio::test]
 async fn the_log_names_the_part_of_a_rule_that_is_wrong() {
-    let logs = support::logs::Logs::capture();
+    let logs = crate::support::logs::Logs::capture();
     let live = live();
     let server = server(&live, 200, r#"{"action":"updated"}"#);
     server.write(Method::PUT, "/events/7", r#"{"rrule":"FREQ=DAILY;INTERVAL=-1"}"#).await;

@@ -665,7 +665,7 @@ impl<'r> Run<'r> {
             Some(count) => {
                 *count -= 1.0;
                 // 0, or no number.
-                !(*count < 0.0 || *count > 0.0)
+                *count == 0.0 || count.is_nan()
             }
         }
     }
