@@ -1,4 +1,56 @@
-#![doc = include_str!("../README.md")]
+//! One [tower](https://docs.rs/tower) layer that makes any HTTP service speak DHTMLX Live Updates: a change saved by one
+//! page shows on every other, with the unmodified client and without a line in your handlers.
+//!
+//! The layer watches successful POST, PUT, PATCH and DELETE requests on the routes of each [`Entity`], turns them into
+//! `add-event`, `update-event` and `delete-event` messages, and serves the handshake and the WebSocket itself. Every open
+//! page ends up equal to the server: through lost connections, slow readers, the gap while a page loads, and several users
+//! editing one event at once.
+//!
+//! ```no_run
+//! use axum::{Router, routing::{get, put}};
+//! use tower_live_updates::{Entity, LiveUpdates};
+//! # async fn list() {} async fn create() {} async fn update() {} async fn remove() {}
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let live = LiveUpdates::builder("/api/v1")
+//!         .tokens(["a-long-random-token"])
+//!         .entity(Entity::scheduler("/events"))
+//!         .build()?;
+//!
+//!     let app = Router::new()
+//!         .route("/events", get(list).post(create))
+//!         .route("/events/{id}", put(update).delete(remove))
+//!         .layer(live.layer());
+//!
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     axum::serve(listener, app).with_graceful_shutdown(live.shutdown_on_signals()).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | say which routes change what, and read rows back | [`Entity`] |
+//! | decide who may connect, and set limits | [`Builder`] |
+//! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
+//! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
+//! | decide in a handler what is published | [`LiveWrite`] |
+//! | keep tenants and users apart | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
+//! | keep history over a restart | [`Builder::log_file`], [`Entity::snapshot`] |
+//! | count what happens | [`Stats`] |
+//! | see the protocol on one page | [`guide::protocol`](crate::guide::protocol) |
+//! | find out why a page stays silent | [`guide::troubleshooting`](crate::guide::troubleshooting) |
+//!
+//! The README tells what is broadcast and when, what the promise costs, and under which conditions it holds.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `tracing` | yes | log lines and spans through `tracing`, and the audit |
+//! | `sessions` | no | keys that are signed and hold no token |
+//! | `axum` | no | [`LiveUpdatesLayer::axum`], and direct writes to the TCP stream under `axum::serve` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod auth;
@@ -59,3 +111,17 @@ pub use self::{
     watch::write::LiveWrite,
     way::{AnyBody, RequestWay, ResponseWay},
 };
+
+/// What there is to read besides the reference.
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #[doc = include_str!("../docs/protocol.md")]
+    pub mod protocol {}
+
+    #[doc = include_str!("../docs/troubleshooting.md")]
+    pub mod troubleshooting {}
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

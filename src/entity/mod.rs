@@ -348,8 +348,9 @@ impl Entity {
     /// without them a page keeps the events that went while it was away. Where the scopes of an open page change, the
     /// hook is asked with the former ones, too: what only these showed is gone. An error, a panic, or more
     /// than the builder's `hook_timeout` is logged, counted and tried again twice; then, as without this hook, pages
-    /// are told that they must load their list again (see the README, "Pages that were away for too long"). Until they
-    /// have been told all of it, they hear nothing else of this entity. The hook runs to its end although its page has
+    /// are told that they must load their list again (see the README, "Pages that were away for too long"). A page
+    /// receives the rows before anything else of this entity; more than 100 of them are sent in pieces, 24 updates a second,
+    /// and new changes go on meanwhile. A page that handles `$resync` is told to load its list instead of so many. The hook runs to its end although its page has
     /// gone. Rows without a usable id, and those that pages cannot bear ([`Entity::check`]), are left out, with a line
     /// in the log.
     ///

@@ -9,7 +9,7 @@ use tower_live_updates::{Change, LiveUpdates};
 use crate::support::{
     Server,
     client::{Client, Tab, WAYS, Way, added, adds, deleted, patient, publish, updated, upserts, wait},
-    raw::{FIN, TEXT},
+    raw::{CLOSE, FIN, TEXT, frame},
     usual,
 };
 
@@ -355,4 +355,28 @@ async fn a_margin_of_nothing_hears_what_comes_after_the_handshake() {
     let page = Client::load(&server, Way::AnyStream).await;
     publish(&live, [added(2, "after")]);
     assert_eq!(page.open().await.heard().await, adds(&[(2, "after")]));
+}
+
+/// Chromium keeps a page that was left for a way back and answers its pings; when the page comes back, it closes its
+/// socket with 1001 and has thrown away what came meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_went_away_hears_again_what_its_browser_may_have_thrown_away() {
+    for way in WAYS {
+        for (code, expected) in [(1001_u16, adds(&[(2, "b"), (3, "c")])), (1000, vec![])] {
+            let (live, server) = served().await;
+            let page = Client::load(&server, way).await;
+            let mut tab = page.open().await;
+            publish(&live, [added(1, "a")]);
+            tab.hears_in(700.0).await;
+            for change in [added(2, "b"), added(3, "c")] {
+                publish(&live, [change]);
+                tab.hears_in(20.0).await;
+            }
+            live.send("events", "and its pong acknowledges them").unwrap();
+            tab.hears_in(20.0).await;
+            tab.raw.write(&frame(CLOSE, &code.to_be_bytes())).await.unwrap();
+            tab.end().await;
+            assert_eq!(page.open().await.heard().await, expected, "{way:?} {code}");
+        }
+    }
 }
