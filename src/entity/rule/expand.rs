@@ -2,9 +2,11 @@
 
 use super::{
     Fault, Span,
-    date::{DAY, Time, civil, is_leap, time, weekday},
+    counter::{Counter, Endless, LAST_YEAR},
+    date::{DAY, Time, civil, time, weekday},
     read::{Frequency, Rule},
-    value::{Filter, Value, Values},
+    value::{Filter, Value, Values, numbers},
+    year::{Year, easter},
 };
 
 /// What a page may take to draw once, in microseconds of a desktop's time. It draws several times in a row, and phones are
@@ -18,28 +20,11 @@ const STEP_OF_A_YEAR: f64 = 16.0;
 const DATE: f64 = 1.0;
 /// One date that is in view takes this besides.
 const DRAWN: f64 = 5.0;
-/// After as many steps the clock comes back to where it began.
-const HOURS: u32 = 24;
-const MINUTES: u32 = 24 * 60;
-const SECONDS: u32 = 24 * 60 * 60;
-/// Where the client gives up.
-const LAST_YEAR: f64 = 9999.0;
 /// After so many years the calendar begins anew, weekdays and all.
 const CYCLE: f64 = 400.0;
 const WEEK: f64 = 7.0 * DAY;
 /// Pages that open within this time are looked after.
 const YEAR: f64 = 366.0 * DAY;
-
-/// Why a page that goes through the dates does not come to an end in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Endless {
-    /// The step is none, or leads out of the calendar.
-    Step,
-    /// No step meets the hours, minutes or seconds that are asked for.
-    Clock,
-    /// It goes on and on.
-    Dates { found: bool },
-}
 
 pub(super) fn check(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
     match (rule.start, span.start) {
@@ -138,127 +123,6 @@ fn fault(rule: &Rule, endless: Endless) -> Fault {
     }
 }
 
-/// A year's shape.
-struct Year {
-    number: f64,
-    length: usize,
-    next_length: usize,
-    /// Of the first of January: time and weekday.
-    first: Time,
-    weekday: usize,
-    is_in_weeks: Option<Vec<bool>>,
-}
-
-/// Days before each month, and after the last.
-const COMMON: [usize; 13] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
-const LEAP: [usize; 13] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366];
-
-impl Year {
-    fn new(number: f64, rule: &Rule) -> Self {
-        let length = |year| if is_leap(year) { 366 } else { 365 };
-        let first = time(number, 1.0, 1.0, 0.0, 0.0, 0.0);
-        let mut year = Self {
-            number,
-            length: length(number),
-            next_length: length(number + 1.0),
-            first,
-            weekday: weekday(first) as usize,
-            is_in_weeks: None,
-        };
-        if !rule.weeks.is_absent() {
-            year.is_in_weeks = Some(year.weeks(rule));
-        }
-        year
-    }
-
-    fn months(&self) -> &'static [usize; 13] {
-        if self.length == 366 { &LEAP } else { &COMMON }
-    }
-
-    /// The weekday of a day of the year, counted from 0; the client's table ends after 55 weeks.
-    fn weekday(&self, day: f64) -> f64 {
-        let at = self.weekday as f64 + day;
-        if day >= 0.0 && at < 385.0 { at % 7.0 } else { f64::NAN }
-    }
-
-    /// Month, day of the month, and that from the month's end, of a day of the year; a week of the next one is known.
-    fn place(&self, day: usize) -> Option<(f64, f64, f64)> {
-        let months = self.months();
-        if day >= self.length {
-            let over = (day - self.length) as f64;
-            return (over < 7.0).then_some((1.0, over + 1.0, over - 31.0));
-        }
-        let month = months.iter().rposition(|first| *first <= day)?;
-        Some((month as f64 + 1.0, (day - months[month] + 1) as f64, day as f64 - months[month + 1] as f64))
-    }
-
-    /// Which days are in one of the rule's weeks.
-    fn weeks(&self, rule: &Rule) -> Vec<bool> {
-        let mut days = vec![false; self.length + 7];
-        let all: Vec<f64> = match &rule.weeks {
-            Values::Absent => Vec::new(),
-            Values::One(value) => vec![value.number()],
-            Values::Many(values) => values.iter().map(Value::number).collect(),
-        };
-        let exact = rule.weeks.listed().unwrap_or_default();
-        let week_start = rule.week_start;
-        let modulo = |a: f64, b: f64| a.rem_euclid(b);
-        let first = modulo(7.0 - self.weekday as f64 + week_start, 7.0);
-        let length = self.length as f64;
-        let (start, whole) = if first >= 4.0 {
-            (0.0, length + modulo(self.weekday as f64 - week_start, 7.0))
-        } else {
-            (first, length - first)
-        };
-        let count = ((whole / 7.0).floor() + modulo(whole, 7.0) / 4.0).floor();
-        let back = if start == first { 0.0 } else { 7.0 - first };
-        let mut mark = |mut at: f64| {
-            for _ in 0..7 {
-                if at >= 0.0 && at.fract() == 0.0 && (at as usize) < days.len() {
-                    days[at as usize] = true;
-                }
-                at += 1.0;
-                if self.weekday(at) == week_start {
-                    break;
-                }
-            }
-        };
-        for week in all {
-            let week = if week < 0.0 { week + count + 1.0 } else { week };
-            if week > 0.0 && week <= count {
-                mark(if week > 1.0 { start + (week - 1.0) * 7.0 - back } else { start });
-            }
-        }
-        if exact.contains(&1.0) {
-            let at = start + count * 7.0 - back;
-            if at < length {
-                mark(at);
-            }
-        }
-        if start != 0.0 {
-            let last = if exact.contains(&-1.0) {
-                -1.0
-            } else {
-                let before = time(self.number - 1.0, 1.0, 1.0, 0.0, 0.0, 0.0);
-                let before = weekday(before);
-                let of_before = if is_leap(self.number - 1.0) { 366.0 } else { 365.0 };
-                let rest = if modulo(7.0 - before + week_start, 7.0) >= 4.0 {
-                    of_before + modulo(before - week_start, 7.0)
-                } else {
-                    length - start
-                };
-                (52.0 + modulo(rest, 7.0) / 4.0).floor()
-            };
-            if exact.contains(&last) {
-                for day in days.iter_mut().take(start as usize) {
-                    *day = true;
-                }
-            }
-        }
-        days
-    }
-}
-
 /// One way through the dates of a rule.
 struct Run<'r> {
     rule: &'r Rule,
@@ -268,12 +132,7 @@ struct Run<'r> {
     /// The last instant in view.
     to: Time,
     count: Option<f64>,
-    year: Value,
-    month: Value,
-    day: Value,
-    hour: Value,
-    minute: Value,
-    second: Value,
+    at: Counter,
     shape: Year,
     months: Option<Vec<f64>>,
     month_days: Vec<f64>,
@@ -283,9 +142,6 @@ struct Run<'r> {
     weekdays: Vec<f64>,
     /// Weekdays with a number, where the frequency gives it a meaning.
     numbered: Vec<(f64, f64)>,
-    hours: Filter,
-    minutes: Filter,
-    seconds: Filter,
     /// Times of the day.
     minute_list: Vec<f64>,
     second_list: Vec<f64>,
@@ -313,11 +169,10 @@ impl<'r> Run<'r> {
             Values::One(value) => Some(value.number()),
             Values::Many(_) => Some(f64::NAN),
         };
-        let (year, month, day) = civil(start);
-        let clock = start.rem_euclid(DAY) / 1000.0;
-        let (hour, minute, second) = ((clock / 3600.0).floor(), (clock / 60.0).floor() % 60.0, clock.floor() % 60.0);
+        let at = Counter::new(start, rule.filters());
+        let [year, month, day, hour, minute, second] =
+            [&at.year, &at.month, &at.day, &at.hour, &at.minute, &at.second].map(Value::number);
         let frequency = rule.frequency;
-        let [hours, minutes, seconds] = rule.filters();
         let list = |values: &Values, own: f64| match values {
             Values::Absent => vec![own],
             Values::One(value) => vec![value.number()],
@@ -365,12 +220,7 @@ impl<'r> Run<'r> {
             until,
             to,
             count,
-            year: Value::Number(year),
-            month: Value::Number(month),
-            day: Value::Number(day),
-            hour: Value::Number(hour),
-            minute: Value::Number(minute),
-            second: Value::Number(second),
+            at,
             shape: Year::new(year, rule),
             months,
             month_days: forth,
@@ -387,17 +237,14 @@ impl<'r> Run<'r> {
             came: false,
             found: false,
             week: (f64::NAN, 0.0),
-            hours,
-            minutes,
-            seconds,
         };
         if frequency < Frequency::Hourly {
             for hour in list(&rule.hours, hour) {
                 run.push_times(hour);
             }
-        } else if (frequency < Frequency::Hourly || run.hours.passes(hour))
-            && (frequency < Frequency::Minutely || run.minutes.passes(minute))
-            && (frequency < Frequency::Secondly || run.seconds.passes(second))
+        } else if (frequency < Frequency::Hourly || run.at.hours.passes(hour))
+            && (frequency < Frequency::Minutely || run.at.minutes.passes(minute))
+            && (frequency < Frequency::Secondly || run.at.seconds.passes(second))
         {
             run.set_times();
         }
@@ -415,7 +262,7 @@ impl<'r> Run<'r> {
     /// The times of the step at hand, where steps are shorter than days.
     fn set_times(&mut self) {
         self.times.clear();
-        let (hour, minute, second) = (self.hour.number(), self.minute.number(), self.second.number());
+        let (hour, minute, second) = (self.at.hour.number(), self.at.minute.number(), self.at.second.number());
         match self.rule.frequency {
             Frequency::Hourly => self.push_times(hour),
             Frequency::Minutely => {
@@ -447,7 +294,7 @@ impl<'r> Run<'r> {
             steps += 1.0;
             // What has not come by then never does: the client goes on to its last year.
             if steps > of_a_cycle && is_periodic && !self.came {
-                let years = LAST_YEAR + 1.0 - self.year.number();
+                let years = LAST_YEAR + 1.0 - self.at.year.number();
                 self.spent += years / CYCLE * of_a_cycle / interval * step;
                 break;
             }
@@ -456,14 +303,14 @@ impl<'r> Run<'r> {
             if is_over {
                 break;
             }
-            if self.advance(last_is_filtered)? {
+            if self.at.advance(self.rule, last_is_filtered)? {
                 break;
             }
             if self.rule.frequency >= Frequency::Hourly {
                 self.set_times();
             }
-            if self.shape.number != self.year.number() {
-                self.shape = Year::new(self.year.number(), self.rule);
+            if self.shape.number != self.at.year.number() {
+                self.shape = Year::new(self.at.year.number(), self.rule);
             }
             if self.spent > MOST {
                 return Err(Endless::Dates { found: self.found });
@@ -491,7 +338,7 @@ impl<'r> Run<'r> {
     /// From which day of the year to which the step at hand goes. `None` where there are none that could count.
     fn stretch(&self) -> Option<(usize, usize)> {
         let ordinal = || {
-            let at = time(self.year.number(), self.month.number(), self.day.number(), 0.0, 0.0, 0.0);
+            let at = time(self.at.year.number(), self.at.month.number(), self.at.day.number(), 0.0, 0.0, 0.0);
             let day = ((at - self.shape.first) / DAY).round();
             // A step backwards leads before the year, where there is nothing to be found any more.
             (day >= 0.0).then_some(day as usize)
@@ -499,10 +346,10 @@ impl<'r> Run<'r> {
         match self.rule.frequency {
             Frequency::Yearly => Some((0, self.shape.length)),
             Frequency::Monthly => {
-                let month = self.month.number();
+                let month = self.at.month.number();
                 let is_whole = month.fract() == 0.0 && (1.0..=12.0).contains(&month);
                 // A month that has become text must be written like a number.
-                let is_written = match &self.month {
+                let is_written = match &self.at.month {
                     Value::Number(_) => true,
                     Value::Text(text) => *text == month.to_string(),
                 };
@@ -532,7 +379,7 @@ impl<'r> Run<'r> {
         if self.numbered.is_empty() {
             return;
         }
-        let (year, month) = (self.shape.number, self.month.number());
+        let (year, month) = (self.shape.number, self.at.month.number());
         let is_marked = matches!(&self.marked, Some((of_year, of_month, _)) if *of_year == year
             && (self.rule.frequency == Frequency::Yearly || *of_month == month));
         if is_marked {
@@ -669,177 +516,4 @@ impl<'r> Run<'r> {
             }
         }
     }
-
-    /// Leads to the next step. True when the client stops because there are no more years.
-    fn advance(&mut self, last_is_filtered: bool) -> Result<bool, Endless> {
-        let interval = &self.rule.interval;
-        match self.rule.frequency {
-            Frequency::Yearly => self.year.add(interval),
-            Frequency::Monthly => {
-                self.month.add(interval);
-                let month = self.month.number();
-                if month > 12.0 {
-                    let rest = month % 12.0;
-                    self.year.add(&Value::Number((month / 12.0).floor()));
-                    self.month = Value::Number(rest);
-                    if rest == 0.0 {
-                        self.month = Value::Number(12.0);
-                        self.year.add(&Value::Number(-1.0));
-                    }
-                }
-            }
-            Frequency::Weekly => {
-                let week_start = self.rule.week_start;
-                let at = time(self.year.number(), self.month.number(), self.day.number(), 0.0, 0.0, 0.0);
-                let (weekday, days) = (weekday(at), interval.number() * 7.0);
-                let back = if week_start > weekday { weekday + 1.0 + (6.0 - week_start) } else { weekday - week_start };
-                self.day.add(&Value::Number(days - back));
-                self.fix_day();
-            }
-            Frequency::Daily => self.add_days(interval),
-            Frequency::Hourly => {
-                if last_is_filtered {
-                    let (hour, hours) = (self.hour.number(), interval.number());
-                    self.hour.add(&Value::Number(((23.0 - hour) / hours).floor() * hours));
-                }
-                self.add_hours(interval)?;
-            }
-            Frequency::Minutely => {
-                if last_is_filtered {
-                    let (minute, minutes) = (self.hour.number() * 60.0 + self.minute.number(), interval.number());
-                    self.minute.add(&Value::Number(((1439.0 - minute) / minutes).floor() * minutes));
-                }
-                self.add_minutes(interval)?;
-            }
-            Frequency::Secondly => {
-                if last_is_filtered {
-                    let minute = self.hour.number() * 3600.0 + self.minute.number() * 60.0;
-                    let (second, seconds) = (minute + self.second.number(), interval.number());
-                    self.second.add(&Value::Number(((86_399.0 - second) / seconds).floor() * seconds));
-                }
-                self.add_seconds(interval)?;
-            }
-        }
-        if self.year.number() > LAST_YEAR {
-            return Ok(true);
-        }
-        // Nothing comes of what is no number, and it stays so.
-        let parts = [&self.year, &self.month, &self.day, &self.hour, &self.minute, &self.second];
-        if parts.iter().any(|part| part.number().is_nan()) { Err(Endless::Step) } else { Ok(false) }
-    }
-
-    fn add_days(&mut self, days: &Value) {
-        self.day.add(days);
-        self.fix_day();
-    }
-
-    fn fix_day(&mut self) {
-        let mut day = self.day.number();
-        if day <= 28.0 {
-            return;
-        }
-        let (mut year, mut month) = (self.year.number(), self.month.number());
-        let length = |year, month: f64| {
-            let months = if is_leap(year) { &LEAP } else { &COMMON };
-            (months[month as usize] - months[month as usize - 1]) as f64
-        };
-        let mut is_over = false;
-        while !is_over && day > length(year, month) {
-            day -= length(year, month);
-            month += 1.0;
-            if month == 13.0 {
-                month = 1.0;
-                year += 1.0;
-                is_over = year > LAST_YEAR;
-            }
-            self.day = Value::Number(day);
-        }
-        self.year = Value::Number(year);
-        self.month = Value::Number(month);
-    }
-
-    fn add_hours(&mut self, hours: &Value) -> Result<(), Endless> {
-        for _ in 0..=HOURS {
-            self.hour.add(hours);
-            let hour = self.hour.number();
-            let days = (hour / 24.0).floor();
-            if days != 0.0 && !days.is_nan() {
-                self.hour = Value::Number(modulo(hour, 24.0));
-                self.add_days(&Value::Number(days));
-            }
-            if self.hours.passes(self.hour.number()) {
-                return Ok(());
-            }
-            if self.hour.number().is_nan() {
-                break;
-            }
-        }
-        Err(Endless::Clock)
-    }
-
-    fn add_minutes(&mut self, minutes: &Value) -> Result<(), Endless> {
-        for _ in 0..=MINUTES {
-            self.minute.add(minutes);
-            let minute = self.minute.number();
-            let hours = (minute / 60.0).floor();
-            if hours != 0.0 && !hours.is_nan() {
-                self.minute = Value::Number(modulo(minute, 60.0));
-                self.add_hours(&Value::Number(hours))?;
-            }
-            if self.hours.passes(self.hour.number()) && self.minutes.passes(self.minute.number()) {
-                return Ok(());
-            }
-            if self.hour.number().is_nan() || self.minute.number().is_nan() {
-                break;
-            }
-        }
-        Err(Endless::Clock)
-    }
-
-    fn add_seconds(&mut self, seconds: &Value) -> Result<(), Endless> {
-        for _ in 0..=SECONDS {
-            self.second.add(seconds);
-            let second = self.second.number();
-            let minutes = (second / 60.0).floor();
-            if minutes != 0.0 && !minutes.is_nan() {
-                self.second = Value::Number(modulo(second, 60.0));
-                self.add_minutes(&Value::Number(minutes))?;
-            }
-            if self.hours.passes(self.hour.number())
-                && self.minutes.passes(self.minute.number())
-                && self.seconds.passes(self.second.number())
-            {
-                return Ok(());
-            }
-            if [&self.hour, &self.minute, &self.second].iter().any(|part| part.number().is_nan()) {
-                break;
-            }
-        }
-        Err(Endless::Clock)
-    }
-}
-
-/// The remainder that has the divisor's sign; `NaN` of what is infinite.
-fn modulo(number: f64, divisor: f64) -> f64 {
-    number.rem_euclid(divisor)
-}
-
-fn numbers(values: &[Value]) -> Vec<f64> {
-    values.iter().filter_map(|value| if let Value::Number(number) = value { Some(*number) } else { None }).collect()
-}
-
-/// The day of the year, from 0, that is so many days behind Easter Sunday.
-fn easter(year: f64, offset: f64) -> f64 {
-    let (a, b, c) = (year % 19.0, (year / 100.0).floor(), year % 100.0);
-    let (d, e) = ((b / 4.0).floor(), b % 4.0);
-    let f = ((b + 8.0) / 25.0).floor();
-    let g = ((b - f + 1.0) / 3.0).floor();
-    let h = (19.0 * a + b - d - g + 15.0) % 30.0;
-    let (i, k) = ((c / 4.0).floor(), c % 4.0);
-    let l = (32.0 + 2.0 * e + 2.0 * i - h - k) % 7.0;
-    let m = ((a + 11.0 * h + 22.0 * l) / 451.0).floor();
-    let month = ((h + l - 7.0 * m + 114.0) / 31.0).floor();
-    let day = (h + l - 7.0 * m + 114.0) % 31.0 + 1.0;
-    let at = time(year, month, day + offset, 0.0, 0.0, 0.0) - time(year, 1.0, 1.0, 0.0, 0.0, 0.0);
-    at / DAY
 }

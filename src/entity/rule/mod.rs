@@ -25,10 +25,12 @@
 //! depends on all parts together and on the start of the series, so that is found out as the client finds it out: by
 //! going through them, though no further than a page gets in half a second.
 
+mod counter;
 mod date;
 mod expand;
 mod read;
 mod value;
+mod year;
 
 use std::fmt;
 

@@ -2,7 +2,7 @@
 
 use super::{
     Fault,
-    date::{Time, instant},
+    date::{Time, instant, now},
     value::{Filter, Value, Values, is_space, number},
 };
 
@@ -61,7 +61,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Rule>, Fault> {
     let mut start = None;
     if lines.len() > 1 {
         // Of several the client starts each now, unless one names a start.
-        start = dtstart(text)?.or_else(|| Some(super::date::now()));
+        start = dtstart(text)?.or_else(|| Some(now()));
     }
     for (at, line) in lines.into_iter().enumerate() {
         let rule = match line.split_once(':') {

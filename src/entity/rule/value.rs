@@ -127,7 +127,7 @@ impl Values {
 }
 
 /// The members that can equal a number: a text never does.
-fn numbers(values: &[Value]) -> Vec<f64> {
+pub(super) fn numbers(values: &[Value]) -> Vec<f64> {
     values.iter().filter_map(|value| if let Value::Number(number) = value { Some(*number) } else { None }).collect()
 }
 
