@@ -334,6 +334,7 @@ impl Diagnosis {
     }
 
     /// True where requests that are none of ours are worth a look.
+    #[inline]
     pub(crate) fn is_interested(&self) -> bool {
         self.interest.load(Ordering::Relaxed) != 0
     }
