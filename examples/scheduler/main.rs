@@ -103,7 +103,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .merge(api::routes(store))
         .layer(live.layer())
         // Outside of the live layer, so that its answers get the CORS headers too.
-        .layer(cors(options.origins));
+        .layer(cors(&options.origins));
 
     let listener = TcpListener::bind(options.listen).await?;
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
@@ -117,7 +117,7 @@ fn calendar() -> Entity {
 }
 
 /// Lets pages of other origins use the REST interface and the handshake.
-fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
     }
