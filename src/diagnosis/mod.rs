@@ -3,9 +3,9 @@
 //! A request that is none of ours costs one relaxed load here, once everything has been found in its place.
 
 mod likeness;
+mod usage;
 
 use std::{
-    fmt::Write as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -15,7 +15,10 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Method, Uri};
 
-use self::likeness::{Likeness, likeness, nearest, shown};
+use self::{
+    likeness::{Likeness, likeness, nearest, shown},
+    usage::{Like, MAX_LISTED, Usage},
+};
 use crate::{entity::Entity, hub::EntityIndex, lock::lock, observe::Observer};
 
 /// So long a page follows an entity, or writes are watched, before it is odd that nothing else comes.
@@ -29,8 +32,6 @@ const STRAYS: usize = 1 << 24;
 const REMOTE_TOKEN: HeaderName = HeaderName::from_static("remote-token");
 /// Longer paths are not compared.
 const MAX_PATH: usize = 512;
-/// Names listed in a line.
-const MAX_LISTED: usize = 8;
 
 /// In `wiring`: a layer serves the endpoint.
 const LAYER: u8 = 1;
@@ -54,48 +55,6 @@ pub(crate) struct Diagnosis {
     /// Entities that are not settled.
     unsettled: AtomicUsize,
     wiring: AtomicU8,
-}
-
-/// One entity, and what has been seen of it.
-#[derive(Debug)]
-struct Usage {
-    name: Box<str>,
-    payload_key: Box<str>,
-    routes: Box<[(Method, Box<str>)]>,
-    /// A layer looks for its requests.
-    is_watched: AtomicBool,
-    /// It has no routes, a request has matched, or the log has said that none does.
-    is_settled: AtomicBool,
-    search: Mutex<Search>,
-}
-
-/// The search for requests of an entity that pages follow.
-#[derive(Debug, Default)]
-struct Search {
-    is_on: bool,
-    /// What resembles its routes best.
-    like: Option<Like>,
-}
-
-/// A request like those that are searched for.
-#[derive(Debug)]
-struct Like {
-    method: Method,
-    likeness: Likeness,
-    /// Its path, with parameters instead of what stood there.
-    path: String,
-}
-
-impl Like {
-    fn rank(&self) -> u8 {
-        match self.likeness {
-            Likeness::Same => 5,
-            Likeness::Case | Likeness::EmptySegment => 4,
-            Likeness::Prefix(_) => 3,
-            Likeness::Stripped(_) => 2,
-            Likeness::Typo => 1,
-        }
-    }
 }
 
 impl Diagnosis {
@@ -334,6 +293,7 @@ impl Diagnosis {
     }
 
     /// True where requests that are none of ours are worth a look.
+    #[inline]
     pub(crate) fn is_interested(&self) -> bool {
         self.interest.load(Ordering::Relaxed) != 0
     }
@@ -471,49 +431,5 @@ impl Diagnosis {
                  publishes; build one LiveUpdates with all entities, and clone it"
             ),
         );
-    }
-}
-
-impl Usage {
-    fn listed_routes(&self) -> String {
-        let mut listed = String::new();
-        for (at, (method, path)) in self.routes.iter().take(MAX_LISTED).enumerate() {
-            let _ = write!(listed, "{}{method} {path}", if at > 0 { ", " } else { "" });
-        }
-        if self.routes.len() > MAX_LISTED {
-            listed.push_str(", …");
-        }
-        listed
-    }
-
-    fn remedy(&self, like: Option<&Like>) -> String {
-        let name = &self.name;
-        let Some(Like { method, likeness, path }) = like else {
-            return format!(
-                "either its routes are not behind the layer (a Router's layer wraps the routes that stand before it: call \
-                 .layer(live.layer()) last), or they have other paths there: inside a nest without its prefix, for which \
-                 there is live.watch({name:?})"
-            );
-        };
-        let came = format!("{method} requests came to {path:?}");
-        match likeness {
-            Likeness::Same => format!(
-                "{came}, which has no route of this method; updates and deletions name the id in their path, and the page's \
-                 address for saving must have no query"
-            ),
-            Likeness::EmptySegment => {
-                format!("{came} with an empty segment in it (\"//\"); mend the page's address for saving")
-            }
-            Likeness::Case => format!("{came}; capitals count"),
-            Likeness::Typo => format!("{came}; name one path in entity, router and page"),
-            Likeness::Prefix(prefix) => format!(
-                "{came}; name the path as the layer sees it, with {prefix:?} before it, or watch inside that nest with \
-                 live.watch({name:?})"
-            ),
-            Likeness::Stripped(head) => format!(
-                "{came}; the layer stands inside a nest, which takes {head:?} away: leave that out of the entity's path, or \
-                 put the layer outside"
-            ),
-        }
     }
 }

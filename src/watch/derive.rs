@@ -111,6 +111,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) tid: bool,
     /// What the page sent of a new object, and shows.
     pub(crate) sent: Option<Object<'a>>,
+    /// True when the answer is empty, or an object without an action that the stock client does not know.
+    pub(crate) is_usual: bool,
 }
 
 impl Draft<'_> {
@@ -225,7 +227,7 @@ fn derive<'a>(
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
-    Ok(Some(Draft { kind, object, tid, raw_id, sent: shown }))
+    Ok(Some(Draft { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown }))
 }
 
 /// A claim of an update or a deletion, with its id, which the answer does not contradict. One of a new object says no
@@ -272,6 +274,7 @@ fn kind_of(
 /// What an answer says.
 struct Answer<'a> {
     status: StatusCode,
+    is_usual: bool,
     failed: bool,
     action: Option<ChangeKind>,
     tid: Option<Cow<'a, str>>,
@@ -284,10 +287,15 @@ struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn read(entity: &Entity, response: ResponseFacts<'a>) -> Self {
-        let fields = response.body.and_then(Object::parse).unwrap_or_default();
+        let parsed = response.body.and_then(Object::parse);
+        let is_empty = response.body.is_none_or(<[u8]>::is_empty);
+        let is_object = parsed.is_some();
+        let fields = parsed.unwrap_or_default();
         let action = fields.get_str("action").unwrap_or_default();
+        let is_known = matches!(action.as_ref(), "inserted" | "updated" | "deleted" | "error" | "invalid");
         Self {
             status: response.status,
+            is_usual: is_empty || (is_object && (is_known || fields.get("action").is_none())),
             failed: matches!(action.as_ref(), "error" | "invalid"),
             action: match action.as_ref() {
                 // Not documented, but understood by the stock client.

@@ -300,7 +300,8 @@ impl Write {
     fn look_at(&self, draft: &Draft<'_>, seen: &Exchanged<'_>) {
         let entity = self.watcher().publisher.entity(self.matched().route.entity);
         let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
-        let oddity = (entity.widget == Widget::Scheduler).then(|| seen.oddity()).flatten();
+        let may_be_odd = entity.widget == Widget::Scheduler && (!draft.is_usual || seen.is_answer_hidden());
+        let oddity = may_be_odd.then(|| seen.oddity()).flatten();
         let misfit = entity.widget.misfit(draft.kind, seen.parts.status, draft.tid);
         let misfit = misfit.filter(|misfit| *misfit == Misfit::Status || !seen.is_answer_hidden());
         if let Some((what, line)) = oddity {

@@ -110,6 +110,7 @@ impl Watcher {
         }
     }
 
+    #[inline]
     pub(crate) fn diagnosis(&self) -> &Diagnosis {
         &self.publisher.diagnosis
     }

@@ -110,11 +110,11 @@ async fn many_rows_are_told_in_pieces_and_what_happens_meanwhile_at_once() {
     let (live, _server, page) = started(1000).await;
     let mut tab = page.open().await;
     let first = reads(&mut tab, 1).await;
-    assert!((100..200).contains(&updates(&first)), "{}", updates(&first));
+    assert!((12..50).contains(&updates(&first)), "twenty-four in a second: {}", updates(&first));
     publish(&live, [updated(999, "meanwhile")]);
     assert!(tab.hears_in(0.1).await.contains(&"update 999 meanwhile".to_owned()));
     let rest = reads(&mut tab, 9).await;
-    assert!((300..500).contains(&updates(&rest)), "forty in a second: {}", updates(&rest));
+    assert!((180..260).contains(&updates(&rest)), "{}", updates(&rest));
     let end = reads(&mut tab, 60).await;
     assert!(end.contains(&"update 1000 row".to_owned()));
     let newest = end.iter().rfind(|told| told.starts_with("update 999 "));

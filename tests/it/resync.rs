@@ -508,7 +508,7 @@ async fn a_large_store_comes_whole_to_a_narrow_reader() {
         wait(1.0).await;
         publish(&live, [updated(1000, "newest")]);
         let mut heard = tab.heard().await;
-        for _ in 0..1700 {
+        for _ in 0..2600 {
             heard.extend(tab.hears_in(0.1).await);
         }
         let state = state(&heard);

@@ -1,0 +1,99 @@
+//! What is known of one entity, and what helps where its requests do not come.
+
+use std::{
+    fmt::Write as _,
+    sync::{Mutex, atomic::AtomicBool},
+};
+
+use http::Method;
+
+use super::likeness::Likeness;
+
+/// Names listed in a line.
+pub(super) const MAX_LISTED: usize = 8;
+
+/// One entity, and what has been seen of it.
+#[derive(Debug)]
+pub(super) struct Usage {
+    pub(super) name: Box<str>,
+    pub(super) payload_key: Box<str>,
+    pub(super) routes: Box<[(Method, Box<str>)]>,
+    /// A layer looks for its requests.
+    pub(super) is_watched: AtomicBool,
+    /// It has no routes, a request has matched, or the log has said that none does.
+    pub(super) is_settled: AtomicBool,
+    pub(super) search: Mutex<Search>,
+}
+
+/// The search for requests of an entity that pages follow.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    pub(super) is_on: bool,
+    /// What resembles its routes best.
+    pub(super) like: Option<Like>,
+}
+
+/// A request like those that are searched for.
+#[derive(Debug)]
+pub(super) struct Like {
+    pub(super) method: Method,
+    pub(super) likeness: Likeness,
+    /// Its path, with parameters instead of what stood there.
+    pub(super) path: String,
+}
+
+impl Like {
+    pub(super) fn rank(&self) -> u8 {
+        match self.likeness {
+            Likeness::Same => 5,
+            Likeness::Case | Likeness::EmptySegment => 4,
+            Likeness::Prefix(_) => 3,
+            Likeness::Stripped(_) => 2,
+            Likeness::Typo => 1,
+        }
+    }
+}
+
+impl Usage {
+    pub(super) fn listed_routes(&self) -> String {
+        let mut listed = String::new();
+        for (at, (method, path)) in self.routes.iter().take(MAX_LISTED).enumerate() {
+            let _ = write!(listed, "{}{method} {path}", if at > 0 { ", " } else { "" });
+        }
+        if self.routes.len() > MAX_LISTED {
+            listed.push_str(", …");
+        }
+        listed
+    }
+
+    pub(super) fn remedy(&self, like: Option<&Like>) -> String {
+        let name = &self.name;
+        let Some(Like { method, likeness, path }) = like else {
+            return format!(
+                "either its routes are not behind the layer (a Router's layer wraps the routes that stand before it: call \
+                 .layer(live.layer()) last), or they have other paths there: inside a nest without its prefix, for which \
+                 there is live.watch({name:?})"
+            );
+        };
+        let came = format!("{method} requests came to {path:?}");
+        match likeness {
+            Likeness::Same => format!(
+                "{came}, which has no route of this method; updates and deletions name the id in their path, and the page's \
+                 address for saving must have no query"
+            ),
+            Likeness::EmptySegment => {
+                format!("{came} with an empty segment in it (\"//\"); mend the page's address for saving")
+            }
+            Likeness::Case => format!("{came}; capitals count"),
+            Likeness::Typo => format!("{came}; name one path in entity, router and page"),
+            Likeness::Prefix(prefix) => format!(
+                "{came}; name the path as the layer sees it, with {prefix:?} before it, or watch inside that nest with \
+                 live.watch({name:?})"
+            ),
+            Likeness::Stripped(head) => format!(
+                "{came}; the layer stands inside a nest, which takes {head:?} away: leave that out of the entity's path, or \
+                 put the layer outside"
+            ),
+        }
+    }
+}
