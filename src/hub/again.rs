@@ -56,6 +56,8 @@ pub(super) struct Again {
     late: Option<LateList>,
     /// It is not put off while somebody is saving.
     is_punctual: bool,
+    /// Nothing but what a late list may lack is told again.
+    is_for_list: bool,
 }
 
 /// The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than anybody here
@@ -239,18 +241,19 @@ impl Again {
             pauses_until: None,
             late: None,
             is_punctual: false,
+            is_for_list: false,
         }
     }
 
-    /// What a young page's late list may lack is told again, too.
-    pub(super) fn expecting(self, late: Option<LateList>) -> Self {
-        Self { late, ..self }
+    /// It is told for the first time from now on; what a young page's late list may lack is told again, too.
+    pub(super) fn beginning(self, now: Instant, late: Option<LateList>) -> Self {
+        Self { late, began: now, ..self }
     }
 
     /// Nothing has been missed; only its list may come late.
     pub(super) fn only_expecting(late: LateList, now: Instant) -> Self {
         Self { step: Step::Told(now), attempts: ATTEMPTS, patience: PATIENCE, ..Self::due(late.from, now) }
-            .expecting(Some(late))
+            .beginning(now, Some(late))
     }
 
     /// The rest of a long replay, which was told up to a sequence number, in pieces.
@@ -316,6 +319,7 @@ impl Again {
             return;
         }
         self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
+        self.is_for_list = false;
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.
@@ -351,6 +355,8 @@ impl Again {
             Step::Arrived(_) | Step::TellingDeletions(_) if self.knows_gone_ids() => None,
             Step::Arrived(_) | Step::TellingDeletions(_) => Some(cursor),
             Step::Due(_) | Step::Telling(_) | Step::Told(_) if self.wants_rows() => None,
+            // On another connection it is expected again.
+            Step::Due(_) | Step::Telling(_) | Step::Told(_) if self.is_for_list => Some(cursor),
             Step::Due(_) | Step::Telling(_) | Step::Told(_) => Some(self.from),
         }
     }
@@ -435,7 +441,7 @@ impl Again {
         if let Some(due) = self.expects_list(settle, times).and_then(|late| late.next(now)) {
             self.from = self.late.map_or(self.from, |late| late.from);
             self.step = Step::Due(due);
-            self.is_punctual = true;
+            (self.is_punctual, self.is_for_list) = (true, true);
             return true;
         }
         self.has_arrived = true;

@@ -494,7 +494,7 @@ impl Hub {
                     // A list may arrive later than this, or the page be saving at the moment.
                     let reminded = self.reminded_before(entity);
                     let at = replays_at.unwrap_or(now + self.times.replay_again);
-                    let again = Again::replayed(from, comes_back, reminded, at).expecting(late);
+                    let again = Again::replayed(from, comes_back, reminded, at).beginning(now, late);
                     subscription.again = Some(Box::new(again));
                 } else if let Some(late) = late {
                     subscription.again = Some(Box::new(Again::only_expecting(late, now)));
@@ -725,9 +725,12 @@ impl Hub {
     fn goes_on_slowly(&self, feed: &mut Feed, log: &Log, now: Instant) {
         let (cursor, head) = (feed.cursor, log.head());
         let loads_again = feed.find(self.resync).is_some();
-        for known in feed.subscriptions.iter_mut().filter(|known| known.replaying) {
-            // Messages are told in their order, with all that comes between.
-            if log.has_messages_since(known.entity, cursor) || known.entity == self.resync {
+        let (subscriptions, recipient) = (&mut feed.subscriptions, &feed.recipient);
+        for known in subscriptions.iter_mut().filter(|known| known.replaying) {
+            // Messages are told in their order, with all that comes between; and behind a refresh only the store knows.
+            let is_refreshed = log.refreshed_for(known.entity, recipient.identity.hears()) > cursor;
+            let is_in_order = is_refreshed || log.has_messages_since(known.entity, cursor);
+            if is_in_order || known.entity == self.resync {
                 continue;
             }
             known.replaying = false;
@@ -1129,7 +1132,9 @@ impl Holder for Subscriber {
             }
             let log_start = it.recipient.log_start(&log, known.entity);
             let earlier = known.again.take();
-            match missed_from.filter(|from| *from >= log_start) {
+            // Behind a refresh only the store knows.
+            let reach = log_start.max(log.refreshed_for(known.entity, it.recipient.identity.hears()));
+            match missed_from.filter(|from| *from >= reach) {
                 Some(from) => {
                     let from = earlier.as_ref().and_then(|again| again.missed_from(from)).unwrap_or(from).min(from);
                     let again = Again::replayed(from, true, hub.reminded_before(known.entity), now);
