@@ -319,7 +319,12 @@ impl Again {
             return;
         }
         self.settling = Some(known_before.min(self.settling.unwrap_or(known_before)));
-        self.is_for_list = false;
+        if std::mem::take(&mut self.is_for_list) && matches!(self.step, Step::Due(_)) {
+            // It is told sooner; the late list is still to come.
+            if let Some(late) = &mut self.late {
+                late.told = late.told.saturating_sub(1);
+            }
+        }
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
                 // Of what came before only the deletions matter, and there is a next time for these.

@@ -108,3 +108,20 @@ async fn so_it_is_where_it_has_come_back_meanwhile() {
     assert_eq!(tab.hears_in(10.0).await, adds(&[(1, "a")]), "thirty seconds after it came");
     assert_eq!(tab.hears_in(100.0).await, adds(&[(1, "a")]), "and two minutes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn so_it_is_where_everybody_was_told_again_meanwhile() {
+    for way in WAYS {
+        let live = patient().build().unwrap();
+        let server = Server::layered(&live.layer(), |_| async { Response::new(full("[]")) });
+        wait(100.0).await;
+        let mut tab = Client::load(&server, way).await.open().await;
+        server.write(Method::GET, "/events", "").await;
+        wait(3.8).await;
+        publish(&live, [updated(1, "a"), updated(2, "a")]);
+        assert_eq!(tab.hears_in(25.0).await.len(), 4, "{way:?}: live, and when they have settled");
+        for seconds in [2.0, 90.0] {
+            assert_eq!(tab.hears_in(seconds).await, ["update 1 a", "update 2 a"], "{way:?} {seconds}");
+        }
+    }
+}
