@@ -326,7 +326,8 @@ async fn a_long_replay_comes_whole_in_pieces_and_what_happens_meanwhile_at_once(
             assert_eq!(*text, Some(expected), "{way:?}: event {id}");
             assert_ne!(expected, "nothing");
         }
-        assert!(heard.len() <= 2 * 3000 + 10, "{way:?}: {} frames, each object's newest state once", heard.len());
+        // Once, and once more, since somebody was writing when it began.
+        assert!(heard.len() <= 2 * (3000 + 1000) + 10, "{way:?}: {} frames", heard.len());
     }
 }
 
