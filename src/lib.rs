@@ -39,8 +39,8 @@
 //! | keep tenants and users apart | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
 //! | keep history over a restart | [`Builder::log_file`], [`Entity::snapshot`] |
 //! | count what happens | [`Stats`] |
-//! | see the protocol on one page | [`guide::protocol`](crate::guide::protocol) |
-//! | find out why a page stays silent | [`guide::troubleshooting`](crate::guide::troubleshooting) |
+//! | see the protocol on one page | [`guide::protocol`] |
+//! | find out why a page stays silent | [`guide::troubleshooting`] |
 //!
 //! The README tells what is broadcast and when, what the promise costs, and under which conditions it holds.
 //!
