@@ -1,7 +1,7 @@
 //! What one subscriber is told once more: what it may have missed, what may have met a page that was saving, and what
 //! the store says to a page that lost its place.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -48,6 +48,8 @@ pub(super) struct Again {
     began: Instant,
     /// So many lines that are drawn may be told before it pauses.
     room: usize,
+    /// It does not pause.
+    is_hurried: bool,
     /// So many have been told since it paused last.
     drawn: usize,
     /// It pauses until then, and leaves its page the time to draw.
@@ -237,6 +239,7 @@ impl Again {
             deletions: None,
             began: at,
             room: 0,
+            is_hurried: false,
             drawn: 0,
             pauses_until: None,
             late: None,
@@ -256,10 +259,11 @@ impl Again {
             .beginning(now, Some(late))
     }
 
-    /// The rest of a long replay, which was told up to a sequence number, in pieces.
-    pub(super) fn goes_on_slowly(&mut self, told: u64, pace: &Pace, now: Instant) {
-        // What settles besides may begin before that.
-        let next = if self.settling.is_some() { told.min(self.from) } else { told };
+    /// The rest of a long replay, of which so much has been told, in pieces.
+    pub(super) fn goes_on_slowly(&mut self, replay: Range<u64>, pace: &Pace, now: Instant) {
+        // What settles besides, or is in doubt, may begin before that.
+        let reaches_back = self.settling.is_some() || self.from < replay.start;
+        let next = if reaches_back { replay.end.min(self.from) } else { replay.end };
         self.step = Step::Telling(Place::record(next));
         self.pause(pace.long, pace, now);
     }
@@ -301,8 +305,21 @@ impl Again {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len())
     }
 
+    /// It is told without a pause: something else waits for it, or it has been broken off before.
+    pub(super) fn hurries(&mut self) {
+        (self.is_hurried, self.room, self.pauses_until) = (true, usize::MAX, None);
+    }
+
+    /// It has not been told to its end yet, and holds what the store says.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.snapshot.is_some() && !self.is_repeated
+    }
+
     /// Leaves its page the time to draw so many lines.
     fn pause(&mut self, drawn: usize, pace: &Pace, now: Instant) {
+        if self.is_hurried {
+            return self.hurries();
+        }
         self.room = pace.at_once;
         self.pauses_until = Some(now + pace.time_for(drawn));
     }
@@ -413,8 +430,9 @@ impl Again {
             }
             Step::Due(_) => {
                 let first = if self.wants_rows() { Place::default() } else { Place::END };
-                self.step = Step::Telling(Place { sequence: self.from, ..first });
-                (self.room, self.began, self.is_punctual) = (times.pace.first(self.rows()), now, false);
+                self.step = Step::Telling(Place { sequence: self.from.min(self.messages_from), ..first });
+                let room = if self.is_hurried { usize::MAX } else { times.pace.first(self.rows()) };
+                (self.room, self.began, self.is_punctual) = (room, now, false);
                 true
             }
             Step::Told(_) if self.attempts > 0 && !was_calm(settle, times, self.began, now) => {

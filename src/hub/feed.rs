@@ -178,6 +178,8 @@ struct Subscription {
     from: u64,
     /// On the way to the head: of each object only the newest state is told, to pages that may have it or not.
     replaying: bool,
+    /// What the store said was broken off: the next time it is told without a pause.
+    is_hurried: bool,
     lost: Option<Lost>,
     again: Option<Box<Again>>,
     /// Deletions before this are no news to its page: that was loaded later.
@@ -316,6 +318,7 @@ impl Subscription {
             entity,
             from: head,
             replaying: false,
+            is_hurried: false,
             lost: None,
             again: None,
             deletions_from,
@@ -378,6 +381,7 @@ impl Subscription {
         self.from = u64::MAX;
         self.unheard_from = unheard_from;
         self.replaying = false;
+        self.is_hurried |= self.again.as_ref().is_some_and(|again| again.is_broken_off());
         self.again = None;
         self.stale_before = stale_before;
         self.lost = Some(Lost::Unasked);
@@ -567,6 +571,9 @@ impl Hub {
                 let mut again = Again::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
                 // Soon after the start it would be told twice: answers of the process before may be on their way.
                 again.begins_at(self.started + 2 * self.times.settle.quiet, &self.times.pace, now);
+                if subscription.is_hurried {
+                    again.hurries();
+                }
                 subscription.again = Some(Box::new(again));
                 subscription.lost = None;
             }
@@ -734,18 +741,20 @@ impl Hub {
                 continue;
             }
             known.replaying = false;
-            known.from = head;
+            let replayed_from = std::mem::replace(&mut known.from, head);
             let reminded = self.reminded_before(known.entity);
             let mut again = match known.again.take() {
                 Some(again) if !loads_again => again,
                 _ if loads_again => {
                     let marker = Arc::new(self.marker(known.entity, head));
-                    Box::new(Again::resynchronised(marker, head, u64::MAX, reminded, &self.times.pace, now))
+                    let again = Again::resynchronised(marker, head, u64::MAX, reminded, &self.times.pace, now);
+                    // It asks for its list now.
+                    Box::new(again.beginning(now, Some(LateList::new(now, head))))
                 }
                 _ => Box::new(Again::replayed(cursor, true, reminded, now)),
             };
             if !loads_again {
-                again.goes_on_slowly(cursor, &self.times.pace, now);
+                again.goes_on_slowly(replayed_from.min(cursor)..cursor, &self.times.pace, now);
             }
             known.again = Some(again);
         }
@@ -843,8 +852,12 @@ impl Hub {
                     again.told(rest.unwrap_or(end), drawn, &self.times, now);
                     // It was told what the store says, and all that followed until here; or the rest takes time.
                     let is_open = subscription.from != u64::MAX;
-                    let opens = again.is_repeated()
-                        || (again.is_pausing() && again.has_no_messages(&lock(&self.log), subscription.entity));
+                    if again.is_pausing() && !is_open && !again.has_no_messages(&lock(&self.log), subscription.entity) {
+                        // Messages follow what it says, and news follow them.
+                        again.hurries();
+                    }
+                    let opens = again.is_repeated() || again.is_pausing();
+                    subscription.is_hurried &= !again.is_repeated();
                     if opens && !is_open {
                         if again.is_stale(refreshed) {
                             let unheard_from = again.unheard_from(cursor);
@@ -933,7 +946,8 @@ impl Hub {
         let marker = Arc::new(self.marker(known.entity, asked_at.min(log.head())));
         let reminded = self.reminded_before(known.entity);
         let again = Again::resynchronised(marker, asked_at, messages_from, reminded, &self.times.pace, now);
-        known.again = Some(Box::new(again));
+        // It asks for its list now.
+        known.again = Some(Box::new(again.beginning(now, Some(LateList::new(now, asked_at)))));
     }
 
     /// What a subscription is to hear once more at this time.

@@ -543,7 +543,8 @@ impl Hub {
         let said = self.said_tombstone(entity, sequence, tombstone);
         let Some(last) = tombstone.last.as_ref().filter(|_| voice.view.is_some()) else {
             let (frame, about) = (said.frame, said.about);
-            return Some(Line::Told(Told { frame, mark: None, loses: false, is_drawn: true, about }));
+            // Most pages have not had it for long.
+            return Some(Line::Told(Told { frame, mark: None, loses: false, is_drawn: false, about }));
         };
         Some(Line::Asked(Box::new(Question {
             entity,
@@ -621,7 +622,7 @@ impl Hub {
             // What the store says is gone, it says to this identity.
             (_, None) => {
                 let frame = Cleared(row.frame.clone());
-                return Some(Line::Told(Told { frame, mark, loses: is_gone, is_drawn: true, about }));
+                return Some(Line::Told(Told { frame, mark, loses: is_gone, is_drawn: !is_gone, about }));
             }
         };
         Some(Line::Asked(Box::new(Question {

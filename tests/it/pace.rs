@@ -167,3 +167,23 @@ async fn a_message_among_much_that_was_missed_keeps_its_place() {
     assert_eq!(updates(&heard), 300);
     assert_eq!(reads(&mut tab, 100).await.iter().filter(|told| *told == "behind").count(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_broken_off_are_told_without_a_pause_the_next_time() {
+    let (live, _server, page) = started(1000).await;
+    let mut tab = page.open().await;
+    assert!(!reads(&mut tab, 30).await.contains(&"update 1000 row".to_owned()));
+    live.refresh("events").unwrap();
+    assert!(reads(&mut tab, 10).await.contains(&"update 1000 row".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_waits_for_many_rows_is_told_once_and_soon() {
+    let (live, _server, page) = started(1000).await;
+    live.send("events", "waits").unwrap();
+    let mut tab = page.open().await;
+    let heard = reads(&mut tab, 10).await;
+    assert!(heard.contains(&"update 1000 row".to_owned()));
+    assert_eq!(heard.iter().filter(|told| *told == "waits").count(), 1);
+    assert!(!reads(&mut tab, 100).await.contains(&"waits".to_owned()));
+}

@@ -54,12 +54,8 @@ impl Drop for OngoingWrite {
         if !is_due {
             return;
         }
-        let hub = self.0.clone();
-        match tokio::runtime::Handle::try_current() {
-            // A runtime that ends waits for it.
-            Ok(runtime) => drop(runtime.spawn_blocking(move || hub.save_or_warn())),
-            Err(_) => hub.save_or_warn(),
-        }
+        // Here and now, although it waits for the disk: the process ends, and its runtime may be the first to.
+        self.0.save_or_warn();
     }
 }
 
