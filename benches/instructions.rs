@@ -86,7 +86,7 @@ fn run(scenario: &Scenario, requests: u64) -> Result<(), Box<dyn Error>> {
     let live = LiveUpdates::builder("/api/v1")
         .allow_anonymous()
         .entity(Entity::scheduler("/events"))
-        .log_records(100)
+        .max_log_records(100)
         .build()?;
     let router = Router::new().route("/plain", get(async || "hello")).route(
         "/events/{id}",

@@ -92,9 +92,9 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     let (builder, events) = (LiveUpdates::builder("/api/v1"), Entity::scheduler("/events"));
     let builder = match options.scopes {
         None => builder.tokens(["token"]).entity(events),
-        Some(scopes) => builder.authenticate(scopes, scope_of_token).entity(events.scope_from(scope_of_request)),
+        Some(scopes) => builder.authenticate_fn(scopes, scope_of_token).entity(events.scope_from(scope_of_request)),
     };
-    let live = builder.delivery(delivery).log_records(options.log_records).build()?;
+    let live = builder.delivery(delivery).max_log_records(options.log_records).build()?;
 
     let app = Router::new()
         .route("/plain", get(async || "hello"))
@@ -135,7 +135,7 @@ impl Listener for Hidden {
 async fn scope_of_token(scopes: usize, request: AuthRequest) -> Result<Identity, AuthError> {
     let scope = request.token().strip_prefix("token-").and_then(|scope| scope.parse::<usize>().ok());
     let scope = scope.filter(|scope| *scope < scopes).ok_or(AuthError::Denied)?;
-    Ok(Identity::new(request.token()).scope(scope.to_string()))
+    Ok(Identity::new(request.token()).with_scope(scope.to_string()))
 }
 
 fn scope_of_request(request: &Parts) -> Option<String> {

@@ -32,7 +32,7 @@ pub(crate) const TOKEN_HEADER: &str = "remote-token";
 ///     match request.credentials() {
 ///         Credentials::Token("alices-secret") => Ok(Identity::new("alice")),
 ///         // She came with the token before. May she still be here?
-///         Credentials::Session("alice") => Ok(Identity::new("alice")),
+///         Credentials::Principal("alice") => Ok(Identity::new("alice")),
 ///         _ => Err(AuthError::Denied),
 ///     }
 /// }
@@ -43,15 +43,15 @@ pub enum Credentials<'a> {
     /// The token the page was given; empty when it sent none.
     Token(&'a str),
     /// The [principal](Identity::principal) that the authenticator gave this page before, as a sealed key says whose
-    /// signature and expiry are good. Only with `Builder::sessions`.
-    Session(&'a str),
+    /// signature and expiry are good. Only with `LiveUpdatesBuilder::sealed_keys`.
+    Principal(&'a str),
 }
 
 impl fmt::Debug for Credentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token(_) => f.debug_tuple("Token").finish_non_exhaustive(),
-            Self::Session(principal) => f.debug_tuple("Session").field(principal).finish(),
+            Self::Principal(principal) => f.debug_tuple("Principal").field(principal).finish(),
         }
     }
 }
@@ -60,14 +60,14 @@ impl fmt::Debug for Credentials<'_> {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum OwnedCredentials {
     Token(String),
-    Session(String),
+    Principal(String),
 }
 
 impl OwnedCredentials {
     pub(crate) fn borrowed(&self) -> Credentials<'_> {
         match self {
             Self::Token(token) => Credentials::Token(token),
-            Self::Session(principal) => Credentials::Session(principal),
+            Self::Principal(principal) => Credentials::Principal(principal),
         }
     }
 
@@ -75,14 +75,14 @@ impl OwnedCredentials {
     pub(crate) fn owner(&self, secret: &Secret) -> u64 {
         match self {
             Self::Token(token) => secret.hash(0, token),
-            Self::Session(principal) => secret.hash(1, principal),
+            Self::Principal(principal) => secret.hash(1, principal),
         }
     }
 
     /// Without room for more.
     pub(crate) fn shrunk(mut self) -> Self {
         match &mut self {
-            Self::Token(text) | Self::Session(text) => text.shrink_to_fit(),
+            Self::Token(text) | Self::Principal(text) => text.shrink_to_fit(),
         }
         self
     }
@@ -138,18 +138,18 @@ impl AuthRequest {
         Self { credentials, query, headers, extensions, reads_extensions: Arc::default() }
     }
 
-    /// What the page proves itself by: its token, or with `Builder::sessions` a session of an earlier one.
+    /// What the page proves itself by: its token, or with `LiveUpdatesBuilder::sealed_keys` a session of an earlier one.
     #[must_use]
     pub fn credentials(&self) -> Credentials<'_> {
         self.credentials.borrowed()
     }
 
-    /// The token; empty when the page sent none, and for a [session](Credentials::Session).
+    /// The token; empty when the page sent none, and for a [session](Credentials::Principal).
     #[must_use]
     pub fn token(&self) -> &str {
         match &self.credentials {
             OwnedCredentials::Token(token) => token,
-            OwnedCredentials::Session(_) => "",
+            OwnedCredentials::Principal(_) => "",
         }
     }
 
@@ -161,7 +161,7 @@ impl AuthRequest {
     }
 
     /// The request's headers: cookies, forwarded addresses. When it is asked about an open socket again, only those that
-    /// [`revalidation_headers`](crate::Builder::revalidation_headers) names: `Cookie` and `Authorization` by default.
+    /// [`revalidation_headers`](crate::LiveUpdatesBuilder::revalidation_headers) names: `Cookie` and `Authorization` by default.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
@@ -174,7 +174,7 @@ impl AuthRequest {
 
     /// What layers outside this one know about the request: the peer's address, a session. When it is asked about an
     /// open socket again they are still there if the authenticator looked at them when the socket was opened, or those
-    /// that [`revalidation_extension`](crate::Builder::revalidation_extension) names.
+    /// that [`revalidation_extension`](crate::LiveUpdatesBuilder::revalidation_extension) names.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
         self.reads_extensions.store(true, Ordering::Relaxed);
@@ -249,16 +249,16 @@ impl Identity {
     /// ```
     /// use tower_live_updates::Identity;
     ///
-    /// let ann = Identity::new("ann").scope("north").scope("south");
+    /// let ann = Identity::new("ann").with_scope("north").with_scope("south");
     /// assert!(ann.scopes().eq(["north", "south"]));
     /// ```
     #[must_use]
-    pub fn scope(mut self, scope: impl Into<Box<str>>) -> Self {
+    pub fn with_scope(mut self, scope: impl Into<Box<str>>) -> Self {
         self.scopes.add(scope);
         self
     }
 
-    /// Adds several scopes; see [`scope`](Self::scope).
+    /// Adds several scopes; see [`with_scope`](Self::with_scope).
     #[must_use]
     pub fn with_scopes<N: Into<Box<str>>>(mut self, scopes: impl IntoIterator<Item = N>) -> Self {
         self.scopes = self.scopes.and(&scopes.into_iter().collect());
@@ -268,15 +268,15 @@ impl Identity {
     /// Hears every scope: for an administrator, who sees all tenants.
     ///
     /// ```
-    /// let root = tower_live_updates::Identity::new("root").in_all_scopes();
+    /// let root = tower_live_updates::Identity::new("root").with_all_scopes();
     /// ```
     #[must_use]
-    pub fn in_all_scopes(mut self) -> Self {
+    pub fn with_all_scopes(mut self) -> Self {
         self.scopes = Scopes::All;
         self
     }
 
-    /// The scopes added so far, sorted; none for one that is [in all](Self::in_all_scopes).
+    /// The scopes added so far, sorted; none for one that is [in all](Self::with_all_scopes).
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
         self.scopes.names()
     }
@@ -314,7 +314,7 @@ impl Identity {
     /// end by itself. A second call replaces the first one's.
     ///
     /// An open socket is closed then, as by [`AuthError::Expired`], unless the authenticator has said another time
-    /// when it was [asked again](crate::Builder::reask_interval). A sealed key (`Builder::sessions`) that is made for
+    /// when it was [asked again](crate::LiveUpdatesBuilder::revalidation_interval). A sealed key (`LiveUpdatesBuilder::sealed_keys`) that is made for
     /// the identity is good no longer than that. What is over already counts as [`AuthError::Expired`] at once.
     ///
     /// ```
@@ -322,11 +322,11 @@ impl Identity {
     /// use tower_live_updates::Identity;
     ///
     /// let end_of_shift = SystemTime::now() + Duration::from_secs(8 * 3600);
-    /// let identity = Identity::new("alice").expires_at(end_of_shift);
+    /// let identity = Identity::new("alice").with_expiry(end_of_shift);
     /// assert_eq!(identity.expiry(), Some(end_of_shift));
     /// ```
     #[must_use]
-    pub fn expires_at(mut self, time: SystemTime) -> Self {
+    pub fn with_expiry(mut self, time: SystemTime) -> Self {
         self.expiry = Some(time);
         self
     }
@@ -388,16 +388,16 @@ impl fmt::Display for AuthError {
 impl std::error::Error for AuthError {}
 
 /// Decides who may connect. Implemented by types that hold their own state; a closure goes into
-/// [`Builder::authenticate`](crate::Builder::authenticate).
+/// [`LiveUpdatesBuilder::authenticate`](crate::LiveUpdatesBuilder::authenticate).
 ///
 /// It is asked at each handshake, at each (re)connect of a socket, at each call over HTTP, and about each open socket
-/// every five minutes ([`reask_interval`](crate::Builder::reask_interval)), with what is
-/// [kept](crate::Builder::revalidation_headers) of the request that opened it. It runs outside any lock, [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) times at once
+/// every five minutes ([`revalidation_interval`](crate::LiveUpdatesBuilder::revalidation_interval)), with what is
+/// [kept](crate::LiveUpdatesBuilder::revalidation_headers) of the request that opened it. It runs outside any lock, [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) times at once
 /// at most. A panic, or more than the builder's `hook_timeout`, counts as [`AuthError::Unavailable`].
 ///
-/// With `Builder::sessions` it must answer [`Credentials::Session`] as well: there it is asked by principal at every
+/// With `LiveUpdatesBuilder::sealed_keys` it must answer [`Credentials::Principal`] as well: there it is asked by principal at every
 /// question after the handshake. What it knows of tokens alone denies sessions, and so every socket; an example stands
-/// at [`Builder::authenticate`](crate::Builder::authenticate).
+/// at [`LiveUpdatesBuilder::authenticate`](crate::LiveUpdatesBuilder::authenticate).
 ///
 /// ```
 /// use tower_live_updates::{AuthError, Authenticate, AuthRequest, Entity, Identity, LiveUpdates};
@@ -411,7 +411,7 @@ impl std::error::Error for AuthError {}
 /// }
 ///
 /// let live = LiveUpdates::builder("/api/v1")
-///     .authenticator(OneUser { token: "secret".into() })
+///     .authenticate(OneUser { token: "secret".into() })
 ///     .entity(Entity::scheduler("/events"))
 ///     .build()?;
 /// # Ok::<(), tower_live_updates::ConfigError>(())
@@ -453,7 +453,7 @@ impl TokenList {
     pub(crate) fn verify(&self, credentials: Credentials<'_>) -> Result<Identity, AuthError> {
         let found = match credentials {
             Credentials::Token(token) => find(&self.0, token),
-            Credentials::Session(principal) => self.0.iter().map(|(_, name)| name).find(|name| ***name == *principal),
+            Credentials::Principal(principal) => self.0.iter().map(|(_, name)| name).find(|name| ***name == *principal),
         };
         found.cloned().map(Identity::new).ok_or(AuthError::Denied)
     }
@@ -536,7 +536,7 @@ mod tests {
     #[test]
     fn the_list_knows_the_sessions_of_its_tokens_and_nothing_else() {
         let list = TokenList::new(vec!["demo".into(), "a+b/c==".into()]);
-        let named = |principal: &str| named(&list, Credentials::Session(principal));
+        let named = |principal: &str| named(&list, Credentials::Principal(principal));
         for right in ["token-1", "token-2"] {
             assert_eq!(named(right).unwrap(), right);
         }
@@ -555,10 +555,10 @@ mod tests {
     #[test]
     fn a_session_is_no_token() {
         let (parts, ()) = http::Request::new(()).into_parts();
-        let request = AuthRequest::new(OwnedCredentials::Session("alice".into()), &parts);
-        assert_eq!((request.credentials(), request.token()), (Credentials::Session("alice"), ""));
+        let request = AuthRequest::new(OwnedCredentials::Principal("alice".into()), &parts);
+        assert_eq!((request.credentials(), request.token()), (Credentials::Principal("alice"), ""));
         let secret = Secret::new();
-        let [session, token] = [OwnedCredentials::Session, OwnedCredentials::Token].map(|of| of("alice".to_owned()));
+        let [session, token] = [OwnedCredentials::Principal, OwnedCredentials::Token].map(|of| of("alice".to_owned()));
         assert_ne!(session.owner(&secret), token.owner(&secret), "they own different sessions");
     }
 }

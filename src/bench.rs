@@ -207,9 +207,9 @@ impl Bench {
     /// A page that follows the entity, and has missed this many records of it.
     fn open(&self, place: usize, missed: u64) -> Arc<Subscriber> {
         let identity = match self.hearing {
-            Hearing::OutOfScope if place + 1 < self.count => Identity::new("page").scope("elsewhere"),
-            Hearing::OneIn100 => Identity::new("page").scope((place % OBJECTS).to_string()),
-            _ => Identity::new("page").scope("0"),
+            Hearing::OutOfScope if place + 1 < self.count => Identity::new("page").with_scope("elsewhere"),
+            Hearing::OneIn100 => Identity::new("page").with_scope((place % OBJECTS).to_string()),
+            _ => Identity::new("page").with_scope("0"),
         };
         let session = Some(SessionId { id: (place as u128).to_ne_bytes(), owner: 0 });
         let origin = Origin::Page { session, missed_from: Some(self.hub.head() - missed) };
@@ -262,7 +262,7 @@ fn change(number: usize, hearing: Hearing) -> Change {
 fn times() -> DeliveryTimes {
     DeliveryTimes {
         settle: SettleTimes { quiet: NEVER, overlap: NEVER, longest: NEVER },
-        replay_again: NEVER,
+        second_replay_delay: NEVER,
         replay_overlap: NEVER,
         first_load: NEVER,
         acknowledge_every: NEVER,

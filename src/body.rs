@@ -1,4 +1,11 @@
-//! The bodies that pass through: requests with an ear at them, responses that may be the crate's own.
+//! The body types on either side of the layer, and the markers that choose them.
+//!
+//! | the layer | gives the inner service | answers with |
+//! |---|---|---|
+//! | `live.layer()`: [`Generic`], for every HTTP service | [`RequestBody`] | [`ResponseBody`] |
+//! | `live.layer().axum()`: `Axum`, with the feature `axum` | axum's `Body` | axum's `Body` |
+//!
+//! [`EndpointBody`] is what the endpoint alone answers with.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +25,18 @@ use crate::{
         turn::Taking,
     },
 };
+
+/// Chooses [`RequestBody`] and [`ResponseBody`], for every HTTP service; the default of
+/// [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Generic;
+
+/// Chooses axum's own body on both sides, so that every neighbour in a `ServiceBuilder` fits; see
+/// [`LiveUpdatesLayer::axum`](crate::LiveUpdatesLayer::axum).
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Axum;
 
 /// A request body on its way to the inner service, unchanged.
 ///
@@ -157,7 +176,7 @@ enum Kind<B: Body> {
     Inner(#[pin] B),
     Listed(#[pin] Listed<B>),
     Replay(Replay<B>),
-    Own(OwnBody),
+    Own(EndpointBody),
 }
 
 /// A list on its way to a page, with what ends when it has left. Given on in pieces: a server takes a body of one piece
@@ -211,7 +230,7 @@ impl<B: Body> ResponseBody<B> {
         Self(Kind::Listed(Listed { inner: body, rest: Bytes::new(), activities: listing }))
     }
 
-    pub(crate) fn own(body: OwnBody) -> Self {
+    pub(crate) fn own(body: EndpointBody) -> Self {
         Self(Kind::Own(body))
     }
 
@@ -225,7 +244,7 @@ impl<B: Body> ResponseBody<B> {
 /// Empty, as layers outside need it for answers of their own (CORS, timeouts).
 impl<B: Body> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::own(OwnBody::default())
+        Self::own(EndpointBody::default())
     }
 }
 
@@ -313,9 +332,9 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct OwnBody(Option<Bytes>);
+pub struct EndpointBody(Option<Bytes>);
 
-impl OwnBody {
+impl EndpointBody {
     pub(crate) fn new(data: impl Into<Bytes>) -> Self {
         Self(Some(data.into()).filter(|data| !data.is_empty()))
     }
@@ -325,7 +344,7 @@ impl OwnBody {
     }
 }
 
-impl Body for OwnBody {
+impl Body for EndpointBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

@@ -80,23 +80,23 @@ fn most_file_bytes(log: &LogLimits, sessions: &SessionLimits) -> u64 {
     of_log.saturating_add(of_sessions).saturating_add(BESIDES)
 }
 
-/// A [`Builder`] that does not know yet who may connect.
+/// A [`LiveUpdatesBuilder`] that does not know yet who may connect.
 #[derive(Debug)]
-pub struct Unauthenticated(());
+pub struct WantsAuth(());
 
-/// A [`Builder`] that knows who may connect, and can be finished.
-pub struct Ready(Result<Decider, ConfigError>);
+/// A [`LiveUpdatesBuilder`] that knows who may connect, and can be finished.
+pub struct HasAuth(Result<Decider, ConfigError>);
 
-impl fmt::Debug for Ready {
+impl fmt::Debug for HasAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ready")
+        f.write_str("HasAuth")
     }
 }
 
 /// Configures a [`LiveUpdates`]; begun by [`LiveUpdates::builder`].
 ///
-/// `build()` exists once [`authenticate`](Builder::authenticate), [`authenticator`](Builder::authenticator),
-/// [`tokens`](Builder::tokens) or [`allow_anonymous`](Builder::allow_anonymous) has said who may connect:
+/// `build()` exists once [`authenticate`](LiveUpdatesBuilder::authenticate), [`authenticator`](LiveUpdatesBuilder::authenticate),
+/// [`tokens`](LiveUpdatesBuilder::tokens) or [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) has said who may connect:
 ///
 /// ```compile_fail
 /// use tower_live_updates::{Entity, LiveUpdates};
@@ -125,25 +125,25 @@ impl fmt::Debug for Ready {
 ///     .entity(Entity::scheduler("/events"))
 ///     .max_body_bytes(2 * 1024 * 1024)
 ///     .max_connections(5_000)
-///     .log_records(10_000)
-///     .drain(Duration::from_secs(2))
+///     .max_log_records(10_000)
+///     .drain_timeout(Duration::from_secs(2))
 ///     .build()?;
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder<A = Unauthenticated> {
+pub struct LiveUpdatesBuilder<A = WantsAuth> {
     path: String,
     auth: A,
     entities: Vec<Entity>,
     origins: Origins,
     watch: WatchLimits,
-    retry_delay: Duration,
+    refusal_delay: Duration,
     delayed_refusals: usize,
     seal: Option<Result<Seal, ConfigError>>,
-    session_lifetime: Duration,
+    sealed_key_lifetime: Duration,
     authentications: usize,
-    authentication_queue: Duration,
+    authentication_queue_timeout: Duration,
     connection: ConnectionLimits,
     delivery: Delivery,
     times: DeliveryTimes,
@@ -159,16 +159,16 @@ pub struct Builder<A = Unauthenticated> {
 impl LiveUpdates {
     /// Begins to configure live updates whose endpoint is at `path`: the first argument of the page's
     /// `new RemoteEvents("/api/v1", token)`.
-    pub fn builder(path: impl Into<String>) -> Builder {
-        Builder::new(path.into())
+    pub fn builder(path: impl Into<String>) -> LiveUpdatesBuilder {
+        LiveUpdatesBuilder::new(path.into())
     }
 }
 
-impl Builder {
+impl LiveUpdatesBuilder {
     fn new(path: String) -> Self {
         Self {
             path,
-            auth: Unauthenticated(()),
+            auth: WantsAuth(()),
             entities: Vec::new(),
             origins: Origins::default(),
             watch: WatchLimits {
@@ -178,19 +178,19 @@ impl Builder {
                 hook: Duration::from_secs(5),
                 detached: 1024,
             },
-            retry_delay: Duration::from_secs(20),
+            refusal_delay: Duration::from_secs(20),
             delayed_refusals: 1024,
             seal: None,
-            session_lifetime: 12 * HOUR,
+            sealed_key_lifetime: 12 * HOUR,
             authentications: 128,
-            authentication_queue: Duration::from_secs(10),
+            authentication_queue_timeout: Duration::from_secs(10),
             connection: ConnectionLimits {
                 connections: 50_000,
                 of_principal: None,
                 subscriptions: 32,
                 messages: Rate { burst: 1000, per_second: 100 },
                 control_frames: CONTROL_FRAMES,
-                reask_interval: Duration::from_secs(5 * 60),
+                revalidation_interval: Duration::from_secs(5 * 60),
                 ping_interval: Duration::from_secs(25),
                 pong_timeout: Duration::from_secs(75),
                 write_timeout: Duration::from_secs(10),
@@ -203,7 +203,7 @@ impl Builder {
                     overlap: Duration::from_secs(4),
                     longest: Duration::from_secs(30),
                 },
-                replay_again: Duration::from_secs(5),
+                second_replay_delay: Duration::from_secs(5),
                 replay_overlap: Duration::from_secs(5),
                 first_load: Duration::from_secs(60),
                 acknowledge_every: Duration::from_secs(15),
@@ -238,7 +238,7 @@ impl Builder {
     ///
     /// let users = Arc::new(HashMap::from([("alices-token".to_owned(), "alice")]));
     /// let live = LiveUpdates::builder("/api/v1")
-    ///     .authenticate(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
+    ///     .authenticate_fn(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
     ///         users.get(request.token()).map(|&name| Identity::new(name)).ok_or(AuthError::Denied)
     ///     })
     ///     .entity(Entity::scheduler("/events"))
@@ -247,7 +247,7 @@ impl Builder {
     /// ```
     ///
     /// With `sessions`, which is recommended, pages come with their token once and by a session after that. So the
-    /// closure is asked about [`Credentials::Session`](crate::Credentials::Session) too, and says whether this user is
+    /// closure is asked about [`Credentials::Principal`](crate::Credentials::Principal) too, and says whether this user is
     /// still welcome:
     ///
     /// ```
@@ -257,21 +257,21 @@ impl Builder {
     /// # let secret = "read-from-the-environment-0123456789";
     /// let users = Arc::new(HashMap::from([("alices-token".to_owned(), "alice")]));
     /// let builder = LiveUpdates::builder("/api/v1")
-    ///     .authenticate(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
+    ///     .authenticate_fn(users, async |users: Arc<HashMap<String, &str>>, request: AuthRequest| {
     ///         let user = match request.credentials() {
     ///             Credentials::Token(token) => users.get(token),
-    ///             Credentials::Session(principal) => users.values().find(|name| **name == principal),
+    ///             Credentials::Principal(principal) => users.values().find(|name| **name == principal),
     ///             _ => None,
     ///         };
     ///         user.map(|&name| Identity::new(name)).ok_or(AuthError::Denied)
     ///     })
     ///     .entity(Entity::scheduler("/events"));
-    /// # #[cfg(feature = "sessions")]
-    /// let builder = builder.sessions([secret]);
+    /// # #[cfg(feature = "sealed-keys")]
+    /// let builder = builder.sealed_keys([secret]);
     /// let live = builder.build()?;
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
-    pub fn authenticate<S, F, Fut>(self, state: S, hook: F) -> Builder<Ready>
+    pub fn authenticate_fn<S, F, Fut>(self, state: S, hook: F) -> LiveUpdatesBuilder<HasAuth>
     where
         S: Clone + Send + Sync + 'static,
         F: Fn(S, AuthRequest) -> Fut + Send + Sync + 'static,
@@ -281,7 +281,7 @@ impl Builder {
     }
 
     /// Lets in whom an [`Authenticate`] lets in; an example stands there.
-    pub fn authenticator(self, authenticator: impl Authenticate) -> Builder<Ready> {
+    pub fn authenticate(self, authenticator: impl Authenticate) -> LiveUpdatesBuilder<HasAuth> {
         let shared = Arc::new(authenticator);
         let ask: Authenticator = Arc::new(move |request| {
             let shared = shared.clone();
@@ -298,7 +298,7 @@ impl Builder {
     ///
     /// With `sessions`, a session of `token-1` is good while the list has a first token, even another one than it was:
     /// change the secrets as well when you take a token off the list.
-    pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> Builder<Ready> {
+    pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> LiveUpdatesBuilder<HasAuth> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
         self.ready(checked(tokens).map(|tokens| Decider::List(TokenList::new(tokens))))
     }
@@ -314,23 +314,23 @@ impl Builder {
     ///     .build()?;
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
-    pub fn allow_anonymous(self) -> Builder<Ready> {
+    pub fn allow_anonymous(self) -> LiveUpdatesBuilder<HasAuth> {
         self.ready(Ok(Decider::anyone()))
     }
 
-    fn ready(self, decider: Result<Decider, ConfigError>) -> Builder<Ready> {
-        Builder {
+    fn ready(self, decider: Result<Decider, ConfigError>) -> LiveUpdatesBuilder<HasAuth> {
+        LiveUpdatesBuilder {
             path: self.path,
-            auth: Ready(decider),
+            auth: HasAuth(decider),
             entities: self.entities,
             origins: self.origins,
             watch: self.watch,
-            retry_delay: self.retry_delay,
+            refusal_delay: self.refusal_delay,
             delayed_refusals: self.delayed_refusals,
             seal: self.seal,
-            session_lifetime: self.session_lifetime,
+            sealed_key_lifetime: self.sealed_key_lifetime,
             authentications: self.authentications,
-            authentication_queue: self.authentication_queue,
+            authentication_queue_timeout: self.authentication_queue_timeout,
             connection: self.connection,
             delivery: self.delivery,
             times: self.times,
@@ -345,7 +345,7 @@ impl Builder {
     }
 }
 
-impl<A> Builder<A> {
+impl<A> LiveUpdatesBuilder<A> {
     /// Adds an entity that pages can subscribe to; see [`Entity`].
     pub fn entity(mut self, entity: Entity) -> Self {
         self.entities.push(entity);
@@ -409,7 +409,7 @@ impl<A> Builder<A> {
 
     /// How long a write waits for an earlier write of the same object. Default: 5 s; then it goes on, and is counted. Writes
     /// whose bodies have arrived go before those without a body, and deletions without a body do not wait for each other.
-    pub fn turn_timeout(mut self, time: Duration) -> Self {
+    pub fn write_lock_timeout(mut self, time: Duration) -> Self {
         self.watch.turn = time;
         self
     }
@@ -438,14 +438,14 @@ impl<A> Builder<A> {
     ///   [outer layers](crate::LiveUpdatesLayer#what-outer-layers-log);
     /// - a token may be short-lived, as JWTs are: it must be good at the handshake, and the session goes on without it;
     /// - a user who is not welcome any more loses open sockets too: every
-    ///   [`reask_interval`](Self::reask_interval) the authenticator is asked about each of them again.
+    ///   [`revalidation_interval`](Self::revalidation_interval) the authenticator is asked about each of them again.
     ///
-    /// For that the authenticator must answer [`Credentials::Session`](crate::Credentials::Session); see
-    /// [`authenticate`](Builder::authenticate). [`tokens`](Builder::tokens) and
-    /// [`allow_anonymous`](Builder::allow_anonymous) do.
+    /// For that the authenticator must answer [`Credentials::Principal`](crate::Credentials::Principal); see
+    /// [`authenticate`](LiveUpdatesBuilder::authenticate). [`tokens`](LiveUpdatesBuilder::tokens) and
+    /// [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) do.
     ///
     /// The first secret signs, and all of them verify. To change secrets, put the new one in front and take the old
-    /// one off the list a [`session_lifetime`](Self::session_lifetime) later; to end all sessions, take it off at once.
+    /// one off the list a [`sealed_key_lifetime`](Self::sealed_key_lifetime) later; to end all sessions, take it off at once.
     /// Sessions are stored nowhere: they survive a restart, and other nodes know them, where secrets and path are the
     /// same. Each secret needs 32 bytes at least, as random as those of `openssl rand -base64 32`, and none is to be
     /// shared with other applications.
@@ -457,7 +457,7 @@ impl<A> Builder<A> {
     /// # let (new_secret, old_secret) = ("new-0123456789-0123456789-0123456", "old-0123456789-0123456789-0123456");
     /// let live = LiveUpdates::builder("/api/v1")
     ///     .tokens(["a-long-random-token"])
-    ///     .sessions([new_secret, old_secret])
+    ///     .sealed_keys([new_secret, old_secret])
     ///     .entity(Entity::scheduler("/events"))
     ///     .build()?;
     /// # Ok::<(), tower_live_updates::ConfigError>(())
@@ -468,19 +468,19 @@ impl<A> Builder<A> {
     /// page whose handshake comes while the authenticator is [unavailable](AuthError::Unavailable) gets a plain key,
     /// since it makes no second one. With [`Delivery::Plain`] there are no keys: pages name their token, and sessions
     /// have no effect.
-    #[cfg(feature = "sessions")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
-    pub fn sessions<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
+    #[cfg(feature = "sealed-keys")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sealed-keys")))]
+    pub fn sealed_keys<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
         self.seal = Some(Seal::new(secrets));
         self
     }
 
     /// How long a session lasts after the page's handshake. Default: 12 h; a year at most. Then the socket hears
     /// [`AuthError::Expired`], and the page has to be loaded again.
-    #[cfg(feature = "sessions")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "sessions")))]
-    pub fn session_lifetime(mut self, time: Duration) -> Self {
-        self.session_lifetime = within_a_year(time);
+    #[cfg(feature = "sealed-keys")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sealed-keys")))]
+    pub fn sealed_key_lifetime(mut self, time: Duration) -> Self {
+        self.sealed_key_lifetime = within_a_year(time);
         self
     }
 
@@ -488,13 +488,13 @@ impl<A> Builder<A> {
     /// random part of it, half at least; a year at most.
     ///
     /// It gets the request that opened the socket, with the token or the
-    /// [session](crate::Credentials::Session) in it. [`AuthError::Denied`] and [`AuthError::Expired`] close the socket
+    /// [session](crate::Credentials::Principal) in it. [`AuthError::Denied`] and [`AuthError::Expired`] close the socket
     /// at once, and so does an identity of another principal; else the new [`Identity`] takes the place of the old one.
     /// After [`AuthError::Unavailable`], a panic or a timeout the socket stays open and is asked about again after the
     /// same time. What is kept of the request for that stands at [`revalidation_headers`](Self::revalidation_headers).
     ///
-    /// [`tokens`](Builder::tokens) and [`allow_anonymous`](Builder::allow_anonymous) would only say the same again and
-    /// are not asked. [`Identity::expires_at`] ends a socket without anybody being asked, and
+    /// [`tokens`](LiveUpdatesBuilder::tokens) and [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) would only say the same again and
+    /// are not asked. [`Identity::with_expiry`] ends a socket without anybody being asked, and
     /// [`LiveUpdates::disconnect`] ends one at once.
     ///
     /// ```
@@ -502,36 +502,36 @@ impl<A> Builder<A> {
     /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
     ///
     /// let live = LiveUpdates::builder("/api/v1")
-    ///     .authenticate((), async |(), request: AuthRequest| match request.token() {
+    ///     .authenticate_fn((), async |(), request: AuthRequest| match request.token() {
     ///         "alices-token" => Ok(Identity::new("alice")),
     ///         _ => Err(AuthError::Denied),
     ///     })
     ///     .entity(Entity::scheduler("/events"))
-    ///     .reask_interval(Duration::from_secs(60))
+    ///     .revalidation_interval(Duration::from_secs(60))
     ///     .build()?;
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
-    pub fn reask_interval(mut self, time: Duration) -> Self {
-        self.connection.reask_interval = within_a_year(time);
+    pub fn revalidation_interval(mut self, time: Duration) -> Self {
+        self.connection.revalidation_interval = within_a_year(time);
         self
     }
 
-    /// Headers that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket. Default:
+    /// Headers that the authenticator needs when it is [asked again](Self::revalidation_interval) about an open socket. Default:
     /// `Cookie` and `Authorization`. A second call replaces the first one's names.
     ///
     /// A server keeps thousands of sockets open, and so it keeps of each request only what it asks with later: the
     /// [credentials](AuthRequest::credentials), the page's own [query](AuthRequest::query), the
     /// [extensions](Self::revalidation_extension) that are used, and the headers of these names, names and values 4 KiB
     /// at most together. A header that does not fit is left out as a whole, with a line in the log. Credentials and query
-    /// stand in the socket's address, which may have 16 KiB after its path. With [`tokens`](Builder::tokens) and
-    /// [`allow_anonymous`](Builder::allow_anonymous) nothing is kept.
+    /// stand in the socket's address, which may have 16 KiB after its path. With [`tokens`](LiveUpdatesBuilder::tokens) and
+    /// [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) nothing is kept.
     ///
     /// ```
     /// use http::{HeaderName, header};
     /// use tower_live_updates::{AuthError, AuthRequest, Entity, Identity, LiveUpdates};
     ///
     /// let live = LiveUpdates::builder("/api/v1")
-    ///     .authenticate((), async |(), request: AuthRequest| match request.headers().get("x-user") {
+    ///     .authenticate_fn((), async |(), request: AuthRequest| match request.headers().get("x-user") {
     ///         Some(user) => Ok(Identity::new(String::from_utf8_lossy(user.as_bytes()))),
     ///         None => Err(AuthError::Denied),
     ///     })
@@ -545,7 +545,7 @@ impl<A> Builder<A> {
         self
     }
 
-    /// An extension that the authenticator needs when it is [asked again](Self::reask_interval) about an open socket.
+    /// An extension that the authenticator needs when it is [asked again](Self::revalidation_interval) about an open socket.
     /// Each call adds a type; those of other types are not kept then.
     ///
     /// By default all extensions of a request are kept if the authenticator called
@@ -561,7 +561,7 @@ impl<A> Builder<A> {
     /// struct User(String);
     ///
     /// let live = LiveUpdates::builder("/api/v1")
-    ///     .authenticate((), async |(), request: AuthRequest| match request.extensions().get::<User>() {
+    ///     .authenticate_fn((), async |(), request: AuthRequest| match request.extensions().get::<User>() {
     ///         Some(User(name)) => Ok(Identity::new(name.as_str())),
     ///         None => Err(AuthError::Denied),
     ///     })
@@ -577,9 +577,9 @@ impl<A> Builder<A> {
 
     /// Runs of the authenticator at one time: for handshakes, sockets, calls and open sockets together; with those of the
     /// [`authorize`](Entity::authorize) hooks, which get three quarters of them at most, so that pages can come in while
-    /// others subscribe. Default: 128; others wait, for [`authentication_queue`](Self::authentication_queue). After a restart
-    /// every page comes at once, and this is all of it that your user database feels. [`tokens`](Builder::tokens) and
-    /// [`allow_anonymous`](Builder::allow_anonymous) are not bounded, since they take no time.
+    /// others subscribe. Default: 128; others wait, for [`authentication_queue_timeout`](Self::authentication_queue_timeout). After a restart
+    /// every page comes at once, and this is all of it that your user database feels. [`tokens`](LiveUpdatesBuilder::tokens) and
+    /// [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) are not bounded, since they take no time.
     pub fn max_concurrent_authentications(mut self, authentications: usize) -> Self {
         self.authentications = authentications.min(Semaphore::MAX_PERMITS);
         self
@@ -591,8 +591,8 @@ impl<A> Builder<A> {
     /// are let in and asked about with their sockets, sockets are refused with 503 after a delay, and open ones stay. An
     /// [`authorize`](Entity::authorize) hook that has waited so long counts as failed, and is asked again.
     /// [`hook_timeout`](Self::hook_timeout) counts only after the wait.
-    pub fn authentication_queue(mut self, time: Duration) -> Self {
-        self.authentication_queue = within_a_year(time);
+    pub fn authentication_queue_timeout(mut self, time: Duration) -> Self {
+        self.authentication_queue_timeout = within_a_year(time);
         self
     }
 
@@ -606,7 +606,7 @@ impl<A> Builder<A> {
     /// Sockets of one [principal](Identity::principal) open at one time. By default there is no such limit; one more is
     /// refused as [`max_connections`](Self::max_connections) says. Every tab of a user is a socket, and one that has
     /// lost its network may take the [`pong_timeout`](Self::pong_timeout) to give its place back, so allow for more than
-    /// you expect. With [`allow_anonymous`](Builder::allow_anonymous) everybody is one principal.
+    /// you expect. With [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) everybody is one principal.
     pub fn max_connections_per_principal(mut self, connections: usize) -> Self {
         self.connection.of_principal = Some(connections);
         self
@@ -641,8 +641,8 @@ impl<A> Builder<A> {
 
     /// Longest delay of a refusal for a passing reason (too many sockets, authentication unavailable). Default: 20 s;
     /// each one waits a random part of it.
-    pub fn retry_delay(mut self, time: Duration) -> Self {
-        self.retry_delay = time;
+    pub fn refusal_delay(mut self, time: Duration) -> Self {
+        self.refusal_delay = time;
         self
     }
 
@@ -684,7 +684,7 @@ impl<A> Builder<A> {
     /// The stock client drops what others say of an object while it saves that object itself. So after writes that
     /// came close together ([`settle_overlap`](Self::settle_overlap)) each object they touched is told again in its
     /// newest state: as an update, and as an add before it where some page may lack the object. Without a quiet moment
-    /// that happens every [`settle_longest`](Self::settle_longest).
+    /// that happens every [`settle_max_wait`](Self::settle_max_wait).
     pub fn settle_quiet(mut self, time: Duration) -> Self {
         self.times.settle.quiet = within_a_year(time);
         self
@@ -701,7 +701,7 @@ impl<A> Builder<A> {
     /// How often things are told again while writes never go quiet. Default: 30 s. When they are ten to twenty times as
     /// old they are told a last time. So the log should hold that much; with a shorter one, pages that come back before
     /// a quiet moment are brought to the store's state, as after a long absence.
-    pub fn settle_longest(mut self, time: Duration) -> Self {
+    pub fn settle_max_wait(mut self, time: Duration) -> Self {
         self.times.settle.longest = within_a_year(time);
         self
     }
@@ -715,8 +715,8 @@ impl<A> Builder<A> {
 
     /// After which time a page that was loaded, or that came back, is told once more what it may have missed. Default:
     /// 5 s. A list that arrives later than the first telling undoes it.
-    pub fn replay_again(mut self, time: Duration) -> Self {
-        self.times.replay_again = within_a_year(time);
+    pub fn second_replay_delay(mut self, time: Duration) -> Self {
+        self.times.second_replay_delay = within_a_year(time);
         self
     }
 
@@ -759,10 +759,15 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Deleted ids remembered beyond the log, and for how long. Default: 100 000, for a day.
-    pub fn tombstones(mut self, ids: usize, age: Duration) -> Self {
+    /// Tombstones the log keeps beyond its records at most: ids of deleted objects. Default: 100 000.
+    pub fn max_tombstones(mut self, ids: usize) -> Self {
         self.log.tombstones = ids;
-        self.log.tombstone_age = age;
+        self
+    }
+
+    /// How long the log keeps a tombstone at most. Default: one day.
+    pub fn tombstone_retention(mut self, time: Duration) -> Self {
+        self.log.tombstone_age = time;
         self
     }
 
@@ -774,26 +779,26 @@ impl<A> Builder<A> {
     }
 
     /// How long a session is remembered after its page has gone. Default: one hour.
-    pub fn session_age(mut self, age: Duration) -> Self {
+    pub fn session_retention(mut self, age: Duration) -> Self {
         self.sessions.age = age;
         self
     }
 
     /// Records the log keeps at most. Default: 50 000. A reader that falls behind the log is closed with 1013.
-    pub fn log_records(mut self, records: usize) -> Self {
+    pub fn max_log_records(mut self, records: usize) -> Self {
         self.log.records = records;
         self
     }
 
     /// Bytes the log keeps at most, what each record costs included. Default: 32 MiB. What is free of it holds what
     /// pages that come back are told, so that it is made once for all of them; records never go for that.
-    pub fn log_bytes(mut self, bytes: usize) -> Self {
+    pub fn max_log_bytes(mut self, bytes: usize) -> Self {
         self.log.bytes = bytes;
         self
     }
 
     /// How long the log keeps a record at most. Default: one hour.
-    pub fn log_age(mut self, age: Duration) -> Self {
+    pub fn log_retention(mut self, age: Duration) -> Self {
         self.log.age = age;
         self
     }
@@ -804,7 +809,7 @@ impl<A> Builder<A> {
     ///
     /// The file holds the log with its tombstones, where each page stands, and the secrets that mask positions in keys: the
     /// application's data. It can be read and written by its owner only (mode 0600 on Unix). It is about as large as the log
-    /// ([`log_bytes`](Self::log_bytes)) and its tombstones; one of more than four times that, 1 KiB for each session, and
+    /// ([`max_log_bytes`](Self::max_log_bytes)) and its tombstones; one of more than four times that, 1 KiB for each session, and
     /// 16 MiB is not read. It is replaced in one step: a temporary file beside it is renamed, so the folder must exist and
     /// be writable.
     ///
@@ -839,7 +844,7 @@ impl<A> Builder<A> {
 
     /// How long [`shutdown`](LiveUpdates::shutdown) takes at most. Default: 5 s; a year at most. Up to 32 sockets are told at once; more
     /// are spread over half of it.
-    pub fn drain(mut self, time: Duration) -> Self {
+    pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.drain = within_a_year(time);
         self
     }
@@ -864,7 +869,7 @@ impl<A> Builder<A> {
     }
 }
 
-impl Builder<Ready> {
+impl LiveUpdatesBuilder<HasAuth> {
     /// Checks everything. Needs no runtime: tasks start with the first socket.
     ///
     /// # Errors
@@ -888,13 +893,13 @@ impl Builder<Ready> {
             ("pong_timeout", self.connection.pong_timeout.is_zero()),
             ("write_timeout", self.connection.write_timeout.is_zero()),
             ("hook_timeout", self.watch.hook.is_zero()),
-            ("session_lifetime", self.session_lifetime.is_zero()),
-            ("reask_interval", self.connection.reask_interval.is_zero()),
-            ("log_records", self.log.records == 0),
-            ("log_bytes", self.log.bytes == 0),
-            ("log_age", self.log.age.is_zero()),
+            ("sealed_key_lifetime", self.sealed_key_lifetime.is_zero()),
+            ("revalidation_interval", self.connection.revalidation_interval.is_zero()),
+            ("max_log_records", self.log.records == 0),
+            ("max_log_bytes", self.log.bytes == 0),
+            ("log_retention", self.log.age.is_zero()),
             ("deletion_reminders", self.reminders.iter().flatten().any(Duration::is_zero)),
-            ("settle_longest", self.times.settle.longest.is_zero()),
+            ("settle_max_wait", self.times.settle.longest.is_zero()),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(what));
@@ -963,8 +968,11 @@ impl Builder<Ready> {
             observer,
         };
         let lifecycle = Arc::new(Lifecycle::new(self.drain));
-        let gate_limits =
-            GateLimits { hook: self.watch.hook, at_once: self.authentications, queue: self.authentication_queue };
+        let gate_limits = GateLimits {
+            hook: self.watch.hook,
+            at_once: self.authentications,
+            queue: self.authentication_queue_timeout,
+        };
         let gate = Gate::new(decider, gate_limits, publisher.observer.clone());
         let control_frames = control_frames(self.connection.messages, [ping, self.times.acknowledge_every]);
         let connection = ConnectionLimits { control_frames, ..self.connection };
@@ -972,8 +980,8 @@ impl Builder<Ready> {
             Arc::new(Connections::new(publisher.clone(), connection, self.watch.hook, gate, lifecycle.clone()));
         let limits = EndpointLimits {
             delayed_refusals: self.delayed_refusals,
-            retry_delay: self.retry_delay,
-            session: self.session_lifetime,
+            refusal_delay: self.refusal_delay,
+            session: self.sealed_key_lifetime,
             revalidation: self.revalidation,
         };
         let endpoint = Endpoint::new(bare, origins, seal, limits, connections.clone(), epoch);

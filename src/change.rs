@@ -12,6 +12,7 @@ use crate::{
 
 /// The three things a write can do; an example stands at [`Entity::route`](crate::Entity::route).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ChangeKind {
     /// A new object: `add-event`.
     Add,

@@ -72,7 +72,7 @@ pub enum ConfigError {
         /// The pointer as it was given.
         pointer: String,
     },
-    /// The entity takes scopes from requests, so its load hook must know them: use `load_in` instead of `load`.
+    /// The entity takes scopes from requests, so its load hook must know them: use `load_scoped` instead of `load`.
     LoadWithoutScopes(String),
     /// The entity has routes and a `visible` or `project` hook, which must see whole rows: give it a load hook.
     ViewWithoutLoad(String),
@@ -95,7 +95,7 @@ pub enum ConfigError {
         reason: &'static str,
     },
     /// The list of session secrets is empty, or one of them is shorter than 32 bytes.
-    SessionSecret,
+    SealedKeySecret,
     /// A limit or a time that must not be zero is zero.
     Zero(&'static str),
     /// Every socket would be closed before it could answer a second ping.
@@ -121,7 +121,7 @@ pub enum ConfigError {
     },
     /// No entity of this name is configured, and so none can be watched.
     UnknownEntity(String),
-    /// The [log file](crate::Builder::log_file) cannot be read or written: its folder must exist and be writable.
+    /// The [log file](crate::LiveUpdatesBuilder::log_file) cannot be read or written: its folder must exist and be writable.
     LogFile {
         /// The path as it was given.
         path: PathBuf,
@@ -173,7 +173,7 @@ impl fmt::Display for ConfigError {
             }
             Self::LoadWithoutScopes(entity) => write!(
                 f,
-                "entity {entity:?}: it is scoped, and an id alone does not tell whose row it is; use load_in instead of load"
+                "entity {entity:?}: it is scoped, and an id alone does not tell whose row it is; use load_scoped instead of load"
             ),
             Self::ViewWithoutLoad(entity) => write!(
                 f,
@@ -192,7 +192,7 @@ impl fmt::Display for ConfigError {
             }
             Self::UnsendableToken { place, reason } => write!(f, "token {place} of the token list {reason}"),
             Self::Token => f.write_str("the token list is empty or holds an empty token"),
-            Self::SessionSecret => f.write_str("sessions needs a secret, and every secret at least 32 bytes"),
+            Self::SealedKeySecret => f.write_str("sessions needs a secret, and every secret at least 32 bytes"),
             Self::Zero(what) => write!(f, "{what} must not be zero"),
             Self::PongTimeout { pong_timeout, ping_interval } => {
                 write!(f, "pong_timeout ({pong_timeout:?}) must be longer than ping_interval ({ping_interval:?})")
@@ -326,12 +326,12 @@ pub enum PublishError {
     },
     /// A request claims to have changed an object that is in other scopes than the request's. An object does not move by
     /// itself: say so with [`LiveWrite::moved_from`](crate::LiveWrite::moved_from), or let
-    /// [`Entity::load_in`](crate::Entity::load_in) show that its row is there.
+    /// [`Entity::load_scoped`](crate::Entity::load_scoped) show that its row is there.
     OtherScope {
         /// The entity it was for.
         entity: String,
     },
-    /// The object is larger, as JSON, than [`max_body_bytes`](crate::Builder::max_body_bytes) and 4 KiB.
+    /// The object is larger, as JSON, than [`max_body_bytes`](crate::LiveUpdatesBuilder::max_body_bytes) and 4 KiB.
     TooLarge {
         /// The entity it was for.
         entity: String,
@@ -368,7 +368,7 @@ impl fmt::Display for PublishError {
             Self::OtherScope { entity } => write!(
                 f,
                 "{entity:?}: the object is in other scopes than the write; say where it was with LiveWrite::moved_from, or \
-                 give the entity a load_in hook that finds its row"
+                 give the entity a load_scoped hook that finds its row"
             ),
             Self::TooLarge { entity, bytes, limit } => write!(
                 f,

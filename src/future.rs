@@ -1,6 +1,7 @@
-//! The response future: pass, watch or endpoint.
+//! The futures of the services.
 
 use std::{
+    convert::Infallible,
     fmt,
     future::Future,
     marker::PhantomData,
@@ -14,7 +15,7 @@ use http_body::Body;
 use pin_project::pin_project;
 
 use crate::{
-    body::OwnBody,
+    body::EndpointBody,
     hook::BoxFuture,
     watch::{Listing, Watcher, capture::Capture},
     way::{Listed, ResponseWay},
@@ -43,7 +44,7 @@ enum Kind<F, T: 'static> {
     /// Until the inner service has answered.
     List(#[pin] F, Option<Listing>),
     Watch(Detachable<T>),
-    Endpoint(BoxFuture<Response<OwnBody>>),
+    Endpoint(BoxFuture<Response<EndpointBody>>),
 }
 
 impl<F, W, R, E> ResponseFuture<F, W, R, E>
@@ -58,7 +59,7 @@ where
         Self::new(Kind::List(inner, Some(listing)))
     }
 
-    pub(crate) fn endpoint(answer: BoxFuture<Response<OwnBody>>) -> Self {
+    pub(crate) fn endpoint(answer: BoxFuture<Response<EndpointBody>>) -> Self {
         Self::new(Kind::Endpoint(answer))
     }
 
@@ -110,6 +111,30 @@ where
             Kind::Watch(_) => "ResponseFuture(watch)",
             Kind::Endpoint(_) => "ResponseFuture(endpoint)",
         })
+    }
+}
+
+/// The future of [`LiveUpdatesEndpoint`](crate::LiveUpdatesEndpoint).
+#[must_use = "futures do nothing until they are polled"]
+pub struct EndpointFuture(BoxFuture<Response<EndpointBody>>);
+
+impl EndpointFuture {
+    pub(crate) fn new(answer: BoxFuture<Response<EndpointBody>>) -> Self {
+        Self(answer)
+    }
+}
+
+impl Future for EndpointFuture {
+    type Output = Result<Response<EndpointBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for EndpointFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointFuture")
     }
 }
 

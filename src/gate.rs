@@ -89,9 +89,9 @@ impl Gate {
 
     async fn ask_application(&self, ask: &Authenticator, request: AuthRequest) -> Result<Identity, AuthError> {
         let Ok(Ok(_permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
-            self.observer.authentications_unasked.up();
+            self.observer.authentication_queue_timeouts.up();
             self.observer.warn(format_args!(
-                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue; who \
+                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue_timeout; who \
                  waits is asked to come back"
             ));
             return Err(AuthError::Unavailable);
@@ -113,9 +113,9 @@ impl Gate {
         Fut: Future<Output = Result<bool, E>>,
     {
         let Ok(Some(_permits)) = timeout(self.limits.queue, self.authorize_permits()).await else {
-            self.observer.authentications_unasked.up();
+            self.observer.authentication_queue_timeouts.up();
             self.observer.warn(format_args!(
-                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue; an \
+                "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue_timeout; an \
                  authorize hook that waits for that counts as failed"
             ));
             return None;

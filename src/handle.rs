@@ -3,6 +3,7 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use serde::Serialize;
+use tower::Layer as _;
 
 use crate::{
     auth::Identity,
@@ -15,7 +16,7 @@ use crate::{
     observe::Stats,
     publish::Publisher,
     scope::Scopes,
-    service::LiveUpdatesEndpoint,
+    service::{LiveUpdatesEndpoint, LiveUpdatesService},
     shutdown::signal,
     watch::Watcher,
 };
@@ -51,7 +52,7 @@ use crate::{
 /// ```
 ///
 /// # Audit
-/// With the feature `tracing`, and where the builder was told to ([`audit`](crate::Builder::audit)), it is written down who
+/// With the feature `tracing`, and where the builder was told to ([`audit`](crate::LiveUpdatesBuilder::audit)), it is written down who
 /// was told what. At the target `tower_live_updates::audit` and level INFO there is
 ///
 /// - one line `published` for each change and message, with `entity`, `id`, `kind` (`add`, `update`, `delete` or
@@ -285,11 +286,11 @@ impl LiveUpdates {
             sockets_refused: observer.sockets_refused.get(),
             origins_refused: observer.origins_refused.get(),
             upgrades_failed: observer.upgrades_failed.get(),
-            slow_closed: observer.slow_closed.get(),
-            silent_closed: observer.silent_closed.get(),
-            flooding_closed: observer.flooding_closed.get(),
+            sockets_closed_slow: observer.sockets_closed_slow.get(),
+            sockets_closed_idle: observer.sockets_closed_idle.get(),
+            sockets_closed_rate_limited: observer.sockets_closed_rate_limited.get(),
             subscriptions_refused: observer.subscriptions_refused.get(),
-            authentications_unasked: observer.authentications_unasked.get(),
+            authentication_queue_timeouts: observer.authentication_queue_timeouts.get(),
             messages_ignored: observer.messages_ignored.get(),
             calls: observer.calls.get(),
             changes_published: observer.changes_published.get(),
@@ -297,13 +298,13 @@ impl LiveUpdates {
             replays: hub.tally.replays.get(),
             repeats: hub.tally.repeats.get(),
             snapshots: hub.tally.snapshots.get(),
-            gaps: hub.tally.gaps.get(),
-            writes_untold: observer.writes_untold.get(),
+            unrecovered_gaps: hub.tally.gaps.get(),
+            writes_unpublished: observer.writes_unpublished.get(),
             writes_redirected: observer.writes_redirected.get(),
             writes_replayed: observer.writes_replayed.get(),
             writes_detached: observer.writes_detached.get(),
             writes_dropped: observer.writes_dropped.get(),
-            turns_timed_out: observer.turns_timed_out.get(),
+            write_lock_timeouts: observer.write_lock_timeouts.get(),
             hooks_failed: observer.hooks_failed.get(),
         }
     }
@@ -328,7 +329,7 @@ impl LiveUpdates {
     /// Says goodbye to every socket (1001) and waits for writes that go on without their clients; 5 s at most, or what
     /// the builder's `drain` says.
     ///
-    /// Then it writes the [log file](crate::Builder::log_file), where there is one: pages are asked a last time what they
+    /// Then it writes the [log file](crate::LiveUpdatesBuilder::log_file), where there is one: pages are asked a last time what they
     /// have received, and get up to a second to answer.
     ///
     /// Meanwhile HTTP goes on and handshakes are answered; new sockets are refused with 503. A second call waits for
@@ -373,5 +374,12 @@ impl LiveUpdates {
 impl fmt::Debug for LiveUpdates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveUpdates").field("endpoint", &self.shared.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl<S> LiveUpdatesService<S> {
+    /// `inner` with live updates; the same as `live.layer().layer(inner)`.
+    pub fn new(inner: S, live: &LiveUpdates) -> Self {
+        live.layer().layer(inner)
     }
 }

@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc};
 use tower::Layer;
 
 use crate::{
+    body::Generic,
     endpoint::Endpoint,
     hub::EntityIndex,
     service::{LiveUpdatesService, Parts},
     watch::Watcher,
-    way::AnyBody,
 };
 
 /// Wraps any tower HTTP service: watches its writes, and serves the endpoint where it is the whole layer.
@@ -58,7 +58,7 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 ///
-/// Sealed keys (`Builder::sessions`) keep tokens out of addresses altogether. Whoever reads one of those may still connect
+/// Sealed keys (`LiveUpdatesBuilder::sealed_keys`) keep tokens out of addresses altogether. Whoever reads one of those may still connect
 /// by it until it expires, so hide them as well.
 ///
 /// # Example
@@ -76,7 +76,7 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[must_use = "a layer does nothing until a service is wrapped in it"]
-pub struct LiveUpdatesLayer<W = AnyBody> {
+pub struct LiveUpdatesLayer<W = Generic> {
     parts: Parts<W>,
 }
 
@@ -107,7 +107,7 @@ impl LiveUpdatesLayer {
     /// ```
     #[cfg(feature = "axum")]
     #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-    pub fn axum(self) -> LiveUpdatesLayer<crate::way::AxumBody> {
+    pub fn axum(self) -> LiveUpdatesLayer<crate::body::Axum> {
         LiveUpdatesLayer { parts: self.parts.other_way() }
     }
 }
@@ -116,7 +116,7 @@ impl<S, W> Layer<S> for LiveUpdatesLayer<W> {
     type Service = LiveUpdatesService<S, W>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LiveUpdatesService::new(inner, self.parts.clone())
+        LiveUpdatesService::from_parts(inner, self.parts.clone())
     }
 }
 

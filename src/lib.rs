@@ -32,12 +32,12 @@
 //! | to | see |
 //! |---|---|
 //! | say which routes change what, and read rows back | [`Entity`] |
-//! | decide who may connect, and set limits | [`Builder`] |
+//! | decide who may connect, and set limits | [`LiveUpdatesBuilder`] |
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
 //! | keep tenants and users apart | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
-//! | keep history over a restart | [`Builder::log_file`], [`Entity::snapshot`] |
+//! | keep history over a restart | [`LiveUpdatesBuilder::log_file`], [`Entity::snapshot`] |
 //! | count what happens | [`Stats`] |
 //! | see the protocol on one page | [`guide::protocol`] |
 //! | find out why a page stays silent | [`guide::troubleshooting`] |
@@ -49,7 +49,7 @@
 //! | feature | default | |
 //! |---|---|---|
 //! | `tracing` | yes | log lines and spans through `tracing`, and the audit |
-//! | `sessions` | no | keys that are signed and hold no token |
+//! | `sealed-keys` | no | keys that are signed and hold no token |
 //! | `axum` | no | [`LiveUpdatesLayer::axum`], and direct writes to the TCP stream under `axum::serve` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -57,8 +57,8 @@ mod auth;
 #[cfg(feature = "__bench")]
 #[doc(hidden)]
 pub mod bench;
-mod body;
-mod builder;
+pub mod body;
+pub mod builder;
 mod change;
 mod connection;
 mod diagnosis;
@@ -68,7 +68,7 @@ mod epoch;
 mod error;
 mod expiry;
 mod frame;
-mod future;
+pub mod future;
 mod gate;
 mod handle;
 mod hook;
@@ -92,24 +92,18 @@ mod warnings;
 mod watch;
 mod way;
 
-#[cfg(feature = "axum")]
-#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use self::way::AxumBody;
 pub use self::{
     auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},
-    body::{OwnBody, RequestBody, ResponseBody},
-    builder::{Builder, Ready, Unauthenticated},
+    builder::LiveUpdatesBuilder,
     change::{Change, ChangeKind},
     entity::{Entity, Snapshot},
     error::{ChangeError, ConfigError, PublishError},
-    future::ResponseFuture,
     handle::LiveUpdates,
     hub::Delivery,
     layer::LiveUpdatesLayer,
     observe::Stats,
-    service::{EndpointFuture, LiveUpdatesEndpoint, LiveUpdatesService},
+    service::{LiveUpdatesEndpoint, LiveUpdatesService},
     watch::write::LiveWrite,
-    way::{AnyBody, RequestWay, ResponseWay},
 };
 
 /// What there is to read besides the reference.

@@ -28,21 +28,21 @@ pub(crate) struct Observer {
     pub(crate) sockets_refused: Counter,
     pub(crate) origins_refused: Counter,
     pub(crate) upgrades_failed: Counter,
-    pub(crate) slow_closed: Counter,
-    pub(crate) silent_closed: Counter,
-    pub(crate) flooding_closed: Counter,
+    pub(crate) sockets_closed_slow: Counter,
+    pub(crate) sockets_closed_idle: Counter,
+    pub(crate) sockets_closed_rate_limited: Counter,
     pub(crate) subscriptions_refused: Counter,
-    pub(crate) authentications_unasked: Counter,
+    pub(crate) authentication_queue_timeouts: Counter,
     pub(crate) messages_ignored: Counter,
     pub(crate) calls: Counter,
     pub(crate) changes_published: Counter,
     pub(crate) messages_published: Counter,
-    pub(crate) writes_untold: Counter,
+    pub(crate) writes_unpublished: Counter,
     pub(crate) writes_redirected: Counter,
     pub(crate) writes_replayed: Counter,
     pub(crate) writes_detached: Counter,
     pub(crate) writes_dropped: Counter,
-    pub(crate) turns_timed_out: Counter,
+    pub(crate) write_lock_timeouts: Counter,
     pub(crate) hooks_failed: Counter,
     budgets: Mutex<WarningBudgets>,
     /// What [`Observer::warn_once`] has warned of.
@@ -212,9 +212,9 @@ pub struct Stats {
     pub log_records: u64,
     /// Bytes the log takes.
     pub log_bytes: u64,
-    /// Records that were read from the [log file](crate::Builder::log_file) at the start.
+    /// Records that were read from the [log file](crate::LiveUpdatesBuilder::log_file) at the start.
     pub log_restored: u64,
-    /// Sessions remembered: one for each page, and for [`session_age`](crate::Builder::session_age) after it has gone,
+    /// Sessions remembered: one for each page, and for [`session_retention`](crate::LiveUpdatesBuilder::session_retention) after it has gone,
     /// or until somebody else connects after that.
     pub sessions: u64,
     /// Writes being finished now although their client has gone.
@@ -235,20 +235,20 @@ pub struct Stats {
     /// Upgrades that were answered with 101 and then not carried out by the server.
     pub upgrades_failed: u64,
     /// Sockets closed because they did not read fast enough.
-    pub slow_closed: u64,
+    pub sockets_closed_slow: u64,
     /// Sockets closed because nothing was heard of them, not even a pong.
-    pub silent_closed: u64,
-    /// Sockets closed because their pages sent more than [`max_message_rate`](crate::Builder::max_message_rate) allows for
+    pub sockets_closed_idle: u64,
+    /// Sockets closed because their pages sent more than [`max_message_rate`](crate::LiveUpdatesBuilder::max_message_rate) allows for
     /// 30 s.
-    pub flooding_closed: u64,
-    /// Subscriptions beyond [`max_subscriptions`](crate::Builder::max_subscriptions), which were ignored, and answers of
+    pub sockets_closed_rate_limited: u64,
+    /// Subscriptions beyond [`max_subscriptions`](crate::LiveUpdatesBuilder::max_subscriptions), which were ignored, and answers of
     /// [`authorize`](crate::Entity::authorize) that were no.
     pub subscriptions_refused: u64,
     /// Times the authenticator, or an [`authorize`](crate::Entity::authorize) hook, was not asked, since
-    /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) ran for longer than
-    /// [`authentication_queue`](crate::Builder::authentication_queue): authentication was unavailable then, and the
+    /// [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) ran for longer than
+    /// [`authentication_queue_timeout`](crate::LiveUpdatesBuilder::authentication_queue_timeout): authentication was unavailable then, and the
     /// subscription waits to be asked about again.
-    pub authentications_unasked: u64,
+    pub authentication_queue_timeouts: u64,
     /// Messages from pages that were not understood or not wanted.
     pub messages_ignored: u64,
     /// Calls answered, each with an error.
@@ -265,9 +265,9 @@ pub struct Stats {
     pub snapshots: u64,
     /// Entities of pages that could only be told to load their list again: the log does not reach back to where they
     /// were, and there is no snapshot hook or it has failed.
-    pub gaps: u64,
+    pub unrecovered_gaps: u64,
     /// Successful writes that could not be told; the log says why.
-    pub writes_untold: u64,
+    pub writes_unpublished: u64,
     /// Writes that were answered with 301, 302 or 303, and so not broadcast: the page takes what it finds there for success.
     pub writes_redirected: u64,
     /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
@@ -278,7 +278,7 @@ pub struct Stats {
     /// Writes given up with their client, because too many were being finished or finishing is switched off.
     pub writes_dropped: u64,
     /// Writes that went on without their turn after waiting for it.
-    pub turns_timed_out: u64,
+    pub write_lock_timeouts: u64,
     /// Panics, errors and timeouts in the application's hooks.
     pub hooks_failed: u64,
 }

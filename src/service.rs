@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     fmt,
     marker::PhantomData,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -15,13 +14,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::OwnBody,
+    body::{EndpointBody, Generic},
     endpoint::Endpoint,
-    future::ResponseFuture,
-    hook::BoxFuture,
+    future::{EndpointFuture, ResponseFuture},
     hub::EntityIndex,
     watch::{Concern, Watcher, route::Matched},
-    way::{AnyBody, Ear, RequestWay, ResponseWay, WatchedAnswer},
+    way::{Ear, RequestWay, ResponseWay, WatchedAnswer},
 };
 
 /// A service with live updates, made by [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
@@ -36,7 +34,7 @@ use crate::{
 /// use http::{Request, Response};
 /// use http_body_util::Full;
 /// use tower::{Layer, service_fn};
-/// use tower_live_updates::{Entity, LiveUpdates, RequestBody};
+/// use tower_live_updates::{Entity, LiveUpdates, body::RequestBody};
 ///
 /// let live = LiveUpdates::builder("/api/v1")
 ///     .allow_anonymous()
@@ -48,14 +46,29 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LiveUpdatesService<S, W = AnyBody> {
+pub struct LiveUpdatesService<S, W = Generic> {
     inner: S,
     parts: Parts<W>,
 }
 
 impl<S, W> LiveUpdatesService<S, W> {
-    pub(crate) fn new(inner: S, parts: Parts<W>) -> Self {
+    pub(crate) fn from_parts(inner: S, parts: Parts<W>) -> Self {
         Self { inner, parts }
+    }
+
+    /// The wrapped service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The wrapped service, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The wrapped service alone.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -204,7 +217,7 @@ where
     Q: Body + Send + 'static,
     Q::Data: Send,
 {
-    type Response = Response<OwnBody>;
+    type Response = Response<EndpointBody>;
     type Error = Infallible;
     type Future = EndpointFuture;
 
@@ -213,23 +226,6 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> EndpointFuture {
-        EndpointFuture(Box::pin(self.0.clone().respond(request)))
-    }
-}
-
-/// The future of [`LiveUpdatesEndpoint`].
-pub struct EndpointFuture(BoxFuture<Response<OwnBody>>);
-
-impl Future for EndpointFuture {
-    type Output = Result<Response<OwnBody>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
-    }
-}
-
-impl fmt::Debug for EndpointFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EndpointFuture")
+        EndpointFuture::new(Box::pin(self.0.clone().respond(request)))
     }
 }

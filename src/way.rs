@@ -1,10 +1,12 @@
-//! Which body types stand on either side of the layer.
+//! Which body types stand on either side of the layer: the mode that a marker of [`crate::body`] chooses.
 
 use http::{Request, Response};
 use http_body::Body;
 
+#[cfg(feature = "axum")]
+use crate::body::Axum;
 use crate::{
-    body::{OwnBody, RequestBody, ResponseBody},
+    body::{EndpointBody, Generic, RequestBody, ResponseBody},
     hub::Activity,
     watch::{capture::Capture, exchange::Answer, turn::Taking},
 };
@@ -12,25 +14,12 @@ use crate::{
 mod sealed {
     /// Ways belong to this crate.
     pub trait Sealed {}
-    impl Sealed for super::AnyBody {}
+    impl Sealed for super::Generic {}
     #[cfg(feature = "axum")]
-    impl Sealed for super::AxumBody {}
+    impl Sealed for super::Axum {}
 }
 
-/// The generic way, for every service: the inner service is given [`RequestBody`], the client [`ResponseBody`].
-///
-/// See [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AnyBody;
-
-/// axum's own body on both sides, so that every neighbour in a `ServiceBuilder` fits.
-///
-/// See [`LiveUpdatesLayer::axum`](crate::LiveUpdatesLayer::axum).
-#[cfg(feature = "axum")]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AxumBody;
-
-/// How a request's body goes in. Sealed; see [`AnyBody`].
+/// How a request's body goes in. Sealed; see [`Generic`].
 pub trait RequestWay<Q>: sealed::Sealed {
     /// The body the inner service is given.
     type Request;
@@ -44,7 +33,7 @@ pub trait RequestWay<Q>: sealed::Sealed {
     fn watch(body: Q, ear: Ear) -> Self::Request;
 }
 
-/// How a response's body comes out. Sealed; see [`AnyBody`].
+/// How a response's body comes out. Sealed; see [`Generic`].
 pub trait ResponseWay<R>: sealed::Sealed {
     /// The body the client is given.
     type Response;
@@ -61,7 +50,7 @@ pub trait ResponseWay<R>: sealed::Sealed {
 
     /// An answer of the crate's own.
     #[doc(hidden)]
-    fn own(body: OwnBody) -> Self::Response;
+    fn own(body: EndpointBody) -> Self::Response;
 
     /// The answer to a watched write.
     #[doc(hidden)]
@@ -88,7 +77,7 @@ pub struct Listed(pub(crate) Vec<Activity>);
 #[doc(hidden)]
 pub struct WatchedAnswer<R: Body>(pub(crate) Answer<R>);
 
-impl<Q: Body> RequestWay<Q> for AnyBody {
+impl<Q: Body> RequestWay<Q> for Generic {
     type Request = RequestBody<Q>;
 
     fn pass(request: Request<Q>) -> Request<RequestBody<Q>> {
@@ -100,7 +89,7 @@ impl<Q: Body> RequestWay<Q> for AnyBody {
     }
 }
 
-impl<R: Body> ResponseWay<R> for AnyBody {
+impl<R: Body> ResponseWay<R> for Generic {
     type Response = ResponseBody<R>;
 
     fn pass(response: Response<R>) -> Response<ResponseBody<R>> {
@@ -111,7 +100,7 @@ impl<R: Body> ResponseWay<R> for AnyBody {
         ResponseBody::listed(body, listing.0)
     }
 
-    fn own(body: OwnBody) -> ResponseBody<R> {
+    fn own(body: EndpointBody) -> ResponseBody<R> {
         ResponseBody::own(body)
     }
 
@@ -124,7 +113,7 @@ impl<R: Body> ResponseWay<R> for AnyBody {
 }
 
 #[cfg(feature = "axum")]
-impl RequestWay<axum_core::body::Body> for AxumBody {
+impl RequestWay<axum_core::body::Body> for Axum {
     type Request = axum_core::body::Body;
 
     fn pass(request: Request<axum_core::body::Body>) -> Request<axum_core::body::Body> {
@@ -132,12 +121,12 @@ impl RequestWay<axum_core::body::Body> for AxumBody {
     }
 
     fn watch(body: axum_core::body::Body, ear: Ear) -> axum_core::body::Body {
-        axum_core::body::Body::new(AnyBody::watch(body, ear))
+        axum_core::body::Body::new(Generic::watch(body, ear))
     }
 }
 
 #[cfg(feature = "axum")]
-impl ResponseWay<axum_core::body::Body> for AxumBody {
+impl ResponseWay<axum_core::body::Body> for Axum {
     type Response = axum_core::body::Body;
 
     fn pass(response: Response<axum_core::body::Body>) -> Response<axum_core::body::Body> {
@@ -145,10 +134,10 @@ impl ResponseWay<axum_core::body::Body> for AxumBody {
     }
 
     fn listed(body: axum_core::body::Body, listing: Listed) -> axum_core::body::Body {
-        axum_core::body::Body::new(AnyBody::listed(body, listing))
+        axum_core::body::Body::new(Generic::listed(body, listing))
     }
 
-    fn own(body: OwnBody) -> axum_core::body::Body {
+    fn own(body: EndpointBody) -> axum_core::body::Body {
         axum_core::body::Body::new(body)
     }
 
@@ -156,7 +145,7 @@ impl ResponseWay<axum_core::body::Body> for AxumBody {
         match answer.0 {
             Answer::AsItCame(body) => body,
             read_ahead @ Answer::ReadAhead(..) => {
-                axum_core::body::Body::new(AnyBody::answer(WatchedAnswer(read_ahead)))
+                axum_core::body::Body::new(Generic::answer(WatchedAnswer(read_ahead)))
             }
         }
     }

@@ -91,7 +91,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
             Promise::Converging => Delivery::Converging,
             Promise::Plain => Delivery::Plain,
         })
-        .log_records(options.log_records)
+        .max_log_records(options.log_records)
         .entity(
             calendar()
                 .load(store.clone(), async |store, id: String| store.get(&id).await)

@@ -1,7 +1,7 @@
 //! Two companies share one calendar server, and none of them hears a word of the other's.
 //!
 //! ```text
-//! cargo run --release --example tenants --features sessions
+//! cargo run --release --example tenants --features sealed-keys
 //! ```
 //!
 //! Open the address it prints in several windows and log in: `ann` and `ben` are with the company north, `cid` and
@@ -94,21 +94,21 @@ async fn run() -> Result<(), Error> {
     let logins = Logins::new(store.clone(), &token_secret, Duration::from_secs(60 * options.token_minutes));
 
     let live = LiveUpdates::builder("/api/v1")
-        .authenticate(logins.clone(), async |logins: Logins, request: AuthRequest| {
+        .authenticate_fn(logins.clone(), async |logins: Logins, request: AuthRequest| {
             let login = match request.credentials() {
                 Credentials::Token(token) => logins.by_token(token).await,
                 // The token may have expired since: what counts is that this login has not been ended.
-                Credentials::Session(principal) => logins.by_principal(principal).await,
+                Credentials::Principal(principal) => logins.by_principal(principal).await,
                 _ => Ok(None),
             };
             let login = login.map_err(|_| AuthError::Unavailable)?.ok_or(AuthError::Denied)?;
-            Ok(Identity::new(login.principal()).scope(login.user.tenant).with_data(login))
+            Ok(Identity::new(login.principal()).with_scope(login.user.tenant).with_data(login))
         })
-        .sessions([session_secret])
+        .sealed_keys([session_secret])
         .entity(
             Entity::scheduler("/events")
                 .scope_from(|request: &Parts| request.extensions.get().map(|login: &Login| login.user.tenant))
-                .load_in(store.clone(), async |store: Store, tenants: Vec<String>, id: String| {
+                .load_scoped(store.clone(), async |store: Store, tenants: Vec<String>, id: String| {
                     store.load(&tenants.concat(), &id).await
                 })
                 .snapshot(store.clone(), async |store: Store, who: Identity| {

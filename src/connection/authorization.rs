@@ -110,7 +110,7 @@ impl Authorizations {
         let Some(wanted) = meant.find(|it| it.entity == answer.entity && it.question == answer.question) else {
             return;
         };
-        let every = connections.limits.reask_interval;
+        let every = connections.limits.revalidation_interval;
         let mut wait = random::between(every / 2, every);
         if answer.may.is_some() {
             wanted.failures = 0;

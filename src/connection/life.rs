@@ -309,7 +309,7 @@ impl Body {
         }
         if self.ping_at <= now {
             if now.saturating_duration_since(self.heard) > limits.pong_timeout {
-                connections.observer().silent_closed.up();
+                connections.observer().sockets_closed_idle.up();
                 return Some(Ending::Gone);
             }
             open.outbox.push(open.subscriber.ping(connections.hub(), now).into_frame());
@@ -674,7 +674,7 @@ impl Body {
     }
 
     fn too_slow(&self) -> Ending {
-        self.seat.connections.observer().slow_closed.up();
+        self.seat.connections.observer().sockets_closed_slow.up();
         Ending::TOO_SLOW
     }
 
@@ -745,7 +745,7 @@ fn ask(connections: Arc<Connections>, mut inquiry: Box<Inquiry>) -> BoxFuture<'s
 
 fn too_many_messages(connections: &Connections) -> Ending {
     let observer = connections.observer();
-    observer.flooding_closed.up();
+    observer.sockets_closed_rate_limited.up();
     observer.warn(format_args!("a page that has sent more than max_message_rate allows for 30 s is closed"));
     Ending::Close(close::POLICY, "Too many messages")
 }

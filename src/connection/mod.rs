@@ -54,7 +54,7 @@ pub(crate) struct ConnectionLimits {
     pub(crate) messages: Rate,
     /// Of pings and pongs.
     pub(crate) control_frames: Rate,
-    pub(crate) reask_interval: Duration,
+    pub(crate) revalidation_interval: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) pong_timeout: Duration,
     pub(crate) write_timeout: Duration,

@@ -135,7 +135,7 @@ impl Revalidation {
         }
         let wait = match (self.is_overtaken, self.is_confirmed) {
             (true, _) => OVERTAKEN,
-            (false, true) => connections.limits.reask_interval,
+            (false, true) => connections.limits.revalidation_interval,
             (false, false) => first_wait(connections),
         };
         self.is_confirmed |= !self.is_overtaken;
@@ -154,7 +154,7 @@ impl Revalidation {
 }
 
 fn first_wait(connections: &Connections) -> Duration {
-    let every = connections.limits.reask_interval;
+    let every = connections.limits.revalidation_interval;
     random::between(every / 2, every)
 }
 

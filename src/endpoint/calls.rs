@@ -9,7 +9,7 @@ use http_body::Body;
 
 use super::handshake::{error, json};
 use crate::{
-    body::OwnBody,
+    body::EndpointBody,
     observe::Observer,
     protocol::{CallId, call_results},
     watch::capture::collect,
@@ -21,7 +21,7 @@ const MAX_BYTES: usize = 64 * 1024;
 const TIME: Duration = Duration::from_secs(10);
 
 /// Answers an array of calls.
-pub(crate) async fn answer<B: Body>(body: B, observer: &Observer) -> Response<OwnBody> {
+pub(crate) async fn answer<B: Body>(body: B, observer: &Observer) -> Response<EndpointBody> {
     let whole = collect(body, MAX_BYTES, TIME).await.whole();
     let calls = whole.as_deref().and_then(|body| std::str::from_utf8(body).ok()).and_then(CallId::list);
     match calls {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 
-#[cfg(feature = "sessions")]
+#[cfg(feature = "sealed-keys")]
 pub(crate) use self::seal::Seal;
 use crate::{
     auth::{Identity, OwnedCredentials},
@@ -104,7 +104,7 @@ impl Keys {
         let principal = identity.map(Identity::principal);
         let (token, principal) = match &named.credentials {
             OwnedCredentials::Token(token) => (Some(token), principal),
-            OwnedCredentials::Session(known) => (None, principal.or(Some(known))),
+            OwnedCredentials::Principal(known) => (None, principal.or(Some(known))),
         };
         // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
         let bounds = named.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
@@ -163,7 +163,7 @@ impl Positions {
         let mut parts = payload.splitn(5, '.');
         let page = self.decode(parts.next()?, parts.next()?, parts.next()?)?;
         let expires = Expiry::at_second(parts.next()?.parse().ok()?);
-        let credentials = OwnedCredentials::Session(parts.next()?.to_owned());
+        let credentials = OwnedCredentials::Principal(parts.next()?.to_owned());
         Some(Named { credentials, page: Some(page), expires: Some(expires) })
     }
 }
@@ -176,7 +176,7 @@ fn text(base64: &str) -> Option<String> {
     String::from_utf8(BASE64URL_NOPAD.decode(base64.as_bytes()).ok()?).ok()
 }
 
-#[cfg(feature = "sessions")]
+#[cfg(feature = "sealed-keys")]
 mod seal {
     use std::fmt;
 
@@ -200,9 +200,9 @@ mod seal {
         pub(crate) fn new<T: AsRef<[u8]>>(secrets: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
             let mut macs = secrets.into_iter().map(|secret| {
                 let secret = Some(secret.as_ref()).filter(|secret| secret.len() >= MIN_SECRET);
-                secret.and_then(|secret| Hmac::new_from_slice(secret).ok()).ok_or(ConfigError::SessionSecret)
+                secret.and_then(|secret| Hmac::new_from_slice(secret).ok()).ok_or(ConfigError::SealedKeySecret)
             });
-            let signing = macs.next().unwrap_or(Err(ConfigError::SessionSecret))?;
+            let signing = macs.next().unwrap_or(Err(ConfigError::SealedKeySecret))?;
             Ok(Self { signing, verifying: macs.collect::<Result<_, _>>()? })
         }
 
@@ -234,11 +234,11 @@ mod seal {
 }
 
 /// Without the feature there is no way to make one.
-#[cfg(not(feature = "sessions"))]
+#[cfg(not(feature = "sealed-keys"))]
 #[derive(Debug)]
 pub(crate) enum Seal {}
 
-#[cfg(not(feature = "sessions"))]
+#[cfg(not(feature = "sealed-keys"))]
 impl Seal {
     fn bound_to(self, _path: &str) -> Self {
         match self {}
@@ -350,7 +350,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "sessions")]
+    #[cfg(feature = "sealed-keys")]
     mod sealed {
         use std::time::SystemTime;
 
@@ -369,7 +369,7 @@ mod tests {
         }
 
         fn session(principal: &str) -> OwnedCredentials {
-            OwnedCredentials::Session(principal.to_owned())
+            OwnedCredentials::Principal(principal.to_owned())
         }
 
         /// Seconds since 1970.
@@ -455,7 +455,7 @@ mod tests {
         fn a_key_lives_no_longer_than_its_identity() {
             let keys = keys(&[NEW]);
             for (seconds, expected) in [(60, 60), (2 * 3600, 3600)] {
-                let identity = alice().expires_at(SystemTime::now() + Duration::from_secs(seconds));
+                let identity = alice().with_expiry(SystemTime::now() + Duration::from_secs(seconds));
                 let key = keys.read(keys.make(&token("t"), Some(&identity), &page(1)).unwrap());
                 let life = key.expires.unwrap().remaining().as_secs();
                 assert!((expected - 10..=expected).contains(&life), "{life} of {seconds}");

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
-    body::OwnBody,
+    body::EndpointBody,
     connection::{self, Connections, Guest, Permission, Place},
     epoch::Epoch,
     hub::{Delivery, Origin, SessionId},
@@ -36,7 +36,7 @@ pub(crate) struct EndpointLimits {
     /// Refusals that are waiting at one time; beyond that, refusing is immediate.
     pub(crate) delayed_refusals: usize,
     /// How long a refusal for a passing reason waits, at most.
-    pub(crate) retry_delay: Duration,
+    pub(crate) refusal_delay: Duration,
     /// How long a sealed key is good for.
     pub(crate) session: Duration,
     /// What is kept of a socket's request to ask about it again.
@@ -88,7 +88,7 @@ impl Endpoint {
         path.strip_prefix(self.path.as_str()).is_some_and(|rest| matches!(rest, "" | "/"))
     }
 
-    pub(crate) async fn respond<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<OwnBody> {
+    pub(crate) async fn respond<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<EndpointBody> {
         let (mut parts, body) = request.into_parts();
         self.connections.diagnosis().endpoint_reached();
         match parts.method {
@@ -103,7 +103,7 @@ impl Endpoint {
                 if parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
                     self.connections.diagnosis().preflight();
                 }
-                let mut response = Response::new(OwnBody::default());
+                let mut response = Response::new(EndpointBody::default());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
                 response
@@ -120,7 +120,7 @@ impl Endpoint {
         }
     }
 
-    async fn handshake(&self, parts: &Parts) -> Response<OwnBody> {
+    async fn handshake(&self, parts: &Parts) -> Response<EndpointBody> {
         if self.is_foreign(parts) {
             return forbidden();
         }
@@ -140,7 +140,7 @@ impl Endpoint {
         }
     }
 
-    async fn socket(&self, parts: &mut Parts) -> Response<OwnBody> {
+    async fn socket(&self, parts: &mut Parts) -> Response<EndpointBody> {
         let upgrade = match Upgrade::of(parts) {
             Ok(upgrade) => upgrade,
             Err(refusal) => return self.no_upgrade(refusal),
@@ -219,7 +219,7 @@ impl Endpoint {
         Permission { request, key_expires: named.expires, asked_at }
     }
 
-    fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<OwnBody> {
+    fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
@@ -232,7 +232,7 @@ impl Endpoint {
 
     /// Lets the socket come up and closes it a while later: a refusal before the upgrade would bring the page back
     /// within two seconds, for ever.
-    fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<OwnBody> {
+    fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<EndpointBody> {
         self.observer().sockets_denied.up();
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
             return forbidden();
@@ -251,10 +251,10 @@ impl Endpoint {
     }
 
     /// Refuses for a reason that may pass, after a while.
-    async fn later(&self, reason: &str) -> Response<OwnBody> {
+    async fn later(&self, reason: &str) -> Response<EndpointBody> {
         self.observer().sockets_refused.up();
         if let Ok(_permit) = self.refusals.clone().try_acquire_owned() {
-            let delay = random::between(Duration::ZERO, self.limits.retry_delay);
+            let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.connections.lifecycle().draining() => {}
@@ -263,7 +263,7 @@ impl Endpoint {
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 
-    fn no_upgrade(&self, refusal: Refusal) -> Response<OwnBody> {
+    fn no_upgrade(&self, refusal: Refusal) -> Response<EndpointBody> {
         // The page comes again every two seconds.
         self.observer().warn_once(
             ("no upgrade", refusal.reason),

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, he
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::body::OwnBody;
+use crate::body::EndpointBody;
 
 /// An upgrade that can be carried out.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ impl Upgrade {
     }
 
     /// The 101, and the stream that comes after it. No body, and no header about one.
-    pub(crate) fn accept(self) -> (Response<OwnBody>, OnUpgrade) {
-        let mut response = Response::new(OwnBody::default());
+    pub(crate) fn accept(self) -> (Response<EndpointBody>, OnUpgrade) {
+        let mut response = Response::new(EndpointBody::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -186,7 +186,7 @@ impl Entity {
             .route(Method::PUT, &item, ChangeKind::Update)
             .route(Method::PATCH, &item, ChangeKind::Update)
             .route(Method::DELETE, &item, ChangeKind::Delete)
-            .list(path)
+            .list_route(path)
     }
 
     /// One more route that pages GET their objects from. What changes while it answers is told once more, since the
@@ -195,10 +195,10 @@ impl Entity {
     /// ```
     /// use tower_live_updates::Entity;
     ///
-    /// let tasks = Entity::new("tasks").payload_key("task").collection("/data/task").list("/data");
-    /// let links = Entity::new("links").payload_key("link").collection("/data/link").list("/data");
+    /// let tasks = Entity::new("tasks").payload_key("task").collection("/data/task").list_route("/data");
+    /// let links = Entity::new("links").payload_key("link").collection("/data/link").list_route("/data");
     /// ```
-    pub fn list(mut self, path: impl Into<String>) -> Self {
+    pub fn list_route(mut self, path: impl Into<String>) -> Self {
         self.lists.push(path.into());
         self
     }
@@ -288,7 +288,7 @@ impl Entity {
         F: Fn(S, String) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let mut entity = self.load_in(state, move |state, _, id| hook(state, id));
+        let mut entity = self.load_scoped(state, move |state, _, id| hook(state, id));
         entity.load_knows_scopes = false;
         entity
     }
@@ -308,7 +308,7 @@ impl Entity {
     /// type Store = Arc<Mutex<HashMap<(String, String), serde_json::Value>>>;
     /// let store = Store::default();
     ///
-    /// let events = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_in(
+    /// let events = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_scoped(
     ///     store,
     ///     async |store: Store, scopes: Vec<String>, id: String| {
     ///         let tenant = scopes.into_iter().next().unwrap_or_default();
@@ -316,7 +316,7 @@ impl Entity {
     ///     },
     /// );
     /// ```
-    pub fn load_in<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
+    pub fn load_scoped<S, T, E, F, Fut>(mut self, state: S, hook: F) -> Self
     where
         S: Clone + Send + Sync + 'static,
         T: Serialize,
@@ -419,7 +419,7 @@ impl Entity {
     /// A change takes its scopes from what the handler says ([`LiveWrite::scope`](crate::LiveWrite::scope),
     /// [`Change::scope`]), else from [`scope_param`](Self::scope_param) and [`scope_from`](Self::scope_from) together: who
     /// has any of them hears it. A change without a scope is told to nobody: it is counted in
-    /// [`Stats::writes_untold`](crate::Stats), and the log says so. Scopes are names of one kind: a calendar `a` of one
+    /// [`Stats::writes_unpublished`](crate::Stats), and the log says so. Scopes are names of one kind: a calendar `a` of one
     /// tenant and one of another are the same scope, unless you name them apart. A name has 256 bytes at most and no
     /// control characters; others are no scope.
     ///
@@ -427,7 +427,7 @@ impl Entity {
     /// who have only the former ones are told that it is gone, those who have only the new ones get it whole; and a
     /// deletion without a scope goes to those who have the object. What only a request claims moves nothing: where the
     /// scopes of its write and those of the object have nothing in common, it is not broadcast, unless
-    /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from) or a row that [`load_in`](Self::load_in) finds says so.
+    /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from) or a row that [`load_scoped`](Self::load_scoped) finds says so.
     /// Where scopes come from requests, or with
     /// [`ids_per_scope`](Self::ids_per_scope), it names one in its scopes only, and moves are said with
     /// [`Change::moved_from`].
@@ -519,7 +519,7 @@ impl Entity {
     /// `false` ignores the subscription, or ends it; so does an error, a panic, or more than the builder's
     /// `hook_timeout`, which is counted, and asked about again. Each subscription gets its own clone of `state`. The hook
     /// shares the bound of the authenticator:
-    /// [`max_concurrent_authentications`](crate::Builder::max_concurrent_authentications) run at one time, three quarters
+    /// [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) run at one time, three quarters
     /// of them for this hook, and one that cannot run in time counts as failed.
     ///
     /// ```
@@ -556,7 +556,7 @@ impl Entity {
     ///
     /// An error, a panic, more than the builder's `hook_timeout`, or an object that cannot be read as `T` is counted and
     /// means no. About what was told as a change it is asked again with the next
-    /// [repeat](crate::Builder::deletion_reminders), and then the object is there; a row of a snapshot has to wait for its
+    /// [repeat](crate::LiveUpdatesBuilder::deletion_reminders), and then the object is there; a row of a snapshot has to wait for its
     /// next change. Sixteen objects are asked about at one time. While a hook takes its time, its page hears nothing of
     /// other entities either; other pages do not wait. Messages are no objects, and are not asked about. Pages of this
     /// entity are served by their own tasks instead of the common fan-out, which costs more for each of them.
@@ -604,7 +604,7 @@ impl Entity {
     ///
     /// What the hook answers is made for one page and shared with no other. A page that stops reading keeps its own copy
     /// of one object, or of objects of 128 KiB together and one more where its stream is not plain TCP, until it is
-    /// closed after the builder's [`write_timeout`](crate::Builder::write_timeout). Without `project` a large object is
+    /// closed after the builder's [`write_timeout`](crate::LiveUpdatesBuilder::write_timeout). Without `project` a large object is
     /// shared with the log, and such a page keeps 256 kB at most.
     ///
     /// ```

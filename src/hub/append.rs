@@ -631,7 +631,7 @@ mod tests {
         let hub = scoped();
         hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
         let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
-        hub.snapshot(EVENTS, hub.head(), &Identity::new("page").scope("south"), &[row], &[]);
+        hub.snapshot(EVENTS, hub.head(), &Identity::new("page").with_scope("south"), &[row], &[]);
         let tombstones = lock(&hub.log).tombstones(EVENTS, 0..9).count();
         assert_eq!(tombstones, 1, "that of the west");
     }

@@ -497,7 +497,7 @@ impl Hub {
                 if from < head || !comes_back {
                     // A list may arrive later than this, or the page be saving at the moment.
                     let reminded = self.reminded_before(entity);
-                    let at = replays_at.unwrap_or(now + self.times.replay_again);
+                    let at = replays_at.unwrap_or(now + self.times.second_replay_delay);
                     let again = Again::replayed(from, comes_back, reminded, at).beginning(now, late);
                     subscription.again = Some(Box::new(again));
                 } else if let Some(late) = late {

@@ -111,7 +111,7 @@ pub enum Delivery {
 pub(crate) struct DeliveryTimes {
     pub(crate) settle: SettleTimes,
     /// A replay is told once more after this long: the page's list may arrive later than the replay.
-    pub(crate) replay_again: Duration,
+    pub(crate) second_replay_delay: Duration,
     /// A replay begins this long before what is known to have arrived.
     pub(crate) replay_overlap: Duration,
     /// What a page may have missed begins this long before its handshake.

@@ -116,7 +116,7 @@ async fn a_stopped_page_shares_large_objects_with_the_log() {
     let scoped = hub(None, true);
     publish(&scoped, 10, MEGABYTE, "a");
     publish(&scoped, 10, MEGABYTE, "b");
-    assert_bounded(&scoped, "moved to it", ann().scope("b"), 2000).await;
+    assert_bounded(&scoped, "moved to it", ann().with_scope("b"), 2000).await;
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ pub(super) fn times() -> DeliveryTimes {
     let seconds = Duration::from_secs;
     DeliveryTimes {
         settle: SettleTimes { quiet: seconds(2), overlap: seconds(4), longest: seconds(10) },
-        replay_again: seconds(5),
+        second_replay_delay: seconds(5),
         replay_overlap: seconds(5),
         first_load: seconds(60),
         acknowledge_every: seconds(15),

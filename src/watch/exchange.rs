@@ -437,7 +437,7 @@ impl Write {
 
     fn untold(&self, what: impl std::hash::Hash, why: &str) {
         let observer = self.watcher().observer();
-        observer.writes_untold.up();
+        observer.writes_unpublished.up();
         observer.warn_once(
             ("untold", &self.matched().route.pattern, self.method.as_str(), what),
             format_args!(

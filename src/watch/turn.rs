@@ -87,7 +87,7 @@ impl Target {
                 Err(waiting) => waiting.wait(watcher.limits.turn).await,
             };
             if turn.is_none() {
-                watcher.observer().turns_timed_out.up();
+                watcher.observer().write_lock_timeouts.up();
                 watcher.observer().warn(format_args!(
                     "a write waited {:?} for an earlier one of the same object and goes on without its turn",
                     watcher.limits.turn

@@ -581,7 +581,7 @@ function options() {
     throw new Error("say where the example is: node tenants.mjs ../../target/debug/examples/tenants");
   }
   const program = resolve(positionals[0]);
-  present(program, constants.X_OK, "build it with: cargo build --example tenants --features sessions");
+  present(program, constants.X_OK, "build it with: cargo build --example tenants --features sealed-keys");
   return { seed: Number(values.seed), program };
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_live_updates::{Builder, LiveUpdates, Ready};
+use tower_live_updates::{LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use crate::support::{
     End, Server,
@@ -18,7 +18,7 @@ const RESYNC: &str = r#"$resync: {"entity":"events","type":"resync"}"#;
 /// What tells a page to load its list again.
 const MARKER: &str = r#"{"event":{"id":"$resync"},"type":"resync"}"#;
 
-async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
@@ -329,7 +329,7 @@ async fn the_overlap_of_replays_can_be_set() {
 async fn a_session_is_forgotten_a_while_after_its_page_has_gone() {
     let everything = adds(&[(1, "a"), (2, "a"), (3, "a"), (4, "a")]);
     for (seconds, expected) in [(290.0, adds(&[(4, "a")])), (310.0, everything)] {
-        let (live, server) = serve(patient().session_age(Duration::from_secs(300))).await;
+        let (live, server) = serve(patient().session_retention(Duration::from_secs(300))).await;
         let (page, mut tab) = loaded(&server, Way::Tcp).await;
         // A second socket of the same key is its page's, too: the first one's end is not the page's.
         let old = page.open().await;

@@ -241,7 +241,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
             assert_eq!(told, expected, "{}", case.name());
             let failed = !(200..300).contains(&status) || body.contains("error") || body.contains("invalid");
             let untold = if expected.is_empty() && !failed { round } else { 0 };
-            assert_eq!(live.stats().writes_untold, untold, "{}", case.name());
+            assert_eq!(live.stats().writes_unpublished, untold, "{}", case.name());
         }
         let lines = logs.lines("WARN");
         if line.is_empty() {
@@ -272,7 +272,7 @@ async fn reading_changes_nothing() {
         }
     }
     assert!(page.told(&live).await.is_empty());
-    assert_eq!(live.stats().writes_untold, 0);
+    assert_eq!(live.stats().writes_unpublished, 0);
 }
 
 #[tokio::test]

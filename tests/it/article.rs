@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tower_live_updates::{Delivery, Entity, LiveUpdates, RequestBody};
+use tower_live_updates::{Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{
     End, Server, json as answer,

@@ -4,7 +4,9 @@ use std::{convert::Infallible, time::Duration};
 
 use http::{Method, Request};
 use serde_json::{Value, json};
-use tower_live_updates::{AuthError, AuthRequest, Builder, Change, Entity, Identity, LiveUpdates, Ready, Snapshot};
+use tower_live_updates::{
+    AuthError, AuthRequest, Change, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, Snapshot, builder::HasAuth,
+};
 
 use crate::support::{
     Server,
@@ -18,26 +20,26 @@ const TARGET: &str = "tower_live_updates::audit";
 const PAYLOAD: &str = "payload-6b1e";
 
 /// Lets in whom the token names, with the scope behind the name: `ann@north`; `root` hears all.
-fn builder(events: Entity) -> Builder<Ready> {
+fn builder(events: Entity) -> LiveUpdatesBuilder<HasAuth> {
     unaudited(events).audit()
 }
 
-fn unaudited(events: Entity) -> Builder<Ready> {
+fn unaudited(events: Entity) -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
     LiveUpdates::builder("/api/v1")
         .entity(events)
         .entity(Entity::new("calendars"))
-        .authenticate((), async |(), request: AuthRequest| {
+        .authenticate_fn((), async |(), request: AuthRequest| {
             Ok::<_, AuthError>(match request.token().split_once('@') {
-                Some((name, scope)) => Identity::new(name).scope(scope),
-                None => Identity::new(request.token()).in_all_scopes(),
+                Some((name, scope)) => Identity::new(name).with_scope(scope),
+                None => Identity::new(request.token()).with_all_scopes(),
             })
         })
         .ping_interval(2 * hour)
         .pong_timeout(3 * hour)
 }
 
-async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
@@ -307,7 +309,7 @@ async fn no_line_at_any_level_holds_a_byte_of_a_payload() {
         server.send(form).await;
         live.refresh("events").unwrap();
         assert!(ann.hears_in(30.0).await.len() > 5, "{way:?}");
-        assert!(live.stats().writes_untold >= 2);
+        assert!(live.stats().writes_unpublished >= 2);
     }
     let lines = logs.lines("tower_live_updates");
     assert!(lines.iter().filter(|line| line.contains("::audit: told")).count() > 10, "{lines:?}");

@@ -12,7 +12,9 @@ use http::Request;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_live_updates::{AuthError, AuthRequest, Authenticate, Builder, Identity, LiveUpdates, Ready};
+use tower_live_updates::{
+    AuthError, AuthRequest, Authenticate, Identity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth,
+};
 
 use crate::support::{
     End, Server, builder, converging, full,
@@ -23,8 +25,8 @@ use crate::support::{
 const WRONG: &str = "/api/v1?token=wrong&ws=1";
 
 /// Answers every question with the same error, and counts nothing.
-fn refusing(error: AuthError) -> Builder<Ready> {
-    builder().authenticate(error, async |error: AuthError, _| Err(error))
+fn refusing(error: AuthError) -> LiveUpdatesBuilder<HasAuth> {
+    builder().authenticate_fn(error, async |error: AuthError, _| Err(error))
 }
 
 /// Writes down every token it is asked about, and lets `demo` in.
@@ -34,7 +36,7 @@ struct Notes(Arc<Mutex<Vec<String>>>);
 impl Notes {
     fn live(&self) -> LiveUpdates {
         converging()
-            .authenticate(self.clone(), async |notes: Self, request: AuthRequest| {
+            .authenticate_fn(self.clone(), async |notes: Self, request: AuthRequest| {
                 let token = request.token().to_owned();
                 notes.0.lock().unwrap().push(token.clone());
                 if token == "demo" { Ok(Identity::new("alice")) } else { Err(AuthError::Denied) }
@@ -145,7 +147,7 @@ async fn an_expired_session_hears_so_once_before_its_close() {
 
 #[tokio::test(start_paused = true)]
 async fn passing_trouble_is_no_reason_to_refuse_a_handshake_and_delays_a_socket() {
-    let live = refusing(AuthError::Unavailable).retry_delay(Duration::from_secs(20)).build().unwrap();
+    let live = refusing(AuthError::Unavailable).refusal_delay(Duration::from_secs(20)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let handshake = server.handshake("demo").await;
     assert_eq!(handshake.status(), 200);
@@ -186,7 +188,7 @@ async fn a_panic_in_the_authenticator_is_passing_trouble_and_counted() {
     async fn panics((): (), _: AuthRequest) -> Result<Identity, AuthError> {
         panic!("in the authenticator")
     }
-    let live = builder().authenticate((), panics).retry_delay(Duration::ZERO).build().unwrap();
+    let live = builder().authenticate_fn((), panics).refusal_delay(Duration::ZERO).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     assert_eq!(server.handshake("demo").await.status(), 200);
     assert_eq!(status(&server, "/api/v1?token=demo&ws=1").await, 503);
@@ -196,9 +198,9 @@ async fn a_panic_in_the_authenticator_is_passing_trouble_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn an_authenticator_that_hangs_is_passing_trouble_and_counted() {
     let live = builder()
-        .authenticate((), async |(), _| std::future::pending().await)
+        .authenticate_fn((), async |(), _| std::future::pending().await)
         .hook_timeout(Duration::from_secs(3))
-        .retry_delay(Duration::ZERO)
+        .refusal_delay(Duration::ZERO)
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -339,7 +341,7 @@ async fn keys_that_this_server_did_not_make_let_nobody_in() {
 async fn a_key_outlives_no_permission() {
     let allowed = Arc::new(AtomicBool::new(true));
     let live = converging()
-        .authenticate(allowed.clone(), async |allowed: Arc<AtomicBool>, _| {
+        .authenticate_fn(allowed.clone(), async |allowed: Arc<AtomicBool>, _| {
             if allowed.load(Ordering::Relaxed) { Ok(Identity::new("alice")) } else { Err(AuthError::Denied) }
         })
         .build()
@@ -384,7 +386,7 @@ impl Authenticate for OneUser {
 
 #[tokio::test]
 async fn what_an_authenticator_remembers_of_a_connection_reaches_disconnect() {
-    let live = builder().authenticator(OneUser { token: "demo".into() }).build().unwrap();
+    let live = builder().authenticate(OneUser { token: "demo".into() }).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut phone = server.page_with(&[("x-device", "1")]).await.unwrap();
     let mut laptop = server.page_with(&[("x-device", "2")]).await.unwrap();
@@ -426,7 +428,7 @@ async fn what_layers_outside_know_of_a_request_is_there_to_be_asked() {
     struct Peer(&'static str);
 
     let live = builder()
-        .authenticate((), async |(), request: AuthRequest| {
+        .authenticate_fn((), async |(), request: AuthRequest| {
             assert_eq!(request.headers()["cookie"], "session=7");
             match request.extensions().get::<Peer>() {
                 Some(Peer("198.51.100.7")) => Ok(Identity::new("alice")),

@@ -12,7 +12,9 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready, Unauthenticated};
+use tower_live_updates::{
+    AuthError, AuthRequest, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth, builder::WantsAuth,
+};
 
 use crate::support::{
     Server,
@@ -99,19 +101,19 @@ impl Guard {
     }
 
     /// Without what pages are let in by.
-    fn unauthenticated(&self) -> Builder<Unauthenticated> {
+    fn unauthenticated(&self) -> LiveUpdatesBuilder<WantsAuth> {
         let hour = Duration::from_secs(3600);
         LiveUpdates::builder("/api/v1")
             .entity(self.events())
             .entity(Entity::new("calendars"))
             .hook_timeout(Duration::from_secs(2))
-            .reask_interval(Duration::from_secs_f64(ASK_EVERY))
+            .revalidation_interval(Duration::from_secs_f64(ASK_EVERY))
             .ping_interval(2 * hour)
             .pong_timeout(3 * hour)
     }
 
     /// Nobody is asked about these tokens again, and so each question comes from the subscriptions.
-    fn builder(&self) -> Builder<Ready> {
+    fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
         self.unauthenticated().tokens(["ann", "bob"])
     }
 
@@ -120,7 +122,7 @@ impl Guard {
     }
 }
 
-async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     // Nothing of what comes is as old as the server.
@@ -391,7 +393,7 @@ async fn a_new_identity_is_asked_about_at_once() {
             asked.lock().unwrap().push(Instant::now());
             Ok::<_, AuthError>(Identity::new("ann").with_data(MayFollow(*may.lock().unwrap())))
         };
-        let (live, server) = serve(guard.unauthenticated().authenticate(state, who)).await;
+        let (live, server) = serve(guard.unauthenticated().authenticate_fn(state, who)).await;
         let mut ann = page(&server, Way::AnyStream, "ann").await.open().await;
         ann.heard().await;
         assert_eq!(live.stats().subscriptions == 1, before);
@@ -432,13 +434,13 @@ impl Running {
     fn builder(
         &self,
         hook: impl Fn(Self, Identity) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
-    ) -> Builder<Ready> {
+    ) -> LiveUpdatesBuilder<HasAuth> {
         let hour = Duration::from_secs(3600);
         LiveUpdates::builder("/api/v1")
             .entity(Entity::scheduler("/events").authorize(self.clone(), hook))
             .ping_interval(2 * hour)
             .pong_timeout(3 * hour)
-            .authenticate((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
+            .authenticate_fn((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
             .max_concurrent_authentications(4)
             .hook_timeout(hour)
     }
@@ -470,7 +472,7 @@ async fn hooks_of_all_pages_run_a_few_at_a_time_and_whoever_comes_gets_in_meanwh
     for tab in &mut tabs {
         assert_eq!(objects(&tab.heard().await), ["1"]);
     }
-    assert_eq!((live.stats().hooks_failed, live.stats().authentications_unasked), (0, 0));
+    assert_eq!((live.stats().hooks_failed, live.stats().authentication_queue_timeouts), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,12 +480,12 @@ async fn a_hook_that_waits_for_too_long_to_be_run_counts_as_failed_and_is_asked_
     let running = Running::default();
     let hook =
         |running: Running, _: Identity| -> BoxFuture<'static, Answer> { Box::pin(running.run(Duration::from_secs(5))) };
-    let builder = running.builder(hook).authentication_queue(Duration::from_secs(2));
+    let builder = running.builder(hook).authentication_queue_timeout(Duration::from_secs(2));
     let (live, server) = serve(builder).await;
     let _tabs = twenty(&server).await;
     wait(2.1).await;
     let stats = live.stats();
-    assert_eq!((stats.authentications_unasked, stats.hooks_failed, stats.subscriptions), (17, 17, 0));
+    assert_eq!((stats.authentication_queue_timeouts, stats.hooks_failed, stats.subscriptions), (17, 17, 0));
     let end = Instant::now() + Duration::from_secs(3600);
     while live.stats().subscriptions < 20 {
         assert!(Instant::now() < end, "{:?}", live.stats());

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tower::{Layer, Service, ServiceBuilder, service_fn, timeout::TimeoutLayer};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_live_updates::{LiveUpdates, RequestBody};
+use tower_live_updates::{LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Server, TOKEN, builder, full, json as answer, live, read, until};
 
@@ -187,7 +187,8 @@ async fn shutting_down_waits_for_writes_without_a_client() {
 
 #[tokio::test(start_paused = true)]
 async fn shutting_down_does_not_wait_for_ever() {
-    let (live, store) = (builder().tokens([TOKEN]).drain(Duration::from_secs(2)).build().unwrap(), Store::new());
+    let (live, store) =
+        (builder().tokens([TOKEN]).drain_timeout(Duration::from_secs(2)).build().unwrap(), Store::new());
     let server = store.server(&live);
     let mut stream = server.connect();
     stream.write_all(PUT.as_bytes()).await.unwrap();
@@ -277,7 +278,7 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_waits_for_its_turn_without_its_client_is_not_half_read() {
-    let live = builder().tokens([TOKEN]).turn_timeout(Duration::from_secs(60)).build().unwrap();
+    let live = builder().tokens([TOKEN]).write_lock_timeout(Duration::from_secs(60)).build().unwrap();
     let commits = Arc::new(AtomicUsize::new(0));
     let count = commits.clone();
     let server = Server::layered(&live.layer(), move |request| {

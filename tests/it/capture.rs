@@ -25,7 +25,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_live_updates::{LiveUpdates, RequestBody};
+use tower_live_updates::{LiveUpdates, body::RequestBody};
 
 use crate::support::{AnyResponse, BoxError, Server, builder, full, json as answer, live, read};
 
@@ -229,7 +229,7 @@ async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_told() {
     };
     assert!(arrived.is_err(), "{arrived:?}");
     assert!(page.told(&live).await.is_empty());
-    assert_eq!(live.stats().writes_untold, 1);
+    assert_eq!(live.stats().writes_unpublished, 1);
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a_compressed_answer_is_left_alone_and_the_request_tells_the_change() {
     let mut expected = sent_is_told();
     expected.push(json!({"type": "delete-event", "event": {"id": "7"}}));
     assert_eq!(page.told(&live).await, expected);
-    assert_eq!(live.stats().writes_untold, 1, "the create's id is in the compressed answer alone");
+    assert_eq!(live.stats().writes_unpublished, 1, "the create's id is in the compressed answer alone");
 }
 
 #[tokio::test]
@@ -371,7 +371,7 @@ async fn a_request_that_was_not_heard_to_its_end_is_no_object() {
                 assert_eq!(told, [row], "{reads:?}");
             } else {
                 assert!(told.is_empty(), "{reads:?}: {told:?}");
-                assert_eq!(live.stats().writes_untold, 1, "{reads:?}");
+                assert_eq!(live.stats().writes_unpublished, 1, "{reads:?}");
             }
             if let Reads::All = reads {
                 assert_eq!(got.load(Ordering::Relaxed), long.len(), "all of it reached the handler");
@@ -403,7 +403,7 @@ async fn a_request_that_breaks_off_is_told_by_nobody() {
         let request = Request::put("/events/7").body(broken(b"{\"text\"")).unwrap();
         assert_eq!(service.oneshot(request).await.unwrap().status(), status);
         assert!(page.told(&live).await.is_empty());
-        assert_eq!(live.stats().writes_untold, u64::from(status == 200));
+        assert_eq!(live.stats().writes_unpublished, u64::from(status == 200));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use tower_live_updates::{Builder, Change, Entity, LiveUpdates, Ready};
+use tower_live_updates::{Change, Entity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use crate::support::{
     Server, TOKEN,
@@ -15,7 +15,7 @@ use crate::support::{
 const NOTHING: [&str; 0] = [];
 
 /// A server with one page whose list is long there.
-async fn serve(builder: Builder<Ready>, way: Way) -> (LiveUpdates, Server, Client, Tab) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>, way: Way) -> (LiveUpdates, Server, Client, Tab) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
@@ -163,7 +163,7 @@ async fn an_id_that_is_used_again_is_no_longer_deleted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_older_than_the_log_is_told_again_too() {
-    let (live, _server, _, mut tab) = serve(patient().log_records(3), Way::AnyStream).await;
+    let (live, _server, _, mut tab) = serve(patient().max_log_records(3), Way::AnyStream).await;
     publish(&live, [deleted(7)]);
     for number in 0..5 {
         tab.hears_in(10.0).await;

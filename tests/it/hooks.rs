@@ -15,7 +15,9 @@ use std::{
 use http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready, Snapshot};
+use tower_live_updates::{
+    AuthError, AuthRequest, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, Snapshot, builder::HasAuth,
+};
 
 use crate::support::{
     Page, Server,
@@ -80,20 +82,20 @@ impl Trouble {
 }
 
 /// The token is the principal's name, and the scope it has.
-fn builder(events: Entity) -> Builder<Ready> {
+fn builder(events: Entity) -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
     LiveUpdates::builder("/api/v1")
         .entity(events)
         .entity(Entity::new("calendars"))
-        .authenticate((), async |(), request: AuthRequest| {
-            Ok::<_, AuthError>(Identity::new(request.token()).scope(request.token()))
+        .authenticate_fn((), async |(), request: AuthRequest| {
+            Ok::<_, AuthError>(Identity::new(request.token()).with_scope(request.token()))
         })
         .hook_timeout(Duration::from_secs_f64(LIMIT))
         .ping_interval(2 * hour)
         .pong_timeout(3 * hour)
 }
 
-async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
@@ -124,7 +126,7 @@ async fn put(server: &Server, id: u32, text: &str) {
 }
 
 fn told(count: u64, live: &LiveUpdates) {
-    assert_eq!((live.stats().changes_published, live.stats().writes_untold), (count, 0));
+    assert_eq!((live.stats().changes_published, live.stats().writes_unpublished), (count, 0));
 }
 
 /// Events with a hook that fails for ann only.
@@ -256,11 +258,11 @@ async fn a_load_that_fails_before_a_write_keeps_neither_the_write_nor_its_pages_
         assert!((took - 2.0 * failure.takes()).abs() < 0.1, "{failure:?}: before the write and behind it: {took}");
         assert_eq!(live.stats().hooks_failed, 2, "{failure:?}");
         assert_eq!(bob.heard().await, NOTHING, "{failure:?}: what was sent does not say who may see it");
-        assert_eq!((live.stats().changes_published, live.stats().writes_untold), (0, 1), "{failure:?}");
+        assert_eq!((live.stats().changes_published, live.stats().writes_unpublished), (0, 1), "{failure:?}");
         trouble.ends();
         put(&server, 8, "sent").await;
         assert_eq!(bob.heard().await.last().unwrap(), "update 8 stored", "{failure:?}");
-        assert_eq!((live.stats().hooks_failed, live.stats().turns_timed_out), (2, 0), "{failure:?}");
+        assert_eq!((live.stats().hooks_failed, live.stats().write_lock_timeouts), (2, 0), "{failure:?}");
     }
 }
 
@@ -285,7 +287,7 @@ async fn a_scope_from_that_panics_gives_no_scope_and_its_write_is_told_to_nobody
         let answer = put(tenant, true).await;
         assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &br#"{"action":"updated"}"#[..]));
         assert_eq!((north.heard().await, south.heard().await), (vec![], vec![]));
-        assert_eq!((live.stats().hooks_failed, live.stats().writes_untold), (round, round));
+        assert_eq!((live.stats().hooks_failed, live.stats().writes_unpublished), (round, round));
     }
     put("north", false).await;
     assert_eq!((north.heard().await, south.heard().await), (vec!["update 7 north".to_owned()], vec![]));
@@ -309,7 +311,7 @@ async fn a_snapshot_that_panics_before_its_future_is_asked_again() {
     for tab in [&mut ann, &mut bob] {
         assert_eq!(tab.heard().await, [upserts(&[(1, "stored")]), vec!["update 1 on".to_owned()]].concat());
     }
-    assert_eq!((live.stats().snapshots, live.stats().gaps, live.stats().connections), (2, 0, 2));
+    assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps, live.stats().connections), (2, 0, 2));
 }
 
 /// The status of an upgrade; a socket that comes up stays up.
@@ -326,13 +328,13 @@ async fn an_authenticator_that_fails_lets_nobody_in_and_throws_nobody_out() {
     for failure in [Failure::PanicsAtOnce, Failure::Panics, Failure::Hangs] {
         let trouble = Trouble::default();
         let live = crate::support::builder()
-            .authenticate(trouble.clone(), |trouble: Trouble, _| {
+            .authenticate_fn(trouble.clone(), |trouble: Trouble, _| {
                 let identity = trouble.hook(Identity::new("ann"));
                 async move { identity.await.map_err(|_| AuthError::Denied) }
             })
             .hook_timeout(Duration::from_secs_f64(LIMIT))
-            .retry_delay(Duration::ZERO)
-            .reask_interval(every)
+            .refusal_delay(Duration::ZERO)
+            .revalidation_interval(every)
             .build()
             .unwrap();
         let server = Server::layered(&live.layer(), usual);

@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http2::SendRequest, ext::Protocol};
 use serde_json::{Value, json};
-use tower_live_updates::RequestBody;
+use tower_live_updates::body::RequestBody;
 
 use crate::support::{Server, TOKEN, full, json as answer, live, usual};
 
@@ -53,7 +53,7 @@ async fn writes_on_one_connection_at_a_time_are_all_told() {
         assert_eq!(write.await.unwrap().status(), 200);
     }
     assert_eq!(page.told(&live).await.len(), 50);
-    assert_eq!(live.stats().turns_timed_out, 0);
+    assert_eq!(live.stats().write_lock_timeouts, 0);
 }
 
 #[tokio::test]
@@ -129,5 +129,5 @@ async fn a_websocket_of_the_applications_own_passes() {
         let response = client.send_request(request).await.expect("an answer");
         assert_eq!(response.status(), 200, "{path}");
     }
-    assert_eq!(live.stats().changes_published + live.stats().writes_untold, 0, "a CONNECT writes nothing");
+    assert_eq!(live.stats().changes_published + live.stats().writes_unpublished, 0, "a CONNECT writes nothing");
 }

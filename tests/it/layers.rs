@@ -17,7 +17,7 @@ use tower_http::{
     timeout::TimeoutLayer,
     trace::TraceLayer,
 };
-use tower_live_updates::{LiveUpdates, RequestBody};
+use tower_live_updates::{LiveUpdates, body::RequestBody};
 
 use crate::support::{AnyResponse, BoxError, Page, Server, TOKEN, builder, json as answer, live, read};
 
@@ -279,7 +279,7 @@ async fn the_layers_own_answers_are_bodies_like_any_other() {
     let inner = live.layer().layer(service_fn(update::<RequestBody<Incoming>>));
     let boxed = tower::util::MapResponse::new(inner, |response: Response<_>| -> AnyResponse {
         use http_body_util::BodyExt;
-        response.map(|body: tower_live_updates::ResponseBody<Full<Bytes>>| {
+        response.map(|body: tower_live_updates::body::ResponseBody<Full<Bytes>>| {
             body.map_err(|never| match never {}).boxed_unsync()
         })
     });

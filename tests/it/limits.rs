@@ -15,7 +15,9 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
-use tower_live_updates::{AuthError, AuthRequest, Builder, Entity, Identity, LiveUpdates, Ready, Unauthenticated};
+use tower_live_updates::{
+    AuthError, AuthRequest, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth, builder::WantsAuth,
+};
 
 use crate::support::{
     End, Page, Server, TOKEN, builder, converging, full,
@@ -34,11 +36,11 @@ fn too_many() -> End {
 }
 
 /// Everybody is who their token says.
-fn open_to_all(builder: Builder<Unauthenticated>) -> Builder<Ready> {
-    builder.authenticate((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
+fn open_to_all(builder: LiveUpdatesBuilder<WantsAuth>) -> LiveUpdatesBuilder<HasAuth> {
+    builder.authenticate_fn((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
 }
 
-fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     (live, server)
@@ -82,7 +84,7 @@ async fn one_socket_more_than_there_may_be_waits_for_its_503_and_the_others_hear
 
 #[tokio::test]
 async fn one_principal_may_have_so_many_sockets_and_others_as_many() {
-    let limited = open_to_all(builder()).max_connections_per_principal(2).retry_delay(Duration::ZERO);
+    let limited = open_to_all(builder()).max_connections_per_principal(2).refusal_delay(Duration::ZERO);
     let (live, server) = serve(limited);
     let alice = "/api/v1?token=alice&ws=1";
     let mut first = Raw::new(server.connect());
@@ -134,7 +136,7 @@ async fn one_principal_too_often_waits_for_its_503() {
 }
 
 /// So many entities besides `events` and `calendars`: `entity-0`, `entity-1` …
-fn with_entities(count: usize) -> Builder<Ready> {
+fn with_entities(count: usize) -> LiveUpdatesBuilder<HasAuth> {
     (0..count).fold(builder(), |builder, at| builder.entity(Entity::new(format!("entity-{at}")))).tokens([TOKEN])
 }
 
@@ -202,7 +204,7 @@ async fn forty_one_subscriptions_in_a_row_close_no_page() {
     page.barrier().await;
     hears(&live, &mut page).await;
     let stats = live.stats();
-    assert_eq!((stats.connections, stats.flooding_closed, stats.messages_ignored), (1, 0, 0));
+    assert_eq!((stats.connections, stats.sockets_closed_rate_limited, stats.messages_ignored), (1, 0, 0));
 }
 
 /// Frames that a page may send a thousand of at once, and a hundred a second.
@@ -242,7 +244,7 @@ async fn a_thousand_messages_are_read_at_once_and_more_of_them_at_the_rate() {
         sleep(seconds(11)).await;
         raw.write(&flood.repeat(999)).await.unwrap();
         assert_eq!(is_read(&mut raw).await, Duration::ZERO, "{what}: after a pause as before");
-        assert_eq!((live.stats().connections, live.stats().flooding_closed), (1, 0), "{what}");
+        assert_eq!((live.stats().connections, live.stats().sockets_closed_rate_limited), (1, 0), "{what}");
     }
 }
 
@@ -273,7 +275,7 @@ async fn a_page_that_sends_without_end_is_closed_after_half_a_minute_and_nobody_
         assert!((30.0..=32.2).contains(&took), "{what}: {took}");
         assert_eq!(raw.end().await, too_many(), "{what}");
         let stats = live.stats();
-        assert_eq!((stats.flooding_closed, stats.silent_closed), (1, 0), "{what}");
+        assert_eq!((stats.sockets_closed_rate_limited, stats.sockets_closed_idle), (1, 0), "{what}");
         // As many as 31 s allow, and what one read takes too many.
         assert!(stats.messages_ignored <= 1000 + 3100 + 20, "{what}: {}", stats.messages_ignored);
     }
@@ -288,7 +290,7 @@ async fn a_page_that_pauses_now_and_then_is_never_closed() {
         assert!(is_read(&mut raw).await > seconds(9));
         sleep(seconds(1)).await;
     }
-    assert_eq!((live.stats().messages_ignored, live.stats().flooding_closed), (20_000, 0));
+    assert_eq!((live.stats().messages_ignored, live.stats().sockets_closed_rate_limited), (20_000, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -301,7 +303,7 @@ async fn a_page_may_go_on_at_the_rate_for_ever() {
         raw.say(JUNK).await;
     }
     assert_eq!(is_read(&mut raw).await, Duration::ZERO);
-    assert_eq!((live.stats().messages_ignored, live.stats().flooding_closed), (10_990, 0));
+    assert_eq!((live.stats().messages_ignored, live.stats().sockets_closed_rate_limited), (10_990, 0));
 }
 
 #[tokio::test]
@@ -316,7 +318,7 @@ async fn the_rate_can_be_set() {
         until("as many as may come at once", || ignored() == 3).await;
         until("one more", || ignored() == 4).await;
         until("and the last", || ignored() == 5).await;
-        assert_eq!((live.stats().connections >= 1, live.stats().flooding_closed), (true, 0), "{way}");
+        assert_eq!((live.stats().connections >= 1, live.stats().sockets_closed_rate_limited), (true, 0), "{way}");
     }
 }
 
@@ -328,9 +330,9 @@ async fn a_page_that_is_not_read_is_not_taken_for_silent() {
     // In one read, and so twenty seconds' worth of it.
     raw.write(&text("").repeat(20)).await.unwrap();
     sleep(seconds(19)).await;
-    assert_eq!((live.stats().connections, live.stats().silent_closed), (1, 0), "its pongs would not be read");
+    assert_eq!((live.stats().connections, live.stats().sockets_closed_idle), (1, 0), "its pongs would not be read");
     sleep(seconds(20)).await;
-    assert_eq!((live.stats().connections, live.stats().silent_closed), (0, 1), "but then they are missed");
+    assert_eq!((live.stats().connections, live.stats().sockets_closed_idle), (0, 1), "but then they are missed");
 }
 
 #[cfg(feature = "tracing")]
@@ -376,7 +378,7 @@ async fn answers_to_the_servers_own_pings_are_never_too_many() {
         assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
     }
     page.barrier().await;
-    assert_eq!(live.stats().flooding_closed, 0);
+    assert_eq!(live.stats().sockets_closed_rate_limited, 0);
 }
 
 fn handshake() -> Request<Full<Bytes>> {
@@ -402,8 +404,8 @@ fn all_are_welcome(answers: &[(u16, Value)]) {
 struct Running(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Running {
-    fn builder(&self) -> Builder<Ready> {
-        builder().authenticate(self.clone(), async |running: Self, _| {
+    fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
+        builder().authenticate_fn(self.clone(), async |running: Self, _| {
             let (now, most) = &*running.0;
             most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             sleep(Duration::from_millis(10)).await;
@@ -426,11 +428,11 @@ async fn ten_thousand_handshakes_at_once_all_get_in_and_few_are_asked_about_at_a
     assert_eq!(running.most(), 128);
     assert!(began.elapsed() < seconds(2), "79 rounds: {:?}", began.elapsed());
     let stats = live.stats();
-    assert_eq!((stats.handshakes, stats.authentications_unasked, stats.hooks_failed), (10_000, 0, 0));
+    assert_eq!((stats.handshakes, stats.authentication_queue_timeouts, stats.hooks_failed), (10_000, 0, 0));
 }
 
-fn hanging() -> Builder<Ready> {
-    builder().authenticate((), async |(), _| std::future::pending().await)
+fn hanging() -> LiveUpdatesBuilder<HasAuth> {
+    builder().authenticate_fn((), async |(), _| std::future::pending().await)
 }
 
 #[tokio::test(start_paused = true)]
@@ -443,20 +445,20 @@ async fn an_authenticator_that_hangs_turns_nobody_away_from_a_handshake() {
     assert_eq!(stats.handshakes, 10_000);
     // Two rounds begin before the others have waited for too long, and the third may at that very moment.
     assert!((256..=384).contains(&stats.hooks_failed), "{}", stats.hooks_failed);
-    assert_eq!(stats.authentications_unasked + stats.hooks_failed, 10_000);
+    assert_eq!(stats.authentication_queue_timeouts + stats.hooks_failed, 10_000);
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_is_asked_about_in_order_and_has_the_whole_hook_timeout() {
     let order = Arc::<std::sync::Mutex<Vec<String>>>::default();
     let live = builder()
-        .authenticate(order.clone(), async |order: Arc<std::sync::Mutex<Vec<String>>>, request: AuthRequest| {
+        .authenticate_fn(order.clone(), async |order: Arc<std::sync::Mutex<Vec<String>>>, request: AuthRequest| {
             order.lock().unwrap().push(request.token().to_owned());
             sleep(seconds(4)).await;
             Ok::<_, AuthError>(Identity::new("alice"))
         })
         .max_concurrent_authentications(1)
-        .authentication_queue(seconds(13))
+        .authentication_queue_timeout(seconds(13))
         .build()
         .unwrap();
     let ask = |token: &'static str| {
@@ -467,7 +469,7 @@ async fn whoever_waits_is_asked_about_in_order_and_has_the_whole_hook_timeout() 
     let answers = join_all(["first", "second", "third", "fourth", "too late"].map(ask)).await;
     assert_eq!(answers, [200, 200, 200, 200, 503]);
     assert_eq!(*order.lock().unwrap(), ["first", "second", "third", "fourth"]);
-    assert_eq!((live.stats().hooks_failed, live.stats().authentications_unasked), (0, 1));
+    assert_eq!((live.stats().hooks_failed, live.stats().authentication_queue_timeouts), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -475,7 +477,7 @@ async fn without_a_queue_a_socket_is_refused_at_once_with_the_usual_delay() {
     let live = hanging()
         .hook_timeout(seconds(60))
         .max_concurrent_authentications(1)
-        .authentication_queue(Duration::ZERO)
+        .authentication_queue_timeout(Duration::ZERO)
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -484,12 +486,12 @@ async fn without_a_queue_a_socket_is_refused_at_once_with_the_usual_delay() {
     let (status, body, delay) = refusal(&server, "/api/v1?token=demo&ws=1").await;
     assert_eq!((status, body.as_str()), (503, r#"{"error":"authentication is unavailable"}"#));
     assert!(delay <= seconds(21), "{delay:?}");
-    assert_eq!(live.stats().authentications_unasked, 1);
+    assert_eq!(live.stats().authentication_queue_timeouts, 1);
     // A client that leaves gives its place back.
     asking.abort();
     let _ = asking.await;
     assert_eq!(refusal(&server, "/api/v1?token=demo&ws=1").await.0, 503);
-    assert_eq!(live.stats().authentications_unasked, 1, "it was asked about this time");
+    assert_eq!(live.stats().authentication_queue_timeouts, 1, "it was asked about this time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -497,7 +499,7 @@ async fn an_open_socket_stays_when_there_is_no_time_to_ask_about_it_again() {
     let live = Running::default()
         .builder()
         .max_concurrent_authentications(1)
-        .reask_interval(seconds(60))
+        .revalidation_interval(seconds(60))
         .hook_timeout(seconds(3600))
         .ping_interval(seconds(10))
         .build()
@@ -507,7 +509,7 @@ async fn an_open_socket_stays_when_there_is_no_time_to_ask_about_it_again() {
     let busy = herds_for_ever(&live);
     let quiet = tokio::time::timeout(seconds(100), page.end());
     assert!(quiet.await.is_err(), "it stays");
-    assert!(live.stats().authentications_unasked >= 1);
+    assert!(live.stats().authentication_queue_timeouts >= 1);
     busy.abort();
 }
 
@@ -526,11 +528,11 @@ async fn lists_of_tokens_are_not_bounded() {
     let live = builder()
         .tokens([TOKEN])
         .max_concurrent_authentications(1)
-        .authentication_queue(Duration::ZERO)
+        .authentication_queue_timeout(Duration::ZERO)
         .build()
         .unwrap();
     all_are_welcome(&herd(&live, 1000).await);
-    assert_eq!(live.stats().authentications_unasked, 0);
+    assert_eq!(live.stats().authentication_queue_timeouts, 0);
 }
 
 #[test]
@@ -542,7 +544,7 @@ fn limits_of_nothing_are_no_configuration() {
         (ready().max_message_rate(0, 5), "max_message_rate"),
         (ready().max_message_rate(40, 0), "max_message_rate"),
         (ready().max_concurrent_authentications(0), "max_concurrent_authentications"),
-        (ready().reask_interval(Duration::ZERO), "reask_interval"),
+        (ready().revalidation_interval(Duration::ZERO), "revalidation_interval"),
     ] {
         let error = builder.build().unwrap_err().to_string();
         assert_eq!(error, format!("{name} must not be zero"));
@@ -552,7 +554,7 @@ fn limits_of_nothing_are_no_configuration() {
         .max_subscriptions(usize::MAX)
         .max_message_rate(u32::MAX, u32::MAX)
         .max_concurrent_authentications(usize::MAX)
-        .authentication_queue(Duration::MAX)
-        .reask_interval(Duration::MAX);
+        .authentication_queue_timeout(Duration::MAX)
+        .revalidation_interval(Duration::MAX);
     assert!(most.build().is_ok());
 }

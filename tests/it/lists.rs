@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, service_fn};
-use tower_live_updates::{Delivery, Entity, LiveUpdates, RequestBody};
+use tower_live_updates::{Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{
     Server,
@@ -24,7 +24,7 @@ async fn lists_that_say_nothing_themselves_stay_out_of_caches() {
             ("cache-control", "max-age=5", Some("max-age=5")),
             ("expires", "0", None),
         ] {
-            let live = live(Entity::scheduler("/events").list("/all"), delivery);
+            let live = live(Entity::scheduler("/events").list_route("/all"), delivery);
             let server = Server::layered(&live.layer(), move |_| async move {
                 Response::builder().header(name, value).body(full("[]")).unwrap()
             });

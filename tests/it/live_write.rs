@@ -4,7 +4,7 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tower_live_updates::{Change, ChangeKind, Delivery, Entity, LiveUpdates, LiveWrite, RequestBody};
+use tower_live_updates::{Change, ChangeKind, Delivery, Entity, LiveUpdates, LiveWrite, body::RequestBody};
 
 use crate::support::{Page, Server, json as answer, live, read};
 
@@ -64,7 +64,7 @@ async fn several_changes_are_told_in_the_order_they_were_published() {
 async fn a_skipped_write_is_not_told() {
     let (told, live) = told_by(LiveWrite::skip, 200).await;
     assert!(told.is_empty(), "{told:?}");
-    assert_eq!(live.stats().writes_untold, 0, "nothing is wrong with that");
+    assert_eq!(live.stats().writes_unpublished, 0, "nothing is wrong with that");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn what_would_break_pages_is_held_back_with_everything_said_beside_it() {
     };
     let (told, live) = told_by(say, 200).await;
     assert!(told.is_empty(), "{told:?}");
-    assert_eq!((live.stats().writes_untold, live.stats().changes_published), (1, 0));
+    assert_eq!((live.stats().writes_unpublished, live.stats().changes_published), (1, 0));
 }
 
 #[tokio::test]

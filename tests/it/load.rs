@@ -165,7 +165,7 @@ async fn a_hang_in_a_hook_ends_at_the_hook_timeout() {
 async fn a_row_that_would_break_pages_is_not_told() {
     let told = write(Answer::Row(json!({"id": "17", "text": "without dates"})), Method::POST, "/events", DATED).await;
     assert!(told.messages.is_empty());
-    assert_eq!(told.live.stats().writes_untold, 1);
+    assert_eq!(told.live.stats().writes_unpublished, 1);
 }
 
 #[tokio::test]

@@ -10,7 +10,9 @@ use crate::support::{
 };
 use serde_json::json;
 use tokio::sync::Notify;
-use tower_live_updates::{Builder, ConfigError, Delivery, Entity, Identity, LiveUpdates, Ready, Snapshot};
+use tower_live_updates::{
+    ConfigError, Delivery, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, Snapshot, builder::HasAuth,
+};
 
 /// A folder of its own, gone at the end.
 struct Folder(PathBuf);
@@ -41,7 +43,7 @@ impl Drop for Folder {
 }
 
 /// What the store holds now is told to pages by a snapshot, which says so.
-fn builder(folder: &Folder) -> Builder<Ready> {
+fn builder(folder: &Folder) -> LiveUpdatesBuilder<HasAuth> {
     let rows = async |(): (), _: Identity| Ok::<_, std::io::Error>(Snapshot::new([event(9, "snapshot")]));
     converging_events(Entity::scheduler("/events").snapshot((), rows)).log_file(folder.file())
 }
@@ -68,12 +70,12 @@ async fn shut_down(live: &LiveUpdates, tab: &mut Tab) -> usize {
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
     let folder = Folder::new("gap");
-    let sealed = |builder: Builder<Ready>| match cfg!(feature = "sessions") {
-        #[cfg(feature = "sessions")]
-        true => builder.sessions(["a secret of this test: 0123456789-0123456789"]),
+    let sealed = |builder: LiveUpdatesBuilder<HasAuth>| match cfg!(feature = "sealed-keys") {
+        #[cfg(feature = "sealed-keys")]
+        true => builder.sealed_keys(["a secret of this test: 0123456789-0123456789"]),
         _ => builder,
     };
-    let plain = |builder: Builder<Ready>| builder;
+    let plain = |builder: LiveUpdatesBuilder<HasAuth>| builder;
     for keys in [plain as fn(_) -> _, sealed] {
         for way in WAYS {
             let _ = fs::remove_file(folder.file());
@@ -103,7 +105,7 @@ async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
             expected.extend(["delete 4".to_owned(), "update 4".to_owned()]);
             assert_eq!(heard, expected, "{way:?}");
             let stats = next.stats();
-            assert_eq!((stats.snapshots, stats.gaps, stats.replays), (0, 0, 1), "{way:?}");
+            assert_eq!((stats.snapshots, stats.unrecovered_gaps, stats.replays), (0, 0, 1), "{way:?}");
 
             publish(&next, [updated(5, "new")]);
             let heard = tab.hears_in(0.1).await;

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
-use tower_live_updates::{Delivery, Entity, LiveUpdates, RequestBody};
+use tower_live_updates::{Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{Server, TOKEN, json as answer, read};
 
@@ -162,7 +162,7 @@ async fn pages_hear_what_the_store_did(store: Store, has_option: bool) {
         let after = store.snapshot();
         let name = format!("{method} {path} {body} {heard:?}");
         // Without its option a back end's own modes are not understood, and an event without dates is never told.
-        let is_untold = heard.is_empty() && live.stats().writes_untold > 0;
+        let is_untold = heard.is_empty() && live.stats().writes_unpublished > 0;
         let is_undated = after.get(&3).is_some_and(|added| !added.contains_key("start_date"));
         let may_be_silent = (store.has_modes && !has_option) || is_undated;
         assert!(shown == after || (is_untold && may_be_silent), "{name}: {after:?}");
@@ -200,12 +200,12 @@ async fn what_is_read_back_is_read_where_it_is_published() {
         let is_there = scopes == ["north"] && id == "7";
         Ok::<_, std::convert::Infallible>(is_there.then(|| json!({"id": 7, "text": "of north"})))
     };
-    let events = Entity::scheduler("/events").scoped().body_modes().load_in(asked.clone(), rows);
+    let events = Entity::scheduler("/events").scoped().body_modes().load_scoped(asked.clone(), rows);
     let live = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain);
     let live = live
-        .authenticate((), async |(), request: tower_live_updates::AuthRequest| {
+        .authenticate_fn((), async |(), request: tower_live_updates::AuthRequest| {
             let scope = request.token().to_owned();
-            Ok(tower_live_updates::Identity::new(scope.clone()).scope(scope))
+            Ok(tower_live_updates::Identity::new(scope.clone()).with_scope(scope))
         })
         .entity(events)
         .build()
@@ -225,5 +225,5 @@ async fn what_is_read_back_is_read_where_it_is_published() {
     server.send(Request::put("/events/7").body(r#"{"text":"lie"}"#).unwrap()).await;
     let asked = asked.lock().unwrap().clone();
     assert_eq!(asked, [(vec!["south".to_owned()], "7".to_owned()), (vec!["north".to_owned()], "7".to_owned())]);
-    assert_eq!(live.stats().writes_untold, 1, "without a scope nothing is read, and nothing told");
+    assert_eq!(live.stats().writes_unpublished, 1, "without a scope nothing is read, and nothing told");
 }

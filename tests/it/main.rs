@@ -45,7 +45,7 @@ mod revocation;
 mod routes;
 mod runtimes;
 mod scopes;
-#[cfg(feature = "sessions")]
+#[cfg(feature = "sealed-keys")]
 mod sealed;
 #[cfg(feature = "tracing")]
 mod secrets;

@@ -19,7 +19,9 @@ use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_live_updates::{Builder, Change, ChangeKind, Entity, LiveUpdates, Ready, RequestBody};
+use tower_live_updates::{
+    Change, ChangeKind, Entity, LiveUpdates, LiveUpdatesBuilder, body::RequestBody, builder::HasAuth,
+};
 
 const LISTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md"));
 const DATED: &str = r#"{"text":"a","start_date":"2025-04-21 10:00","end_date":"2025-04-21 11:00"}"#;
@@ -70,11 +72,11 @@ async fn followed(server: &Server, method: Method, path: &str) {
 
 // Configuration.
 
-fn at(path: &str) -> Builder<Ready> {
+fn at(path: &str) -> LiveUpdatesBuilder<HasAuth> {
     LiveUpdates::builder(path).tokens([TOKEN])
 }
 
-fn on(path: &str) -> Builder<Ready> {
+fn on(path: &str) -> LiveUpdatesBuilder<HasAuth> {
     at("/api/v1").entity(Entity::scheduler(path))
 }
 

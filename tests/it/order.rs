@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_live_updates::{Change, LiveUpdates, RequestBody};
+use tower_live_updates::{Change, LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Page, Server, TOKEN, builder, json as answer, live, read, until};
 
@@ -116,7 +116,7 @@ async fn two_writes_of_one_object_run_one_after_the_other() {
     second.await.unwrap();
     assert_eq!(*store.committed.lock().unwrap(), ["first", "second"]);
     assert_eq!(texts(&mut page, &live).await, ["first", "second"]);
-    assert_eq!(live.stats().turns_timed_out, 0);
+    assert_eq!(live.stats().write_lock_timeouts, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +157,7 @@ async fn other_objects_and_adds_wait_for_nobody() {
     store.let_go("held add");
     held.await.unwrap();
     held_add.await.unwrap();
-    assert_eq!(live.stats().turns_timed_out, 0);
+    assert_eq!(live.stats().write_lock_timeouts, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,7 +244,7 @@ async fn a_body_held_back_still_says_what_is_left_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
-    let live = builder().tokens([TOKEN]).turn_timeout(Duration::from_secs(3)).build().unwrap();
+    let live = builder().tokens([TOKEN]).write_lock_timeout(Duration::from_secs(3)).build().unwrap();
     let store = Store::default();
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -257,7 +257,7 @@ async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
         assert_eq!(began.elapsed().as_secs(), 3);
         assert_eq!(texts(&mut page, &live).await, [told]);
     }
-    assert_eq!(live.stats().turns_timed_out, 2);
+    assert_eq!(live.stats().write_lock_timeouts, 2);
     store.let_go("stuck");
     stuck.await.unwrap();
     assert_eq!(texts(&mut page, &live).await, ["stuck"]);
@@ -394,5 +394,5 @@ async fn many_writers_of_one_object_are_told_in_the_order_they_committed() {
     let told = texts(&mut page, &live).await;
     assert_eq!(told.len(), 200);
     assert_eq!(told, *committed.lock().unwrap());
-    assert_eq!(live.stats().turns_timed_out, 0);
+    assert_eq!(live.stats().write_lock_timeouts, 0);
 }

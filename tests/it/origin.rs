@@ -131,7 +131,7 @@ async fn a_predicate_decides_the_rest_and_a_panic_in_it_is_a_no() {
 async fn nobody_is_asked_about_the_token_of_a_foreign_page() {
     let asked = Arc::new(AtomicUsize::new(0));
     let live = builder()
-        .authenticate(asked.clone(), async |asked: Arc<AtomicUsize>, _| {
+        .authenticate_fn(asked.clone(), async |asked: Arc<AtomicUsize>, _| {
             asked.fetch_add(1, Ordering::Relaxed);
             Ok(Identity::new("anybody"))
         })

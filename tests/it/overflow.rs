@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tower_live_updates::{Builder, Change, LiveUpdates, Ready};
+use tower_live_updates::{Change, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use crate::support::{
     End, Server, builder,
@@ -14,7 +14,7 @@ use crate::support::{
 /// Each way a socket can be written to.
 const WAYS: [&str; 2] = ["any stream", "TCP"];
 
-fn patient() -> Builder<Ready> {
+fn patient() -> LiveUpdatesBuilder<HasAuth> {
     builder().tokens(["demo"]).write_timeout(Duration::from_secs(60))
 }
 
@@ -94,7 +94,7 @@ async fn stopped_readers_delay_neither_a_healthy_one_nor_whoever_publishes() {
         let _healthy = read.expect("all of it within 20 s").unwrap();
         assert!(slowest < Duration::from_secs(1), "{way}: a publish took {slowest:?}");
         let stats = live.stats();
-        assert_eq!((stats.connections, stats.slow_closed), (4, 0), "{way}: the others still stand there");
+        assert_eq!((stats.connections, stats.sockets_closed_slow), (4, 0), "{way}: the others still stand there");
         // What they find when they read again is whole and in order.
         for raw in &mut stopped {
             reads_in_order(raw, 0..300).await;
@@ -136,10 +136,10 @@ async fn a_reader_that_stands_still_is_closed_within_the_write_timeout_and_count
             }
         }
         let mut healthy = reading.await.unwrap();
-        until("it is closed", || live.stats().slow_closed == 1).await;
+        until("it is closed", || live.stats().sockets_closed_slow == 1).await;
         assert!(began.elapsed() < Duration::from_secs(10), "{way}: {:?}", began.elapsed());
         until("its place is free", || live.stats().connections == 1).await;
-        assert_eq!((live.stats().subscriptions, live.stats().silent_closed), (1, 0), "{way}");
+        assert_eq!((live.stats().subscriptions, live.stats().sockets_closed_idle), (1, 0), "{way}");
 
         // What it had been sent is whole and in order; then it ends, with a word about it if there was time.
         let mut expected = 0;
@@ -169,8 +169,8 @@ async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(raw.bytes(4 * 1024).await.is_some());
     }
-    assert_eq!(live.stats().slow_closed, 0);
-    until("nothing more is read", || live.stats().slow_closed == 1).await;
+    assert_eq!(live.stats().sockets_closed_slow, 0);
+    until("nothing more is read", || live.stats().sockets_closed_slow == 1).await;
     let seconds = began.elapsed().as_secs_f64();
     assert!((45.9..=46.2).contains(&seconds), "ten seconds after the last read: {seconds}");
 }
@@ -178,8 +178,12 @@ async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
 #[tokio::test]
 async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
     for way in WAYS {
-        let live =
-            patient().log_records(100).log_bytes(64 * 1024 * 1024).log_age(Duration::from_secs(3600)).build().unwrap();
+        let live = patient()
+            .max_log_records(100)
+            .max_log_bytes(64 * 1024 * 1024)
+            .log_retention(Duration::from_secs(3600))
+            .build()
+            .unwrap();
         let server = Server::layered(&live.layer(), usual);
         let mut behind = narrow(&server, way).await;
         let mut healthy = wide(&server, way).await;
@@ -202,7 +206,7 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
         assert!(expected < 500, "{way}: it was behind");
         drop(behind);
         until("its place is free", || live.stats().connections == 1).await;
-        assert_eq!(live.stats().slow_closed, 1, "{way}");
+        assert_eq!(live.stats().sockets_closed_slow, 1, "{way}");
         live.publish("events", update(600)).unwrap();
         assert_eq!(number(&mut healthy).await, Ok(600), "{way}");
     }
@@ -211,7 +215,7 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
 #[tokio::test]
 async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once() {
     for way in WAYS {
-        let live = patient().log_bytes(4 * 1024 * 1024).build().unwrap();
+        let live = patient().max_log_bytes(4 * 1024 * 1024).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
         let _stopped = narrow(&server, way).await;
         let mut healthy = wide(&server, way).await;
@@ -220,7 +224,7 @@ async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once(
             live.publish("events", Change::update(&large).unwrap()).unwrap();
             assert_eq!(number(&mut healthy).await, Ok(sent), "{way}");
         }
-        until("it is closed", || live.stats().slow_closed == 1).await;
+        until("it is closed", || live.stats().sockets_closed_slow == 1).await;
         until("and gone", || live.stats().connections == 1).await;
     }
 }
@@ -229,9 +233,9 @@ async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once(
 async fn whoever_subscribes_nothing_never_falls_behind() {
     let live = builder()
         .tokens(["demo"])
-        .log_records(2)
-        .log_bytes(1024 * 1024)
-        .log_age(Duration::from_secs(60))
+        .max_log_records(2)
+        .max_log_bytes(1024 * 1024)
+        .log_retention(Duration::from_secs(60))
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -249,7 +253,7 @@ async fn whoever_subscribes_nothing_never_falls_behind() {
         live.publish("events", update(50)).unwrap();
         assert_eq!(number(&mut raw).await, Ok(50), "{way}");
     }
-    assert_eq!(live.stats().slow_closed, 0);
+    assert_eq!(live.stats().sockets_closed_slow, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,7 +280,7 @@ async fn a_slow_reader_that_keeps_reading_gets_everything_in_order() {
         // It is as good a reader as any again.
         live.publish("events", update(300)).unwrap();
         assert_eq!(number(&mut slow).await, Ok(300), "{way}");
-        assert_eq!(live.stats().slow_closed, 0, "{way}");
+        assert_eq!(live.stats().sockets_closed_slow, 0, "{way}");
     }
 }
 
@@ -290,7 +294,7 @@ async fn bulk_arrives(live: &LiveUpdates, mut raw: Raw, way: &str) {
             assert_eq!(number(&mut raw).await, Ok(expected), "{way}");
         }
     }
-    assert_eq!(live.stats().slow_closed, 0, "{way}");
+    assert_eq!(live.stats().sockets_closed_slow, 0, "{way}");
 }
 
 #[tokio::test]

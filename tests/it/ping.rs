@@ -71,8 +71,8 @@ async fn a_peer_that_has_gone_silent_is_given_up_after_the_timeout() {
     assert!((75.0..=100.1).contains(&silent), "{silent}");
     assert!(pings >= 3, "it had {pings} chances to answer");
     until("it is gone", || live.stats().connections == 0).await;
-    assert_eq!(live.stats().silent_closed, 1);
-    assert_eq!(live.stats().slow_closed, 0);
+    assert_eq!(live.stats().sockets_closed_idle, 1);
+    assert_eq!(live.stats().sockets_closed_slow, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,7 +87,7 @@ async fn a_silent_peer_takes_nobody_along() {
     let reading = tokio::spawn(async move { page.end().await });
     given_up(&mut silent).await;
     until("it is gone", || live.stats().connections == 1).await;
-    assert_eq!((live.stats().silent_closed, live.stats().subscriptions), (1, 1));
+    assert_eq!((live.stats().sockets_closed_idle, live.stats().subscriptions), (1, 1));
     reading.abort();
 }
 
@@ -105,7 +105,7 @@ async fn a_peer_that_answers_stays_for_as_long_as_it_likes() {
     }
     assert!((24..=25).contains(&pings), "{pings} pings in ten minutes");
     raw.barrier().await;
-    assert_eq!((live.stats().connections, live.stats().silent_closed), (1, 0));
+    assert_eq!((live.stats().connections, live.stats().sockets_closed_idle), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +124,7 @@ async fn whatever_is_heard_of_a_peer_counts_as_a_sign_of_life() {
         let lived = began.elapsed().as_secs();
         assert!(lived >= 700, "it lived for {lived} s");
     }
-    assert_eq!(live.stats().silent_closed, 4, "once nothing was heard any more");
+    assert_eq!(live.stats().sockets_closed_idle, 4, "once nothing was heard any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,7 +145,7 @@ async fn talking_to_a_peer_is_no_sign_of_its_life() {
     });
     given_up(&mut raw).await;
     assert!(began.elapsed() <= Duration::from_secs(101), "{:?}", began.elapsed());
-    assert_eq!(live.stats().silent_closed, 1);
+    assert_eq!(live.stats().sockets_closed_idle, 1);
     talking.abort();
 }
 
@@ -165,5 +165,5 @@ async fn a_page_on_a_real_client_answers_by_itself() {
         assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
     }
     publishing.await.unwrap();
-    assert_eq!(live.stats().silent_closed, 0);
+    assert_eq!(live.stats().sockets_closed_idle, 0);
 }

@@ -103,7 +103,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
     assert_eq!(page.told(&live).await, [update("slow"), update("slow")], "{placement}: one after the other");
 
     let stats = live.stats();
-    assert_eq!((stats.changes_published, stats.writes_dropped, stats.turns_timed_out), (9, 0, 0), "{placement}");
+    assert_eq!((stats.changes_published, stats.writes_dropped, stats.write_lock_timeouts), (9, 0, 0), "{placement}");
     let (goodbye, ()) = tokio::join!(page.end(), live.shutdown());
     assert!(matches!(goodbye, crate::support::End::Close(1001, _)), "{placement}: {goodbye:?}");
 }

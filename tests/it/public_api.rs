@@ -8,9 +8,9 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::{Layer, Service};
 use tower_live_updates::{
-    AuthError, AuthRequest, Builder, Change, ChangeError, ChangeKind, ConfigError, EndpointFuture, Entity, Identity,
-    LiveUpdates, LiveUpdatesEndpoint, LiveUpdatesLayer, LiveUpdatesService, LiveWrite, OwnBody, PublishError, Ready,
-    RequestBody, ResponseBody, Stats,
+    AuthError, AuthRequest, Change, ChangeError, ChangeKind, ConfigError, Entity, Identity, LiveUpdates,
+    LiveUpdatesBuilder, LiveUpdatesEndpoint, LiveUpdatesLayer, LiveUpdatesService, LiveWrite, PublishError, Stats,
+    body::EndpointBody, body::RequestBody, body::ResponseBody, builder::HasAuth, future::EndpointFuture,
 };
 
 use crate::support::TOKEN;
@@ -49,18 +49,18 @@ fn handles_and_services_can_be_shared_whatever_the_bodies() {
     shared::<Stats>();
     #[cfg(feature = "axum")]
     {
-        shared::<LiveUpdatesLayer<tower_live_updates::AxumBody>>();
-        shared::<LiveUpdatesService<(), tower_live_updates::AxumBody>>();
+        shared::<LiveUpdatesLayer<tower_live_updates::body::Axum>>();
+        shared::<LiveUpdatesService<(), tower_live_updates::body::Axum>>();
     }
-    sent::<Builder>();
-    sent::<Builder<Ready>>();
+    sent::<LiveUpdatesBuilder>();
+    sent::<LiveUpdatesBuilder<HasAuth>>();
     sent::<EndpointFuture>();
-    sent::<OwnBody>();
+    sent::<EndpointBody>();
     sent::<RequestBody<NotSync>>();
     sent::<ResponseBody<NotSync>>();
     both::<RequestBody<Full<Bytes>>>();
     both::<ResponseBody<Full<Bytes>>>();
-    both::<OwnBody>();
+    both::<EndpointBody>();
     sent::<AuthRequest>();
     error::<ConfigError>();
     error::<ChangeError>();
@@ -109,17 +109,17 @@ fn configuring_and_publishing_need_no_runtime() {
 
 #[test]
 fn a_configuration_that_cannot_work_is_refused_with_the_value_that_is_wrong() {
-    fn at(path: &str) -> Builder<Ready> {
+    fn at(path: &str) -> LiveUpdatesBuilder<HasAuth> {
         LiveUpdates::builder(path).tokens([TOKEN])
     }
-    fn with(entity: Entity) -> Builder<Ready> {
+    fn with(entity: Entity) -> LiveUpdatesBuilder<HasAuth> {
         at("/api/v1").entity(entity)
     }
     let plain = || Entity::new("cards");
     let never = Duration::ZERO;
     let long = "n".repeat(65);
     let many = (0..=u16::MAX).fold(at("/api/v1"), |builder, _| builder.entity(plain()));
-    let table: Vec<(Builder<Ready>, &str)> = vec![
+    let table: Vec<(LiveUpdatesBuilder<HasAuth>, &str)> = vec![
         (at("api/v1"), "\"api/v1\""),
         (at(""), "\"\""),
         (at("/api?x=1"), "\"/api?x=1\""),
@@ -134,9 +134,9 @@ fn a_configuration_that_cannot_work_is_refused_with_the_value_that_is_wrong() {
         (at("/").pong_timeout(never), "pong_timeout"),
         (at("/").write_timeout(never), "write_timeout"),
         (at("/").hook_timeout(never), "hook_timeout"),
-        (at("/").log_records(0), "log_records"),
-        (at("/").log_bytes(0), "log_bytes"),
-        (at("/").log_age(never), "log_age"),
+        (at("/").max_log_records(0), "max_log_records"),
+        (at("/").max_log_bytes(0), "max_log_bytes"),
+        (at("/").log_retention(never), "log_retention"),
         (at("/").pong_timeout(Duration::from_secs(25)), "pong_timeout (25s)"),
         (with(Entity::new("")), "\"\""),
         (with(Entity::new(long.clone())), &long),
@@ -179,9 +179,9 @@ fn a_configuration_that_can_work_is_taken() {
         .allow_origin("https://app.example:8443")
         .max_detached_writes(0)
         .max_delayed_refusals(0)
-        .retry_delay(Duration::ZERO)
-        .drain(Duration::ZERO)
-        .turn_timeout(Duration::ZERO)
+        .refusal_delay(Duration::ZERO)
+        .drain_timeout(Duration::ZERO)
+        .write_lock_timeout(Duration::ZERO)
         .response_timeout(Duration::ZERO)
         .entity(Entity::new("n".repeat(64)).request_pointer("").response_pointer("/data"))
         .build();

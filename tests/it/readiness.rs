@@ -9,7 +9,7 @@ use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, limit::ConcurrencyLimitLayer,
     load_shed::LoadShedLayer, load_shed::error::Overloaded, service_fn,
 };
-use tower_live_updates::RequestBody;
+use tower_live_updates::body::RequestBody;
 
 use crate::support::{BoxError, Server, TOKEN, full, json as answer, live, read};
 

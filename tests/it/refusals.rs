@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tower::service_fn;
-use tower_live_updates::{LiveUpdates, RequestBody};
+use tower_live_updates::{LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Server, TOKEN, converging, json as answer, live, read, until};
 
@@ -200,7 +200,7 @@ async fn refused_deletions_keep_no_write_waiting() {
     join_all(writes).await;
     let over = over.lock().unwrap().clone();
     assert_eq!(over.iter().position(|method| method == "PUT"), Some(30));
-    assert_eq!((over.len(), live.stats().turns_timed_out), (61, 0));
+    assert_eq!((over.len(), live.stats().write_lock_timeouts), (61, 0));
     assert_eq!(page.told(&live).await.len(), 1);
 }
 

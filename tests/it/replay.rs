@@ -333,8 +333,11 @@ async fn a_long_replay_comes_whole_in_pieces_and_what_happens_meanwhile_at_once(
 
 #[tokio::test(start_paused = true)]
 async fn how_far_back_a_load_hears_and_when_again_can_be_set() {
-    let live =
-        patient().first_load_margin(Duration::from_secs(200)).replay_again(Duration::from_secs(2)).build().unwrap();
+    let live = patient()
+        .first_load_margin(Duration::from_secs(200))
+        .second_replay_delay(Duration::from_secs(2))
+        .build()
+        .unwrap();
     let server = aged(&live).await;
     publish(&live, [added(1, "a")]);
     wait(5.0).await;

@@ -13,7 +13,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tower_live_updates::{AuthError, AuthRequest, Builder, Change, Entity, Identity, LiveUpdates, Ready, Snapshot};
+use tower_live_updates::{
+    AuthError, AuthRequest, Change, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, Snapshot, builder::HasAuth,
+};
 
 use crate::support::{
     End, Server, TOKEN,
@@ -85,17 +87,17 @@ impl Store {
     }
 }
 
-fn builder(events: Entity) -> Builder<Ready> {
+fn builder(events: Entity) -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
     let builder = LiveUpdates::builder("/api/v1").entity(events).entity(Entity::new("calendars"));
     // The token is the principal's name.
-    let builder = builder.authenticate((), async |(), request: AuthRequest| {
+    let builder = builder.authenticate_fn((), async |(), request: AuthRequest| {
         if request.token().is_empty() { Err(AuthError::Denied) } else { Ok(Identity::new(request.token())) }
     });
     builder.ping_interval(2 * hour).pong_timeout(3 * hour)
 }
 
-async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
@@ -104,7 +106,7 @@ async fn serve(builder: Builder<Ready>) -> (LiveUpdates, Server) {
 
 /// A server with a store, and a page that is away for longer than the log remembers.
 async fn away(store: &Store, way: Way, records: usize) -> (LiveUpdates, Server, Client) {
-    let (live, server) = serve(builder(store.entity()).log_records(records)).await;
+    let (live, server) = serve(builder(store.entity()).max_log_records(records)).await;
     let page = Client::load(&server, way).await;
     page.open().await.cut(&live).await;
     for number in 0..=records {
@@ -164,7 +166,7 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
             upserts(&[(1, "a"), (2, "b"), (100, "5")]),
         ];
         assert_eq!(tab.heard().await, expected.concat(), "{way:?}");
-        assert_eq!((live.stats().snapshots, live.stats().gaps, store.asked()), (1, 0, 1), "{way:?}");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps, store.asked()), (1, 0, 1), "{way:?}");
         assert_eq!(tab.hears_in(25.0).await, NOTHING, "{way:?}: nobody was saving");
         publish(&live, [updated(1, "live")]);
         assert_eq!(tab.heard().await, ["update 1 live"], "{way:?}: and from then on as it happens");
@@ -174,7 +176,7 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
 #[tokio::test(start_paused = true)]
 async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() {
     let store = Store::default();
-    let (live, server) = serve(builder(store.entity()).log_records(2)).await;
+    let (live, server) = serve(builder(store.entity()).max_log_records(2)).await;
     let page = Client::load(&server, Way::Tcp).await;
     page.open().await.cut(&live).await;
     publish(&live, [added(1, "a"), added(2, "a"), deleted(1), deleted(2), added(2, "again")]);
@@ -191,7 +193,10 @@ async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() 
 async fn how_many_tombstones_are_kept_and_for_how_long_can_be_set() {
     for (count, seconds, expected) in [(2, 1000, ["delete 2", "delete 3"].as_slice()), (9, 60, &["delete 3"])] {
         let store = Store::default();
-        let limits = builder(store.entity()).log_records(1).tombstones(count, Duration::from_secs(seconds));
+        let limits = builder(store.entity())
+            .max_log_records(1)
+            .max_tombstones(count)
+            .tombstone_retention(Duration::from_secs(seconds));
         let (live, server) = serve(limits).await;
         let page = Client::load(&server, Way::AnyStream).await;
         page.open().await.cut(&live).await;
@@ -221,7 +226,7 @@ async fn a_page_of_the_server_before_this_one_is_brought_to_the_stores_state() {
         publish(&live, [updated(1, "live")]);
         store.put(1, "live");
         assert_eq!(tab.heard().await, ["update 1 live"], "{way:?}");
-        assert_eq!((live.stats().snapshots, live.stats().gaps), (1, 0), "{way:?}");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps), (1, 0), "{way:?}");
         // Its place is one of this log from now on, once it has said so.
         wait(60.0).await;
         tab.heard().await;
@@ -244,7 +249,7 @@ async fn a_reader_too_slow_for_the_log_comes_back_to_the_stores_state() {
     for way in WAYS {
         let store = Store::default();
         let (live, server) =
-            serve(builder(store.entity()).log_records(50).write_timeout(Duration::from_secs(60))).await;
+            serve(builder(store.entity()).max_log_records(50).write_timeout(Duration::from_secs(60))).await;
         let page = Client::load(&server, way).await;
         let mut tab = page.open().await;
         wait(20.0).await;
@@ -263,7 +268,7 @@ async fn a_reader_too_slow_for_the_log_comes_back_to_the_stores_state() {
         let mut tab = page.open().await;
         let heard = hears_until_quiet(&mut tab, 4.0).await;
         assert_eq!(state(&heard), texts(&[(1, "short")]), "{way:?}");
-        assert_eq!((live.stats().slow_closed, live.stats().snapshots), (1, 1), "{way:?}");
+        assert_eq!((live.stats().sockets_closed_slow, live.stats().snapshots), (1, 1), "{way:?}");
     }
 }
 
@@ -293,14 +298,14 @@ async fn a_refresh_brings_everybody_to_the_stores_state() {
         assert_eq!(state(&heard[1..]), texts(&[(2, "imported"), (3, "behind")]), "{heard:?}");
     }
     assert_eq!(other.heard().await, NOTHING);
-    assert_eq!((store.asked(), live.stats().snapshots, live.stats().gaps), (1, 4, 0));
+    assert_eq!((store.asked(), live.stats().snapshots, live.stats().unrecovered_gaps), (1, 4, 0));
     assert!(live.refresh("cards").is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_hook_pages_are_told_to_load_their_lists() {
     for way in WAYS {
-        let (live, server) = serve(builder(Entity::scheduler("/events")).log_records(3)).await;
+        let (live, server) = serve(builder(Entity::scheduler("/events")).max_log_records(3)).await;
         let page = Client::load(&server, way).await;
         page.open().await.cut(&live).await;
         publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
@@ -308,12 +313,12 @@ async fn without_a_hook_pages_are_told_to_load_their_lists() {
         let mut tab = page.connect().await;
         tab.subscribe("$resync").await;
         tab.heard().await;
-        let gaps = live.stats().gaps;
+        let gaps = live.stats().unrecovered_gaps;
         tab.subscribe("events").await;
         let heard = tab.heard().await;
         assert_eq!(heard[..2], [MARKER, r#"$resync: {"entity":"events","type":"resync"}"#], "{way:?}");
         assert_eq!(heard.last().unwrap(), "update 1 4", "{way:?}: what the log knows all the same");
-        assert_eq!((live.stats().snapshots, live.stats().gaps - gaps), (0, 1), "{way:?}");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps - gaps), (0, 1), "{way:?}");
         let later = tab.hears_in(60.0).await;
         assert!(!later.iter().any(|told| told.contains("resync")), "{way:?}: once: {later:?}");
 
@@ -371,7 +376,7 @@ async fn a_store_that_fails_twice_is_asked_a_third_time() {
         assert_eq!(tab.hears_in(3.9).await, NOTHING, "{mood:?}: one second, and three");
         assert_eq!(tab.hears_in(0.2).await, upserts(&[(1, "a"), (100, "3")]), "{mood:?}");
         let stats = live.stats();
-        assert_eq!((stats.hooks_failed, stats.snapshots, stats.gaps), (2, 1, 0), "{mood:?}");
+        assert_eq!((stats.hooks_failed, stats.snapshots, stats.unrecovered_gaps), (2, 1, 0), "{mood:?}");
     }
 }
 
@@ -396,7 +401,11 @@ async fn a_store_that_fails_for_good_leaves_it_to_the_page() {
         publish(&live, [updated(1, "on")]);
         assert!(tab.heard().await.contains(&"update 1 on".to_owned()), "{mood:?}");
         let stats = live.stats();
-        assert_eq!((stats.hooks_failed, stats.snapshots, stats.gaps, stats.connections), (3, 0, 1, 2), "{mood:?}");
+        assert_eq!(
+            (stats.hooks_failed, stats.snapshots, stats.unrecovered_gaps, stats.connections),
+            (3, 0, 1, 2),
+            "{mood:?}"
+        );
     }
 }
 
@@ -524,8 +533,8 @@ async fn a_log_bounded_by_bytes_or_by_age_has_gaps_as_well() {
     store.put(1, "a");
     for (builder, gap) in [
         (builder(store.entity()), false),
-        (builder(store.entity()).log_bytes(2000), true),
-        (builder(store.entity()).log_age(Duration::from_secs(30)), true),
+        (builder(store.entity()).max_log_bytes(2000), true),
+        (builder(store.entity()).log_retention(Duration::from_secs(30)), true),
     ] {
         let (live, server) = serve(builder).await;
         let page = Client::load(&server, Way::Tcp).await;
@@ -552,7 +561,7 @@ async fn entities_lose_their_place_each_for_itself() {
     tab.subscribe("calendars").await;
     // What others wrote has taken nothing of its history.
     assert_eq!(tab.heard().await, ["calendars: update 1 blue"]);
-    assert_eq!((live.stats().snapshots, live.stats().gaps), (1, 0));
+    assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -596,7 +605,7 @@ async fn a_refresh_among_what_a_page_missed_comes_before_the_messages_behind_it(
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_the_log_still_holds_outlive_a_gap() {
-    let (live, server) = serve(patient().log_records(3)).await;
+    let (live, server) = serve(patient().max_log_records(3)).await;
     let page = Client::load(&server, Way::AnyStream).await;
     page.open().await.cut(&live).await;
     publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
@@ -609,7 +618,7 @@ async fn messages_that_the_log_still_holds_outlive_a_gap() {
 #[tokio::test(start_paused = true)]
 async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_themselves() {
     for resync_first in [true, false] {
-        let (live, server) = serve(patient().log_records(3)).await;
+        let (live, server) = serve(patient().max_log_records(3)).await;
         let page = Client::load(&server, Way::AnyStream).await;
         page.open().await.cut(&live).await;
         publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
@@ -622,7 +631,7 @@ async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_
         let heard = tab.hears_in(10.0).await;
         let resyncs: Vec<&String> = heard.iter().filter(|told| told.starts_with("$resync")).collect();
         assert_eq!(resyncs, [r#"$resync: {"entity":"events","type":"resync"}"#], "{names:?}");
-        assert_eq!(live.stats().gaps, 1, "{names:?}");
+        assert_eq!(live.stats().unrecovered_gaps, 1, "{names:?}");
     }
 }
 

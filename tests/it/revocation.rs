@@ -12,7 +12,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
 };
-use tower_live_updates::{AuthError, AuthRequest, Builder, Change, Identity, LiveUpdates, Ready};
+use tower_live_updates::{AuthError, AuthRequest, Change, Identity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use crate::support::{
     End, Page, Server, builder,
@@ -60,10 +60,10 @@ impl Door {
         self.0.asked.lock().unwrap().len()
     }
 
-    fn builder(&self) -> Builder<Ready> {
+    fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
         // Pings often enough for the test's client to see that time passes, and asks for no answer.
         let builder = builder().ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600));
-        builder.authenticate(self.clone(), async |door: Self, request: AuthRequest| {
+        builder.authenticate_fn(self.clone(), async |door: Self, request: AuthRequest| {
             door.0.asked.lock().unwrap().push((Instant::now(), request.token().to_owned()));
             let answer = door.0.answer.lock().unwrap().clone();
             let answer = answer();
@@ -100,7 +100,7 @@ async fn ending(page: &mut Page) -> (Vec<Value>, End) {
 
 #[tokio::test(start_paused = true)]
 async fn a_socket_ends_with_its_identity_and_hears_why() {
-    let door = Door::new(|| Ok(Identity::new("alice").expires_at(SystemTime::now() + seconds(90))));
+    let door = Door::new(|| Ok(Identity::new("alice").with_expiry(SystemTime::now() + seconds(90))));
     let (live, server) = door.serve();
     let mut page = server.page().await;
     let began = Instant::now();
@@ -112,7 +112,7 @@ async fn a_socket_ends_with_its_identity_and_hears_why() {
 
 #[tokio::test(start_paused = true)]
 async fn an_identity_that_is_over_already_lets_nobody_in() {
-    let door = Door::new(|| Ok(Identity::new("alice").expires_at(SystemTime::now() - seconds(1))));
+    let door = Door::new(|| Ok(Identity::new("alice").with_expiry(SystemTime::now() - seconds(1))));
     let (live, server) = door.serve();
     assert_eq!(server.handshake("demo").await.status(), 403);
     let call = Request::post("/api/v1").header("remote-token", "demo").body(r#"[{"id":"2"}]"#).unwrap();
@@ -125,7 +125,7 @@ async fn an_identity_that_is_over_already_lets_nobody_in() {
 #[tokio::test(start_paused = true)]
 async fn an_authenticator_may_say_a_later_end_when_it_is_asked_again() {
     let good_for = seconds(400);
-    let door = Door::new(move || Ok(Identity::new("alice").expires_at(SystemTime::now() + good_for)));
+    let door = Door::new(move || Ok(Identity::new("alice").with_expiry(SystemTime::now() + good_for)));
     let (_live, server) = door.serve();
     let mut page = server.page().await;
     let began = Instant::now();
@@ -141,7 +141,7 @@ async fn an_authenticator_may_say_a_later_end_when_it_is_asked_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_identity_that_ends_while_the_authenticator_hangs_ends_in_time() {
-    let door = Door::new(|| Ok(Identity::new("alice").expires_at(SystemTime::now() + seconds(400))));
+    let door = Door::new(|| Ok(Identity::new("alice").with_expiry(SystemTime::now() + seconds(400))));
     let live = door.builder().hook_timeout(seconds(3600)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
@@ -155,7 +155,7 @@ async fn an_identity_that_ends_while_the_authenticator_hangs_ends_in_time() {
 #[tokio::test(start_paused = true)]
 async fn an_end_far_away_is_borne() {
     let end = SystemTime::now() + seconds(1000 * 365 * 24 * 3600);
-    let (_live, server) = Door::new(move || Ok(Identity::new("alice").expires_at(end))).serve();
+    let (_live, server) = Door::new(move || Ok(Identity::new("alice").with_expiry(end))).serve();
     let mut page = server.page().await;
     sleep(3 * ASK_EVERY).await;
     page.barrier().await;
@@ -340,7 +340,7 @@ async fn after_a_disconnect_nothing_is_sent_that_was_not_on_its_way() {
 #[tokio::test(start_paused = true)]
 async fn whoever_is_denied_while_a_lot_waits_hears_nothing_of_it_either() {
     let door = Door::open_to_alice();
-    let live = door.builder().reask_interval(seconds(8)).build().unwrap();
+    let live = door.builder().revalidation_interval(seconds(8)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect_with(4 * 1024)).await;
     raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
@@ -354,8 +354,8 @@ async fn whoever_is_denied_while_a_lot_waits_hears_nothing_of_it_either() {
 
 #[tokio::test]
 async fn others_hear_on_after_a_disconnect() {
-    let live =
-        builder().authenticate((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())));
+    let live = builder()
+        .authenticate_fn((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())));
     let live = live.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut stays = Page::open(server.connect_tcp(None).await, "/api/v1?token=stays&ws=1", &[]).await.unwrap();
@@ -380,8 +380,8 @@ async fn others_hear_on_after_a_disconnect() {
 struct Shown(Arc<Mutex<Vec<Vec<String>>>>);
 
 impl Shown {
-    fn builder(&self) -> Builder<Ready> {
-        builder().ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600)).authenticate(
+    fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
+        builder().ping_interval(seconds(10)).pong_timeout(seconds(24 * 3600)).authenticate_fn(
             self.clone(),
             async |shown: Self, request: AuthRequest| {
                 let mut lines: Vec<String> =
@@ -395,7 +395,7 @@ impl Shown {
     }
 
     /// What it is shown when it is asked about an open socket that came with these headers again.
-    async fn again(&self, builder: Builder<Ready>, headers: &[(&str, &str)]) -> Vec<String> {
+    async fn again(&self, builder: LiveUpdatesBuilder<HasAuth>, headers: &[(&str, &str)]) -> Vec<String> {
         let live = builder.build().unwrap();
         let server = Server::layered(&live.layer(), usual);
         let page = Page::open(server.connect(), "/api/v1?tenant=7&token=demo&ws=1", headers).await.unwrap();
@@ -436,7 +436,7 @@ async fn extensions_are_there_again_for_who_has_looked_at_them_or_named_them() {
     type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
     let seen = Seen::default();
     let looking = || {
-        builder().authenticate(seen.clone(), async |seen: Seen, request: AuthRequest| {
+        builder().authenticate_fn(seen.clone(), async |seen: Seen, request: AuthRequest| {
             let extensions = request.extensions();
             seen.lock().unwrap().push((extensions.get::<Peer>().is_some(), extensions.get::<Other>().is_some()));
             Ok::<_, AuthError>(Identity::new("alice"))

@@ -8,7 +8,11 @@ use crate::support::{Page, Server, TOKEN, json as answer, live, read};
 
 fn build(entities: impl IntoIterator<Item = Entity>) -> LiveUpdates {
     let builder = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain).tokens([TOKEN]);
-    entities.into_iter().fold(builder, tower_live_updates::Builder::entity).build().expect("a good configuration")
+    entities
+        .into_iter()
+        .fold(builder, tower_live_updates::LiveUpdatesBuilder::entity)
+        .build()
+        .expect("a good configuration")
 }
 
 fn server(live: &LiveUpdates) -> Server {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tower_live_updates::{
     AuthError, AuthRequest, Change, ConfigError, Delivery, Entity, Identity, LiveUpdates, LiveWrite, PublishError,
-    RequestBody, Snapshot,
+    Snapshot, body::RequestBody,
 };
 
 use crate::support::{Page, Server, full, read, usual};
@@ -26,14 +26,14 @@ async fn by_token((): (), request: AuthRequest) -> Result<Identity, AuthError> {
     let (name, scopes) = request.token().split_once('@').ok_or(AuthError::Denied)?;
     let identity = Identity::new(name);
     Ok(if scopes == "*" {
-        identity.in_all_scopes()
+        identity.with_all_scopes()
     } else {
         identity.with_scopes(scopes.split(',').filter(|scope| !scope.is_empty()))
     })
 }
 
 fn live(entity: Entity, delivery: Delivery) -> LiveUpdates {
-    let builder = LiveUpdates::builder("/api/v1").authenticate((), by_token).delivery(delivery);
+    let builder = LiveUpdates::builder("/api/v1").authenticate_fn((), by_token).delivery(delivery);
     builder.entity(entity).entity(Entity::new("calendars")).build().expect("a good configuration")
 }
 
@@ -111,7 +111,7 @@ async fn the_same_id_in_two_tenants_is_two_objects() {
         let south = heard(&mut cid, &live, &["south"]).await;
         assert_eq!(south[0], "update south");
         assert!(south[1..].contains(&r#"delete "7""#.to_owned()), "{south:?}");
-        assert_eq!(live.stats().writes_untold, 0);
+        assert_eq!(live.stats().writes_unpublished, 0);
     }
 }
 
@@ -149,7 +149,7 @@ async fn a_change_without_a_scope_is_told_to_nobody() {
     for (method, path) in [(Method::POST, "/events"), (Method::PUT, "/events/7"), (Method::DELETE, "/events/8")] {
         assert_eq!(server.write(method, path, EVENT).await.status(), 200, "the write itself succeeds");
     }
-    assert_eq!(live.stats().writes_untold, 3);
+    assert_eq!(live.stats().writes_unpublished, 3);
     let error = live.publish("events", Change::update(&event(7, "x")).unwrap()).unwrap_err();
     assert!(matches!(error, PublishError::NoScope { .. }) && error.to_string().contains("Change::scope"), "{error}");
     assert!(matches!(live.send("events", &1), Err(PublishError::NoScope { .. })));
@@ -340,13 +340,13 @@ fn a_load_hook_must_know_whose_row_it_reads() {
     let build = |entity| LiveUpdates::builder("/api/v1").allow_anonymous().entity(entity).build();
     let scoped = || Entity::scheduler("/{tenant}/events").scope_param("tenant");
     let error = build(scoped().load((), row)).unwrap_err();
-    assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_in"), "{error}");
+    assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_scoped"), "{error}");
     for entity in [Entity::scheduler("/events").scoped(), Entity::scheduler("/events").ids_per_scope()] {
         let error = build(entity.load((), row)).unwrap_err();
         assert!(matches!(error, ConfigError::LoadWithoutScopes(_)), "where the handler says the scope, too: {error}");
     }
     let row = async |(), _: Vec<String>, _: String| Ok::<_, Infallible>(None::<Value>);
-    assert!(build(scoped().load_in((), row)).is_ok());
+    assert!(build(scoped().load_scoped((), row)).is_ok());
 }
 
 #[tokio::test]
@@ -355,7 +355,7 @@ async fn a_load_hook_is_given_the_scopes_of_the_request() {
         let row = (scopes == ["north"]).then(|| event(id.parse().unwrap(), "the north's"));
         Ok::<_, Infallible>(row)
     };
-    let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_in((), row);
+    let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").load_scoped((), row);
     let live = live(entity, Delivery::Plain);
     let server = Server::layered(&live.layer(), anywhere);
     let (mut ann, mut cid) = (page(&server, "ann@north").await, page(&server, "cid@south").await);
@@ -450,10 +450,10 @@ async fn an_object_of_new_rights_is_not_taken_for_one_of_the_old_ones() {
     };
     let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant").snapshot((), rows);
     let live = LiveUpdates::builder("/api/v1")
-        .authenticate(scope.clone(), async |scope: Arc<Mutex<&'static str>>, _: AuthRequest| {
-            Ok::<_, AuthError>(Identity::new("ann").scope(*scope.lock().unwrap()))
+        .authenticate_fn(scope.clone(), async |scope: Arc<Mutex<&'static str>>, _: AuthRequest| {
+            Ok::<_, AuthError>(Identity::new("ann").with_scope(*scope.lock().unwrap()))
         })
-        .reask_interval(Duration::from_secs(60))
+        .revalidation_interval(Duration::from_secs(60))
         .ping_interval(Duration::from_secs(7200))
         .pong_timeout(Duration::from_secs(9000))
         .entity(entity)

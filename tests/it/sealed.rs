@@ -11,8 +11,8 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tower_live_updates::{
-    AuthError, AuthRequest, Builder, Change, ConfigError, Credentials, Delivery, Identity, LiveUpdates, Ready,
-    Unauthenticated,
+    AuthError, AuthRequest, Change, ConfigError, Credentials, Delivery, Identity, LiveUpdates, LiveUpdatesBuilder,
+    builder::HasAuth, builder::WantsAuth,
 };
 
 use crate::support::{End, Page, Server, until, usual};
@@ -58,11 +58,11 @@ impl Door {
         std::mem::take(&mut self.0.lock().unwrap().asked)
     }
 
-    fn builder(&self) -> Builder<Ready> {
-        builder().sessions([SECRET]).authenticate(self.clone(), async |door: Self, request: AuthRequest| {
+    fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
+        builder().sealed_keys([SECRET]).authenticate_fn(self.clone(), async |door: Self, request: AuthRequest| {
             let (credentials, is_known) = match request.credentials() {
                 Credentials::Token(token) => (format!("token {token}"), token == TOKEN),
-                Credentials::Session(principal) => (format!("session {principal}"), principal == "alice"),
+                Credentials::Principal(principal) => (format!("session {principal}"), principal == "alice"),
                 _ => unreachable!(),
             };
             let mood = {
@@ -86,7 +86,7 @@ impl Door {
 }
 
 /// Pings often enough for the test's client to see that time passes, and asks for no answer.
-fn builder() -> Builder<Unauthenticated> {
+fn builder() -> LiveUpdatesBuilder<WantsAuth> {
     let builder = crate::support::builder().delivery(Delivery::Converging);
     builder.ping_interval(Duration::from_secs(10)).pong_timeout(Duration::from_secs(24 * 3600))
 }
@@ -197,7 +197,7 @@ async fn who_is_denied_later_loses_the_open_socket_within_the_interval() {
 #[tokio::test(start_paused = true)]
 async fn the_interval_is_the_builders() {
     let door = Door::new();
-    let live = door.builder().reask_interval(Duration::from_secs(8)).build().unwrap();
+    let live = door.builder().revalidation_interval(Duration::from_secs(8)).build().unwrap();
     let server = server(&live);
     let mut page = server.page_at(&address(&key_for(&server, TOKEN).await)).await.unwrap();
     let began = Instant::now();
@@ -220,7 +220,7 @@ async fn a_user_whose_session_ends_hears_so_before_the_close() {
 async fn a_key_whose_time_is_over_ends_its_socket_whatever_the_authenticator_says() {
     for (lifetime, asked) in [(3600, 11..=12), (90, 0..=0)] {
         let door = Door::new();
-        let live = door.builder().session_lifetime(Duration::from_secs(lifetime)).build().unwrap();
+        let live = door.builder().sealed_key_lifetime(Duration::from_secs(lifetime)).build().unwrap();
         let server = server(&live);
         let mut page = server.page_at(&address(&key_for(&server, TOKEN).await)).await.unwrap();
         let began = Instant::now();
@@ -238,11 +238,11 @@ async fn a_key_whose_time_is_over_ends_its_socket_whatever_the_authenticator_say
 #[tokio::test(start_paused = true)]
 async fn a_key_ends_with_the_identity_it_was_made_for() {
     let live = builder()
-        .sessions([SECRET])
-        .authenticate((), async |(), request: AuthRequest| {
+        .sealed_keys([SECRET])
+        .authenticate_fn((), async |(), request: AuthRequest| {
             let alice = Identity::new("alice");
             Ok::<_, AuthError>(match request.credentials() {
-                Credentials::Token(_) => alice.expires_at(SystemTime::now() + Duration::from_secs(90)),
+                Credentials::Token(_) => alice.with_expiry(SystemTime::now() + Duration::from_secs(90)),
                 // Nobody remembers how long the token was good for.
                 _ => alice,
             })
@@ -260,7 +260,7 @@ async fn a_key_ends_with_the_identity_it_was_made_for() {
 #[tokio::test(start_paused = true)]
 async fn an_expired_key_hears_so_and_nobody_is_asked() {
     let door = Door::new();
-    let live = door.builder().session_lifetime(Duration::from_nanos(1)).build().unwrap();
+    let live = door.builder().sealed_key_lifetime(Duration::from_nanos(1)).build().unwrap();
     let server = server(&live);
     let key = key_for(&server, TOKEN).await;
     door.asked();
@@ -364,7 +364,7 @@ async fn a_key_that_was_tampered_with_is_a_wrong_token() {
     let parts: Vec<&str> = good.split('.').collect();
     let payload = String::from_utf8(BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap()).unwrap();
     let other_user = BASE64URL_NOPAD.encode(payload.replace("alice", "admin").as_bytes());
-    let elsewhere = LiveUpdates::builder("/api/v1").sessions([OTHER]).allow_anonymous().build().unwrap();
+    let elsewhere = LiveUpdates::builder("/api/v1").sealed_keys([OTHER]).allow_anonymous().build().unwrap();
     let foreign = key_for(&self::server(&elsewhere), TOKEN).await;
     door.asked();
     for bad in [
@@ -421,7 +421,7 @@ async fn servers_with_the_same_secret_know_each_others_keys() {
     for (secrets, is_known) in
         [(&[SECRET][..], true), (&[OTHER, SECRET], true), (&[SECRET, OTHER], true), (&[OTHER], false)]
     {
-        let live = door.builder().sessions(secrets).build().unwrap();
+        let live = door.builder().sealed_keys(secrets).build().unwrap();
         let server = server(&live);
         if is_known {
             assert!(server.page_at(&address(&key)).await.is_ok(), "{secrets:?}");
@@ -471,7 +471,7 @@ async fn a_handshake_in_passing_trouble_gets_the_best_key_there_is() {
 
 #[tokio::test(start_paused = true)]
 async fn the_built_in_lists_know_their_sessions() {
-    let server_of = |builder: Builder<Ready>| server(&builder.sessions([SECRET]).build().unwrap());
+    let server_of = |builder: LiveUpdatesBuilder<HasAuth>| server(&builder.sealed_keys([SECRET]).build().unwrap());
     let two = server_of(builder().tokens(["first", "second"]));
     let (first, second) = (key_for(&two, "first").await, key_for(&two, "second").await);
     let one = server_of(builder().tokens(["first"]));
@@ -494,24 +494,25 @@ async fn without_keys_there_are_no_sessions() {
 
 #[test]
 fn what_cannot_work_is_no_configuration() {
-    let build = |builder: Builder<Unauthenticated>| builder.allow_anonymous().build().unwrap_err();
+    let build = |builder: LiveUpdatesBuilder<WantsAuth>| builder.allow_anonymous().build().unwrap_err();
     let weak = &SECRET[..31];
     let none: [&str; 0] = [];
     for error in [
-        build(builder().sessions(none)),
-        build(builder().sessions([weak])),
-        build(builder().sessions([SECRET, weak])),
-        build(builder().sessions([""])),
+        build(builder().sealed_keys(none)),
+        build(builder().sealed_keys([weak])),
+        build(builder().sealed_keys([SECRET, weak])),
+        build(builder().sealed_keys([""])),
     ] {
-        assert!(matches!(error, ConfigError::SessionSecret));
+        assert!(matches!(error, ConfigError::SealedKeySecret));
         let text = format!("{error} {error:?}");
         assert!(text.contains("32 bytes") && !text.contains(weak), "{text}");
     }
-    let zero = build(builder().sessions([SECRET]).session_lifetime(Duration::ZERO));
-    assert!(matches!(zero, ConfigError::Zero("session_lifetime")));
-    let zero = build(builder().sessions([SECRET]).reask_interval(Duration::ZERO));
-    assert!(matches!(zero, ConfigError::Zero("reask_interval")));
-    let longest = builder().sessions([[7_u8; 32]]).session_lifetime(Duration::MAX).reask_interval(Duration::MAX);
+    let zero = build(builder().sealed_keys([SECRET]).sealed_key_lifetime(Duration::ZERO));
+    assert!(matches!(zero, ConfigError::Zero("sealed_key_lifetime")));
+    let zero = build(builder().sealed_keys([SECRET]).revalidation_interval(Duration::ZERO));
+    assert!(matches!(zero, ConfigError::Zero("revalidation_interval")));
+    let longest =
+        builder().sealed_keys([[7_u8; 32]]).sealed_key_lifetime(Duration::MAX).revalidation_interval(Duration::MAX);
     assert!(longest.allow_anonymous().build().is_ok());
 }
 
@@ -519,7 +520,7 @@ fn what_cannot_work_is_no_configuration() {
 #[tokio::test(start_paused = true)]
 async fn neither_debug_nor_the_log_shows_a_secret() {
     let door = Door::new();
-    let builder = door.builder().sessions([SECRET, OTHER]);
+    let builder = door.builder().sealed_keys([SECRET, OTHER]);
     let mut shown = vec![format!("{builder:?} {builder:#?}")];
     let live = builder.build().unwrap();
     let server = server(&live);

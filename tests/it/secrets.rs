@@ -12,7 +12,9 @@ use tower_http::{
     classify::{ServerErrorsAsFailures, SharedClassifier},
     trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, MakeSpan, TraceLayer},
 };
-use tower_live_updates::{AuthError, AuthRequest, Builder, Credentials, Identity, LiveUpdates, Ready};
+use tower_live_updates::{
+    AuthError, AuthRequest, Credentials, Identity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth,
+};
 use tracing::{Level, Span};
 
 use crate::support::{
@@ -50,7 +52,7 @@ async fn say(server: &Server, request: &str) -> Raw {
 async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
     let requests: Arc<Mutex<Vec<String>>> = Arc::default();
     let live = converging()
-        .authenticate(requests.clone(), async |requests: Arc<Mutex<Vec<String>>>, request: AuthRequest| {
+        .authenticate_fn(requests.clone(), async |requests: Arc<Mutex<Vec<String>>>, request: AuthRequest| {
             requests.lock().unwrap().push(format!("{request:?} {request:#?}"));
             match request.token() {
                 RIGHT | SPECIAL => Ok(Identity::new("alice").with_data(request.token().to_owned())),
@@ -60,7 +62,7 @@ async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
                 _ => Err(AuthError::Denied),
             }
         })
-        .retry_delay(Duration::ZERO)
+        .refusal_delay(Duration::ZERO)
         .max_delayed_refusals(2)
         .build()
         .unwrap();
@@ -162,16 +164,16 @@ where
 }
 
 /// Knows alice, by her token and by her session.
-fn alice() -> Builder<Ready> {
+fn alice() -> LiveUpdatesBuilder<HasAuth> {
     converging()
-        .authenticate((), async |(), request: AuthRequest| match request.credentials() {
-            Credentials::Token(RIGHT) | Credentials::Session("alice") => Ok(Identity::new("alice")),
+        .authenticate_fn((), async |(), request: AuthRequest| match request.credentials() {
+            Credentials::Token(RIGHT) | Credentials::Principal("alice") => Ok(Identity::new("alice")),
             Credentials::Token(EXPIRED) => Err(AuthError::Expired),
             Credentials::Token(BUSY) => Err(AuthError::Unavailable),
             _ => Err(AuthError::Denied),
         })
-        .retry_delay(Duration::ZERO)
-        .reask_interval(Duration::from_secs(60))
+        .refusal_delay(Duration::ZERO)
+        .revalidation_interval(Duration::from_secs(60))
         .audit()
 }
 
@@ -252,11 +254,11 @@ async fn a_span_of_the_path_alone_keeps_all_secrets_out_of_all_lines() {
     }
 }
 
-#[cfg(feature = "sessions")]
+#[cfg(feature = "sealed-keys")]
 #[tokio::test(start_paused = true)]
 async fn with_sealed_keys_not_even_the_usual_span_shows_a_good_token() {
     const SECRET: &str = "secret-5e7f1a22-8b2d4c60-90c3d1b4-77aa01fe";
-    let live = alice().sessions([SECRET]).build().unwrap();
+    let live = alice().sealed_keys([SECRET]).build().unwrap();
     let server = traced(&live, usual_span());
     let records = Records::listen("trace");
     let key = session(&live, &server).await;
@@ -274,11 +276,11 @@ async fn with_sealed_keys_not_even_the_usual_span_shows_a_good_token() {
     }
     assert!(records.iter().any(|it| it.fields.get("uri").is_some_and(|uri| uri.contains(&key))), "the span shows it");
     for debug in
-        [format!("{live:?} {live:#?}"), format!("{:?}", live.layer()), format!("{:?}", alice().sessions([SECRET]))]
+        [format!("{live:?} {live:#?}"), format!("{:?}", live.layer()), format!("{:?}", alice().sealed_keys([SECRET]))]
     {
         assert!(!holds_any(&secrets, &debug) && !holds_any(&nobodys, &debug), "{debug}");
     }
-    let short = alice().sessions(["short-5e7f1a22"]).build().unwrap_err();
+    let short = alice().sealed_keys(["short-5e7f1a22"]).build().unwrap_err();
     assert!(!format!("{short:?} {short}").contains("5e7f1a22"), "{short}");
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, Request};
 use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinHandle};
-use tower_live_updates::{Builder, Change, Entity, LiveUpdates, Ready};
+use tower_live_updates::{Change, Entity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use crate::support::{
     Server,
@@ -16,7 +16,7 @@ use crate::support::{
 const NOTHING: [&str; 0] = [];
 
 /// A server with one page whose list is long there.
-async fn serve(builder: Builder<Ready>, way: Way) -> (LiveUpdates, Server, Tab) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>, way: Way) -> (LiveUpdates, Server, Tab) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let tab = listener(&server, way).await;
@@ -38,7 +38,7 @@ struct Gated {
 }
 
 impl Gated {
-    fn new(builder: Builder<Ready>) -> Self {
+    fn new(builder: LiveUpdatesBuilder<HasAuth>) -> Self {
         let live = builder.build().unwrap();
         let gate = Arc::new(Semaphore::new(0));
         let waiting = gate.clone();
@@ -287,7 +287,7 @@ async fn only_lists_of_the_entity_count() {
         (Method::HEAD, "/events", false),
         (Method::OPTIONS, "/events", false),
     ] {
-        let live = LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events").list("/all"));
+        let live = LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events").list_route("/all"));
         let live = live.tokens(["demo"]).ping_interval(Duration::from_secs(60)).build().unwrap();
         let server = Server::layered(&live.layer(), |_| async { http::Response::new(full("[]")) });
         let mut tab = listener(&server, Way::AnyStream).await;
@@ -362,7 +362,7 @@ async fn whoever_is_behind_hears_the_repeat_when_it_gets_there() {
 #[tokio::test(start_paused = true)]
 async fn the_times_can_be_set() {
     let seconds = Duration::from_secs;
-    let settling = patient().settle_quiet(seconds(1)).settle_overlap(seconds(8)).settle_longest(seconds(20));
+    let settling = patient().settle_quiet(seconds(1)).settle_overlap(seconds(8)).settle_max_wait(seconds(20));
     let (live, _server, mut tab) = serve(settling, Way::Tcp).await;
     publish(&live, [added(1, "a")]);
     tab.hears_in(8.5).await;
@@ -414,9 +414,15 @@ async fn after_writes_that_met_others_five_seconds_apart_are_told_once() {
 #[tokio::test(start_paused = true)]
 async fn times_without_end_are_borne() {
     let ever = Duration::MAX;
-    let settling = patient().settle_quiet(ever).settle_overlap(ever).settle_longest(ever);
-    let replays = settling.first_load_margin(ever).replay_again(ever).replay_overlap(ever).acknowledge_interval(ever);
-    let kept = replays.deletion_reminders([ever; 8]).tombstones(usize::MAX, ever).session_age(ever).log_age(ever);
+    let settling = patient().settle_quiet(ever).settle_overlap(ever).settle_max_wait(ever);
+    let replays =
+        settling.first_load_margin(ever).second_replay_delay(ever).replay_overlap(ever).acknowledge_interval(ever);
+    let kept = replays
+        .deletion_reminders([ever; 8])
+        .max_tombstones(usize::MAX)
+        .tombstone_retention(ever)
+        .session_retention(ever)
+        .log_retention(ever);
     let live = kept.hook_timeout(ever).write_timeout(ever).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;

@@ -72,7 +72,7 @@ async fn what_was_told_before_arrives_before_the_goodbye() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_sockets_all_hear_the_goodbye_spread_over_half_the_drain() {
-    let live = builder().tokens(["demo"]).drain(Duration::from_secs(10)).build().unwrap();
+    let live = builder().tokens(["demo"]).drain_timeout(Duration::from_secs(10)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut pages = Vec::new();
     for _ in 0..100 {
@@ -154,7 +154,7 @@ async fn with_nobody_there_it_takes_no_time() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_answer_is_left_when_the_drain_is_over() {
     // Left to themselves, the farewells would take two seconds.
-    let live = builder().tokens(["demo"]).drain(Duration::from_secs(1)).build().unwrap();
+    let live = builder().tokens(["demo"]).drain_timeout(Duration::from_secs(1)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut silent = Raw::socket(server.connect()).await;
     let mut stalled = Raw::socket(server.connect_with(512)).await;
@@ -186,7 +186,7 @@ async fn denied_sockets_do_not_hold_the_end_up() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_that_wait_are_given_at_once() {
-    let live = builder().authenticate((), async |(), _| Err(AuthError::Unavailable)).build().unwrap();
+    let live = builder().authenticate_fn((), async |(), _| Err(AuthError::Unavailable)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let began = Instant::now();
     let mut waiting = Vec::new();
@@ -206,7 +206,7 @@ async fn refusals_that_wait_are_given_at_once() {
 #[tokio::test]
 async fn disconnect_closes_the_chosen_and_no_others() {
     let live = builder()
-        .authenticate((), async |(), request: AuthRequest| Ok(Identity::new(request.token())))
+        .authenticate_fn((), async |(), request: AuthRequest| Ok(Identity::new(request.token())))
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -238,7 +238,7 @@ async fn disconnect_may_look_at_the_handle_it_was_called_on() {
 
 #[tokio::test]
 async fn a_place_is_free_again_once_a_socket_has_ended() {
-    let live = builder().tokens(["demo"]).max_connections(2).retry_delay(Duration::ZERO).build().unwrap();
+    let live = builder().tokens(["demo"]).max_connections(2).refusal_delay(Duration::ZERO).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let first = server.page().await;
     let _second = server.page().await;
@@ -286,9 +286,9 @@ async fn pages_hear(live: &LiveUpdates, round: usize) {
 fn one_runtime_may_end_and_another_begin() {
     let live = builder()
         .tokens(["demo"])
-        .log_records(50)
-        .log_bytes(1024 * 1024)
-        .log_age(Duration::from_secs(60))
+        .max_log_records(50)
+        .max_log_bytes(1024 * 1024)
+        .log_retention(Duration::from_secs(60))
         .build()
         .unwrap();
     for (round, runtime) in runtimes().into_iter().enumerate() {

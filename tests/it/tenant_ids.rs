@@ -10,13 +10,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tower_live_updates::{
-    AuthError, AuthRequest, Change, ConfigError, Entity, Identity, LiveUpdates, LiveWrite, RequestBody,
+    AuthError, AuthRequest, Change, ConfigError, Entity, Identity, LiveUpdates, LiveWrite, body::RequestBody,
 };
 
 use crate::support::{Page, Server, json as answer, read, usual};
 
 async fn by_token((): (), request: AuthRequest) -> Result<Identity, AuthError> {
-    Ok(Identity::new("somebody").scope(request.token()))
+    Ok(Identity::new("somebody").with_scope(request.token()))
 }
 
 fn event(id: u32, text: &str) -> Value {
@@ -24,7 +24,7 @@ fn event(id: u32, text: &str) -> Value {
 }
 
 fn live(entity: Entity) -> LiveUpdates {
-    LiveUpdates::builder("/api/v1").authenticate((), by_token).entity(entity).build().unwrap()
+    LiveUpdates::builder("/api/v1").authenticate_fn((), by_token).entity(entity).build().unwrap()
 }
 
 async fn pages(server: &Server) -> [Page; 2] {
@@ -104,7 +104,7 @@ async fn a_write_that_names_an_object_of_another_scope_tells_nobody() {
         assert_eq!(server.write(method.clone(), "/events/7?north", r#"{"text":"mine"}"#).await.status(), 200);
         assert_eq!(heard(&mut north, &live).await, [Value::Null; 0], "{method}");
         assert_eq!(heard(&mut south, &live).await, [Value::Null; 0], "{method}");
-        assert_eq!(live.stats().writes_untold, 1);
+        assert_eq!(live.stats().writes_unpublished, 1);
         // Of its own scope it is heard.
         server.write(method.clone(), "/events/7?south", r#"{"text":"mine"}"#).await;
         assert!(!heard(&mut south, &live).await.is_empty(), "{method}");
@@ -116,7 +116,7 @@ async fn what_a_load_hook_does_not_find_in_the_writers_scope_is_not_deleted_else
     let load = async |(), scopes: Vec<String>, _: String| {
         Ok::<_, Infallible>((scopes == ["south"]).then(|| event(7, "a row of the south")))
     };
-    let live = live(Entity::scheduler("/events").scoped().load_in((), load));
+    let live = live(Entity::scheduler("/events").scoped().load_scoped((), load));
     let server = Server::layered(&live.layer(), handler);
     live.publish("events", Change::add(&event(7, "south's own")).unwrap().scope("south")).unwrap();
     let [mut north, mut south] = pages(&server).await;
@@ -139,7 +139,7 @@ async fn every_scoped_entity_reads_rows_with_their_scopes() {
         Entity::scheduler("/events").scoped().ids_per_scope().load((), load),
         Entity::scheduler("/{tenant}/events").scope_param("tenant").load((), load),
     ] {
-        let built = LiveUpdates::builder("/api/v1").authenticate((), by_token).entity(entity).build();
+        let built = LiveUpdates::builder("/api/v1").authenticate_fn((), by_token).entity(entity).build();
         assert!(matches!(built, Err(ConfigError::LoadWithoutScopes(name)) if name == "events"));
     }
 }
@@ -148,10 +148,10 @@ async fn every_scoped_entity_reads_rows_with_their_scopes() {
 async fn one_tenant_takes_no_history_of_another() {
     let entity = Entity::scheduler("/{tenant}/events").scope_param("tenant");
     let live = LiveUpdates::builder("/api/v1")
-        .authenticate((), by_token)
+        .authenticate_fn((), by_token)
         .entity(entity)
         .entity(Entity::new("calendars").collection("/calendars"))
-        .log_bytes(1_000_000)
+        .max_log_bytes(1_000_000)
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -172,6 +172,6 @@ async fn one_tenant_takes_no_history_of_another() {
         assert_eq!(message["body"]["name"], name, "each is added, and nothing else");
         assert!(message["body"]["value"]["event"]["text"] == "missed" || name == "calendars");
     }
-    assert_eq!((live.stats().gaps, live.stats().snapshots), (0, 0));
+    assert_eq!((live.stats().unrecovered_gaps, live.stats().snapshots), (0, 0));
     assert!(live.stats().log_bytes <= 1_000_000);
 }

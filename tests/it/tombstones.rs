@@ -5,7 +5,7 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
-use tower_live_updates::{Change, LiveUpdates, RequestBody};
+use tower_live_updates::{Change, LiveUpdates, body::RequestBody};
 
 use crate::support::{
     Server,
@@ -118,5 +118,5 @@ async fn ids_that_cost_more_than_they_say_are_not_remembered() {
         assert_eq!(server.write(Method::DELETE, &format!("/events/{id}"), "").await.status(), 200);
     }
     assert_eq!(tab.hears_in(40.0).await, NOTHING);
-    assert_eq!((live.stats().writes_untold, live.stats().log_records), (100, 0));
+    assert_eq!((live.stats().writes_unpublished, live.stats().log_records), (100, 0));
 }

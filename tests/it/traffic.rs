@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates, RequestBody};
+use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Page, Server, read};
 

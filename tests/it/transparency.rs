@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_live_updates::RequestBody;
+use tower_live_updates::body::RequestBody;
 
 use crate::support::{AnyResponse, BoxError, Server, full, json as answer, live, read, upgrade};
 

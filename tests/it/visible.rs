@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_live_updates::{
-    AuthError, AuthRequest, Builder, Change, ConfigError, Delivery, Entity, Identity, LiveUpdates, Ready, RequestBody,
-    Snapshot,
+    AuthError, AuthRequest, Change, ConfigError, Delivery, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, Snapshot,
+    body::RequestBody, builder::HasAuth,
 };
 
 use crate::support::{
@@ -29,13 +29,13 @@ const NOTHING: [&str; 0] = [];
 /// The token is the name, and each has a scope of that name; everybody is in `all`.
 async fn by_name((): (), request: AuthRequest) -> Result<Identity, AuthError> {
     let name = request.token();
-    Ok(Identity::new(name).scope(name).scope("all"))
+    Ok(Identity::new(name).with_scope(name).with_scope("all"))
 }
 
-fn builder() -> Builder<Ready> {
+fn builder() -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
-    let builder = LiveUpdates::builder("/api/v1").authenticate((), by_name);
-    builder.ping_interval(2 * hour).pong_timeout(3 * hour).reask_interval(100 * hour)
+    let builder = LiveUpdates::builder("/api/v1").authenticate_fn((), by_name);
+    builder.ping_interval(2 * hour).pong_timeout(3 * hour).revalidation_interval(100 * hour)
 }
 
 #[derive(Deserialize)]
@@ -91,7 +91,7 @@ impl World {
             Ok::<_, Infallible>(Snapshot::new(rows).scoped_by(scope))
         };
         let entity = entity.snapshot(rows.clone(), read);
-        let live = builder().log_records(log_records).entity(entity).build().unwrap();
+        let live = builder().max_log_records(log_records).entity(entity).build().unwrap();
         Self { live, rows, kept }
     }
 
@@ -263,7 +263,7 @@ async fn losing_sight_deletes_and_gaining_sight_adds() {
 #[tokio::test(start_paused = true)]
 async fn scope_and_view_must_both_allow_it() {
     let no_rows = async |(), _: Vec<String>, _: String| Ok::<Option<Value>, Infallible>(None);
-    let live = builder().entity(by_owner().load_in((), no_rows).scoped()).build().unwrap();
+    let live = builder().entity(by_owner().load_scoped((), no_rows).scoped()).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut tab = Client::load_with(&server, Way::Tcp, "ben").await.open().await;
     for (id, scope, only) in [(1, "ann", None), (2, "all", Some("ann")), (3, "all", None), (4, "ben", Some("ben"))] {

@@ -125,7 +125,7 @@ async fn run(hub: &Arc<Hub>, op: &Op) {
         Op::Refresh(entity) => return hub.refresh(EntityIndex(entity)),
         Op::Snapshot(entity, id) => {
             let row = in_scopes(Change::update(&object(id, 0)).unwrap(), entity, 0);
-            let reader = Identity::new("reader").in_all_scopes();
+            let reader = Identity::new("reader").with_all_scopes();
             hub.snapshot(EntityIndex(entity), hub.head(), &reader, &[row], &[]);
             return;
         }

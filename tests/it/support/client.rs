@@ -5,7 +5,7 @@ use std::{fmt, sync::mpsc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tower_live_updates::{Builder, Change, Entity, LiveUpdates, Ready};
+use tower_live_updates::{Change, Entity, LiveUpdates, LiveUpdatesBuilder, builder::HasAuth};
 
 use super::{
     End, Server, TOKEN, converging,
@@ -23,13 +23,13 @@ pub enum Way {
 pub const WAYS: [Way; 2] = [Way::AnyStream, Way::Tcp];
 
 /// The default delivery without pings that only keep a socket alive: those that come ride along with something.
-pub fn patient() -> Builder<Ready> {
+pub fn patient() -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
     converging().tokens([TOKEN]).ping_interval(2 * hour).pong_timeout(3 * hour)
 }
 
 /// The same of one entity alone.
-pub fn converging_events(events: Entity) -> Builder<Ready> {
+pub fn converging_events(events: Entity) -> LiveUpdatesBuilder<HasAuth> {
     let hour = Duration::from_secs(3600);
     LiveUpdates::builder("/api/v1").entity(events).tokens([TOKEN]).ping_interval(2 * hour).pong_timeout(3 * hour)
 }

@@ -27,7 +27,9 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::CloseFrame},
 };
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
-use tower_live_updates::{Builder, Delivery, Entity, LiveUpdates, LiveUpdatesLayer, RequestBody, Unauthenticated};
+use tower_live_updates::{
+    Delivery, Entity, LiveUpdates, LiveUpdatesBuilder, LiveUpdatesLayer, body::RequestBody, builder::WantsAuth,
+};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
@@ -36,12 +38,12 @@ pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
 pub const TOKEN: &str = "demo";
 
 /// A builder with the scheduler's events, not yet told who may connect: each change is said once.
-pub fn builder() -> Builder<Unauthenticated> {
+pub fn builder() -> LiveUpdatesBuilder<WantsAuth> {
     converging().delivery(Delivery::Plain)
 }
 
 /// The same with the default delivery: keys, replays, repeats.
-pub fn converging() -> Builder<Unauthenticated> {
+pub fn converging() -> LiveUpdatesBuilder<WantsAuth> {
     LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).entity(Entity::new("calendars"))
 }
 
