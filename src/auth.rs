@@ -300,7 +300,7 @@ impl Identity {
     }
 
     /// What it hears of scoped entities.
-    pub(crate) fn hears(&self) -> &Scopes {
+    pub(crate) fn receives(&self) -> &Scopes {
         &self.scopes
     }
 

@@ -19,8 +19,8 @@ use crate::{
     change::Change,
     entity::Entity,
     hub::{
-        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Pace, Progress, ReminderTimes,
-        SessionId, SessionLimits, SettleTimes, Subscriber, Taken, View, Voice,
+        Accepted, Cleared, Delivery, DeliveryTimes, EntityEncoder, EntityIndex, FrameSink, Hub, LogLimits, Pace,
+        Progress, ReminderTimes, ResumeFrom, SessionId, SessionLimits, SettleTimes, Subscriber, View,
     },
     lock::lock,
 };
@@ -80,14 +80,14 @@ struct Page {
     heard: Arc<Heard>,
 }
 
-impl Outlet for Page {
-    fn offer(&self, frames: &[&Cleared]) -> Taken {
+impl FrameSink for Page {
+    fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let records = frames.iter().filter(|frame| frame.first() != Some(PING)).count() as u64;
         let before = self.heard.frames.fetch_add(records, Ordering::Relaxed);
         if before + records >= self.heard.awaited.load(Ordering::Relaxed) {
             self.heard.news.notify_one();
         }
-        Taken { frames: frames.len(), clear: true }
+        Accepted { frames: frames.len(), clear: true }
     }
 
     fn is_direct(&self) -> bool {
@@ -106,7 +106,7 @@ impl Bench {
     pub async fn new(count: usize, hearing: Hearing) -> Self {
         let hub = Hub::new(
             Delivery::Converging,
-            vec![voice(hearing)],
+            vec![encoder(hearing)],
             LogLimits {
                 records: 50_000,
                 bytes: 32 * 1024 * 1024,
@@ -212,7 +212,7 @@ impl Bench {
             _ => Identity::new("page").with_scope("0"),
         };
         let session = Some(SessionId { id: (place as u128).to_ne_bytes(), owner: 0 });
-        let origin = Origin::Page { session, missed_from: Some(self.hub.head() - missed) };
+        let origin = ResumeFrom::Page { session, missed_from: Some(self.hub.log_end() - missed) };
         let page = Arc::new(Page { place, heard: self.heard.clone() });
         let subscriber = self.hub.join(page.clone(), identity, origin);
         self.hub.subscribe(&subscriber, EVENTS, Instant::now());
@@ -228,7 +228,7 @@ impl Bench {
             progress = match progress {
                 Progress::CaughtUp(_) => return,
                 Progress::More => self.hub.catch_up(page, Instant::now()),
-                Progress::Unsure(mut inquiry) => {
+                Progress::NeedsCheck(mut inquiry) => {
                     inquiry.ask(&self.hub, NEVER, |entity, why| panic!("{entity}: {why}")).await;
                     self.hub.tell(page, *inquiry, Instant::now())
                 }
@@ -238,13 +238,13 @@ impl Bench {
     }
 }
 
-fn voice(hearing: Hearing) -> Voice {
+fn encoder(hearing: Hearing) -> EntityEncoder {
     let asked = Entity::new("events")
         .visible((), async |(), _: Identity, event: BTreeMap<String, Value>| Ok::<_, Infallible>(event.len() > 1));
-    Voice {
+    EntityEncoder {
         is_scoped: matches!(hearing, Hearing::InScope | Hearing::OutOfScope | Hearing::OneIn100),
         view: View::of(asked.visible.as_ref().filter(|_| hearing == Hearing::Asked), None),
-        ..Voice::new("events", "event")
+        ..EntityEncoder::new("events", "event")
     }
 }
 

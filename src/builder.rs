@@ -16,8 +16,8 @@ use crate::{
     gate::{Gate, GateLimits},
     handle::LiveUpdates,
     hub::{
-        Delivery, DeliveryTimes, Hub, LogLimits, MAX_REMINDERS, Pace, ReminderTimes, SessionLimits, SettleTimes, View,
-        Voice,
+        Delivery, DeliveryTimes, EntityEncoder, Hub, LogLimits, MAX_REMINDERS, Pace, ReminderTimes, SessionLimits,
+        SettleTimes, View,
     },
     log_file::LogFile,
     observe::Observer,
@@ -939,16 +939,16 @@ impl LiveUpdatesBuilder<HasAuth> {
             }
         }
 
-        let voices = self.entities.iter().map(|entity| Voice {
+        let encoders = self.entities.iter().map(|entity| EntityEncoder {
             widget: entity.widget,
             parent_key: entity.parent_key.clone(),
             has_snapshot: entity.snapshot.is_some(),
             is_scoped: entity.scoping.is_some(),
-            has_own_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids),
+            scoped_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids),
             view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
-            ..Voice::new(&entity.name, &entity.payload_key)
+            ..EntityEncoder::new(&entity.name, &entity.payload_key)
         });
-        let mut hub = Hub::new(self.delivery, voices.collect(), log, times, self.sessions);
+        let mut hub = Hub::new(self.delivery, encoders.collect(), log, times, self.sessions);
         hub.audit = self.audit;
         let bare = if path == "/" { String::new() } else { path.trim_end_matches('/').to_owned() };
         let observer = Arc::new(Observer::default());

@@ -75,7 +75,7 @@ impl Publisher {
     fn with_those_that_go_along<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
         let entity = self.entity(index);
         let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
-        let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids);
+        let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids);
         let takes_along = |change: &Change| {
             (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.comes())
         };

@@ -80,7 +80,7 @@ impl Scopes {
     }
 
     /// Whether a record that is told in these scopes is told to somebody who has those.
-    pub(crate) fn admit(&self, recipient: &Self) -> bool {
+    pub(crate) fn intersects(&self, recipient: &Self) -> bool {
         match (self, recipient) {
             (Self::All, _) | (Self::Some(_), Self::All) => true,
             (Self::None, _) | (Self::Some(_), Self::None) => false,
@@ -139,9 +139,9 @@ impl fmt::Debug for Scopes {
 
 /// The scopes that somebody had before, and until where in the log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Earlier(Vec<(Scopes, u64)>);
+pub(crate) struct PastScopes(Vec<(Scopes, u64)>);
 
-impl Earlier {
+impl PastScopes {
     /// Changes that are remembered one by one; of more, the oldest are taken for one.
     const CHANGES: usize = 8;
 
@@ -175,7 +175,7 @@ impl Earlier {
 
     /// Whether it was told of what was told in these scopes at that place of the log, where that is known.
     pub(crate) fn heard(&self, scopes: &Scopes, at: Option<u64>) -> bool {
-        self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.admit(had))
+        self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.intersects(had))
     }
 
     /// All of them.
@@ -225,7 +225,7 @@ mod tests {
             (&none, &none, false),
             (&none, &set(&["a"]), false),
         ] {
-            assert_eq!(told_in.admit(recipient), hears, "{told_in:?} {recipient:?}");
+            assert_eq!(told_in.intersects(recipient), hears, "{told_in:?} {recipient:?}");
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_somebody_had_is_remembered_with_its_end() {
-        let mut earlier = Earlier::default();
+        let mut earlier = PastScopes::default();
         earlier.add(set(&["a"]), 10);
         earlier.add(set(&["b"]), 20);
         for (scope, at, heard) in [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
@@ -264,7 +264,7 @@ mod tests {
         for change in 0..100 {
             earlier.add(set(&["c"]), 30 + change);
         }
-        assert!(earlier.0.len() <= Earlier::CHANGES && earlier.heard(&set(&["a"]), Some(9)));
+        assert!(earlier.0.len() <= PastScopes::CHANGES && earlier.heard(&set(&["a"]), Some(9)));
         assert_eq!(earlier.scopes(), set(&["a", "b", "c"]));
     }
 
@@ -275,7 +275,7 @@ mod tests {
             theirs in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
         ) {
             let of = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Scopes>();
-            prop_assert_eq!(of(&told).admit(&of(&theirs)), !told.is_disjoint(&theirs));
+            prop_assert_eq!(of(&told).intersects(&of(&theirs)), !told.is_disjoint(&theirs));
         }
     }
 }

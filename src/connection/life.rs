@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Identity},
-    hub::{EntityIndex, Inquiry, Origin, Progress, SnapshotFrames},
+    hub::{EntityIndex, Inquiry, Progress, ResumeFrom, SnapshotFrames},
     lock::lock,
     protocol::{self, ClientMessage, close},
     random,
@@ -473,7 +473,7 @@ impl Body {
                     let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
                     // What waits is shared with the log. Once the log has dropped it, this page may be the only owner.
                     let holds_too_much =
-                        || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
+                        || connections.hub().lags_behind_log(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
                     if is_late || (self.has_news && holds_too_much()) {
                         return Poll::Ready(self.too_slow());
                     }
@@ -501,9 +501,9 @@ impl Body {
                     let _ = pin!(yield_now()).poll(cx);
                     return Poll::Pending;
                 }
-                Progress::FellOff => return Poll::Ready(self.too_slow()),
-                Progress::Lost(entity, since) => self.ask_the_store(entity, since, cx),
-                Progress::Unsure(inquiry) => {
+                Progress::Lagged => return Poll::Ready(self.too_slow()),
+                Progress::NeedsSnapshot(entity, since) => self.ask_the_store(entity, since, cx),
+                Progress::NeedsCheck(inquiry) => {
                     let asking = ask(connections.clone(), inquiry);
                     self.rare().asking = Some(asking);
                 }
@@ -699,7 +699,7 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(connections: Arc<Connections>, identity: Identity, origin: Origin, socket: &WebSocket<Wire>) -> Self {
+    fn new(connections: Arc<Connections>, identity: Identity, origin: ResumeFrom, socket: &WebSocket<Wire>) -> Self {
         let outbox = socket.get_ref().outbox().clone();
         let open = Open { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
         let place = lock(&connections.open).insert(open.clone());

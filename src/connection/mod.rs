@@ -36,7 +36,7 @@ use crate::{
     auth::Identity,
     diagnosis::{Diagnosis, PATIENCE},
     gate::Gate,
-    hub::{EntityIndex, Hub, Origin, Subscriber},
+    hub::{EntityIndex, Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
     protocol::{self, close},
@@ -265,7 +265,7 @@ impl Drop for Awaiting {
 /// Who has opened a socket, and what it stays open by.
 pub(crate) struct Guest {
     pub(crate) identity: Identity,
-    pub(crate) origin: Origin,
+    pub(crate) origin: ResumeFrom,
     pub(crate) permission: Permission,
 }
 
@@ -311,7 +311,7 @@ mod tests {
 
     fn open(hub: &Arc<Hub>) -> Open {
         let outbox = Arc::new(Outbox::new(None));
-        Open { subscriber: hub.join(outbox.clone(), Identity::new("alice"), Origin::Unknown), outbox }
+        Open { subscriber: hub.join(outbox.clone(), Identity::new("alice"), ResumeFrom::Unknown), outbox }
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use super::signals::{Signal, Signals};
 use crate::{
     frame::Frame,
-    hub::{Cleared, Outlet, Taken},
+    hub::{Accepted, Cleared, FrameSink},
     lock::lock,
 };
 
@@ -285,12 +285,12 @@ impl<'f> Slices<'f> {
     }
 }
 
-impl Outlet for Outbox {
+impl FrameSink for Outbox {
     fn is_direct(&self) -> bool {
         self.tcp.is_some()
     }
 
-    fn touch(&self) {
+    fn prefetch(&self) {
         std::hint::black_box((self.tcp.is_some(), self.waiting.is_poisoned()));
     }
 
@@ -302,23 +302,23 @@ impl Outlet for Outbox {
         self.signals.raise(Signal::NEWS);
     }
 
-    fn offer(&self, frames: &[&Cleared]) -> Taken {
+    fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let mut waiting = lock(&self.waiting);
         if waiting.silent {
-            return Taken { frames: frames.len(), clear: true };
+            return Accepted { frames: frames.len(), clear: true };
         }
         let Some(tcp) = &self.tcp else {
             waiting.frames.extend(frames.iter().map(|&frame| frame.clone().into_frame()));
-            return Taken { frames: frames.len(), clear: waiting.frames.is_empty() };
+            return Accepted { frames: frames.len(), clear: waiting.frames.is_empty() };
         };
         // Most of the time it is one frame, and nothing waits: that needs no list of slices.
         if let ([frame], true) = (frames, waiting.frames.is_empty() && !waiting.broken) {
             if let [bytes] = frame.pieces() {
                 match tcp.try_write(bytes) {
-                    Ok(written) if written == bytes.len() => return Taken { frames: 1, clear: true },
+                    Ok(written) if written == bytes.len() => return Accepted { frames: 1, clear: true },
                     Ok(written) => {
                         waiting.begin(frame, written);
-                        return Taken { frames: 1, clear: false };
+                        return Accepted { frames: 1, clear: false };
                     }
                     // What is wrong shows below.
                     Err(_) => {}
@@ -363,7 +363,7 @@ impl Outlet for Outbox {
                 taken += 1;
             }
         }
-        Taken { frames: taken, clear: waiting.frames.is_empty() && taken == frames.len() && !waiting.broken }
+        Accepted { frames: taken, clear: waiting.frames.is_empty() && taken == frames.len() && !waiting.broken }
     }
 }
 
@@ -402,7 +402,7 @@ mod tests {
         // Far more than the kernel's buffers hold, so that some frame is cut in the middle.
         let frames: Vec<Cleared> = (0..200).map(|n| cleared(b'b' + (n % 20), 100_000)).collect();
         let refs: Vec<&Cleared> = frames.iter().collect();
-        let first = outbox.offer(&refs);
+        let first = outbox.try_send(&refs);
         assert!(first.frames < refs.len() && !first.clear, "{first:?}");
 
         let expected: Vec<u8> =
@@ -415,7 +415,7 @@ mod tests {
         let mut taken = first.frames;
         while taken < refs.len() {
             while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
-            taken += outbox.offer(&refs[taken..]).frames;
+            taken += outbox.try_send(&refs[taken..]).frames;
         }
         while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
         assert!(reading.await.unwrap());
@@ -450,7 +450,7 @@ mod tests {
         });
         let mut taken = 0;
         while taken < refs.len() {
-            let next = outbox.offer(&refs[taken..]);
+            let next = outbox.try_send(&refs[taken..]);
             taken += next.frames;
             assert!(next.clear || lock(&outbox.waiting).frames.len() <= 1, "no more is held than has begun");
             while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
@@ -465,7 +465,7 @@ mod tests {
         for written in 1..begun.len() {
             let (mut near, mut far) = tokio::io::duplex(written);
             let outbox = Outbox::new(None);
-            outbox.offer(&[&begun, &told]);
+            outbox.try_send(&[&begun, &told]);
             while lock(&outbox.waiting).begun < written {
                 poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap();
             }
@@ -482,7 +482,7 @@ mod tests {
         }
         let ping = in_pieces(0x89, 40);
         let outbox = Outbox::new(None);
-        outbox.offer(&[&told, &ping]);
+        outbox.try_send(&[&told, &ping]);
         outbox.silence();
         assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte says that it is a control frame");
     }
@@ -494,7 +494,7 @@ mod tests {
         // Until the kernel takes no more: then nothing of ours waits, and yet nothing can be written.
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
-        assert_eq!(outbox.offer(&[&cleared(b'x', 10), &cleared(b'y', 10)]), Taken { frames: 1, clear: false });
+        assert_eq!(outbox.try_send(&[&cleared(b'x', 10), &cleared(b'y', 10)]), Accepted { frames: 1, clear: false });
         let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoStream>).is_pending()));
         assert!(pending.await, "whoever writes waits for the socket");
     }
@@ -517,7 +517,7 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(16);
         let outbox = Outbox::new(None);
         assert!(!outbox.is_direct());
-        assert_eq!(outbox.offer(&[&cleared(b'x', 40)]), Taken { frames: 1, clear: false });
+        assert_eq!(outbox.try_send(&[&cleared(b'x', 40)]), Accepted { frames: 1, clear: false });
         let reading = tokio::spawn(async move {
             let mut read = vec![0; 40];
             near.read_exact(&mut read).await.unwrap();
@@ -548,14 +548,14 @@ mod tests {
         let outbox = Outbox::new(None);
         let [begun, told] = [b'p', b'q'].map(|byte| cleared(byte, 40));
         let (pong, close) = (frame(0x8A, 3), frame(0x88, 4));
-        outbox.offer(&[&begun, &told]);
+        outbox.try_send(&[&begun, &told]);
         outbox.push(pong.clone());
-        outbox.offer(&[&told]);
+        outbox.try_send(&[&told]);
         let first = poll_fn(|cx| outbox.poll_write(cx, Some(&mut far)));
         assert_eq!(first.await.unwrap(), Line::Waiting);
 
         outbox.silence();
-        assert_eq!(outbox.offer(&[&told]), Taken { frames: 1, clear: true }, "it does as if");
+        assert_eq!(outbox.try_send(&[&told]), Accepted { frames: 1, clear: true }, "it does as if");
         outbox.push(close.clone());
         let expected = [begun.to_bytes(), pong, close].concat();
         let reading = tokio::spawn(async move {
@@ -574,7 +574,7 @@ mod tests {
         far.writable().await.unwrap();
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
-        outbox.offer(&[&cleared(b'p', 10)]);
+        outbox.try_send(&[&cleared(b'p', 10)]);
         outbox.silence();
         assert!(lock(&outbox.waiting).frames.is_empty());
     }
@@ -586,7 +586,7 @@ mod tests {
         far.writable().await.unwrap();
         let outbox = Outbox::new(Some(far));
         let big = cleared(b'p', 100_000_000);
-        assert_eq!(outbox.offer(&[&big, &cleared(b'q', 10)]), Taken { frames: 1, clear: false });
+        assert_eq!(outbox.try_send(&[&big, &cleared(b'q', 10)]), Accepted { frames: 1, clear: false });
         outbox.silence();
         let reading = tokio::spawn(async move {
             let mut read = Vec::new();
@@ -606,14 +606,14 @@ mod tests {
         let big = cleared(b'x', 1_000_000);
         let broken = async {
             loop {
-                outbox.offer(&[&big]);
+                outbox.try_send(&[&big]);
                 if poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.is_err() {
                     return;
                 }
             }
         };
         tokio::time::timeout(Duration::from_secs(5), broken).await.expect("the kernel says so");
-        assert_eq!(outbox.offer(&[&big]), Taken { frames: 0, clear: false });
+        assert_eq!(outbox.try_send(&[&big]), Accepted { frames: 0, clear: false });
         assert!(lock(&outbox.waiting).frames.is_empty());
     }
 }

@@ -118,7 +118,7 @@ impl Snapshots {
 
     fn answer(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> Answer {
         let now = Instant::now();
-        let key: Key = (entity, identity.principal().into(), identity.hears().clone());
+        let key: Key = (entity, identity.principal().into(), identity.receives().clone());
         let mut answers = lock(&self.answers);
         if let Some(asked) = answers.get(&key).filter(|asked| asked.is_good(now) && asked.head >= since) {
             return asked.answer.clone();
@@ -130,7 +130,7 @@ impl Snapshots {
         let asked = Asked {
             question,
             at: now,
-            head: self.publisher.hub.head(),
+            head: self.publisher.hub.log_end(),
             answer: answer.clone(),
             is_answered: is_answered.clone(),
         };
@@ -164,7 +164,7 @@ async fn ask(
     let name = &publisher.entities.get(usize::from(entity.0))?.name;
     for again_after in AGAIN_AFTER.into_iter().map(Some).chain([None]) {
         let permit = asking.acquire().await.ok()?;
-        let at = publisher.hub.head();
+        let at = publisher.hub.log_end();
         let answer = guarded(timeout, || hook(identity.clone())).await;
         drop(permit);
         let failure = match answer {
@@ -265,7 +265,7 @@ mod tests {
             tokio::task::yield_now().await;
             snapshots.publisher.hub.send(EVENTS, Scopes::All, "1");
             sleep(Duration::from_millis(500)).await;
-            snapshots.of(EVENTS, &identity, snapshots.publisher.hub.head()).await
+            snapshots.of(EVENTS, &identity, snapshots.publisher.hub.log_end()).await
         };
         let (early, late) = tokio::join!(early, late);
         assert!(early.unwrap().at < late.unwrap().at);

@@ -24,7 +24,7 @@ use crate::{
     body::EndpointBody,
     connection::{self, Connections, Guest, Permission, Place},
     epoch::Epoch,
-    hub::{Delivery, Origin, SessionId},
+    hub::{Delivery, ResumeFrom, SessionId},
     observe::Observer,
     random,
     revalidation::{RevalidationKeeps, RevalidationRequest},
@@ -191,16 +191,16 @@ impl Endpoint {
     }
 
     /// Where a page comes from, by its credentials and its key.
-    fn origin(&self, named: &Named) -> Origin {
+    fn origin(&self, named: &Named) -> ResumeFrom {
         let Some(page) = &named.page else {
-            return Origin::Unknown;
+            return ResumeFrom::Unknown;
         };
         let owner = named.credentials.owner(&self.epoch.owners);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
-        let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().head()));
-        Origin::Page { session, missed_from }
+        let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().log_end()));
+        ResumeFrom::Page { session, missed_from }
     }
 
     /// What a socket stays open by.

@@ -46,7 +46,7 @@ pub(crate) struct Scoping {
     pub(crate) params: Vec<String>,
     pub(crate) of_request: Option<ScopesOf>,
     /// An id names an object of its scope only.
-    pub(crate) has_own_ids: bool,
+    pub(crate) scoped_ids: bool,
 }
 
 /// The state of a store.
@@ -465,7 +465,7 @@ impl Entity {
     pub fn scope_param(mut self, param: impl Into<String>) -> Self {
         let scoping = self.scoping.get_or_insert_default();
         scoping.params.push(param.into());
-        scoping.has_own_ids = true;
+        scoping.scoped_ids = true;
         self
     }
 
@@ -492,7 +492,7 @@ impl Entity {
         N: Into<Box<str>>,
     {
         let scoping = self.scoping.get_or_insert_default();
-        scoping.has_own_ids = true;
+        scoping.scoped_ids = true;
         scoping.of_request = Some(Arc::new(move |request| scopes(request).into_iter().collect()));
         self
     }
@@ -509,7 +509,7 @@ impl Entity {
     /// let events = Entity::scheduler("/events").scoped().ids_per_scope();
     /// ```
     pub fn ids_per_scope(mut self) -> Self {
-        self.scoping.get_or_insert_default().has_own_ids = true;
+        self.scoping.get_or_insert_default().scoped_ids = true;
         self
     }
 

@@ -21,7 +21,7 @@ impl Hub {
     /// The request of a write is here. It counts for nothing yet: anybody can send one.
     pub(crate) fn write_comes(self: &Arc<Self>, entity: EntityIndex) -> Activity {
         let ongoing = self.change_begins();
-        let (now, head) = (Instant::now(), self.head());
+        let (now, head) = (Instant::now(), self.log_end());
         let begun = lock(&self.settles)[usize::from(entity.0)].write_comes(now, head, &self.times.settle);
         Activity { hub: self.clone(), entity, of: Of::Write(begun, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
@@ -52,7 +52,7 @@ enum Of {
     Write(Begun, Mutex<Stage>),
 }
 
-/// How far a write has come.
+/// Mode far a write has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Its body is not here: nothing can have changed.

@@ -6,29 +6,24 @@
 //! cursor, a bounded share at a time, until it has caught up.
 
 mod activity;
-mod again;
 mod append;
-mod batch;
+mod delivery;
+mod encoder;
 mod fanout;
-mod feed;
-mod handout;
-mod hidden;
 mod log;
 #[cfg(test)]
-mod proof;
-mod refusals;
-mod reminders;
-mod saved;
-mod session;
-mod settle;
+mod memory_tests;
 #[cfg(test)]
-mod sharing;
-mod sight;
+mod proof;
+mod saved;
+mod sessions;
+mod settle;
+mod subscriber;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upsert;
 mod view;
-mod voice;
+mod visibility;
 
 use std::{
     borrow::Cow,
@@ -46,27 +41,27 @@ use tokio::time::Instant;
 
 pub(crate) use self::{
     activity::{Activity, Missed},
-    feed::{Inquiry, Origin, Outlet, Progress, Subscriber, Taken},
+    delivery::reminders::{MAX_REMINDERS, ReminderTimes},
+    encoder::EntityEncoder,
     log::LogLimits,
-    reminders::{MAX_REMINDERS, ReminderTimes},
     saved::OngoingWrite,
-    session::{SessionId, SessionLimits},
+    sessions::{SessionId, SessionLimits},
     settle::SettleTimes,
-    sight::Cleared,
+    subscriber::{Accepted, FrameSink, Inquiry, Progress, ResumeFrom, Subscriber},
     view::View,
-    voice::Voice,
+    visibility::Cleared,
 };
 use self::{
+    delivery::batch::{Batch, Repeat, RepeatBatch, Resent},
+    delivery::reminders::Schedule,
     fanout::{Settler, Shard},
-    feed::{Feed, PageFeed},
-    handout::{Batch, Repeat, Repetition, Resent},
-    log::{Log, Matter, Record, Subject},
-    reminders::Schedule,
+    log::{Log, ObjectChange, Record, RecordKind},
     saved::Keeping,
-    session::Sessions,
+    sessions::Sessions,
     settle::{Due, Settle},
-    sight::{How, Recipient, Said},
+    subscriber::{ResumeState, SubscriberState},
     upsert::Upsert,
+    visibility::{Envelope, Mode, Recipient},
 };
 use crate::{
     auth::Identity,
@@ -76,7 +71,7 @@ use crate::{
     object::quoted,
     observe::{Counter, audit},
     protocol,
-    scope::{Earlier, Scopes},
+    scope::{PastScopes, Scopes},
 };
 
 /// The place of an entity in the configuration.
@@ -123,7 +118,7 @@ pub(crate) struct DeliveryTimes {
     pub(crate) pace: Pace,
 }
 
-/// How fast a page is told what it must draw: for each update the stock client draws the whole calendar anew, which takes
+/// Mode fast a page is told what it must draw: for each update the stock client draws the whole calendar anew, which takes
 /// about 12 ms where that has a thousand events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -139,12 +134,12 @@ impl Pace {
     /// Twenty-four lines in a second.
     pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 6, every: Duration::from_millis(250) };
 
-    /// How many lines are told at once first, where so many rows are known to follow.
+    /// Mode many lines are told at once first, where so many rows are known to follow.
     fn first(&self, rows: usize) -> usize {
         if rows > self.long { self.at_once } else { self.long }
     }
 
-    /// How long a page is left alone that has been told so many lines.
+    /// Mode long a page is left alone that has been told so many lines.
     fn time_for(&self, drawn: usize) -> Duration {
         let times = u32::try_from(drawn.div_ceil(self.at_once.max(1))).unwrap_or(u32::MAX);
         self.every.saturating_mul(times)
@@ -169,7 +164,7 @@ pub(crate) struct Hub {
     /// What objects are put together to at most.
     max_object_bytes: usize,
     /// One for each entity; the last is `$resync`.
-    voices: Vec<Voice>,
+    encoders: Vec<EntityEncoder>,
     resync: EntityIndex,
     log: Mutex<Log>,
     settles: Mutex<Vec<Settle>>,
@@ -180,7 +175,7 @@ pub(crate) struct Hub {
     /// Subscribers so far.
     joined: AtomicUsize,
     settler: Settler,
-    pub(crate) tally: Tally,
+    pub(crate) counters: DeliveryCounters,
     /// Whether the audit is asked for.
     pub(crate) audit: bool,
     /// Where the log is kept across a restart.
@@ -189,7 +184,7 @@ pub(crate) struct Hub {
 
 /// What was delivered besides what happened.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct DeliveryCounters {
     /// Entities replayed to pages that came or came back.
     pub(crate) replays: Counter,
     /// Entities brought to the store's state.
@@ -211,7 +206,7 @@ pub(crate) struct Published {
 
 /// To whom something is told once more.
 #[derive(Clone, Copy, Debug)]
-enum Pages {
+pub(crate) enum Pages {
     /// They may have missed anything.
     Any,
     /// What was added before is there, and an update will do.
@@ -246,7 +241,7 @@ impl SnapshotFrames {
 }
 
 #[derive(Clone, Debug)]
-struct Row {
+pub(crate) struct Row {
     id: Box<str>,
     /// What the log may find its object by.
     keys: Box<[Arc<str>]>,
@@ -257,7 +252,7 @@ struct Row {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowKind {
+pub(crate) enum RowKind {
     Object,
     Gone,
     /// Tells the page to load its list again, once.
@@ -267,28 +262,28 @@ enum RowKind {
 impl Hub {
     pub(crate) fn new(
         delivery: Delivery,
-        mut voices: Vec<Voice>,
+        mut encoders: Vec<EntityEncoder>,
         log: LogLimits,
         times: DeliveryTimes,
         sessions: SessionLimits,
     ) -> Self {
-        let resync = EntityIndex(u16::try_from(voices.len()).unwrap_or(u16::MAX));
-        voices.push(Voice::new(RESYNC, RESYNC));
+        let resync = EntityIndex(u16::try_from(encoders.len()).unwrap_or(u16::MAX));
+        encoders.push(EntityEncoder::new(RESYNC, RESYNC));
         Self {
             delivery,
             times,
             started: Instant::now(),
             max_object_bytes: log.object_bytes,
             resync,
-            log: Mutex::new(Log::new(log, voices.len())),
-            settles: Mutex::new(voices.iter().map(|_| Settle::new(Instant::now())).collect()),
-            reminders: Mutex::new(vec![Schedule::default(); voices.len()]),
-            voices,
+            log: Mutex::new(Log::new(log, encoders.len())),
+            settles: Mutex::new(encoders.iter().map(|_| Settle::new(Instant::now())).collect()),
+            reminders: Mutex::new(vec![Schedule::default(); encoders.len()]),
+            encoders,
             sessions: Sessions::new(sessions),
             shards: OnceLock::new(),
             joined: AtomicUsize::new(0),
             settler: Settler::default(),
-            tally: Tally::default(),
+            counters: DeliveryCounters::default(),
             audit: false,
             keeping: None,
         }
@@ -309,13 +304,13 @@ impl Hub {
 
     /// The entity of this name, [`RESYNC`] among them.
     pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
-        let at = self.voices.iter().position(|voice| voice.entity == name)?;
+        let at = self.encoders.iter().position(|encoder| encoder.entity == name)?;
         u16::try_from(at).ok().map(EntityIndex)
     }
 
     /// The sequence number the next record will get.
-    pub(crate) fn head(&self) -> u64 {
-        lock(&self.log).head()
+    pub(crate) fn log_end(&self) -> u64 {
+        lock(&self.log).end()
     }
 
     /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
@@ -337,11 +332,11 @@ impl Hub {
     /// Tells a message: `value` is JSON text.
     pub(crate) fn send(self: &Arc<Self>, entity: EntityIndex, scopes: Scopes, value: &str) {
         let _ongoing = self.change_begins();
-        let name = &self.voice(entity).entity;
+        let name = &self.encoder(entity).entity;
         let frame = protocol::message(name, value);
         let announced = self.is_audited().then(|| scopes.clone());
         let mut log = lock(&self.log);
-        log.append(Instant::now(), Record { entity, frame, scopes, matter: Matter::Message });
+        log.append(Instant::now(), Record { entity, frame, scopes, kind: RecordKind::Message });
         drop(log);
         self.wake();
         if let Some(scopes) = announced {
@@ -349,7 +344,7 @@ impl Hub {
         }
     }
 
-    /// How many follow an entity at the moment who hear what is told in these scopes.
+    /// Mode many follow an entity at the moment who hear what is told in these scopes.
     fn audience(&self, entity: EntityIndex, scopes: &Scopes) -> usize {
         let of_shard = |shard: &Arc<Shard>| {
             let subscribers = lock(&shard.subscribers);
@@ -367,14 +362,14 @@ impl Hub {
     }
 
     fn refresh_once(&self, entity: EntityIndex) {
-        let voice = self.voice(entity);
-        let marker = Record { entity, frame: voice.resync_marker(), scopes: Scopes::All, matter: Matter::Refresh };
+        let encoder = self.encoder(entity);
+        let marker = Record { entity, frame: encoder.resync_marker(), scopes: Scopes::All, kind: RecordKind::Refresh };
         let now = Instant::now();
         lock(&self.settles)[usize::from(entity.0)].lists_may_be_older(now);
         let mut log = lock(&self.log);
-        if !voice.has_snapshot {
+        if !encoder.has_snapshot {
             let frame = self.resync_message(entity);
-            log.append(now, Record { entity: self.resync, frame, scopes: Scopes::All, matter: Matter::Message });
+            log.append(now, Record { entity: self.resync, frame, scopes: Scopes::All, kind: RecordKind::Message });
         }
         log.append(now, marker);
         drop(log);
@@ -391,20 +386,20 @@ impl Hub {
         }
         let newest = log.newest_record(entity, &key);
         let known = newest.map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
-        let scopes = if self.voice(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
+        let scopes = if self.encoder(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
         let along = match newest {
-            _ if self.voice(entity).has_trees() => log.descendants(entity, &key),
+            _ if self.encoder(entity).has_trees() => log.descendants(entity, &key),
             Some((_, _, subject)) if subject.parent.is_some() => Vec::new(),
             _ => log.children(entity, &key),
         };
         let deletion = |key: Arc<str>| {
             let (_, record, subject) = log.newest_record(entity, &key)?;
             // What is told elsewhere does not go with it.
-            if !record.scopes.admit(&scopes) {
+            if !record.scopes.intersects(&scopes) {
                 return None;
             }
             let deletion = Change::delete(&subject.id).ok()?.unique_in(change.namespace());
-            let scopes = if self.voice(entity).is_scoped { &record.scopes } else { &Scopes::None };
+            let scopes = if self.encoder(entity).is_scoped { &record.scopes } else { &Scopes::None };
             Some(deletion.told_in(scopes, &Scopes::None))
         };
         along.into_iter().filter_map(deletion).collect()
@@ -412,12 +407,12 @@ impl Hub {
 
     /// What tells an object of an entity from others.
     pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
-        self.voice(entity).key(namespace, id)
+        self.encoder(entity).key(namespace, id)
     }
 
     /// True where the log knows who has heard of an object.
     pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
-        !self.voice(entity).has_own_ids && lock(&self.log).newest(entity, id).is_some()
+        !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
     }
 
     /// True where the log knows of an object, or of its deletion.
@@ -428,29 +423,29 @@ impl Hub {
 
     /// True where somebody may ask what this object was before, and the log does not know.
     pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
-        let voice = self.voice(entity);
-        voice.view.is_some() && lock(&self.log).newest(entity, &voice.key(scopes, id)).is_none()
+        let encoder = self.encoder(entity);
+        encoder.view.is_some() && lock(&self.log).newest(entity, &encoder.key(scopes, id)).is_none()
     }
 
     /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
     pub(crate) fn join(
         self: &Arc<Self>,
-        outlet: Arc<dyn Outlet>,
+        sink: Arc<dyn FrameSink>,
         identity: Identity,
-        origin: Origin,
+        origin: ResumeFrom,
     ) -> Arc<Subscriber> {
         let shards = self.shards.get_or_init(|| {
             let workers = tokio::runtime::Handle::current().metrics().num_workers();
             (0..workers).map(|_| Arc::new(Shard::default())).collect()
         });
         let now = Instant::now();
-        let head = self.head();
-        let mut earlier = Earlier::default();
+        let head = self.log_end();
+        let mut earlier = PastScopes::default();
         let mut before = None;
         let page = match origin {
-            Origin::Unknown => None,
-            Origin::Page { session, missed_from } => {
-                let taken = session.and_then(|id| self.sessions.take(id, identity.hears(), head, now));
+            ResumeFrom::Unknown => None,
+            ResumeFrom::Page { session, missed_from } => {
+                let taken = session.and_then(|id| self.sessions.take(id, identity.receives(), head, now));
                 let mut missed_from = missed_from;
                 let (hold, hidden) = match taken {
                     Some(taken) => {
@@ -462,7 +457,7 @@ impl Hub {
                     }
                     None => (None, Vec::new()),
                 };
-                Some(PageFeed { hold, missed_from, hidden })
+                Some(ResumeState { hold, missed_from, hidden })
             }
         };
         let turn = self.joined.fetch_add(1, Ordering::Relaxed);
@@ -470,8 +465,8 @@ impl Hub {
         let shard = &shards[at];
         let recipient = Recipient { identity, earlier };
         let ping_due = now + spread(turn, self.times.acknowledge_every);
-        let feed = Mutex::new(Feed::new(head, recipient, page, ping_due));
-        let subscriber = Arc::new(Subscriber { feed, outlet, seat: OnceLock::new() });
+        let feed = Mutex::new(SubscriberState::new(head, recipient, page, ping_due));
+        let subscriber = Arc::new(Subscriber { feed, sink, seat: OnceLock::new() });
         let place = shard.add(subscriber.clone());
         subscriber.seat.get_or_init(|| (at, place));
         subscriber.holds_its_session(self);
@@ -483,14 +478,14 @@ impl Hub {
         subscriber
     }
 
-    /// Takes a subscriber off the list, once: somebody else may have its seat after that. Nothing is handed to its outlet
+    /// Takes a subscriber off the list, once: somebody else may have its seat after that. Nothing is handed to its sink
     /// any more.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
         let Some(left) = subscriber.leave() else {
             return;
         };
         if let Some((hold, hidden)) = left {
-            self.sessions.leave(&hold, hidden, self.head(), now);
+            self.sessions.leave(&hold, hidden, self.log_end(), now);
         }
         if let Some(&(shard, place)) = subscriber.seat.get() {
             let seat = lock(&self.shards()[shard].subscribers).try_remove(place);
@@ -510,36 +505,36 @@ impl Hub {
         rows: &[Change],
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
-        let voice = self.voice(entity);
+        let encoder = self.encoder(entity);
         let claims_apart = lock(&self.log).has_claims_apart(entity);
         let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
-            voice.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
+            encoder.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
         };
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
-            keys: keys(identity.hears(), change.id()),
-            frame: voice.gone(change.object(), true).frame.into(),
+            keys: keys(identity.receives(), change.id()),
+            frame: encoder.gone(change.object(), true).frame.into(),
             object: None,
             kind: RowKind::Gone,
         });
-        let heard = rows.iter().filter(|row| !voice.is_scoped || row.scopes().admit(identity.hears()));
-        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| voice.bears(change));
+        let heard = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
+        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| encoder.accepts_row(change));
         let unbearable = others.len();
         let there: Vec<Box<[Arc<str>]>> =
             bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
         for some in there.chunks(KEYS_AT_ONCE) {
             let mut log = lock(&self.log);
-            some.iter().flatten().for_each(|key| log.unbury(entity, key, at));
+            some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
         let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
             let object = Bytes::copy_from_slice(change.object().as_bytes());
-            let (frame, object) = match voice.view {
+            let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
-                None => (voice.upsert(&object, voice.can_add(&object, true)).for_anyone(), None),
+                None => (encoder.upsert(&object, encoder.can_add(&object, true)).for_anyone(), None),
             };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
-        let scopes = identity.hears().clone();
+        let scopes = identity.receives().clone();
         let (gone, rows) = (gone.collect(), objects.collect());
         (SnapshotFrames { at, scopes, gone, rows, takes_away: false }, unbearable)
     }
@@ -551,12 +546,12 @@ impl Hub {
             let frame = frame.into();
             Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
         };
-        let rows = [marker(self.voice(entity).resync_marker()), marker(self.resync_message(entity))];
+        let rows = [marker(self.encoder(entity).resync_marker()), marker(self.resync_message(entity))];
         SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
     }
 
     fn resync_message(&self, entity: EntityIndex) -> Bytes {
-        let name = quoted(&self.voice(entity).entity);
+        let name = quoted(&self.encoder(entity).entity);
         protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
     }
 
@@ -567,7 +562,7 @@ impl Hub {
             let mut log = lock(&self.log);
             let mut settles = lock(&self.settles);
             let settle = &mut settles[usize::from(entity.0)];
-            let again = settle.repeat(now, log.start(entity)..log.head(), &self.times.settle);
+            let again = settle.repeat(now, log.start(entity)..log.end(), &self.times.settle);
             let due = settle.due(now, &self.times.settle);
             drop(settles);
             next = next.into_iter().chain(due).min();
@@ -604,8 +599,8 @@ impl Hub {
 
     /// Resends to each what it has lost sight of.
     fn remind_of_hidden(&self) {
-        for entity in self.entities().filter(|entity| self.voice(*entity).is_choosy()) {
-            self.repeat(&Repeat { entity, what: Resent::Hidden });
+        for entity in self.entities().filter(|entity| self.encoder(*entity).is_restricted()) {
+            self.repeat(&Repeat { entity, what: Resent::Retractions });
         }
     }
 
@@ -616,7 +611,7 @@ impl Hub {
 
     /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
     fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
-        if self.voice(entity).has_snapshot { 0 } else { log.refreshed(entity) }
+        if self.encoder(entity).has_snapshot { 0 } else { log.refreshed(entity) }
     }
 
     fn repeat(&self, repeat: &Repeat) {
@@ -626,13 +621,13 @@ impl Hub {
     }
 
     /// What is told once more, as it is now.
-    fn repetition(&self, repeat: &Repeat) -> Repetition {
+    fn repeat_batch(&self, repeat: &Repeat) -> RepeatBatch {
         let entity = repeat.entity;
         let log = lock(&self.log);
-        let until = log.head();
-        let is_filtered = self.voice(entity).view.is_some();
+        let until = log.end();
+        let is_filtered = self.encoder(entity).view.is_some();
         let (is_torn, frames) = match &repeat.what {
-            Resent::Hidden => (false, None),
+            Resent::Retractions => (false, None),
             // Each is asked what it may see.
             Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
             Resent::Deletions(_) if is_filtered => (false, None),
@@ -643,7 +638,7 @@ impl Hub {
             }
             Resent::Settled { told, is_last, known_before } => {
                 let pages = Pages::ThatHave { everything_before: *known_before };
-                let how = How::Again { from: told.start, pages };
+                let how = Mode::Resend { from: told.start, pages };
                 let newest = self.newest(&log, entity, told.start, told.start, u64::MAX);
                 let newest = newest.take_while(|(at, _)| *at < told.end);
                 let records = newest.filter_map(|(at, record)| Some((at, self.said(&log, at, record?, how))));
@@ -653,12 +648,12 @@ impl Hub {
                     bytes += said.frame_bytes();
                     is_little
                 });
-                let frames: Vec<(u64, Said)> = records.take(REPEAT_FRAMES + 1).collect();
+                let frames: Vec<(u64, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
                 let is_torn = *is_last && told.start < log.start(entity);
                 (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
             }
         };
-        Repetition { repeat: repeat.clone(), until, is_torn, frames }
+        RepeatBatch { repeat: repeat.clone(), until, is_torn, frames }
     }
 
     /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
@@ -673,14 +668,14 @@ impl Hub {
     ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
         log.since(from).map(move |(sequence, record)| {
             let is_wanted = record.entity == entity
-                && match &record.matter {
-                    Matter::Change(subject) => {
+                && match &record.kind {
+                    RecordKind::Change(subject) => {
                         changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
                     }
-                    Matter::Message => messages_from <= sequence,
-                    Matter::Unconfirmed(_) => false,
+                    RecordKind::Message => messages_from <= sequence,
+                    RecordKind::Unconfirmed(_) => false,
                     // Where the store can be asked, that is done instead.
-                    Matter::Refresh => messages_from <= sequence && !self.voice(entity).has_snapshot,
+                    RecordKind::Refresh => messages_from <= sequence && !self.encoder(entity).has_snapshot,
                 };
             (sequence, is_wanted.then_some(record))
         })
@@ -690,20 +685,20 @@ impl Hub {
         (0..self.resync.0).map(EntityIndex)
     }
 
-    fn voice(&self, entity: EntityIndex) -> &Voice {
-        &self.voices[usize::from(entity.0)]
+    fn encoder(&self, entity: EntityIndex) -> &EntityEncoder {
+        &self.encoders[usize::from(entity.0)]
     }
 
     /// The newest state of a record's object, for pages that know it or not. Where thousands may come back at once and
     /// each needs it, the record's `place` keeps it.
-    fn once_more(&self, place: Option<(&Log, u64)>, record: &Record, subject: &Subject, pages: Pages) -> Frame {
+    fn replay_frame(&self, place: Option<(&Log, u64)>, record: &Record, subject: &ObjectChange, pages: Pages) -> Frame {
         if subject.kind == ChangeKind::Delete {
             return record.frame.clone().into();
         }
-        let voice = self.voice(record.entity);
-        let say = || match subject.can_be_added(voice, subject.whole) {
-            true if subject.is_only_added => voice.add_once_more(&subject.object),
-            can_add => voice.upsert(&subject.object, can_add),
+        let encoder = self.encoder(record.entity);
+        let say = || match subject.can_be_added(encoder, subject.whole) {
+            true if subject.is_only_added => encoder.encode_add(&subject.object),
+            can_add => encoder.upsert(&subject.object, can_add),
         };
         let is_known = subject.is_known_to(pages);
         let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
@@ -725,10 +720,10 @@ impl Hub {
     fn batch(&self, from: u64) -> Batch {
         let log = lock(&self.log);
         let unread = log.since(from).take(BATCH_RECORDS);
-        let records: Vec<(u64, Said)> =
-            unread.map(|(sequence, record)| (sequence, self.said(&log, sequence, record, How::Live))).collect();
+        let records: Vec<(u64, Envelope)> =
+            unread.map(|(sequence, record)| (sequence, self.said(&log, sequence, record, Mode::Live))).collect();
         let end =
-            if records.len() < BATCH_RECORDS { log.head() } else { records.last().map_or(from, |(at, _)| at + 1) };
+            if records.len() < BATCH_RECORDS { log.end() } else { records.last().map_or(from, |(at, _)| at + 1) };
         Batch { start: from, end, records, is_torn: log.trimmed() > from, now: Instant::now() }
     }
 }

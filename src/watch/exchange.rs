@@ -382,7 +382,7 @@ impl Write {
         let Some(id) = draft.id().map(Cow::into_owned) else {
             return Loaded::Failed;
         };
-        let head = self.watcher().publisher.hub.head();
+        let head = self.watcher().publisher.hub.log_end();
         let failure = match guarded(self.watcher().limits.hook, || hook(names(scopes), id)).await {
             Ok(Ok(row)) => match draft.loaded(row.as_deref()) {
                 Some(change) => return Loaded::Change(Box::new(change.read_at(head))),
@@ -414,7 +414,7 @@ impl Write {
             let is_meant = is_here && matched.id.as_deref() == Some(change.id());
             let change = change.after(if is_meant { before.clone() } else { Before::Unread });
             // What leaves the scopes of requests is found where it comes to.
-            let stays = is_here && !asked.is_none() && !asked.admit(change.former_scopes());
+            let stays = is_here && !asked.is_none() && !asked.intersects(change.former_scopes());
             if stays { change.unique_in(asked) } else { change }
         });
         let told: Vec<Change> = told.collect();

@@ -19,7 +19,7 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::{
-    record::{Former, Matter, Record, Seen, State, Subject, Was},
+    record::{Former, ObjectChange, Record, RecordKind, Seen, State, Was},
     saved::{SavedIndex, SavedLog, SavedRecord},
     tombstones::Tombstone,
 };
@@ -34,7 +34,7 @@ use crate::{
     scope::Scopes,
 };
 
-/// How much history is kept; what comes first counts.
+/// Mode much history is kept; what comes first counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogLimits {
     pub(crate) records: usize,
@@ -58,7 +58,7 @@ struct Stored {
     record: Record,
     /// Its place among the shares of its entity.
     share: usize,
-    /// How it is told once more, since the first page needed that.
+    /// Mode it is told once more, since the first page needed that.
     upsert: OnceLock<Upsert>,
 }
 
@@ -119,7 +119,7 @@ impl Log {
     }
 
     /// The sequence number the next record will get.
-    pub(crate) fn head(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.head
     }
 
@@ -140,8 +140,8 @@ impl Log {
 
     /// Adds a record and drops what no longer fits. The newest record always stays.
     pub(crate) fn append(&mut self, now: Instant, mut record: Record) {
-        let sequence = self.head();
-        if let Matter::Change(subject) = &mut record.matter {
+        let sequence = self.end();
+        if let RecordKind::Change(subject) = &mut record.kind {
             let index = self.indexes.get_mut(usize::from(record.entity.0));
             let earlier = index.and_then(|index| index.newest.insert(subject.key.clone(), sequence));
             subject.is_only_added &= earlier.is_none();
@@ -169,7 +169,7 @@ impl Log {
             self.note(now, sequence, earlier, &record);
         }
         let oldest = self.records.first_key_value().map_or(sequence, |(&oldest, _)| oldest);
-        if let (Matter::Refresh, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
+        if let (RecordKind::Refresh, Some(index)) = (&record.kind, self.indexes.get_mut(usize::from(record.entity.0))) {
             index.refreshed_scopes.retain(|(behind, _)| *behind > oldest);
             match &record.scopes {
                 Scopes::All => index.refreshed = sequence + 1,
@@ -179,7 +179,7 @@ impl Log {
                 }
             }
         }
-        if let (Matter::Message, Some(index)) = (&record.matter, self.indexes.get_mut(usize::from(record.entity.0))) {
+        if let (RecordKind::Message, Some(index)) = (&record.kind, self.indexes.get_mut(usize::from(record.entity.0))) {
             index.messages = sequence + 1;
         }
         self.bytes += record.bytes();
@@ -214,7 +214,7 @@ impl Log {
         self.records.range(from..).map(|(&sequence, stored)| (sequence, &stored.record))
     }
 
-    /// How a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
+    /// Mode a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
     /// it.
     pub(crate) fn upsert(&self, sequence: u64, say: impl FnOnce() -> Upsert) -> Option<&Upsert> {
         let kept = &self.records.get(&sequence)?.upsert;
@@ -230,12 +230,12 @@ impl Log {
     }
 
     /// The newest change of an object that is still kept, and its sequence number.
-    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Subject)> {
+    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
         self.newest_record(entity, key).map(|(sequence, _, subject)| (sequence, subject))
     }
 
     /// The same, with who was told of it.
-    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Record, &Subject)> {
+    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Record, &ObjectChange)> {
         let sequence = *self.index(entity)?.newest.get(key)?;
         let (record, subject) = self.change(sequence)?;
         Some((sequence, record, subject))
@@ -271,16 +271,20 @@ impl Log {
     }
 
     /// The record of this sequence number, where that is a change and still kept.
-    pub(crate) fn change(&self, sequence: u64) -> Option<(&Record, &Subject)> {
+    pub(crate) fn change(&self, sequence: u64) -> Option<(&Record, &ObjectChange)> {
         let record = &self.records.get(&sequence)?.record;
-        match &record.matter {
-            Matter::Change(subject) => Some((record, subject)),
-            Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => None,
+        match &record.kind {
+            RecordKind::Change(subject) => Some((record, subject)),
+            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
         }
     }
 
     /// What a page that has heard everything before `from` may show of an object, besides its newest state, newest first.
-    pub(crate) fn shown_since<'l>(&'l self, newest: &'l Subject, from: u64) -> impl Iterator<Item = Seen<'l>> + 'l {
+    pub(crate) fn shown_since<'l>(
+        &'l self,
+        newest: &'l ObjectChange,
+        from: u64,
+    ) -> impl Iterator<Item = Seen<'l>> + 'l {
         let mut former = Some(&newest.former);
         let mut looked_at = 0;
         std::iter::from_fn(move || {
@@ -315,13 +319,13 @@ impl Log {
     }
 
     /// The changes that are the newest of their objects, of one entity.
-    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (u64, &Record, &Subject)> {
+    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (u64, &Record, &ObjectChange)> {
         let newest = self.index(entity).into_iter().flat_map(|index| index.newest.values());
         newest.filter_map(|&sequence| self.change(sequence).map(|(record, subject)| (sequence, record, subject)))
     }
 
     /// The same, unless the entity was refreshed since then: who knows what the object is now.
-    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Subject)> {
+    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
         self.newest(entity, key).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
     }
 
@@ -347,7 +351,12 @@ impl Log {
 
     /// The newest change of an object, where that was told from `sequence` on, not that it is gone, and something shows
     /// that it is there: a part of an object is what a page wanted it to be.
-    pub(crate) fn there_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(&Record, &Subject)> {
+    pub(crate) fn there_since(
+        &self,
+        entity: EntityIndex,
+        key: &str,
+        sequence: u64,
+    ) -> Option<(&Record, &ObjectChange)> {
         let (newest, record, subject) = self.newest_record(entity, key)?;
         let is_there = newest >= sequence.max(self.refreshed(entity)) && subject.kind != ChangeKind::Delete;
         (is_there && subject.whole).then_some((record, subject))
@@ -394,7 +403,7 @@ impl Log {
     /// The same, with the refreshes of these scopes.
     pub(crate) fn refreshed_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
         let of_scopes = self.index(entity).into_iter().flat_map(|index| &index.refreshed_scopes);
-        let of_scopes = of_scopes.filter(|(_, refreshed)| refreshed.admit(scopes)).map(|(behind, _)| *behind);
+        let of_scopes = of_scopes.filter(|(_, refreshed)| refreshed.intersects(scopes)).map(|(behind, _)| *behind);
         of_scopes.max().unwrap_or(0).max(self.refreshed(entity))
     }
 
@@ -428,12 +437,12 @@ impl Log {
     }
 
     /// An object that was deleted before this is in the store again.
-    pub(crate) fn unbury(&mut self, entity: EntityIndex, key: &str, before: u64) {
+    pub(crate) fn remove_tombstone(&mut self, entity: EntityIndex, key: &str, before: u64) {
         let Some(index) = self.indexes.get_mut(usize::from(entity.0)) else {
             return;
         };
-        let buried = index.newest.get(key).copied().filter(|sequence| *sequence < before);
-        if let Some(sequence) = buried.filter(|sequence| index.tombstones.remove(*sequence).is_some()) {
+        let tombstone = index.newest.get(key).copied().filter(|sequence| *sequence < before);
+        if let Some(sequence) = tombstone.filter(|sequence| index.tombstones.remove(*sequence).is_some()) {
             if !self.records.contains_key(&sequence) {
                 index.newest.remove(key);
             }
@@ -456,8 +465,8 @@ impl Log {
 
     /// Remembers a change as the newest of its object, of which `earlier` was.
     fn note(&mut self, now: Instant, sequence: u64, earlier: Option<u64>, record: &Record) {
-        let (Matter::Change(subject), Some(index)) =
-            (&record.matter, self.indexes.get_mut(usize::from(record.entity.0)))
+        let (RecordKind::Change(subject), Some(index)) =
+            (&record.kind, self.indexes.get_mut(usize::from(record.entity.0)))
         else {
             return;
         };
@@ -548,7 +557,7 @@ impl Log {
         };
         index.shares.remove(*share, sequence, cost);
         index.trimmed.note(&record.audience(), sequence);
-        let Matter::Change(subject) = &record.matter else {
+        let RecordKind::Change(subject) = &record.kind else {
             return;
         };
         let is_buried = index.tombstones.get(sequence).is_some();
@@ -600,14 +609,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::hub::voice::Voice;
+    use crate::hub::encoder::EntityEncoder;
 
     fn record(id: &str, size: usize) -> Record {
         let frame = Bytes::from(vec![b'x'; size]);
         Record {
             entity: EntityIndex(0),
             scopes: Scopes::All,
-            matter: Matter::Change(Subject {
+            kind: RecordKind::Change(ObjectChange {
                 kind: ChangeKind::Update,
                 id: id.into(),
                 key: id.into(),
@@ -654,7 +663,7 @@ mod tests {
     fn of(entity: u16, scope: &str, id: &str, size: usize) -> Record {
         let scopes: Scopes = [scope].into_iter().collect();
         let mut record = record(id, size);
-        if let Matter::Change(subject) = &mut record.matter {
+        if let RecordKind::Change(subject) = &mut record.kind {
             subject.ever = scopes.clone();
         }
         Record { entity: EntityIndex(entity), scopes, ..record }
@@ -692,7 +701,7 @@ mod tests {
         let mut log = log(1, usize::MAX);
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
         let mut moved = of(0, "south", "a", 1);
-        if let Matter::Change(subject) = &mut moved.matter {
+        if let RecordKind::Change(subject) = &mut moved.kind {
             subject.ever = scopes("north");
         }
         log.append(Instant::now(), moved);
@@ -715,18 +724,18 @@ mod tests {
         let mut log = log(10, 4000);
         log.append(Instant::now(), record("a", 100));
         let before = log.size().1;
-        let voice = Voice::new("events", "event");
+        let encoder = EntityEncoder::new("events", "event");
         let object = Bytes::from(format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000)));
         for _ in 0..2 {
-            log.upsert(0, || voice.upsert(&object, true)).unwrap();
+            log.upsert(0, || encoder.upsert(&object, true)).unwrap();
         }
         let after = log.size().1;
         assert!(after > before + 2000 && after < before + 2500, "said once, as add and update: {before} {after}");
-        assert!(log.upsert(1, || voice.upsert(&object, true)).is_none(), "there is no such record");
+        assert!(log.upsert(1, || encoder.upsert(&object, true)).is_none(), "there is no such record");
         log.append(Instant::now(), record("b", 2000));
         assert_eq!(log.size(), (2, 2 * before + 1900), "no record has to go for it");
         log.append(Instant::now(), record("c", 1000));
-        assert!(log.upsert(2, || voice.upsert(&object, true)).is_none(), "there is little room");
+        assert!(log.upsert(2, || encoder.upsert(&object, true)).is_none(), "there is little room");
         assert_eq!(log.size().0, 3);
     }
 
@@ -756,7 +765,7 @@ mod tests {
             entity: EntityIndex(0),
             frame: object.clone(),
             scopes: Scopes::All,
-            matter: Matter::Change(Subject {
+            kind: RecordKind::Change(ObjectChange {
                 kind,
                 id: id.into(),
                 key: id.into(),
@@ -775,7 +784,7 @@ mod tests {
         }
     }
 
-    fn buried(log: &Log) -> Vec<(u64, String)> {
+    fn tombstone(log: &Log) -> Vec<(u64, String)> {
         log.tombstones(EntityIndex(0), 0..u64::MAX).map(|(at, tombstone)| (at, tombstone.id.to_string())).collect()
     }
 
@@ -787,13 +796,13 @@ mod tests {
             tokio::time::advance(Duration::from_secs(10)).await;
         }
         let kept = [(1, "b"), (2, "c"), (3, "d"), (4, "e")].map(|(at, id)| (at, id.to_owned()));
-        assert_eq!(buried(&log), kept, "four at most");
+        assert_eq!(tombstone(&log), kept, "four at most");
         assert_eq!([5, 15, 500].map(|seconds| log.position(Instant::now(), Duration::from_secs(seconds))), [5, 4, 3]);
         // One is used again, of another the day is over.
         log.append(Instant::now(), change(ChangeKind::Add, "c", None));
         tokio::time::advance(Duration::from_secs(24 * 3600 - 25)).await;
         log.append(Instant::now(), change(ChangeKind::Add, "x", None));
-        assert_eq!(buried(&log), [(3, "d".to_owned()), (4, "e".to_owned())]);
+        assert_eq!(tombstone(&log), [(3, "d".to_owned()), (4, "e".to_owned())]);
         assert_eq!(log.indexes[0].newest.len(), 3, "x, and two that are gone");
     }
 
@@ -863,12 +872,12 @@ mod tests {
         }
         log.append(Instant::now(), change(ChangeKind::Add, "x", None));
         for id in ["a", "d", "unknown"] {
-            log.unbury(EntityIndex(0), id, 4);
+            log.remove_tombstone(EntityIndex(0), id, 4);
         }
         // Deleted since the store was asked.
-        log.unbury(EntityIndex(0), "c", 2);
-        let buried: Vec<&str> = log.tombstones(EntityIndex(0), 0..9).map(|(_, tombstone)| &*tombstone.id).collect();
-        assert_eq!(buried, ["b", "c"]);
+        log.remove_tombstone(EntityIndex(0), "c", 2);
+        let tombstone: Vec<&str> = log.tombstones(EntityIndex(0), 0..9).map(|(_, tombstone)| &*tombstone.id).collect();
+        assert_eq!(tombstone, ["b", "c"]);
         log.append(Instant::now(), change(ChangeKind::Add, "y", None));
         let mut known: Vec<&str> = log.indexes[0].newest.keys().map(|id| &**id).collect();
         known.sort_unstable();
@@ -898,10 +907,10 @@ mod tests {
             for (count, (id, size)) in writes.iter().enumerate() {
                 log.append(Instant::now(), record(&id.to_string(), *size));
                 let (kept, cost) = log.size();
-                prop_assert_eq!(log.head(), count as u64 + 1);
+                prop_assert_eq!(log.end(), count as u64 + 1);
                 prop_assert!(kept == 1 || (kept <= records && cost <= bytes));
                 let sequences: Vec<u64> = log.since(0).map(|(s, _)| s).collect();
-                prop_assert_eq!(sequences, (log.start(EntityIndex(0))..log.head()).collect::<Vec<_>>());
+                prop_assert_eq!(sequences, (log.start(EntityIndex(0))..log.end()).collect::<Vec<_>>());
                 let (sequence, newest) = log.newest(EntityIndex(0), &id.to_string()).unwrap();
                 prop_assert_eq!((sequence, newest.object.len()), (count as u64, *size));
                 prop_assert!(log.indexes[0].newest.len() <= kept);

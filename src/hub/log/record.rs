@@ -26,35 +26,35 @@ pub(crate) struct Record {
     pub(crate) frame: Bytes,
     /// Who may hear it; of a deletion, who has the object.
     pub(crate) scopes: Scopes,
-    pub(crate) matter: Matter,
+    pub(crate) kind: RecordKind,
 }
 
 impl Record {
     /// Where the object of a deletion is now.
     pub(crate) fn went_to(&self) -> &Scopes {
-        match &self.matter {
-            Matter::Change(subject) => &subject.went_to,
-            Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => &Scopes::None,
+        match &self.kind {
+            RecordKind::Change(subject) => &subject.went_to,
+            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => &Scopes::None,
         }
     }
 
     /// Whether this is a change of the object of this key.
     pub(crate) fn is_of(&self, key: &str) -> bool {
-        matches!(&self.matter, Matter::Change(subject) if *subject.key == *key)
+        matches!(&self.kind, RecordKind::Change(subject) if *subject.key == *key)
     }
 
     /// Everybody who may have received this object, as far as the log knows.
     pub(super) fn audience(&self) -> Scopes {
-        match &self.matter {
-            Matter::Change(subject) => self.scopes.and(&subject.ever),
-            Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => self.scopes.clone(),
+        match &self.kind {
+            RecordKind::Change(subject) => self.scopes.and(&subject.ever),
+            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => self.scopes.clone(),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let former = match &self.matter {
-            Matter::Change(Subject { former: Former::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
-            Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => 0,
+        let former = match &self.kind {
+            RecordKind::Change(ObjectChange { former: Former::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
+            RecordKind::Change(_) | RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => 0,
         };
         OVERHEAD + self.frame.len() + self.scopes.bytes() + former
     }
@@ -62,9 +62,9 @@ impl Record {
 
 /// What a record is about.
 #[derive(Clone, Debug)]
-pub(crate) enum Matter {
+pub(crate) enum RecordKind {
     /// An object changed: only its newest state matters to those who come later.
-    Change(Subject),
+    Change(ObjectChange),
     /// An update of the object of this id, which the log knows to be deleted and nothing has shown to be there again.
     /// It is broadcast once, and never replayed or resent: the tombstone stays in force.
     Unconfirmed(Arc<str>),
@@ -77,7 +77,7 @@ pub(crate) enum Matter {
 
 /// The object a change is about.
 #[derive(Clone, Debug)]
-pub(crate) struct Subject {
+pub(crate) struct ObjectChange {
     pub(crate) kind: ChangeKind,
     pub(crate) id: Arc<str>,
     /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use tokio::time::Instant;
 
-use super::{Index, Log, LogLimits, Matter, Record, Stored, Tombstone, share::Trimmed, times::Times};
+use super::{Index, Log, LogLimits, Record, RecordKind, Stored, Tombstone, share::Trimmed, times::Times};
 use crate::{change::ChangeKind, hub::EntityIndex, scope::Scopes};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
@@ -58,9 +58,9 @@ impl Log {
         let records = self.records.iter().map(|(&sequence, stored)| {
             let Stored { at, record, .. } = &**stored;
             let index = self.index(record.entity);
-            let is_newest = match &record.matter {
-                Matter::Change(subject) => index.is_some_and(|it| it.newest.get(&subject.key) == Some(&sequence)),
-                Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => false,
+            let is_newest = match &record.kind {
+                RecordKind::Change(subject) => index.is_some_and(|it| it.newest.get(&subject.key) == Some(&sequence)),
+                RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => false,
             };
             SavedRecord { sequence, at: *at, is_newest, record: record.clone() }
         });
@@ -120,13 +120,13 @@ impl Log {
         let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
             return;
         };
-        if let (true, Matter::Change(subject)) = (is_newest, &record.matter) {
+        if let (true, RecordKind::Change(subject)) = (is_newest, &record.kind) {
             index.newest.insert(subject.key.clone(), sequence);
             if let Some(parent) = subject.parent.as_ref().filter(|_| subject.kind != ChangeKind::Delete) {
                 index.children.entry(parent.clone()).or_default().insert(subject.key.clone());
             }
         }
-        if matches!(record.matter, Matter::Message) {
+        if matches!(record.kind, RecordKind::Message) {
             index.messages = sequence + 1;
         }
         let share = index.shares.add(&record.scopes, sequence, cost);

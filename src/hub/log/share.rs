@@ -20,7 +20,7 @@ const GRAIN: usize = 16 * 1024;
 pub(super) struct Shares {
     cost: usize,
     places: HashMap<Scopes, usize>,
-    shares: Slab<Share>,
+    shares: Slab<Chunk>,
     /// Costs, in grains, and places.
     by_cost: BTreeSet<(usize, usize)>,
     /// The share that a record was added to last: the next is likely to be of the same.
@@ -28,7 +28,7 @@ pub(super) struct Shares {
 }
 
 #[derive(Debug)]
-struct Share {
+struct Chunk {
     scopes: Scopes,
     cost: usize,
     /// Its records, the oldest first.
@@ -69,7 +69,7 @@ impl Shares {
         if let Some(&place) = self.places.get(scopes) {
             return place;
         }
-        let place = self.shares.insert(Share { scopes: scopes.clone(), cost: 0, sequences: VecDeque::new() });
+        let place = self.shares.insert(Chunk { scopes: scopes.clone(), cost: 0, sequences: VecDeque::new() });
         self.places.insert(scopes.clone(), place);
         self.by_cost.insert((0, place));
         place
@@ -141,7 +141,7 @@ impl Trimmed {
 
     /// Behind the newest record that went and concerned somebody with these scopes.
     pub(super) fn for_scopes(&self, recipient: &Scopes) -> u64 {
-        let concerned = self.scopes.iter().filter(|(audience, _)| audience.admit(recipient));
+        let concerned = self.scopes.iter().filter(|(audience, _)| audience.intersects(recipient));
         concerned.map(|(_, behind)| *behind).fold(self.all, u64::max)
     }
 }

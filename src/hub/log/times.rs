@@ -11,10 +11,10 @@ const MOST: usize = 32 * 1024;
 
 /// When records were appended, some at a time.
 #[derive(Debug, Default)]
-pub(super) struct Times(VecDeque<Stretch>);
+pub(super) struct Times(VecDeque<ContendedWindow>);
 
 #[derive(Clone, Copy, Debug)]
-struct Stretch {
+struct ContendedWindow {
     from: Instant,
     until: Instant,
     sequence: u64,
@@ -24,14 +24,14 @@ impl Times {
     pub(super) fn note(&mut self, now: Instant, sequence: u64) {
         match self.0.back_mut().filter(|last| now < last.from + TOGETHER) {
             Some(last) => last.until = last.until.max(now),
-            None => self.0.push_back(Stretch { from: now, until: now, sequence }),
+            None => self.0.push_back(ContendedWindow { from: now, until: now, sequence }),
         }
         if self.0.len() > MOST {
             let mut single = self.0.drain(..);
             let mut pairs = VecDeque::with_capacity(MOST);
             while let Some(first) = single.next() {
                 let until = single.next().map_or(first.until, |second| second.until);
-                pairs.push_back(Stretch { until, ..first });
+                pairs.push_back(ContendedWindow { until, ..first });
             }
             drop(single);
             self.0 = pairs;
@@ -40,17 +40,17 @@ impl Times {
 
     /// The first record that is no older than this, or one shortly before it; `None` where all are older.
     pub(super) fn position(&self, time: Instant) -> Option<u64> {
-        let at = self.0.partition_point(|stretch| stretch.until < time);
-        self.0.get(at).map(|stretch| stretch.sequence)
+        let at = self.0.partition_point(|window| window.until < time);
+        self.0.get(at).map(|window| window.sequence)
     }
 
     /// What [`restored`](Self::restored) makes the same of: when records came, from and until, and the first of them.
     pub(super) fn entries(&self) -> Vec<(Instant, Instant, u64)> {
-        self.0.iter().map(|stretch| (stretch.from, stretch.until, stretch.sequence)).collect()
+        self.0.iter().map(|window| (window.from, window.until, window.sequence)).collect()
     }
 
     pub(super) fn restored(entries: Vec<(Instant, Instant, u64)>) -> Self {
-        Self(entries.into_iter().map(|(from, until, sequence)| Stretch { from, until, sequence }).collect())
+        Self(entries.into_iter().map(|(from, until, sequence)| ContendedWindow { from, until, sequence }).collect())
     }
 
     /// What came before this record is gone.

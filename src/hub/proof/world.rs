@@ -24,8 +24,8 @@ use crate::{
     change::{Before, Change},
     entity::{Visible, Widget},
     hub::{
-        Activity, Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Pace,
-        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice,
+        Accepted, Activity, Cleared, Delivery, DeliveryTimes, EntityEncoder, EntityIndex, FrameSink, Hub, LogLimits,
+        Missed, Pace, Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber, View,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -144,14 +144,14 @@ struct Pipe {
     news: Arc<Notify>,
 }
 
-impl Outlet for Pipe {
-    fn offer(&self, frames: &[&Cleared]) -> Taken {
+impl FrameSink for Pipe {
+    fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let mut room = lock(&self.room);
         let taken = frames.len().min(*room);
         *room -= taken;
         lock(&self.out).extend(frames[..taken].iter().map(|frame| frame.to_bytes()));
         self.news.notify_one();
-        Taken { frames: taken, clear: *room > 0 }
+        Accepted { frames: taken, clear: *room > 0 }
     }
 
     fn is_direct(&self) -> bool {
@@ -468,24 +468,24 @@ impl World {
             if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
                 loop {
                     let mut progress = self.hub.catch_up(&socket.subscriber, now);
-                    if let Progress::Unsure(mut inquiry) = progress {
+                    if let Progress::NeedsCheck(mut inquiry) = progress {
                         let asked = inquiry.ask(&self.hub, Duration::MAX, |_, _| {}).now_or_never();
                         asked.expect("hooks that answer at once");
                         progress = self.hub.tell(&socket.subscriber, *inquiry, now);
                     }
                     match progress {
-                        Progress::More | Progress::Unsure(_) => {}
+                        Progress::More | Progress::NeedsCheck(_) => {}
                         Progress::Blocked => break,
                         Progress::CaughtUp(due) => {
                             socket.due = due;
                             break;
                         }
-                        Progress::FellOff => {
+                        Progress::Lagged => {
                             self.close(number);
                             break;
                         }
-                        Progress::Lost(..) => {
-                            let at = self.hub.head();
+                        Progress::NeedsSnapshot(..) => {
+                            let at = self.hub.log_end();
                             let asks = self.dice.millis(0, 300);
                             self.counter += 1;
                             self.events.insert((now + asks, self.counter), Event::Asked(number, at));
@@ -563,7 +563,7 @@ impl World {
                 self.send(at);
             }
             Event::Comes(at, request) => {
-                let began = self.hub.head();
+                let began = self.hub.log_end();
                 let activity = self.hub.write_comes(EVENTS);
                 // One that takes longer than a replay is only promised what is published meanwhile: anybody can let others
                 // wait for a body.
@@ -698,7 +698,7 @@ impl World {
         });
         let session = Some(SessionId { id: client.session.to_ne_bytes(), owner: 1 });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
-        let subscriber = self.hub.join(pipe.clone(), identity, Origin::Page { session, missed_from });
+        let subscriber = self.hub.join(pipe.clone(), identity, ResumeFrom::Page { session, missed_from });
         self.counter += 1;
         let number = self.counter;
         client.socket = Some(number);
@@ -1126,14 +1126,14 @@ fn hub(delivery: Delivery, privacy: Privacy, records: usize, pace: Pace) -> Arc<
         let sees = rooms.is_some_and(|rooms| rooms.contains(&text(&row, "room")));
         Box::pin(std::future::ready(Ok(sees)))
     });
-    let voice = Voice {
+    let encoder = EntityEncoder {
         widget: Widget::Scheduler,
         parent_key: Some("recurring_event_id".to_owned()),
         has_snapshot: true,
         is_scoped: privacy == Privacy::Scoped,
         view: View::of((privacy == Privacy::Viewed).then_some(&visible), None),
-        ..Voice::new("events", "event")
+        ..EntityEncoder::new("events", "event")
     };
     let times = DeliveryTimes { pace, ..times() };
-    Arc::new(Hub::new(delivery, vec![voice], log, times, SessionLimits { sessions: 100, age: hour }))
+    Arc::new(Hub::new(delivery, vec![encoder], log, times, SessionLimits { sessions: 100, age: hour }))
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     EntityIndex, Hub,
     log::{Log, SavedLog},
-    session::{SavedSession, Sessions},
+    sessions::{SavedSession, Sessions},
 };
 use crate::{
     epoch::Epoch,
@@ -66,7 +66,7 @@ impl Hub {
         let restored = match found {
             Found::Nothing => Err(None),
             Found::Unusable(reason) => Err(Some(reason)),
-            Found::Log(text) => text::read(&text, &self.voices, now, text::wall_clock()).map_err(Some),
+            Found::Log(text) => text::read(&text, &self.encoders, now, text::wall_clock()).map_err(Some),
         };
         let mut keeping = Keeping { file, epoch: Epoch::new(), observer, restored: 0, reminds_from: None };
         match restored {
@@ -142,7 +142,7 @@ impl Hub {
         let Some(Keeping { file, epoch, .. }) = &self.keeping else {
             return Ok(log_file::Saved::Done);
         };
-        file.save(|| self.saved(), |saved, out| text::write(saved, &self.voices, epoch, out))
+        file.save(|| self.saved(), |saved, out| text::write(saved, &self.encoders, epoch, out))
     }
 
     /// A copy of all that is kept.

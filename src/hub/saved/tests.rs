@@ -9,7 +9,7 @@ use crate::{
     auth::Identity,
     change::Change,
     entity::Widget,
-    hub::{Delivery, LogLimits, SessionId, SessionLimits, View, Voice, log::Matter, tests::times},
+    hub::{Delivery, EntityEncoder, LogLimits, SessionId, SessionLimits, View, log::RecordKind, tests::times},
     scope::Scopes,
 };
 
@@ -17,19 +17,19 @@ const EVENTS: EntityIndex = EntityIndex(0);
 const TASKS: EntityIndex = EntityIndex(1);
 const WHEN: u64 = 1_800_000_000_000;
 
-fn series() -> Voice {
+fn series() -> EntityEncoder {
     let parent_key = Some("recurring_event_id".into());
-    Voice { widget: Widget::Scheduler, parent_key, ..Voice::new("events", "event") }
+    EntityEncoder { widget: Widget::Scheduler, parent_key, ..EntityEncoder::new("events", "event") }
 }
 
 /// An entity of which each hears and sees something else.
-fn choosy() -> Voice {
+fn choosy() -> EntityEncoder {
     let visible: crate::entity::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
-    Voice {
+    EntityEncoder {
         is_scoped: true,
         parent_key: Some("of".into()),
         view: View::of(Some(&visible), None),
-        ..Voice::new("tasks", "task")
+        ..EntityEncoder::new("tasks", "task")
     }
 }
 
@@ -38,9 +38,9 @@ fn limits(records: usize) -> LogLimits {
     LogLimits { records, bytes: 1 << 20, age: hour, tombstones: 4, tombstone_age: 24 * hour, object_bytes: usize::MAX }
 }
 
-fn hub_of(voices: Vec<Voice>, records: usize) -> Arc<Hub> {
+fn hub_of(encoders: Vec<EntityEncoder>, records: usize) -> Arc<Hub> {
     let sessions = SessionLimits { sessions: 10, age: Duration::from_secs(3600) };
-    Arc::new(Hub::new(Delivery::Converging, voices, limits(records), times(), sessions))
+    Arc::new(Hub::new(Delivery::Converging, encoders, limits(records), times(), sessions))
 }
 
 fn hub() -> Arc<Hub> {
@@ -54,7 +54,7 @@ fn saved(hub: &Hub) -> Saved {
 /// What a hub keeps, as it stands in a file.
 pub(in crate::hub) fn kept(hub: &Hub) -> Vec<u8> {
     let mut out = Vec::new();
-    text::write(&saved(hub), &hub.voices, &Epoch::new(), &mut out).unwrap();
+    text::write(&saved(hub), &hub.encoders, &Epoch::new(), &mut out).unwrap();
     out
 }
 
@@ -63,7 +63,7 @@ pub(in crate::hub) fn restarted(mut hub: Arc<Hub>, text: &[u8], downtime: Durati
     let it = Arc::get_mut(&mut hub).unwrap();
     let now = Instant::now();
     let today = WHEN + u64::try_from(downtime.as_millis()).unwrap();
-    let restored = text::read(text, &it.voices, now, today).unwrap();
+    let restored = text::read(text, &it.encoders, now, today).unwrap();
     it.take_up(restored.saved, restored.downtime, now);
     hub
 }
@@ -126,7 +126,7 @@ async fn run(hub: &Arc<Hub>, op: &Op) {
         Op::Snapshot(entity, id) => {
             let row = in_scopes(Change::update(&object(id, 0)).unwrap(), entity, 0);
             let reader = Identity::new("reader").with_all_scopes();
-            hub.snapshot(EntityIndex(entity), hub.head(), &reader, &[row], &[]);
+            hub.snapshot(EntityIndex(entity), hub.log_end(), &reader, &[row], &[]);
             return;
         }
         Op::Wait(millis) => return advance(Duration::from_millis(millis)).await,
@@ -142,7 +142,7 @@ fn in_paused_time<T>(test: impl Future<Output = T>) -> T {
 
 fn answers(hub: &Hub) -> Vec<String> {
     let log = lock(&hub.log);
-    let mut answers = vec![format!("{:?} {:?}", log.head(), log.size())];
+    let mut answers = vec![format!("{:?} {:?}", log.end(), log.size())];
     for millis in [0, 1, 50, 1000, 60_000, 1_000_000] {
         answers.push(format!("{}", log.position(Instant::now(), Duration::from_millis(millis))));
     }
@@ -231,13 +231,13 @@ fn each_kind_of_record_comes_back_as_it_was() {
         hub.refresh(TASKS);
         let matters = |hub: &Hub| {
             let log = lock(&hub.log);
-            let name = |matter: &Matter| match matter {
-                Matter::Change(subject) => subject.kind.verb(),
-                Matter::Unconfirmed(_) => "unconfirmed",
-                Matter::Message => "message",
-                Matter::Refresh => "refresh",
+            let name = |kind: &RecordKind| match kind {
+                RecordKind::Change(subject) => subject.kind.verb(),
+                RecordKind::Unconfirmed(_) => "unconfirmed",
+                RecordKind::Message => "message",
+                RecordKind::Refresh => "refresh",
             };
-            log.since(0).map(|(_, record)| name(&record.matter)).collect::<Vec<_>>()
+            log.since(0).map(|(_, record)| name(&record.kind)).collect::<Vec<_>>()
         };
         let expected = ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
         assert_eq!(matters(&hub), expected);
@@ -300,7 +300,7 @@ fn what_does_not_fit_into_new_limits_goes_as_if_it_had_come_then() {
         }
         let second = restarted(hub_of(vec![series(), choosy()], 4), &kept(&first), Duration::ZERO);
         let log = lock(&second.log);
-        assert_eq!((log.size().0, log.start(EVENTS), log.start(TASKS), log.head()), (4, 6, 0, 10));
+        assert_eq!((log.size().0, log.start(EVENTS), log.start(TASKS), log.end()), (4, 6, 0, 10));
     });
 }
 
@@ -311,20 +311,22 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         first.publish(TASKS, &[Change::add(&json!({"id": 1})).unwrap().scope("north")], None);
         let kept = kept(&first);
-        let other = || Voice { has_own_ids: true, ..choosy() };
-        for voices in [vec![series(), other()], vec![other(), series()], vec![series(), Voice::new("links", "link")]] {
-            let second = restarted(hub_of(voices, 12), &kept, Duration::ZERO);
+        let other = || EntityEncoder { scoped_ids: true, ..choosy() };
+        for encoders in
+            [vec![series(), other()], vec![other(), series()], vec![series(), EntityEncoder::new("links", "link")]]
+        {
+            let second = restarted(hub_of(encoders, 12), &kept, Duration::ZERO);
             let log = lock(&second.log);
             let events = second.find("events").unwrap();
             let new = EntityIndex(1 - events.0);
             assert_eq!((log.start(events), log.newest(events, "1").map(|(at, _)| at)), (0, Some(0)));
             assert_eq!(log.size().0, 1);
             // Of a page that stood at the head as well.
-            assert!(log.start(new) > first.head() && log.start(new) == log.head());
+            assert!(log.start(new) > first.end() && log.start(new) == log.log_end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);
         let start = lock(&second.log).start(EVENTS);
-        assert_eq!((start, second.head()), (0, first.head()), "one is configured no more");
+        assert_eq!((start, second.log_end()), (0, first.log_end()), "one is configured no more");
     });
 }
 
@@ -414,7 +416,7 @@ fn another_release_and_junk_are_not_read() {
         let ours = Change::add(&json!({"id": 1})).unwrap().scope("north");
         first.publish(TASKS, &[ours.clone(), Change::delete(1).unwrap().scope("north"), ours], None);
         let good = kept(&first);
-        let read = |text: &[u8]| text::read(text, &first.voices, Instant::now(), WHEN).map(|_| ());
+        let read = |text: &[u8]| text::read(text, &first.encoders, Instant::now(), WHEN).map(|_| ());
         assert_eq!(read(&good), Ok(()));
         let other = String::from_utf8(good.clone()).unwrap().replacen(env!("CARGO_PKG_VERSION"), "0.0.9", 1);
         assert!(read(other.as_bytes()).unwrap_err().contains("release 0.0.9"));

@@ -24,9 +24,9 @@ use crate::{
     change::ChangeKind,
     epoch::{Epoch, Secret},
     hub::{
-        EntityIndex, Voice,
-        log::{Former, Matter, Record, SavedIndex, SavedLog, SavedRecord, State, Subject, Tombstone, Was},
-        session::SavedSession,
+        EntityEncoder, EntityIndex,
+        log::{Former, ObjectChange, Record, RecordKind, SavedIndex, SavedLog, SavedRecord, State, Tombstone, Was},
+        sessions::SavedSession,
     },
     scope::Scopes,
 };
@@ -40,7 +40,7 @@ type HeadLine = (String, u64, String, String, String, u64, u64, [usize; 4]);
 /// Name; how it was configured; behind its latest refresh and move; claims apart; refreshes of some scopes; trimmed for
 /// everybody and for some scopes.
 type EntityLine = (String, String, u64, u64, bool, Vec<(u64, Line<Scopes>)>, u64, Vec<(Line<Scopes>, u64)>);
-/// Sequence number, age, entity, scopes, matter, bytes of the frame, and what a change has besides.
+/// Sequence number, age, entity, scopes, kind, bytes of the frame, and what a change has besides.
 type RecordLine = (u64, u64, u16, Line<Scopes>, u8, usize, Option<ChangeLine>);
 /// Kind; newest of its object; id; key where that is another; ever; went to; bytes of the object; whole; only added; added;
 /// parent; may be an exception; claim; can be added; what it was before.
@@ -137,17 +137,17 @@ impl<'de> Visitor<'de> for ScopesVisitor {
     }
 }
 
-/// How an entity was configured: what was logged of it under another configuration says something else.
-fn fingerprint(voice: &Voice) -> String {
-    let Voice { payload_key, widget, parent_key, has_snapshot, is_scoped, has_own_ids, view, .. } = voice;
+/// Mode an entity was configured: what was logged of it under another configuration says something else.
+fn fingerprint(encoder: &EntityEncoder) -> String {
+    let EntityEncoder { payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view, .. } = encoder;
     let view = view.as_ref().map(|view| (view.visible.is_some(), view.project.is_some()));
-    format!("{:?}", (payload_key, widget, parent_key, has_snapshot, is_scoped, has_own_ids, view))
+    format!("{:?}", (payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view))
 }
 
 /// Where times stood when the file was written, or stand now.
 struct Clock {
     now: Instant,
-    /// How long ago it was written.
+    /// Mode long ago it was written.
     downtime: Duration,
 }
 
@@ -219,7 +219,7 @@ impl Writer<'_> {
 }
 
 /// Writes all that is kept.
-pub(super) fn write(saved: &Saved, voices: &[Voice], epoch: &Epoch, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(saved: &Saved, encoders: &[EntityEncoder], epoch: &Epoch, out: &mut dyn Write) -> io::Result<()> {
     let Saved { at, written, log, sessions } = saved;
     let clock = Clock { now: *at, downtime: Duration::ZERO };
     let mut out = Writer(out);
@@ -228,13 +228,13 @@ pub(super) fn write(saved: &Saved, voices: &[Voice], epoch: &Epoch, out: &mut dy
     let head: HeadLine =
         (RELEASE.to_owned(), *written, epoch.id.clone(), positions, owners, log.head, log.trimmed, counts);
     out.line(&head, &[])?;
-    for (voice, index) in voices.iter().zip(&log.indexes) {
+    for (encoder, index) in encoders.iter().zip(&log.indexes) {
         let refreshed = index.refreshed_scopes.iter().map(|(behind, of)| (*behind, scopes(of)));
         let (trimmed_all, trimmed) = &index.trimmed;
         let trimmed = trimmed.iter().map(|(of, behind)| (scopes(of), *behind));
         let line: EntityLine = (
-            voice.entity.clone(),
-            fingerprint(voice),
+            encoder.entity.clone(),
+            fingerprint(encoder),
             index.refreshed,
             index.moved,
             index.has_claims_apart,
@@ -288,15 +288,15 @@ pub(super) fn write(saved: &Saved, voices: &[Voice], epoch: &Epoch, out: &mut dy
 /// Writes a record. What it shares with one of those `before` is written once.
 fn write_record(saved: &SavedRecord, before: &[SavedRecord], clock: &Clock, out: &mut Writer<'_>) -> io::Result<()> {
     let SavedRecord { sequence, at, is_newest, record } = saved;
-    let Record { entity, frame, scopes: told_in, matter } = record;
-    let line = |matter, frame: usize, change: Option<ChangeLine>| -> RecordLine {
-        (*sequence, clock.age(*at), entity.0, scopes(told_in), matter, frame, change)
+    let Record { entity, frame, scopes: told_in, kind } = record;
+    let line = |kind, frame: usize, change: Option<ChangeLine>| -> RecordLine {
+        (*sequence, clock.age(*at), entity.0, scopes(told_in), kind, frame, change)
     };
-    let subject = match matter {
-        Matter::Change(subject) => subject,
-        Matter::Message => return out.line(&line(MESSAGE, frame.len(), None), &[frame]),
-        Matter::Refresh => return out.line(&line(REFRESH, frame.len(), None), &[frame]),
-        Matter::Unconfirmed(id) => {
+    let subject = match kind {
+        RecordKind::Change(subject) => subject,
+        RecordKind::Message => return out.line(&line(MESSAGE, frame.len(), None), &[frame]),
+        RecordKind::Refresh => return out.line(&line(REFRESH, frame.len(), None), &[frame]),
+        RecordKind::Unconfirmed(id) => {
             return out
                 .line(&line(UNCONFIRMED, id.len(), None), &[id.as_bytes()])
                 .and_then(|()| out.line(&frame.len(), &[frame]));
@@ -349,9 +349,9 @@ fn is_of_record(object: &Bytes, at: Option<u64>, records: &[SavedRecord]) -> boo
 /// The object of the change of this sequence number.
 fn object_of(sequence: u64, records: &[SavedRecord]) -> Option<&Bytes> {
     let at = records.binary_search_by_key(&sequence, |saved| saved.sequence).ok()?;
-    match &records[at].record.matter {
-        Matter::Change(subject) => Some(&subject.object),
-        Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => None,
+    match &records[at].record.kind {
+        RecordKind::Change(subject) => Some(&subject.object),
+        RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
     }
 }
 
@@ -359,7 +359,7 @@ fn object_of(sequence: u64, records: &[SavedRecord]) -> Option<&Bytes> {
 pub(super) struct Restored {
     pub(super) saved: Saved,
     pub(super) epoch: Epoch,
-    /// How long ago it was written.
+    /// Mode long ago it was written.
     pub(super) downtime: Duration,
 }
 
@@ -367,7 +367,7 @@ pub(super) struct Restored {
 pub(super) type Reason = String;
 
 /// Reads what [`write`] has written, for the entities as they are configured now; `today` is the time by the wall clock.
-pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> Result<Restored, Reason> {
+pub(super) fn read(text: &[u8], encoders: &[EntityEncoder], now: Instant, today: u64) -> Result<Restored, Reason> {
     let mut reader = Reader { rest: text, names: HashSet::new() };
     let (release, written, id, positions, owners, head, trimmed, counts): HeadLine = reader.line()?;
     if release != RELEASE {
@@ -382,12 +382,12 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
     let [entities, records, tombstones, sessions] = counts;
 
     let mut log = SavedLog { head, trimmed, ..SavedLog::default() };
-    let mut indexes: Vec<Option<SavedIndex>> = vec![None; voices.len()];
+    let mut indexes: Vec<Option<SavedIndex>> = vec![None; encoders.len()];
     let mut map: Vec<Option<EntityIndex>> = Vec::new();
     for _ in 0..entities {
         let (name, configured, refreshed, moved, has_claims_apart, refreshed_scopes, all, some): EntityLine =
             reader.line()?;
-        let at = voices.iter().position(|voice| voice.entity == name && fingerprint(voice) == configured);
+        let at = encoders.iter().position(|encoder| encoder.entity == name && fingerprint(encoder) == configured);
         map.push(at.and_then(|at| u16::try_from(at).ok()).map(EntityIndex));
         if let Some(index) = at.and_then(|at| indexes.get_mut(at)) {
             let refreshed_scopes = refreshed_scopes.into_iter().map(|(behind, of)| (behind, of.0)).collect();
@@ -416,7 +416,7 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
     let mut next = 0;
     let mut latest = None;
     for _ in 0..records {
-        let (sequence, age, of, told_in, matter, bytes, change): RecordLine = reader.line()?;
+        let (sequence, age, of, told_in, kind, bytes, change): RecordLine = reader.line()?;
         if sequence < next || sequence >= head {
             return Err("its records are not in order".to_owned());
         }
@@ -424,25 +424,25 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
         let at = clock.at(age, latest);
         latest = Some(at);
         let scopes = reader.known(told_in);
-        let (matter, frame, is_newest) = match (matter, change) {
+        let (kind, frame, is_newest) = match (kind, change) {
             (CHANGE, Some(change)) => {
                 // Of what is configured no more, nothing but the place in the text is of interest.
-                let voice = entity(of).and_then(|of| voices.get(usize::from(of.0)));
+                let encoder = entity(of).and_then(|of| encoders.get(usize::from(of.0)));
                 let is_newest = change.1;
-                let (subject, frame) = read_change(change, voice, &log.records, &mut reader)?;
-                (Matter::Change(subject), frame, is_newest)
+                let (subject, frame) = read_change(change, encoder, &log.records, &mut reader)?;
+                (RecordKind::Change(subject), frame, is_newest)
             }
-            (MESSAGE, None) => (Matter::Message, reader.blobs([bytes])?[0].clone(), false),
-            (REFRESH, None) => (Matter::Refresh, reader.blobs([bytes])?[0].clone(), false),
+            (MESSAGE, None) => (RecordKind::Message, reader.blobs([bytes])?[0].clone(), false),
+            (REFRESH, None) => (RecordKind::Refresh, reader.blobs([bytes])?[0].clone(), false),
             (UNCONFIRMED, None) => {
                 let [id] = reader.blobs([bytes])?;
                 let bytes = reader.line()?;
-                (Matter::Unconfirmed(text_of(&id)?.into()), reader.blobs([bytes])?[0].clone(), false)
+                (RecordKind::Unconfirmed(text_of(&id)?.into()), reader.blobs([bytes])?[0].clone(), false)
             }
             _ => return Err("it holds an unknown kind of record".to_owned()),
         };
         if let Some(entity) = entity(of) {
-            log.records.push(SavedRecord { sequence, at, is_newest, record: Record { entity, frame, scopes, matter } });
+            log.records.push(SavedRecord { sequence, at, is_newest, record: Record { entity, frame, scopes, kind } });
         }
     }
     let mut latest: Option<(u16, Instant)> = None;
@@ -492,10 +492,10 @@ pub(super) fn read(text: &[u8], voices: &[Voice], now: Instant, today: u64) -> R
 /// A change, and its frame.
 fn read_change(
     change: ChangeLine,
-    voice: Option<&Voice>,
+    encoder: Option<&EntityEncoder>,
     before: &[SavedRecord],
     reader: &mut Reader<'_>,
-) -> Result<(Subject, Bytes), Reason> {
+) -> Result<(ObjectChange, Bytes), Reason> {
     let (
         kind,
         _,
@@ -537,13 +537,13 @@ fn read_change(
         _ => return Err("it holds an unknown former state".to_owned()),
     };
     let text = text_of(&object)?;
-    let event = voice.map(|voice| match kind {
-        ChangeKind::Add | ChangeKind::Update => voice.plainly(kind, text),
-        ChangeKind::Delete => voice.gone(text, may_be_exception),
+    let event = encoder.map(|encoder| match kind {
+        ChangeKind::Add | ChangeKind::Update => encoder.encode(kind, text),
+        ChangeKind::Delete => encoder.gone(text, may_be_exception),
     });
     let (object, frame) = event.map_or_else(Default::default, |event| (event.object, event.frame));
     let id: Arc<str> = id.into();
-    let subject = Subject {
+    let subject = ObjectChange {
         kind,
         key: key.map_or_else(|| id.clone(), Arc::from),
         id,
@@ -596,7 +596,7 @@ impl Reader<'_> {
         Ok(blobs)
     }
 
-    /// The same scopes, sharing their names with those that were read before.
+    /// The same scopes, encode_shared their names with those that were read before.
     fn known(&mut self, scopes: Line<Scopes>) -> Scopes {
         match self.names.get(&scopes.0) {
             Some(known) => known.clone(),
@@ -614,8 +614,8 @@ pub(super) mod tests {
 
     /// Whether no object of an earlier record is there twice.
     pub(in crate::hub::saved) fn shares_all(records: &[SavedRecord]) -> bool {
-        records.iter().enumerate().all(|(at, saved)| match &saved.record.matter {
-            Matter::Change(Subject { former: Former::Known(state), .. }) => match &state.was {
+        records.iter().enumerate().all(|(at, saved)| match &saved.record.kind {
+            RecordKind::Change(ObjectChange { former: Former::Known(state), .. }) => match &state.was {
                 Was::Object(object) => is_of_record(object, state.at, &records[..at]),
                 Was::Something | Was::Doubtful | Was::Gone => true,
             },

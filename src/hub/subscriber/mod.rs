@@ -16,13 +16,13 @@ use crate::{
     change::ChangeKind,
     hub::{
         Delivery, EntityIndex, Hub, Pages, SnapshotFrames,
-        again::{Again, LateList, Place, SHARE_BYTES, SHARE_RECORDS, Share},
-        handout::{Batch, Repetition, Resent},
-        hidden::{Hidden, Mark},
-        log::{Former, Log, Matter},
-        session::{Hold, Holder, SessionId},
+        delivery::batch::{Batch, RepeatBatch, Resent},
+        delivery::resend::{Chunk, LateList, ReplayPosition, Resend, SHARE_BYTES, SHARE_RECORDS},
+        delivery::retractions::{ObjectRef, Retractions},
+        log::{Former, Log, RecordKind},
+        sessions::{Hold, Holder, SessionId},
         settle::{Settle, SettleTimes},
-        sight::{Answer, Cleared, Heard, How, Line, Minutes, Patience, Recipient, Told},
+        visibility::{Addressed, Answer, AuditBuffer, Cleared, Deadline, Line, Mode, Recipient, Told},
     },
     lock::lock,
     object::quoted,
@@ -30,49 +30,49 @@ use crate::{
 };
 
 /// Where a subscriber's frames go.
-pub(crate) trait Outlet: Send + Sync {
+pub(crate) trait FrameSink: Send + Sync {
     /// Takes whole frames, in order, as many as it can without waiting. What it has taken it will deliver.
-    fn offer(&self, frames: &[&Cleared]) -> Taken;
+    fn try_send(&self, frames: &[&Cleared]) -> Accepted;
     /// True when the fan-out may offer frames; false where only the subscriber's own task can write.
     fn is_direct(&self) -> bool;
     /// Touches what an offer needs, so that the memory of several is fetched at one time.
-    fn touch(&self) {}
+    fn prefetch(&self) {}
     /// Has its page asked for a pong soon.
     fn ping(&self) {}
     /// Wakes the subscriber's own task: it has left the fast way, or there is news that only it can write.
     fn wake(&self);
 }
 
-/// How an offer went.
+/// Mode an offer went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct Accepted {
     /// Frames taken, from the front.
     pub(crate) frames: usize,
     /// True when nothing waits to be written, so that more may be offered at once.
     pub(crate) clear: bool,
 }
 
-/// How far a subscriber got on the slow way.
+/// Mode far a subscriber got on the slow way.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// It has everything; wait to be woken, or until this time.
     CaughtUp(Option<Instant>),
     /// There is more to read at once.
     More,
-    /// The outlet must be written out first.
+    /// The sink must be written out first.
     Blocked,
     /// Records it has not seen are gone from the log.
-    FellOff,
+    Lagged,
     /// Only the store can tell where this entity stands, by what it says from a sequence number on: see
     /// [`Hub::resynchronise`].
-    Lost(EntityIndex, u64),
+    NeedsSnapshot(EntityIndex, u64),
     /// What it may see must be asked first; then see [`Hub::tell`].
-    Unsure(Box<Inquiry>),
+    NeedsCheck(Box<Inquiry>),
 }
 
 /// Where a new subscriber was when the log last knew of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Origin {
+pub(crate) enum ResumeFrom {
     /// Nobody knows: it hears what happens from now on.
     Unknown,
     /// A page that comes, or comes back, with a key.
@@ -90,16 +90,16 @@ pub(crate) enum Origin {
 /// each record, and what it has to wait for is their memory.
 #[repr(C)]
 pub(crate) struct Subscriber {
-    pub(super) outlet: Arc<dyn Outlet>,
-    pub(super) feed: Mutex<Feed>,
+    pub(crate) sink: Arc<dyn FrameSink>,
+    pub(crate) feed: Mutex<SubscriberState>,
     /// Its shard, and its place there.
-    pub(super) seat: OnceLock<(usize, usize)>,
+    pub(crate) seat: OnceLock<(usize, usize)>,
 }
 
 /// Where a subscriber stands and what it follows.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Feed {
+pub(crate) struct SubscriberState {
     /// The sequence number of the first record it has not been handed.
     cursor: u64,
     /// The entities that are wanted from the cursor on, since it last caught up; none while that may change.
@@ -107,10 +107,10 @@ pub(super) struct Feed {
     /// When a ping is to ride along next.
     ping_due: Instant,
     way: Way,
-    pub(super) recipient: Recipient,
+    pub(crate) recipient: Recipient,
     subscriptions: Vec<Subscription>,
     /// Nobody knows what a subscriber without one has missed.
-    page: Option<PageFeed>,
+    page: Option<ResumeState>,
     /// The latest ping, and what its pong will acknowledge.
     asked: Option<Box<Asked>>,
     pings: u64,
@@ -151,15 +151,15 @@ struct Version {
 
 /// What is known of the page at the other end.
 #[derive(Debug)]
-pub(super) struct PageFeed {
-    pub(super) hold: Option<Hold>,
-    pub(super) missed_from: Option<u64>,
+pub(crate) struct ResumeState {
+    pub(crate) hold: Option<Hold>,
+    pub(crate) missed_from: Option<u64>,
     /// Of its earlier connection.
-    pub(super) hidden: OutOfSight,
+    pub(crate) hidden: OutOfSight,
 }
 
 /// Of each entity, what a page was not to see, and was being told so.
-type OutOfSight = Vec<(EntityIndex, Box<Hidden>)>;
+type OutOfSight = Vec<(EntityIndex, Box<Retractions>)>;
 
 #[derive(Debug)]
 struct Asked {
@@ -181,18 +181,18 @@ struct Subscription {
     /// What the store said was broken off: the next time it is told without a pause.
     is_hurried: bool,
     lost: Option<Lost>,
-    again: Option<Box<Again>>,
+    again: Option<Box<Resend>>,
     /// Deletions before this are no news to its page: that was loaded later.
     deletions_from: u64,
-    /// How often the store was asked anew for what it said to be gone.
+    /// Mode often the store was asked anew for what it said to be gone.
     asked_anew: u8,
     /// Deletions that everybody is reminded of, and it could not be told with the others.
     reminders: Option<Box<PendingReminders>>,
     /// While it is lost: messages from here on are kept for it.
-    unheard_from: u64,
+    messages_missed_from: u64,
     /// What the store said before the log stood here is of no use.
     stale_before: u64,
-    hidden: Option<Box<Hidden>>,
+    hidden: Option<Box<Retractions>>,
     /// Counts what others than its own task have changed of it.
     version: u64,
 }
@@ -210,7 +210,7 @@ enum Lost {
 /// as what asks for it.
 const REPLAY_EVERY: Duration = Duration::from_secs(30);
 
-/// Chromium keeps a page that was left for ten minutes.
+/// Chromium keeps a page that was left for ten audit_buffer.
 const KEPT_BY_BROWSERS: Duration = Duration::from_secs(11 * 60);
 
 /// A page asks for its list so long before its handshake at most, as far as that list may lack what is told meanwhile.
@@ -239,20 +239,20 @@ impl Ended {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Fast,
     Slow,
     Left,
 }
 
-impl Feed {
-    pub(super) fn new(head: u64, recipient: Recipient, page: Option<PageFeed>, ping_due: Instant) -> Self {
+impl SubscriberState {
+    pub(crate) fn new(head: u64, recipient: Recipient, page: Option<ResumeState>, ping_due: Instant) -> Self {
         Self {
             recipient,
             cursor: head,
             live: Live::default(),
             subscriptions: Vec::new(),
-            // The first round of the slow way puts a direct outlet on the fast way.
+            // The first round of the slow way puts a direct sink on the fast way.
             way: Way::Slow,
             page,
             ping_due,
@@ -285,9 +285,9 @@ impl Feed {
     }
 
     /// It was told an object, or that one has gone out of its sight.
-    fn marks(&mut self, hub: &Hub, mark: &Mark, loses: bool, now: Instant) {
+    fn marks(&mut self, hub: &Hub, mark: &ObjectRef, leaves: bool, now: Instant) {
         if let Some(subscription) = self.find(mark.entity) {
-            subscription.marks(hub, mark, loses, now);
+            subscription.marks(hub, mark, leaves, now);
         }
     }
 
@@ -297,7 +297,7 @@ impl Feed {
         Version { feed: self.version, subscription: subscription.map_or(0, |known| known.version) }
     }
 
-    fn has_fallen_off(&self, log: &Log) -> bool {
+    fn lags_behind_log(&self, log: &Log) -> bool {
         // Whoever has been handed everything that ever went from the log need not look closer.
         let lacks = |known: &Subscription| {
             let next = known.from.max(self.cursor);
@@ -324,7 +324,7 @@ impl Subscription {
             deletions_from,
             asked_anew: 0,
             reminders: None,
-            unheard_from: head,
+            messages_missed_from: head,
             stale_before: 0,
             hidden: None,
             version: 0,
@@ -332,10 +332,10 @@ impl Subscription {
     }
 
     /// What goes out of its sight it is told so again, as deletions are.
-    fn marks(&mut self, hub: &Hub, mark: &Mark, loses: bool, now: Instant) {
-        if loses && hub.delivery == Delivery::Converging {
+    fn marks(&mut self, hub: &Hub, mark: &ObjectRef, leaves: bool, now: Instant) {
+        if leaves && hub.delivery == Delivery::Converging {
             self.hidden().told(mark, now);
-        } else if let Some(hidden) = self.hidden.as_mut().filter(|_| !loses) {
+        } else if let Some(hidden) = self.hidden.as_mut().filter(|_| !leaves) {
             hidden.shown(&mark.id);
         }
     }
@@ -349,7 +349,7 @@ impl Subscription {
         reminders.lists.push_back(sequences.clone());
     }
 
-    fn hidden(&mut self) -> &mut Hidden {
+    fn hidden(&mut self) -> &mut Retractions {
         self.hidden.get_or_insert_default()
     }
 
@@ -375,11 +375,11 @@ impl Subscription {
         }
     }
 
-    /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `unheard_from` on
+    /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `messages_missed_from` on
     /// have not been heard.
-    fn lose(&mut self, unheard_from: u64, stale_before: u64) {
+    fn lose(&mut self, messages_missed_from: u64, stale_before: u64) {
         self.from = u64::MAX;
-        self.unheard_from = unheard_from;
+        self.messages_missed_from = messages_missed_from;
         self.replaying = false;
         self.is_hurried |= self.again.as_ref().is_some_and(|again| again.is_broken_off());
         self.again = None;
@@ -401,7 +401,7 @@ impl Subscription {
     fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
         match &mut self.again {
             Some(again) => again.settle(from, known_before, now),
-            None => self.again = Some(Box::new(Again::settled(from, known_before, now))),
+            None => self.again = Some(Box::new(Resend::settled(from, known_before, now))),
         }
     }
 }
@@ -415,7 +415,7 @@ const WAITING_REMINDERS: usize = 4;
 #[derive(Debug, Default)]
 struct PendingReminders {
     lists: VecDeque<Arc<[u64]>>,
-    /// How many of the first list it has been told.
+    /// Mode many of the first list it has been told.
     told: usize,
 }
 
@@ -435,16 +435,16 @@ impl Hub {
         if feed.find(entity).is_some() || feed.way == Way::Left {
             return false;
         }
-        let head = log.head();
+        let head = log.end();
         let (missed_from, comes_back) = match &feed.page {
             _ if self.delivery == Delivery::Plain => (Some(head), true),
             None => (Some(head), true),
             // It has no state to be lost.
-            Some(PageFeed { missed_from, .. }) if entity == self.resync => {
+            Some(ResumeState { missed_from, .. }) if entity == self.resync => {
                 let log_start = feed.recipient.log_start(&log, entity);
                 (missed_from.filter(|&from| from >= log_start).or(Some(head)), true)
             }
-            Some(PageFeed { hold, missed_from, .. }) => {
+            Some(ResumeState { hold, missed_from, .. }) => {
                 let known = hold.as_ref().and_then(|hold| self.sessions.position(hold, entity));
                 // What is sent again to others may have been told before it was loaded.
                 (known.max(*missed_from), known.is_some())
@@ -472,7 +472,7 @@ impl Hub {
         if let Some(hidden) = &mut subscription.hidden {
             hidden.begin(&self.times.reminders);
         }
-        let has_changed = self.voice(entity).is_scoped && feed.recipient.earlier().is_some();
+        let has_changed = self.encoder(entity).is_scoped && feed.recipient.earlier().is_some();
         let reached = missed_from.map(|from| from.min(head)).filter(|&from| from >= log_start && !has_changed);
         // Messages to the handlers of `$resync` are few, and are not replayed later.
         let ended = feed.ended.as_mut().filter(|_| entity != self.resync);
@@ -492,16 +492,16 @@ impl Hub {
                     feed.cursor = cursor.min(from);
                     subscription.from = from;
                     subscription.replaying = true;
-                    self.tally.replays.up();
+                    self.counters.replays.up();
                 }
                 if from < head || !comes_back {
                     // A list may arrive later than this, or the page be saving at the moment.
                     let reminded = self.reminded_before(entity);
                     let at = replays_at.unwrap_or(now + self.times.second_replay_delay);
-                    let again = Again::replayed(from, comes_back, reminded, at).beginning(now, late);
+                    let again = Resend::replayed(from, comes_back, reminded, at).beginning(now, late);
                     subscription.again = Some(Box::new(again));
                 } else if let Some(late) = late {
-                    subscription.again = Some(Box::new(Again::only_expecting(late, now)));
+                    subscription.again = Some(Box::new(Resend::only_expecting(late, now)));
                 }
             }
         }
@@ -518,12 +518,12 @@ impl Hub {
         drop(log);
         drop(feed);
         if !is_live || has_plans {
-            subscriber.outlet.wake();
+            subscriber.sink.wake();
         }
         true
     }
 
-    /// Brings an entity that is [`Progress::Lost`] to what the store says, which said `earlier` to who its page was
+    /// Brings an entity that is [`Progress::NeedsSnapshot`] to what the store says, which said `earlier` to who its page was
     /// before; without a snapshot, only tells the page that it must load its list again.
     pub(crate) fn resynchronise(
         &self,
@@ -535,7 +535,7 @@ impl Hub {
     ) {
         let snapshot = match (snapshot, earlier) {
             (Some(snapshot), Some(earlier)) => {
-                let gone = |id: &str| self.going_by_id(entity, &quoted(id)).into();
+                let gone = |id: &str| self.leave_frame_by_id(entity, &quoted(id)).into();
                 Some(Arc::new(snapshot.instead_of(earlier, gone)))
             }
             (snapshot, _) => snapshot,
@@ -548,27 +548,27 @@ impl Hub {
         let Some(subscription) = found.filter(|known| known.lost.is_some() && it.way != Way::Left) else {
             return;
         };
-        if self.voice(entity).is_choosy() {
-            self.suspect(subscription, &log, recipient);
+        if self.encoder(entity).is_restricted() {
+            self.recheck(subscription, &log, recipient);
         }
         let log_start = recipient.log_start(&log, entity);
         let oldest = subscription.stale_before.max(log_start);
         match &snapshot {
             // What happened since is gone from the log already; or it is what somebody else may see.
-            Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.hears() => {
+            Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.receives() => {
                 subscription.lost = Some(Lost::Unasked);
                 subscription.stale_before = oldest;
             }
             _ => {
                 let (counter, from) = match &snapshot {
-                    Some(snapshot) => (&self.tally.snapshots, snapshot.at),
-                    None => (&self.tally.gaps, log_start),
+                    Some(snapshot) => (&self.counters.snapshots, snapshot.at),
+                    None => (&self.counters.gaps, log_start),
                 };
                 counter.up();
-                let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.head())));
-                let messages_from = subscription.unheard_from.max(log_start);
+                let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.marker(entity, log.end())));
+                let messages_from = subscription.messages_missed_from.max(log_start);
                 let reminded = self.reminded_before(entity);
-                let mut again = Again::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
+                let mut again = Resend::resynchronised(snapshot, from, messages_from, reminded, &self.times.pace, now);
                 // Soon after the start it would be told twice: answers of the process before may be on their way.
                 again.begins_at(self.started + 2 * self.times.settle.quiet, &self.times.pace, now);
                 if subscription.is_hurried {
@@ -582,7 +582,7 @@ impl Hub {
         feed.version += 1;
         drop(log);
         drop(feed);
-        subscriber.outlet.wake();
+        subscriber.sink.wake();
     }
 
     /// A subscriber is known to be somebody else now, or the same with other rights. What it may not hear any more it
@@ -594,36 +594,36 @@ impl Hub {
         let feed = &mut *feed;
         had = std::mem::replace(&mut feed.recipient.identity, identity);
         feed.version += 1;
-        if had.hears() == feed.recipient.identity.hears() || feed.way == Way::Left {
+        if had.receives() == feed.recipient.identity.receives() || feed.way == Way::Left {
             return;
         }
         let log = lock(&self.log);
-        feed.recipient.earlier.add(had.hears().clone(), log.head());
-        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
-            self.sessions.change_to(hold, feed.recipient.identity.hears(), log.head());
+        feed.recipient.earlier.add(had.receives().clone(), log.end());
+        if let Some(ResumeState { hold: Some(hold), .. }) = &feed.page {
+            self.sessions.change_to(hold, feed.recipient.identity.receives(), log.end());
         }
         let (cursor, recipient) = (feed.cursor, &feed.recipient);
         let is_told_again = self.delivery == Delivery::Converging;
-        for subscription in feed.subscriptions.iter_mut().filter(|known| self.voice(known.entity).is_scoped) {
-            self.suspect(subscription, &log, recipient);
+        for subscription in feed.subscriptions.iter_mut().filter(|known| self.encoder(known.entity).is_scoped) {
+            self.recheck(subscription, &log, recipient);
             if is_told_again {
-                let unheard_from = match subscription.lost {
-                    Some(_) => subscription.unheard_from,
-                    None => subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor)),
+                let messages_missed_from = match subscription.lost {
+                    Some(_) => subscription.messages_missed_from,
+                    None => subscription.again.as_ref().map_or(cursor, |again| again.messages_missed_from(cursor)),
                 };
-                subscription.lose(unheard_from, log.head());
+                subscription.lose(messages_missed_from, log.end());
             }
         }
         feed.way = Way::Slow;
         drop(log);
-        subscriber.outlet.wake();
+        subscriber.sink.wake();
     }
 
     /// What the log knows and this recipient must not see, it may be showing: of what has moved, or was told to who it was
     /// before.
-    fn suspect(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
-        let voice = self.voice(subscription.entity);
-        let is_filtered = voice.view.is_some();
+    fn recheck(&self, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
+        let encoder = self.encoder(subscription.entity);
+        let is_filtered = encoder.view.is_some();
         if !is_filtered && recipient.earlier.is_empty() && !log.has_moves(subscription.entity) {
             return;
         }
@@ -631,8 +631,8 @@ impl Hub {
             let is_there = subject.kind != ChangeKind::Delete;
             let may_show = recipient.may_show(subject);
             let has_changed = is_filtered && !matches!(subject.former, Former::Absent);
-            if is_there && may_show && (has_changed || !recipient.hears(&record.scopes)) {
-                subscription.hidden().suspect(subject.key.clone(), subject.id.clone());
+            if is_there && may_show && (has_changed || !recipient.receives(&record.scopes)) {
+                subscription.hidden().recheck(subject.key.clone(), subject.id.clone());
             }
         }
         if let Some(hidden) = &mut subscription.hidden {
@@ -640,13 +640,13 @@ impl Hub {
         }
     }
 
-    /// True when records that it has not seen are gone from the log, whether or not its outlet is written out.
-    pub(crate) fn has_fallen_off(&self, subscriber: &Subscriber) -> bool {
+    /// True when records that it has not seen are gone from the log, whether or not its sink is written out.
+    pub(crate) fn lags_behind_log(&self, subscriber: &Subscriber) -> bool {
         let feed = lock(&subscriber.feed);
-        feed.way != Way::Left && feed.has_fallen_off(&lock(&self.log))
+        feed.way != Way::Left && feed.lags_behind_log(&lock(&self.log))
     }
 
-    /// One round of the slow way for a subscriber whose outlet is written out.
+    /// One round of the slow way for a subscriber whose sink is written out.
     pub(crate) fn catch_up(&self, subscriber: &Subscriber, now: Instant) -> Progress {
         // In this order everywhere: whoever holds the log waits for nobody.
         let mut feed = lock(&subscriber.feed);
@@ -656,11 +656,11 @@ impl Hub {
         feed.live = Live::default();
         if let Some(lost) = feed.subscriptions.iter_mut().find(|known| known.asks(now)) {
             lost.lost = Some(Lost::Asked);
-            return Progress::Lost(lost.entity, lost.stale_before);
+            return Progress::NeedsSnapshot(lost.entity, lost.stale_before);
         }
         let log = lock(&self.log);
-        if feed.has_fallen_off(&log) {
-            return Progress::FellOff;
+        if feed.lags_behind_log(&log) {
+            return Progress::Lagged;
         }
         if feed.replayed >= self.times.pace.long {
             feed.replayed = 0;
@@ -668,7 +668,7 @@ impl Hub {
         }
         let room = self.times.pace.long.saturating_sub(feed.replayed);
         let unread = log.since(feed.cursor);
-        let mut lines: Vec<(Place, Line)> = Vec::new();
+        let mut lines: Vec<(ReplayPosition, Line)> = Vec::new();
         let mut bytes = 0;
         let mut drawn = 0;
         let mut read_to = feed.cursor;
@@ -679,31 +679,35 @@ impl Hub {
                     break;
                 }
                 let is_replayed = subscription.replaying;
-                let how = match &record.matter {
-                    Matter::Refresh if self.voice(record.entity).has_snapshot => {
-                        if !feed.recipient.hears(&record.scopes) {
+                let how = match &record.kind {
+                    RecordKind::Refresh if self.encoder(record.entity).has_snapshot => {
+                        if !feed.recipient.receives(&record.scopes) {
                             read_to = sequence + 1;
                             continue;
                         }
                         lost = Some((record.entity, sequence));
                         break;
                     }
-                    Matter::Change(subject) if subscription.replaying => {
-                        let how = How::Again { from: subscription.from, pages: Pages::Any };
+                    RecordKind::Change(subject) if subscription.replaying => {
+                        let how = Mode::Resend { from: subscription.from, pages: Pages::Any };
                         log.is_newest(record.entity, &subject.key, sequence).then_some(how)
                     }
-                    Matter::Unconfirmed(_) if subscription.replaying => None,
-                    Matter::Change(_) | Matter::Unconfirmed(_) | Matter::Message | Matter::Refresh => Some(How::Live),
+                    RecordKind::Unconfirmed(_) if subscription.replaying => None,
+                    RecordKind::Change(_) | RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => {
+                        Some(Mode::Live)
+                    }
                 };
-                if let Some(line) = how.and_then(|how| self.meet(&log, sequence, record, &feed.recipient, how)) {
+                if let Some(line) =
+                    how.and_then(|how| self.resolve_record(&log, sequence, record, &feed.recipient, how))
+                {
                     bytes += line.bytes();
                     drawn += usize::from(is_replayed && line.is_drawn());
-                    lines.push((Place::record(sequence), line));
+                    lines.push((ReplayPosition::record(sequence), line));
                 }
             }
             read_to = sequence + 1;
         }
-        let at_head = read_to == log.head();
+        let at_head = read_to == log.end();
         if lines.is_empty() {
             feed.cursor = read_to;
             if let Some((entity, sequence)) = lost {
@@ -729,13 +733,13 @@ impl Hub {
 
     /// The rest of a replay that has turned out to be long is told in pieces, while what happens goes on as it comes; or
     /// its page is told to load its list again, where it says that it can.
-    fn goes_on_slowly(&self, feed: &mut Feed, log: &Log, now: Instant) {
-        let (cursor, head) = (feed.cursor, log.head());
+    fn goes_on_slowly(&self, feed: &mut SubscriberState, log: &Log, now: Instant) {
+        let (cursor, head) = (feed.cursor, log.end());
         let loads_again = feed.find(self.resync).is_some();
         let (subscriptions, recipient) = (&mut feed.subscriptions, &feed.recipient);
         for known in subscriptions.iter_mut().filter(|known| known.replaying) {
             // Messages are told in their order, with all that comes between; and behind a refresh only the store knows.
-            let is_refreshed = log.refreshed_for(known.entity, recipient.identity.hears()) > cursor;
+            let is_refreshed = log.refreshed_for(known.entity, recipient.identity.receives()) > cursor;
             let is_in_order = is_refreshed || log.has_messages_since(known.entity, cursor);
             if is_in_order || known.entity == self.resync {
                 continue;
@@ -747,11 +751,11 @@ impl Hub {
                 Some(again) if !loads_again => again,
                 _ if loads_again => {
                     let marker = Arc::new(self.marker(known.entity, head));
-                    let again = Again::resynchronised(marker, head, u64::MAX, reminded, &self.times.pace, now);
+                    let again = Resend::resynchronised(marker, head, u64::MAX, reminded, &self.times.pace, now);
                     // It asks for its list now.
                     Box::new(again.beginning(now, Some(LateList::new(now, head))))
                 }
-                _ => Box::new(Again::replayed(cursor, true, reminded, now)),
+                _ => Box::new(Resend::replayed(cursor, true, reminded, now)),
             };
             if !loads_again {
                 again.goes_on_slowly(replayed_from.min(cursor)..cursor, &self.times.pace, now);
@@ -767,12 +771,13 @@ impl Hub {
             return Progress::More;
         }
         let cursor = feed.cursor;
-        for (mark, from) in inquiry.unsaid.iter().filter(|_| self.delivery == Delivery::Converging) {
+        for (mark, from) in inquiry.undecided.iter().filter(|_| self.delivery == Delivery::Converging) {
             if let Some(subscription) = feed.find(mark.entity) {
-                let is_remembered = subscription.hidden().unsaid(mark, *from, now);
+                let is_remembered = subscription.hidden().undecided(mark, *from, now);
                 if !is_remembered && subscription.lost.is_none() {
-                    let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
-                    subscription.lose(unheard_from, 0);
+                    let messages_missed_from =
+                        subscription.again.as_ref().map_or(cursor, |again| again.messages_missed_from(cursor));
+                    subscription.lose(messages_missed_from, 0);
                     // The hook that fails would be asked about all of it at once again.
                     subscription.lost = Some(Lost::Later(now + REPLAY_EVERY));
                 }
@@ -786,9 +791,9 @@ impl Hub {
     fn tell_lines(
         &self,
         subscriber: &Subscriber,
-        mut feed: MutexGuard<'_, Feed>,
-        lines: Vec<(Place, Line)>,
-        cut: Option<Place>,
+        mut feed: MutexGuard<'_, SubscriberState>,
+        lines: Vec<(ReplayPosition, Line)>,
+        cut: Option<ReplayPosition>,
         then: Then,
         now: Instant,
     ) -> Progress {
@@ -796,12 +801,12 @@ impl Hub {
             // Nobody else tells it anything meanwhile.
             feed.way = Way::Slow;
             let (version, identity) = (feed.version(&then), feed.recipient.identity.clone());
-            let unsaid = Vec::new();
-            return Progress::Unsure(Box::new(Inquiry { lines, cut, then, version, identity, unsaid }));
+            let undecided = Vec::new();
+            return Progress::NeedsCheck(Box::new(Inquiry { lines, cut, then, version, identity, undecided }));
         }
-        let mut minutes = Minutes::default();
-        let progress = self.tell_known(subscriber, feed, &lines, cut, then, now, &mut minutes);
-        minutes.write(self, || subscriber.identity());
+        let mut audit_buffer = AuditBuffer::default();
+        let progress = self.tell_known(subscriber, feed, &lines, cut, then, now, &mut audit_buffer);
+        audit_buffer.write(self, || subscriber.identity());
         progress
     }
 
@@ -809,18 +814,18 @@ impl Hub {
     fn tell_known(
         &self,
         subscriber: &Subscriber,
-        mut feed: MutexGuard<'_, Feed>,
-        lines: &[(Place, Line)],
-        cut: Option<Place>,
+        mut feed: MutexGuard<'_, SubscriberState>,
+        lines: &[(ReplayPosition, Line)],
+        cut: Option<ReplayPosition>,
         then: Then,
         now: Instant,
-        minutes: &mut Minutes,
+        audit_buffer: &mut AuditBuffer,
     ) -> Progress {
         let told = lines.iter().filter_map(|(place, line)| match line {
             Line::Told(told) => Some((*place, told)),
             Line::Asked(_) => None,
         });
-        let told: Vec<(Place, &Told)> = told.collect();
+        let told: Vec<(ReplayPosition, &Told)> = told.collect();
         let frames: Vec<&Cleared> = told.iter().map(|(_, told)| &told.frame).collect();
         // Where nothing but the cursor moves, it is known before the write what a ping would ask about.
         let asked = match then {
@@ -830,22 +835,22 @@ impl Hub {
             _ => None,
         };
         let has_asked = asked.is_some();
-        let taken = subscriber.offer(&mut feed, &frames, asked, now);
+        let taken = subscriber.try_send(&mut feed, &frames, asked, now);
         for (_, told) in &told[..taken.frames] {
-            told.is_told(minutes);
+            told.is_told(audit_buffer);
             if let Some(mark) = &told.mark {
-                feed.marks(self, mark, told.loses, now);
+                feed.marks(self, mark, told.leaves, now);
             }
         }
         let rest = told.get(taken.frames).map(|(place, _)| *place).or(cut);
         let are_all = taken.frames == frames.len();
         match then {
             Then::ReadTo { read_to, drawn } => {
-                feed.cursor = rest.and_then(Place::sequence).unwrap_or(read_to);
+                feed.cursor = rest.and_then(ReplayPosition::sequence).unwrap_or(read_to);
                 feed.replayed += drawn;
             }
-            Then::Again { at, end, refreshed, drawn } => {
-                self.tally.repeats.add(taken.frames as u64);
+            Then::Resend { at, end, refreshed, drawn } => {
+                self.counters.repeats.add(taken.frames as u64);
                 let cursor = feed.cursor;
                 let subscription = &mut feed.subscriptions[at];
                 if let Some(again) = &mut subscription.again {
@@ -860,8 +865,8 @@ impl Hub {
                     subscription.is_hurried &= !again.is_repeated();
                     if opens && !is_open {
                         if again.is_stale(refreshed) {
-                            let unheard_from = again.unheard_from(cursor);
-                            subscription.lose(unheard_from, refreshed);
+                            let messages_missed_from = again.messages_missed_from(cursor);
+                            subscription.lose(messages_missed_from, refreshed);
                         } else {
                             again.leaves_messages();
                             subscription.from = cursor;
@@ -870,18 +875,18 @@ impl Hub {
                 }
             }
             Then::Deletions { at, end } => {
-                self.tally.repeats.add(taken.frames as u64);
+                self.counters.repeats.add(taken.frames as u64);
                 let subscription = &mut feed.subscriptions[at];
                 if let Some(reminders) = &mut subscription.reminders {
                     match rest.unwrap_or(end) {
-                        Place::END => reminders.next_list(),
+                        ReplayPosition::END => reminders.next_list(),
                         rest => reminders.told = rest.row(),
                     }
                     subscription.reminders.take_if(|reminders| reminders.lists.is_empty());
                 }
             }
-            Then::Hidden { at, ids, next } => {
-                self.tally.repeats.add(taken.frames as u64);
+            Then::Retractions { at, ids, next } => {
+                self.counters.repeats.add(taken.frames as u64);
                 let left = rest.map(|rest| ids.get(rest.row()).cloned());
                 feed.subscriptions[at].hidden().go_on(left.unwrap_or(next), &self.times.reminders);
             }
@@ -889,7 +894,7 @@ impl Hub {
         let cursor = feed.cursor;
         let may_ask = are_all && !frames.is_empty() && !has_asked;
         if let Some(asked) = may_ask.then(|| feed.asking_when_due(self, cursor, now)).flatten() {
-            subscriber.offer(&mut feed, &[], Some(asked), now);
+            subscriber.try_send(&mut feed, &[], Some(asked), now);
         }
         if taken.clear {
             return Progress::More;
@@ -902,7 +907,7 @@ impl Hub {
     fn tell_again(
         &self,
         subscriber: &Subscriber,
-        mut feed: MutexGuard<'_, Feed>,
+        mut feed: MutexGuard<'_, SubscriberState>,
         log: MutexGuard<'_, Log>,
         now: Instant,
     ) -> Progress {
@@ -919,19 +924,19 @@ impl Hub {
         drop(log);
         let Some((at, telling)) = next else {
             feed.live = feed.wanted_live();
-            if subscriber.outlet.is_direct() && feed.way == Way::Slow {
+            if subscriber.sink.is_direct() && feed.way == Way::Slow {
                 feed.way = Way::Fast;
             }
             return Progress::CaughtUp(feed.next_due(&self.times.settle));
         };
         let (lines, then) = match telling {
             Telling::Lost => return Progress::More,
-            Telling::Again(share, refreshed) => {
-                let Share { lines, end, drawn, .. } = share;
-                (lines, Then::Again { at, end, refreshed, drawn })
+            Telling::Resend(share, refreshed) => {
+                let Chunk { lines, end, drawn, .. } = share;
+                (lines, Then::Resend { at, end, refreshed, drawn })
             }
             Telling::Deletions(share) => (share.lines, Then::Deletions { at, end: share.end }),
-            Telling::Hidden { lines, ids, next } => (lines, Then::Hidden { at, ids, next }),
+            Telling::Retractions { lines, ids, next } => (lines, Then::Retractions { at, ids, next }),
         };
         self.tell_lines(subscriber, feed, lines, None, then, now)
     }
@@ -942,10 +947,10 @@ impl Hub {
             return;
         };
         let asked_at = again.asked_at().unwrap_or_default();
-        let messages_from = again.unheard_from(u64::MAX);
-        let marker = Arc::new(self.marker(known.entity, asked_at.min(log.head())));
+        let messages_from = again.messages_missed_from(u64::MAX);
+        let marker = Arc::new(self.marker(known.entity, asked_at.min(log.end())));
         let reminded = self.reminded_before(known.entity);
-        let again = Again::resynchronised(marker, asked_at, messages_from, reminded, &self.times.pace, now);
+        let again = Resend::resynchronised(marker, asked_at, messages_from, reminded, &self.times.pace, now);
         // It asks for its list now.
         known.again = Some(Box::new(again.beginning(now, Some(LateList::new(now, asked_at)))));
     }
@@ -972,8 +977,8 @@ impl Hub {
         let doubts = known.asked_anew < MAX_ASKED_ANEW && again.doubts_gone_ids(log_start, now);
         known.asked_anew += u8::from(doubts);
         if doubts || again.is_gone(log_start, now) {
-            let unheard_from = again.unheard_from(cursor);
-            known.lose(unheard_from, 0);
+            let messages_missed_from = again.messages_missed_from(cursor);
+            known.lose(messages_missed_from, 0);
             return Some(Telling::Lost);
         }
         let goes_on = again.move_on(&lock(&self.settles)[usize::from(known.entity.0)], &self.times, now);
@@ -981,15 +986,15 @@ impl Hub {
             known.again = None;
             return None;
         }
-        let refreshed = match self.voice(known.entity).has_snapshot {
-            true => log.refreshed_for(known.entity, recipient.identity.hears()),
+        let refreshed = match self.encoder(known.entity).has_snapshot {
+            true => log.refreshed_for(known.entity, recipient.identity.receives()),
             false => 0,
         };
-        self.share(log, known.entity, again, recipient).map(|share| Telling::Again(share, refreshed))
+        self.share(log, known.entity, again, recipient).map(|share| Telling::Resend(share, refreshed))
     }
 
     /// Some of what is out of a recipient's sight: that it is gone, or the object where it may see it again.
-    fn share_of_hidden(&self, entity: EntityIndex, hidden: &Hidden, recipient: &Recipient, log: &Log) -> Telling {
+    fn share_of_hidden(&self, entity: EntityIndex, hidden: &Retractions, recipient: &Recipient, log: &Log) -> Telling {
         let mut due = hidden.due().peekable();
         let (mut lines, mut ids, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((id, since)) = due.next_if(|_| ids.len() < SHARE_RECORDS && bytes <= SHARE_BYTES) {
@@ -997,32 +1002,34 @@ impl Hub {
                 log.newest_record(entity, &since.key).filter(|(at, ..)| log.is_newest(entity, &since.key, *at));
             let line = match (newest, since.reminders) {
                 (Some((at, record, _)), Some(_)) => {
-                    let unsaid = since.unsaid_from.map(|from| How::Again { from, pages: Pages::Any });
-                    self.meet(log, at, record, recipient, unsaid.unwrap_or(How::Reminder))
+                    let undecided = since.undecided_from.map(|from| Mode::Resend { from, pages: Pages::Any });
+                    self.resolve_record(log, at, record, recipient, undecided.unwrap_or(Mode::Reminder))
                 }
-                (Some((at, record, _)), None) => self.meet(log, at, record, recipient, How::Gone { from: 0 }),
-                (None, Some(_)) if since.unsaid_from.is_none() => Some(self.remind_by_id(entity, id)),
+                (Some((at, record, _)), None) => {
+                    self.resolve_record(log, at, record, recipient, Mode::Gone { from: 0 })
+                }
+                (None, Some(_)) if since.undecided_from.is_none() => Some(self.remind_by_id(entity, id)),
                 (None, _) => None,
             };
             bytes += line.as_ref().map_or(0, Line::bytes);
-            lines.extend(line.map(|line| (Place::of_row(ids.len()), line)));
+            lines.extend(line.map(|line| (ReplayPosition::of_row(ids.len()), line)));
             ids.push(id.clone());
         }
-        Telling::Hidden { lines, ids, next: due.next().map(|(id, _)| id.clone()) }
+        Telling::Retractions { lines, ids, next: due.next().map(|(id, _)| id.clone()) }
     }
 }
 
 /// What the hooks of entities are asked for one recipient before it is told more, and what it is told then.
 #[derive(Debug)]
 pub(crate) struct Inquiry {
-    lines: Vec<(Place, Line)>,
+    lines: Vec<(ReplayPosition, Line)>,
     /// Where it goes on, if there was no time to ask all of it.
-    cut: Option<Place>,
+    cut: Option<ReplayPosition>,
     then: Then,
     version: Version,
     identity: Identity,
     /// What a hook has failed to say, with where in the log it was told from: it is looked at again.
-    unsaid: Vec<(Box<Mark>, u64)>,
+    undecided: Vec<(Box<ObjectRef>, u64)>,
 }
 
 /// Questions of one recipient that are asked at one time.
@@ -1033,14 +1040,14 @@ impl Inquiry {
     /// time. What has no answer is not to be seen; `failed` is told of it, with the entity's name.
     pub(crate) async fn ask(&mut self, hub: &Hub, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
         let begun = Instant::now();
-        let places: Vec<Place> = self.lines.iter().map(|(place, _)| *place).collect();
+        let places: Vec<ReplayPosition> = self.lines.iter().map(|(place, _)| *place).collect();
         let (identity, failed) = (self.identity.clone(), &failed);
         let identity = &identity;
         let lines = std::mem::take(&mut self.lines);
         let answers = lines.into_iter().map(|(place, line)| async move {
             let answer = match line {
                 Line::Told(told) => Answer::Told(told),
-                Line::Asked(question) => question.answer(hub, identity, Patience::new(limit), failed).await,
+                Line::Asked(question) => question.answer(hub, identity, Deadline::new(limit), failed).await,
             };
             (place, answer)
         });
@@ -1064,7 +1071,7 @@ impl Inquiry {
                     answered.push((place, Line::Told(told)));
                 }
                 Answer::Nothing => {}
-                Answer::Unsaid(mark, from) => self.unsaid.push((mark, from)),
+                Answer::Unsaid(mark, from) => self.undecided.push((mark, from)),
             }
         }
         self.lines = answered;
@@ -1074,11 +1081,11 @@ impl Inquiry {
 /// What is told once more.
 enum Telling {
     /// With where the log stood behind the latest refresh.
-    Again(Share, u64),
-    Deletions(Share),
+    Resend(Chunk, u64),
+    Deletions(Chunk),
     /// Each line stands at the place of its id.
-    Hidden {
-        lines: Vec<(Place, Line)>,
+    Retractions {
+        lines: Vec<(ReplayPosition, Line)>,
         ids: Vec<Arc<str>>,
         next: Option<Arc<str>>,
     },
@@ -1094,17 +1101,17 @@ enum Then {
         read_to: u64,
         drawn: usize,
     },
-    Again {
+    Resend {
         at: usize,
-        end: Place,
+        end: ReplayPosition,
         refreshed: u64,
         drawn: usize,
     },
     Deletions {
         at: usize,
-        end: Place,
+        end: ReplayPosition,
     },
-    Hidden {
+    Retractions {
         at: usize,
         ids: Vec<Arc<str>>,
         next: Option<Arc<str>>,
@@ -1116,7 +1123,7 @@ impl Then {
     fn subscription(&self) -> Option<usize> {
         match self {
             Self::ReadTo { .. } => None,
-            Self::Again { at, .. } | Self::Deletions { at, .. } | Self::Hidden { at, .. } => Some(*at),
+            Self::Resend { at, .. } | Self::Deletions { at, .. } | Self::Retractions { at, .. } => Some(*at),
         }
     }
 }
@@ -1130,14 +1137,14 @@ impl Holder for Subscriber {
     }
 
     fn ask(&self) {
-        self.outlet.ping();
+        self.sink.ping();
     }
 
     fn doubt(&self, hub: &Hub, now: Instant) {
         let mut feed = lock(&self.feed);
         let log = lock(&hub.log);
         let it = &mut *feed;
-        let Some(PageFeed { missed_from, .. }) = it.page.as_ref().filter(|_| it.way != Way::Left) else {
+        let Some(ResumeState { missed_from, .. }) = it.page.as_ref().filter(|_| it.way != Way::Left) else {
             return;
         };
         for known in it.subscriptions.iter_mut().filter(|known| known.entity != hub.resync && known.lost.is_none()) {
@@ -1147,14 +1154,14 @@ impl Holder for Subscriber {
             let log_start = it.recipient.log_start(&log, known.entity);
             let earlier = known.again.take();
             // Behind a refresh only the store knows.
-            let reach = log_start.max(log.refreshed_for(known.entity, it.recipient.identity.hears()));
+            let reach = log_start.max(log.refreshed_for(known.entity, it.recipient.identity.receives()));
             match missed_from.filter(|from| *from >= reach) {
                 Some(from) => {
                     let from = earlier.as_ref().and_then(|again| again.missed_from(from)).unwrap_or(from).min(from);
-                    let again = Again::replayed(from, true, hub.reminded_before(known.entity), now);
+                    let again = Resend::replayed(from, true, hub.reminded_before(known.entity), now);
                     known.again = Some(Box::new(again));
                 }
-                None => known.lose(earlier.map_or(it.cursor, |again| again.unheard_from(it.cursor)), 0),
+                None => known.lose(earlier.map_or(it.cursor, |again| again.messages_missed_from(it.cursor)), 0),
             }
             known.version += 1;
         }
@@ -1163,14 +1170,14 @@ impl Holder for Subscriber {
         it.version += 1;
         drop(log);
         drop(feed);
-        self.outlet.wake();
+        self.sink.wake();
     }
 }
 
 impl Subscriber {
     /// Whoever takes its session over finds it by that.
-    pub(super) fn holds_its_session(self: &Arc<Self>, hub: &Hub) {
-        if let Some(PageFeed { hold: Some(hold), .. }) = &lock(&self.feed).page {
+    pub(crate) fn holds_its_session(self: &Arc<Self>, hub: &Hub) {
+        if let Some(ResumeState { hold: Some(hold), .. }) = &lock(&self.feed).page {
             let holder: Arc<dyn Holder> = self.clone();
             hub.sessions.is_held_by(hold, Arc::downgrade(&holder));
         }
@@ -1194,14 +1201,14 @@ impl Subscriber {
         lock(&self.feed).find(entity).is_some()
     }
 
-    /// How many entities it follows.
+    /// Mode many entities it follows.
     pub(crate) fn subscriptions(&self) -> usize {
         lock(&self.feed).subscriptions.len()
     }
 
-    /// Nothing is handed to its outlet any more, even by a fan-out task that holds it still. Gives its session back, if it
+    /// Nothing is handed to its sink any more, even by a fan-out task that holds it still. Gives its session back, if it
     /// has one, with what is out of its sight; `None` where it has left before.
-    pub(super) fn leave(&self) -> Option<Option<(Hold, OutOfSight)>> {
+    pub(crate) fn leave(&self) -> Option<Option<(Hold, OutOfSight)>> {
         let mut feed = lock(&self.feed);
         if std::mem::replace(&mut feed.way, Way::Left) == Way::Left {
             return None;
@@ -1238,9 +1245,9 @@ impl Subscriber {
     }
 
     /// Whether it follows an entity and hears what is told of it in these scopes.
-    pub(super) fn would_hear(&self, entity: EntityIndex, scopes: &Scopes) -> bool {
+    pub(crate) fn would_hear(&self, entity: EntityIndex, scopes: &Scopes) -> bool {
         let mut feed = lock(&self.feed);
-        feed.recipient.hears(scopes) && feed.find(entity).is_some()
+        feed.recipient.receives(scopes) && feed.find(entity).is_some()
     }
 
     /// Who it is.
@@ -1264,7 +1271,7 @@ impl Subscriber {
     /// thrown away what came meanwhile (seen with version 156).
     pub(crate) fn goes_away(&self, hub: &Hub, now: Instant) {
         let feed = lock(&self.feed);
-        if let Some(PageFeed { hold: Some(hold), .. }) = &feed.page {
+        if let Some(ResumeState { hold: Some(hold), .. }) = &feed.page {
             let position = lock(&hub.log).position(now, KEPT_BY_BROWSERS);
             hub.sessions.reach_back(hold, position);
         }
@@ -1275,13 +1282,13 @@ impl Subscriber {
         let mut feed = lock(&self.feed);
         let asked = feed.asked.take_if(|asked| asked.payload == payload)?;
         let feed = &mut *feed;
-        let Some(PageFeed { hold: Some(hold), .. }) = &feed.page else {
+        let Some(ResumeState { hold: Some(hold), .. }) = &feed.page else {
             return None;
         };
         let sharer = hub.sessions.acknowledge(hold, &asked.positions, asked.at);
         // What the store said to who it is now has reached its page: it shows nothing else any more.
         let has_it = |known: &Subscription| asked.positions.iter().any(|(entity, _)| *entity == known.entity);
-        let mut scoped = feed.subscriptions.iter().filter(|known| hub.voice(known.entity).is_scoped);
+        let mut scoped = feed.subscriptions.iter().filter(|known| hub.encoder(known.entity).is_scoped);
         if asked.feed == feed.version && !feed.recipient.earlier.is_empty() && scoped.all(has_it) {
             feed.recipient.earlier.forget();
             hub.sessions.forget_earlier(hold);
@@ -1290,17 +1297,17 @@ impl Subscriber {
     }
 
     /// Touches what handing over needs, so that the memory of several is fetched at one time.
-    pub(super) fn touch(&self) {
+    pub(crate) fn prefetch(&self) {
         std::hint::black_box(self.feed.is_poisoned());
-        self.outlet.touch();
+        self.sink.prefetch();
     }
 
     /// Hands over a batch on the fast way, or moves to the slow way.
-    pub(super) fn deliver<'b>(
+    pub(crate) fn deliver<'b>(
         &self,
         hub: &Hub,
         batch: &'b Batch,
-        wanted: &mut Vec<(u64, Heard<'b>)>,
+        wanted: &mut Vec<(u64, Addressed<'b>)>,
         frames: &mut Vec<&'b Cleared>,
     ) {
         let mut feed = lock(&self.feed);
@@ -1310,7 +1317,7 @@ impl Subscriber {
         if feed.way == Way::Slow || feed.cursor < batch.start || batch.is_torn {
             feed.way = Way::Slow;
             drop(feed);
-            self.outlet.wake();
+            self.sink.wake();
             return;
         }
         wanted.clear();
@@ -1331,17 +1338,17 @@ impl Subscriber {
                 }
             }
         }
-        let mut taken = Taken { frames: 0, clear: true };
+        let mut taken = Accepted { frames: 0, clear: true };
         if !frames.is_empty() {
             let cursor = feed.cursor.max(end);
             let asked = feed.asking_when_due(hub, cursor, batch.now);
-            taken = self.offer(&mut feed, frames, asked, batch.now);
+            taken = self.try_send(&mut feed, frames, asked, batch.now);
         }
-        let mut minutes = Minutes::default();
+        let mut audit_buffer = AuditBuffer::default();
         for (_, heard) in &wanted[..taken.frames] {
-            heard.is_told(&mut minutes);
+            heard.is_told(&mut audit_buffer);
             if let Some(mark) = heard.mark {
-                feed.marks(hub, mark, heard.loses, batch.now);
+                feed.marks(hub, mark, heard.leaves, batch.now);
             }
         }
         feed.cursor = match wanted.get(taken.frames) {
@@ -1353,48 +1360,54 @@ impl Subscriber {
             feed.way = Way::Slow;
         }
         drop(feed);
-        minutes.write(hub, || self.identity());
+        audit_buffer.write(hub, || self.identity());
         if !stays {
-            self.outlet.wake();
+            self.sink.wake();
         }
     }
 
     /// Offers frames and, in the same write, a ping behind them. What is taken of the frames is what counts.
-    fn offer(&self, feed: &mut Feed, frames: &[&Cleared], asked: Option<Box<Asked>>, now: Instant) -> Taken {
+    fn try_send(
+        &self,
+        feed: &mut SubscriberState,
+        frames: &[&Cleared],
+        asked: Option<Box<Asked>>,
+        now: Instant,
+    ) -> Accepted {
         let Some(asked) = asked else {
-            return self.outlet.offer(frames);
+            return self.sink.try_send(frames);
         };
         let ping = Cleared::ping(&asked.payload);
         let with_ping: Vec<&Cleared> = frames.iter().copied().chain([&ping]).collect();
-        let taken = self.outlet.offer(&with_ping);
+        let taken = self.sink.try_send(&with_ping);
         if taken.frames > frames.len() {
             feed.asked = Some(asked);
         } else {
             feed.ping_due = now;
         }
-        Taken { frames: taken.frames.min(frames.len()), ..taken }
+        Accepted { frames: taken.frames.min(frames.len()), ..taken }
     }
 
     /// Says again what has settled, to one that stands at the head; others hear it when they get there.
-    pub(super) fn repeat(&self, hub: &Hub, repetition: &Repetition, now: Instant) {
+    pub(crate) fn repeat(&self, hub: &Hub, repeat_batch: &RepeatBatch, now: Instant) {
         let mut feed = lock(&self.feed);
         if feed.way == Way::Left {
             return;
         }
         let it = &mut *feed;
         let (cursor, recipient) = (it.cursor, &it.recipient);
-        let is_there = it.way == Way::Fast && cursor == repetition.until;
-        let entity = repetition.repeat.entity;
+        let is_there = it.way == Way::Fast && cursor == repeat_batch.until;
+        let entity = repeat_batch.repeat.entity;
         let mut subscriptions = it.subscriptions.iter_mut();
         let Some(subscription) =
             subscriptions.find(|known| known.entity == entity).filter(|known| known.lost.is_none())
         else {
             return;
         };
-        let from = match &repetition.repeat.what {
+        let from = match &repeat_batch.repeat.what {
             Resent::Settled { .. } => 0,
             Resent::Deletions(_) => subscription.deletions_from,
-            Resent::Hidden => {
+            Resent::Retractions => {
                 let hidden = subscription.hidden.as_mut();
                 if !hidden.is_some_and(|hidden| hidden.remind(&hub.times.reminders, now)) {
                     return;
@@ -1402,54 +1415,56 @@ impl Subscriber {
                 u64::MAX
             }
         };
-        let is_torn = repetition.is_torn
-            && match &repetition.repeat.what {
+        let is_torn = repeat_batch.is_torn
+            && match &repeat_batch.repeat.what {
                 Resent::Settled { told, .. } => told.start < recipient.log_start(&lock(&hub.log), entity),
-                Resent::Deletions(_) | Resent::Hidden => false,
+                Resent::Deletions(_) | Resent::Retractions => false,
             };
-        let (mut is_told, mut minutes) = (false, Minutes::default());
+        let (mut is_told, mut audit_buffer) = (false, AuditBuffer::default());
         if is_torn {
-            let unheard_from = subscription.again.as_ref().map_or(cursor, |again| again.unheard_from(cursor));
-            subscription.lose(unheard_from, 0);
+            let messages_missed_from =
+                subscription.again.as_ref().map_or(cursor, |again| again.messages_missed_from(cursor));
+            subscription.lose(messages_missed_from, 0);
             is_told = true;
-        } else if let Some(said) = repetition.frames.as_ref().filter(|_| is_there) {
+        } else if let Some(said) = repeat_batch.frames.as_ref().filter(|_| is_there) {
             let said = said.iter().filter(|(at, _)| *at >= from);
-            let heard: Vec<Heard<'_>> = said.filter_map(|(_, said)| said.to(recipient)).collect();
+            let heard: Vec<Addressed<'_>> = said.filter_map(|(_, said)| said.to(recipient)).collect();
             let frames: Vec<&Cleared> = heard.iter().map(|heard| heard.frame).collect();
-            let taken = if frames.is_empty() { Taken { frames: 0, clear: true } } else { self.outlet.offer(&frames) };
-            hub.tally.repeats.add(taken.frames as u64);
+            let taken =
+                if frames.is_empty() { Accepted { frames: 0, clear: true } } else { self.sink.try_send(&frames) };
+            hub.counters.repeats.add(taken.frames as u64);
             for heard in &heard[..taken.frames] {
-                heard.is_told(&mut minutes);
+                heard.is_told(&mut audit_buffer);
                 if let Some(mark) = heard.mark {
-                    subscription.marks(hub, mark, heard.loses, now);
+                    subscription.marks(hub, mark, heard.leaves, now);
                 }
             }
             is_told = taken.frames == frames.len();
             if is_told && taken.clear && !subscription.hides() {
                 drop(feed);
-                minutes.write(hub, || self.identity());
+                audit_buffer.write(hub, || self.identity());
                 return;
             }
         }
-        match &repetition.repeat.what {
+        match &repeat_batch.repeat.what {
             _ if is_told => {}
             Resent::Settled { told, known_before, .. } => subscription.settle(told.start, *known_before, now),
             Resent::Deletions(sequences) => subscription.remind(sequences),
-            Resent::Hidden => {}
+            Resent::Retractions => {}
         }
         subscription.version += 1;
         feed.live = Live::default();
         feed.way = Way::Slow;
         drop(feed);
-        minutes.write(hub, || self.identity());
-        self.outlet.wake();
+        audit_buffer.write(hub, || self.identity());
+        self.sink.wake();
     }
 }
 
-impl Feed {
+impl SubscriberState {
     /// What a ping has acknowledged behind which everything before `cursor` is written; `None` for one without a session.
     fn asking(&mut self, hub: &Hub, cursor: u64, now: Instant) -> Option<Box<Asked>> {
-        let Some(PageFeed { hold: Some(_), .. }) = &self.page else {
+        let Some(ResumeState { hold: Some(_), .. }) = &self.page else {
             return None;
         };
         self.ping_due = now + hub.times.acknowledge_every;

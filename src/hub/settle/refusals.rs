@@ -15,14 +15,14 @@ const MAX_REFUSALS: usize = 256;
 
 /// The refused saves of one entity.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     /// When, and of which object; of a new one without a key.
     recent: VecDeque<(Instant, Option<Arc<str>>)>,
     latest: Option<Instant>,
 }
 
 impl Refusals {
-    pub(super) fn note(&mut self, now: Instant, key: Option<Arc<str>>) {
+    pub(crate) fn note(&mut self, now: Instant, key: Option<Arc<str>>) {
         self.latest = Some(now);
         self.forget_old(now);
         if self.recent.len() == MAX_REFUSALS {
@@ -32,13 +32,13 @@ impl Refusals {
     }
 
     /// Whether a page that does not know yet may have missed a change; `is_of` says whether that is of an object.
-    pub(super) fn concern(&mut self, now: Instant, has_added: bool, is_of: impl Fn(&str) -> bool) -> bool {
+    pub(crate) fn concern(&mut self, now: Instant, has_added: bool, is_of: impl Fn(&str) -> bool) -> bool {
         self.forget_old(now);
         self.recent.iter().any(|(_, key)| key.as_deref().map_or(has_added, &is_of))
     }
 
     /// Whether some page may have been saving since then.
-    pub(super) fn are_newer_than(&self, then: Instant) -> bool {
+    pub(crate) fn are_newer_than(&self, then: Instant) -> bool {
         self.latest.is_some_and(|latest| latest > then)
     }
 

@@ -7,36 +7,36 @@ use tokio::time::Instant;
 
 use crate::hub::{
     DeliveryTimes, EntityIndex, Hub, Pace, Pages, RowKind, SnapshotFrames,
+    delivery::reminders::begin_of_reminders,
     log::Log,
-    reminders::begin_of_reminders,
     settle::{Settle, SettleTimes},
-    sight::{How, Line, Recipient},
+    visibility::{Line, Mode, Recipient},
 };
 
 /// Records looked at in one share of the slow way.
-pub(super) const SHARE_RECORDS: usize = 512;
+pub(crate) const SHARE_RECORDS: usize = 512;
 /// Bytes in one share of the slow way, but for what goes beyond that in its last line: a stream that is no plain TCP
 /// stream holds all of it until its page reads on.
-pub(super) const SHARE_BYTES: usize = 128 * 1024;
-/// How often something is told again because somebody was saving meanwhile …
+pub(crate) const SHARE_BYTES: usize = 128 * 1024;
+/// Mode often something is told again because somebody was saving meanwhile …
 const ATTEMPTS: u8 = 3;
 /// … and how often that is put off because somebody is saving just then.
 const PATIENCE: u8 = 15;
 
 /// Everything from one sequence number on, to be told once more.
 #[derive(Debug)]
-pub(super) struct Again {
-    pub(super) from: u64,
+pub(crate) struct Resend {
+    pub(crate) from: u64,
     /// Messages from here on were told while nobody knew where the page stands: they follow the first time.
     messages_from: u64,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
     step: Step,
     attempts: u8,
-    patience: u8,
+    deadline: u8,
     /// It has been told to its end before.
     is_repeated: bool,
-    /// It has been told while nobody was saving: of a snapshot only the deletions matter any more.
+    /// It has been told while nobody was saving: of a snapshot only the deletions kind any more.
     has_arrived: bool,
     /// Everyone is told of it just now, and has what was added before this.
     settling: Option<u64>,
@@ -65,29 +65,29 @@ pub(super) struct Again {
 /// The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than anybody here
 /// can see.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LateList {
+pub(crate) struct LateList {
     /// When the page came.
-    pub(super) came: Instant,
+    pub(crate) came: Instant,
     /// Its list may lack what was told from there on.
-    pub(super) from: u64,
+    pub(crate) from: u64,
     /// When its list had left, as far as that can be seen; at first, when it came.
     left: Instant,
-    /// How often the page was told of it again.
+    /// Mode often the page was told of it again.
     told: usize,
 }
 
-/// How long after its list has left a young page is told again what that may lack.
+/// Mode long after its list has left a young page is told again what that may lack.
 const LATE_LISTS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
 /// Nobody can be told so soon that a list has left.
 const SOON: Duration = Duration::from_secs(10);
 
 impl LateList {
-    pub(super) fn new(came: Instant, from: u64) -> Self {
+    pub(crate) fn new(came: Instant, from: u64) -> Self {
         Self { came, from, left: came, told: 0 }
     }
 
     /// Whether a page that came then is young.
-    pub(super) fn may_come(came: Instant, now: Instant) -> bool {
+    pub(crate) fn may_come(came: Instant, now: Instant) -> bool {
         now.saturating_duration_since(came) < LATE_LISTS[LATE_LISTS.len() - 1] + SOON
     }
 
@@ -107,7 +107,7 @@ struct Deletions {
     from: u64,
     /// From here on everybody is reminded.
     end: u64,
-    /// How often it has been.
+    /// Mode often it has been.
     sent: usize,
 }
 
@@ -116,41 +116,41 @@ enum Step {
     /// It is told at this time.
     Due(Instant),
     /// It is being told.
-    Telling(Place),
+    Telling(ReplayPosition),
     /// It was told then, and is told again if somebody was saving.
     Told(Instant),
     /// It has arrived. Only its deletions are told again, at this time.
     Arrived(Instant),
     /// They are being told.
-    TellingDeletions(Place),
+    TellingDeletions(ReplayPosition),
 }
 
-/// How far a telling has got: deletions, then rows of the store, then the log.
+/// Mode far a telling has got: deletions, then rows of the store, then the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct ReplayPosition {
     tombstone: u64,
     row: usize,
     sequence: u64,
 }
 
 /// What is told next, each line with the place to go on from should it not be taken.
-pub(super) struct Share {
-    pub(super) lines: Vec<(Place, Line)>,
-    pub(super) end: Place,
+pub(crate) struct Chunk {
+    pub(crate) lines: Vec<(ReplayPosition, Line)>,
+    pub(crate) end: ReplayPosition,
     bytes: usize,
     looked_at: usize,
     /// Lines that are drawn, and how many of them there may be.
-    pub(super) drawn: usize,
+    pub(crate) drawn: usize,
     room: usize,
 }
 
-impl Share {
-    pub(super) fn from(place: Place, room: usize) -> Self {
+impl Chunk {
+    pub(crate) fn from(place: ReplayPosition, room: usize) -> Self {
         Self { lines: Vec::new(), end: place, bytes: 0, looked_at: 0, drawn: 0, room }
     }
 
     /// Adds a line that stands at `place`, if there is one; false when it must wait for the next share.
-    fn add(&mut self, place: Place, line: Option<Line>) -> bool {
+    fn add(&mut self, place: ReplayPosition, line: Option<Line>) -> bool {
         let is_drawn = line.as_ref().is_some_and(Line::is_drawn);
         if self.bytes > SHARE_BYTES || self.looked_at >= SHARE_RECORDS || (is_drawn && self.drawn >= self.room) {
             self.end = place;
@@ -166,45 +166,45 @@ impl Share {
     }
 }
 
-impl Place {
+impl ReplayPosition {
     /// Behind everything.
-    pub(super) const END: Self = Self { tombstone: u64::MAX, row: usize::MAX, sequence: u64::MAX };
+    pub(crate) const END: Self = Self { tombstone: u64::MAX, row: usize::MAX, sequence: u64::MAX };
 
     /// At a record of the log.
-    pub(super) fn record(sequence: u64) -> Self {
+    pub(crate) fn record(sequence: u64) -> Self {
         Self { sequence, ..Self::END }
     }
 
     /// At one of some rows.
-    pub(super) fn of_row(row: usize) -> Self {
+    pub(crate) fn of_row(row: usize) -> Self {
         Self { row, ..Self::END }
     }
 
-    pub(super) fn row(self) -> usize {
+    pub(crate) fn row(self) -> usize {
         self.row
     }
 
     /// The record to go on from, if it is one.
-    pub(super) fn sequence(self) -> Option<u64> {
+    pub(crate) fn sequence(self) -> Option<u64> {
         (self.tombstone == u64::MAX && self.row == usize::MAX).then_some(self.sequence)
     }
 }
 
-impl Again {
+impl Resend {
     /// What a page may have missed is told a second time, since its list may arrive late. Where it `comes_back`, a form
     /// may have been open all the while.
-    pub(super) fn replayed(from: u64, comes_back: bool, reminded: u64, at: Instant) -> Self {
+    pub(crate) fn replayed(from: u64, comes_back: bool, reminded: u64, at: Instant) -> Self {
         let deletions = comes_back.then_some(Deletions { from, end: reminded, sent: 0 });
-        Self { attempts: ATTEMPTS, patience: PATIENCE, deletions, ..Self::due(from, at) }
+        Self { attempts: ATTEMPTS, deadline: PATIENCE, deletions, ..Self::due(from, at) }
     }
 
     /// What settles is told to one that could not be told with the others.
-    pub(super) fn settled(from: u64, known_before: u64, now: Instant) -> Self {
+    pub(crate) fn settled(from: u64, known_before: u64, now: Instant) -> Self {
         Self { has_arrived: true, settling: Some(known_before), ..Self::due(from, now) }
     }
 
     /// What the store says, everything since `from`, and the messages since `messages_from`.
-    pub(super) fn resynchronised(
+    pub(crate) fn resynchronised(
         snapshot: Arc<SnapshotFrames>,
         from: u64,
         messages_from: u64,
@@ -214,11 +214,11 @@ impl Again {
     ) -> Self {
         Self {
             messages_from,
-            step: Step::Telling(Place { sequence: from.min(messages_from), ..Place::default() }),
+            step: Step::Telling(ReplayPosition { sequence: from.min(messages_from), ..ReplayPosition::default() }),
             room: pace.first(snapshot.rows.len()),
             snapshot: Some(snapshot),
             attempts: ATTEMPTS,
-            patience: PATIENCE,
+            deadline: PATIENCE,
             deletions: Some(Deletions { from: 0, end: reminded, sent: 0 }),
             ..Self::due(from, now)
         }
@@ -231,7 +231,7 @@ impl Again {
             snapshot: None,
             step: Step::Due(at),
             attempts: 0,
-            patience: 0,
+            deadline: 0,
             is_repeated: false,
             has_arrived: false,
             settling: None,
@@ -249,55 +249,55 @@ impl Again {
     }
 
     /// It is told for the first time from now on; what a young page's late list may lack is told again, too.
-    pub(super) fn beginning(self, now: Instant, late: Option<LateList>) -> Self {
+    pub(crate) fn beginning(self, now: Instant, late: Option<LateList>) -> Self {
         Self { late, began: now, ..self }
     }
 
     /// Nothing has been missed; only its list may come late.
-    pub(super) fn only_expecting(late: LateList, now: Instant) -> Self {
-        Self { step: Step::Told(now), attempts: ATTEMPTS, patience: PATIENCE, ..Self::due(late.from, now) }
+    pub(crate) fn only_expecting(late: LateList, now: Instant) -> Self {
+        Self { step: Step::Told(now), attempts: ATTEMPTS, deadline: PATIENCE, ..Self::due(late.from, now) }
             .beginning(now, Some(late))
     }
 
     /// The rest of a long replay, of which so much has been told, in pieces.
-    pub(super) fn goes_on_slowly(&mut self, replay: Range<u64>, pace: &Pace, now: Instant) {
+    pub(crate) fn goes_on_slowly(&mut self, replay: Range<u64>, pace: &Pace, now: Instant) {
         // What settles besides, or is in doubt, may begin before that.
         let reaches_back = self.settling.is_some() || self.from < replay.start;
         let next = if reaches_back { replay.end.min(self.from) } else { replay.end };
-        self.step = Step::Telling(Place::record(next));
+        self.step = Step::Telling(ReplayPosition::record(next));
         self.pause(pace.long, pace, now);
     }
 
     /// Many rows are not told before this time.
-    pub(super) fn begins_at(&mut self, at: Instant, pace: &Pace, now: Instant) {
+    pub(crate) fn begins_at(&mut self, at: Instant, pace: &Pace, now: Instant) {
         if self.has_many_rows(pace) && at > now {
             self.step = Step::Due(at);
         }
     }
 
     /// Whether it is in the middle of something long.
-    pub(super) fn is_pausing(&self) -> bool {
+    pub(crate) fn is_pausing(&self) -> bool {
         self.pauses_until.is_some()
     }
 
     /// Whether many rows of the store are to be told, and nothing is to be taken away.
-    pub(super) fn has_many_rows(&self, pace: &Pace) -> bool {
+    pub(crate) fn has_many_rows(&self, pace: &Pace) -> bool {
         let is_long = |snapshot: &Arc<SnapshotFrames>| snapshot.rows.len() > pace.long && !snapshot.takes_away;
         !self.is_repeated && self.snapshot.as_ref().is_some_and(is_long)
     }
 
     /// When the store was asked, as a place of the log.
-    pub(super) fn asked_at(&self) -> Option<u64> {
+    pub(crate) fn asked_at(&self) -> Option<u64> {
         self.snapshot.as_ref().map(|snapshot| snapshot.at)
     }
 
     /// Messages from this one on are told as they come.
-    pub(super) fn leaves_messages(&mut self) {
+    pub(crate) fn leaves_messages(&mut self) {
         self.messages_from = u64::MAX;
     }
 
     /// No message waits to be told with it, of those that were told before a sequence number.
-    pub(super) fn has_no_messages(&self, log: &Log, entity: EntityIndex) -> bool {
+    pub(crate) fn has_no_messages(&self, log: &Log, entity: EntityIndex) -> bool {
         !log.has_messages_since(entity, self.messages_from)
     }
 
@@ -306,12 +306,12 @@ impl Again {
     }
 
     /// It is told without a pause: something else waits for it, or it has been broken off before.
-    pub(super) fn hurries(&mut self) {
+    pub(crate) fn hurries(&mut self) {
         (self.is_hurried, self.room, self.pauses_until) = (true, usize::MAX, None);
     }
 
     /// It has not been told to its end yet, and holds what the store says.
-    pub(super) fn is_broken_off(&self) -> bool {
+    pub(crate) fn is_broken_off(&self) -> bool {
         self.snapshot.is_some() && !self.is_repeated
     }
 
@@ -325,7 +325,7 @@ impl Again {
     }
 
     /// What settles is told with it.
-    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+    pub(crate) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
         if self.wants_rows() {
             let (earlier, known) = self.settles_then.unwrap_or((from, known_before));
             self.settles_then = Some((from.min(earlier), known_before.min(known)));
@@ -344,8 +344,8 @@ impl Again {
         }
         match &mut self.step {
             Step::Arrived(_) | Step::TellingDeletions(_) => {
-                // Of what came before only the deletions matter, and there is a next time for these.
-                (self.from, self.attempts, self.patience) = (from, 0, 0);
+                // Of what came before only the deletions kind, and there is a next time for these.
+                (self.from, self.attempts, self.deadline) = (from, 0, 0);
                 self.step = Step::Due(now);
             }
             Step::Telling(place) => {
@@ -360,7 +360,7 @@ impl Again {
     }
 
     /// When something is to be done.
-    pub(super) fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
+    pub(crate) fn next_due(&self, times: &SettleTimes) -> Option<Instant> {
         match self.step {
             Step::Due(due) | Step::Arrived(due) => Some(due),
             Step::Told(then) => Some(then + times.overlap),
@@ -370,7 +370,7 @@ impl Again {
     }
 
     /// The first sequence number that its page may lack; `None` when nobody knows.
-    pub(super) fn missed_from(&self, cursor: u64) -> Option<u64> {
+    pub(crate) fn missed_from(&self, cursor: u64) -> Option<u64> {
         match self.step {
             // What only the store says to be gone its page is reminded of by this connection alone: on another one the store
             // is asked again.
@@ -384,7 +384,7 @@ impl Again {
     }
 
     /// True when the log does not reach back to what is to be told now.
-    pub(super) fn is_gone(&self, log_start: u64, now: Instant) -> bool {
+    pub(crate) fn is_gone(&self, log_start: u64, now: Instant) -> bool {
         match self.step {
             Step::Due(due) => due <= now && self.from < log_start,
             Step::Telling(place) => place.sequence < log_start,
@@ -394,43 +394,43 @@ impl Again {
 
     /// True when its page is to be reminded of what only the store says to be gone, and the log does not reach back to when
     /// that was said: it may have come back.
-    pub(super) fn doubts_gone_ids(&self, log_start: u64, now: Instant) -> bool {
+    pub(crate) fn doubts_gone_ids(&self, log_start: u64, now: Instant) -> bool {
         let is_due = matches!(self.step, Step::Arrived(due) if due <= now);
         is_due && self.knows_gone_ids() && self.is_stale(log_start)
     }
 
     /// True when what the store said is older than this.
-    pub(super) fn is_stale(&self, refreshed: u64) -> bool {
+    pub(crate) fn is_stale(&self, refreshed: u64) -> bool {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.at < refreshed)
     }
 
     /// Messages from here on have not been told.
-    pub(super) fn unheard_from(&self, cursor: u64) -> u64 {
+    pub(crate) fn messages_missed_from(&self, cursor: u64) -> u64 {
         self.messages_from.min(cursor)
     }
 
     /// It has been told to its end.
-    pub(super) fn is_repeated(&self) -> bool {
+    pub(crate) fn is_repeated(&self) -> bool {
         self.is_repeated
     }
 
     /// Moves on when its time has come; false when nothing is left to be told.
-    pub(super) fn move_on(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
+    pub(crate) fn move_on(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> bool {
         if self.next_due(&times.settle).is_none_or(|due| due > now) {
             return true;
         }
         match self.step {
-            // Everyone is going to be told of it.
+            // Everyone is leave_frame to be told of it.
             Step::Due(_) if self.settling.is_none() && self.is_covered(settle) => self.arrive(settle, times, now),
             Step::Due(_)
-                if self.is_repeated && !self.is_punctual && self.patience > 0 && !was_calm(settle, times, now, now) =>
+                if self.is_repeated && !self.is_punctual && self.deadline > 0 && !was_calm(settle, times, now, now) =>
             {
-                self.patience -= 1;
+                self.deadline -= 1;
                 self.put_off(times, now)
             }
             Step::Due(_) => {
-                let first = if self.wants_rows() { Place::default() } else { Place::END };
-                self.step = Step::Telling(Place { sequence: self.from.min(self.messages_from), ..first });
+                let first = if self.wants_rows() { ReplayPosition::default() } else { ReplayPosition::END };
+                self.step = Step::Telling(ReplayPosition { sequence: self.from.min(self.messages_from), ..first });
                 let room = if self.is_hurried { usize::MAX } else { times.pace.first(self.rows()) };
                 (self.room, self.began, self.is_punctual) = (room, now, false);
                 true
@@ -443,7 +443,7 @@ impl Again {
             Step::Arrived(_) => match &self.deletions {
                 None => false,
                 Some(Deletions { from, .. }) => {
-                    self.step = Step::TellingDeletions(Place { tombstone: *from, row: 0, sequence: u64::MAX });
+                    self.step = Step::TellingDeletions(ReplayPosition { tombstone: *from, row: 0, sequence: u64::MAX });
                     true
                 }
             },
@@ -500,7 +500,7 @@ impl Again {
     }
 
     /// True while the rows of a snapshot may not have reached the page.
-    pub(super) fn wants_rows(&self) -> bool {
+    pub(crate) fn wants_rows(&self) -> bool {
         self.snapshot.is_some() && !self.has_arrived
     }
 
@@ -510,9 +510,9 @@ impl Again {
     }
 
     /// It goes on at `rest`; so many lines that are drawn have been told.
-    pub(super) fn told(&mut self, rest: Place, drawn: usize, times: &DeliveryTimes, now: Instant) {
+    pub(crate) fn told(&mut self, rest: ReplayPosition, drawn: usize, times: &DeliveryTimes, now: Instant) {
         match self.step {
-            Step::Telling(_) if rest == Place::END => {
+            Step::Telling(_) if rest == ReplayPosition::END => {
                 (self.is_repeated, self.settling, self.messages_from) = (true, None, u64::MAX);
                 self.step = Step::Told(now);
             }
@@ -526,7 +526,7 @@ impl Again {
                     self.pause(drawn, &times.pace, now);
                 }
             }
-            Step::TellingDeletions(_) if rest == Place::END => {
+            Step::TellingDeletions(_) if rest == ReplayPosition::END => {
                 if let Some(deletions) = &mut self.deletions {
                     deletions.sent += 1;
                 }
@@ -545,7 +545,7 @@ fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant)
 
 impl Hub {
     /// The next share of what is told once more; `None` when nothing is to be told at this time.
-    pub(super) fn share(&self, log: &Log, entity: EntityIndex, again: &Again, recipient: &Recipient) -> Option<Share> {
+    pub(crate) fn share(&self, log: &Log, entity: EntityIndex, again: &Resend, recipient: &Recipient) -> Option<Chunk> {
         let (mut place, only_deletions) = match again.step {
             Step::Telling(_) if again.is_pausing() => return None,
             Step::Telling(place) => (place, false),
@@ -553,7 +553,7 @@ impl Hub {
             Step::Due(_) | Step::Told(_) | Step::Arrived(_) => return None,
         };
         let room = if only_deletions { usize::MAX } else { again.room };
-        let mut share = Share::from(place, room);
+        let mut share = Chunk::from(place, room);
         // What the log itself tells comes last.
         let (begin, end) = match &again.deletions {
             Some(Deletions { end, .. }) if only_deletions => {
@@ -563,9 +563,11 @@ impl Hub {
             _ => (place.tombstone, again.from),
         };
         let tombstones = begin..end.max(begin);
-        for (tombstone, buried) in log.tombstones(entity, tombstones) {
-            if !share.add(Place { tombstone, ..place }, self.meet_tombstone(entity, tombstone, buried, recipient, true))
-            {
+        for (sequence, tombstone) in log.tombstones(entity, tombstones) {
+            if !share.add(
+                ReplayPosition { tombstone: sequence, ..place },
+                self.resolve_tombstone(entity, sequence, tombstone, recipient, true),
+            ) {
                 return Some(share);
             }
         }
@@ -586,19 +588,19 @@ impl Hub {
             // What the log tells of it is newer, and comes later.
             let line = if is_wanted && !is_old {
                 let since = known.keys.iter().find_map(|key| log.there_since(entity, key, at));
-                self.meet_row(entity, known, since, recipient)
+                self.resolve_row(entity, known, since, recipient)
             } else {
                 None
             };
             let is_told = line.is_some() && known.kind == RowKind::Object;
-            if !share.add(Place { row, ..place }, line) {
+            if !share.add(ReplayPosition { row, ..place }, line) {
                 return Some(share);
             }
             // A part of it is newer, and may be on the page already.
             let newer = known.keys.iter().filter(|_| is_told).find_map(|key| log.part_since(entity, key, at));
-            let how = How::Again { from: again.from, pages: Pages::Any };
-            let newer = newer.and_then(|(sequence, record)| self.meet(log, sequence, record, recipient, how));
-            share.lines.extend(newer.map(|line| (Place { row, ..place }, line)));
+            let how = Mode::Resend { from: again.from, pages: Pages::Any };
+            let newer = newer.and_then(|(sequence, record)| self.resolve_record(log, sequence, record, recipient, how));
+            share.lines.extend(newer.map(|line| (ReplayPosition { row, ..place }, line)));
         }
         place.row = usize::MAX;
         let pages = match again.settling {
@@ -607,35 +609,36 @@ impl Hub {
             _ => Pages::Any,
         };
         // What the log holds from before is in the rows, or newer there.
-        let how = How::Again { from: again.from, pages };
+        let how = Mode::Resend { from: again.from, pages };
         for (sequence, record) in self.newest(log, entity, place.sequence, again.from, again.messages_from) {
-            let line = record.and_then(|record| self.meet(log, sequence, record, recipient, how));
-            if !share.add(Place { sequence, ..place }, line) {
+            let line = record.and_then(|record| self.resolve_record(log, sequence, record, recipient, how));
+            if !share.add(ReplayPosition { sequence, ..place }, line) {
                 return Some(share);
             }
         }
-        share.end = Place::END;
+        share.end = ReplayPosition::END;
         Some(share)
     }
 
     /// Of these deletions, those from a place on.
-    pub(super) fn share_of_deletions(
+    pub(crate) fn share_of_deletions(
         &self,
         log: &Log,
         entity: EntityIndex,
         sequences: &[u64],
         from: usize,
         recipient: &Recipient,
-    ) -> Share {
-        let mut share = Share::from(Place::of_row(from), usize::MAX);
+    ) -> Chunk {
+        let mut share = Chunk::from(ReplayPosition::of_row(from), usize::MAX);
         for (at, &sequence) in sequences.iter().enumerate().skip(from) {
             let tombstone = log.tombstone_at(entity, sequence);
-            let line = tombstone.and_then(|buried| self.meet_tombstone(entity, sequence, buried, recipient, false));
-            if !share.add(Place::of_row(at), line) {
+            let line =
+                tombstone.and_then(|tombstone| self.resolve_tombstone(entity, sequence, tombstone, recipient, false));
+            if !share.add(ReplayPosition::of_row(at), line) {
                 return share;
             }
         }
-        share.end = Place::END;
+        share.end = ReplayPosition::END;
         share
     }
 }
@@ -654,7 +657,7 @@ mod tests {
     };
 
     /// What a page was told that lost its place at 10, when all of it has arrived.
-    fn arrived(gone: &[&str], now: Instant) -> Again {
+    fn arrived(gone: &[&str], now: Instant) -> Resend {
         let row = |id: &&str| Row {
             id: (*id).into(),
             keys: Box::default(),
@@ -664,8 +667,8 @@ mod tests {
         };
         let gone = gone.iter().map(row).collect();
         let snapshot = SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default(), takes_away: false };
-        let mut again = Again::resynchronised(Arc::new(snapshot), 10, 10, 10, &times().pace, now);
-        again.told(Place::END, 0, &times(), now);
+        let mut again = Resend::resynchronised(Arc::new(snapshot), 10, 10, 10, &times().pace, now);
+        again.told(ReplayPosition::END, 0, &times(), now);
         let settle = Settle::new(now - Duration::from_secs(60));
         again.move_on(&settle, &times(), now + times().settle.overlap);
         assert!(matches!(again.step, Step::Arrived(_)), "{:?}", again.step);

@@ -3,18 +3,21 @@
 //! An object may have a megabyte and a hundred thousand fields. It is read, merged with what is known of it, and encoded
 //! while nobody waits for the log; then it is looked whether what it was merged with is still the newest.
 
+mod batch;
+
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+pub(crate) use self::batch::LARGE;
+use self::batch::{Basis, Batch, Encoded, Meanwhile};
 use crate::{
     change::{Before, Change, ChangeKind},
     hub::{
         Delivery, EntityIndex, Hub, Published,
-        batch::{Basis, Batch, Encoded, LARGE, Meanwhile},
-        log::{Former, Log, Matter, Record, State, Subject, Was},
-        voice::{key_within, keys_within},
+        encoder::{key_within, keys_within},
+        log::{Former, Log, ObjectChange, Record, RecordKind, State, Was},
     },
     lock::lock,
     object::Object,
@@ -83,14 +86,14 @@ impl Hub {
         for (at, scopes) in announced {
             let change: &Change = &changes[at];
             let recipients = self.audience(entity, &scopes);
-            audit::published(&self.voice(entity).entity, change.id(), change.kind().verb(), &scopes, recipients);
+            audit::published(&self.encoder(entity).entity, change.id(), change.kind().verb(), &scopes, recipients);
         }
         published
     }
 
     /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
     fn large(&self, log: &Log, entity: EntityIndex, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
-        let meanwhile = batch.meanwhile(log.head());
+        let meanwhile = batch.meanwhile(log.end());
         let large = (batch.told..batch.changes.len()).filter_map(|at| {
             let change = &batch.changes[at];
             let key = self.key_of(log, entity, change);
@@ -104,7 +107,7 @@ impl Hub {
     /// Tells as many changes of a batch as are ready; which comes next, and is too large to be encoded here. Unless it
     /// `waits`, it tells one at least.
     fn append(&self, log: &mut Log, entity: EntityIndex, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Basis)> {
-        let (first, head, now) = (batch.told, log.head(), Instant::now());
+        let (first, head, now) = (batch.told, log.end(), Instant::now());
         let mut unread = None;
         for (at, change) in batch.changes.iter().enumerate().skip(first) {
             let key = self.key_of(log, entity, change);
@@ -126,8 +129,8 @@ impl Hub {
                 }
                 Plan::Delete => self.deleted(log, entity, &key, change),
                 Plan::Unconfirmed(scopes) => {
-                    let matter = Matter::Unconfirmed(change.id().into());
-                    Record { entity, frame: event(&Basis::Alone).event.frame, scopes, matter }
+                    let kind = RecordKind::Unconfirmed(change.id().into());
+                    Record { entity, frame: event(&Basis::Alone).event.frame, scopes, kind }
                 }
                 Plan::Changed { basis, scopes, whole } => {
                     let encoded = event(&basis);
@@ -135,7 +138,7 @@ impl Hub {
                     self.changed(log, entity, &key, change, encoded, scopes, whole)
                 }
             };
-            let came = self.came_in_part(&record);
+            let came = self.moved_without_full_row(&record);
             if self.is_audited() {
                 batch.announced.push((at, record.scopes.clone()));
             }
@@ -143,29 +146,29 @@ impl Hub {
             log.append(now, record);
             batch.published.changes += 1;
             if let Some(scopes) = came {
-                if !self.voice(entity).has_snapshot {
+                if !self.encoder(entity).has_snapshot {
                     let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
-                    log.append(now, Record { entity, frame, scopes, matter: Matter::Message });
+                    log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
                 }
-                let frame = self.voice(entity).resync_marker();
-                log.append(now, Record { entity, frame, scopes, matter: Matter::Refresh });
+                let frame = self.encoder(entity).resync_marker();
+                log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });
             }
         }
-        batch.parts.push(head..log.head());
-        if log.head() > head {
+        batch.parts.push(head..log.end());
+        if log.end() > head {
             // To who could not see it before, any change may add an object.
-            let has_added = self.voice(entity).is_choosy() || batch.changes[first..batch.told].iter().any(is_add);
+            let has_added = self.encoder(entity).is_restricted() || batch.changes[first..batch.told].iter().any(is_add);
             let is_of = |key: &str| log.since(head).any(|(_, record)| record.is_of(key));
-            lock(&self.settles)[usize::from(entity.0)].told(now, log.head(), has_added, is_of);
+            lock(&self.settles)[usize::from(entity.0)].told(now, log.end(), has_added, is_of);
         }
         unread
     }
 
     /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
     /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
-    pub(super) fn key_of<'c>(&self, log: &Log, entity: EntityIndex, change: &'c Change) -> Cow<'c, str> {
-        let voice = self.voice(entity);
-        let key = voice.key(change.namespace(), change.id());
+    pub(crate) fn key_of<'c>(&self, log: &Log, entity: EntityIndex, change: &'c Change) -> Cow<'c, str> {
+        let encoder = self.encoder(entity);
+        let key = encoder.key(change.namespace(), change.id());
         if !self.may_be_mere_claim(entity, change) || change.scopes().is_none() {
             return key;
         }
@@ -185,7 +188,7 @@ impl Hub {
 
     /// What shows whose an object is ends what was only claimed of it in these scopes.
     fn end_claims(&self, log: &mut Log, record: &Record) {
-        let Matter::Change(subject) = &record.matter else { return };
+        let RecordKind::Change(subject) = &record.kind else { return };
         if !subject.is_claim && log.has_claims_apart(record.entity) {
             for key in keys_within(&record.scopes, &subject.id) {
                 log.forget(record.entity, &key);
@@ -202,8 +205,8 @@ impl Hub {
         change: &Change,
         meanwhile: Option<Meanwhile<'_>>,
     ) -> Plan {
-        let voice = self.voice(entity);
-        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
+        let encoder = self.encoder(entity);
+        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
         if self.is_elsewhere(log, entity, key, change) {
             return Plan::Elsewhere;
         }
@@ -224,8 +227,8 @@ impl Hub {
         if known.is_none() && self.is_unconfirmed(log, entity, key, change) {
             // To who may have had it; and nobody can be asked who may see it.
             let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
-            let scopes = if voice.is_scoped { scopes.common(&had) } else { scopes };
-            let is_nobodys = scopes.is_none() || voice.view.is_some();
+            let scopes = if encoder.is_scoped { scopes.common(&had) } else { scopes };
+            let is_nobodys = scopes.is_none() || encoder.view.is_some();
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
         match known {
@@ -252,15 +255,15 @@ impl Hub {
         let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
         let (sequence, newer, subject) = log.newest_record(entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
         // What was told elsewhere is nothing to it.
-        if self.voice(entity).is_scoped && newer.scopes != *change.scopes() {
+        if self.encoder(entity).is_scoped && newer.scopes != *change.scopes() {
             return None;
         }
         match subject {
             // The id of an object that was deleted meanwhile has been given to this one.
-            Subject { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
-            Subject { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
+            ObjectChange { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
+            ObjectChange { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
             // An update may leave fields out that pages need of an add.
-            Subject { object, .. } => {
+            ObjectChange { object, .. } => {
                 let basis = Basis::Under { sequence, object: object.clone() };
                 Some(Plan::Changed { basis, scopes: newer.scopes.clone(), whole: true })
             }
@@ -269,28 +272,28 @@ impl Hub {
 
     /// Puts a change together with what is known of its object.
     fn encode(&self, entity: EntityIndex, change: &Change, basis: Basis) -> Encoded {
-        let voice = self.voice(entity);
+        let encoder = self.encoder(entity);
         let sent = || Object::of(change.object()).unwrap_or_default();
         let merged = match &basis {
             Basis::Alone => None,
             Basis::Over { object, .. } => Some(Object::parse(object).unwrap_or_default().overlaid(sent())),
             Basis::Under { object, .. } => Some(sent().overlaid(Object::parse(object).unwrap_or_default())),
         };
-        let merged = merged.map(|object| (object.to_json(), voice.parent(&object)));
+        let merged = merged.map(|object| (object.to_json(), encoder.parent(&object)));
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.max_object_bytes);
         let (event, parent) = match &merged {
-            Some((json, parent)) if !is_cut => (voice.plainly(change.kind(), json), parent.clone()),
-            _ => (voice.plainly(change.kind(), change.object()), voice.parent_in(change.object())),
+            Some((json, parent)) if !is_cut => (encoder.encode(change.kind(), json), parent.clone()),
+            _ => (encoder.encode(change.kind(), change.object()), encoder.parent_in(change.object())),
         };
-        let can_add = (event.object.len() >= LARGE).then(|| voice.can_add(&event.object, true));
+        let can_add = (event.object.len() >= LARGE).then(|| encoder.can_add(&event.object, true));
         Encoded { basis, event, parent, is_cut, can_add }
     }
 
     /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
     /// move to another scope by itself: the application says so, or the store shows it there.
-    pub(super) fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let voice = self.voice(entity);
-        let may_be = voice.is_scoped && !voice.has_own_ids && change.is_claimed();
+    pub(crate) fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
+        let encoder = self.encoder(entity);
+        let may_be = encoder.is_scoped && !encoder.scoped_ids && change.is_claimed();
         // A deletion without a scope is for those who have the object.
         let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
         if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
@@ -312,37 +315,41 @@ impl Hub {
     }
 
     /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
-    fn came_in_part(&self, record: &Record) -> Option<Scopes> {
-        let Matter::Change(Subject { kind: ChangeKind::Update, whole: false, former: Former::Known(state), .. }) =
-            &record.matter
+    fn moved_without_full_row(&self, record: &Record) -> Option<Scopes> {
+        let RecordKind::Change(ObjectChange {
+            kind: ChangeKind::Update,
+            whole: false,
+            former: Former::Known(state),
+            ..
+        }) = &record.kind
         else {
             return None;
         };
-        let came = self.voice(record.entity).is_scoped && record.scopes != state.scopes;
+        let came = self.encoder(record.entity).is_scoped && record.scopes != state.scopes;
         (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
     }
 
     /// A deletion is told where it is said to be told, and to those who have the object.
     fn deleted(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Record {
-        let voice = self.voice(entity);
-        let scopes = if voice.is_scoped { change.scopes().clone() } else { Scopes::All };
+        let encoder = self.encoder(entity);
+        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
         let known = log.known(entity, key).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
         let (may_be_exception, said) = match self.delivery {
-            Delivery::Plain => (false, voice.plainly(ChangeKind::Delete, change.object())),
+            Delivery::Plain => (false, encoder.encode(ChangeKind::Delete, change.object())),
             Delivery::Converging => {
                 // What is large is not read while others wait for the log; to take it for an exception does no harm.
                 let known = known.map(|subject| (&subject.object[..], subject.whole && subject.object.len() < LARGE));
                 let may_be_exception = match known {
-                    Some((object, _)) if object.len() >= LARGE => voice.may_be_exception(None),
-                    known => voice.may_be_exception(known),
+                    Some((object, _)) if object.len() >= LARGE => encoder.may_be_exception(None),
+                    known => encoder.may_be_exception(known),
                 };
-                (may_be_exception, voice.gone(change.object(), may_be_exception))
+                (may_be_exception, encoder.gone(change.object(), may_be_exception))
             }
         };
         let is_claim = self.is_mere_claim(log, entity, key, change);
         let key = Arc::from(key);
-        let mut subject = Subject {
+        let mut subject = ObjectChange {
             kind: ChangeKind::Delete,
             id: change.id().into(),
             former: self.former(log, entity, &key, change),
@@ -374,7 +381,7 @@ impl Hub {
             Former::Unknown | Former::Absent => scopes,
         };
         subject.ever = subject.former.ever_and(&scopes);
-        Record { entity, frame: said.frame, scopes, matter: Matter::Change(subject) }
+        Record { entity, frame: said.frame, scopes, kind: RecordKind::Change(subject) }
     }
 
     /// An add or update.
@@ -389,13 +396,13 @@ impl Hub {
         scopes: Scopes,
         whole: bool,
     ) -> Record {
-        let voice = self.voice(entity);
-        let parent = encoded.parent.map(|parent| Arc::from(&*voice.key(change.namespace(), &parent)));
+        let encoder = self.encoder(entity);
+        let parent = encoded.parent.map(|parent| Arc::from(&*encoder.key(change.namespace(), &parent)));
         let is_claim = self.is_mere_claim(log, entity, key, change);
         let id: Arc<str> = change.id().into();
         let key = if *key == *id { id.clone() } else { Arc::from(key) };
         let former = self.former(log, entity, &key, change);
-        let subject = Subject {
+        let subject = ObjectChange {
             kind: change.kind(),
             ever: former.ever_and(&scopes),
             went_to: Scopes::None,
@@ -411,7 +418,7 @@ impl Hub {
             is_claim,
             can_add: encoded.can_add,
         };
-        Record { entity, frame: encoded.event.frame, scopes, matter: Matter::Change(subject) }
+        Record { entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(subject) }
     }
 
     /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
@@ -421,32 +428,32 @@ impl Hub {
 
     /// Whether a change is a request's word alone, where that says nothing of whose its object is.
     fn may_be_mere_claim(&self, entity: EntityIndex, change: &Change) -> bool {
-        let voice = self.voice(entity);
+        let encoder = self.encoder(entity);
         let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
-        voice.is_scoped && !voice.has_own_ids && is_claim
+        encoder.is_scoped && !encoder.scoped_ids && is_claim
     }
 
     /// What an object was before a change, where somebody may want to know.
     fn former(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Former {
-        let voice = self.voice(entity);
-        if !voice.is_choosy() {
+        let encoder = self.encoder(entity);
+        if !encoder.is_restricted() {
             return Former::Unknown;
         }
         let known = log.newest_record(entity, key);
         // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = voice.has_own_ids && change.comes();
+        let comes = encoder.scoped_ids && change.comes();
         let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),
             None if comes || !moved_from.is_none() => moved_from.clone(),
-            None if voice.is_scoped => change.scopes().clone(),
+            None if encoder.is_scoped => change.scopes().clone(),
             None => Scopes::All,
         };
         // What was told before a refresh says who may have the object, and not what it is.
         let is_sure = |at: u64| at >= log.refreshed(entity);
         let was = match (known, change.before()) {
-            (Some((at, _, Subject { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
-            (Some((at, _, subject)), _) if voice.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
+            (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
+            (Some((at, _, subject)), _) if encoder.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
             (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
@@ -474,13 +481,13 @@ mod tests {
     use crate::{
         auth::Identity,
         entity::Widget,
-        hub::{Voice, tests::hub_of},
+        hub::{EntityEncoder, tests::hub_of},
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
 
-    fn hub(voice: Voice) -> Arc<Hub> {
-        hub_of(vec![voice], 1000, Delivery::Converging)
+    fn hub(encoder: EntityEncoder) -> Arc<Hub> {
+        hub_of(vec![encoder], 1000, Delivery::Converging)
     }
 
     fn update(object: &Value) -> Change {
@@ -504,7 +511,7 @@ mod tests {
             (update(&row).whole().read_at(1), false),
             (Change::add(&row).unwrap().claimed(), true),
         ] {
-            let hub = hub(Voice::new("events", "event"));
+            let hub = hub(EntityEncoder::new("events", "event"));
             hub.publish(EVENTS, &[Change::add(&row).unwrap(), Change::delete(7).unwrap()], None);
             let published = hub.publish(EVENTS, std::slice::from_ref(&change), None);
             assert_eq!(
@@ -519,7 +526,7 @@ mod tests {
 
     #[test]
     fn what_was_deleted_before_a_refresh_may_be_there_again() {
-        let hub = hub(Voice::new("events", "event"));
+        let hub = hub(EntityEncoder::new("events", "event"));
         hub.publish(EVENTS, &[Change::delete(7).unwrap()], None);
         hub.refresh(EVENTS);
         hub.publish(EVENTS, &[update(&json!({"id": 7}))], None);
@@ -527,7 +534,7 @@ mod tests {
     }
 
     fn scoped() -> Arc<Hub> {
-        hub(Voice { is_scoped: true, ..Voice::new("events", "event") })
+        hub(EntityEncoder { is_scoped: true, ..EntityEncoder::new("events", "event") })
     }
 
     #[test]
@@ -547,7 +554,7 @@ mod tests {
             hub.publish(EVENTS, std::slice::from_ref(&known), None);
             let elsewhere = hub.publish(EVENTS, std::slice::from_ref(&change), None).elsewhere;
             assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
-            assert_eq!(lock(&hub.log).head(), 1 + u64::from(published), "{change:?}");
+            assert_eq!(lock(&hub.log).end(), 1 + u64::from(published), "{change:?}");
         }
     }
 
@@ -612,7 +619,7 @@ mod tests {
         }
         let log = lock(&hub.log);
         let (_, record) = log.since(2).next().unwrap();
-        let Matter::Change(subject) = &record.matter else { panic!("a change") };
+        let RecordKind::Change(subject) = &record.kind else { panic!("a change") };
         assert_eq!(*subject.object, *br#"{"id":7,"south":"b"}"#);
     }
 
@@ -631,15 +638,16 @@ mod tests {
         let hub = scoped();
         hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
         let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
-        hub.snapshot(EVENTS, hub.head(), &Identity::new("page").with_scope("south"), &[row], &[]);
+        hub.snapshot(EVENTS, hub.log_end(), &Identity::new("page").with_scope("south"), &[row], &[]);
         let tombstones = lock(&hub.log).tombstones(EVENTS, 0..9).count();
         assert_eq!(tombstones, 1, "that of the west");
     }
 
     #[test]
     fn what_a_claim_does_not_delete_takes_no_children_along() {
-        let voice = Voice { is_scoped: true, parent_key: Some("of".into()), ..Voice::new("events", "event") };
-        let hub = hub(voice);
+        let encoder =
+            EntityEncoder { is_scoped: true, parent_key: Some("of".into()), ..EntityEncoder::new("events", "event") };
+        let hub = hub(encoder);
         let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap().scope("south");
         hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
         let delete = |scope: &str| Change::delete(1).unwrap().claimed().scope(scope);
@@ -651,7 +659,7 @@ mod tests {
     fn exceptions_of_a_series_have_none_of_their_own() {
         for (widget, along) in [(Widget::Scheduler, ["2", ""]), (Widget::Any, ["3,2", "3"])] {
             let parent_key = Some("recurring_event_id".into());
-            let hub = hub(Voice { widget, parent_key, ..Voice::new("events", "event") });
+            let hub = hub(EntityEncoder { widget, parent_key, ..EntityEncoder::new("events", "event") });
             let of = |id: u32, series: u32| Change::add(&json!({"id": id, "recurring_event_id": series})).unwrap();
             hub.publish(EVENTS, &[of(1, 0), of(2, 1), of(3, 2)], None);
             let gone = |id: u32| -> Vec<String> {
@@ -681,7 +689,7 @@ mod tests {
         hub.publish(EVENTS, &[delete, claim], None);
         let log = lock(&hub.log);
         let (_, record) = log.since(1).next().unwrap();
-        assert!(matches!(record.matter, Matter::Unconfirmed(_)));
+        assert!(matches!(record.kind, RecordKind::Unconfirmed(_)));
         assert_eq!(record.scopes.to_string(), "south");
     }
 
@@ -691,7 +699,7 @@ mod tests {
 
     #[test]
     fn large_changes_of_one_object_are_put_together_as_small_ones_are() {
-        let hub = hub(Voice::new("events", "event"));
+        let hub = hub(EntityEncoder::new("events", "event"));
         hub.publish(EVENTS, &[Change::add(&large("a")).unwrap(), update(&large("b")), update(&json!({"id": 7}))], None);
         hub.publish(EVENTS, &[update(&large("c"))], None);
         let (_, object, whole) = newest(&hub, "7");
@@ -700,7 +708,7 @@ mod tests {
 
     #[test]
     fn large_changes_of_one_object_are_not_put_together_under_the_lock() {
-        let hub = hub(Voice::new("events", "event"));
+        let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
         let mut batch = Batch::of(&changes, Some(0));
         let mut log = lock(&hub.log);
@@ -711,12 +719,12 @@ mod tests {
             hub.append(&mut log, EVENTS, &mut batch, true);
             batch.told
         });
-        assert_eq!((told, log.head()), ([1, 3], 3));
+        assert_eq!((told, log.end()), ([1, 3], 3));
     }
 
     #[test]
     fn what_others_tell_between_parts_of_a_batch_is_newer_than_its_adds() {
-        let hub = hub(Voice::new("events", "event"));
+        let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [
             Change::add(&large("a")).unwrap(),
             update(&large("b")),
@@ -732,7 +740,7 @@ mod tests {
 
     #[test]
     fn large_changes_that_come_together_lose_nothing_of_each_other() {
-        let hub = hub(Voice::new("events", "event"));
+        let hub = hub(EntityEncoder::new("events", "event"));
         hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap()], None);
         let failed = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -752,7 +760,7 @@ mod tests {
 
     #[test]
     fn an_object_that_would_grow_too_large_is_known_in_part_only() {
-        let mut hub = hub(Voice::new("events", "event"));
+        let mut hub = hub(EntityEncoder::new("events", "event"));
         Arc::get_mut(&mut hub).unwrap().max_object_bytes = 3 * LARGE;
         hub.publish(EVENTS, &[Change::add(&large("a")).unwrap(), update(&large("b"))], None);
         assert!(newest(&hub, "7").2, "so far");

@@ -18,8 +18,8 @@ use tokio::{
 use crate::{
     hub::{
         Delivery, Hub,
-        feed::Subscriber,
-        handout::{Batch, Repeat},
+        delivery::batch::{Batch, Repeat},
+        subscriber::Subscriber,
     },
     lock::lock,
 };
@@ -37,9 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The subscribers one fan-out task serves.
 #[derive(Default)]
-pub(super) struct Shard {
-    pub(super) subscribers: Mutex<Slab<Arc<Subscriber>>>,
-    pub(super) news: Notify,
+pub(crate) struct Shard {
+    pub(crate) subscribers: Mutex<Slab<Arc<Subscriber>>>,
+    pub(crate) news: Notify,
     repeats: Mutex<Vec<Repeat>>,
     served: AtomicBool,
     /// Where the fan-out stands: everything before it has been handed out or left to the slow way.
@@ -48,17 +48,17 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Starts the fan-out task unless one runs, on the runtime of whoever calls.
-    pub(super) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
+    pub(crate) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
         // The flag is read first, since every subscriber that is woken does so.
         if !self.served.load(Ordering::Acquire) && !self.served.swap(true, Ordering::AcqRel) {
             // Fixed before anybody's first round of the slow way, which reads what came earlier.
-            self.position.get_or_init(|| AtomicU64::new(hub.head()));
+            self.position.get_or_init(|| AtomicU64::new(hub.log_end()));
             tokio::spawn(fan_out(Arc::downgrade(hub), Served(self.clone())));
         }
     }
 
     /// Adds a subscriber, and says at which place.
-    pub(super) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
+    pub(crate) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
         let mut subscribers = lock(&self.subscribers);
         if subscribers.is_empty() {
             // What waits was meant for subscribers that have left.
@@ -69,7 +69,7 @@ impl Shard {
 
     /// Sends something once more to all subscribers. It waits while no task serves the shard. Takes no lock under which
     /// others are taken, since the caller may hold the log.
-    pub(super) fn repeat(&self, repeat: Repeat) {
+    pub(crate) fn repeat(&self, repeat: Repeat) {
         let mut repeats = lock(&self.repeats);
         let are_many = repeats.len() >= WAITING;
         if !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
@@ -83,11 +83,11 @@ impl Shard {
     fn wake_subscribers(&self) {
         let subscribers: Vec<Arc<Subscriber>> =
             lock(&self.subscribers).iter().map(|(_, subscriber)| subscriber.clone()).collect();
-        subscribers.iter().for_each(|subscriber| subscriber.outlet.wake());
+        subscribers.iter().for_each(|subscriber| subscriber.sink.wake());
     }
 
     #[cfg(test)]
-    pub(super) fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.served.load(Ordering::Acquire)
     }
 
@@ -157,14 +157,14 @@ async fn fan_out(hub: Weak<Hub>, turn: Served) {
             shard.news.notified().await;
             continue;
         };
-        let Some(repetition) = hub.upgrade().map(|hub| hub.repetition(&repeat)) else {
+        let Some(repeat_batch) = hub.upgrade().map(|hub| hub.repeat_batch(&repeat)) else {
             return;
         };
-        if repetition.until == batch.start {
+        if repeat_batch.until == batch.start {
             let mut sending = Sending { shard, repeat: Some(repeat) };
             let say = |some: &[Arc<Subscriber>]| {
                 if let Some(hub) = hub.upgrade() {
-                    some.iter().for_each(|it| it.repeat(&hub, &repetition, batch.now));
+                    some.iter().for_each(|it| it.repeat(&hub, &repeat_batch, batch.now));
                 }
             };
             shard.for_each(say).await;
@@ -197,7 +197,7 @@ fn deliver(hub: &Weak<Hub>, some: &[Arc<Subscriber>], batch: &Batch) {
     };
     let (mut wanted, mut frames) = (Vec::new(), Vec::new());
     for few in some.chunks(TOUCH_AT_ONCE) {
-        few.iter().for_each(|subscriber| subscriber.touch());
+        few.iter().for_each(|subscriber| subscriber.prefetch());
         for subscriber in few {
             subscriber.deliver(&hub, batch, &mut wanted, &mut frames);
         }
@@ -206,13 +206,13 @@ fn deliver(hub: &Weak<Hub>, some: &[Arc<Subscriber>], batch: &Batch) {
 
 /// The task that says again what has settled; there is one as long as somebody listens.
 #[derive(Debug, Default)]
-pub(super) struct Settler {
+pub(crate) struct Settler {
     runs: Arc<AtomicBool>,
-    pub(super) news: Arc<Notify>,
+    pub(crate) news: Arc<Notify>,
 }
 
 impl Settler {
-    pub(super) fn serve(&self, hub: &Arc<Hub>) {
+    pub(crate) fn serve(&self, hub: &Arc<Hub>) {
         if !self.runs.load(Ordering::Acquire) && !self.runs.swap(true, Ordering::AcqRel) {
             let turn = Running { runs: self.runs.clone(), hub: Arc::downgrade(hub) };
             tokio::spawn(settle(turn, self.news.clone(), hub.times.reminders.wait(0)));
@@ -267,12 +267,15 @@ mod tests {
     use super::*;
     use crate::{
         change::Change,
-        hub::{Cleared, EntityIndex, Origin, Outlet, Progress, Taken, Voice, handout::Resent, tests},
+        hub::{
+            Accepted, Cleared, EntityEncoder, EntityIndex, FrameSink, Progress, ResumeFrom, delivery::batch::Resent,
+            tests,
+        },
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
 
-    /// An outlet that takes everything.
+    /// An sink that takes everything.
     #[derive(Default)]
     struct Page {
         frames: Mutex<usize>,
@@ -289,10 +292,10 @@ mod tests {
         }
     }
 
-    impl Outlet for Page {
-        fn offer(&self, frames: &[&Cleared]) -> Taken {
+    impl FrameSink for Page {
+        fn try_send(&self, frames: &[&Cleared]) -> Accepted {
             *lock(&self.frames) += frames.len();
-            Taken { frames: frames.len(), clear: true }
+            Accepted { frames: frames.len(), clear: true }
         }
 
         fn is_direct(&self) -> bool {
@@ -313,14 +316,14 @@ mod tests {
     }
 
     fn hub() -> Arc<Hub> {
-        tests::hub_of(vec![Voice::new("events", "event")], 1000, Delivery::Converging)
+        tests::hub_of(vec![EntityEncoder::new("events", "event")], 1000, Delivery::Converging)
     }
 
     /// A page whose task is on this runtime, and which stands at the head of the log.
     fn page(runtime: &Runtime, hub: &Arc<Hub>) -> (Arc<Page>, Arc<Subscriber>) {
         let page = Arc::new(Page::default());
         let subscriber = runtime.block_on(async {
-            let subscriber = hub.join(page.clone(), tests::ann(), Origin::Unknown);
+            let subscriber = hub.join(page.clone(), tests::ann(), ResumeFrom::Unknown);
             hub.subscribe(&subscriber, EVENTS, Instant::now());
             assert!(matches!(hub.catch_up(&subscriber, Instant::now()), Progress::CaughtUp(_)));
             tests::let_others_run().await;
@@ -335,7 +338,7 @@ mod tests {
     }
 
     fn repeat(hub: &Hub) {
-        let told = 0..hub.head();
+        let told = 0..hub.log_end();
         hub.repeat(&Repeat { entity: EVENTS, what: Resent::Settled { told, is_last: false, known_before: 0 } });
     }
 

@@ -1,4 +1,4 @@
-//! How an entity's changes are said to its pages: live, and to those who come late.
+//! Mode an entity's changes are said to its pages: live, and to those who come late.
 //!
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
@@ -26,7 +26,7 @@ const MAX_KEYS: usize = 16;
 
 /// Everything that is needed to speak of one entity.
 #[derive(Debug)]
-pub(crate) struct Voice {
+pub(crate) struct EntityEncoder {
     pub(crate) entity: String,
     pub(crate) payload_key: String,
     pub(crate) widget: Widget,
@@ -37,12 +37,12 @@ pub(crate) struct Voice {
     /// Not everyone hears everything.
     pub(crate) is_scoped: bool,
     /// An id names an object of its scope only.
-    pub(crate) has_own_ids: bool,
+    pub(crate) scoped_ids: bool,
     pub(crate) view: Option<View>,
     pub(crate) heads: EventHeads,
 }
 
-/// How the frames of an entity's changes begin, by their kind.
+/// Mode the frames of an entity's changes begin, by their kind.
 #[derive(Debug)]
 pub(crate) struct EventHeads {
     add: EventHead,
@@ -65,7 +65,7 @@ impl EventHeads {
     }
 }
 
-impl Voice {
+impl EntityEncoder {
     /// Speaks of anything, in the article's words.
     pub(crate) fn new(entity: impl Into<String>, payload_key: impl Into<String>) -> Self {
         let (entity, payload_key) = (entity.into(), payload_key.into());
@@ -77,52 +77,52 @@ impl Voice {
             parent_key: None,
             has_snapshot: false,
             is_scoped: false,
-            has_own_ids: false,
+            scoped_ids: false,
             view: None,
         }
     }
 
     /// What the log finds an object by, whose id is unique in these scopes.
     pub(crate) fn key<'k>(&self, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
-        if self.has_own_ids { Cow::Owned(key_within(namespace, id)) } else { Cow::Borrowed(id) }
+        if self.scoped_ids { Cow::Owned(key_within(namespace, id)) } else { Cow::Borrowed(id) }
     }
 
     /// What the log may find an object by that is told in these scopes: all of them, or one, may be where its id is unique
     /// or, with `claims_apart`, where somebody claims to have changed it.
     pub(crate) fn keys<'k>(&self, scopes: &Scopes, id: &'k str, claims_apart: bool) -> Vec<Cow<'k, str>> {
-        let one = (!self.has_own_ids).then_some(Cow::Borrowed(id));
-        let within = if self.has_own_ids || claims_apart { keys_within(scopes, id) } else { Vec::new() };
+        let one = (!self.scoped_ids).then_some(Cow::Borrowed(id));
+        let within = if self.scoped_ids || claims_apart { keys_within(scopes, id) } else { Vec::new() };
         one.into_iter().chain(within.into_iter().map(Cow::Owned)).collect()
     }
 
     /// True where some may hear or see what others may not.
-    pub(crate) fn is_choosy(&self) -> bool {
+    pub(crate) fn is_restricted(&self) -> bool {
         self.is_scoped || self.view.is_some()
     }
 
     /// Whether pages can bear a row of this kind.
-    pub(crate) fn bears(&self, change: &Change) -> bool {
+    pub(crate) fn accepts_row(&self, change: &Change) -> bool {
         let object = Object::of(change.object()).unwrap_or_default();
         self.widget.check(change.kind(), &object).is_ok()
     }
 
     /// Whether pages can bear this object in a change of this kind.
-    pub(crate) fn can_say(&self, kind: ChangeKind, object: &str) -> bool {
+    pub(crate) fn accepts(&self, kind: ChangeKind, object: &str) -> bool {
         Object::of(object).is_some_and(|object| self.widget.check(kind, &object).is_ok())
     }
 
     /// The same of an add, of which all fields must be known besides.
     pub(crate) fn can_add(&self, object: &[u8], whole: bool) -> bool {
-        whole && std::str::from_utf8(object).is_ok_and(|object| self.can_say(ChangeKind::Add, object))
+        whole && std::str::from_utf8(object).is_ok_and(|object| self.accepts(ChangeKind::Add, object))
     }
 
     /// A change as it happens, in the article's words and no others.
-    pub(crate) fn plainly(&self, kind: ChangeKind, object: &str) -> EventFrame {
+    pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
         self.heads.of(kind).event(object)
     }
 
     /// The same of an object that is kept besides, and not copied where it is large.
-    pub(crate) fn sharing(&self, kind: ChangeKind, object: &Bytes) -> Frame {
+    pub(crate) fn encode_shared(&self, kind: ChangeKind, object: &Bytes) -> Frame {
         upsert::event(self.heads.of(kind), object)
     }
 
@@ -133,7 +133,7 @@ impl Voice {
 
     /// The same of one that was only ever added: who has it needs nothing, and the client applies a thousand adds in the
     /// time of four updates.
-    pub(crate) fn add_once_more(&self, object: &Bytes) -> Upsert {
+    pub(crate) fn encode_add(&self, object: &Bytes) -> Upsert {
         Upsert::alone(&self.heads.add, object)
     }
 
@@ -144,16 +144,16 @@ impl Voice {
     /// throws and leaves saving switched off; an update of what is not there any more is skipped by the others and
     /// switches saving on again.
     pub(crate) fn gone(&self, object: &str, may_be_exception: bool) -> EventFrame {
-        let delete = self.plainly(ChangeKind::Delete, object);
+        let delete = self.encode(ChangeKind::Delete, object);
         let Some(id) = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)) else {
             return delete;
         };
         match self.widget {
             Widget::Any => delete,
             Widget::Scheduler => {
-                let awake = self.plainly(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
+                let awake = self.encode(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
                 let ordinary = format!(r#"{{"id":{id},"recurring_event_id":"","original_start":null,"rrule":""}}"#);
-                let first = may_be_exception.then(|| self.plainly(ChangeKind::Update, &ordinary).frame);
+                let first = may_be_exception.then(|| self.encode(ChangeKind::Update, &ordinary).frame);
                 let before = first.as_ref().map_or(0, Bytes::len);
                 let within = before + (delete.frame.len() - delete.object.len() - protocol::EVENT_TAIL.len());
                 let frames: Vec<Bytes> = first.into_iter().chain([delete.frame, awake]).collect();
@@ -164,7 +164,7 @@ impl Voice {
     }
 
     /// That an object is gone, long after it went.
-    pub(crate) fn buried(&self, tombstone: &Tombstone) -> Bytes {
+    pub(crate) fn tombstone(&self, tombstone: &Tombstone) -> Bytes {
         self.gone(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
     }
 
@@ -231,17 +231,17 @@ fn named(object: &Object<'_>, key: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn scheduler() -> Voice {
-        Voice {
+    fn scheduler() -> EntityEncoder {
+        EntityEncoder {
             widget: Widget::Scheduler,
             parent_key: Some("recurring_event_id".into()),
-            ..Voice::new("events", "event")
+            ..EntityEncoder::new("events", "event")
         }
     }
 
-    fn upsert(voice: &Voice, object: &str, whole: bool) -> Upsert {
+    fn upsert(encoder: &EntityEncoder, object: &str, whole: bool) -> Upsert {
         let object = Bytes::copy_from_slice(object.as_bytes());
-        voice.upsert(&object, voice.can_add(&object, whole))
+        encoder.upsert(&object, encoder.can_add(&object, whole))
     }
 
     /// The values of the messages in some frames.
@@ -278,15 +278,15 @@ mod tests {
         let object = Bytes::from(format!(r#"{{{dates},"text":"{}"}}"#, "x".repeat(40_000)));
         let text = std::str::from_utf8(&object).unwrap();
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{text}}}"#));
-        let voice = scheduler();
-        let whole = voice.upsert(&object, voice.can_add(&object, true));
-        let partial = voice.upsert(&object, voice.can_add(&object, false));
+        let encoder = scheduler();
+        let whole = encoder.upsert(&object, encoder.can_add(&object, true));
+        let partial = encoder.upsert(&object, encoder.can_add(&object, false));
         for (frame, said_of_it) in [
             (whole.for_anyone(), &expected[..]),
             (whole.for_those_who_have_it(), &expected[1..]),
             (partial.for_anyone(), &expected[1..]),
             (partial.for_those_who_have_it(), &expected[1..]),
-            (voice.sharing(ChangeKind::Add, &object), &expected[..1]),
+            (encoder.encode_shared(ChangeKind::Add, &object), &expected[..1]),
         ] {
             assert_eq!(said(&frame.to_bytes()), said_of_it);
             let own = frame.own_bytes(|piece| piece.as_ptr() == object.as_ptr());
@@ -302,7 +302,7 @@ mod tests {
             let frame = upsert(&scheduler(), object, whole).for_anyone();
             assert_eq!(said(&frame.to_bytes()).len(), 1, "{object}");
         }
-        let link = upsert(&Voice::new("links", "link"), undated, true).for_anyone();
+        let link = upsert(&EntityEncoder::new("links", "link"), undated, true).for_anyone();
         assert_eq!(said(&link.to_bytes()).len(), 2);
     }
 
@@ -317,14 +317,14 @@ mod tests {
         assert_eq!(said(&gone.frame), expected);
         assert_eq!(&gone.object[..], br#"{"id":"7"}"#);
         assert_eq!(said(&scheduler().gone(r#"{"id":"7"}"#, false).frame), expected[1..]);
-        let bare = Voice::new("links", "link").gone(r#"{"id":7}"#, true);
+        let bare = EntityEncoder::new("links", "link").gone(r#"{"id":7}"#, true);
         assert_eq!(said(&bare.frame), [r#"{"type":"delete-link","link":{"id":7}}"#]);
         assert_eq!(&bare.object[..], br#"{"id":7}"#);
     }
 
     #[test]
     fn only_a_whole_object_without_a_series_is_surely_no_exception() {
-        let voice = scheduler();
+        let encoder = scheduler();
         for (object, whole, may_be) in [
             (r#"{"id":1}"#, true, false),
             (r#"{"id":1}"#, false, true),
@@ -333,10 +333,10 @@ mod tests {
             (r#"{"id":1,"recurring_event_id":"5"}"#, true, true),
             (r#"{"id":1,"recurring_event_id":5}"#, true, true),
         ] {
-            assert_eq!(voice.may_be_exception(Some((object.as_bytes(), whole))), may_be, "{object}");
+            assert_eq!(encoder.may_be_exception(Some((object.as_bytes(), whole))), may_be, "{object}");
         }
-        assert!(voice.may_be_exception(None));
-        assert!(!Voice::new("links", "link").may_be_exception(None));
+        assert!(encoder.may_be_exception(None));
+        assert!(!EntityEncoder::new("links", "link").may_be_exception(None));
     }
 
     #[test]

@@ -15,20 +15,20 @@ const MEGABYTE: usize = 1_000_000;
 /// No page may own more.
 const BOUND: usize = 256 * 1000;
 
-/// An outlet whose page reads nothing: it holds what it has taken.
+/// An sink whose page reads nothing: it holds what it has taken.
 struct Stopped {
     /// A TCP stream takes a frame and no more; any other takes all it is offered.
     direct: bool,
     held: Mutex<Vec<Cleared>>,
 }
 
-impl Outlet for Stopped {
-    fn offer(&self, frames: &[&Cleared]) -> Taken {
+impl FrameSink for Stopped {
+    fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let mut held = lock(&self.held);
         let room = if self.direct { 1_usize.saturating_sub(held.len()) } else { frames.len() };
         let taken = frames.len().min(room);
         held.extend(frames[..taken].iter().map(|&frame| frame.clone()));
-        Taken { frames: taken, clear: false }
+        Accepted { frames: taken, clear: false }
     }
 
     fn is_direct(&self) -> bool {
@@ -39,7 +39,7 @@ impl Outlet for Stopped {
 }
 
 fn hub(view: Option<View>, is_scoped: bool) -> Arc<Hub> {
-    let voice = Voice { view, is_scoped, ..Voice::new("events", "event") };
+    let encoder = EntityEncoder { view, is_scoped, ..EntityEncoder::new("events", "event") };
     let hour = Duration::from_secs(3600);
     let bytes = 32 * 1024 * 1024;
     let log = LogLimits {
@@ -51,7 +51,7 @@ fn hub(view: Option<View>, is_scoped: bool) -> Arc<Hub> {
         object_bytes: usize::MAX,
     };
     let sessions = SessionLimits { sessions: 1000, age: hour };
-    Arc::new(Hub::new(Delivery::Converging, vec![voice], log, times(), sessions))
+    Arc::new(Hub::new(Delivery::Converging, vec![encoder], log, times(), sessions))
 }
 
 fn object(id: usize, length: usize) -> Value {
@@ -66,32 +66,32 @@ fn publish(hub: &Hub, count: usize, length: usize, scope: &str) {
 
 /// A page that comes back, having missed everything, and reads nothing.
 async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stopped> {
-    let outlet = Arc::new(Stopped { direct, held: Mutex::default() });
-    let origin = Origin::Page { session: None, missed_from: Some(0) };
-    let subscriber = hub.join(outlet.clone(), identity, origin);
+    let sink = Arc::new(Stopped { direct, held: Mutex::default() });
+    let origin = ResumeFrom::Page { session: None, missed_from: Some(0) };
+    let subscriber = hub.join(sink.clone(), identity, origin);
     hub.subscribe(&subscriber, EVENTS, Instant::now());
     loop {
         match hub.catch_up(&subscriber, Instant::now()) {
             Progress::More => {}
-            Progress::Unsure(mut inquiry) => {
+            Progress::NeedsCheck(mut inquiry) => {
                 inquiry.ask(hub, Duration::from_secs(60), |entity, why| panic!("{entity}: {why}")).await;
                 assert!(matches!(hub.tell(&subscriber, *inquiry, Instant::now()), Progress::Blocked));
-                return outlet;
+                return sink;
             }
             progress => {
                 assert!(matches!(progress, Progress::Blocked), "{progress:?}");
-                return outlet;
+                return sink;
             }
         }
     }
 }
 
 /// The bytes of the held frames that are not in the log.
-fn own_bytes(hub: &Hub, outlet: &Stopped) -> usize {
+fn own_bytes(hub: &Hub, sink: &Stopped) -> usize {
     let log = lock(&hub.log);
     let records: Vec<Range<*const u8>> = log.since(0).map(|(_, record)| record.frame.as_ptr_range()).collect();
     let is_shared = |piece: &Bytes| records.iter().any(|record| record.contains(&piece.as_ptr()));
-    lock(&outlet.held).iter().map(|frame| frame.own_bytes(is_shared)).sum()
+    lock(&sink.held).iter().map(|frame| frame.own_bytes(is_shared)).sum()
 }
 
 async fn assert_bounded(hub: &Arc<Hub>, case: &str, identity: Identity, expected: usize) {

@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 pub(crate) use self::saved::SavedSession;
 use crate::{
-    hub::{EntityIndex, Hub, hidden::Hidden},
+    hub::{EntityIndex, Hub, delivery::retractions::Retractions},
     lock::lock,
-    scope::{Earlier, Scopes},
+    scope::{PastScopes, Scopes},
 };
 
-/// How many sessions are remembered, and for how long after their pages have gone.
+/// Mode many sessions are remembered, and for how long after their pages have gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
     pub(crate) sessions: usize,
@@ -69,13 +69,13 @@ struct Session {
     positions: Vec<(EntityIndex, u64)>,
     scopes: Scopes,
     /// Those it had before: of what was told in these it may be showing something.
-    earlier: Earlier,
+    earlier: PastScopes,
     /// Where the log stood when its connection went.
     left_at: u64,
     /// What its page was not to see, and may be showing, was lost at a restart.
     is_lost: bool,
     /// What it is not to see, and may be showing.
-    hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    hidden: Vec<(EntityIndex, Box<Retractions>)>,
     /// Its newest connection, while that is there.
     holder: Option<Weak<dyn Holder>>,
 }
@@ -83,7 +83,7 @@ struct Session {
 /// A connection that holds a session.
 pub(crate) trait Holder: Send + Sync {
     /// What is out of its page's sight.
-    fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)>;
+    fn hidden(&self) -> Vec<(EntityIndex, Box<Retractions>)>;
 
     /// Asks its page for a pong, to see whether that is there still.
     fn ask(&self);
@@ -93,10 +93,10 @@ pub(crate) trait Holder: Send + Sync {
 }
 
 /// What is known of a page when it comes.
-pub(crate) struct Taken {
+pub(crate) struct Resumed {
     pub(crate) hold: Hold,
-    pub(crate) earlier: Earlier,
-    pub(crate) hidden: Vec<(EntityIndex, Box<Hidden>)>,
+    pub(crate) earlier: PastScopes,
+    pub(crate) hidden: Vec<(EntityIndex, Box<Retractions>)>,
     /// Nobody knows what it may be showing: only the store can tell where it stands.
     pub(crate) is_lost: bool,
     /// Its earlier connection, where that is there still: the server may notice late that it is dead.
@@ -117,7 +117,7 @@ impl Sessions {
 
     /// A connection takes its session over; with the scopes it had before, where these are others. `None` where it
     /// belongs to other credentials, or there are too many. `head` is where the log stands.
-    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<Taken> {
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<Resumed> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -133,7 +133,7 @@ impl Sessions {
             let before = session.holder.take().and_then(|holder| holder.upgrade());
             let hold = Hold { id: id.id, connection };
             let (earlier, is_lost) = (session.earlier.clone(), session.is_lost);
-            return Some(Taken { hold, earlier, hidden, is_lost, before });
+            return Some(Resumed { hold, earlier, hidden, is_lost, before });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -147,7 +147,7 @@ impl Sessions {
             is_shared: false,
             positions: Vec::new(),
             scopes: scopes.clone(),
-            earlier: Earlier::default(),
+            earlier: PastScopes::default(),
             left_at: head,
             is_lost: false,
             hidden: Vec::new(),
@@ -155,7 +155,7 @@ impl Sessions {
         };
         known.sessions.insert(id.id, Box::new(session));
         let hold = Hold { id: id.id, connection };
-        Some(Taken { hold, earlier: Earlier::default(), hidden: Vec::new(), is_lost: false, before: None })
+        Some(Resumed { hold, earlier: PastScopes::default(), hidden: Vec::new(), is_lost: false, before: None })
     }
 
     /// Whose the connection is that holds a session.
@@ -239,7 +239,7 @@ impl Sessions {
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Hidden>)>, head: u64, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Retractions>)>, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
@@ -324,14 +324,14 @@ mod tests {
     fn the_scopes_it_had_are_remembered_with_the_place_where_it_could_hear_them_last() {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
-        let heard = |earlier: &Earlier, name: &str, at| earlier.heard(&scopes(name), Some(at));
-        let Taken { hold, earlier, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
+        let heard = |earlier: &PastScopes, name: &str, at| earlier.heard(&scopes(name), Some(at));
+        let Resumed { hold, earlier, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
         assert!(earlier.is_empty());
         sessions.leave(&hold, Vec::new(), 7, now);
-        let Taken { hold, earlier, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
+        let Resumed { hold, earlier, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
         assert!(heard(&earlier, "a", 6) && !heard(&earlier, "a", 7), "it had gone");
         sessions.change_to(&hold, &scopes("c"), 30);
-        let Taken { earlier, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
+        let Resumed { earlier, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
         assert!(heard(&earlier, "b", 29) && !heard(&earlier, "b", 30) && !heard(&earlier, "c", 0));
     }
 
@@ -386,7 +386,7 @@ mod tests {
     struct Dead;
 
     impl Holder for Dead {
-        fn hidden(&self) -> Vec<(EntityIndex, Box<Hidden>)> {
+        fn hidden(&self) -> Vec<(EntityIndex, Box<Retractions>)> {
             vec![(EVENTS, Box::default())]
         }
 

@@ -14,7 +14,7 @@ const SPARED: [usize; 2] = [1, 3];
 /// Bytes of deletions that one page is reminded of at one time; beyond that the oldest are left out.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// How long after a deletion it is resent.
+/// Mode long after a deletion it is resent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReminderTimes {
     waits: [Duration; MAX_REMINDERS],
@@ -49,12 +49,12 @@ impl ReminderTimes {
         &self.waits[..self.count]
     }
 
-    /// How long after the one before a reminder is sent; the first is number 0.
-    pub(super) fn wait(&self, number: usize) -> Option<Duration> {
+    /// Mode long after the one before a reminder is sent; the first is number 0.
+    pub(crate) fn wait(&self, number: usize) -> Option<Duration> {
         self.waits().get(number).copied()
     }
 
-    /// How long after the deletion.
+    /// Mode long after the deletion.
     fn age(&self, number: usize) -> Duration {
         self.waits().iter().take(number + 1).fold(Duration::ZERO, |sum, wait| sum.saturating_add(*wait))
     }
@@ -62,20 +62,20 @@ impl ReminderTimes {
 
 /// Which deletions of one entity everybody has been reminded of, and how often.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     /// For each reminder: the deletions before this have had it.
     next: [u64; MAX_REMINDERS],
 }
 
 /// The deletions to be resent now, and when to look again.
-pub(super) struct DueReminders {
-    pub(super) sequences: Vec<u64>,
-    pub(super) next: Option<Instant>,
+pub(crate) struct DueReminders {
+    pub(crate) sequences: Vec<u64>,
+    pub(crate) next: Option<Instant>,
 }
 
 impl Schedule {
     /// Takes what is due at this time, of the deletions from a sequence number on.
-    pub(super) fn due(
+    pub(crate) fn due(
         &mut self,
         log: &Log,
         entity: EntityIndex,
@@ -111,13 +111,13 @@ impl Schedule {
     }
 
     /// Everybody has had every reminder of the deletions before this.
-    pub(super) fn done_before(&self, times: &ReminderTimes) -> u64 {
+    pub(crate) fn done_before(&self, times: &ReminderTimes) -> u64 {
         times.count().checked_sub(1).map_or(u64::MAX, |last| self.next[last])
     }
 }
 
 /// Where the deletions of a range begin of which a page is reminded at one time.
-pub(super) fn begin_of_reminders(log: &Log, entity: EntityIndex, from: u64, end: u64) -> u64 {
+pub(crate) fn begin_of_reminders(log: &Log, entity: EntityIndex, from: u64, end: u64) -> u64 {
     let mut bytes = 0;
     let too_many = log.tombstones(entity, from..end.max(from)).rev().find(|(_, tombstone)| {
         bytes += tombstone.frame_bytes();
@@ -135,14 +135,14 @@ mod tests {
     use super::*;
     use crate::{
         change::Change,
-        hub::{Delivery, Hub, Voice, tests::hub_of},
+        hub::{Delivery, EntityEncoder, Hub, tests::hub_of},
         lock::lock,
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
 
     fn hub() -> Arc<Hub> {
-        hub_of(vec![Voice::new("events", "event")], 10_000, Delivery::Converging)
+        hub_of(vec![EntityEncoder::new("events", "event")], 10_000, Delivery::Converging)
     }
 
     fn delete(hub: &Hub, ids: std::ops::Range<u32>) {

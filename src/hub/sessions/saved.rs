@@ -6,7 +6,7 @@ use super::{Session, SessionLimits, Sessions};
 use crate::{
     hub::EntityIndex,
     lock::lock,
-    scope::{Earlier, Scopes},
+    scope::{PastScopes, Scopes},
 };
 
 /// One page, and where it stands.
@@ -73,7 +73,7 @@ impl Sessions {
                     is_shared: false,
                     positions,
                     scopes,
-                    earlier: Earlier::restored(earlier),
+                    earlier: PastScopes::restored(earlier),
                     left_at,
                     is_lost,
                     hidden: Vec::new(),

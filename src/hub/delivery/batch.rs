@@ -4,28 +4,28 @@ use std::{ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::hub::{EntityIndex, sight::Said};
+use crate::hub::{EntityIndex, visibility::Envelope};
 
 /// A run of new records.
-pub(super) struct Batch {
-    pub(super) start: u64,
+pub(crate) struct Batch {
+    pub(crate) start: u64,
     /// Behind the last of them.
-    pub(super) end: u64,
-    pub(super) records: Vec<(u64, Said)>,
+    pub(crate) end: u64,
+    pub(crate) records: Vec<(u64, Envelope)>,
     /// Some of the run went before it was handed out: each must find out itself whether that was for it.
-    pub(super) is_torn: bool,
-    pub(super) now: Instant,
+    pub(crate) is_torn: bool,
+    pub(crate) now: Instant,
 }
 
 /// What is to be told once more to everyone.
 #[derive(Clone, Debug)]
-pub(super) struct Repeat {
-    pub(super) entity: EntityIndex,
-    pub(super) what: Resent,
+pub(crate) struct Repeat {
+    pub(crate) entity: EntityIndex,
+    pub(crate) what: Resent,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Resent {
+pub(crate) enum Resent {
     /// What settled.
     Settled {
         told: Range<u64>,
@@ -37,12 +37,12 @@ pub(super) enum Resent {
     /// These deletions.
     Deletions(Arc<[u64]>),
     /// What each has lost sight of.
-    Hidden,
+    Retractions,
 }
 
 impl Repeat {
     /// Takes another one along, if that is of the same kind.
-    pub(super) fn merge(&mut self, other: &Self) -> bool {
+    pub(crate) fn merge(&mut self, other: &Self) -> bool {
         if self.entity != other.entity {
             return false;
         }
@@ -63,19 +63,19 @@ impl Repeat {
                 *sequences = all.into();
                 true
             }
-            (Resent::Hidden, Resent::Hidden) => true,
+            (Resent::Retractions, Resent::Retractions) => true,
             _ => false,
         }
     }
 }
 
 /// The same, ready to be written.
-pub(super) struct Repetition {
-    pub(super) repeat: Repeat,
+pub(crate) struct RepeatBatch {
+    pub(crate) repeat: Repeat,
     /// Whoever has been handed everything before this, and nothing else, can hear it.
-    pub(super) until: u64,
+    pub(crate) until: u64,
     /// The log may not hold all of it any more.
-    pub(super) is_torn: bool,
+    pub(crate) is_torn: bool,
     /// With their sequence numbers; `None` where it is so much that each is told at its own pace.
-    pub(super) frames: Option<Vec<(u64, Said)>>,
+    pub(crate) frames: Option<Vec<(u64, Envelope)>>,
 }

@@ -2,20 +2,22 @@
 //!
 //! The stock client drops what is said of an object while it saves that object itself, and holds new objects back
 //! while it saves a new one of its own. Nothing shows which page that was. What was told while some page may have been
-//! saving is a *stretch*: it is told once more, each object in its newest state, when nobody can be saving any more.
+//! saving is a *window*: it is told once more, each object in its newest state, when nobody can be saving any more.
 //!
 //! Callers say what time it is; nothing here waits.
+
+mod refusals;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::refusals::Refusals;
+use self::refusals::Refusals;
 
 /// The times of settling.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SettleTimes {
-    /// Quiet for this long, and the stretch is told again.
+    /// Quiet for this long, and the window is told again.
     pub(crate) quiet: Duration,
     /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and learns some
     /// time after the answer left that it is saved.
@@ -27,8 +29,8 @@ pub(crate) struct SettleTimes {
 /// A page shows its list this long after the answer left.
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// A write or a list that takes longer than this is not waited for, and reaches no further back.
-pub(super) const HANGING: Duration = Duration::from_secs(60);
-/// How often things are told again at the end of a stretch, when writes follow at once each time.
+pub(crate) const HANGING: Duration = Duration::from_secs(60);
+/// Mode often things are told again at the end of a window, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
 /// After so many repeats without a quiet moment, what is older than as many is told a last time: somewhere it must end,
@@ -58,7 +60,7 @@ pub(crate) struct Settle {
     /// When something was told last: a list that is asked for later holds it.
     told_at: Instant,
     refusals: Refusals,
-    stretch: Option<Stretch>,
+    window: Option<ContendedWindow>,
     /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
     doubtful: Vec<Instant>,
     /// One that was has ended, and not by being refused: the refresh must be done again.
@@ -67,19 +69,19 @@ pub(crate) struct Settle {
     published: u64,
     /// … and behind what some page had to add to what it shows.
     added: u64,
-    /// Counts what writes have done to the stretch.
+    /// Counts what writes have done to the window.
     marks: u64,
 }
 
 /// A write, and how things stood when its request came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
+pub(crate) struct Begun {
     at: Instant,
     /// Where the log stood.
-    pub(super) head: u64,
-    /// What pages may have missed then, its own among them, which was saving already; and the number of the stretch.
+    pub(crate) head: u64,
+    /// What pages may have missed then, its own among them, which was saving already; and the number of the window.
     unsettled: Option<(u64, u64)>,
-    /// The mark of a stretch that was over then, and not put away yet.
+    /// The mark of a window that was over then, and not put away yet.
     over: Option<u64>,
 }
 
@@ -107,24 +109,24 @@ impl InFlight {
     }
 }
 
-/// Since when nothing has been on its way; what hangs counts for a while only.
+/// Retraction when nothing has been on its way; what hangs counts for a while only.
 fn quiet_since<'a>(begun: impl Iterator<Item = &'a Instant>, ended: Option<Instant>, now: Instant) -> Quiet {
     match begun.map(|begun| *begun + HANGING).max() {
         Some(until) if now < until => Quiet::NotNow,
-        hanging => hanging.max(ended).map_or(Quiet::Always, Quiet::Since),
+        hanging => hanging.max(ended).map_or(Quiet::Always, Quiet::Retraction),
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Quiet {
     Always,
-    Since(Instant),
+    Retraction(Instant),
     NotNow,
 }
 
 /// Writes so close together that pages may have missed something of them.
 #[derive(Debug)]
-struct Stretch {
+struct ContendedWindow {
     /// The first sequence number that somebody may have missed.
     from: u64,
     /// Where the latest repeat ended, and the next one begins.
@@ -159,7 +161,7 @@ impl Settle {
             latest_list: None,
             told_at: now,
             refusals: Refusals::default(),
-            stretch: None,
+            window: None,
             doubtful: Vec::new(),
             refreshes: false,
             published: 0,
@@ -169,18 +171,18 @@ impl Settle {
     }
 
     /// The request of a write comes. It leaves no trace here: it may be refused. `head` is where the log stands.
-    pub(super) fn write_comes(&self, now: Instant, head: u64, times: &SettleTimes) -> Begun {
+    pub(crate) fn write_comes(&self, now: Instant, head: u64, times: &SettleTimes) -> Begun {
         let (mut unsettled, mut over) = (None, None);
-        match &self.stretch {
-            Some(stretch) if self.is_over(now, times) => over = Some(stretch.mark),
-            Some(stretch) => unsettled = Some((stretch.from, stretch.born)),
+        match &self.window {
+            Some(window) if self.is_over(now, times) => over = Some(window.mark),
+            Some(window) => unsettled = Some((window.from, window.born)),
             None => {}
         }
         Begun { at: now, head, unsettled, over }
     }
 
     /// Its body is here: until it ends, it is not quiet.
-    pub(super) fn write_arrives(&mut self, write: &Begun) {
+    pub(crate) fn write_arrives(&mut self, write: &Begun) {
         self.writes.begun.push(write.at);
     }
 
@@ -190,34 +192,34 @@ impl Settle {
     }
 
     /// True when something was added while it was on its way, or had not settled when it came.
-    pub(super) fn was_added_beside(&self, write: &Begun) -> bool {
+    pub(crate) fn was_added_beside(&self, write: &Begun) -> bool {
         let from = write.unsettled.map_or(write.head, |(from, _)| from.min(write.head));
         self.added > from
     }
 
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
     /// nobody is waited for any more.
-    pub(super) fn write_confirmed(&mut self, write: &Begun, now: Instant, reach: impl FnOnce() -> u64) {
-        if self.stretch.as_ref().is_some_and(|stretch| Some(stretch.mark) == write.over) {
-            self.stretch = None;
+    pub(crate) fn write_confirmed(&mut self, write: &Begun, now: Instant, reach: impl FnOnce() -> u64) {
+        if self.window.as_ref().is_some_and(|window| Some(window.mark) == write.over) {
+            self.window = None;
         }
         self.marks += 1;
         let mark = self.marks;
         let hangs = now.saturating_duration_since(write.at) > HANGING;
-        // A stretch that has ended since was told a last time while this page was saving.
-        let born = self.stretch.as_ref().map(|stretch| stretch.born);
+        // A window that has ended since was told a last time while this page was saving.
+        let born = self.window.as_ref().map(|window| window.born);
         let missed = write.unsettled.filter(|(_, known)| born != Some(*known)).map(|(from, _)| from);
         let from = missed.map_or(write.head, |from| from.min(write.head));
         let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
-        if let Some(stretch) = &mut self.stretch {
-            stretch.from = stretch.from.min(from);
-            stretch.contended = true;
-            stretch.fresh = true;
-            stretch.mark = mark;
+        if let Some(window) = &mut self.window {
+            window.from = window.from.min(from);
+            window.contended = true;
+            window.fresh = true;
+            window.mark = mark;
             return;
         }
         let contended = self.was_overtaken(write) || missed.is_some();
-        self.stretch = Some(Stretch {
+        self.window = Some(ContendedWindow {
             from,
             repeated: from,
             unsure_until: from,
@@ -233,18 +235,18 @@ impl Settle {
     }
 
     /// It was refused: it leaves no trace. True when an earlier refresh must be done again.
-    pub(super) fn write_refused(&mut self, write: &Begun) -> bool {
+    pub(crate) fn write_refused(&mut self, write: &Begun) -> bool {
         self.writes.forget(write.at);
         self.end_doubt(write.at, false)
     }
 
     /// What was refused was a page's save, of the object of this key; without one, of a new object.
-    pub(super) fn save_refused(&mut self, now: Instant, key: Option<Arc<str>>) {
+    pub(crate) fn save_refused(&mut self, now: Instant, key: Option<Arc<str>>) {
         self.refusals.note(now, key);
     }
 
     /// It is answered. True when an earlier refresh must be done again.
-    pub(super) fn write_ends(&mut self, write: &Begun, now: Instant) -> bool {
+    pub(crate) fn write_ends(&mut self, write: &Begun, now: Instant) -> bool {
         self.writes.end(write.at, now);
         self.end_doubt(write.at, true)
     }
@@ -279,12 +281,12 @@ impl Settle {
     }
 
     /// Whether somebody has asked for a list from then on.
-    pub(super) fn has_lists_since(&self, then: Instant) -> bool {
+    pub(crate) fn has_lists_since(&self, then: Instant) -> bool {
         self.latest_list.is_some_and(|latest| latest >= then)
     }
 
     /// Lists that are on their way at this time may not hold what is told now.
-    pub(super) fn lists_may_be_older(&mut self, now: Instant) {
+    pub(crate) fn lists_may_be_older(&mut self, now: Instant) {
         self.told_at = now;
         self.stale_list = self.stale_list.max(self.lists.ended);
     }
@@ -298,21 +300,22 @@ impl Settle {
         if has_added {
             self.added = head;
         }
-        let undone = self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, has_added, is_of);
-        if let Some(stretch) = self.stretch.as_mut().filter(|_| undone) {
-            stretch.contended = true;
+        let undone =
+            self.lists_quiet_since(now) > Quiet::Retraction(now) || self.refusals.concern(now, has_added, is_of);
+        if let Some(window) = self.window.as_mut().filter(|_| undone) {
+            window.contended = true;
         }
     }
 
     /// When to look at it next.
     pub(crate) fn due(&self, now: Instant, times: &SettleTimes) -> Option<Instant> {
-        let stretch = self.stretch.as_ref()?;
-        let forced = stretch.since + times.longest;
+        let window = self.window.as_ref()?;
+        let forced = window.since + times.longest;
         match self.quiet_since(now) {
             Quiet::NotNow => Some(forced),
             Quiet::Always => Some(now),
-            Quiet::Since(since) if stretch.contended && stretch.fresh => Some((since + times.quiet).min(forced)),
-            Quiet::Since(since) => Some((since + times.overlap).max(stretch.since + times.quiet)),
+            Quiet::Retraction(since) if window.contended && window.fresh => Some((since + times.quiet).min(forced)),
+            Quiet::Retraction(since) => Some((since + times.overlap).max(window.since + times.quiet)),
         }
     }
 
@@ -322,59 +325,59 @@ impl Settle {
             return Vec::new();
         }
         let is_quiet = now.checked_sub(times.quiet).is_some_and(|then| self.is_calm_since(then, now));
-        let Some(stretch) = &mut self.stretch else {
+        let Some(window) = &mut self.window else {
             return Vec::new();
         };
-        let known_before = stretch.from;
+        let known_before = window.from;
         let mut again = Vec::new();
-        if stretch.contended && stretch.fresh {
-            let from = std::mem::replace(&mut stretch.repeated, log.end);
-            stretch.fresh = !is_quiet;
-            stretch.unsure_until = from;
+        if window.contended && window.fresh {
+            let from = std::mem::replace(&mut window.repeated, log.end);
+            window.fresh = !is_quiet;
+            window.unsure_until = from;
             again.push((from..log.end, is_quiet));
             if !is_quiet {
-                stretch.forced += 1;
-                if stretch.forced % FORCED == 0 {
+                window.forced += 1;
+                if window.forced % FORCED == 0 {
                     // A log that is too short for this is left for a quiet moment.
-                    if stretch.young_from >= log.start {
-                        again.push((stretch.from..stretch.young_from, true));
-                        stretch.from = stretch.young_from;
+                    if window.young_from >= log.start {
+                        again.push((window.from..window.young_from, true));
+                        window.from = window.young_from;
                     }
-                    stretch.young_from = log.end;
+                    window.young_from = log.end;
                 }
             }
         } else if !is_quiet {
             // Nobody has missed anything yet.
-        } else if stretch.from < stretch.unsure_until {
+        } else if window.from < window.unsure_until {
             // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
-            again.push((stretch.from..stretch.unsure_until, true));
-            stretch.closed.rotate_left(1);
-            stretch.closed[CLOSINGS - 1] = log.end;
-            stretch.from = stretch.from.max(stretch.closed[0]);
-            stretch.unsure_until = stretch.from;
-            stretch.young_from = stretch.young_from.max(stretch.from);
+            again.push((window.from..window.unsure_until, true));
+            window.closed.rotate_left(1);
+            window.closed[CLOSINGS - 1] = log.end;
+            window.from = window.from.max(window.closed[0]);
+            window.unsure_until = window.from;
+            window.young_from = window.young_from.max(window.from);
         } else {
-            self.stretch = None;
+            self.window = None;
             return Vec::new();
         }
-        stretch.since = now;
+        window.since = now;
         again.retain(|(told, _)| !told.is_empty());
         again.into_iter().map(|(told, is_last)| Due { told, is_last, known_before }).collect()
     }
 
     /// The first sequence number that somebody may have missed, until it has been told again.
     pub(crate) fn unsettled_from(&self) -> Option<u64> {
-        self.stretch.as_ref().map(|stretch| stretch.from)
+        self.window.as_ref().map(|window| window.from)
     }
 
     /// From where on everyone will be told again without anything more happening.
     pub(crate) fn will_repeat_from(&self) -> Option<u64> {
-        self.stretch.as_ref().filter(|stretch| stretch.contended && stretch.fresh).map(|stretch| stretch.repeated)
+        self.window.as_ref().filter(|window| window.contended && window.fresh).map(|window| window.repeated)
     }
 
     /// True when nobody has been writing, or reading a list, from then on.
     pub(crate) fn is_calm_since(&self, then: Instant, now: Instant) -> bool {
-        self.quiet_since(now) <= Quiet::Since(then)
+        self.quiet_since(now) <= Quiet::Retraction(then)
     }
 
     /// The same, and no save of a page has been refused since then either.
@@ -383,7 +386,7 @@ impl Settle {
     }
 
     fn is_over(&self, now: Instant, times: &SettleTimes) -> bool {
-        let settled = self.stretch.as_ref().is_some_and(|stretch| !(stretch.contended && stretch.fresh));
+        let settled = self.window.as_ref().is_some_and(|window| !(window.contended && window.fresh));
         settled && self.due(now, times).is_some_and(|due| due < now)
     }
 
@@ -485,7 +488,7 @@ mod tests {
         }
         world.until(60.0);
         assert_eq!(world.repeats(), []);
-        assert!(world.settle.stretch.is_none());
+        assert!(world.settle.window.is_none());
     }
 
     #[test]
@@ -522,7 +525,7 @@ mod tests {
         assert!((300..440).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
         world.until(500.0);
         assert_eq!(world.repeats().last(), Some(&(453.2, 300..450)));
-        assert!(world.settle.stretch.is_none());
+        assert!(world.settle.window.is_none());
     }
 
     #[test]
@@ -559,7 +562,7 @@ mod tests {
         assert_eq!(world.repeats(), [(11.2, 0..2)]);
         world.until(100.0);
         assert_eq!(world.repeats().last().map(|(_, told)| told.clone()), Some(0..2));
-        assert!(world.settle.stretch.is_none());
+        assert!(world.settle.window.is_none());
     }
 
     #[test]
@@ -602,7 +605,7 @@ mod tests {
         let slow = world.settle.write_comes(world.at(0.0), world.head, &TIMES);
         world.write(1.0, 1.5);
         world.until(20.0);
-        assert!(world.settle.stretch.is_none());
+        assert!(world.settle.window.is_none());
         world.settle.write_arrives(&slow);
         world.succeeds(&slow, 20.0);
         world.until(100.0);
@@ -651,7 +654,7 @@ mod tests {
         assert!(!world.settle.write_ends(&third, end), "it began behind it");
         assert!(world.settle.write_ends(&first, end));
         world.settle.refreshed();
-        assert!(world.settle.doubtful.is_empty(), "and nothing is left to meet it");
+        assert!(world.settle.doubtful.is_empty(), "and nothing is left to resolve_record it");
     }
 
     #[test]
@@ -699,7 +702,7 @@ mod tests {
                 now = begins + length;
             }
             world.until(now + 60.0);
-            prop_assert!(world.settle.stretch.is_none());
+            prop_assert!(world.settle.window.is_none());
             for (sequence, pair) in told.windows(2).enumerate() {
                 let [(_, ended), (begins, later)] = [pair[0], pair[1]];
                 if begins - ended < 2.0 {
