@@ -1,13 +1,13 @@
 //! The one door to the log: a change that would break pages does not pass it. Messages are the application's own.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     change::{Change, ChangeKind},
     diagnosis::Diagnosis,
-    entity::Entity,
+    entity::{Entity, EntityIndex},
     error::PublishError,
-    hub::{Delivery, EntityIndex, Hub},
+    hub::Hub,
     observe::Observer,
     scope::Scopes,
 };
@@ -44,7 +44,7 @@ impl Publisher {
             self.check_size(entity, change)?;
             self.check_scopes(index, change)?;
         }
-        let published = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
+        let published = self.hub.publish(index, changes, began);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
@@ -68,39 +68,6 @@ impl Publisher {
             Some(_) if !has_scope && !is_known() => Err(PublishError::NoScope { entity: entity.name.clone() }),
             _ => Ok(()),
         }
-    }
-
-    /// Changes, each deletion after those of the objects that go with it, and each that came from a scope with ids of
-    /// its own after its deletion there.
-    fn with_those_that_go_along<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
-        let entity = self.entity(index);
-        let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
-        let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids);
-        let takes_along = |change: &Change| {
-            (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.comes())
-        };
-        if !changes.iter().any(takes_along) {
-            return Cow::Borrowed(changes);
-        }
-        let key = |change: &Change| self.hub.key(index, change.namespace(), change.id()).into_owned();
-        let mut known: HashSet<String> = changes.iter().map(key).collect();
-        let mut all: Vec<Change> = Vec::with_capacity(changes.len());
-        for change in changes {
-            if change.kind() == ChangeKind::Delete && have_children {
-                let along = self.hub.descendants(index, change).into_iter();
-                all.extend(along.filter(|along| known.insert(key(along))));
-            }
-            if have_own_ids && change.comes() {
-                let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
-                all.extend(
-                    left.filter_map(|from| {
-                        Some(Change::delete(change.id()).ok()?.scope(from).gone_to(change.scopes()))
-                    }),
-                );
-            }
-            all.push(change.clone());
-        }
-        Cow::Owned(all)
     }
 
     /// Tells a message, `value` being JSON text.

@@ -174,7 +174,7 @@ impl PastScopes {
     }
 
     /// Whether it was told of what was told in these scopes at that place of the log, where that is known.
-    pub(crate) fn heard(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+    pub(crate) fn received(&self, scopes: &Scopes, at: Option<u64>) -> bool {
         self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.intersects(had))
     }
 
@@ -258,13 +258,13 @@ mod tests {
         earlier.add(set(&["b"]), 20);
         for (scope, at, heard) in [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
         {
-            assert_eq!(earlier.heard(&set(&[scope]), Some(at)), heard, "{scope} {at}");
+            assert_eq!(earlier.received(&set(&[scope]), Some(at)), heard, "{scope} {at}");
         }
-        assert!(!earlier.heard(&set(&["a"]), None), "nobody knows when");
+        assert!(!earlier.received(&set(&["a"]), None), "nobody knows when");
         for change in 0..100 {
             earlier.add(set(&["c"]), 30 + change);
         }
-        assert!(earlier.0.len() <= PastScopes::CHANGES && earlier.heard(&set(&["a"]), Some(9)));
+        assert!(earlier.0.len() <= PastScopes::CHANGES && earlier.received(&set(&["a"]), Some(9)));
         assert_eq!(earlier.scopes(), set(&["a", "b", "c"]));
     }
 

@@ -1,6 +1,9 @@
 //! Entities: what pages subscribe to, which routes change it, and what its widget can bear.
 
+mod index;
 mod rule;
+
+pub(crate) use self::index::EntityIndex;
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc};
 

@@ -5,41 +5,17 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use super::{
-    Delivery, EntityIndex, Hub, OngoingWrite,
+    append,
+    core::{Core, Delivery},
+    saved::OngoingWrite,
     settle::{Begun, HANGING, Settle},
 };
-use crate::lock::lock;
-
-impl Hub {
-    /// Somebody publishes by hand, until what comes back is dropped.
-    pub(crate) fn write_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
-        let activity = self.write_comes(entity);
-        activity.confirm();
-        activity
-    }
-
-    /// The request of a write is here. It counts for nothing yet: anybody can send one.
-    pub(crate) fn write_comes(self: &Arc<Self>, entity: EntityIndex) -> Activity {
-        let ongoing = self.change_begins();
-        let (now, head) = (Instant::now(), self.log_end());
-        let begun = lock(&self.settles)[usize::from(entity.0)].write_comes(now, head, &self.times.settle);
-        Activity { hub: self.clone(), entity, of: Of::Write(begun, Mutex::new(Stage::Pending)), _ongoing: ongoing }
-    }
-
-    /// A page reads an entity's list, until what comes back is dropped.
-    pub(crate) fn list_begins(self: &Arc<Self>, entity: EntityIndex) -> Activity {
-        let begun = Instant::now();
-        if self.delivery == Delivery::Converging {
-            lock(&self.settles)[usize::from(entity.0)].list_begins(begun);
-        }
-        Activity { hub: self.clone(), entity, of: Of::List(begun), _ongoing: None }
-    }
-}
+use crate::{entity::EntityIndex, lock::lock};
 
 /// A write or a list that is on its way.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    hub: Arc<Hub>,
+    core: Arc<Core>,
     entity: EntityIndex,
     of: Of,
     /// Dropped last: how a write ends may be logged, too.
@@ -77,6 +53,22 @@ pub(crate) enum Missed<'k> {
 }
 
 impl Activity {
+    /// The request of a write is here. It counts for nothing yet: anybody can send one.
+    pub(super) fn of_write(core: Arc<Core>, entity: EntityIndex, ongoing: Option<OngoingWrite>) -> Self {
+        let (now, end) = (Instant::now(), core.log_end());
+        let begun = lock(&core.settles)[usize::from(entity.0)].write_comes(now, end, &core.times.settle);
+        Self { core, entity, of: Of::Write(begun, Mutex::new(Stage::Pending)), _ongoing: ongoing }
+    }
+
+    /// A page reads an entity's list.
+    pub(super) fn of_list(core: Arc<Core>, entity: EntityIndex) -> Self {
+        let begun = Instant::now();
+        if core.delivery == Delivery::Converging {
+            lock(&core.settles)[usize::from(entity.0)].list_begins(begun);
+        }
+        Self { core, entity, of: Of::List(begun), _ongoing: None }
+    }
+
     /// Where the log stood when this write began.
     pub(crate) fn since(&self) -> Option<u64> {
         match &self.of {
@@ -98,7 +90,7 @@ impl Activity {
     /// The write may have changed something. To be called before that is published.
     pub(crate) fn confirm(&self) {
         let Of::Write(begun, stage) = &self.of else { return };
-        if self.hub.delivery == Delivery::Converging {
+        if self.core.delivery == Delivery::Converging {
             self.confirm_at(begun, &mut lock(stage));
         }
     }
@@ -111,15 +103,15 @@ impl Activity {
         }
         let now = Instant::now();
         {
-            let log = lock(&self.hub.log);
-            let settles = &mut lock(&self.hub.settles);
+            let log = lock(&self.core.log);
+            let settles = &mut lock(&self.core.settles);
             let settle = &mut settles[usize::from(self.entity.0)];
             if was == Stage::Pending {
                 settle.write_arrives(begun);
             }
             settle.write_confirmed(begun, now, || log.position(now, HANGING));
         }
-        self.hub.settler.news.notify_one();
+        self.core.settling.notify_one();
     }
 
     /// The write was refused, and has changed nothing; it leaves no trace unless its page may have missed something.
@@ -127,7 +119,7 @@ impl Activity {
         let Of::Write(begun, _) = &self.of else { return };
         let has_missed = match missed {
             Missed::Nothing => false,
-            Missed::Object(key) => lock(&self.hub.log).is_told_since(self.entity, key, begun.head),
+            Missed::Object(key) => lock(&self.core.log).is_told_since(self.entity, key, begun.head),
             Missed::Adds => self.settle(|settle| settle.was_added_beside(begun)),
         };
         if has_missed {
@@ -144,35 +136,35 @@ impl Activity {
             was == Stage::Arrived && settle.write_refused(begun)
         });
         // What waits for a quiet moment may find it earlier now.
-        self.hub.settler.news.notify_one();
+        self.core.settling.notify_one();
         if refreshes == Some(true) {
-            self.hub.refresh_once(self.entity);
+            append::refresh(&self.core, self.entity);
         }
     }
 
     fn settle<T>(&self, look: impl FnOnce(&Settle) -> T) -> T {
-        look(&lock(&self.hub.settles)[usize::from(self.entity.0)])
+        look(&lock(&self.core.settles)[usize::from(self.entity.0)])
     }
 
     /// Something happens to a write, where that is of interest.
     fn step<T>(&self, happen: impl FnOnce(&mut Stage, &mut Settle, &Begun) -> T) -> Option<T> {
         let Of::Write(begun, stage) = &self.of else { return None };
-        if self.hub.delivery == Delivery::Plain {
+        if self.core.delivery == Delivery::Plain {
             return None;
         }
         let stage = &mut lock(stage);
-        Some(happen(stage, &mut lock(&self.hub.settles)[usize::from(self.entity.0)], begun))
+        Some(happen(stage, &mut lock(&self.core.settles)[usize::from(self.entity.0)], begun))
     }
 }
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if self.hub.delivery == Delivery::Plain {
+        if self.core.delivery == Delivery::Plain {
             return;
         }
         let now = Instant::now();
         let begun = match &self.of {
-            Of::List(begun) => return lock(&self.hub.settles)[usize::from(self.entity.0)].list_ends(*begun, now),
+            Of::List(begun) => return lock(&self.core.settles)[usize::from(self.entity.0)].list_ends(*begun, now),
             Of::Write(begun, stage) => {
                 let stage = &mut lock(stage);
                 if **stage == Stage::Arrived {
@@ -185,8 +177,8 @@ impl Drop for Activity {
             }
         };
         // What began behind the refresh is newer, so this one needs no other.
-        if lock(&self.hub.settles)[usize::from(self.entity.0)].write_ends(begun, now) {
-            self.hub.refresh_once(self.entity);
+        if lock(&self.core.settles)[usize::from(self.entity.0)].write_ends(begun, now) {
+            append::refresh(&self.core, self.entity);
         }
     }
 }

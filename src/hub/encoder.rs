@@ -21,6 +21,8 @@ use crate::{
     scope::Scopes,
 };
 
+/// Objects of so many bytes are not read under the log's lock.
+pub(super) const LARGE: usize = 16 * 1024;
 /// Of many scopes that an id may be unique in, so many are tried.
 const MAX_KEYS: usize = 16;
 
@@ -39,6 +41,8 @@ pub(crate) struct EntityEncoder {
     /// An id names an object of its scope only.
     pub(crate) scoped_ids: bool,
     pub(crate) view: Option<View>,
+    /// Nothing is said but the words of the article.
+    pub(crate) is_plain: bool,
     pub(crate) heads: EventHeads,
 }
 
@@ -79,6 +83,7 @@ impl EntityEncoder {
             is_scoped: false,
             scoped_ids: false,
             view: None,
+            is_plain: false,
         }
     }
 
@@ -113,7 +118,13 @@ impl EntityEncoder {
 
     /// The same of an add, of which all fields must be known besides.
     pub(crate) fn can_add(&self, object: &[u8], whole: bool) -> bool {
-        whole && std::str::from_utf8(object).is_ok_and(|object| self.accepts(ChangeKind::Add, object))
+        self.is_enough(whole) && std::str::from_utf8(object).is_ok_and(|object| self.accepts(ChangeKind::Add, object))
+    }
+
+    /// Whether so much of an object is known that pages can be sent an add. Plain delivery has no other word for an object
+    /// that enters.
+    pub(crate) fn is_enough(&self, whole: bool) -> bool {
+        whole || self.is_plain
     }
 
     /// A change as it happens, in the article's words and no others.
@@ -127,7 +138,7 @@ impl EntityEncoder {
     }
 
     /// The newest state of an object, which is not copied where it is large; see [`can_add`](Self::can_add).
-    pub(crate) fn upsert(&self, object: &Bytes, can_add: bool) -> Upsert {
+    pub(crate) fn encode_upsert(&self, object: &Bytes, can_add: bool) -> Upsert {
         Upsert::of(can_add.then_some(&self.heads.add), &self.heads.update, object)
     }
 
@@ -143,12 +154,13 @@ impl EntityEncoder {
     /// `may_be_exception`, it is made an event like others first. A delete that meets the open form of its event
     /// throws and leaves saving switched off; an update of what is not there any more is skipped by the others and
     /// switches saving on again.
-    pub(crate) fn gone(&self, object: &str, may_be_exception: bool) -> EventFrame {
+    pub(crate) fn encode_delete(&self, object: &str, may_be_exception: bool) -> EventFrame {
         let delete = self.encode(ChangeKind::Delete, object);
         let Some(id) = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)) else {
             return delete;
         };
         match self.widget {
+            _ if self.is_plain => delete,
             Widget::Any => delete,
             Widget::Scheduler => {
                 let awake = self.encode(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
@@ -164,8 +176,28 @@ impl EntityEncoder {
     }
 
     /// That an object is gone, long after it went.
-    pub(crate) fn tombstone(&self, tombstone: &Tombstone) -> Bytes {
-        self.gone(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
+    pub(crate) fn encode_tombstone(&self, tombstone: &Tombstone) -> Bytes {
+        self.encode_delete(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
+    }
+
+    /// An object that enters a page's sight; see [`can_add`](Self::can_add).
+    pub(crate) fn encode_enter(&self, object: &Bytes, can_add: bool) -> Frame {
+        match (self.is_plain, can_add) {
+            (false, _) => self.encode_upsert(object, can_add).for_pages(false),
+            (true, true) => self.encode_shared(ChangeKind::Add, object),
+            (true, false) => self.encode_shared(ChangeKind::Update, object),
+        }
+    }
+
+    /// An object that leaves a page's sight.
+    pub(crate) fn encode_leave(&self, object: &[u8]) -> Bytes {
+        let object = Object::parse(object).unwrap_or_default();
+        self.encode_leave_by_id(object.get("id").unwrap_or("null"))
+    }
+
+    /// The same, with its id as JSON text.
+    pub(crate) fn encode_leave_by_id(&self, raw_id: &str) -> Bytes {
+        self.encode_delete(&format!(r#"{{"id":{raw_id}}}"#), true).frame
     }
 
     /// Whether an object can be an exception of a series, where so much of it is known, and whether that is all of it.
@@ -241,7 +273,7 @@ mod tests {
 
     fn upsert(encoder: &EntityEncoder, object: &str, whole: bool) -> Upsert {
         let object = Bytes::copy_from_slice(object.as_bytes());
-        encoder.upsert(&object, encoder.can_add(&object, whole))
+        encoder.encode_upsert(&object, encoder.can_add(&object, whole))
     }
 
     /// The values of the messages in some frames.
@@ -266,10 +298,10 @@ mod tests {
     #[test]
     fn a_whole_object_is_added_and_updated() {
         let upsert = upsert(&scheduler(), WHOLE, true);
-        let frames = said(&upsert.for_anyone().to_bytes());
+        let frames = said(&upsert.for_pages(false).to_bytes());
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{WHOLE}}}"#));
         assert_eq!(frames, expected);
-        assert_eq!(said(&upsert.for_those_who_have_it().to_bytes()), expected[1..]);
+        assert_eq!(said(&upsert.for_pages(true).to_bytes()), expected[1..]);
     }
 
     #[test]
@@ -279,13 +311,13 @@ mod tests {
         let text = std::str::from_utf8(&object).unwrap();
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{text}}}"#));
         let encoder = scheduler();
-        let whole = encoder.upsert(&object, encoder.can_add(&object, true));
-        let partial = encoder.upsert(&object, encoder.can_add(&object, false));
+        let whole = encoder.encode_upsert(&object, encoder.can_add(&object, true));
+        let partial = encoder.encode_upsert(&object, encoder.can_add(&object, false));
         for (frame, said_of_it) in [
-            (whole.for_anyone(), &expected[..]),
-            (whole.for_those_who_have_it(), &expected[1..]),
-            (partial.for_anyone(), &expected[1..]),
-            (partial.for_those_who_have_it(), &expected[1..]),
+            (whole.for_pages(false), &expected[..]),
+            (whole.for_pages(true), &expected[1..]),
+            (partial.for_pages(false), &expected[1..]),
+            (partial.for_pages(true), &expected[1..]),
             (encoder.encode_shared(ChangeKind::Add, &object), &expected[..1]),
         ] {
             assert_eq!(said(&frame.to_bytes()), said_of_it);
@@ -299,16 +331,16 @@ mod tests {
     fn what_would_poison_a_page_is_only_updated() {
         let undated = r#"{"id":1,"text":"x"}"#;
         for (object, whole) in [(undated, true), (WHOLE, false)] {
-            let frame = upsert(&scheduler(), object, whole).for_anyone();
+            let frame = upsert(&scheduler(), object, whole).for_pages(false);
             assert_eq!(said(&frame.to_bytes()).len(), 1, "{object}");
         }
-        let link = upsert(&EntityEncoder::new("links", "link"), undated, true).for_anyone();
+        let link = upsert(&EntityEncoder::new("links", "link"), undated, true).for_pages(false);
         assert_eq!(said(&link.to_bytes()).len(), 2);
     }
 
     #[test]
     fn a_deletion_leaves_no_page_unable_to_save_and_no_occurrence_hidden() {
-        let gone = scheduler().gone(r#"{"id":"7"}"#, true);
+        let gone = scheduler().encode_delete(r#"{"id":"7"}"#, true);
         let expected = [
             r#"{"type":"update-event","event":{"id":"7","recurring_event_id":"","original_start":null,"rrule":""}}"#,
             r#"{"type":"delete-event","event":{"id":"7"}}"#,
@@ -316,8 +348,8 @@ mod tests {
         ];
         assert_eq!(said(&gone.frame), expected);
         assert_eq!(&gone.object[..], br#"{"id":"7"}"#);
-        assert_eq!(said(&scheduler().gone(r#"{"id":"7"}"#, false).frame), expected[1..]);
-        let bare = EntityEncoder::new("links", "link").gone(r#"{"id":7}"#, true);
+        assert_eq!(said(&scheduler().encode_delete(r#"{"id":"7"}"#, false).frame), expected[1..]);
+        let bare = EntityEncoder::new("links", "link").encode_delete(r#"{"id":7}"#, true);
         assert_eq!(said(&bare.frame), [r#"{"type":"delete-link","link":{"id":7}}"#]);
         assert_eq!(&bare.object[..], br#"{"id":7}"#);
     }

@@ -1,12 +1,37 @@
-//! Who listens, and how what is told reaches them: one log, one cursor each, no queues. Knows no sockets.
+//! Who follows the log, and how what is published reaches them: one log, one cursor each, no queues. Knows no sockets.
 //!
-//! Publishing appends to the log and wakes the fan-out tasks, one per worker, each owning a shard of the subscribers.
-//! A subscriber that took everything so far is on the *fast way*: the fan-out task hands it what is new and moves its
-//! cursor. One that did not, or that must hear what it missed, is on the *slow way*: its own task reads the log by its
-//! cursor, a bounded share at a time, until it has caught up.
+//! # The life of a record
+//! 1. [`Hub::publish`] merges a change with what the log knows of its object and appends a record (`append`), under the
+//!    log's lock alone. Deletions leave a tombstone.
+//! 2. The fan-out tasks wake (`fanout`), one per worker, each with a shard of the subscribers. A task makes one envelope of
+//!    each record, and sends every subscriber what the visibility filter (`visibility`) lets it receive.
+//! 3. When the entity's writes have gone quiet (`settle`), what may have met a page that was saving is resent once, in its
+//!    newest state: a debounced repeat. Deletions have reminders (`delivery::reminders`).
+//! 4. The record is trimmed: the oldest of the entity and scopes that cost most. A page that needed it gets a snapshot.
+//!
+//! # The phases of a subscription
+//! ```text
+//!              missed, and the log reaches back
+//!   subscribe ---------------------------------> CatchingUp ----- sent to the end of the log -----> Live
+//!       |                                          ^     |                                          |
+//!       | the log does not reach back     snapshot |     | trimmed meanwhile                        | refresh, torn
+//!       |                                          |     v                                          | repeat, new scopes
+//!       +-------------------------------------> NeedsSnapshot <-------------------------------------+
+//! ```
+//! A subscriber itself is on the fast path (the fan-out sends), on the slow path (its own task sends, a bounded chunk at a
+//! time), waits for hooks, or has left: see `subscriber`.
+//!
+//! # Invariants
+//! - A subscriber's cursor never goes back. What is sent besides news is a resend, or a retraction.
+//! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
+//! - Locks are taken in this order: a subscriber's state, the log, settling, reminders, sessions. No lock is held while a
+//!   hook runs or a socket is written by a task of its own.
+//! - While hooks are asked about a chunk, nobody sends anything else to its page.
+//! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 
 mod activity;
 mod append;
+mod core;
 mod delivery;
 mod encoder;
 mod fanout;
@@ -18,6 +43,7 @@ mod proof;
 mod saved;
 mod sessions;
 mod settle;
+mod snapshot;
 mod subscriber;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,478 +51,199 @@ mod upsert;
 mod view;
 mod visibility;
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    fmt,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(crate) use self::{
     activity::{Activity, Missed},
+    append::Published,
+    core::{Delivery, DeliveryCounters, DeliveryTimes, Pace},
     delivery::reminders::{MAX_REMINDERS, ReminderTimes},
     encoder::EntityEncoder,
     log::LogLimits,
-    saved::OngoingWrite,
     sessions::{SessionId, SessionLimits},
     settle::SettleTimes,
-    subscriber::{Accepted, FrameSink, Inquiry, Progress, ResumeFrom, Subscriber},
+    snapshot::SnapshotFrames,
+    subscriber::{Accepted, Check, FrameSink, Progress, ResumeFrom, Subscriber},
     view::View,
     visibility::Cleared,
 };
 use self::{
-    delivery::batch::{Batch, Repeat, RepeatBatch, Resent},
-    delivery::reminders::Schedule,
-    fanout::{Settler, Shard},
-    log::{Log, ObjectChange, Record, RecordKind},
-    saved::Keeping,
-    sessions::Sessions,
-    settle::{Due, Settle},
-    subscriber::{ResumeState, SubscriberState},
-    upsert::Upsert,
-    visibility::{Envelope, Mode, Recipient},
+    append::Announced,
+    core::Core,
+    fanout::Fanout,
+    saved::{Keeper, OngoingWrite},
 };
+pub(crate) use crate::entity::EntityIndex;
 use crate::{
     auth::Identity,
-    change::{Change, ChangeKind},
-    frame::Frame,
+    change::Change,
+    epoch::Epoch,
     lock::lock,
-    object::quoted,
-    observe::{Counter, audit},
-    protocol,
-    scope::{PastScopes, Scopes},
+    log_file::{Found, LogFile},
+    observe::{Observer, audit},
+    scope::Scopes,
 };
-
-/// The place of an entity in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct EntityIndex(pub(crate) u16);
-
-/// What pages are promised.
-///
-/// ```
-/// use tower_live_updates::{Delivery, Entity, LiveUpdates};
-///
-/// let live = LiveUpdates::builder("/api/v1")
-///     .allow_anonymous()
-///     .entity(Entity::scheduler("/events"))
-///     .delivery(Delivery::Plain)
-///     .build()?;
-/// # Ok::<(), tower_live_updates::ConfigError>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Delivery {
-    /// Every open page ends up equal to the server. The default.
-    #[default]
-    Converging,
-    /// Each change is said once, in the words of the vendor's article and no others: no key, no history, no repeats.
-    /// A page keeps what it missed, and what its own client dropped, until it is loaded again.
-    Plain,
-}
-
-/// The times of delivering.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeliveryTimes {
-    pub(crate) settle: SettleTimes,
-    /// A replay is told once more after this long: the page's list may arrive later than the replay.
-    pub(crate) second_replay_delay: Duration,
-    /// A replay begins this long before what is known to have arrived.
-    pub(crate) replay_overlap: Duration,
-    /// What a page may have missed begins this long before its handshake.
-    pub(crate) first_load: Duration,
-    /// A ping that asks for an acknowledgement rides along at most this often.
-    pub(crate) acknowledge_every: Duration,
-    /// When deletions are resent, since the client cannot apply one while the event's form is open.
-    pub(crate) reminders: ReminderTimes,
-    pub(crate) pace: Pace,
-}
-
-/// Mode fast a page is told what it must draw: for each update the stock client draws the whole calendar anew, which takes
-/// about 12 ms where that has a thousand events.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// So many lines are told at once. A replay of more is a long one.
-    pub(crate) long: usize,
-    /// Of a long one, so many are told behind these …
-    pub(crate) at_once: usize,
-    /// … each time so long after the ones before.
-    pub(crate) every: Duration,
-}
-
-impl Pace {
-    /// Twenty-four lines in a second.
-    pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 6, every: Duration::from_millis(250) };
-
-    /// Mode many lines are told at once first, where so many rows are known to follow.
-    fn first(&self, rows: usize) -> usize {
-        if rows > self.long { self.at_once } else { self.long }
-    }
-
-    /// Mode long a page is left alone that has been told so many lines.
-    fn time_for(&self, drawn: usize) -> Duration {
-        let times = u32::try_from(drawn.div_ceil(self.at_once.max(1))).unwrap_or(u32::MAX);
-        self.every.saturating_mul(times)
-    }
-}
-
-/// Records handed to the fast way at once.
-const BATCH_RECORDS: usize = 256;
-/// Frames that everyone is told again at once; more are told to each at its own pace.
-const REPEAT_FRAMES: usize = 512;
-
-/// The same, in bytes.
-const REPEAT_BYTES: usize = 1024 * 1024;
-/// Keys looked up in the log at once.
-const KEYS_AT_ONCE: usize = 1024;
 
 /// The log and everyone who follows it.
 pub(crate) struct Hub {
-    delivery: Delivery,
-    times: DeliveryTimes,
-    started: Instant,
-    /// What objects are put together to at most.
-    max_object_bytes: usize,
-    /// One for each entity; the last is `$resync`.
-    encoders: Vec<EntityEncoder>,
-    resync: EntityIndex,
-    log: Mutex<Log>,
-    settles: Mutex<Vec<Settle>>,
-    /// One for each entity.
-    reminders: Mutex<Vec<Schedule>>,
-    sessions: Sessions,
-    shards: OnceLock<Box<[Arc<Shard>]>>,
-    /// Subscribers so far.
-    joined: AtomicUsize,
-    settler: Settler,
-    pub(crate) counters: DeliveryCounters,
-    /// Whether the audit is asked for.
-    pub(crate) audit: bool,
-    /// Where the log is kept across a restart.
-    keeping: Option<Keeping>,
-}
-
-/// What was delivered besides what happened.
-#[derive(Debug, Default)]
-pub(crate) struct DeliveryCounters {
-    /// Entities replayed to pages that came or came back.
-    pub(crate) replays: Counter,
-    /// Entities brought to the store's state.
-    pub(crate) snapshots: Counter,
-    /// Entities of which nobody could say where they stand.
-    pub(crate) gaps: Counter,
-    /// Objects told again, each time and to each subscriber.
-    pub(crate) repeats: Counter,
-}
-
-/// What came of changes that were to be published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Published {
-    /// So many are in the log.
-    pub(crate) changes: u64,
-    /// Some are not, since a request claimed to change what is in other scopes.
-    pub(crate) elsewhere: bool,
-}
-
-/// To whom something is told once more.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Pages {
-    /// They may have missed anything.
-    Any,
-    /// What was added before is there, and an update will do.
-    ThatHave { everything_before: u64 },
-}
-
-/// The rows of a store at one time, as frames.
-#[derive(Clone, Debug)]
-pub(crate) struct SnapshotFrames {
-    /// Where the log stood before the store was asked.
-    pub(crate) at: u64,
-    /// Of who it was asked for.
-    scopes: Scopes,
-    gone: Arc<[Row]>,
-    rows: Arc<[Row]>,
-    /// It takes away what the page could see before, and not only what has changed.
-    takes_away: bool,
-}
-
-impl SnapshotFrames {
-    /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
-    fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Frame) -> Self {
-        let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
-        let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
-        let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
-        Self { gone: self.gone.iter().cloned().chain(lost).collect(), takes_away: true, ..self.clone() }
-    }
-
-    fn only_gone(&self) -> Self {
-        Self { rows: Arc::default(), ..self.clone() }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Row {
-    id: Box<str>,
-    /// What the log may find its object by.
-    keys: Box<[Arc<str>]>,
-    frame: Frame,
-    /// The object itself, where it is asked who may see it.
-    object: Option<Bytes>,
-    kind: RowKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RowKind {
-    Object,
-    Gone,
-    /// Tells the page to load its list again, once.
-    Marker,
+    core: Arc<Core>,
+    fanout: Arc<Fanout>,
+    /// Keeps the log across a restart.
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Hub {
     pub(crate) fn new(
         delivery: Delivery,
-        mut encoders: Vec<EntityEncoder>,
+        encoders: Vec<EntityEncoder>,
         log: LogLimits,
         times: DeliveryTimes,
         sessions: SessionLimits,
+        audits: bool,
     ) -> Self {
-        let resync = EntityIndex(u16::try_from(encoders.len()).unwrap_or(u16::MAX));
-        encoders.push(EntityEncoder::new(RESYNC, RESYNC));
-        Self {
-            delivery,
-            times,
-            started: Instant::now(),
-            max_object_bytes: log.object_bytes,
-            resync,
-            log: Mutex::new(Log::new(log, encoders.len())),
-            settles: Mutex::new(encoders.iter().map(|_| Settle::new(Instant::now())).collect()),
-            reminders: Mutex::new(vec![Schedule::default(); encoders.len()]),
-            encoders,
-            sessions: Sessions::new(sessions),
-            shards: OnceLock::new(),
-            joined: AtomicUsize::new(0),
-            settler: Settler::default(),
-            counters: DeliveryCounters::default(),
-            audit: false,
-            keeping: None,
-        }
+        let core = Arc::new(Core::new(delivery, encoders, log, times, sessions, audits));
+        Self { fanout: Arc::new(Fanout::new(core.clone())), core, keeper: None }
+    }
+
+    /// Keeps the log in this file from now on, and takes up what the file holds. Returns the epoch of the log.
+    pub(crate) fn keep_in(&mut self, file: LogFile, found: Found, observer: Arc<Observer>) -> Epoch {
+        let (keeper, epoch) = Keeper::new(self.core.clone(), file, found, observer);
+        self.keeper = Some(Arc::new(keeper));
+        epoch
     }
 
     /// What one object may have, as JSON.
     pub(crate) fn max_object_bytes(&self) -> usize {
-        self.max_object_bytes
-    }
-
-    fn is_audited(&self) -> bool {
-        self.audit && audit::is_read()
+        self.core.max_object_bytes
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
-        self.delivery
+        self.core.delivery
     }
 
-    /// The entity of this name, [`RESYNC`] among them.
+    pub(crate) fn counters(&self) -> &DeliveryCounters {
+        &self.core.counters
+    }
+
+    /// The entity of this name, `$resync` among them.
     pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
-        let at = self.encoders.iter().position(|encoder| encoder.entity == name)?;
-        u16::try_from(at).ok().map(EntityIndex)
-    }
-
-    /// The sequence number the next record will get.
-    pub(crate) fn log_end(&self) -> u64 {
-        lock(&self.log).end()
-    }
-
-    /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
-    pub(crate) fn handshake(&self, now: Instant) -> u64 {
-        let log = lock(&self.log);
-        log.position(now, self.times.first_load)
-    }
-
-    /// Records kept, and the bytes they cost.
-    pub(crate) fn log_size(&self) -> (usize, usize) {
-        lock(&self.log).size()
-    }
-
-    /// Sessions remembered.
-    pub(crate) fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Tells a message: `value` is JSON text.
-    pub(crate) fn send(self: &Arc<Self>, entity: EntityIndex, scopes: Scopes, value: &str) {
-        let _ongoing = self.change_begins();
-        let name = &self.encoder(entity).entity;
-        let frame = protocol::message(name, value);
-        let announced = self.is_audited().then(|| scopes.clone());
-        let mut log = lock(&self.log);
-        log.append(Instant::now(), Record { entity, frame, scopes, kind: RecordKind::Message });
-        drop(log);
-        self.wake();
-        if let Some(scopes) = announced {
-            audit::published(name, "", audit::MESSAGE, &scopes, self.audience(entity, &scopes));
-        }
-    }
-
-    /// Mode many follow an entity at the moment who hear what is told in these scopes.
-    fn audience(&self, entity: EntityIndex, scopes: &Scopes) -> usize {
-        let of_shard = |shard: &Arc<Shard>| {
-            let subscribers = lock(&shard.subscribers);
-            subscribers.iter().filter(|(_, subscriber)| subscriber.would_hear(entity, scopes)).count()
-        };
-        self.shards().iter().map(of_shard).sum()
-    }
-
-    /// Has every page of an entity brought to the store's state, or told to load its list again; once more when the
-    /// writes are answered that are on their way.
-    pub(crate) fn refresh(self: &Arc<Self>, entity: EntityIndex) {
-        let _ongoing = self.change_begins();
-        lock(&self.settles)[usize::from(entity.0)].refreshed();
-        self.refresh_once(entity);
-    }
-
-    fn refresh_once(&self, entity: EntityIndex) {
-        let encoder = self.encoder(entity);
-        let marker = Record { entity, frame: encoder.resync_marker(), scopes: Scopes::All, kind: RecordKind::Refresh };
-        let now = Instant::now();
-        lock(&self.settles)[usize::from(entity.0)].lists_may_be_older(now);
-        let mut log = lock(&self.log);
-        if !encoder.has_snapshot {
-            let frame = self.resync_message(entity);
-            log.append(now, Record { entity: self.resync, frame, scopes: Scopes::All, kind: RecordKind::Message });
-        }
-        log.append(now, marker);
-        drop(log);
-        self.wake();
-    }
-
-    /// The deletions of the objects known to go with this one, each before the one it goes with.
-    pub(crate) fn descendants(&self, entity: EntityIndex, change: &Change) -> Vec<Change> {
-        let log = lock(&self.log);
-        let key = self.key_of(&log, entity, change);
-        // What is not deleted takes nothing along.
-        if self.is_elsewhere(&log, entity, &key, change) {
-            return Vec::new();
-        }
-        let newest = log.newest_record(entity, &key);
-        let known = newest.map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
-        let scopes = if self.encoder(entity).is_scoped { known.and(change.scopes()) } else { Scopes::All };
-        let along = match newest {
-            _ if self.encoder(entity).has_trees() => log.descendants(entity, &key),
-            Some((_, _, subject)) if subject.parent.is_some() => Vec::new(),
-            _ => log.children(entity, &key),
-        };
-        let deletion = |key: Arc<str>| {
-            let (_, record, subject) = log.newest_record(entity, &key)?;
-            // What is told elsewhere does not go with it.
-            if !record.scopes.intersects(&scopes) {
-                return None;
-            }
-            let deletion = Change::delete(&subject.id).ok()?.unique_in(change.namespace());
-            let scopes = if self.encoder(entity).is_scoped { &record.scopes } else { &Scopes::None };
-            Some(deletion.told_in(scopes, &Scopes::None))
-        };
-        along.into_iter().filter_map(deletion).collect()
+        self.core.find(name)
     }
 
     /// What tells an object of an entity from others.
     pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
-        self.encoder(entity).key(namespace, id)
+        self.core.key(entity, namespace, id)
     }
 
-    /// True where the log knows who has heard of an object.
+    /// True where the log knows who has received an object.
     pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
-        !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
+        self.core.knows_scopes_of(entity, id)
     }
 
     /// True where the log knows of an object, or of its deletion.
     pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
-        let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
-        log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
+        self.core.has_published(entity, namespace, id)
     }
 
-    /// True where somebody may ask what this object was before, and the log does not know.
+    /// True where a hook may be asked what this object was before, and the log does not know.
     pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
-        let encoder = self.encoder(entity);
-        encoder.view.is_some() && lock(&self.log).newest(entity, &encoder.key(scopes, id)).is_none()
+        self.core.lacks(entity, scopes, id)
     }
 
-    /// Adds a subscriber, with no subscriptions yet, and makes sure that somebody serves it. Needs a runtime.
-    pub(crate) fn join(
-        self: &Arc<Self>,
-        sink: Arc<dyn FrameSink>,
-        identity: Identity,
-        origin: ResumeFrom,
-    ) -> Arc<Subscriber> {
-        let shards = self.shards.get_or_init(|| {
-            let workers = tokio::runtime::Handle::current().metrics().num_workers();
-            (0..workers).map(|_| Arc::new(Shard::default())).collect()
-        });
-        let now = Instant::now();
-        let head = self.log_end();
-        let mut earlier = PastScopes::default();
-        let mut before = None;
-        let page = match origin {
-            ResumeFrom::Unknown => None,
-            ResumeFrom::Page { session, missed_from } => {
-                let taken = session.and_then(|id| self.sessions.take(id, identity.receives(), head, now));
-                let mut missed_from = missed_from;
-                let (hold, hidden) = match taken {
-                    Some(taken) => {
-                        earlier = taken.earlier;
-                        before = taken.before;
-                        missed_from = missed_from.filter(|_| !taken.is_lost);
-                        let hidden = before.as_ref().map_or(taken.hidden, |before| before.hidden());
-                        (Some(taken.hold), hidden)
-                    }
-                    None => (None, Vec::new()),
-                };
-                Some(ResumeState { hold, missed_from, hidden })
-            }
-        };
-        let turn = self.joined.fetch_add(1, Ordering::Relaxed);
-        let at = turn % shards.len();
-        let shard = &shards[at];
-        let recipient = Recipient { identity, earlier };
-        let ping_due = now + spread(turn, self.times.acknowledge_every);
-        let feed = Mutex::new(SubscriberState::new(head, recipient, page, ping_due));
-        let subscriber = Arc::new(Subscriber { feed, sink, seat: OnceLock::new() });
-        let place = shard.add(subscriber.clone());
-        subscriber.seat.get_or_init(|| (at, place));
-        subscriber.holds_its_session(self);
-        // Where its page answers still, another page has the same key.
-        if let Some(before) = before {
-            before.ask();
+    /// The sequence number the next record will get.
+    pub(crate) fn log_end(&self) -> u64 {
+        self.core.log_end()
+    }
+
+    /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
+    pub(crate) fn handshake(&self, now: Instant) -> u64 {
+        self.core.handshake(now)
+    }
+
+    /// Records kept, and the bytes they cost.
+    pub(crate) fn log_size(&self) -> (usize, usize) {
+        lock(&self.core.log).size()
+    }
+
+    /// Sessions remembered.
+    pub(crate) fn sessions(&self) -> usize {
+        self.core.sessions.len()
+    }
+
+    /// Publishes changes: see [`append::publish`].
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
+        let (published, announced) = append::publish(&self.core, entity, changes, began);
+        for Announced { id, kind, scopes } in announced {
+            self.announce(entity, &id, kind.verb(), &scopes);
         }
-        self.serve(&subscriber);
-        subscriber
+        published
     }
 
-    /// Takes a subscriber off the list, once: somebody else may have its seat after that. Nothing is handed to its sink
-    /// any more.
+    /// Publishes a message: `value` is JSON text.
+    pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
+        let _ongoing = self.change_begins();
+        append::send(&self.core, entity, scopes.clone(), value);
+        if self.core.is_audited() {
+            self.announce(entity, "", audit::MESSAGE, &scopes);
+        }
+    }
+
+    fn announce(&self, entity: EntityIndex, id: &str, kind: &str, scopes: &Scopes) {
+        let recipients = self.fanout.audience(entity, scopes);
+        audit::published(&self.core.encoder(entity).entity, id, kind, scopes, recipients);
+    }
+
+    /// Has every page of an entity brought to the store's state, or sent that it must load its list again; once more when
+    /// the writes are answered that are on their way.
+    pub(crate) fn refresh(&self, entity: EntityIndex) {
+        let _ongoing = self.change_begins();
+        lock(&self.core.settles)[usize::from(entity.0)].refreshed();
+        append::refresh(&self.core, entity);
+    }
+
+    /// Somebody publishes by hand, until what comes back is dropped.
+    pub(crate) fn write_begins(&self, entity: EntityIndex) -> Activity {
+        let activity = self.write_comes(entity);
+        activity.confirm();
+        activity
+    }
+
+    /// The request of a write is here. It counts for nothing yet: anybody can send one.
+    pub(crate) fn write_comes(&self, entity: EntityIndex) -> Activity {
+        let ongoing = self.change_begins();
+        Activity::of_write(self.core.clone(), entity, ongoing)
+    }
+
+    /// A page reads an entity's list, until what comes back is dropped.
+    pub(crate) fn list_begins(&self, entity: EntityIndex) -> Activity {
+        Activity::of_list(self.core.clone(), entity)
+    }
+
+    /// A write begins. To be called before it can change anything.
+    fn change_begins(&self) -> Option<OngoingWrite> {
+        self.keeper.as_ref().map(Keeper::write_begins)
+    }
+
+    /// Adds a subscriber, with no subscriptions yet, and makes sure that a task serves it. Needs a runtime.
+    pub(crate) fn join(&self, sink: Arc<dyn FrameSink>, identity: Identity, resume: ResumeFrom) -> Arc<Subscriber> {
+        self.fanout.join(sink, identity, resume)
+    }
+
+    /// Makes sure that a task serves a subscriber: a runtime may have ended, and its tasks with it.
+    pub(crate) fn serve(&self, subscriber: &Subscriber) {
+        self.fanout.serve(subscriber);
+    }
+
+    /// Takes a subscriber off the list, once: another may have its seat after that. Nothing is sent to its sink any more.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
-        let Some(left) = subscriber.leave() else {
-            return;
-        };
-        if let Some((hold, hidden)) = left {
-            self.sessions.leave(&hold, hidden, self.log_end(), now);
-        }
-        if let Some(&(shard, place)) = subscriber.seat.get() {
-            let seat = lock(&self.shards()[shard].subscribers).try_remove(place);
-            // It may be the last to hold the application's data, which ends under no lock.
-            drop(seat);
+        if subscriber.leave(now) {
+            self.fanout.remove(subscriber);
         }
     }
 
-    /// Rows of the store, and ids of what is gone, as they are told to pages that lost their place. `at` is where the
-    /// log stood before the store was asked. Rows that would break pages are left out; how many is said. What has a row
-    /// is not taken for deleted any more.
+    /// Rows of the store, and ids of what is gone, for pages that lost their place: see [`SnapshotFrames::new`].
     pub(crate) fn snapshot(
         &self,
         entity: EntityIndex,
@@ -505,245 +252,30 @@ impl Hub {
         rows: &[Change],
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
-        let encoder = self.encoder(entity);
-        let claims_apart = lock(&self.log).has_claims_apart(entity);
-        let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
-            encoder.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
-        };
-        let gone = gone.iter().map(|change| Row {
-            id: change.id().into(),
-            keys: keys(identity.receives(), change.id()),
-            frame: encoder.gone(change.object(), true).frame.into(),
-            object: None,
-            kind: RowKind::Gone,
-        });
-        let heard = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
-        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| encoder.accepts_row(change));
-        let unbearable = others.len();
-        let there: Vec<Box<[Arc<str>]>> =
-            bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
-        for some in there.chunks(KEYS_AT_ONCE) {
-            let mut log = lock(&self.log);
-            some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
-        }
-        let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
-            let object = Bytes::copy_from_slice(change.object().as_bytes());
-            let (frame, object) = match encoder.view {
-                Some(_) => (Bytes::new().into(), Some(object)),
-                None => (encoder.upsert(&object, encoder.can_add(&object, true)).for_anyone(), None),
-            };
-            Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
-        });
-        let scopes = identity.receives().clone();
-        let (gone, rows) = (gone.collect(), objects.collect());
-        (SnapshotFrames { at, scopes, gone, rows, takes_away: false }, unbearable)
+        SnapshotFrames::new(&self.core, entity, at, identity, rows, gone)
     }
 
-    /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
-    /// subscribed yet: pages without any ignore it.
-    fn marker(&self, entity: EntityIndex, at: u64) -> SnapshotFrames {
-        let marker = |frame: Bytes| {
-            let frame = frame.into();
-            Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
-        };
-        let rows = [marker(self.encoder(entity).resync_marker()), marker(self.resync_message(entity))];
-        SnapshotFrames { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
-    }
-
-    fn resync_message(&self, entity: EntityIndex) -> Bytes {
-        let name = quoted(&self.encoder(entity).entity);
-        protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
-    }
-
-    /// Says again what has settled; returns when to look next.
+    /// Resends what has settled; returns when to look next.
+    #[cfg(any(test, feature = "__bench"))]
     pub(crate) fn settle(&self, now: Instant) -> Option<Instant> {
-        let mut next = None;
-        for entity in self.entities() {
-            let mut log = lock(&self.log);
-            let mut settles = lock(&self.settles);
-            let settle = &mut settles[usize::from(entity.0)];
-            let again = settle.repeat(now, log.start(entity)..log.end(), &self.times.settle);
-            let due = settle.due(now, &self.times.settle);
-            drop(settles);
-            next = next.into_iter().chain(due).min();
-            for Due { told, is_last, known_before } in again {
-                log.tombstones_settled(entity, told.clone());
-                self.repeat(&Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
-            }
+        self.fanout.settle(now)
+    }
+
+    /// Whether the log is kept in a file.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// Records read from the log file.
+    pub(crate) fn restored(&self) -> usize {
+        self.keeper.as_ref().map_or(0, |keeper| keeper.restored())
+    }
+
+    /// Writes the log file, when no write is on its way any more: now, or as often as the last of them ends.
+    pub(crate) async fn close(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.close().await;
         }
-        next
-    }
-
-    /// Resends what was deleted lately; returns when to look next.
-    fn remind_of_deletions(&self, now: Instant) -> Option<Instant> {
-        let reminds_from = self.keeping.as_ref().and_then(|keeping| keeping.reminds_from);
-        if reminds_from.is_some_and(|from| now < from) {
-            return reminds_from;
-        }
-        let mut next = None;
-        for entity in self.entities() {
-            let log = lock(&self.log);
-            let from = self.reimported_before(&log, entity);
-            let mut schedules = lock(&self.reminders);
-            let schedule = &mut schedules[usize::from(entity.0)];
-            let due = schedule.due(&log, entity, &self.times.reminders, from, now);
-            drop(schedules);
-            drop(log);
-            next = next.into_iter().chain(due.next).min();
-            if !due.sequences.is_empty() {
-                self.repeat(&Repeat { entity, what: Resent::Deletions(due.sequences.into()) });
-            }
-        }
-        next
-    }
-
-    /// Resends to each what it has lost sight of.
-    fn remind_of_hidden(&self) {
-        for entity in self.entities().filter(|entity| self.encoder(*entity).is_restricted()) {
-            self.repeat(&Repeat { entity, what: Resent::Retractions });
-        }
-    }
-
-    /// Everybody has had every reminder of an entity's deletions before this.
-    fn reminded_before(&self, entity: EntityIndex) -> u64 {
-        lock(&self.reminders)[usize::from(entity.0)].done_before(&self.times.reminders)
-    }
-
-    /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
-    fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
-        if self.encoder(entity).has_snapshot { 0 } else { log.refreshed(entity) }
-    }
-
-    fn repeat(&self, repeat: &Repeat) {
-        for shard in self.shards() {
-            shard.repeat(repeat.clone());
-        }
-    }
-
-    /// What is told once more, as it is now.
-    fn repeat_batch(&self, repeat: &Repeat) -> RepeatBatch {
-        let entity = repeat.entity;
-        let log = lock(&self.log);
-        let until = log.end();
-        let is_filtered = self.encoder(entity).view.is_some();
-        let (is_torn, frames) = match &repeat.what {
-            Resent::Retractions => (false, None),
-            // Each is asked what it may see.
-            Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
-            Resent::Deletions(_) if is_filtered => (false, None),
-            Resent::Deletions(sequences) => {
-                let tombstone = |&at: &u64| Some((at, self.said_tombstone(entity, at, log.tombstone_at(entity, at)?)));
-                let few = sequences.len() <= REPEAT_FRAMES;
-                (false, few.then(|| sequences.iter().filter_map(tombstone).collect()))
-            }
-            Resent::Settled { told, is_last, known_before } => {
-                let pages = Pages::ThatHave { everything_before: *known_before };
-                let how = Mode::Resend { from: told.start, pages };
-                let newest = self.newest(&log, entity, told.start, told.start, u64::MAX);
-                let newest = newest.take_while(|(at, _)| *at < told.end);
-                let records = newest.filter_map(|(at, record)| Some((at, self.said(&log, at, record?, how))));
-                let mut bytes = 0;
-                let records = records.take_while(|(_, said)| {
-                    let is_little = bytes <= REPEAT_BYTES;
-                    bytes += said.frame_bytes();
-                    is_little
-                });
-                let frames: Vec<(u64, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
-                let is_torn = *is_last && told.start < log.start(entity);
-                (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
-            }
-        };
-        RepeatBatch { repeat: repeat.clone(), until, is_torn, frames }
-    }
-
-    /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
-    /// entity's objects, with those from `messages_from` on what else was said.
-    fn newest<'l>(
-        &'l self,
-        log: &'l Log,
-        entity: EntityIndex,
-        from: u64,
-        changes_from: u64,
-        messages_from: u64,
-    ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
-        log.since(from).map(move |(sequence, record)| {
-            let is_wanted = record.entity == entity
-                && match &record.kind {
-                    RecordKind::Change(subject) => {
-                        changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
-                    }
-                    RecordKind::Message => messages_from <= sequence,
-                    RecordKind::Unconfirmed(_) => false,
-                    // Where the store can be asked, that is done instead.
-                    RecordKind::Refresh => messages_from <= sequence && !self.encoder(entity).has_snapshot,
-                };
-            (sequence, is_wanted.then_some(record))
-        })
-    }
-
-    fn entities(&self) -> impl Iterator<Item = EntityIndex> {
-        (0..self.resync.0).map(EntityIndex)
-    }
-
-    fn encoder(&self, entity: EntityIndex) -> &EntityEncoder {
-        &self.encoders[usize::from(entity.0)]
-    }
-
-    /// The newest state of a record's object, for pages that know it or not. Where thousands may come back at once and
-    /// each needs it, the record's `place` keeps it.
-    fn replay_frame(&self, place: Option<(&Log, u64)>, record: &Record, subject: &ObjectChange, pages: Pages) -> Frame {
-        if subject.kind == ChangeKind::Delete {
-            return record.frame.clone().into();
-        }
-        let encoder = self.encoder(record.entity);
-        let say = || match subject.can_be_added(encoder, subject.whole) {
-            true if subject.is_only_added => encoder.encode_add(&subject.object),
-            can_add => encoder.upsert(&subject.object, can_add),
-        };
-        let is_known = subject.is_known_to(pages);
-        let of = |upsert: &Upsert| if is_known { upsert.for_those_who_have_it() } else { upsert.for_anyone() };
-        let kept = place.and_then(|(log, sequence)| log.upsert(sequence, say));
-        kept.map_or_else(|| of(&say()), of)
-    }
-
-    fn shards(&self) -> &[Arc<Shard>] {
-        self.shards.get().map_or(&[], |shards| shards)
-    }
-
-    fn wake(&self) {
-        for shard in self.shards() {
-            shard.news.notify_one();
-        }
-    }
-
-    /// What is new from `from` on, for the fast way.
-    fn batch(&self, from: u64) -> Batch {
-        let log = lock(&self.log);
-        let unread = log.since(from).take(BATCH_RECORDS);
-        let records: Vec<(u64, Envelope)> =
-            unread.map(|(sequence, record)| (sequence, self.said(&log, sequence, record, Mode::Live))).collect();
-        let end =
-            if records.len() < BATCH_RECORDS { log.end() } else { records.last().map_or(from, |(at, _)| at + 1) };
-        Batch { start: from, end, records, is_torn: log.trimmed() > from, now: Instant::now() }
-    }
-}
-
-/// The turns of many, spread evenly over a time, the first at its beginning: thousands that come back at once must not
-/// be asked at once.
-fn spread(turn: usize, over: Duration) -> Duration {
-    // Multiples of the golden ratio, less their whole parts, lie nowhere close together.
-    let share = (turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    over.mul_f64(share as f64 / f64::from(u32::MAX))
-}
-
-/// The entity whose subscribers are told that others must be loaded again.
-pub(crate) const RESYNC: &str = "$resync";
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        // The tasks wake, find the hub gone, and end.
-        self.wake();
-        self.settler.news.notify_one();
     }
 }
 

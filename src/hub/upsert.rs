@@ -41,17 +41,12 @@ impl Upsert {
         Self { frame: event(head, object), update_at: 0 }
     }
 
-    /// For pages that may have the object or not.
-    pub(crate) fn for_anyone(&self) -> Frame {
-        self.frame.clone()
-    }
-
-    /// For pages that have it.
-    pub(crate) fn for_those_who_have_it(&self) -> Frame {
+    /// For pages that have the object, or for any.
+    pub(crate) fn for_pages(&self, have_it: bool) -> Frame {
         match &self.frame {
-            Frame::Whole(bytes) => Frame::Whole(bytes.slice(self.update_at..)),
-            Frame::Pieces(pieces) if self.update_at == 0 => Frame::Pieces(pieces.clone()),
-            Frame::Pieces(pieces) => Frame::Pieces(pieces[self.update_at..].into()),
+            Frame::Whole(bytes) if have_it => Frame::Whole(bytes.slice(self.update_at..)),
+            Frame::Pieces(pieces) if have_it && self.update_at > 0 => Frame::Pieces(pieces[self.update_at..].into()),
+            frame => frame.clone(),
         }
     }
 

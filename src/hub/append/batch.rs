@@ -1,13 +1,24 @@
-//! Changes that are told together, and what the large ones of them were put together with.
+//! Changes that are done together, and what the large ones of them were put together with.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 
-use crate::{change::Change, hub::Published, protocol::EventFrame, scope::Scopes};
+use super::super::encoder::LARGE;
+use crate::{
+    change::{Change, ChangeKind},
+    protocol::EventFrame,
+    scope::Scopes,
+};
 
-/// Objects of so many bytes are not handled under the log's lock.
-pub(crate) const LARGE: usize = 16 * 1024;
+/// What came of changes that were to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// So many are in the log.
+    pub(crate) changes: u64,
+    /// Some are not, since a request claimed to change what is in other scopes.
+    pub(crate) elsewhere: bool,
+}
 
 /// What a change is put together with before it is encoded.
 #[derive(Clone, Debug)]
@@ -43,29 +54,37 @@ impl Basis {
     }
 }
 
-/// An add or update, ready to be told.
+/// An add or update, ready to be done.
 pub(crate) struct Encoded {
     pub(crate) basis: Basis,
     pub(crate) event: EventFrame,
     pub(crate) parent: Option<String>,
     /// With what it was put together it would be too large: it stands alone, and so it is no whole object.
     pub(crate) is_cut: bool,
-    /// Whether pages can be told to add it, where that takes long to find out.
+    /// Whether pages can be done to add it, where that takes long to find out.
     pub(crate) can_add: Option<bool>,
 }
 
-/// Changes that are told together.
+/// A change that is published, and to whom: for the audit.
+pub(crate) struct Announced {
+    pub(crate) id: String,
+    pub(crate) kind: ChangeKind,
+    pub(crate) scopes: Scopes,
+}
+
+/// Changes that are done together.
 pub(crate) struct Batch<'a> {
     pub(crate) changes: &'a [Change],
     /// So many of them are done with.
-    pub(crate) told: usize,
+    pub(crate) done: usize,
     pub(crate) encoded: Vec<Option<Encoded>>,
     /// Where the log stood when their write began.
     pub(crate) began: Option<u64>,
-    /// The stretches of the log that hold what is told so far.
+    /// The stretches of the log that hold what is done so far.
     pub(crate) parts: Vec<Range<u64>>,
-    /// The changes that are told, and to whom: for the audit.
-    pub(crate) announced: Vec<(usize, Scopes)>,
+    pub(crate) announced: Vec<Announced>,
+    /// The keys of all its objects, once that is asked.
+    pub(crate) keys: Option<HashSet<String>>,
     pub(crate) published: Published,
 }
 
@@ -73,10 +92,17 @@ impl<'a> Batch<'a> {
     pub(crate) fn of(changes: &'a [Change], began: Option<u64>) -> Self {
         let encoded = changes.iter().map(|_| None).collect();
         let published = Published { changes: 0, elsewhere: false };
-        Self { changes, told: 0, encoded, began, parts: Vec::new(), announced: Vec::new(), published }
+        Self { changes, done: 0, encoded, began, parts: Vec::new(), announced: Vec::new(), keys: None, published }
     }
 
-    /// The time since their write began; `ended` is where the log stands before what is told next.
+    /// A record is appended; with its scopes where there is an audit.
+    pub(crate) fn appended(&mut self, audited: Option<Scopes>, change: &Change) {
+        self.published.changes += 1;
+        let announce = |scopes| Announced { id: change.id().to_owned(), kind: change.kind(), scopes };
+        self.announced.extend(audited.map(announce));
+    }
+
+    /// The time since their write began; `ended` is where the log stands before what is done next.
     pub(crate) fn meanwhile(&self, ended: u64) -> Option<Meanwhile<'_>> {
         self.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
     }
@@ -93,7 +119,7 @@ impl<'a> Batch<'a> {
 pub(crate) struct Meanwhile<'a> {
     pub(crate) began: u64,
     pub(crate) ended: u64,
-    /// What the same batch told is not of others.
+    /// What the same batch done is not of others.
     pub(crate) parts: &'a [Range<u64>],
 }
 

@@ -4,186 +4,194 @@
 //! while nobody waits for the log; then it is looked whether what it was merged with is still the newest.
 
 mod batch;
+mod plan;
+mod record;
 
-use std::{borrow::Cow, sync::Arc};
-
-use bytes::Bytes;
 use tokio::time::Instant;
 
-pub(crate) use self::batch::LARGE;
-use self::batch::{Basis, Batch, Encoded, Meanwhile};
+pub(crate) use self::batch::{Announced, Published};
+use self::{
+    batch::{Basis, Batch, Encoded},
+    plan::{Appender, Plan},
+    record::is_add,
+};
+use super::{
+    core::Core,
+    encoder::keys_within,
+    log::{Log, Record, RecordKind},
+};
 use crate::{
-    change::{Before, Change, ChangeKind},
-    hub::{
-        Delivery, EntityIndex, Hub, Published,
-        encoder::{key_within, keys_within},
-        log::{Former, Log, ObjectChange, Record, RecordKind, State, Was},
-    },
+    change::{Change, ChangeKind},
+    entity::EntityIndex,
     lock::lock,
-    object::Object,
-    observe::audit,
+    protocol,
     scope::Scopes,
 };
 
 /// So often is a large change encoded anew because its object has changed meanwhile.
 const ATTEMPTS: usize = 8;
 
-/// What is to be done with a change.
-enum Plan {
-    /// There is nothing to tell of it.
-    Nothing,
-    /// A request claims to have changed what is in other scopes.
-    Elsewhere,
-    Delete,
-    /// An update of what is deleted, as far as anybody knows: for these scopes.
-    Unconfirmed(Scopes),
-    Changed {
-        basis: Basis,
-        scopes: Scopes,
-        whole: bool,
-    },
-}
-
-impl Plan {
-    fn basis(&self) -> Option<&Basis> {
-        match self {
-            Self::Nothing | Self::Elsewhere | Self::Delete => None,
-            Self::Unconfirmed(_) => Some(&Basis::Alone),
-            Self::Changed { basis, .. } => Some(basis),
+/// Publishes changes, in this order and with nothing in between. Only where several large ones are of one object may
+/// others come in between. Returns the changes that are published, and to whom, where there is an audit.
+///
+/// `began` is where the log stood when the write that made an add began: an object that was published since then is
+/// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
+pub(super) fn publish(
+    core: &Core,
+    entity: EntityIndex,
+    changes: &[Change],
+    began: Option<u64>,
+) -> (Published, Vec<Announced>) {
+    let appender = Appender::new(core, entity);
+    let mut batch = Batch::of(changes, began);
+    let mut attempts = 0;
+    while batch.done < changes.len() {
+        let mut log = lock(&core.log);
+        let (done, waits) = (batch.done, attempts < ATTEMPTS);
+        // Of several changes none is published before all that can be read are.
+        let is_batch = waits && changes.len() > 1;
+        let mut large = if is_batch { appender.large(&log, &batch) } else { Vec::new() };
+        if large.is_empty() {
+            large.extend(appender.append(&mut log, &mut batch, waits));
+        }
+        drop(log);
+        attempts = if batch.done > done { 0 } else { attempts + 1 };
+        for (at, basis) in large {
+            batch.encoded[at] = Some(appender.encode(&changes[at], basis));
         }
     }
+    core.wake();
+    if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
+        core.settling.notify_one();
+    }
+    (batch.published, batch.announced)
 }
 
-impl Hub {
-    /// Tells changes, in this order and with nothing in between. Only where several large ones are of one object may
-    /// others come in between.
-    ///
-    /// `began` is where the log stood when the write that made an add began: an object that was told since then is
-    /// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
-        let mut batch = Batch::of(changes, began);
-        let mut attempts = 0;
-        while batch.told < changes.len() {
-            let mut log = lock(&self.log);
-            let (told, waits) = (batch.told, attempts < ATTEMPTS);
-            // Of several changes none is told before all that can be read are.
-            let is_batch = waits && changes.len() > 1;
-            let mut large = if is_batch { self.large(&log, entity, &batch) } else { Vec::new() };
-            if large.is_empty() {
-                large.extend(self.append(&mut log, entity, &mut batch, waits));
-            }
-            drop(log);
-            attempts = if batch.told > told { 0 } else { attempts + 1 };
-            for (at, basis) in large {
-                batch.encoded[at] = Some(self.encode(entity, &changes[at], basis));
-            }
-        }
-        let Batch { announced, published, .. } = batch;
-        self.wake();
-        if changes.iter().any(|change| change.kind() == ChangeKind::Delete) {
-            self.settler.news.notify_one();
-        }
-        for (at, scopes) in announced {
-            let change: &Change = &changes[at];
-            let recipients = self.audience(entity, &scopes);
-            audit::published(&self.encoder(entity).entity, change.id(), change.kind().verb(), &scopes, recipients);
-        }
-        published
-    }
+/// Publishes a message: `value` is JSON text.
+pub(super) fn send(core: &Core, entity: EntityIndex, scopes: Scopes, value: &str) {
+    let frame = protocol::message(&core.encoder(entity).entity, value);
+    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes, kind: RecordKind::Message });
+    core.wake();
+}
 
+/// Has every page of an entity brought to the store's state, or sent that it must load its list again.
+pub(super) fn refresh(core: &Core, entity: EntityIndex) {
+    let now = Instant::now();
+    lock(&core.settles)[usize::from(entity.0)].lists_may_be_older(now);
+    append_refresh(core, &mut lock(&core.log), entity, now, &Scopes::All);
+    core.wake();
+}
+
+fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant, scopes: &Scopes) {
+    let encoder = core.encoder(entity);
+    if !encoder.has_snapshot {
+        let (entity, frame, scopes) = (core.resync, core.resync_message(entity), scopes.clone());
+        log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
+    }
+    let (frame, scopes) = (encoder.resync_marker(), scopes.clone());
+    log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });
+}
+
+impl Appender<'_> {
     /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
-    fn large(&self, log: &Log, entity: EntityIndex, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
+    fn large(&self, log: &Log, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
         let meanwhile = batch.meanwhile(log.end());
-        let large = (batch.told..batch.changes.len()).filter_map(|at| {
+        let large = (batch.done..batch.changes.len()).filter_map(|at| {
             let change = &batch.changes[at];
-            let key = self.key_of(log, entity, change);
-            let plan = self.plan(log, entity, &key, change, meanwhile);
+            let key = self.key_of(log, change);
+            let plan = self.plan(log, &key, change, meanwhile);
             let basis = plan.basis().filter(|basis| batch.is_unread(at, basis))?;
             Some((at, basis.clone()))
         });
         large.collect()
     }
 
-    /// Tells as many changes of a batch as are ready; which comes next, and is too large to be encoded here. Unless it
-    /// `waits`, it tells one at least.
-    fn append(&self, log: &mut Log, entity: EntityIndex, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Basis)> {
-        let (first, head, now) = (batch.told, log.end(), Instant::now());
+    /// Appends as many changes of a batch as are ready; which comes next, and is too large to be encoded here. Unless it
+    /// `waits`, one is appended at least.
+    fn append(&self, log: &mut Log, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Basis)> {
+        let (first, first_record, now) = (batch.done, log.end(), Instant::now());
         let mut unread = None;
-        for (at, change) in batch.changes.iter().enumerate().skip(first) {
-            let key = self.key_of(log, entity, change);
-            let plan = self.plan(log, entity, &key, change, batch.meanwhile(head));
+        let changes = batch.changes;
+        for (at, change) in changes.iter().enumerate().skip(first) {
+            let key = self.key_of(log, change);
+            let plan = self.plan(log, &key, change, batch.meanwhile(first_record));
             if let Some(basis) = plan.basis().filter(|basis| (waits || at > first) && batch.is_unread(at, basis)) {
                 unread = Some((at, basis.clone()));
                 break;
             }
-            batch.told = at + 1;
-            let mut event = |basis: &Basis| {
-                let ready = batch.encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
-                ready.unwrap_or_else(|| self.encode(entity, change, basis.clone()))
-            };
+            batch.done = at + 1;
+            for along in self.taken_along(log, &key, change, &plan, batch) {
+                let key = self.key_of(log, &along);
+                if let Plan::Delete = self.plan(log, &key, &along, None) {
+                    let record = self.deleted(log, &key, &along);
+                    batch.appended(self.append_record(log, now, record), &along);
+                }
+            }
             let record = match plan {
                 Plan::Nothing => continue,
                 Plan::Elsewhere => {
                     batch.published.elsewhere = true;
                     continue;
                 }
-                Plan::Delete => self.deleted(log, entity, &key, change),
+                Plan::Delete => self.deleted(log, &key, change),
                 Plan::Unconfirmed(scopes) => {
                     let kind = RecordKind::Unconfirmed(change.id().into());
-                    Record { entity, frame: event(&Basis::Alone).event.frame, scopes, kind }
+                    let frame = self.encoded(batch, at, &Basis::Alone).event.frame;
+                    Record { entity: self.entity, frame, scopes, kind }
                 }
                 Plan::Changed { basis, scopes, whole } => {
-                    let encoded = event(&basis);
+                    let encoded = self.encoded(batch, at, &basis);
                     let whole = whole && !encoded.is_cut;
-                    self.changed(log, entity, &key, change, encoded, scopes, whole)
+                    self.changed(log, &key, change, encoded, scopes, whole)
                 }
             };
-            let came = self.moved_without_full_row(&record);
-            if self.is_audited() {
-                batch.announced.push((at, record.scopes.clone()));
-            }
-            self.end_claims(log, &record);
-            log.append(now, record);
-            batch.published.changes += 1;
-            if let Some(scopes) = came {
-                if !self.encoder(entity).has_snapshot {
-                    let (entity, frame, scopes) = (self.resync, self.resync_message(entity), scopes.clone());
-                    log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
-                }
-                let frame = self.encoder(entity).resync_marker();
-                log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });
-            }
+            batch.appended(self.append_record(log, now, record), change);
         }
-        batch.parts.push(head..log.end());
-        if log.end() > head {
+        batch.parts.push(first_record..log.end());
+        if log.end() > first_record {
             // To who could not see it before, any change may add an object.
-            let has_added = self.encoder(entity).is_restricted() || batch.changes[first..batch.told].iter().any(is_add);
-            let is_of = |key: &str| log.since(head).any(|(_, record)| record.is_of(key));
-            lock(&self.settles)[usize::from(entity.0)].told(now, log.end(), has_added, is_of);
+            let has_added = self.encoder.is_restricted() || batch.changes[first..batch.done].iter().any(is_add);
+            let is_of = |key: &str| log.since(first_record).any(|(_, record)| record.is_of(key));
+            lock(&self.core.settles)[usize::from(self.entity.0)].told(now, log.end(), has_added, is_of);
         }
         unread
     }
 
-    /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
-    /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
-    pub(crate) fn key_of<'c>(&self, log: &Log, entity: EntityIndex, change: &'c Change) -> Cow<'c, str> {
-        let encoder = self.encoder(entity);
-        let key = encoder.key(change.namespace(), change.id());
-        if !self.may_be_mere_claim(entity, change) || change.scopes().is_none() {
-            return key;
+    /// Appends one record, and what follows of it; says in which scopes, where there is an audit.
+    fn append_record(&self, log: &mut Log, now: Instant, record: Record) -> Option<Scopes> {
+        let moved = self.moved_without_full_row(&record);
+        let audited = self.core.is_audited().then(|| record.scopes.clone());
+        self.end_claims(log, &record);
+        log.append(now, record);
+        if let Some(scopes) = moved {
+            append_refresh(self.core, log, self.entity, now, &scopes);
         }
-        let is_disjoint = |known: &Scopes| change.scopes().common(known).is_none();
-        match log.said_of(entity, &key) {
-            Some((_, false)) => key,
-            Some((known, true)) if is_disjoint(known) => Cow::Owned(key_within(change.scopes(), change.id())),
-            _ => {
-                let apart = log.has_claims_apart(entity).then(|| key_within(change.scopes(), change.id()));
-                match apart.filter(|apart| log.said_of(entity, apart).is_some()) {
-                    Some(apart) => Cow::Owned(apart),
-                    None => key,
-                }
+        audited
+    }
+
+    fn encoded(&self, batch: &mut Batch<'_>, at: usize, basis: &Basis) -> Encoded {
+        let ready = batch.encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
+        ready.unwrap_or_else(|| self.encode(&batch.changes[at], basis.clone()))
+    }
+
+    /// The deletions that go with a change, and before it: of the objects known to go with a deleted one, unless the batch names
+    /// them; and of the object in the scopes with ids of their own that it has left.
+    fn taken_along(&self, log: &Log, key: &str, change: &Change, plan: &Plan, batch: &mut Batch<'_>) -> Vec<Change> {
+        let mut along = Vec::new();
+        if matches!(plan, Plan::Delete) && self.encoder.parent_key.is_some() && !self.encoder.is_plain {
+            let found = self.descendants(log, key, change);
+            if !found.is_empty() {
+                let of = |change: &Change| self.encoder.key(change.namespace(), change.id()).into_owned();
+                let keys = batch.keys.get_or_insert_with(|| batch.changes.iter().map(of).collect());
+                along.extend(found.into_iter().filter(|along| keys.insert(of(along))));
             }
         }
+        if self.encoder.scoped_ids && change.comes() {
+            let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
+            let deletion = |from| Some(Change::delete(change.id()).ok()?.scope(from).gone_to(change.scopes()));
+            along.extend(left.filter_map(deletion));
+        }
+        along
     }
 
     /// What shows whose an object is ends what was only claimed of it in these scopes.
@@ -195,280 +203,6 @@ impl Hub {
             }
         }
     }
-
-    /// What a change comes to, by what the log knows of its object.
-    fn plan(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        key: &str,
-        change: &Change,
-        meanwhile: Option<Meanwhile<'_>>,
-    ) -> Plan {
-        let encoder = self.encoder(entity);
-        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
-        if self.is_elsewhere(log, entity, key, change) {
-            return Plan::Elsewhere;
-        }
-        if change.kind() == ChangeKind::Delete {
-            return Plan::Delete;
-        }
-        if self.delivery == Delivery::Plain {
-            return self.plan_add(log, entity, key, change, meanwhile).unwrap_or(Plan::Changed {
-                basis: Basis::Alone,
-                scopes,
-                whole: false,
-            });
-        }
-        if let Some(plan) = self.plan_add(log, entity, key, change, meanwhile) {
-            return plan;
-        }
-        let known = log.known(entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
-        if known.is_none() && self.is_unconfirmed(log, entity, key, change) {
-            // To who may have had it; and nobody can be asked who may see it.
-            let had = log.tombstone(entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
-            let scopes = if encoder.is_scoped { scopes.common(&had) } else { scopes };
-            let is_nobodys = scopes.is_none() || encoder.view.is_some();
-            return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
-        }
-        match known {
-            Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
-                let basis = Basis::Over { sequence, object: known.object.clone() };
-                Plan::Changed { basis, scopes, whole: known.whole }
-            }
-            _ => {
-                let whole = change.kind() == ChangeKind::Add || change.is_whole();
-                Plan::Changed { basis: Basis::Alone, scopes, whole }
-            }
-        }
-    }
-
-    /// The same of an add whose object was told while its write was on its way.
-    fn plan_add(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        key: &str,
-        change: &Change,
-        meanwhile: Option<Meanwhile<'_>>,
-    ) -> Option<Plan> {
-        let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
-        let (sequence, newer, subject) = log.newest_record(entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
-        // What was told elsewhere is nothing to it.
-        if self.encoder(entity).is_scoped && newer.scopes != *change.scopes() {
-            return None;
-        }
-        match subject {
-            // The id of an object that was deleted meanwhile has been given to this one.
-            ObjectChange { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
-            ObjectChange { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
-            // An update may leave fields out that pages need of an add.
-            ObjectChange { object, .. } => {
-                let basis = Basis::Under { sequence, object: object.clone() };
-                Some(Plan::Changed { basis, scopes: newer.scopes.clone(), whole: true })
-            }
-        }
-    }
-
-    /// Puts a change together with what is known of its object.
-    fn encode(&self, entity: EntityIndex, change: &Change, basis: Basis) -> Encoded {
-        let encoder = self.encoder(entity);
-        let sent = || Object::of(change.object()).unwrap_or_default();
-        let merged = match &basis {
-            Basis::Alone => None,
-            Basis::Over { object, .. } => Some(Object::parse(object).unwrap_or_default().overlaid(sent())),
-            Basis::Under { object, .. } => Some(sent().overlaid(Object::parse(object).unwrap_or_default())),
-        };
-        let merged = merged.map(|object| (object.to_json(), encoder.parent(&object)));
-        let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.max_object_bytes);
-        let (event, parent) = match &merged {
-            Some((json, parent)) if !is_cut => (encoder.encode(change.kind(), json), parent.clone()),
-            _ => (encoder.encode(change.kind(), change.object()), encoder.parent_in(change.object())),
-        };
-        let can_add = (event.object.len() >= LARGE).then(|| encoder.can_add(&event.object, true));
-        Encoded { basis, event, parent, is_cut, can_add }
-    }
-
-    /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
-    /// move to another scope by itself: the application says so, or the store shows it there.
-    pub(crate) fn is_elsewhere(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let encoder = self.encoder(entity);
-        let may_be = encoder.is_scoped && !encoder.scoped_ids && change.is_claimed();
-        // A deletion without a scope is for those who have the object.
-        let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
-        if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
-            return false;
-        }
-        // What was itself only claimed says nothing of whose the object is.
-        log.said_of(entity, key).is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
-    }
-
-    /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
-    /// most back ends answer an update of a row that is gone with 200.
-    fn is_unconfirmed(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        let is_update = change.kind() == ChangeKind::Update && self.delivery == Delivery::Converging;
-        let tombstone = is_update.then(|| log.tombstone(entity, key)).flatten();
-        tombstone.is_some_and(|(deleted, tombstone)| {
-            let is_others = tombstone.is_claim && change.scopes().common(&tombstone.scopes).is_none();
-            !is_others && !change.is_read_behind(deleted)
-        })
-    }
-
-    /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
-    fn moved_without_full_row(&self, record: &Record) -> Option<Scopes> {
-        let RecordKind::Change(ObjectChange {
-            kind: ChangeKind::Update,
-            whole: false,
-            former: Former::Known(state),
-            ..
-        }) = &record.kind
-        else {
-            return None;
-        };
-        let came = self.encoder(record.entity).is_scoped && record.scopes != state.scopes;
-        (came && self.delivery == Delivery::Converging).then(|| record.scopes.clone())
-    }
-
-    /// A deletion is told where it is said to be told, and to those who have the object.
-    fn deleted(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Record {
-        let encoder = self.encoder(entity);
-        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
-        let known = log.known(entity, key).map(|(_, subject)| subject);
-        let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
-        let (may_be_exception, said) = match self.delivery {
-            Delivery::Plain => (false, encoder.encode(ChangeKind::Delete, change.object())),
-            Delivery::Converging => {
-                // What is large is not read while others wait for the log; to take it for an exception does no harm.
-                let known = known.map(|subject| (&subject.object[..], subject.whole && subject.object.len() < LARGE));
-                let may_be_exception = match known {
-                    Some((object, _)) if object.len() >= LARGE => encoder.may_be_exception(None),
-                    known => encoder.may_be_exception(known),
-                };
-                (may_be_exception, encoder.gone(change.object(), may_be_exception))
-            }
-        };
-        let is_claim = self.is_mere_claim(log, entity, key, change);
-        let key = Arc::from(key);
-        let mut subject = ObjectChange {
-            kind: ChangeKind::Delete,
-            id: change.id().into(),
-            former: self.former(log, entity, &key, change),
-            key,
-            ever: Scopes::None,
-            went_to: change.went_to().clone(),
-            object: said.object,
-            whole: true,
-            is_only_added: false,
-            added: None,
-            parent: None,
-            may_be_exception,
-            is_claim,
-            can_add: None,
-        };
-        if subject.id == subject.key {
-            subject.key = subject.id.clone();
-        }
-        let scopes = match &subject.former {
-            // Who never had it learns nothing by somebody's wish to delete it.
-            Former::Known(state)
-                if change.is_claimed()
-                    && !matches!(state.was, Was::Doubtful)
-                    && (scopes.is_none() || !scopes.common(&state.scopes).is_none()) =>
-            {
-                state.scopes.clone()
-            }
-            Former::Known(state) => scopes.and(&state.scopes),
-            Former::Unknown | Former::Absent => scopes,
-        };
-        subject.ever = subject.former.ever_and(&scopes);
-        Record { entity, frame: said.frame, scopes, kind: RecordKind::Change(subject) }
-    }
-
-    /// An add or update.
-    #[allow(clippy::too_many_arguments, reason = "one step of what is above")]
-    fn changed(
-        &self,
-        log: &Log,
-        entity: EntityIndex,
-        key: &str,
-        change: &Change,
-        encoded: Encoded,
-        scopes: Scopes,
-        whole: bool,
-    ) -> Record {
-        let encoder = self.encoder(entity);
-        let parent = encoded.parent.map(|parent| Arc::from(&*encoder.key(change.namespace(), &parent)));
-        let is_claim = self.is_mere_claim(log, entity, key, change);
-        let id: Arc<str> = change.id().into();
-        let key = if *key == *id { id.clone() } else { Arc::from(key) };
-        let former = self.former(log, entity, &key, change);
-        let subject = ObjectChange {
-            kind: change.kind(),
-            ever: former.ever_and(&scopes),
-            went_to: Scopes::None,
-            former,
-            id,
-            key,
-            object: encoded.event.object,
-            whole,
-            is_only_added: is_add(change) && !change.is_rewritten(),
-            added: None,
-            parent,
-            may_be_exception: false,
-            is_claim,
-            can_add: encoded.can_add,
-        };
-        Record { entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(subject) }
-    }
-
-    /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
-    fn is_mere_claim(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> bool {
-        self.may_be_mere_claim(entity, change) && log.said_of(entity, key).is_none_or(|(_, is_claim)| is_claim)
-    }
-
-    /// Whether a change is a request's word alone, where that says nothing of whose its object is.
-    fn may_be_mere_claim(&self, entity: EntityIndex, change: &Change) -> bool {
-        let encoder = self.encoder(entity);
-        let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
-        encoder.is_scoped && !encoder.scoped_ids && is_claim
-    }
-
-    /// What an object was before a change, where somebody may want to know.
-    fn former(&self, log: &Log, entity: EntityIndex, key: &str, change: &Change) -> Former {
-        let encoder = self.encoder(entity);
-        if !encoder.is_restricted() {
-            return Former::Unknown;
-        }
-        let known = log.newest_record(entity, key);
-        // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = encoder.scoped_ids && change.comes();
-        let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
-        let scopes = match known {
-            Some((_, record, _)) => record.scopes.and(moved_from),
-            None if comes || !moved_from.is_none() => moved_from.clone(),
-            None if encoder.is_scoped => change.scopes().clone(),
-            None => Scopes::All,
-        };
-        // What was told before a refresh says who may have the object, and not what it is.
-        let is_sure = |at: u64| at >= log.refreshed(entity);
-        let was = match (known, change.before()) {
-            (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
-            (Some((at, _, subject)), _) if encoder.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
-            (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
-            (Some(_), _) => Was::Something,
-            (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
-            (None, Before::Absent) => return Former::Absent,
-            (None, Before::Unread) if comes || !moved_from.is_none() => Was::Something,
-            (None, Before::Unread) if change.kind() == ChangeKind::Add => return Former::Absent,
-            (None, Before::Unread) => return Former::Unknown,
-        };
-        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.clone());
-        Former::Known(Arc::new(State { at: known.map(|(at, ..)| at), scopes, ever, was }))
-    }
-}
-
-fn is_add(change: &Change) -> bool {
-    change.kind() == ChangeKind::Add
 }
 
 #[cfg(test)]
@@ -717,7 +451,7 @@ mod tests {
                 batch.encoded[at] = Some(hub.encode(EVENTS, &changes[at], basis));
             }
             hub.append(&mut log, EVENTS, &mut batch, true);
-            batch.told
+            batch.done
         });
         assert_eq!((told, log.end()), ([1, 3], 3));
     }
@@ -732,10 +466,10 @@ mod tests {
         ];
         let mut batch = Batch::of(&changes, Some(0));
         hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
-        assert_eq!(batch.told, 1);
+        assert_eq!(batch.done, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);
         hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
-        assert_eq!((batch.told, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
+        assert_eq!((batch.done, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
     }
 
     #[test]

@@ -4,7 +4,18 @@ use std::{ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::hub::{EntityIndex, visibility::Envelope};
+use super::super::{
+    core::Core,
+    visibility::{Envelope, Mode, Pages},
+};
+use crate::{entity::EntityIndex, lock::lock};
+
+/// Records handed to the fast path at once.
+const BATCH_RECORDS: usize = 256;
+/// Frames that everyone is resent at once; more are sent to each at its own pace.
+const REPEAT_FRAMES: usize = 512;
+/// The same, in bytes.
+const REPEAT_BYTES: usize = 1024 * 1024;
 
 /// A run of new records.
 pub(crate) struct Batch {
@@ -17,7 +28,19 @@ pub(crate) struct Batch {
     pub(crate) now: Instant,
 }
 
-/// What is to be told once more to everyone.
+impl Batch {
+    /// What is new from a place of the log on.
+    pub(crate) fn after(core: &Core, from: u64) -> Self {
+        let log = lock(&core.log);
+        let unread = log.since(from).take(BATCH_RECORDS);
+        let envelope = |(sequence, record)| (sequence, Envelope::of_record(core, &log, sequence, record, Mode::Live));
+        let records: Vec<(u64, Envelope)> = unread.map(envelope).collect();
+        let end = if records.len() < BATCH_RECORDS { log.end() } else { records.last().map_or(from, |(at, _)| at + 1) };
+        Self { start: from, end, records, is_torn: log.trimmed() > from, now: Instant::now() }
+    }
+}
+
+/// What is to be resent to everyone.
 #[derive(Clone, Debug)]
 pub(crate) struct Repeat {
     pub(crate) entity: EntityIndex,
@@ -36,8 +59,6 @@ pub(crate) enum Resent {
     },
     /// These deletions.
     Deletions(Arc<[u64]>),
-    /// What each has lost sight of.
-    Retractions,
 }
 
 impl Repeat {
@@ -63,9 +84,47 @@ impl Repeat {
                 *sequences = all.into();
                 true
             }
-            (Resent::Retractions, Resent::Retractions) => true,
             _ => false,
         }
+    }
+}
+
+impl Repeat {
+    /// What is resent, as it is now.
+    pub(crate) fn prepare(&self, core: &Core) -> RepeatBatch {
+        let entity = self.entity;
+        let log = lock(&core.log);
+        let until = log.end();
+        let is_filtered = core.encoder(entity).view.is_some();
+        let (is_torn, frames) = match &self.what {
+            // Each is asked what it may see.
+            Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
+            Resent::Deletions(_) if is_filtered => (false, None),
+            Resent::Deletions(sequences) => {
+                let envelope =
+                    |&at: &u64| Some((at, Envelope::of_tombstone(core, entity, at, log.tombstone_at(entity, at)?)));
+                let few = sequences.len() <= REPEAT_FRAMES;
+                (false, few.then(|| sequences.iter().filter_map(envelope).collect()))
+            }
+            Resent::Settled { told, is_last, known_before } => {
+                let pages = Pages::ThatHave { everything_before: *known_before };
+                let mode = Mode::Resend { from: told.start, pages };
+                let newest = core.newest(&log, entity, told.start, told.start, u64::MAX);
+                let newest = newest.take_while(|(at, _)| *at < told.end);
+                let envelope =
+                    |(at, record): (u64, Option<_>)| Some((at, Envelope::of_record(core, &log, at, record?, mode)));
+                let mut bytes = 0;
+                let records = newest.filter_map(envelope).take_while(|(_, envelope)| {
+                    let is_little = bytes <= REPEAT_BYTES;
+                    bytes += envelope.frame_bytes();
+                    is_little
+                });
+                let frames: Vec<(u64, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
+                let is_torn = *is_last && told.start < log.start(entity);
+                (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
+            }
+        };
+        RepeatBatch { repeat: self.clone(), until, is_torn, frames }
     }
 }
 

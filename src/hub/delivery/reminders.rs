@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::hub::{EntityIndex, log::Log};
+use crate::{entity::EntityIndex, hub::log::Log};
 
 /// Reminders of one deletion at most.
 pub(crate) const MAX_REMINDERS: usize = 8;

@@ -1,46 +1,58 @@
-//! What one subscriber must not see, and may be showing still: objects that are there for others.
+//! What one page is reminded to take away: objects that left its sight, and what was deleted while it was away.
+//!
+//! A page cannot apply a deletion while the event's form is open, and nothing shows that. So each is resent at the times of
+//! [`ReminderTimes`]. There are three kinds:
+//! - *objects* that are there for others, and that this page must not see;
+//! - *old deletions*: those of which everyone had the reminders before this page came back, and the ids that only the store
+//!   says to be gone;
+//! - *lists* of deletions that everyone is reminded of now, and this page could not be with the others.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::{Bound, Range},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
-use crate::hub::{EntityIndex, delivery::reminders::ReminderTimes};
+use super::reminders::ReminderTimes;
+use crate::hub::{log::ObjectRef, snapshot::SnapshotFrames};
 
 /// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
 /// a page is told once.
-const MOST: usize = 512;
+const MAX_OBJECTS: usize = 512;
+/// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
+const MAX_LISTS: usize = 4;
 
-/// An object that may be there for some and not for others.
-#[derive(Clone, Debug)]
-pub(crate) struct ObjectRef {
-    pub(crate) entity: EntityIndex,
-    /// What the log finds it by.
-    pub(crate) key: Arc<str>,
-    pub(crate) id: Arc<str>,
-}
-
-/// The objects of one subscription that are out of its sight, by their ids: those are all that its page knows.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Retractions {
     objects: BTreeMap<Arc<str>, Retraction>,
-    /// Mode many of them have reminders.
+    /// Objects that have reminders.
     reminded: usize,
-    /// Where the telling goes on that is under way.
+    /// The first object that is due.
     next: Option<Arc<str>>,
+    old: Option<OldDeletions>,
+    lists: VecDeque<Arc<[u64]>>,
+    /// How many of the first list have been sent.
+    sent_of_list: usize,
 }
 
+/// An object that is out of sight, by its id: that is all that its page knows.
 #[derive(Clone, Debug)]
 pub(crate) struct Retraction {
     /// What the log finds it by.
     pub(crate) key: Arc<str>,
-    /// Mode often it is resent, since a form may keep its page from applying it. What only may be showing is sent once.
+    /// What may only be showing is sent once, and has none.
     pub(crate) reminders: Option<Reminders>,
-    /// Nobody could say whether it may be seen, and nothing was told: of what was told from there on.
+    /// No hook could say whether it may be seen, and nothing was sent of what was published from there on.
     pub(crate) undecided_from: Option<u64>,
-    /// It is looked at next.
     is_due: bool,
 }
 
+/// The objects of one page that are out of its sight, as they outlive its connection.
+pub(crate) type Retracted = BTreeMap<Arc<str>, Retraction>;
+
+/// How often something was resent, and when the last time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reminders {
     last: Instant,
@@ -52,34 +64,76 @@ impl Reminders {
         Self { last: now, sent: 0 }
     }
 
-    fn are_over(&self, times: &ReminderTimes) -> bool {
-        self.sent >= times.count()
+    fn next(&self, times: &ReminderTimes) -> Option<Instant> {
+        times.wait(self.sent).map(|wait| self.last + wait)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct OldDeletions {
+    /// Those that the log holds as tombstones.
+    pub(crate) tombstones: Range<u64>,
+    /// What only the store said to be gone: the rows are left out.
+    pub(crate) gone: Option<Arc<SnapshotFrames>>,
+    reminders: Reminders,
+    pub(crate) sending: Option<OldPosition>,
+}
+
+/// How far the old deletions are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OldPosition {
+    Tombstone(u64),
+    Row(usize),
+}
+
+impl OldDeletions {
+    /// True when the page is to be reminded of what only the store said to be gone, and the log does not reach back to when
+    /// that was: the objects may have come back.
+    fn is_doubtful(&self, log_start: u64) -> bool {
+        self.sending.is_some() && self.gone.as_ref().is_some_and(|gone| gone.at < log_start)
     }
 }
 
 impl Retractions {
-    /// Something may be showing that is out of sight: it is looked at the next time.
-    pub(crate) fn recheck(&mut self, key: Arc<str>, id: Arc<str>) {
-        let since = Retraction { key, reminders: None, undecided_from: None, is_due: true };
-        self.objects.entry(id).or_insert(since).is_due = true;
+    /// Those of a page that comes back: it is sent all of them.
+    pub(crate) fn resumed(objects: Retracted, times: &ReminderTimes) -> Self {
+        let mut resumed = Self { objects, ..Self::default() };
+        resumed
+            .objects
+            .retain(|_, it| it.is_due || it.reminders.is_some_and(|reminders| reminders.next(times).is_some()));
+        resumed.objects.values_mut().for_each(|it| it.is_due = true);
+        resumed.count();
+        resumed.look();
+        resumed
     }
 
-    /// It was told that an object is gone.
-    pub(crate) fn told(&mut self, mark: &ObjectRef, now: Instant) {
-        if let Some(known) = self.known(mark) {
+    /// What outlives the connection.
+    pub(crate) fn retracted(&self) -> &Retracted {
+        &self.objects
+    }
+
+    /// An object may be showing that is out of sight: it is looked at after the next [`look`](Self::look).
+    pub(crate) fn recheck(&mut self, key: Arc<str>, id: Arc<str>) {
+        let retraction = Retraction { key, reminders: None, undecided_from: None, is_due: true };
+        self.objects.entry(id).or_insert(retraction).is_due = true;
+    }
+
+    /// It was sent that an object is gone.
+    pub(crate) fn left(&mut self, object: &ObjectRef, now: Instant) {
+        if let Some(known) = self.known(object) {
             known.undecided_from = None;
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
             self.reminded += usize::from(is_new);
         }
     }
 
-    /// Nobody could say whether an object may be seen that was told from a place of the log on. False where there is no
-    /// room to remember it.
-    pub(crate) fn undecided(&mut self, mark: &ObjectRef, from: u64, now: Instant) -> bool {
-        let Some(known) = self.known(mark) else {
+    /// No hook could say whether an object may be seen that was published from a place of the log on. False where there is
+    /// no room to remember it.
+    pub(crate) fn undecided(&mut self, object: &ObjectRef, from: u64, now: Instant) -> bool {
+        let Some(known) = self.known(object) else {
             return false;
         };
-        // To one that was told before that it is gone, this is no news.
+        // To one that was sent before that it is gone, this is no news.
         if known.reminders.is_none() || known.undecided_from.is_some() {
             known.undecided_from = Some(known.undecided_from.map_or(from, |earlier| earlier.min(from)));
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
@@ -88,168 +142,142 @@ impl Retractions {
         true
     }
 
-    fn known(&mut self, mark: &ObjectRef) -> Option<&mut Retraction> {
-        let has_reminders = |since: &Retraction| since.reminders.is_some();
-        if self.reminded >= MOST && !self.objects.get(&mark.id).is_some_and(has_reminders) {
+    fn known(&mut self, object: &ObjectRef) -> Option<&mut Retraction> {
+        let has_reminders = |known: &Retraction| known.reminders.is_some();
+        if self.reminded >= MAX_OBJECTS && !self.objects.get(&object.id).is_some_and(has_reminders) {
             return None;
         }
-        let since = || Retraction { key: mark.key.clone(), reminders: None, undecided_from: None, is_due: false };
-        let known = self.objects.entry(mark.id.clone()).or_insert_with(since);
-        known.key = mark.key.clone();
+        let new = || Retraction { key: object.key.clone(), reminders: None, undecided_from: None, is_due: false };
+        let known = self.objects.entry(object.id.clone()).or_insert_with(new);
+        known.key = object.key.clone();
         Some(known)
     }
 
-    /// It was told an object: that is in its sight.
-    pub(crate) fn shown(&mut self, id: &str) {
+    /// It was sent an object: that is in its sight.
+    pub(crate) fn entered(&mut self, id: &str) {
         let removed = self.objects.remove(id);
-        self.reminded -= usize::from(removed.is_some_and(|since| since.reminders.is_some()));
+        self.reminded -= usize::from(removed.is_some_and(|known| known.reminders.is_some()));
     }
 
-    /// Begins to resend what is due; false where that is nothing.
-    pub(crate) fn remind(&mut self, times: &ReminderTimes, now: Instant) -> bool {
-        for since in self.objects.values_mut() {
-            let Some(reminders) = &mut since.reminders else {
-                continue;
-            };
-            let wait = times.wait(reminders.sent);
-            if wait.is_some_and(|wait| reminders.last + wait <= now) {
+    /// It is reminded of old deletions from now on.
+    pub(crate) fn remind_of(
+        &mut self,
+        tombstones: Range<u64>,
+        gone: Option<Arc<SnapshotFrames>>,
+        times: &ReminderTimes,
+        now: Instant,
+    ) {
+        let reminders = Reminders::new(now);
+        self.old = reminders.next(times).map(|_| OldDeletions { tombstones, gone, reminders, sending: None });
+    }
+
+    /// The store is asked anew, and says what is gone.
+    pub(crate) fn forget_old(&mut self) {
+        self.old = None;
+    }
+
+    /// What only the store says to be gone its page is reminded of by this connection alone.
+    pub(crate) fn knows_gone_ids(&self) -> bool {
+        self.old.as_ref().and_then(|old| old.gone.as_ref()).is_some_and(|gone| !gone.gone.is_empty())
+    }
+
+    /// Everyone is reminded of these deletions, and this page was not with the others.
+    pub(crate) fn add_list(&mut self, sequences: Arc<[u64]>) {
+        if self.lists.len() >= MAX_LISTS {
+            self.next_list();
+        }
+        self.lists.push_back(sequences);
+    }
+
+    fn next_list(&mut self) {
+        self.lists.pop_front();
+        self.sent_of_list = 0;
+    }
+
+    /// When there is something to send next.
+    pub(crate) fn next_due(&self, times: &ReminderTimes) -> Option<Instant> {
+        let objects = self.objects.values().filter_map(|known| known.reminders.as_ref());
+        let old = self.old.as_ref().map(|old| &old.reminders);
+        objects.chain(old).filter_map(|reminders| reminders.next(times)).min()
+    }
+
+    /// Begins to send what is due at this time.
+    pub(crate) fn remind(&mut self, times: &ReminderTimes, now: Instant) {
+        let is_due = |reminders: &Reminders| reminders.next(times).is_some_and(|next| next <= now);
+        let mut any = false;
+        for known in self.objects.values_mut() {
+            if let Some(reminders) = known.reminders.as_mut().filter(|reminders| is_due(reminders)) {
                 *reminders = Reminders { last: now, sent: reminders.sent + 1 };
-                since.is_due = true;
+                (known.is_due, any) = (true, true);
             }
         }
-        self.look();
-        self.is_due()
+        if any {
+            self.look();
+        }
+        if let Some(old) = self.old.as_mut().filter(|old| is_due(&old.reminders)) {
+            old.sending.get_or_insert(OldPosition::Tombstone(old.tombstones.start));
+        }
     }
 
-    /// Its page has come back: it is told all of it.
-    pub(crate) fn begin(&mut self, times: &ReminderTimes) {
-        self.objects.retain(|_, since| since.is_due || since.reminders.is_some_and(|it| !it.are_over(times)));
-        self.objects.values_mut().for_each(|since| since.is_due = true);
-        self.count();
-        self.look();
-    }
-
-    /// Begins to look at what is due.
+    /// Begins to look at the objects that are due.
     pub(crate) fn look(&mut self) {
-        self.next = self.objects.iter().find(|(_, since)| since.is_due).map(|(id, _)| id.clone());
+        self.next = self.objects.iter().find(|(_, known)| known.is_due).map(|(id, _)| id.clone());
     }
 
-    /// True while there is something to be told.
-    pub(crate) fn is_due(&self) -> bool {
-        self.next.is_some()
-    }
-
-    /// What is to be told next.
-    pub(crate) fn due(&self) -> impl Iterator<Item = (&Arc<str>, &Retraction)> {
+    /// The objects that are sent next.
+    pub(crate) fn due_objects(&self) -> impl Iterator<Item = (&Arc<str>, &Retraction)> {
         let from = self.next.iter();
         let range = |from| self.objects.range::<Arc<str>, _>((Bound::Included(from), Bound::Unbounded));
-        from.flat_map(range).filter(|(_, since)| since.is_due)
+        from.flat_map(range).filter(|(_, known)| known.is_due)
     }
 
-    /// It goes on from there. What was only suspected has been looked at before that, and what has had its last reminder
-    /// is forgotten.
-    pub(crate) fn go_on(&mut self, next: Option<Arc<str>>, times: &ReminderTimes) {
+    /// The list that is sent next, and how much of it has been sent.
+    pub(crate) fn due_list(&self) -> Option<(&Arc<[u64]>, usize)> {
+        self.lists.front().map(|list| (list, self.sent_of_list))
+    }
+
+    /// The old deletions, while they are sent.
+    pub(crate) fn due_old(&self) -> Option<(&OldDeletions, OldPosition)> {
+        self.old.as_ref().and_then(|old| Some((old, old.sending?)))
+    }
+
+    /// True when the store must be asked anew what is gone.
+    pub(crate) fn are_doubtful(&self, log_start: u64) -> bool {
+        self.old.as_ref().is_some_and(|old| old.is_doubtful(log_start))
+    }
+
+    /// The objects before `next` have been sent. What was only to be looked at is done with, and what has had its last
+    /// reminder is forgotten.
+    pub(crate) fn objects_sent(&mut self, next: Option<Arc<str>>, times: &ReminderTimes) {
         let is_ahead = |id: &Arc<str>| next.as_ref().is_some_and(|next| id >= next);
-        self.objects.retain(|id, since| {
-            since.is_due &= is_ahead(id);
-            since.is_due || since.reminders.is_some_and(|reminders| !reminders.are_over(times))
+        self.objects.retain(|id, known| {
+            known.is_due &= is_ahead(id);
+            known.is_due || known.reminders.is_some_and(|reminders| reminders.next(times).is_some())
         });
         self.count();
         self.next = next;
     }
 
+    /// The list is sent, or so many of it.
+    pub(crate) fn list_sent(&mut self, sent: Option<usize>) {
+        match sent {
+            None => self.next_list(),
+            Some(sent) => self.sent_of_list = sent,
+        }
+    }
+
+    /// The old deletions are sent, or those before a place.
+    pub(crate) fn old_sent(&mut self, next: Option<OldPosition>, times: &ReminderTimes, now: Instant) {
+        if let Some(old) = &mut self.old {
+            old.sending = next;
+            if next.is_none() {
+                old.reminders = Reminders { last: now, sent: old.reminders.sent + 1 };
+            }
+        }
+        self.old.take_if(|old| old.reminders.next(times).is_none());
+    }
+
     fn count(&mut self) {
-        self.reminded = self.objects.values().filter(|since| since.reminders.is_some()).count();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn due(hidden: &Retractions) -> Vec<&str> {
-        hidden.due().map(|(key, _)| &**key).collect()
-    }
-
-    fn mark(key: &str) -> ObjectRef {
-        ObjectRef { entity: EntityIndex(0), key: key.into(), id: key.into() }
-    }
-
-    fn times() -> ReminderTimes {
-        ReminderTimes::doubling(Duration::from_secs(10), 2)
-    }
-
-    #[test]
-    fn what_was_told_is_told_again_further_and_further_apart_and_what_is_suspected_once() {
-        let (mut hidden, now, times) = (Retractions::default(), Instant::now(), times());
-        let later = |seconds| now + Duration::from_secs(seconds);
-        ["a", "b"].into_iter().for_each(|key| hidden.recheck(key.into(), key.into()));
-        hidden.told(&mark("c"), now);
-        hidden.told(&mark("d"), now);
-        assert!(!hidden.is_due());
-        hidden.look();
-        assert_eq!(due(&hidden), ["a", "b"]);
-        hidden.told(&mark("a"), later(5));
-        hidden.shown("d");
-        hidden.go_on(Some("b".into()), &times);
-        assert_eq!(due(&hidden), ["b"]);
-        hidden.go_on(None, &times);
-        assert!(!hidden.is_due());
-        for (seconds, expected) in
-            [(9, &[][..]), (10, &["c"]), (15, &["a"]), (29, &[]), (30, &["c"]), (35, &["a"]), (99, &[])]
-        {
-            assert_eq!(hidden.remind(&times, later(seconds)), !expected.is_empty());
-            assert_eq!(due(&hidden), expected, "{seconds}");
-            hidden.go_on(None, &times);
-        }
-        assert!(hidden.objects.is_empty());
-    }
-
-    #[test]
-    fn a_page_that_comes_back_is_told_what_it_may_not_have_heard() {
-        let (mut hidden, now, times) = (Retractions::default(), Instant::now(), times());
-        hidden.told(&mark("a"), now);
-        hidden.recheck("b".into(), "b".into());
-        hidden.begin(&times);
-        assert_eq!(due(&hidden), ["a", "b"]);
-        hidden.go_on(None, &times);
-        hidden.begin(&times);
-        assert_eq!(due(&hidden), ["a"]);
-    }
-
-    #[test]
-    fn what_nobody_could_say_is_asked_about_until_something_is_told() {
-        let (mut hidden, now) = (Retractions::default(), Instant::now());
-        let from = |hidden: &Retractions| hidden.objects["a"].undecided_from;
-        hidden.undecided(&mark("a"), 7, now);
-        hidden.undecided(&mark("a"), 9, now);
-        assert_eq!(from(&hidden), Some(7));
-        hidden.told(&mark("a"), now);
-        hidden.undecided(&mark("a"), 11, now);
-        assert_eq!(from(&hidden), None);
-    }
-
-    #[test]
-    fn what_is_suspected_stays_until_it_was_looked_at() {
-        let (mut hidden, times) = (Retractions::default(), times());
-        ["a", "b", "c"].into_iter().for_each(|key| hidden.recheck(key.into(), key.into()));
-        hidden.look();
-        hidden.go_on(Some("b".into()), &times);
-        assert_eq!(due(&hidden), ["b", "c"]);
-        hidden.go_on(None, &times);
-        assert!(hidden.objects.is_empty() && !hidden.is_due());
-    }
-
-    #[test]
-    fn however_many_go_out_of_sight_only_so_many_are_remembered() {
-        let (mut hidden, now) = (Retractions::default(), Instant::now());
-        for number in 0..5000 {
-            hidden.told(&mark(&number.to_string()), now);
-        }
-        assert_eq!(hidden.objects.len(), MOST);
-        assert!(!hidden.undecided(&mark("another"), 0, now), "the store must be asked");
-        assert!(hidden.undecided(&mark("7"), 0, now));
+        self.reminded = self.objects.values().filter(|known| known.reminders.is_some()).count();
     }
 }

@@ -1,260 +1,197 @@
-//! The fast way: one task per worker hands what is new to the subscribers of its shard, and one says again what has
-//! settled.
+//! The fast path: one task per worker hands what is new to the subscribers of its shard, and one resends what has settled.
+
+mod repeat;
+mod shard;
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use slab::Slab;
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
-use crate::{
-    hub::{
-        Delivery, Hub,
-        delivery::batch::{Batch, Repeat},
-        subscriber::Subscriber,
-    },
-    lock::lock,
+use self::shard::{Served, Shard};
+use super::{
+    core::{Core, Delivery},
+    delivery::batch::{Batch, Repeat},
+    subscriber::{FrameSink, ResumeFrom, Subscriber},
 };
+use crate::{auth::Identity, entity::EntityIndex, lock::lock, scope::Scopes};
 
-/// Sockets written to before a fan-out task lets others run.
-const YIELD_EVERY: usize = 128;
 /// Subscribers whose memory is fetched at one time: between two visits it has left the processor's caches.
-const TOUCH_AT_ONCE: usize = 16;
-/// Beyond so many that wait to be told again, those of an entity become one.
-const WAITING: usize = 16;
-/// As good as never.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const PREFETCHED: usize = 16;
 /// While writes come, it is looked this often whether they have gone quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The subscribers one fan-out task serves.
-#[derive(Default)]
-pub(crate) struct Shard {
-    pub(crate) subscribers: Mutex<Slab<Arc<Subscriber>>>,
-    pub(crate) news: Notify,
-    repeats: Mutex<Vec<Repeat>>,
-    served: AtomicBool,
-    /// Where the fan-out stands: everything before it has been handed out or left to the slow way.
-    position: OnceLock<AtomicU64>,
+/// All subscribers, and the tasks that serve them. The tasks end with it.
+pub(super) struct Fanout {
+    core: Arc<Core>,
+    shards: OnceLock<Box<[Arc<Shard>]>>,
+    /// Subscribers so far.
+    joined: AtomicUsize,
+    settles: Arc<AtomicBool>,
 }
 
-impl Shard {
-    /// Starts the fan-out task unless one runs, on the runtime of whoever calls.
-    pub(crate) fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
-        // The flag is read first, since every subscriber that is woken does so.
-        if !self.served.load(Ordering::Acquire) && !self.served.swap(true, Ordering::AcqRel) {
-            // Fixed before anybody's first round of the slow way, which reads what came earlier.
-            self.position.get_or_init(|| AtomicU64::new(hub.log_end()));
-            tokio::spawn(fan_out(Arc::downgrade(hub), Served(self.clone())));
+impl Fanout {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core, shards: OnceLock::new(), joined: AtomicUsize::new(0), settles: Arc::default() }
+    }
+
+    /// Adds a subscriber, with no subscriptions yet, and makes sure that a task serves it. Needs a runtime.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        sink: Arc<dyn FrameSink>,
+        identity: Identity,
+        resume: ResumeFrom,
+    ) -> Arc<Subscriber> {
+        let shards = self.shards.get_or_init(|| {
+            let workers = tokio::runtime::Handle::current().metrics().num_workers();
+            let shards: Box<[_]> = (0..workers).map(|_| Arc::new(Shard::default())).collect();
+            self.core.fan_out.get_or_init(|| shards.iter().map(|shard| shard.news.clone()).collect());
+            shards
+        });
+        let number = self.joined.fetch_add(1, Ordering::Relaxed);
+        let at = number % shards.len();
+        let (subscriber, before) = Subscriber::join(self.core.clone(), sink, identity, resume, number);
+        let place = shards[at].add(subscriber.clone());
+        subscriber.seat.get_or_init(|| (at, place));
+        // Where its page answers still, another page has the same key.
+        if let Some(before) = before {
+            before.ask();
+        }
+        self.serve(&subscriber);
+        subscriber
+    }
+
+    /// Takes a subscriber off its shard.
+    pub(super) fn remove(&self, subscriber: &Subscriber) {
+        if let Some(&(shard, place)) = subscriber.seat.get() {
+            self.shards()[shard].remove(place);
         }
     }
 
-    /// Adds a subscriber, and says at which place.
-    pub(crate) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
-        let mut subscribers = lock(&self.subscribers);
-        if subscribers.is_empty() {
-            // What waits was meant for subscribers that have left.
-            lock(&self.repeats).clear();
-        }
-        subscribers.insert(subscriber)
-    }
-
-    /// Sends something once more to all subscribers. It waits while no task serves the shard. Takes no lock under which
-    /// others are taken, since the caller may hold the log.
-    pub(crate) fn repeat(&self, repeat: Repeat) {
-        let mut repeats = lock(&self.repeats);
-        let are_many = repeats.len() >= WAITING;
-        if !(are_many && repeats.iter_mut().any(|known| known.merge(&repeat))) {
-            repeats.push(repeat);
-        }
-        drop(repeats);
-        self.news.notify_one();
-    }
-
-    /// Wakes the own tasks of all subscribers, under no lock.
-    fn wake_subscribers(&self) {
-        let subscribers: Vec<Arc<Subscriber>> =
-            lock(&self.subscribers).iter().map(|(_, subscriber)| subscriber.clone()).collect();
-        subscribers.iter().for_each(|subscriber| subscriber.sink.wake());
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_served(&self) -> bool {
-        self.served.load(Ordering::Acquire)
-    }
-
-    /// Up to `YIELD_EVERY` subscribers from a place on, and the place to go on from.
-    fn some(&self, from: usize, into: &mut Vec<Arc<Subscriber>>) -> Option<usize> {
-        let subscribers = lock(&self.subscribers);
-        let until = from + YIELD_EVERY;
-        into.extend((from..until).filter_map(|place| subscribers.get(place)).cloned());
-        (until < subscribers.capacity()).then_some(until)
-    }
-
-    /// Does something with everyone, letting others run in between.
-    async fn for_each(&self, mut act: impl FnMut(&[Arc<Subscriber>])) {
-        let mut from = Some(0);
-        let mut some = Vec::with_capacity(YIELD_EVERY);
-        while let Some(place) = from {
-            some.clear();
-            from = self.some(place, &mut some);
-            act(&some);
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Marks a shard as served for as long as its task lives.
-///
-/// A task ends with its runtime, while subscribers on other runtimes go on. They are woken, and the first of them starts
-/// the next task: see [`Hub::serve`].
-struct Served(Arc<Shard>);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // Before the subscribers are woken: they look at this flag.
-        self.0.served.store(false, Ordering::Release);
-        self.0.wake_subscribers();
-    }
-}
-
-impl Hub {
     /// Starts the tasks that serve a subscriber, on the runtime of whoever calls, unless they run.
-    pub(crate) fn serve(self: &Arc<Self>, subscriber: &Subscriber) {
+    pub(super) fn serve(self: &Arc<Self>, subscriber: &Subscriber) {
         if let Some(shard) = subscriber.seat.get().and_then(|&(at, _)| self.shards().get(at)) {
-            shard.serve(self);
+            if let Some(served) = shard.begin(|| self.core.log_end()) {
+                tokio::spawn(fan_out(Arc::downgrade(self), self.core.clone(), served));
+            }
         }
-        if self.delivery == Delivery::Converging {
-            self.settler.serve(self);
+        let starts = !self.settles.load(Ordering::Acquire) && !self.settles.swap(true, Ordering::AcqRel);
+        if self.core.delivery == Delivery::Converging && starts {
+            let running = Running { runs: self.settles.clone(), fanout: Arc::downgrade(self) };
+            tokio::spawn(settle(running, self.core.clone()));
+        }
+    }
+
+    /// How many follow an entity at the moment who receive what is published in these scopes.
+    pub(super) fn audience(&self, entity: EntityIndex, scopes: &Scopes) -> usize {
+        let of_shard = |shard: &Arc<Shard>| {
+            let subscribers = lock(&shard.subscribers);
+            subscribers.iter().filter(|(_, subscriber)| subscriber.would_receive(entity, scopes)).count()
+        };
+        self.shards().iter().map(of_shard).sum()
+    }
+
+    fn shards(&self) -> &[Arc<Shard>] {
+        self.shards.get().map_or(&[], |shards| shards)
+    }
+
+    /// Resends what has settled; returns when to look next.
+    pub(super) fn settle(&self, now: Instant) -> Option<Instant> {
+        let (repeats, next) = repeat::settled(&self.core, now);
+        repeats.iter().for_each(|repeat| self.repeat(repeat));
+        next
+    }
+
+    /// Resends what was deleted lately; returns when to look next.
+    fn remind(&self, now: Instant) -> Option<Instant> {
+        let (repeats, next) = repeat::deletions(&self.core, now);
+        repeats.iter().for_each(|repeat| self.repeat(repeat));
+        next
+    }
+
+    fn repeat(&self, repeat: &Repeat) {
+        for shard in self.shards() {
+            shard.repeat(repeat.clone());
         }
     }
 }
 
-async fn fan_out(hub: Weak<Hub>, turn: Served) {
-    let shard = &turn.0;
-    let Some(position) = shard.position.get() else {
-        return;
-    };
-    loop {
-        let Some(batch) = hub.upgrade().map(|hub| hub.batch(position.load(Ordering::Acquire))) else {
-            return;
-        };
+impl Drop for Fanout {
+    fn drop(&mut self) {
+        // The tasks wake, find it gone, and end.
+        self.core.wake();
+        self.core.settling.notify_one();
+    }
+}
+
+async fn fan_out(fanout: Weak<Fanout>, core: Arc<Core>, served: Served) {
+    let shard = served.shard();
+    while fanout.strong_count() > 0 {
+        let batch = Batch::after(&core, shard.position());
         if !batch.records.is_empty() || batch.is_torn {
             // Before the batch is handed out: if this task ends meanwhile, all subscribers are woken and read it themselves.
-            position.store(batch.end, Ordering::Release);
-            shard.for_each(|some| deliver(&hub, some, &batch)).await;
+            shard.move_to(batch.end);
+            shard.for_each(|some| deliver(some, &batch)).await;
             continue;
         }
-        let Some(repeat) = lock(&shard.repeats).pop() else {
+        let Some(repeat) = shard.next_repeat() else {
             shard.news.notified().await;
             continue;
         };
-        let Some(repeat_batch) = hub.upgrade().map(|hub| hub.repeat_batch(&repeat)) else {
-            return;
-        };
-        if repeat_batch.until == batch.start {
-            let mut sending = Sending { shard, repeat: Some(repeat) };
-            let say = |some: &[Arc<Subscriber>]| {
-                if let Some(hub) = hub.upgrade() {
-                    some.iter().for_each(|it| it.repeat(&hub, &repeat_batch, batch.now));
-                }
-            };
-            shard.for_each(say).await;
-            sending.repeat = None;
+        let prepared = repeat.prepare(&core);
+        if prepared.until == batch.start {
+            let sending = shard.sending(repeat);
+            shard.for_each(|some| some.iter().for_each(|it| it.repeat(&prepared, batch.now))).await;
+            sending.is_done();
         } else {
-            // Something new has come in between, which everybody must have first.
+            // Something new has come in between, which every page must have first.
             shard.repeat(repeat);
         }
     }
 }
 
-/// A repeat that is being sent. If the task ends meanwhile, the next task sends it.
-struct Sending<'s> {
-    shard: &'s Shard,
-    repeat: Option<Repeat>,
-}
-
-impl Drop for Sending<'_> {
-    fn drop(&mut self) {
-        if let Some(repeat) = self.repeat.take() {
-            self.shard.repeat(repeat);
-        }
-    }
-}
-
 /// Hands a batch to some of a shard's subscribers.
-fn deliver(hub: &Weak<Hub>, some: &[Arc<Subscriber>], batch: &Batch) {
-    let Some(hub) = hub.upgrade() else {
-        return;
-    };
-    let (mut wanted, mut frames) = (Vec::new(), Vec::new());
-    for few in some.chunks(TOUCH_AT_ONCE) {
+fn deliver(some: &[Arc<Subscriber>], batch: &Batch) {
+    let (mut addressed, mut sequences, mut frames) = (Vec::new(), Vec::new(), Vec::new());
+    for few in some.chunks(PREFETCHED) {
         few.iter().for_each(|subscriber| subscriber.prefetch());
         for subscriber in few {
-            subscriber.deliver(&hub, batch, &mut wanted, &mut frames);
+            subscriber.deliver(batch, &mut addressed, (&mut sequences, &mut frames));
         }
     }
 }
 
-/// The task that says again what has settled; there is one as long as somebody listens.
-#[derive(Debug, Default)]
-pub(crate) struct Settler {
-    runs: Arc<AtomicBool>,
-    pub(crate) news: Arc<Notify>,
-}
-
-impl Settler {
-    pub(crate) fn serve(&self, hub: &Arc<Hub>) {
-        if !self.runs.load(Ordering::Acquire) && !self.runs.swap(true, Ordering::AcqRel) {
-            let turn = Running { runs: self.runs.clone(), hub: Arc::downgrade(hub) };
-            tokio::spawn(settle(turn, self.news.clone(), hub.times.reminders.wait(0)));
-        }
-    }
-}
-
-/// Marks the settling task as running for as long as it lives. As with [`Served`], the subscribers start the next one.
+/// Marks the settling task as running for as long as it lives. As with a shard's task, the subscribers start the next one.
 struct Running {
     runs: Arc<AtomicBool>,
-    hub: Weak<Hub>,
+    fanout: Weak<Fanout>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.runs.store(false, Ordering::Release);
-        if let Some(hub) = self.hub.upgrade() {
-            hub.shards().iter().for_each(|shard| shard.wake_subscribers());
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.shards().iter().for_each(|shard| shard.wake_subscribers());
         }
     }
 }
 
-async fn settle(turn: Running, news: Arc<Notify>, first_reminder: Option<Duration>) {
-    let hub = &turn.hub;
-    // Twice as often as the first reminder: each page's own may be due at any time.
-    let every = first_reminder.unwrap_or(FAR).max(Duration::from_millis(2)) / 2;
-    let mut hidden = interval_at(Instant::now() + every, every);
-    hidden.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn settle(running: Running, core: Arc<Core>) {
     loop {
         let now = Instant::now();
-        let Some((settles, reminds)) = hub.upgrade().map(|hub| (hub.settle(now), hub.remind_of_deletions(now))) else {
+        let look = |fanout: Arc<Fanout>| (fanout.settle(now), fanout.remind(now));
+        let Some((settles, reminds)) = running.fanout.upgrade().map(look) else {
             return;
         };
         let due = settles.map(|due| due.min(now + LOOK_EVERY)).into_iter().chain(reminds).min();
         tokio::select! {
-            () = news.notified() => {}
+            () = core.settling.notified() => {}
             () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
-            _ = hidden.tick() => {
-                if let Some(hub) = hub.upgrade() {
-                    hub.remind_of_hidden();
-                }
-            }
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::{
-    record::{Former, ObjectChange, Record, RecordKind, Seen, State, Was},
+    record::{ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Version, Was},
     saved::{SavedIndex, SavedLog, SavedRecord},
     tombstones::Tombstone,
 };
@@ -28,11 +28,7 @@ use self::{
     times::Times,
     tombstones::Tombstones,
 };
-use crate::{
-    change::ChangeKind,
-    hub::{EntityIndex, upsert::Upsert},
-    scope::Scopes,
-};
+use crate::{change::ChangeKind, entity::EntityIndex, hub::upsert::Upsert, scope::Scopes};
 
 /// Mode much history is kept; what comes first counts.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +155,7 @@ impl Log {
                     index.has_claims_apart = true;
                 }
             }
-            let has_moved = matches!(&subject.former, Former::Known(state) if state.scopes != record.scopes);
+            let has_moved = matches!(&subject.prior, PriorState::Known(state) if state.scopes != record.scopes);
             if let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)).filter(|_| has_moved) {
                 index.moved = sequence + 1;
             }
@@ -284,29 +280,29 @@ impl Log {
         &'l self,
         newest: &'l ObjectChange,
         from: u64,
-    ) -> impl Iterator<Item = Seen<'l>> + 'l {
-        let mut former = Some(&newest.former);
+    ) -> impl Iterator<Item = PossiblyShown<'l>> + 'l {
+        let mut prior = Some(&newest.prior);
         let mut looked_at = 0;
         std::iter::from_fn(move || {
             loop {
-                let state = match former.take()? {
-                    Former::Unknown => return Some(Seen::Unknown),
-                    Former::Absent => return None,
-                    Former::Known(state) => &**state,
+                let state = match prior.take()? {
+                    PriorState::Unknown => return Some(PossiblyShown::Unknown),
+                    PriorState::Absent => return None,
+                    PriorState::Known(state) => &**state,
                 };
                 looked_at += 1;
                 if looked_at > STATES {
-                    return Some(Seen::Before(state));
+                    return Some(PossiblyShown::UpTo(state));
                 }
                 if let Some(at) = state.at.filter(|at| *at >= from) {
                     match self.change(at) {
-                        Some((_, subject)) => former = Some(&subject.former),
+                        Some((_, subject)) => prior = Some(&subject.prior),
                         // Its record went, and with it what was before.
-                        None => return Some(Seen::Before(state)),
+                        None => return Some(PossiblyShown::UpTo(state)),
                     }
                 }
                 if !matches!(state.was, Was::Gone) {
-                    return Some(Seen::State(state));
+                    return Some(PossiblyShown::Version(state));
                 }
             }
         })
@@ -472,14 +468,14 @@ impl Log {
         };
         let forgotten = earlier.and_then(|earlier| index.tombstones.remove(earlier));
         if subject.kind == ChangeKind::Delete {
-            let last = match &subject.former {
-                Former::Known(state) => match &state.was {
+            let last = match &subject.prior {
+                PriorState::Known(state) => match &state.was {
                     Was::Object(object) => Some(object.clone()),
                     // Deleted twice, it is what it was.
                     Was::Gone => forgotten.as_ref().and_then(|forgotten| forgotten.last.clone()),
                     Was::Something | Was::Doubtful => None,
                 },
-                Former::Unknown | Former::Absent => None,
+                PriorState::Unknown | PriorState::Absent => None,
             };
             let ever = forgotten.map_or(Scopes::None, |forgotten| forgotten.ever).and(&subject.ever);
             let tombstone = Tombstone {
@@ -620,7 +616,7 @@ mod tests {
                 kind: ChangeKind::Update,
                 id: id.into(),
                 key: id.into(),
-                former: Former::Unknown,
+                prior: PriorState::Unknown,
                 ever: Scopes::All,
                 went_to: Scopes::None,
                 object: frame.clone(),
@@ -769,7 +765,7 @@ mod tests {
                 kind,
                 id: id.into(),
                 key: id.into(),
-                former: Former::Unknown,
+                prior: PriorState::Unknown,
                 ever: Scopes::All,
                 went_to: Scopes::None,
                 object,

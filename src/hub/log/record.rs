@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{change::ChangeKind, hub::EntityIndex, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
 
 /// What a page may show of an object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen<'l> {
-    State(&'l State),
+pub(crate) enum PossiblyShown<'l> {
+    Version(&'l Version),
     /// Any of what this state or an earlier one was.
-    Before(&'l State),
+    UpTo(&'l Version),
     Unknown,
 }
 
@@ -38,6 +38,16 @@ impl Record {
         }
     }
 
+    /// The object that it is about.
+    pub(crate) fn object(&self) -> Option<ObjectRef> {
+        match &self.kind {
+            RecordKind::Change(change) => {
+                Some(ObjectRef { entity: self.entity, key: change.key.clone(), id: change.id.clone() })
+            }
+            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
+        }
+    }
+
     /// Whether this is a change of the object of this key.
     pub(crate) fn is_of(&self, key: &str) -> bool {
         matches!(&self.kind, RecordKind::Change(subject) if *subject.key == *key)
@@ -52,12 +62,23 @@ impl Record {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let former = match &self.kind {
-            RecordKind::Change(ObjectChange { former: Former::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
+        let prior = match &self.kind {
+            RecordKind::Change(ObjectChange { prior: PriorState::Known(state), ever, .. }) => {
+                state.bytes() + ever.bytes()
+            }
             RecordKind::Change(_) | RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => 0,
         };
-        OVERHEAD + self.frame.len() + self.scopes.bytes() + former
+        OVERHEAD + self.frame.len() + self.scopes.bytes() + prior
     }
+}
+
+/// Which object is meant.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectRef {
+    pub(crate) entity: EntityIndex,
+    /// What the log finds it by.
+    pub(crate) key: Arc<str>,
+    pub(crate) id: Arc<str>,
 }
 
 /// What a record is about.
@@ -82,7 +103,7 @@ pub(crate) struct ObjectChange {
     pub(crate) id: Arc<str>,
     /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
     pub(crate) key: Arc<str>,
-    pub(crate) former: Former,
+    pub(crate) prior: PriorState,
     /// All scopes it was told in since it was last added, as far as the log knows.
     pub(crate) ever: Scopes,
     /// Of a deletion: where its object is now. Who hears that has it.
@@ -108,16 +129,16 @@ pub(crate) struct ObjectChange {
 
 /// What an object was before a change; kept where not everybody is told everything.
 #[derive(Clone, Debug)]
-pub(crate) enum Former {
+pub(crate) enum PriorState {
     Unknown,
     /// There was none.
     Absent,
-    Known(Arc<State>),
+    Known(Arc<Version>),
 }
 
 /// An object as it once was.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct Version {
     /// The sequence number of the record that made it so, where there was one.
     pub(crate) at: Option<u64>,
     pub(crate) scopes: Scopes,
@@ -129,7 +150,7 @@ pub(crate) struct State {
 /// Scopes that are remembered of one object: everybody may move one about.
 const EVER: usize = 64;
 
-impl Former {
+impl PriorState {
     /// All scopes an object has been told in, with those it is told in now.
     pub(crate) fn ever_and(&self, now: &Scopes) -> Scopes {
         match self {
@@ -152,7 +173,7 @@ pub(crate) enum Was {
     Gone,
 }
 
-impl State {
+impl Version {
     fn bytes(&self) -> usize {
         let object = match &self.was {
             Was::Object(object) => object.len(),

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use tokio::time::Instant;
 
 use super::{Index, Log, LogLimits, Record, RecordKind, Stored, Tombstone, share::Trimmed, times::Times};
-use crate::{change::ChangeKind, hub::EntityIndex, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
 #[derive(Debug, Default)]

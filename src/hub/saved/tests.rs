@@ -322,7 +322,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
             assert_eq!((log.start(events), log.newest(events, "1").map(|(at, _)| at)), (0, Some(0)));
             assert_eq!(log.size().0, 1);
             // Of a page that stood at the head as well.
-            assert!(log.start(new) > first.end() && log.start(new) == log.log_end());
+            assert!(log.start(new) > first.log_end() && log.start(new) == log.end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);
         let start = lock(&second.log).start(EVENTS);

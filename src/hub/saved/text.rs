@@ -25,7 +25,9 @@ use crate::{
     epoch::{Epoch, Secret},
     hub::{
         EntityEncoder, EntityIndex,
-        log::{Former, ObjectChange, Record, RecordKind, SavedIndex, SavedLog, SavedRecord, State, Tombstone, Was},
+        log::{
+            ObjectChange, PriorState, Record, RecordKind, SavedIndex, SavedLog, SavedRecord, Tombstone, Version, Was,
+        },
         sessions::SavedSession,
     },
     scope::Scopes,
@@ -302,11 +304,11 @@ fn write_record(saved: &SavedRecord, before: &[SavedRecord], clock: &Clock, out:
                 .and_then(|()| out.line(&frame.len(), &[frame]));
         }
     };
-    let (mut was_bytes, mut former) = (&[][..], (UNKNOWN, None));
-    match &subject.former {
-        Former::Unknown => {}
-        Former::Absent => former.0 = ABSENT,
-        Former::Known(state) => {
+    let (mut was_bytes, mut prior) = (&[][..], (UNKNOWN, None));
+    match &subject.prior {
+        PriorState::Unknown => {}
+        PriorState::Absent => prior.0 = ABSENT,
+        PriorState::Known(state) => {
             let code = match &state.was {
                 Was::Something => SOMETHING,
                 Was::Doubtful => DOUBTFUL,
@@ -317,7 +319,7 @@ fn write_record(saved: &SavedRecord, before: &[SavedRecord], clock: &Clock, out:
                     OBJECT
                 }
             };
-            former = (KNOWN, Some((state.at, scopes(&state.scopes), scopes(&state.ever), code, was_bytes.len())));
+            prior = (KNOWN, Some((state.at, scopes(&state.scopes), scopes(&state.ever), code, was_bytes.len())));
         }
     }
     let change: ChangeLine = (
@@ -335,7 +337,7 @@ fn write_record(saved: &SavedRecord, before: &[SavedRecord], clock: &Clock, out:
         subject.may_be_exception,
         subject.is_claim,
         subject.can_add,
-        former,
+        prior,
     );
     // Its frame is encoded anew.
     out.line(&line(CHANGE, 0, Some(change)), &[&subject.object, was_bytes])
@@ -511,14 +513,14 @@ fn read_change(
         may_be_exception,
         is_claim,
         can_add,
-        former,
+        prior,
     ) = change;
     let kind = *KINDS.get(usize::from(kind)).ok_or("it holds an unknown kind of change")?;
-    let was_bytes = former.1.as_ref().map_or(0, |(.., bytes)| *bytes);
+    let was_bytes = prior.1.as_ref().map_or(0, |(.., bytes)| *bytes);
     let [object, was_object] = reader.blobs([bytes, was_bytes])?;
-    let former = match former {
-        (UNKNOWN, None) => Former::Unknown,
-        (ABSENT, None) => Former::Absent,
+    let prior = match prior {
+        (UNKNOWN, None) => PriorState::Unknown,
+        (ABSENT, None) => PriorState::Absent,
         (KNOWN, Some((at, told_in, ever, was, _))) => {
             let was = match was {
                 SOMETHING => Was::Something,
@@ -530,11 +532,11 @@ fn read_change(
                     // It was of an entity that is configured no more, and so is this.
                     None => Was::Something,
                 },
-                _ => return Err("it holds an unknown former state".to_owned()),
+                _ => return Err("it holds an unknown prior state".to_owned()),
             };
-            Former::Known(Arc::new(State { at, scopes: reader.known(told_in), ever: reader.known(ever), was }))
+            PriorState::Known(Arc::new(Version { at, scopes: reader.known(told_in), ever: reader.known(ever), was }))
         }
-        _ => return Err("it holds an unknown former state".to_owned()),
+        _ => return Err("it holds an unknown prior state".to_owned()),
     };
     let text = text_of(&object)?;
     let event = encoder.map(|encoder| match kind {
@@ -547,7 +549,7 @@ fn read_change(
         kind,
         key: key.map_or_else(|| id.clone(), Arc::from),
         id,
-        former,
+        prior,
         ever: reader.known(ever),
         went_to: reader.known(went_to),
         object,
@@ -615,7 +617,7 @@ pub(super) mod tests {
     /// Whether no object of an earlier record is there twice.
     pub(in crate::hub::saved) fn shares_all(records: &[SavedRecord]) -> bool {
         records.iter().enumerate().all(|(at, saved)| match &saved.record.kind {
-            RecordKind::Change(ObjectChange { former: Former::Known(state), .. }) => match &state.was {
+            RecordKind::Change(ObjectChange { prior: PriorState::Known(state), .. }) => match &state.was {
                 Was::Object(object) => is_of_record(object, state.at, &records[..at]),
                 Was::Something | Was::Doubtful | Was::Gone => true,
             },

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 pub(crate) use self::saved::SavedSession;
 use crate::{
-    hub::{EntityIndex, Hub, delivery::retractions::Retractions},
+    entity::EntityIndex,
+    hub::delivery::retractions::Retracted,
     lock::lock,
     scope::{PastScopes, Scopes},
 };
@@ -69,38 +70,38 @@ struct Session {
     positions: Vec<(EntityIndex, u64)>,
     scopes: Scopes,
     /// Those it had before: of what was told in these it may be showing something.
-    earlier: PastScopes,
+    past: PastScopes,
     /// Where the log stood when its connection went.
     left_at: u64,
     /// What its page was not to see, and may be showing, was lost at a restart.
     is_lost: bool,
     /// What it is not to see, and may be showing.
-    hidden: Vec<(EntityIndex, Box<Retractions>)>,
+    retracted: Vec<(EntityIndex, Retracted)>,
     /// Its newest connection, while that is there.
-    holder: Option<Weak<dyn Holder>>,
+    holder: Option<Weak<dyn SessionHolder>>,
 }
 
 /// A connection that holds a session.
-pub(crate) trait Holder: Send + Sync {
+pub(crate) trait SessionHolder: Send + Sync {
     /// What is out of its page's sight.
-    fn hidden(&self) -> Vec<(EntityIndex, Box<Retractions>)>;
+    fn retracted(&self) -> Vec<(EntityIndex, Retracted)>;
 
     /// Asks its page for a pong, to see whether that is there still.
     fn ask(&self);
 
     /// Its page is told again all that it may have missed since its handshake: nobody knows where it stands.
-    fn doubt(&self, hub: &Hub, now: Instant);
+    fn restart_replay(&self, now: Instant);
 }
 
 /// What is known of a page when it comes.
 pub(crate) struct Resumed {
     pub(crate) hold: Hold,
-    pub(crate) earlier: PastScopes,
-    pub(crate) hidden: Vec<(EntityIndex, Box<Retractions>)>,
+    pub(crate) past: PastScopes,
+    pub(crate) retracted: Vec<(EntityIndex, Retracted)>,
     /// Nobody knows what it may be showing: only the store can tell where it stands.
     pub(crate) is_lost: bool,
-    /// Its earlier connection, where that is there still: the server may notice late that it is dead.
-    pub(crate) before: Option<Arc<dyn Holder>>,
+    /// Its past connection, where that is there still: the server may notice late that it is dead.
+    pub(crate) before: Option<Arc<dyn SessionHolder>>,
 }
 
 /// One connection's hold on its session.
@@ -129,11 +130,11 @@ impl Sessions {
             session.taken = now;
             let until = if session.gone.take().is_some() { session.left_at } else { head };
             session.change_to(scopes, until);
-            let hidden = std::mem::take(&mut session.hidden);
+            let retracted = std::mem::take(&mut session.retracted);
             let before = session.holder.take().and_then(|holder| holder.upgrade());
             let hold = Hold { id: id.id, connection };
-            let (earlier, is_lost) = (session.earlier.clone(), session.is_lost);
-            return Some(Resumed { hold, earlier, hidden, is_lost, before });
+            let (past, is_lost) = (session.past.clone(), session.is_lost);
+            return Some(Resumed { hold, past, retracted, is_lost, before });
         }
         if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
@@ -147,19 +148,19 @@ impl Sessions {
             is_shared: false,
             positions: Vec::new(),
             scopes: scopes.clone(),
-            earlier: PastScopes::default(),
+            past: PastScopes::default(),
             left_at: head,
             is_lost: false,
-            hidden: Vec::new(),
+            retracted: Vec::new(),
             holder: None,
         };
         known.sessions.insert(id.id, Box::new(session));
         let hold = Hold { id: id.id, connection };
-        Some(Resumed { hold, earlier: PastScopes::default(), hidden: Vec::new(), is_lost: false, before: None })
+        Some(Resumed { hold, past: PastScopes::default(), retracted: Vec::new(), is_lost: false, before: None })
     }
 
     /// Whose the connection is that holds a session.
-    pub(crate) fn is_held_by(&self, hold: &Hold, holder: Weak<dyn Holder>) {
+    pub(crate) fn is_held_by(&self, hold: &Hold, holder: Weak<dyn SessionHolder>) {
         let mut known = lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.holder = Some(holder);
@@ -195,7 +196,7 @@ impl Sessions {
         hold: &Hold,
         positions: &[(EntityIndex, u64)],
         asked: Instant,
-    ) -> Option<Arc<dyn Holder>> {
+    ) -> Option<Arc<dyn SessionHolder>> {
         let mut known = lock(&self.known);
         let session = known.sessions.get_mut(&hold.id)?;
         if session.connection != hold.connection {
@@ -230,21 +231,21 @@ impl Sessions {
         }
     }
 
-    /// Nothing is shown any more of what was told in earlier scopes.
-    pub(crate) fn forget_earlier(&self, hold: &Hold) {
+    /// Nothing is shown any more of what was told in past scopes.
+    pub(crate) fn forget_past(&self, hold: &Hold) {
         let mut known = lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
-            session.earlier.forget();
+            session.past.forget();
         }
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, hidden: Vec<(EntityIndex, Box<Retractions>)>, head: u64, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, retracted: Vec<(EntityIndex, Retracted)>, head: u64, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
             session.left_at = head;
-            session.hidden = hidden;
+            session.retracted = retracted;
             session.holder = None;
             known.gone.push_back((now, hold.id));
             known.tidy();
@@ -261,7 +262,7 @@ impl Session {
     fn change_to(&mut self, scopes: &Scopes, until: u64) {
         if self.scopes != *scopes {
             let had = std::mem::replace(&mut self.scopes, scopes.clone());
-            self.earlier.add(had, until);
+            self.past.add(had, until);
         }
     }
 }
@@ -324,15 +325,15 @@ mod tests {
     fn the_scopes_it_had_are_remembered_with_the_place_where_it_could_hear_them_last() {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
-        let heard = |earlier: &PastScopes, name: &str, at| earlier.heard(&scopes(name), Some(at));
-        let Resumed { hold, earlier, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
-        assert!(earlier.is_empty());
+        let heard = |past: &PastScopes, name: &str, at| past.heard(&scopes(name), Some(at));
+        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
+        assert!(past.is_empty());
         sessions.leave(&hold, Vec::new(), 7, now);
-        let Resumed { hold, earlier, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
-        assert!(heard(&earlier, "a", 6) && !heard(&earlier, "a", 7), "it had gone");
+        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
+        assert!(heard(&past, "a", 6) && !heard(&past, "a", 7), "it had gone");
         sessions.change_to(&hold, &scopes("c"), 30);
-        let Resumed { earlier, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
-        assert!(heard(&earlier, "b", 29) && !heard(&earlier, "b", 30) && !heard(&earlier, "c", 0));
+        let Resumed { past, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
+        assert!(heard(&past, "b", 29) && !heard(&past, "b", 30) && !heard(&past, "c", 0));
     }
 
     #[test]
@@ -362,7 +363,7 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
         sessions.acknowledge(&new, &[(EVENTS, 5)], now);
-        let newest: Arc<dyn Holder> = Arc::new(Dead);
+        let newest: Arc<dyn SessionHolder> = Arc::new(Dead);
         sessions.is_held_by(&new, Arc::downgrade(&newest));
         let sharer = sessions.acknowledge(&old, &[(EVENTS, 9)], now + Duration::from_secs(1));
         assert!(sharer.is_some_and(|sharer| Arc::ptr_eq(&sharer, &newest)), "it must be told again");
@@ -386,7 +387,7 @@ mod tests {
     struct Dead;
 
     impl Holder for Dead {
-        fn hidden(&self) -> Vec<(EntityIndex, Box<Retractions>)> {
+        fn retracted(&self) -> Vec<(EntityIndex, Retracted)> {
             vec![(EVENTS, Box::default())]
         }
 
@@ -399,11 +400,11 @@ mod tests {
     fn who_comes_back_before_its_end_was_noticed_finds_its_earlier_connection() {
         let (sessions, now) = (sessions(10), Instant::now());
         let take = || sessions.take(id(1), &Scopes::None, 0, now).unwrap();
-        let dead: Arc<dyn Holder> = Arc::new(Dead);
+        let dead: Arc<dyn SessionHolder> = Arc::new(Dead);
         let hold = take().hold;
         sessions.is_held_by(&hold, Arc::downgrade(&dead));
         let again = take();
-        assert_eq!(again.before.map(|before| before.hidden().len()), Some(1));
+        assert_eq!(again.before.map(|before| before.retracted().len()), Some(1));
         sessions.is_held_by(&again.hold, Arc::downgrade(&dead));
         sessions.is_held_by(&hold, Arc::downgrade(&dead));
         sessions.leave(&again.hold, Vec::new(), 0, now);

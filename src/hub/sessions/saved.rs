@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{Session, SessionLimits, Sessions};
+use super::{Session, Sessions};
 use crate::{
-    hub::EntityIndex,
+    entity::EntityIndex,
     lock::lock,
     scope::{PastScopes, Scopes},
 };
@@ -19,25 +19,21 @@ pub(crate) struct SavedSession {
     pub(crate) left_at: u64,
     pub(crate) scopes: Scopes,
     /// Those it had before, and until when.
-    pub(crate) earlier: Vec<(Scopes, u64)>,
+    pub(crate) past: Vec<(Scopes, u64)>,
     /// What its page was not to see, and may be showing, is not kept.
     pub(crate) is_lost: bool,
     pub(crate) positions: Vec<(EntityIndex, u64)>,
 }
 
 impl Sessions {
-    pub(crate) fn limits(&self) -> SessionLimits {
-        self.limits
-    }
-
     /// All sessions. What a page was not to see and may be showing is not kept: such a page has no position after that, and
     /// is brought to the store's state.
     pub(crate) fn saved(&self, now: Instant) -> Vec<SavedSession> {
         let known = lock(&self.known);
         let saved = known.sessions.iter().map(|(id, session)| {
-            let Session { owner, gone, came, left_at, is_lost, scopes, earlier, positions, hidden, .. } = &**session;
+            let Session { owner, gone, came, left_at, is_lost, scopes, past, positions, retracted, .. } = &**session;
             // While a connection is there, it alone knows.
-            let is_lost = *is_lost || gone.is_none() || !hidden.is_empty();
+            let is_lost = *is_lost || gone.is_none() || !retracted.is_empty();
             SavedSession {
                 id: *id,
                 owner: *owner,
@@ -45,7 +41,7 @@ impl Sessions {
                 came: *came,
                 left_at: *left_at,
                 scopes: scopes.clone(),
-                earlier: earlier.entries().to_vec(),
+                past: past.entries().to_vec(),
                 is_lost,
                 positions: if is_lost { Vec::new() } else { positions.clone() },
             }
@@ -53,15 +49,14 @@ impl Sessions {
         saved.collect()
     }
 
-    /// As many of these as the limits allow, those that went last.
-    pub(crate) fn restored(limits: SessionLimits, mut saved: Vec<SavedSession>) -> Self {
-        let sessions = Self::new(limits);
+    /// Takes up as many of these as the limits allow, those that went last.
+    pub(crate) fn restore(&self, mut saved: Vec<SavedSession>) {
         saved.sort_by_key(|session| session.gone);
-        let surplus = saved.len().saturating_sub(limits.sessions);
+        let surplus = saved.len().saturating_sub(self.limits.sessions);
         {
-            let mut known = lock(&sessions.known);
+            let mut known = lock(&self.known);
             for saved in saved.into_iter().skip(surplus) {
-                let SavedSession { id, owner, gone, came, left_at, scopes, earlier, is_lost, mut positions } = saved;
+                let SavedSession { id, owner, gone, came, left_at, scopes, past, is_lost, mut positions } = saved;
                 positions.shrink_to_fit();
                 let session = Session {
                     owner,
@@ -73,16 +68,15 @@ impl Sessions {
                     is_shared: false,
                     positions,
                     scopes,
-                    earlier: PastScopes::restored(earlier),
+                    past: PastScopes::restored(past),
                     left_at,
                     is_lost,
-                    hidden: Vec::new(),
+                    retracted: Vec::new(),
                     holder: None,
                 };
                 known.sessions.insert(id, Box::new(session));
                 known.gone.push_back((gone, id));
             }
         }
-        sessions
     }
 }

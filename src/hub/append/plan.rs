@@ -1,0 +1,206 @@
+//! What a change comes to, by what the log knows of its object.
+
+use std::{borrow::Cow, sync::Arc};
+
+use super::{
+    super::{
+        core::{Core, Delivery},
+        encoder::{EntityEncoder, key_within},
+        log::{Log, ObjectChange},
+    },
+    batch::{Basis, Meanwhile},
+};
+use crate::{
+    change::{Change, ChangeKind},
+    entity::EntityIndex,
+    scope::Scopes,
+};
+
+/// What is to be done with a change.
+pub(super) enum Plan {
+    /// There is nothing to publish.
+    Nothing,
+    /// A request claims to have changed what is in other scopes.
+    Elsewhere,
+    Delete,
+    /// An update of what is deleted, as far as anybody knows: for these scopes.
+    Unconfirmed(Scopes),
+    Changed {
+        basis: Basis,
+        scopes: Scopes,
+        whole: bool,
+    },
+}
+
+impl Plan {
+    pub(super) fn basis(&self) -> Option<&Basis> {
+        match self {
+            Self::Nothing | Self::Elsewhere | Self::Delete => None,
+            Self::Unconfirmed(_) => Some(&Basis::Alone),
+            Self::Changed { basis, .. } => Some(basis),
+        }
+    }
+}
+
+/// Publishes changes of one entity.
+pub(super) struct Appender<'a> {
+    pub(super) core: &'a Core,
+    pub(super) entity: EntityIndex,
+    pub(super) encoder: &'a EntityEncoder,
+}
+
+impl<'a> Appender<'a> {
+    pub(super) fn new(core: &'a Core, entity: EntityIndex) -> Self {
+        Self { core, entity, encoder: core.encoder(entity) }
+    }
+
+    /// What a change comes to, by what the log knows of its object.
+    pub(super) fn plan(&self, log: &Log, key: &str, change: &Change, meanwhile: Option<Meanwhile<'_>>) -> Plan {
+        let encoder = self.encoder;
+        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
+        if self.is_elsewhere(log, key, change) {
+            return Plan::Elsewhere;
+        }
+        if change.kind() == ChangeKind::Delete {
+            return Plan::Delete;
+        }
+        if self.core.delivery == Delivery::Plain {
+            return self.plan_add(log, key, change, meanwhile).unwrap_or(Plan::Changed {
+                basis: Basis::Alone,
+                scopes,
+                whole: false,
+            });
+        }
+        if let Some(plan) = self.plan_add(log, key, change, meanwhile) {
+            return plan;
+        }
+        let known = log.known(self.entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
+        if known.is_none() && self.is_unconfirmed(log, key, change) {
+            // To who may have had it; and nobody can be asked who may see it.
+            let had = log.tombstone(self.entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
+            let scopes = if encoder.is_scoped { scopes.common(&had) } else { scopes };
+            let is_nobodys = scopes.is_none() || encoder.view.is_some();
+            return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
+        }
+        match known {
+            Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
+                let basis = Basis::Over { sequence, object: known.object.clone() };
+                Plan::Changed { basis, scopes, whole: known.whole }
+            }
+            _ => {
+                let whole = change.kind() == ChangeKind::Add || change.is_whole();
+                Plan::Changed { basis: Basis::Alone, scopes, whole }
+            }
+        }
+    }
+
+    /// The same of an add whose object was told while its write was on its way.
+    pub(super) fn plan_add(
+        &self,
+        log: &Log,
+        key: &str,
+        change: &Change,
+        meanwhile: Option<Meanwhile<'_>>,
+    ) -> Option<Plan> {
+        let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
+        let (sequence, newer, subject) =
+            log.newest_record(self.entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
+        // What was told elsewhere is nothing to it.
+        if self.encoder.is_scoped && newer.scopes != *change.scopes() {
+            return None;
+        }
+        match subject {
+            // The id of an object that was deleted meanwhile has been given to this one.
+            ObjectChange { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
+            ObjectChange { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
+            // An update may leave fields out that pages need of an add.
+            ObjectChange { object, .. } => {
+                let basis = Basis::Under { sequence, object: object.clone() };
+                Some(Plan::Changed { basis, scopes: newer.scopes.clone(), whole: true })
+            }
+        }
+    }
+
+    /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
+    /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
+    pub(super) fn key_of<'c>(&self, log: &Log, change: &'c Change) -> Cow<'c, str> {
+        let encoder = self.encoder;
+        let key = encoder.key(change.namespace(), change.id());
+        if !self.may_be_mere_claim(change) || change.scopes().is_none() {
+            return key;
+        }
+        let is_disjoint = |known: &Scopes| change.scopes().common(known).is_none();
+        match log.said_of(self.entity, &key) {
+            Some((_, false)) => key,
+            Some((known, true)) if is_disjoint(known) => Cow::Owned(key_within(change.scopes(), change.id())),
+            _ => {
+                let apart = log.has_claims_apart(self.entity).then(|| key_within(change.scopes(), change.id()));
+                match apart.filter(|apart| log.said_of(self.entity, apart).is_some()) {
+                    Some(apart) => Cow::Owned(apart),
+                    None => key,
+                }
+            }
+        }
+    }
+
+    /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
+    /// move to another scope by itself: the application says so, or the store shows it there.
+    pub(super) fn is_elsewhere(&self, log: &Log, key: &str, change: &Change) -> bool {
+        let encoder = self.encoder;
+        let may_be = encoder.is_scoped && !encoder.scoped_ids && change.is_claimed();
+        // A deletion without a scope is for those who have the object.
+        let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
+        if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
+            return false;
+        }
+        // What was itself only claimed says nothing of whose the object is.
+        log.said_of(self.entity, key)
+            .is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
+    }
+
+    /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
+    /// most back ends answer an update of a row that is gone with 200.
+    pub(super) fn is_unconfirmed(&self, log: &Log, key: &str, change: &Change) -> bool {
+        let is_update = change.kind() == ChangeKind::Update && self.core.delivery == Delivery::Converging;
+        let tombstone = is_update.then(|| log.tombstone(self.entity, key)).flatten();
+        tombstone.is_some_and(|(deleted, tombstone)| {
+            let is_others = tombstone.is_claim && change.scopes().common(&tombstone.scopes).is_none();
+            !is_others && !change.is_read_behind(deleted)
+        })
+    }
+
+    /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
+    pub(super) fn is_mere_claim(&self, log: &Log, key: &str, change: &Change) -> bool {
+        self.may_be_mere_claim(change) && log.said_of(self.entity, key).is_none_or(|(_, is_claim)| is_claim)
+    }
+
+    /// Whether a change is a request's word alone, where that says nothing of whose its object is.
+    pub(super) fn may_be_mere_claim(&self, change: &Change) -> bool {
+        let encoder = self.encoder;
+        let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
+        encoder.is_scoped && !encoder.scoped_ids && is_claim
+    }
+
+    /// The deletions of the objects known to go with a deleted one, each before the one it goes with.
+    pub(super) fn descendants(&self, log: &Log, key: &str, change: &Change) -> Vec<Change> {
+        let newest = log.newest_record(self.entity, key);
+        let known = newest.map_or(Scopes::None, |(_, record, _)| record.scopes.clone());
+        let scopes = if self.encoder.is_scoped { known.and(change.scopes()) } else { Scopes::All };
+        let along = match newest {
+            _ if self.encoder.has_trees() => log.descendants(self.entity, key),
+            Some((_, _, known)) if known.parent.is_some() => Vec::new(),
+            _ => log.children(self.entity, key),
+        };
+        let deletion = |key: Arc<str>| {
+            let (_, record, known) = log.newest_record(self.entity, &key)?;
+            // What is published elsewhere does not go with it.
+            if !record.scopes.intersects(&scopes) {
+                return None;
+            }
+            let deletion = Change::delete(&known.id).ok()?.unique_in(change.namespace());
+            let scopes = if self.encoder.is_scoped { &record.scopes } else { &Scopes::None };
+            Some(deletion.told_in(scopes, &Scopes::None))
+        };
+        along.into_iter().filter_map(deletion).collect()
+    }
+}

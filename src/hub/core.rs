@@ -1,0 +1,274 @@
+//! What every part below [`Hub`](super::Hub) may know: the log, the encoders, and what settling, reminders and sessions
+//! keep.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    delivery::reminders::{ReminderTimes, Schedule},
+    encoder::EntityEncoder,
+    log::{Log, LogLimits, Record, RecordKind},
+    sessions::{SessionLimits, Sessions},
+    settle::{Settle, SettleTimes},
+};
+use crate::{
+    entity::EntityIndex,
+    lock::lock,
+    object::quoted,
+    observe::{Counter, audit},
+    protocol,
+    scope::Scopes,
+};
+
+/// The entity whose subscribers are told that others must be loaded again.
+pub(crate) const RESYNC: &str = "$resync";
+
+/// What pages are promised.
+///
+/// ```
+/// use tower_live_updates::{Delivery, Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .allow_anonymous()
+///     .entity(Entity::scheduler("/events"))
+///     .delivery(Delivery::Plain)
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// Every open page ends up equal to the server. The default.
+    #[default]
+    Converging,
+    /// Each change is said once, in the words of the vendor's article and no others: no key, no history, no repeats.
+    /// A page keeps what it missed, and what its own client dropped, until it is loaded again.
+    Plain,
+}
+
+/// The times of delivering.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeliveryTimes {
+    pub(crate) settle: SettleTimes,
+    /// A replay is told once more after this long: the page's list may arrive later than the replay.
+    pub(crate) second_replay_delay: Duration,
+    /// A replay begins this long before what is known to have arrived.
+    pub(crate) replay_overlap: Duration,
+    /// What a page may have missed begins this long before its handshake.
+    pub(crate) first_load: Duration,
+    /// A ping that asks for an acknowledgement rides along at most this often.
+    pub(crate) acknowledge_every: Duration,
+    /// When deletions are resent, since the client cannot apply one while the event's form is open.
+    pub(crate) reminders: ReminderTimes,
+    pub(crate) pace: Pace,
+}
+
+/// How fast a page is told what it must draw: for each update the stock client draws the whole calendar anew, which takes
+/// about 12 ms where that has a thousand events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// So many lines are told at once. A replay of more is a long one.
+    pub(crate) long: usize,
+    /// Of a long one, so many are told behind these …
+    pub(crate) at_once: usize,
+    /// … each time so long after the ones before.
+    pub(crate) every: Duration,
+}
+
+impl Pace {
+    /// Twenty-four lines in a second.
+    pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 6, every: Duration::from_millis(250) };
+
+    /// How many lines are told at once first, where so many rows are known to follow.
+    pub(super) fn first(&self, rows: usize) -> usize {
+        if rows > self.long { self.at_once } else { self.long }
+    }
+
+    /// How long a page is left alone that has been told so many lines.
+    pub(super) fn time_for(&self, drawn: usize) -> Duration {
+        let times = u32::try_from(drawn.div_ceil(self.at_once.max(1))).unwrap_or(u32::MAX);
+        self.every.saturating_mul(times)
+    }
+}
+
+/// What was delivered besides what happened.
+#[derive(Debug, Default)]
+pub(crate) struct DeliveryCounters {
+    /// Entities replayed to pages that came or came back.
+    pub(crate) replays: Counter,
+    /// Entities brought to the store's state.
+    pub(crate) snapshots: Counter,
+    /// Entities of which nobody could say where they stand.
+    pub(crate) gaps: Counter,
+    /// Objects told again, each time and to each subscriber.
+    pub(crate) repeats: Counter,
+}
+
+/// The log, and what is known of everything that follows it.
+pub(crate) struct Core {
+    pub(super) delivery: Delivery,
+    pub(super) times: DeliveryTimes,
+    pub(super) started: Instant,
+    /// What objects are merged to at most.
+    pub(super) max_object_bytes: usize,
+    /// One for each entity; the last is `$resync`.
+    pub(super) encoders: Vec<EntityEncoder>,
+    pub(super) resync: EntityIndex,
+    pub(super) log: Mutex<Log>,
+    pub(super) settles: Mutex<Vec<Settle>>,
+    /// One for each entity.
+    pub(super) reminders: Mutex<Vec<Schedule>>,
+    /// After a restart no deletion is resent before this.
+    pub(super) reminds_from: OnceLock<Instant>,
+    pub(super) sessions: Sessions,
+    pub(super) counters: DeliveryCounters,
+    /// Whether the audit is asked for.
+    pub(super) audit: bool,
+    /// Wakes the fan-out tasks; there are none before the first subscriber.
+    pub(super) fan_out: OnceLock<Box<[Arc<Notify>]>>,
+    /// Wakes the settling task.
+    pub(super) settling: Arc<Notify>,
+}
+
+impl Core {
+    pub(super) fn new(
+        delivery: Delivery,
+        mut encoders: Vec<EntityEncoder>,
+        log: LogLimits,
+        times: DeliveryTimes,
+        sessions: SessionLimits,
+        audit: bool,
+    ) -> Self {
+        let resync = EntityIndex(u16::try_from(encoders.len()).unwrap_or(u16::MAX));
+        encoders.push(EntityEncoder::new(RESYNC, RESYNC));
+        encoders.iter_mut().for_each(|encoder| encoder.is_plain = delivery == Delivery::Plain);
+        Self {
+            delivery,
+            times,
+            started: Instant::now(),
+            max_object_bytes: log.object_bytes,
+            resync,
+            log: Mutex::new(Log::new(log, encoders.len())),
+            settles: Mutex::new(encoders.iter().map(|_| Settle::new(Instant::now())).collect()),
+            reminders: Mutex::new(vec![Schedule::default(); encoders.len()]),
+            reminds_from: OnceLock::new(),
+            encoders,
+            sessions: Sessions::new(sessions),
+            counters: DeliveryCounters::default(),
+            audit,
+            fan_out: OnceLock::new(),
+            settling: Arc::default(),
+        }
+    }
+
+    pub(super) fn is_audited(&self) -> bool {
+        self.audit && audit::is_read()
+    }
+
+    /// The entity of this name, [`RESYNC`] among them.
+    pub(super) fn find(&self, name: &str) -> Option<EntityIndex> {
+        let at = self.encoders.iter().position(|encoder| encoder.entity == name)?;
+        u16::try_from(at).ok().map(EntityIndex)
+    }
+
+    /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
+    pub(super) fn handshake(&self, now: Instant) -> u64 {
+        let log = lock(&self.log);
+        log.position(now, self.times.first_load)
+    }
+
+    /// What tells an object of an entity from others.
+    pub(super) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
+        self.encoder(entity).key(namespace, id)
+    }
+
+    /// True where the log knows who has heard of an object.
+    pub(super) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
+        !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
+    }
+
+    /// True where the log knows of an object, or of its deletion.
+    pub(super) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
+        let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
+        log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
+    }
+
+    /// True where somebody may ask what this object was before, and the log does not know.
+    pub(super) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
+        let encoder = self.encoder(entity);
+        encoder.view.is_some() && lock(&self.log).newest(entity, &encoder.key(scopes, id)).is_none()
+    }
+
+    /// Everybody has had every reminder of an entity's deletions before this.
+    pub(super) fn reminded_before(&self, entity: EntityIndex) -> u64 {
+        lock(&self.reminders)[usize::from(entity.0)].done_before(&self.times.reminders)
+    }
+
+    /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
+    pub(super) fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
+        if self.encoder(entity).has_snapshot { 0 } else { log.refreshed(entity) }
+    }
+
+    /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
+    /// entity's objects, with those from `messages_from` on what else was said.
+    pub(super) fn newest<'l>(
+        &'l self,
+        log: &'l Log,
+        entity: EntityIndex,
+        from: u64,
+        changes_from: u64,
+        messages_from: u64,
+    ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
+        log.since(from).map(move |(sequence, record)| {
+            let is_wanted = record.entity == entity
+                && match &record.kind {
+                    RecordKind::Change(subject) => {
+                        changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
+                    }
+                    RecordKind::Message => messages_from <= sequence,
+                    RecordKind::Unconfirmed(_) => false,
+                    // Where the store can be asked, that is done instead.
+                    RecordKind::Refresh => messages_from <= sequence && !self.encoder(entity).has_snapshot,
+                };
+            (sequence, is_wanted.then_some(record))
+        })
+    }
+
+    pub(super) fn entities(&self) -> impl Iterator<Item = EntityIndex> {
+        (0..self.resync.0).map(EntityIndex)
+    }
+
+    pub(super) fn encoder(&self, entity: EntityIndex) -> &EntityEncoder {
+        &self.encoders[usize::from(entity.0)]
+    }
+
+    pub(super) fn resync_message(&self, entity: EntityIndex) -> Bytes {
+        let name = quoted(&self.encoder(entity).entity);
+        protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
+    }
+
+    /// The sequence number the next record will get.
+    pub(super) fn log_end(&self) -> u64 {
+        lock(&self.log).end()
+    }
+
+    /// There is something new for the fan-out tasks.
+    pub(super) fn wake(&self) {
+        for shard in self.fan_out.get().into_iter().flatten() {
+            shard.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,47 @@
+//! What is due to be resent to everyone.
+
+use tokio::time::Instant;
+
+use super::super::{
+    core::Core,
+    delivery::batch::{Repeat, Resent},
+    settle::Due,
+};
+use crate::lock::lock;
+
+/// What has settled, and when to look next.
+pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant>) {
+    let (mut repeats, mut next) = (Vec::new(), None);
+    for entity in core.entities() {
+        let mut log = lock(&core.log);
+        let mut settles = lock(&core.settles);
+        let settle = &mut settles[usize::from(entity.0)];
+        let due = settle.repeat(now, log.start(entity)..log.end(), &core.times.settle);
+        next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
+        drop(settles);
+        for Due { told, is_last, known_before } in due {
+            log.tombstones_settled(entity, told.clone());
+            repeats.push(Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
+        }
+    }
+    (repeats, next)
+}
+
+/// The deletions that all pages are to be reminded of, and when to look next.
+pub(super) fn deletions(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant>) {
+    if let Some(&from) = core.reminds_from.get().filter(|from| now < **from) {
+        return (Vec::new(), Some(from));
+    }
+    let (mut repeats, mut next) = (Vec::new(), None);
+    for entity in core.entities() {
+        let log = lock(&core.log);
+        let from = core.reimported_before(&log, entity);
+        let due = lock(&core.reminders)[usize::from(entity.0)].due(&log, entity, &core.times.reminders, from, now);
+        drop(log);
+        next = next.into_iter().chain(due.next).min();
+        if !due.sequences.is_empty() {
+            repeats.push(Repeat { entity, what: Resent::Deletions(due.sequences.into()) });
+        }
+    }
+    (repeats, next)
+}

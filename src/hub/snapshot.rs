@@ -1,0 +1,113 @@
+//! Rows of the store, as the frames that pages which lost their place are sent.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+
+use super::core::{Core, RESYNC};
+use crate::{auth::Identity, change::Change, entity::EntityIndex, frame::Frame, lock::lock, scope::Scopes};
+
+/// Keys looked up in the log at once.
+const KEYS_AT_ONCE: usize = 1024;
+
+/// The rows of a store at one time, as frames.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFrames {
+    /// Where the log stood before the store was asked.
+    pub(super) at: u64,
+    /// Of who it was asked for.
+    pub(super) scopes: Scopes,
+    pub(super) gone: Arc<[Row]>,
+    pub(super) rows: Arc<[Row]>,
+    /// It takes away what the page could see before, and not only what has changed.
+    pub(super) takes_away: bool,
+}
+
+impl SnapshotFrames {
+    /// Rows of the store, and ids of what is gone, as they are told to pages that lost their place. `at` is where the
+    /// log stood before the store was asked. Rows that would break pages are left out; how many is said. What has a row
+    /// is not taken for deleted any more.
+    pub(super) fn new(
+        core: &Core,
+        entity: EntityIndex,
+        at: u64,
+        identity: &Identity,
+        rows: &[Change],
+        gone: &[Change],
+    ) -> (Self, usize) {
+        let encoder = core.encoder(entity);
+        let claims_apart = lock(&core.log).has_claims_apart(entity);
+        let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
+            encoder.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
+        };
+        let gone = gone.iter().map(|change| Row {
+            id: change.id().into(),
+            keys: keys(identity.receives(), change.id()),
+            frame: encoder.gone(change.object(), true).frame.into(),
+            object: None,
+            kind: RowKind::Gone,
+        });
+        let heard = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
+        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| encoder.accepts_row(change));
+        let unbearable = others.len();
+        let there: Vec<Box<[Arc<str>]>> =
+            bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
+        for some in there.chunks(KEYS_AT_ONCE) {
+            let mut log = lock(&core.log);
+            some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
+        }
+        let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
+            let object = Bytes::copy_from_slice(change.object().as_bytes());
+            let (frame, object) = match encoder.view {
+                Some(_) => (Bytes::new().into(), Some(object)),
+                None => (encoder.upsert(&object, encoder.can_add(&object, true)).for_anyone(), None),
+            };
+            Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
+        });
+        let scopes = identity.receives().clone();
+        let (gone, rows) = (gone.collect(), objects.collect());
+        (Self { at, scopes, gone, rows, takes_away: false }, unbearable)
+    }
+
+    /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
+    /// subscribed yet: pages without any ignore it.
+    pub(super) fn marker(core: &Core, entity: EntityIndex, at: u64) -> Self {
+        let marker = |frame: Bytes| {
+            let frame = frame.into();
+            Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
+        };
+        let rows = [marker(core.encoder(entity).resync_marker()), marker(core.resync_message(entity))];
+        Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
+    }
+
+    /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
+    pub(super) fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Frame) -> Self {
+        let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
+        let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));
+        let lost = lost.map(|row| Row { frame: gone(&row.id), kind: RowKind::Gone, ..row.clone() });
+        Self { gone: self.gone.iter().cloned().chain(lost).collect(), takes_away: true, ..self.clone() }
+    }
+
+    pub(super) fn only_gone(&self) -> Self {
+        Self { rows: Arc::default(), ..self.clone() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(super) id: Box<str>,
+    /// What the log may find its object by.
+    pub(super) keys: Box<[Arc<str>]>,
+    pub(super) frame: Frame,
+    /// The object itself, where it is asked who may see it.
+    pub(super) object: Option<Bytes>,
+    pub(super) kind: RowKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowKind {
+    Object,
+    Gone,
+    /// Tells the page to load its list again, once.
+    Marker,
+}

@@ -1,0 +1,430 @@
+//! The slow path: what a subscriber's own task sends, one chunk after the other, until it stands at the end of the log.
+//!
+//! A chunk is read and resolved under the locks, and sent. Where hooks must be asked first, the chunk leaves the subscriber
+//! as a [`Check`]: until its answers are here, nobody sends anything else to the page. What would change the answers ends
+//! the check, and the chunk is read anew.
+
+use std::{
+    fmt,
+    pin::pin,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        core::{Core, Delivery},
+        delivery::{
+            chunk::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, Position},
+            late_list::LateList,
+            resend::{Next, Resend},
+            retractions::OldPosition,
+        },
+        log::{Log, ObjectRef, RecordKind},
+        snapshot::SnapshotFrames,
+        visibility::{Addressed, AuditBuffer, Cleared, Deadline, Mode, Resolved, Resolver, Verdict},
+    },
+    sink::FrameSink,
+    state::{Path, Subscriber, SubscriberState},
+    subscription::{Ask, Phase, REPLAY_EVERY, Subscription},
+};
+use crate::{auth::Identity, entity::EntityIndex, lock::lock};
+
+/// So often at most is the store asked anew for what it said to be gone.
+const MAX_ASKED_ANEW: u8 = 5;
+/// Objects of one recipient that hooks are asked about at one time.
+const AT_ONCE: usize = 16;
+
+/// How far a subscriber got on the slow path.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It has everything; wait to be woken, or until this time.
+    CaughtUp(Option<Instant>),
+    /// There is more to read at once.
+    More,
+    /// The sink must be written out first.
+    Blocked,
+    /// Records it has not seen are gone from the log.
+    Lagged,
+    /// Only the store can tell where this entity stands, by what it says from a sequence number on: see
+    /// [`Subscriber::resynchronise`].
+    NeedsSnapshot(EntityIndex, u64),
+    /// Hooks must be asked first: see [`Check::run`].
+    NeedsCheck(Box<Check>),
+}
+
+/// A chunk, and what follows when it has been sent.
+#[derive(Debug)]
+struct Sending {
+    chunk: Chunk,
+    of: Of,
+}
+
+/// What a chunk is of.
+#[derive(Debug)]
+enum Of {
+    /// What is new: the log has been read so far.
+    News { read_to: u64 },
+    /// The resend of an entity; with where the log stood behind its latest refresh.
+    Resend { entity: EntityIndex, refreshed: u64 },
+    /// Objects out of sight, each line at the place of its id, and the id that follows.
+    Objects { entity: EntityIndex, ids: Vec<Arc<str>>, next: Option<Arc<str>> },
+    /// A list of deletions that everyone is reminded of.
+    List(EntityIndex),
+    /// Old deletions.
+    Old(EntityIndex),
+}
+
+/// What is next for a subscriber that stands at the end of the log.
+enum NextChunk {
+    Send(Sending),
+    /// Something has changed: it is to be looked once more.
+    Again,
+}
+
+impl Subscriber {
+    /// One round for a subscriber whose sink is written out.
+    pub(crate) fn catch_up(self: &Arc<Self>, now: Instant) -> Progress {
+        // In this order everywhere: whoever holds the log waits for nobody.
+        let mut state = lock(&self.state);
+        if matches!(state.path, Path::Left | Path::Checking(_)) {
+            return Progress::CaughtUp(None);
+        }
+        state.goes_slow();
+        let asks = |known: &mut Subscription| Some((known.entity, known.asks(now)?));
+        if let Some((entity, stale_before)) = state.subscriptions.iter_mut().find_map(asks) {
+            return Progress::NeedsSnapshot(entity, stale_before);
+        }
+        let core = &*self.core;
+        let log = lock(&core.log);
+        if state.lags(&log) {
+            return Progress::Lagged;
+        }
+        let resolver = Resolver { core, log: &log, recipient: &state.recipient };
+        let mut chunk = Chunk::new(usize::MAX);
+        let mut bytes = 0;
+        let mut read_to = state.cursor;
+        let mut refreshed = None;
+        for (sequence, record) in log.since(state.cursor).take(CHUNK_RECORDS) {
+            if state.is_wanted_live(record.entity, sequence) {
+                if bytes > CHUNK_BYTES {
+                    break;
+                }
+                let needs_snapshot =
+                    matches!(record.kind, RecordKind::Refresh) && core.encoder(record.entity).has_snapshot;
+                if needs_snapshot && state.recipient.receives(&record.scopes) {
+                    refreshed = Some(record.entity);
+                    break;
+                }
+                let line = if needs_snapshot { None } else { resolver.record(sequence, record, Mode::Live) };
+                if let Some(line) = line {
+                    bytes += line.bytes();
+                    chunk.lines.push((Position::Record(sequence), line));
+                }
+            }
+            read_to = sequence + 1;
+        }
+        if !chunk.lines.is_empty() {
+            drop(log);
+            return self.send(state, Sending { chunk, of: Of::News { read_to } }, now);
+        }
+        let is_at_end = read_to == log.end();
+        state.cursor = read_to;
+        if let Some(entity) = refreshed {
+            drop(log);
+            state.cursor = read_to + 1;
+            if let Some(subscription) = state.find(entity) {
+                subscription.lose(read_to + 1, read_to + 1, Ask::Now);
+            }
+            return Progress::More;
+        }
+        if !is_at_end {
+            return Progress::More;
+        }
+        let it = &mut *state;
+        let loads_again = it.subscriptions.iter().any(|known| known.entity == core.resync);
+        let (cursor, recipient) = (it.cursor, &it.recipient);
+        let next = it.subscriptions.iter_mut().find_map(|known| {
+            if loads_again {
+                known.load_again_instead(core, &log, now);
+            }
+            known.next_chunk(Resolver { core, log: &log, recipient }, cursor, now)
+        });
+        // Writing takes time, and others publish meanwhile.
+        drop(log);
+        match next {
+            Some(NextChunk::Send(sending)) => self.send(state, sending, now),
+            Some(NextChunk::Again) => Progress::More,
+            None => {
+                state.live = state.wanted_live();
+                if self.sink.is_direct() {
+                    state.path = Path::Fast;
+                }
+                Progress::CaughtUp(state.next_due(core))
+            }
+        }
+    }
+
+    /// Sends a chunk, unless hooks must be asked first.
+    fn send(self: &Arc<Self>, mut state: MutexGuard<'_, SubscriberState>, sending: Sending, now: Instant) -> Progress {
+        if sending.chunk.lines.iter().any(|(_, line)| matches!(line, Resolved::Check(_))) {
+            state.path = Path::Checking(Vec::new());
+            let identity = state.recipient.identity.clone();
+            return Progress::NeedsCheck(Box::new(Check { subscriber: self.clone(), sending, identity }));
+        }
+        let mut audit = AuditBuffer::default();
+        let is_clear = state.send(&self.core, &*self.sink, sending, now, &mut audit);
+        drop(state);
+        audit.write(&self.core, || self.identity());
+        if is_clear { Progress::More } else { Progress::Blocked }
+    }
+
+    /// Sends a chunk that hooks were asked about, unless its answers are of no use any more.
+    fn answered(&self, sending: Sending, undecided: &[(Box<ObjectRef>, u64)]) {
+        let (core, now) = (&*self.core, Instant::now());
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let Path::Checking(waiting) = &mut state.path else {
+            return;
+        };
+        let waiting = std::mem::take(waiting);
+        state.path = Path::Slow;
+        let cursor = state.cursor;
+        for (object, from) in undecided.iter().filter(|_| core.delivery == Delivery::Converging) {
+            if let Some(subscription) = state.find(object.entity) {
+                let is_remembered = subscription.retractions().undecided(object, *from, now);
+                if !is_remembered && !subscription.needs_snapshot() {
+                    // The hook that fails would be asked about all of it at once again.
+                    let ask = Ask::At(now + REPLAY_EVERY);
+                    subscription.lose(subscription.messages_missed_from(cursor), 0, ask);
+                }
+            }
+        }
+        let mut audit = AuditBuffer::default();
+        state.send(core, &*self.sink, sending, now, &mut audit);
+        waiting.iter().for_each(|(repeat, is_torn)| state.postpone(core, repeat, *is_torn, now));
+        drop(guard);
+        audit.write(core, || self.identity());
+    }
+}
+
+impl SubscriberState {
+    /// Sends a chunk without open checks; true when its sink accepts more at once.
+    fn send(
+        &mut self,
+        core: &Core,
+        sink: &dyn FrameSink,
+        sending: Sending,
+        now: Instant,
+        audit: &mut AuditBuffer,
+    ) -> bool {
+        let Sending { chunk: Chunk { lines, end, drawn, .. }, of } = sending;
+        let addressed = lines.iter().filter_map(|(position, line)| match line {
+            Resolved::Send(envelope) => Some((*position, envelope.to(&self.recipient)?)),
+            Resolved::Check(_) => None,
+        });
+        let (positions, addressed): (Vec<Position>, Vec<Addressed<'_>>) = addressed.unzip();
+        let frames: Vec<&Cleared> = addressed.iter().map(|it| it.frame).collect();
+        // Where nothing but the cursor moves, it is known before the write what a ping acknowledges.
+        let ping = match of {
+            Of::News { read_to } if end == Position::End && !frames.is_empty() => {
+                self.ping_when_due(core, read_to, now)
+            }
+            _ => None,
+        };
+        let has_pinged = ping.is_some();
+        let (accepted, _) = self.hand_over((core, sink), &addressed, &frames, ping, now, audit);
+        let rest = positions.get(accepted.frames).copied().unwrap_or(end);
+        self.goes_on(core, of, rest, drawn, accepted.frames, now);
+        let cursor = self.cursor;
+        let may_ping = accepted.frames == frames.len() && !frames.is_empty() && !has_pinged;
+        if let Some(ping) = may_ping.then(|| self.ping_when_due(core, cursor, now)).flatten() {
+            self.hand_over((core, sink), &[], &[], Some(ping), now, audit);
+        }
+        accepted.clear
+    }
+
+    /// Notes how far a chunk was sent, up to `rest`.
+    fn goes_on(&mut self, core: &Core, of: Of, rest: Position, drawn: usize, sent: usize, now: Instant) {
+        let cursor = self.cursor;
+        let times = &core.times;
+        let subscription = match &of {
+            Of::News { read_to } => {
+                self.cursor = if let Position::Record(sequence) = rest { sequence } else { *read_to };
+                return;
+            }
+            Of::Resend { entity, .. } | Of::Objects { entity, .. } | Of::List(entity) | Of::Old(entity) => {
+                self.find(*entity)
+            }
+        };
+        let Some(subscription) = subscription else { return };
+        if subscription.counts_repeats() {
+            core.counters.repeats.add(sent as u64);
+        }
+        match of {
+            Of::Resend { entity, refreshed } => {
+                let Some(resend) = &mut subscription.resend else { return };
+                resend.sent(rest, drawn, times, now);
+                let is_open = subscription.phase != Phase::CatchingUp;
+                if resend.is_pausing() && !is_open && !resend.has_no_messages(&lock(&core.log), entity) {
+                    // Messages follow what it says, and news follow them.
+                    resend.hurries();
+                }
+                subscription.is_hurried &= !resend.is_repeated();
+                // It was sent all until here; or the rest takes time.
+                if (resend.is_repeated() || resend.is_pausing()) && !is_open {
+                    if resend.is_stale(refreshed) {
+                        subscription.lose(subscription.messages_missed_from(cursor), refreshed, Ask::Now);
+                    } else {
+                        resend.leaves_messages();
+                        subscription.phase = Phase::Live { from: cursor };
+                    }
+                }
+            }
+            Of::Objects { ids, next, .. } => {
+                let next = rest.row().and_then(|row| ids.get(row).cloned()).or(next);
+                subscription.retractions().objects_sent(next, &times.reminders);
+            }
+            Of::List(_) => subscription.retractions().list_sent(rest.row()),
+            Of::Old(_) => {
+                let next = match rest {
+                    Position::Tombstone(sequence) => Some(OldPosition::Tombstone(sequence)),
+                    rest => rest.row().map(OldPosition::Row),
+                };
+                subscription.retractions().old_sent(next, &times.reminders, now);
+            }
+            Of::News { .. } => {}
+        }
+    }
+}
+
+impl Subscription {
+    /// Whether what is sent now is resent: the first replay is not.
+    fn counts_repeats(&self) -> bool {
+        let is_replay = self.resend.as_ref().is_some_and(|resend| !resend.wants_rows());
+        !(self.phase == Phase::CatchingUp && is_replay)
+    }
+
+    /// A page that can load its list again does that sooner than it draws many rows one by one.
+    fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
+        let pace = &core.times.pace;
+        let more = |resend: &Box<Resend>| resend.is_more_than_a_list(pace, log.end());
+        let Some(asked_at) = self.resend.as_ref().and_then(more) else { return };
+        let messages_from = self.messages_missed_from(u64::MAX);
+        let marker = Arc::new(SnapshotFrames::marker(core, self.entity, asked_at));
+        let reminded = core.reminded_before(self.entity);
+        let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, pace, now);
+        // It asks for its list now.
+        self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
+    }
+
+    /// What it is to be sent besides news at this time.
+    fn next_chunk(&mut self, resolver: Resolver<'_>, cursor: u64, now: Instant) -> Option<NextChunk> {
+        let (core, log, entity) = (resolver.core, resolver.log, self.entity);
+        let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of }));
+        let log_start = resolver.recipient.log_start(log, entity);
+        if let Some(retractions) = &mut self.retractions {
+            retractions.remind(&core.times.reminders, now);
+            if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions) {
+                return send(chunk, Of::Objects { entity, ids, next });
+            }
+            if let Some((sequences, sent)) = retractions.due_list() {
+                let old = sequences.partition_point(|sequence| *sequence < self.deletions_from);
+                return send(Chunk::of_list(resolver, entity, sequences, sent.max(old)), Of::List(entity));
+            }
+            if retractions.are_doubtful(log_start) && self.asked_anew < MAX_ASKED_ANEW {
+                self.asked_anew += 1;
+                self.lose(self.messages_missed_from(cursor), 0, Ask::Now);
+                return Some(NextChunk::Again);
+            }
+            if let Some((old, position)) = retractions.due_old() {
+                return send(Chunk::of_old(resolver, entity, old, position), Of::Old(entity));
+            }
+        }
+        let resend = self.resend.as_mut()?;
+        if resend.is_trimmed(log_start, now) {
+            self.lose(self.messages_missed_from(cursor), 0, Ask::Now);
+            return Some(NextChunk::Again);
+        }
+        let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);
+        if let Next::Arrived(remainder) = next {
+            self.resend = remainder.settles;
+            if remainder.deletions.is_some() || remainder.gone.is_some() {
+                let deletions = remainder.deletions.unwrap_or(0..0);
+                self.retractions().remind_of(deletions, remainder.gone, &core.times.reminders, now);
+            }
+            return self.resend.is_some().then_some(NextChunk::Again);
+        }
+        let refreshed = match core.encoder(entity).has_snapshot {
+            true => log.refreshed_for(entity, resolver.recipient.identity.receives()),
+            false => 0,
+        };
+        send(resend.chunk(resolver, entity)?, Of::Resend { entity, refreshed })
+    }
+}
+
+/// A chunk that hooks are asked about before it is sent.
+#[derive(Debug)]
+pub(crate) struct Check {
+    subscriber: Arc<Subscriber>,
+    sending: Sending,
+    identity: Identity,
+}
+
+impl Check {
+    /// Asks all of it, each hook for `limit` at most, and sends what its recipient may see; when it has taken that long in
+    /// all, the rest is left for another time. What has no answer is not to be seen; `failed` is given the entity's name and
+    /// the reason.
+    pub(crate) async fn run(self, limit: Duration, failed: impl Fn(&str, &dyn fmt::Display)) {
+        let Self { subscriber, mut sending, identity } = self;
+        let undecided = sending.chunk.decide(&subscriber.core, &identity, limit, &failed).await;
+        subscriber.answered(sending, &undecided);
+    }
+}
+
+impl Chunk {
+    /// Has its checks answered; returns the objects that no hook could say anything of.
+    async fn decide(
+        &mut self,
+        core: &Core,
+        identity: &Identity,
+        limit: Duration,
+        failed: &impl Fn(&str, &dyn fmt::Display),
+    ) -> Vec<(Box<ObjectRef>, u64)> {
+        let begun = Instant::now();
+        let lines = std::mem::take(&mut self.lines);
+        let positions: Vec<Position> = lines.iter().map(|(position, _)| *position).collect();
+        let verdicts = lines.into_iter().map(|(_, line)| async move {
+            match line {
+                Resolved::Send(envelope) => Verdict::Send(envelope),
+                Resolved::Check(check) => check.run(core, identity, Deadline::after(limit), failed).await,
+            }
+        });
+        let mut verdicts = pin!(stream::iter(verdicts).buffered(AT_ONCE));
+        let (mut undecided, mut bytes) = (Vec::new(), 0);
+        for (number, position) in positions.into_iter().enumerate() {
+            // Behind the limit only what is there already. And what a hook makes of a small object may be large.
+            let verdict = match begun.elapsed() >= limit && number > 0 {
+                _ if bytes > CHUNK_BYTES => None,
+                true => verdicts.next().now_or_never().flatten(),
+                false => verdicts.next().await,
+            };
+            match verdict {
+                Some(Verdict::Send(envelope)) => {
+                    bytes += envelope.frame_bytes();
+                    self.lines.push((position, Resolved::Send(envelope)));
+                }
+                Some(Verdict::Nothing) => {}
+                Some(Verdict::Undecided(object, from)) => undecided.push((object, from)),
+                None => {
+                    self.end = position;
+                    break;
+                }
+            }
+        }
+        undecided
+    }
+}

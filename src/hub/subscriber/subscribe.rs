@@ -1,0 +1,349 @@
+//! How a subscriber begins and ends to follow an entity, and what it means that its page is somebody else.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        core::{Core, Delivery},
+        delivery::{
+            late_list::LateList,
+            resend::Resend,
+            retractions::{Retracted, Retractions},
+        },
+        log::{Log, PriorState},
+        sessions::{SessionHolder, SessionId},
+        snapshot::SnapshotFrames,
+        visibility::Recipient,
+    },
+    sink::FrameSink,
+    state::{PageState, Path, Subscriber, spread},
+    subscription::{Ask, Phase, Subscription},
+};
+use crate::{auth::Identity, change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, scope::PastScopes};
+
+/// A page asks for its list so long before its handshake at most, as far as that list may lack what is published meanwhile.
+const LIST_BEFORE: Duration = Duration::from_secs(10);
+
+/// Where a new subscriber was when the log last knew of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ResumeFrom {
+    /// It is unknown: it receives what is published from now on.
+    Unknown,
+    /// A page that comes, or comes back, with a key.
+    Page {
+        /// Its session; `None` where it has none of its own.
+        session: Option<SessionId>,
+        /// What it may have missed begins here; `None` when that was in another log.
+        missed_from: Option<u64>,
+    },
+}
+
+impl Subscriber {
+    /// A subscriber without subscriptions, the `number`th of all. It takes over the session of its page.
+    pub(crate) fn join(
+        core: Arc<Core>,
+        sink: Arc<dyn FrameSink>,
+        identity: Identity,
+        resume: ResumeFrom,
+        number: usize,
+    ) -> (Arc<Self>, Option<Arc<dyn SessionHolder>>) {
+        let (now, end) = (Instant::now(), core.log_end());
+        let (mut past, mut before, mut page) = (PastScopes::default(), None, None);
+        if let ResumeFrom::Page { session, mut missed_from } = resume {
+            let (mut hold, mut retracted) = (None, Vec::new());
+            if let Some(resumed) = session.and_then(|id| core.sessions.take(id, identity.receives(), end, now)) {
+                past = resumed.past;
+                missed_from = missed_from.filter(|_| !resumed.is_lost);
+                retracted = resumed.before.as_ref().map_or(resumed.retracted, |before| before.retracted());
+                (hold, before) = (Some(resumed.hold), resumed.before);
+            }
+            page = Some(PageState { hold, missed_from, retracted });
+        }
+        let ping_due = now + spread(number, core.times.acknowledge_every);
+        let subscriber = Arc::new(Self::new(core, sink, Recipient { identity, past }, page, ping_due));
+        subscriber.holds_its_session();
+        (subscriber, before)
+    }
+
+    /// Starts an entity: a page is sent first what it missed, everyone what is published from now on. Doing so twice changes
+    /// nothing.
+    pub(crate) fn subscribe(&self, entity: EntityIndex, now: Instant) -> bool {
+        let core = &*self.core;
+        let mut state = lock(&self.state);
+        let log = lock(&core.log);
+        if state.find(entity).is_some() || matches!(state.path, Path::Left) {
+            return false;
+        }
+        let end = log.end();
+        let log_start = state.recipient.log_start(&log, entity);
+        let is_resync = entity == core.resync;
+        let (missed_from, comes_back) = match &state.page {
+            None => (Some(end), true),
+            Some(_) if core.delivery == Delivery::Plain => (Some(end), true),
+            // It has no state to be lost.
+            Some(page) if is_resync => (page.missed_from.filter(|&from| from >= log_start).or(Some(end)), true),
+            Some(page) => {
+                let known = page.hold.as_ref().and_then(|hold| core.sessions.position(hold, entity));
+                // What is resent to others may have been sent before it was loaded.
+                (known.max(page.missed_from), known.is_some())
+            }
+        };
+        let deletions_from = match &state.page {
+            // What was deleted long before it came, its list did not hold.
+            None => log.position(now, core.times.first_load),
+            Some(page) => page.missed_from.unwrap_or(0),
+        };
+        let page = state.page.as_ref().filter(|_| !is_resync && core.delivery == Delivery::Converging);
+        let late = page.and_then(|page| {
+            let came = page.hold.as_ref().and_then(|hold| core.sessions.came(hold)).unwrap_or(now);
+            let age = now.saturating_duration_since(came);
+            LateList::may_come(came, now).then(|| LateList::new(came, log.position(now, age + LIST_BEFORE)))
+        });
+        let mut subscription = Subscription::new(entity, end, deletions_from);
+        if let Some(page) = &mut state.page {
+            let kept = page.retracted.iter().position(|(of, _)| *of == entity);
+            let kept = kept.map(|at| page.retracted.swap_remove(at).1);
+            subscription.retractions = kept.map(|kept| Box::new(Retractions::resumed(kept, &core.times.reminders)));
+        }
+        let has_changed = core.encoder(entity).is_scoped && !state.recipient.past.is_empty();
+        // Behind a refresh only the store knows.
+        let reach = match core.encoder(entity).has_snapshot {
+            true => log_start.max(log.refreshed_for(entity, state.recipient.identity.receives())),
+            false => log_start,
+        };
+        let reached = missed_from.map(|from| from.min(end)).filter(|&from| from >= reach && !has_changed);
+        // Messages to the handlers of `$resync` are few, and are not replayed later.
+        let ended = state.ended.as_mut().filter(|_| !is_resync);
+        let replays_at = ended.and_then(|ended| ended.replays_at(entity, now));
+        match reached {
+            None => {
+                let ask = replays_at.map_or(Ask::Now, Ask::At);
+                subscription.lose(missed_from.unwrap_or(0).max(log_start), 0, ask);
+            }
+            Some(from) if from < end || !comes_back => {
+                let reminded = comes_back.then(|| core.reminded_before(entity));
+                let resend = match replays_at {
+                    Some(at) => Resend::of_missed_later(from, reminded, at, now),
+                    // A list may arrive later than this, or the page be saving at the moment.
+                    None => {
+                        let second = now + core.times.second_replay_delay;
+                        Resend::of_missed(from, end, second, reminded, now).with_messages(from, &core.times.pace)
+                    }
+                };
+                if from < end && replays_at.is_none() {
+                    subscription.phase = Phase::CatchingUp;
+                    core.counters.replays.up();
+                }
+                subscription.resend = Some(Box::new(resend.expecting(late)));
+            }
+            Some(_) => subscription.resend = late.map(|late| Box::new(Resend::of_late_list(late, now))),
+        }
+        let is_live = matches!(subscription.phase, Phase::Live { .. });
+        let has_plans = subscription.resend.is_some() || subscription.retractions.is_some();
+        // Most pages follow few.
+        state.subscriptions.reserve_exact(1);
+        state.subscriptions.push(subscription);
+        state.live = Default::default();
+        if !is_live {
+            state.goes_slow();
+        }
+        drop(log);
+        drop(state);
+        if !is_live || has_plans {
+            self.wake();
+        }
+        true
+    }
+
+    /// Ends an entity. False when there was nothing to end.
+    pub(crate) fn unsubscribe(&self, entity: EntityIndex) -> bool {
+        let mut state = lock(&self.state);
+        let before = state.subscriptions.len();
+        state.subscriptions.retain(|known| known.entity != entity);
+        let has_ended = state.subscriptions.len() < before;
+        if has_ended {
+            state.ended.get_or_insert_default().note(entity);
+        }
+        state.live = Default::default();
+        let wakes = state.cancel_check(&self.core, Instant::now());
+        drop(state);
+        if wakes {
+            self.wake();
+        }
+        has_ended
+    }
+
+    /// Brings an entity that needs one to what a snapshot holds, which held `past` for who its page was before; without a
+    /// snapshot, only sends the page that it must load its list again.
+    pub(crate) fn resynchronise(
+        &self,
+        entity: EntityIndex,
+        snapshot: Option<Arc<SnapshotFrames>>,
+        past: Option<&SnapshotFrames>,
+        now: Instant,
+    ) {
+        let core = &*self.core;
+        let snapshot = match (snapshot, past) {
+            (Some(snapshot), Some(past)) => {
+                let gone = |id: &str| core.encoder(entity).encode_leave_by_id(&quoted(id)).into();
+                Some(Arc::new(snapshot.instead_of(past, gone)))
+            }
+            (snapshot, _) => snapshot,
+        };
+        let mut state = lock(&self.state);
+        let log = lock(&core.log);
+        let it = &mut *state;
+        let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
+        let found = subscriptions.find(|known| known.entity == entity).filter(|_| !matches!(it.path, Path::Left));
+        let Some(subscription) = found else { return };
+        let Phase::NeedsSnapshot { messages_from, stale_before, .. } = subscription.phase else { return };
+        if core.encoder(entity).is_restricted() {
+            recheck(core, subscription, &log, recipient);
+        }
+        let log_start = recipient.log_start(&log, entity);
+        let oldest = stale_before.max(log_start);
+        match &snapshot {
+            // What happened since is gone from the log already; or it is what somebody else may see.
+            Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.receives() => {
+                subscription.phase = Phase::NeedsSnapshot { ask: Ask::Now, messages_from, stale_before: oldest };
+            }
+            _ => {
+                let (counter, from) = match &snapshot {
+                    Some(snapshot) => (&core.counters.snapshots, snapshot.at),
+                    None => (&core.counters.gaps, log_start),
+                };
+                counter.up();
+                let snapshot = snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core, entity, log.end())));
+                let reminded = core.reminded_before(entity);
+                let messages_from = messages_from.max(log_start);
+                let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, &core.times.pace, now);
+                // Soon after the start it would be sent twice: answers of the process before may be on their way.
+                resend.begins_at(core.started + 2 * core.times.settle.quiet, &core.times.pace, now);
+                if subscription.is_hurried {
+                    resend.hurries();
+                }
+                subscription.resend = Some(Box::new(resend));
+                subscription.phase = Phase::CatchingUp;
+            }
+        }
+        state.goes_slow();
+        drop(log);
+        drop(state);
+        self.wake();
+    }
+
+    /// Its page is known to be somebody else now, or the same with other rights. What that may not receive any more is
+    /// retracted, what it may receive now comes from the store.
+    pub(crate) fn becomes(&self, identity: Identity) {
+        let core = &*self.core;
+        // It may hold the application's data, which ends under no lock: so it is dropped behind the guards.
+        let had;
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        had = std::mem::replace(&mut state.recipient.identity, identity);
+        let wakes = state.cancel_check(core, now);
+        let state = &mut *state;
+        if had.receives() == state.recipient.identity.receives() || matches!(state.path, Path::Left) {
+            if wakes {
+                self.wake();
+            }
+            return;
+        }
+        if let Some(ping) = &mut state.pinged {
+            ping.knows_identity = false;
+        }
+        let log = lock(&core.log);
+        state.recipient.past.add(had.receives().clone(), log.end());
+        if let Some(PageState { hold: Some(hold), .. }) = &state.page {
+            core.sessions.change_to(hold, state.recipient.identity.receives(), log.end());
+        }
+        let (cursor, recipient) = (state.cursor, &state.recipient);
+        for subscription in state.subscriptions.iter_mut().filter(|known| core.encoder(known.entity).is_scoped) {
+            recheck(core, subscription, &log, recipient);
+            if core.delivery == Delivery::Converging {
+                subscription.lose(subscription.messages_missed_from(cursor), log.end(), Ask::Now);
+            }
+        }
+        state.goes_slow();
+        drop(log);
+        self.wake();
+    }
+}
+
+/// What the log knows and this recipient must not see, its page may be showing: of what has moved, or was sent to who it was
+/// before.
+fn recheck(core: &Core, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
+    let is_filtered = core.encoder(subscription.entity).view.is_some();
+    if !is_filtered && recipient.past.is_empty() && !log.has_moves(subscription.entity) {
+        return;
+    }
+    for (_, record, change) in log.newest_of(subscription.entity) {
+        let is_there = change.kind != ChangeKind::Delete;
+        let may_show = recipient.may_show(change);
+        let has_changed = is_filtered && !matches!(change.prior, PriorState::Absent);
+        if is_there && may_show && (has_changed || !recipient.receives(&record.scopes)) {
+            subscription.retractions().recheck(change.key.clone(), change.id.clone());
+        }
+    }
+    if let Some(retractions) = &mut subscription.retractions {
+        retractions.look();
+    }
+}
+
+impl SessionHolder for Subscriber {
+    fn retracted(&self) -> Vec<(EntityIndex, Retracted)> {
+        lock(&self.state).retracted()
+    }
+
+    fn ask(&self) {
+        self.sink.ping();
+    }
+
+    fn restart_replay(&self, now: Instant) {
+        let core = &*self.core;
+        let mut state = lock(&self.state);
+        let Some(missed_from) = state.page.as_ref().map(|page| page.missed_from) else { return };
+        if matches!(state.path, Path::Left) {
+            return;
+        }
+        state.cancel_check(core, now);
+        let log = lock(&core.log);
+        let it = &mut *state;
+        for known in it.subscriptions.iter_mut().filter(|known| known.entity != core.resync && !known.needs_snapshot())
+        {
+            if known.resend.as_ref().is_some_and(|resend| resend.wants_rows()) {
+                continue;
+            }
+            // Behind a refresh only the store knows.
+            let refreshed = log.refreshed_for(known.entity, it.recipient.identity.receives());
+            let reach = it.recipient.log_start(&log, known.entity).max(refreshed);
+            let messages_from = known.messages_missed_from(it.cursor);
+            let earlier = known.resend.take();
+            match missed_from.filter(|from| *from >= reach) {
+                Some(from) => {
+                    let from = earlier.as_ref().and_then(|it| it.missed_from(from)).unwrap_or(from).min(from);
+                    let reminded = Some(core.reminded_before(known.entity));
+                    let resend = Resend::of_missed_later(from, reminded, now, now);
+                    if known.phase == Phase::CatchingUp {
+                        known.resend = Some(Box::new(resend.with_messages(messages_from, &core.times.pace)));
+                    } else {
+                        known.resend = Some(Box::new(resend));
+                    }
+                    if let Some(retractions) = &mut known.retractions {
+                        retractions.forget_old();
+                    }
+                }
+                None => {
+                    known.resend = earlier;
+                    known.lose(messages_from, 0, Ask::Now);
+                }
+            }
+        }
+        state.goes_slow();
+        drop(log);
+        drop(state);
+        self.wake();
+    }
+}

@@ -1,0 +1,176 @@
+//! One entity that a subscriber follows.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{
+    core::{Core, Delivery},
+    delivery::{resend::Resend, retractions::Retractions},
+    log::ObjectRef,
+};
+use crate::entity::EntityIndex;
+
+/// A page that subscribes again and again is replayed to once in so long: a replay may be ten thousand times as large
+/// as what asks for it.
+pub(super) const REPLAY_EVERY: Duration = Duration::from_secs(30);
+
+/// An entity, and what its page receives of it.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) entity: EntityIndex,
+    pub(super) phase: Phase,
+    /// Deletions before this are no news to its page: that was loaded later.
+    pub(super) deletions_from: u64,
+    /// How often the store was asked anew for what it said to be gone.
+    pub(super) asked_anew: u8,
+    /// What the store said was broken off: the next time it is sent without a pause.
+    pub(super) is_hurried: bool,
+    pub(super) resend: Option<Box<Resend>>,
+    pub(super) retractions: Option<Box<Retractions>>,
+}
+
+/// How a subscription stands to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// What is published from here on is sent as it comes.
+    Live { from: u64 },
+    /// Its resend goes first, to the end of the log.
+    CatchingUp,
+    /// Only the store can tell where its page stands.
+    NeedsSnapshot {
+        ask: Ask,
+        /// Messages from here on are kept for it.
+        messages_from: u64,
+        /// What the store said before the log stood here is of no use.
+        stale_before: u64,
+    },
+}
+
+/// When the store is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Now,
+    At(Instant),
+    /// It has been.
+    Asked,
+}
+
+impl Subscription {
+    pub(super) fn new(entity: EntityIndex, from: u64, deletions_from: u64) -> Self {
+        Self {
+            entity,
+            phase: Phase::Live { from },
+            deletions_from,
+            asked_anew: 0,
+            is_hurried: false,
+            resend: None,
+            retractions: None,
+        }
+    }
+
+    /// Whether a record at this place of the log is sent as it comes.
+    pub(super) fn is_live_at(&self, sequence: u64) -> bool {
+        matches!(self.phase, Phase::Live { from } if from <= sequence)
+    }
+
+    pub(super) fn needs_snapshot(&self) -> bool {
+        matches!(self.phase, Phase::NeedsSnapshot { .. })
+    }
+
+    pub(super) fn retractions(&mut self) -> &mut Retractions {
+        self.retractions.get_or_insert_default()
+    }
+
+    /// It was sent an object, or that one has left its sight; true where it is reminded of that later.
+    pub(super) fn marks(&mut self, core: &Core, object: &ObjectRef, leaves: bool, now: Instant) -> bool {
+        if leaves && core.delivery == Delivery::Converging {
+            self.retractions().left(object, now);
+            return true;
+        }
+        if let Some(retractions) = self.retractions.as_mut().filter(|_| !leaves) {
+            retractions.entered(&object.id);
+        }
+        false
+    }
+
+    /// What it says of the store, if that is to be asked now: no older than a place of the log.
+    pub(super) fn asks(&mut self, now: Instant) -> Option<u64> {
+        let Phase::NeedsSnapshot { ask, stale_before, .. } = &mut self.phase else { return None };
+        let is_due = match ask {
+            Ask::Now => true,
+            Ask::At(at) => *at <= now,
+            Ask::Asked => false,
+        };
+        is_due.then(|| {
+            *ask = Ask::Asked;
+            *stale_before
+        })
+    }
+
+    /// When the store is to be asked, if that is not now.
+    pub(super) fn asks_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::NeedsSnapshot { ask: Ask::At(at), .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Messages from here on have not been sent, where its subscriber has the others before `cursor`.
+    pub(super) fn messages_missed_from(&self, cursor: u64) -> u64 {
+        match self.phase {
+            Phase::NeedsSnapshot { messages_from, .. } => messages_from,
+            _ => self.resend.as_ref().map_or(cursor, |resend| resend.messages_missed_from(cursor)),
+        }
+    }
+
+    /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `messages_from` on
+    /// have not been sent.
+    pub(super) fn lose(&mut self, messages_from: u64, stale_before: u64, ask: Ask) {
+        self.is_hurried |= self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
+        self.resend = None;
+        if let Some(retractions) = &mut self.retractions {
+            retractions.forget_old();
+        }
+        self.phase = Phase::NeedsSnapshot { ask, messages_from, stale_before };
+    }
+
+    /// Everything before this is known to be on the page once what was written so far has arrived.
+    pub(super) fn safe(&self, cursor: u64, settled: u64, unsettled_from: Option<u64>) -> Option<u64> {
+        if self.needs_snapshot() || self.retractions.as_ref().is_some_and(|it| it.knows_gone_ids()) {
+            return None;
+        }
+        let missed_from = self.resend.as_ref().map_or(Some(cursor), |resend| resend.missed_from(cursor))?;
+        Some(cursor.min(settled).min(missed_from).min(unsettled_from.unwrap_or(u64::MAX)))
+    }
+
+    /// What settles is resent to it.
+    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+        match &mut self.resend {
+            Some(resend) => resend.settle(from, known_before, now),
+            None => self.resend = Some(Box::new(Resend::of_settled(from, known_before, now))),
+        }
+    }
+}
+
+/// The entities whose subscription a page has ended, and when it is next replayed to should it subscribe again.
+#[derive(Debug, Default)]
+pub(super) struct Ended(Vec<(EntityIndex, Option<Instant>)>);
+
+impl Ended {
+    pub(super) fn note(&mut self, entity: EntityIndex) {
+        if !self.0.iter().any(|(known, _)| *known == entity) {
+            self.0.push((entity, None));
+        }
+    }
+
+    /// When its page is replayed to that subscribes now; `None` for at once.
+    pub(super) fn replays_at(&mut self, entity: EntityIndex, now: Instant) -> Option<Instant> {
+        let (_, next) = self.0.iter_mut().find(|(known, _)| *known == entity)?;
+        let waits = next.filter(|next| *next > now);
+        if waits.is_none() {
+            *next = Some(now + REPLAY_EVERY);
+        }
+        waits
+    }
+}

@@ -1,0 +1,374 @@
+//! A record as everyone may receive it, and what one recipient receives of it.
+
+use bytes::Bytes;
+
+use super::{
+    super::{
+        core::Core,
+        encoder::{EntityEncoder, LARGE},
+        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone, Was},
+    },
+    AuditBuffer, Cleared,
+    audit::AuditEntry,
+};
+use crate::{
+    auth::Identity,
+    change::ChangeKind,
+    entity::EntityIndex,
+    frame::Frame,
+    object::quoted,
+    observe::audit,
+    scope::{PastScopes, Scopes},
+};
+
+/// Who receives.
+#[derive(Debug)]
+pub(crate) struct Recipient {
+    pub(crate) identity: Identity,
+    /// The scopes it had before, on this page: what was sent in these the page may be showing still.
+    pub(crate) past: PastScopes,
+}
+
+impl Recipient {
+    pub(crate) fn receives(&self, scopes: &Scopes) -> bool {
+        scopes.intersects(self.identity.receives())
+    }
+
+    /// Whether it has received what was published in these scopes at that place of the log.
+    pub(super) fn has_received(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+        self.receives(scopes) || self.past.received(scopes, at)
+    }
+
+    /// Whether its page may be showing an object, by the scopes that was ever published in.
+    pub(crate) fn may_show(&self, change: &ObjectChange) -> bool {
+        self.receives(&change.ever) || change.ever.intersects(&self.past.scopes())
+    }
+
+    pub(super) fn has_received_any(&self, prior: &[PriorScopes]) -> bool {
+        prior.iter().any(|prior| self.has_received(&prior.scopes, prior.at))
+    }
+
+    /// Behind the newest record of an entity that went from the log and concerned it.
+    pub(crate) fn log_start(&self, log: &Log, entity: EntityIndex) -> u64 {
+        let now = log.start_for(entity, self.identity.receives());
+        if self.past.is_empty() { now } else { now.max(log.start_for(entity, &self.past.scopes())) }
+    }
+
+    /// Who it was, where that was somebody with other scopes.
+    pub(crate) fn past_identity(&self) -> Option<Identity> {
+        (!self.past.is_empty()).then(|| self.identity.clone().with_only(self.past.scopes()))
+    }
+}
+
+/// Which pages receive a resend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pages {
+    /// They may have missed anything.
+    Any,
+    /// What was added before is there, and an update will do.
+    ThatHave { everything_before: u64 },
+}
+
+/// How a record is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    /// As it is published, to pages that have received what came before.
+    Live,
+    /// The newest state, to pages that may have missed anything from a sequence number on.
+    Resend { from: u64, pages: Pages },
+    /// Only that the object is gone, to pages that may be showing it and must not.
+    Retract { from: u64 },
+    /// To a page that was sent before that it is gone: that again, or its newest state where it may be seen.
+    Reminder,
+}
+
+impl Mode {
+    /// What may be missing was published from there on; live, nothing before the record itself is.
+    pub(super) fn from(self, sequence: u64) -> u64 {
+        match self {
+            Self::Live => sequence,
+            Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
+            Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
+            Self::Reminder => u64::MAX,
+        }
+    }
+}
+
+/// Scopes an object was published in.
+#[derive(Debug)]
+pub(super) struct PriorScopes {
+    pub(super) scopes: Scopes,
+    /// Where in the log; `None` before its beginning.
+    pub(super) at: Option<u64>,
+    /// Who had these has the object.
+    pub(super) is_sure: bool,
+}
+
+impl PriorScopes {
+    /// The scopes an object was published in before, where that may matter.
+    pub(super) fn of(core: &Core, log: &Log, sequence: u64, record: &Record, mode: Mode) -> Vec<Self> {
+        let RecordKind::Change(change) = &record.kind else {
+            return Vec::new();
+        };
+        if !core.encoder(record.entity).is_scoped {
+            return Vec::new();
+        }
+        let prior = |shown: PossiblyShown<'_>| match shown {
+            PossiblyShown::Version(version) => Some(Self {
+                scopes: version.scopes.clone(),
+                at: version.at,
+                is_sure: !matches!(version.was, Was::Doubtful),
+            }),
+            PossiblyShown::UpTo(version) => Some(Self { scopes: version.ever.clone(), at: version.at, is_sure: false }),
+            PossiblyShown::Unknown => None,
+        };
+        log.shown_since(change, mode.from(sequence)).filter_map(prior).collect()
+    }
+}
+
+/// One record, as everyone may receive it; or what one recipient receives.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) entity: EntityIndex,
+    /// Each recipient must be resolved by itself.
+    pub(crate) only_slowly: bool,
+    /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
+    pub(crate) is_drawn: bool,
+    scopes: Scopes,
+    /// It is the deletion of an object that was published in these scopes.
+    deletion: Option<Vec<PriorScopes>>,
+    /// Where that is now: who receives this has it.
+    went_to: Scopes,
+    frame: Cleared,
+    moved: Option<Box<Moved>>,
+    /// The object leaves its recipient's sight.
+    leaves: bool,
+    /// The object, where it is not for everyone.
+    object: Option<Box<ObjectRef>>,
+    audit: Option<Box<AuditEntry>>,
+}
+
+/// What is sent of an object that was published in other scopes before to those who do not have both.
+#[derive(Debug)]
+struct Moved {
+    from: Vec<PriorScopes>,
+    enters: Cleared,
+    leaves: Cleared,
+}
+
+/// What one recipient receives.
+pub(crate) struct Addressed<'e> {
+    pub(crate) frame: &'e Cleared,
+    /// The object it is about, where that is not for everyone.
+    pub(crate) object: Option<&'e ObjectRef>,
+    /// The object leaves the recipient's sight.
+    pub(crate) leaves: bool,
+    audit: Option<&'e AuditEntry>,
+}
+
+impl Addressed<'_> {
+    /// Notes for the audit that it was sent.
+    pub(crate) fn is_sent(&self, audit: &mut AuditBuffer) {
+        if let Some(entry) = self.audit {
+            audit.note(entry, self.leaves);
+        }
+    }
+}
+
+impl Envelope {
+    /// A record for everyone: as it is sent in its scopes, and to those who are no longer in them, or only now.
+    pub(crate) fn of_record(core: &Core, log: &Log, sequence: u64, record: &Record, mode: Mode) -> Self {
+        let encoder = core.encoder(record.entity);
+        let needs_snapshot = matches!(record.kind, RecordKind::Refresh) && encoder.has_snapshot;
+        let is_filtered = matches!(record.kind, RecordKind::Change(_)) && encoder.view.is_some();
+        let only_slowly = needs_snapshot || is_filtered;
+        let prior = if only_slowly { Vec::new() } else { PriorScopes::of(core, log, sequence, record, mode) };
+        let moved = prior.iter().any(|prior| prior.scopes != record.scopes).then_some(prior);
+        Self::new(core, None, record, mode, only_slowly, moved)
+    }
+
+    /// `place`: where the record is, when this is for one of many who will need the same.
+    pub(super) fn new(
+        core: &Core,
+        place: Option<(&Log, u64)>,
+        record: &Record,
+        mode: Mode,
+        only_slowly: bool,
+        moved: Option<Vec<PriorScopes>>,
+    ) -> Self {
+        let (deletion, kind, frame, moved) = match &record.kind {
+            RecordKind::Message | RecordKind::Refresh => (None, audit::MESSAGE, record.frame.clone().into(), None),
+            RecordKind::Unconfirmed(_) => (None, ChangeKind::Update.verb(), record.frame.clone().into(), None),
+            RecordKind::Change(change) => {
+                let frame = match mode {
+                    Mode::Resend { pages, .. } if !only_slowly => replay_frame(core, place, record, change, pages),
+                    Mode::Live | Mode::Resend { .. } | Mode::Retract { .. } => record.frame.clone().into(),
+                    Mode::Reminder => replay_frame(core, place, record, change, Pages::Any),
+                };
+                if change.kind == ChangeKind::Delete {
+                    (Some(moved.unwrap_or_default()), change.kind.verb(), frame, None)
+                } else {
+                    let encoder = core.encoder(record.entity);
+                    let moved = moved.map(|from| {
+                        let enters = encoder.encode_enter(&change.object, change.can_be_added(encoder));
+                        let leaves = change.leave_frame(encoder);
+                        Box::new(Moved { from, enters: Cleared::new(enters), leaves: Cleared::new(leaves) })
+                    });
+                    (None, change.kind.verb(), frame, moved)
+                }
+            }
+        };
+        let is_drawn = match &record.kind {
+            RecordKind::Change(change) => !change.is_only_added || !matches!(mode, Mode::Live | Mode::Resend { .. }),
+            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => false,
+        };
+        Self {
+            entity: record.entity,
+            only_slowly,
+            is_drawn,
+            scopes: record.scopes.clone(),
+            deletion,
+            went_to: record.went_to().clone(),
+            frame: Cleared::new(frame),
+            moved,
+            leaves: false,
+            object: restricted_object(core, record),
+            audit: AuditEntry::of_record(core, record, kind),
+        }
+    }
+
+    /// A deletion that the log holds as a tombstone.
+    pub(crate) fn of_tombstone(core: &Core, entity: EntityIndex, sequence: u64, tombstone: &Tombstone) -> Self {
+        let scopes = &tombstone.scopes;
+        let prior = PriorScopes { scopes: scopes.clone(), at: Some(sequence), is_sure: true };
+        let about = || (tombstone.id.clone(), scopes.clone());
+        let frame = core.encoder(entity).encode_tombstone(tombstone);
+        Self {
+            scopes: scopes.clone(),
+            went_to: tombstone.went_to.clone(),
+            deletion: Some(vec![prior]),
+            ..Self::to_one(entity, frame, AuditEntry::new(core, entity, ChangeKind::Delete.verb(), about))
+        }
+    }
+
+    /// What one recipient receives, who has been found to be allowed to.
+    pub(super) fn to_one(entity: EntityIndex, frame: impl Into<Frame>, audit: Option<Box<AuditEntry>>) -> Self {
+        Self {
+            entity,
+            only_slowly: false,
+            is_drawn: true,
+            scopes: Scopes::All,
+            deletion: None,
+            went_to: Scopes::None,
+            frame: Cleared::new(frame),
+            moved: None,
+            leaves: false,
+            object: None,
+            audit,
+        }
+    }
+
+    /// The same of an object that is not for everyone; and whether it leaves the recipient's sight.
+    pub(super) fn about(self, object: Option<Box<ObjectRef>>, leaves: bool) -> Self {
+        Self { object, leaves, ..self }
+    }
+
+    /// Pages do not draw anew for it.
+    pub(super) fn undrawn(self) -> Self {
+        Self { is_drawn: false, ..self }
+    }
+
+    pub(super) fn into_frame(self) -> (Cleared, Option<Box<AuditEntry>>) {
+        (self.frame, self.audit)
+    }
+
+    /// What it is to most who receive it.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// What this recipient receives of it.
+    pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
+        let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
+        let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
+        let receives = recipient.receives(&self.scopes);
+        if let Some(prior) = &self.deletion {
+            if recipient.receives(&self.went_to) {
+                return None;
+            }
+            // Who had the object is reminded with everyone; who had lost it before is reminded apart.
+            return match receives {
+                true => Some(Addressed { frame: &self.frame, object: None, leaves: false, audit }),
+                false if recipient.has_received_any(prior) => addressed(&self.frame, true),
+                false => None,
+            };
+        }
+        let Some(moved) = &self.moved else {
+            return if receives { addressed(&self.frame, self.leaves) } else { None };
+        };
+        if receives {
+            let stays = moved.from.iter().all(|prior| prior.is_sure && recipient.receives(&prior.scopes));
+            return addressed(if stays { &self.frame } else { &moved.enters }, false);
+        }
+        if recipient.has_received_any(&moved.from) { addressed(&moved.leaves, true) } else { None }
+    }
+}
+
+/// The newest state of a record's object, for pages that have it or not. Where thousands may come back at once and each
+/// needs it, the record's `place` keeps it.
+fn replay_frame(
+    core: &Core,
+    place: Option<(&Log, u64)>,
+    record: &Record,
+    change: &ObjectChange,
+    pages: Pages,
+) -> Frame {
+    if change.kind == ChangeKind::Delete {
+        return record.frame.clone().into();
+    }
+    let encoder = core.encoder(record.entity);
+    let encode = || match change.can_be_added(encoder) {
+        true if change.is_only_added => encoder.encode_add(&change.object),
+        can_add => encoder.encode_upsert(&change.object, can_add),
+    };
+    let is_known = change.is_known_to(pages);
+    let kept = place.and_then(|(log, sequence)| log.upsert(sequence, encode));
+    match kept {
+        Some(upsert) => upsert.for_pages(is_known),
+        None => encode().for_pages(is_known),
+    }
+}
+
+/// The object of a record, where that is not for everyone.
+pub(super) fn restricted_object(core: &Core, record: &Record) -> Option<Box<ObjectRef>> {
+    let is_restricted = core.encoder(record.entity).is_restricted();
+    record.object().filter(|_| is_restricted).map(Box::new)
+}
+
+impl ObjectChange {
+    /// What a page is sent whose sight the object leaves. A large one is not read for its id while others wait for the log:
+    /// pages compare ids as text.
+    pub(super) fn leave_frame(&self, encoder: &EntityEncoder) -> Bytes {
+        if self.object.len() < LARGE {
+            encoder.encode_leave(&self.object)
+        } else {
+            encoder.encode_leave_by_id(&quoted(&self.id))
+        }
+    }
+
+    /// Whether pages can be sent an add of the object.
+    pub(super) fn can_be_added(&self, encoder: &EntityEncoder) -> bool {
+        match self.can_add {
+            Some(can_add) => encoder.is_enough(self.whole) && can_add,
+            None => encoder.can_add(&self.object, self.whole),
+        }
+    }
+
+    /// Whether these pages have the object.
+    pub(super) fn is_known_to(&self, pages: Pages) -> bool {
+        match pages {
+            Pages::Any => false,
+            Pages::ThatHave { everything_before } => self.added.is_none_or(|added| added < everything_before),
+        }
+    }
+}
