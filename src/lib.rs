@@ -1,10 +1,10 @@
-//! One [tower](https://docs.rs/tower) layer that makes any HTTP service speak DHTMLX Live Updates: a change saved by one
-//! page shows on every other, with the unmodified client and without a line in your handlers.
+//! One [tower](https://docs.rs/tower) layer that adds DHTMLX Live Updates to any HTTP service. It broadcasts each change that
+//! one page saves to every other open page, with the unmodified client and without a line in your handlers.
 //!
-//! The layer watches successful POST, PUT, PATCH and DELETE requests on the routes of each [`Entity`], turns them into
+//! The layer watches successful POST, PUT, PATCH and DELETE requests on the routes of each [`Entity`], broadcasts them as
 //! `add-event`, `update-event` and `delete-event` messages, and serves the handshake and the WebSocket itself. Every open
 //! page ends up equal to the server: through lost connections, slow readers, the gap while a page loads, and several users
-//! editing one event at once.
+//! editing one event at once. See [delivery guarantees](guide::delivery) for the conditions and the costs.
 //!
 //! ```no_run
 //! use axum::{Router, routing::{get, put}};
@@ -31,18 +31,20 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | say which routes change what, and read rows back | [`Entity`] |
-//! | decide who may connect, and set limits | [`LiveUpdatesBuilder`] |
+//! | name the routes that change an entity, and read rows back | [`Entity`], [`guide::writes`] |
+//! | decide who may connect | [`LiveUpdatesBuilder`], [`guide::authorization`] |
+//! | set limits and times | [`LiveUpdatesBuilder`], [`guide::limits`] |
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
-//! | keep tenants and users apart | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
-//! | keep history over a restart | [`LiveUpdatesBuilder::log_file`], [`Entity::snapshot`] |
+//! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
+//! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
+//! | know what is promised: replay, resume, repeats, tombstones | [`guide::delivery`] |
 //! | count what happens | [`Stats`] |
 //! | see the protocol on one page | [`guide::protocol`] |
-//! | find out why a page stays silent | [`guide::troubleshooting`] |
-//!
-//! The README tells what is broadcast and when, what the promise costs, and under which conditions it holds.
+//! | find out why a page receives nothing | [`guide::troubleshooting`] |
+//! | know what the layer costs | `docs/performance.md` in the repository |
+//! | follow the way of a write and of a page through the code | `docs/architecture.md` in the repository |
 //!
 //! # Features
 //!
@@ -106,9 +108,28 @@ pub use self::{
     watch::write::LiveWrite,
 };
 
-/// What there is to read besides the reference.
+/// Pages besides the reference.
+// In each page the links to other pages are defined twice: here for rustdoc, where the first definition counts, and at the
+// end of the page for readers of the repository.
 #[cfg(any(doc, doctest))]
 pub mod guide {
+    /// [delivery]: crate::guide::delivery
+    #[doc = include_str!("../docs/writes.md")]
+    pub mod writes {}
+
+    /// [limits]: crate::guide::limits
+    /// [writes]: crate::guide::writes
+    #[doc = include_str!("../docs/delivery.md")]
+    pub mod delivery {}
+
+    /// [protocol]: crate::guide::protocol
+    #[doc = include_str!("../docs/authorization.md")]
+    pub mod authorization {}
+
+    /// [authorization]: crate::guide::authorization
+    #[doc = include_str!("../docs/limits.md")]
+    pub mod limits {}
+
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
