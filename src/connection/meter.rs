@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::rate::{Bucket, Rate};
+use super::rate_limit::{Bucket, Rate};
 
 /// What is read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
 pub(super) const READ_BUFFER: usize = 128;
@@ -73,7 +73,7 @@ impl Meter {
     }
 
     /// Nothing more is there to be read.
-    pub(super) fn is_read_out(&mut self) {
+    pub(super) fn nothing_left(&mut self) {
         self.over_since = None;
     }
 
@@ -254,7 +254,7 @@ mod tests {
             meter.count(&frame(0x81, 0), Instant::now());
         }
         assert_eq!(meter.over_at(), Some(since + MAX_TIME_OVER));
-        meter.is_read_out();
+        meter.nothing_left();
         assert_eq!(meter.over_at(), None);
         meter.count(&frame(0x81, 0), Instant::now());
         assert_eq!(meter.over_at(), Some(Instant::now() + MAX_TIME_OVER));

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
-    connection::{self, Connections, Guest, Permission, Place},
+    connection::{self, AcceptedClient, AccessTerms, ConnectionPermit, Connections},
     epoch::Epoch,
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
@@ -163,17 +163,17 @@ impl Endpoint {
         let (verdict, reads_extensions) = self.authenticated(&named, parts).await;
         match verdict {
             Ok(identity) => match self.connections.admit(&identity) {
-                Ok(place) => {
+                Ok(permit) => {
                     let origin = self.origin(&named);
-                    let permission = self.permission(named, parts, reads_extensions, asked_at);
-                    self.open(upgrade, Guest { identity, origin, permission }, place)
+                    let terms = self.access_terms(named, parts, reads_extensions, asked_at);
+                    self.open(upgrade, AcceptedClient { identity, origin, terms }, permit)
                 }
-                Err(full) => {
+                Err(reached) => {
                     self.observer().warn(format_args!(
                         "as many sockets are open as {} allows; one more has to wait",
-                        full.limit()
+                        reached.limit()
                     ));
-                    self.later(full.reason()).await
+                    self.later(reached.reason()).await
                 }
             },
             Err(AuthError::Unavailable) => self.later("authentication is unavailable").await,
@@ -203,8 +203,8 @@ impl Endpoint {
         Origin::Page { session, missed_from }
     }
 
-    /// What a socket stays open by.
-    fn permission(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> Permission {
+    /// By what a socket is authenticated now and later.
+    fn access_terms(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> AccessTerms {
         let request = self.connections.gate().may_change().then(|| {
             let (request, left_out) =
                 RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
@@ -216,15 +216,15 @@ impl Endpoint {
             }
             request
         });
-        Permission { request, key_expires: named.expires, asked_at }
+        AccessTerms { request, key_expires: named.expires, asked_at }
     }
 
-    fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<EndpointBody> {
+    fn open(&self, upgrade: Upgrade, client: AcceptedClient, permit: ConnectionPermit) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle().spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, guest, place, &connections);
+                connection::serve(upgraded, client, permit, &connections);
             }
         });
         response
@@ -243,7 +243,7 @@ impl Endpoint {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
                 let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
                 let expired = denied == AuthError::Expired;
-                connection::turn_away(upgraded, expired, delay, &connections).await;
+                connection::reject_after(upgraded, expired, delay, &connections).await;
             }
             drop(permit);
         });
