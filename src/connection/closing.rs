@@ -72,34 +72,29 @@ impl ConnectionState {
                 return Poll::Ready(());
             }
             let is_late = closing.until <= now;
-            match closing.phase {
+            let ending = match closing.phase {
                 ClosePhase::Closed => return Poll::Ready(()),
                 ClosePhase::Draining => {
                     let ends = is_late || self.poll_outbound(now, cx).is_ready();
-                    if !(ends || self.is_drained()) {
+                    if !ends && !self.is_drained() {
                         return Poll::Pending;
                     }
                     if !ends && self.sends_last_ping(now) {
                         self.enter(ClosePhase::AwaitingPong, now + LAST_PONG_TIMEOUT);
                         continue;
                     }
-                    let phase = self.send_close(Ending::GOING_AWAY);
-                    self.enter(phase, now + CLOSE_TIMEOUT);
+                    Ending::GOING_AWAY
                 }
-                ClosePhase::AwaitingPong => {
-                    let ending = match self.poll_inbound(now, cx) {
-                        Poll::Ready(ending) => ending,
-                        Poll::Pending => {
-                            let ends = is_late || self.poll_outbound(now, cx).is_ready();
-                            if !ends && self.registration.open.subscriber.awaits_pong() {
-                                return Poll::Pending;
-                            }
-                            Ending::GOING_AWAY
+                ClosePhase::AwaitingPong => match self.poll_inbound(now, cx) {
+                    Poll::Ready(ending) => ending,
+                    Poll::Pending => {
+                        let ends = is_late || self.poll_outbound(now, cx).is_ready();
+                        if !ends && self.registration.open.subscriber.awaits_pong() {
+                            return Poll::Pending;
                         }
-                    };
-                    let phase = self.send_close(ending);
-                    self.enter(phase, now + CLOSE_TIMEOUT);
-                }
+                        Ending::GOING_AWAY
+                    }
+                },
                 ClosePhase::AwaitingClose | ClosePhase::AwaitingEof if is_late => return Poll::Ready(()),
                 ClosePhase::AwaitingClose => {
                     let is_closed = self.poll_until_closed(cx).is_ready();
@@ -110,7 +105,9 @@ impl ConnectionState {
                     let is_at_end = transport.poll_until_eof(cx).is_ready();
                     return transport.poll_finish(is_at_end, cx);
                 }
-            }
+            };
+            let phase = self.send_close(ending);
+            self.enter(phase, now + CLOSE_TIMEOUT);
         }
     }
 
@@ -138,14 +135,8 @@ impl ConnectionState {
             if matches!(self.socket.flush(), Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock) {
                 return Poll::Pending;
             }
-            match self.socket.read() {
-                Ok(_) => {}
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if ready!(self.socket.get_ref().poll_more(cx)).is_err() {
-                        return Poll::Ready(());
-                    }
-                }
-                Err(_) => return Poll::Ready(()),
+            if ready!(self.poll_message(cx)).is_err() {
+                return Poll::Ready(());
             }
         }
     }

@@ -1,9 +1,6 @@
 //! What a page sends: its subscriptions, calls, pongs and close.
 
-use std::{
-    io,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -33,15 +30,10 @@ impl ConnectionState {
             return Poll::Pending;
         }
         loop {
-            match self.socket.read() {
+            match ready!(self.poll_message(cx)) {
                 Ok(message) => {
                     if let Some(ending) = self.receive(message) {
                         return Poll::Ready(ending);
-                    }
-                }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if ready!(self.socket.get_ref().poll_more(cx)).is_err() {
-                        return Poll::Ready(Ending::Gone);
                     }
                 }
                 Err(error) => return Poll::Ready(ending_for(&error)),
@@ -113,7 +105,7 @@ impl ConnectionState {
         if is_full && !is_known {
             let observer = connections.observer();
             observer.subscriptions_refused.up();
-            observer.warn(format_args!("a page wants to hear more entities than max_subscriptions allows"));
+            observer.warn(format_args!("a subscription is refused: the page has as many as max_subscriptions allows"));
             return;
         }
         if connections.authorize(entity).is_some() {

@@ -21,7 +21,6 @@ mod transport;
 
 pub(crate) use self::{
     closing::reject_after,
-    permits::ConnectionPermit,
     rate_limit::Rate,
     reauth::AccessTerms,
     registry::{ConnectionLimits, Connections},

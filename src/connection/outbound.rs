@@ -14,10 +14,7 @@ use super::{
     registry::Registration,
     state::{ColdState, ConnectionState, Ending, Resynchronisation},
 };
-use crate::{
-    auth::Identity,
-    hub::{EntityIndex, Inquiry, Progress},
-};
+use crate::hub::{EntityIndex, Inquiry, Progress};
 
 /// Bytes that may wait for a page that lags behind the start of the log. With more the socket is closed at once, with
 /// less when they are written or the write timeout is over.
@@ -39,7 +36,10 @@ impl ConnectionState {
                 connections.hub().resynchronise(&open.subscriber, entity, snapshot, earlier.as_deref(), now);
             }
         }
-        cold.poll_hooks(cx);
+        // Whether or not there is room to send what they allow.
+        if let Some(inquiry) = &mut cold.inquiry {
+            let _ = inquiry.poll_unpin(cx);
+        }
     }
 
     /// Writes what the fan-out could not, until nothing is left or the stream takes no more. Ready when the stream is
@@ -104,21 +104,16 @@ impl ConnectionState {
 
     fn read_snapshot(&mut self, entity: EntityIndex, since: u64, cx: &mut Context<'_>) {
         let Registration { connections, open, .. } = &self.registration;
-        let (connections, subscriber) = (connections.clone(), &open.subscriber);
-        let (identity, earlier) = (subscriber.identity(), subscriber.earlier_identity());
+        let connections = connections.clone();
+        let (identity, earlier_identity) = (open.subscriber.identity(), open.subscriber.earlier_identity());
         let read = async move {
-            let of = |identity: Identity| {
-                let connections = connections.clone();
-                async move { connections.snapshots.of(entity, &identity, since).await }
-            };
-            let snapshot = of(identity).await;
-            let Some(earlier) = earlier else {
-                return Resynchronisation { entity, snapshot, earlier: None };
-            };
-            match of(earlier).await {
-                None => Resynchronisation { entity, snapshot: None, earlier: None },
-                earlier => Resynchronisation { entity, snapshot, earlier },
+            let mut snapshot = connections.snapshots.of(entity, &identity, since).await;
+            let mut earlier = None;
+            if let Some(identity) = earlier_identity {
+                earlier = connections.snapshots.of(entity, &identity, since).await;
+                snapshot = snapshot.filter(|_| earlier.is_some());
             }
+            Resynchronisation { entity, snapshot, earlier }
         };
         self.cold().snapshots.get_or_insert_default().push(Box::pin(read));
         // `poll_hooks` polls it from the next round on.
@@ -131,7 +126,7 @@ impl ConnectionState {
             let observer = connections.observer();
             let failed = |entity: &str, why: &dyn fmt::Display| {
                 observer.hooks_failed.up();
-                observer.warn(format_args!("a hook that says who may see {entity:?} failed: {why}; it counts as no"));
+                observer.warn(format_args!("a visibility hook of {entity:?} failed: {why}; it counts as no"));
             };
             inquiry.ask(connections.hub(), connections.hook_timeout, failed).await;
             inquiry
@@ -146,13 +141,6 @@ impl ConnectionState {
 }
 
 impl ColdState {
-    /// Drives the visibility hooks, whether or not there is room to send what they allow.
-    fn poll_hooks(&mut self, cx: &mut Context<'_>) {
-        if let Some(inquiry) = &mut self.inquiry {
-            let _ = inquiry.poll_unpin(cx);
-        }
-    }
-
     /// The verdicts of the visibility hooks, where any run.
     fn poll_verdicts(&mut self, cx: &mut Context<'_>) -> Option<Poll<Box<Inquiry>>> {
         if self.inquiry.as_mut()?.poll_unpin(cx).is_pending() {

@@ -26,7 +26,6 @@ const MAX_ANSWERS: usize = 4 * 1024;
 const PAUSE_READING: usize = 4 * MAX_ANSWERS;
 
 /// What one socket is sent. The fields that the fan-out needs come first and lie together.
-#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Outbox {
     /// The socket, where it is a plain TCP stream: frames then go straight to it.
@@ -35,7 +34,7 @@ pub(crate) struct Outbox {
     signals: Signals,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
     frames: VecDeque<Frame>,
     /// Bytes of the first frame that are written already.
@@ -587,7 +586,7 @@ mod tests {
     #[tokio::test]
     async fn a_frame_that_a_tcp_stream_has_taken_in_part_is_written_to_its_end() {
         let (mut near, far) = pair().await;
-        // Older versions of tokio try no write before the runtime has said that the socket can be written to.
+        // Older versions of tokio try no write before the runtime has reported the socket writable.
         far.writable().await.unwrap();
         let outbox = Outbox::new(Some(far));
         let big = cleared(b'p', 100_000_000);

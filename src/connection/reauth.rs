@@ -36,8 +36,10 @@ pub(crate) struct AccessTerms {
 /// future but while the authenticator is asked.
 pub(super) struct Reauth {
     terms: AccessTerms,
-    key_expires: Option<Instant>,
-    identity_expires: Option<Instant>,
+    /// When the page's key expires.
+    key: Option<Instant>,
+    /// When its identity expires.
+    identity: Option<Instant>,
     /// When the authenticator is asked next.
     ask_at: Option<Instant>,
     /// When there is something to do.
@@ -53,9 +55,9 @@ impl Reauth {
     /// For a registered socket; none where it may stay open for ever.
     pub(super) fn new(terms: AccessTerms, registration: &Registration, now: Instant) -> Option<Box<Self>> {
         let Registration { connections, open, .. } = registration;
-        let identity_expires = deadline(open.identity().expiry().map(Expiry::at), now);
-        let key_expires = deadline(terms.key_expires, now);
-        if terms.request.is_none() && key_expires.is_none() && identity_expires.is_none() {
+        let identity = deadline(open.identity().expiry().map(Expiry::at), now);
+        let key = deadline(terms.key_expires, now);
+        if terms.request.is_none() && key.is_none() && identity.is_none() {
             return None;
         }
         // `disconnect` was called since the authenticator was asked, and this socket was not registered yet.
@@ -64,16 +66,7 @@ impl Reauth {
         let wait = if is_overtaken { Duration::ZERO } else { first_wait(connections) };
         let ask_at = terms.request.as_ref().map(|_| now + wait);
         let is_confirmed = !is_overtaken;
-        Some(Box::new(Self {
-            terms,
-            key_expires,
-            identity_expires,
-            ask_at,
-            due: now,
-            asking: None,
-            is_confirmed,
-            is_overtaken,
-        }))
+        Some(Box::new(Self { terms, key, identity, ask_at, due: now, asking: None, is_confirmed, is_overtaken }))
     }
 
     /// False while it is not known whether this page is still allowed.
@@ -125,7 +118,7 @@ impl Reauth {
         let Registration { connections, open, .. } = registration;
         match verdict {
             Ok(identity) if identity.principal() == open.identity().principal() => {
-                self.identity_expires = deadline(identity.expiry().map(Expiry::at), now);
+                self.identity = deadline(identity.expiry().map(Expiry::at), now);
                 open.renew_identity(connections.hub(), identity);
                 self.is_overtaken = connections.disconnects() != self.terms.asked_at;
             }
@@ -147,9 +140,9 @@ impl Reauth {
     /// its timers.
     fn expires(&mut self, identity: &Identity, now: Instant) -> Option<Instant> {
         let earlier = |known: Option<Instant>, expiry| known.into_iter().chain(deadline(expiry, now)).min();
-        self.key_expires = earlier(self.key_expires, self.terms.key_expires);
-        self.identity_expires = earlier(self.identity_expires, identity.expiry().map(Expiry::at));
-        self.key_expires.into_iter().chain(self.identity_expires).min()
+        self.key = earlier(self.key, self.terms.key_expires);
+        self.identity = earlier(self.identity, identity.expiry().map(Expiry::at));
+        self.key.into_iter().chain(self.identity).min()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The table of open sockets, and what all of them share.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -51,11 +50,11 @@ pub(crate) struct ConnectionLimits {
 /// Every open socket, and what all of them share.
 pub(crate) struct Connections {
     pub(super) publisher: Publisher,
-    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
     pub(super) limits: ConnectionLimits,
     /// The rate limits of what pages send.
     pub(super) read_limits: Arc<ReadLimits>,
-    pub(super) gate: Gate,
+    pub(crate) gate: Gate,
     limiter: ConnectionLimiter,
     open: Mutex<Slab<OpenSocket>>,
     /// Calls of `disconnect` so far.
@@ -123,14 +122,6 @@ impl Connections {
 
     pub(crate) fn observer(&self) -> &Observer {
         &self.publisher.observer
-    }
-
-    pub(crate) fn lifecycle(&self) -> &Lifecycle {
-        &self.lifecycle
-    }
-
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.gate
     }
 
     pub(crate) fn diagnosis(&self) -> &Diagnosis {
@@ -219,12 +210,6 @@ impl Connections {
     /// Calls of `disconnect` so far.
     pub(crate) fn disconnects(&self) -> u64 {
         self.disconnects.load(Ordering::SeqCst)
-    }
-}
-
-impl fmt::Debug for Connections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Signals of other tasks to the task of one socket.
 
 use std::{
-    fmt,
     sync::atomic::{AtomicU8, Ordering},
     task::Context,
 };
@@ -65,12 +64,6 @@ impl Signals {
             if self.take().has(Signal::SEND) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
-    }
-}
-
-impl fmt::Debug for Signals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Signals").field(&self.raised).finish()
     }
 }
 

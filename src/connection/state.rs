@@ -3,7 +3,11 @@
 //! Thousands of sockets do nothing most of the time, so what one keeps is small: one timer for everything that is ever
 //! due, one waker for every signal of other tasks, and boxes for what most of them never do.
 
-use std::sync::Arc;
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use futures_util::{
     future::{BoxFuture, MaybeDone},
@@ -12,7 +16,7 @@ use futures_util::{
 use hyper::upgrade::Upgraded;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{
-    WebSocket,
+    Error, Message, WebSocket,
     protocol::{Role, WebSocketConfig},
 };
 
@@ -40,6 +44,7 @@ pub(crate) struct AcceptedClient {
     pub(crate) identity: Identity,
     pub(crate) origin: Origin,
     pub(crate) terms: AccessTerms,
+    pub(crate) permit: ConnectionPermit,
 }
 
 /// Why a socket ends.
@@ -128,13 +133,8 @@ pub(super) struct Resynchronisation {
 }
 
 impl ConnectionState {
-    pub(super) fn new(
-        upgraded: Upgraded,
-        client: AcceptedClient,
-        permit: ConnectionPermit,
-        connections: Arc<Connections>,
-    ) -> Self {
-        let AcceptedClient { identity, origin, terms } = client;
+    pub(super) fn new(upgraded: Upgraded, client: AcceptedClient, connections: Arc<Connections>) -> Self {
+        let AcceptedClient { identity, origin, terms, permit } = client;
         let (mut transport, read) = Transport::of(upgraded);
         transport.limit(connections.read_limits.clone(), &read);
         let outbox = transport.outbox().clone();
@@ -157,6 +157,18 @@ impl ConnectionState {
             resend_at: None,
             may_be_behind: true,
             cold: None,
+        }
+    }
+
+    /// The next message. Pending until there is one, or while the page is not read.
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+        loop {
+            match self.socket.read() {
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.get_ref().poll_more(cx))?;
+                }
+                read => return Poll::Ready(read),
+            }
         }
     }
 

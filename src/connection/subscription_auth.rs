@@ -56,7 +56,7 @@ impl SubscriptionAuth {
     pub(super) fn subscribe(&mut self, registration: &Registration, entity: EntityIndex) {
         if !self.wants(entity) {
             self.wanted.push(Wanted { entity, run: 0, due: None, failures: 0 });
-            self.ask(registration, entity);
+            self.ask(registration, |wanted| wanted.entity == entity);
         }
     }
 
@@ -66,26 +66,23 @@ impl SubscriptionAuth {
 
     /// Runs every hook again, for the page's new identity.
     pub(super) fn ask_again(&mut self, registration: &Registration) {
-        let entities: Vec<EntityIndex> = self.wanted.iter().map(|wanted| wanted.entity).collect();
-        entities.into_iter().for_each(|entity| self.ask(registration, entity));
+        self.ask(registration, |_| true);
     }
 
-    fn ask(&mut self, registration: &Registration, entity: EntityIndex) {
-        let Registration { connections, open, .. } = registration;
-        let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.entity == entity) else {
-            return;
-        };
-        let Some(hook) = connections.authorize(entity).cloned() else {
-            return;
-        };
-        self.runs += 1;
-        let run = self.runs;
-        (wanted.run, wanted.due) = (run, None);
-        let (connections, identity) = (connections.clone(), open.identity());
-        self.running.push(Box::pin(async move {
-            let is_allowed = connections.gate.ask_authorize(|| hook(identity)).await;
-            Verdict { entity, run, is_allowed }
-        }));
+    fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
+        for wanted in self.wanted.iter_mut().filter(|wanted| is_due(wanted)) {
+            let (entity, connections) = (wanted.entity, registration.connections.clone());
+            let Some(hook) = connections.authorize(entity).cloned() else {
+                continue;
+            };
+            self.runs += 1;
+            let (run, identity) = (self.runs, registration.open.identity());
+            (wanted.run, wanted.due) = (run, None);
+            self.running.push(Box::pin(async move {
+                let is_allowed = connections.gate.ask_authorize(|| hook(identity)).await;
+                Verdict { entity, run, is_allowed }
+            }));
+        }
     }
 
     /// When the next hook is due.
@@ -95,9 +92,7 @@ impl SubscriptionAuth {
 
     /// Runs the hooks that are due, and acts on their verdicts.
     pub(super) fn poll(&mut self, registration: &Registration, now: Instant, cx: &mut Context<'_>) {
-        let due = |wanted: &&Wanted| wanted.due.is_some_and(|due| due <= now);
-        let entities: Vec<EntityIndex> = self.wanted.iter().filter(due).map(|wanted| wanted.entity).collect();
-        entities.into_iter().for_each(|entity| self.ask(registration, entity));
+        self.ask(registration, |wanted| wanted.due.is_some_and(|due| due <= now));
         while let Poll::Ready(Some(verdict)) = self.running.poll_next_unpin(cx) {
             self.act_on(registration, &verdict);
         }

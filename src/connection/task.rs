@@ -14,7 +14,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     closing::{UNAUTHORIZED, push_expired},
     meter::Meter,
-    permits::ConnectionPermit,
     registry::{Connections, Registration},
     signals::Signal,
     state::{AcceptedClient, ConnectionState, Ending, Phase},
@@ -25,13 +24,8 @@ use crate::{auth::AuthError, protocol::close, random};
 const LEAVE_AT_ONCE: usize = 32;
 
 /// Serves one socket to its end, in a task of its own.
-pub(crate) fn serve(
-    upgraded: Upgraded,
-    client: AcceptedClient,
-    permit: ConnectionPermit,
-    connections: &Arc<Connections>,
-) {
-    let state = ConnectionState::new(upgraded, client, permit, connections.clone());
+pub(crate) fn serve(upgraded: Upgraded, client: AcceptedClient, connections: &Arc<Connections>) {
+    let state = ConnectionState::new(upgraded, client, connections.clone());
     connections.lifecycle.spawn(Connection { timer: sleep_until(state.ping_at), state });
 }
 

@@ -1,7 +1,6 @@
 //! The stream under a socket: a plain TCP stream, which the fan-out writes to directly, or another one.
 
 use std::{
-    fmt,
     future::poll_fn,
     io::{self, Read, Write},
     pin::{Pin, pin},
@@ -28,7 +27,6 @@ use super::{
 ///
 /// It never waits: where it would have to, it returns [`WouldBlock`](io::ErrorKind::WouldBlock), and
 /// [`Transport::poll_more`] waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream keeps for it.
-#[derive(Debug)]
 pub(crate) struct Transport {
     outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
@@ -236,12 +234,6 @@ impl Write for Transport {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl fmt::Debug for OtherStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OtherStream")
     }
 }
 

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
-    connection::{self, AcceptedClient, AccessTerms, ConnectionPermit, Connections},
+    connection::{self, AcceptedClient, AccessTerms, Connections},
     epoch::Epoch,
     hub::{Delivery, Origin, SessionId},
     observe::Observer,
@@ -148,7 +148,7 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        if self.connections.lifecycle().is_draining() {
+        if self.connections.lifecycle.is_draining() {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
@@ -166,13 +166,11 @@ impl Endpoint {
                 Ok(permit) => {
                     let origin = self.origin(&named);
                     let terms = self.access_terms(named, parts, reads_extensions, asked_at);
-                    self.open(upgrade, AcceptedClient { identity, origin, terms }, permit)
+                    self.open(upgrade, AcceptedClient { identity, origin, terms, permit })
                 }
                 Err(reached) => {
-                    self.observer().warn(format_args!(
-                        "as many sockets are open as {} allows; one more has to wait",
-                        reached.limit()
-                    ));
+                    self.observer()
+                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit()));
                     self.later(reached.reason()).await
                 }
             },
@@ -205,7 +203,7 @@ impl Endpoint {
 
     /// By what a socket is authenticated now and later.
     fn access_terms(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> AccessTerms {
-        let request = self.connections.gate().may_change().then(|| {
+        let request = self.connections.gate.may_change().then(|| {
             let (request, left_out) =
                 RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
             if left_out > 0 {
@@ -219,12 +217,12 @@ impl Endpoint {
         AccessTerms { request, key_expires: named.expires, asked_at }
     }
 
-    fn open(&self, upgrade: Upgrade, client: AcceptedClient, permit: ConnectionPermit) -> Response<EndpointBody> {
+    fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle().spawn(async move {
+        self.connections.lifecycle.spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, client, permit, &connections);
+                connection::serve(upgraded, client, &connections);
             }
         });
         response
@@ -239,7 +237,7 @@ impl Endpoint {
         };
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle().spawn(async move {
+        self.connections.lifecycle.spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
                 let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
                 let expired = denied == AuthError::Expired;
@@ -257,7 +255,7 @@ impl Endpoint {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle().draining() => {}
+                () = self.connections.lifecycle.draining() => {}
             }
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -284,7 +282,7 @@ impl Endpoint {
         let (verdict, reads_extensions) = if named.is_expired() {
             (Err(AuthError::Expired), false)
         } else {
-            self.connections.gate().ask(&named.credentials, parts).await
+            self.connections.gate.ask(&named.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
