@@ -1,7 +1,7 @@
 //! What the hub costs for each record and subscriber: broadcast, replay, and debounced repeat.
 //!
-//! The subscribers accept every frame, so no socket is in these numbers. One thread runs the fan-out and the subscribers
-//! on the slow path.
+//! The subscribers accept every frame, so no socket is in these numbers. One thread runs the fan-out and the
+//! subscribers on the slow path.
 
 use std::{
     hint::black_box,
@@ -79,8 +79,8 @@ fn fanout(criterion: &mut Criterion) {
 /// Fields of an object of 1 MiB.
 const MANY_FIELDS: usize = 100_000;
 
-/// What a large object costs its own write, and what it costs another one at the same time: that waits for the log while
-/// it is locked, and for nothing else. Needs two cores.
+/// What a large object costs its own write, and what it costs another one at the same time: that waits for the log
+/// while it is locked, and for nothing else. Needs two cores.
 fn large(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("large");
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));

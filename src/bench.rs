@@ -101,8 +101,8 @@ impl Outlet for Page {
 }
 
 impl Bench {
-    /// So many pages that are subscribed to one entity and at the end of the log. Needs a runtime with one worker, whose
-    /// fan-out task then serves them in the order of their indices.
+    /// So many pages that are subscribed to one entity and at the end of the log. Needs a runtime with one worker,
+    /// whose fan-out task then serves them in the order of their indices.
     pub async fn new(count: usize, audience: Audience) -> Self {
         let hub = Hub::new(
             Delivery::Converging,
@@ -150,8 +150,8 @@ impl Bench {
         }
     }
 
-    /// Publishes this many records as [`publish`](Self::publish) does, by two concurrent writes. [`settle`](Self::settle)
-    /// repeats them.
+    /// Publishes this many records as [`publish`](Self::publish) does, by two concurrent writes.
+    /// [`settle`](Self::settle) repeats them.
     pub fn publish_contended(&mut self, records: usize) {
         let _writes = [(); 2].map(|()| self.hub.write_begins(EVENTS));
         self.publish(records);

@@ -1,4 +1,5 @@
-//! How a socket ends: what is published already is sent, then a close frame, and the page is read until it has closed too.
+//! How a socket ends: what is published already is sent, then a close frame, and the page is read until it has closed
+//! too.
 
 use std::{
     io,

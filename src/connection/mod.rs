@@ -1,7 +1,8 @@
-//! Every open socket: how many there may be, what each receives and sends, and how they close when the server shuts down.
+//! Every open socket: how many there may be, what each receives and sends, and how they close when the server shuts
+//! down.
 //!
-//! Top down: [`task`] drives one socket, [`closing`], [`outbound`] and [`inbound`] are what it does, [`state`] is what it
-//! keeps, [`registry`] is what all sockets share, and [`transport`] reads and writes one stream.
+//! Top down: [`task`] drives one socket, [`closing`], [`outbound`] and [`inbound`] are what it does, [`state`] is what
+//! it keeps, [`registry`] is what all sockets share, and [`transport`] reads and writes one stream.
 
 mod closing;
 mod inbound;

@@ -1,4 +1,5 @@
-//! The slow path of one socket: its own task writes what the fan-out could not, reads snapshots, and runs visibility hooks.
+//! The slow path of one socket: its own task writes what the fan-out could not, reads snapshots, and runs visibility
+//! hooks.
 
 use std::{
     fmt,

@@ -118,7 +118,8 @@ impl Outbox {
         lock(&self.waiting).frames.is_empty()
     }
 
-    /// Frees the queue when nothing is left in it: most sockets are idle most of the time. Then there is room for answers.
+    /// Frees the queue when nothing is left in it: most sockets are idle most of the time. Then there is room for
+    /// answers.
     fn release_if_empty(&self, waiting: &mut Waiting) {
         if waiting.frames.is_empty() {
             waiting.answers = 0;
@@ -355,8 +356,8 @@ impl Outlet for Outbox {
             }
         }
         self.release_if_empty(&mut waiting);
-        // With an empty queue the socket's task would not wait for the stream but poll again and again. So the next frame
-        // is queued.
+        // With an empty queue the socket's task would not wait for the stream but poll again and again. So the next
+        // frame is queued.
         if waiting.frames.is_empty() && !waiting.broken {
             if let Some(&next) = frames.get(taken) {
                 waiting.frames.push_back(next.clone().into_frame());

@@ -1,5 +1,5 @@
-//! Whether a socket may stay open: when its key or identity expires, and what the authenticator returns when it is asked
-//! again.
+//! Whether a socket may stay open: when its key or identity expires, and what the authenticator returns when it is
+//! asked again.
 
 use std::{
     task::{Context, Poll},

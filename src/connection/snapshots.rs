@@ -94,8 +94,8 @@ impl Snapshots {
         Self { publisher, hook_timeout, permits: Arc::new(Semaphore::new(MAX_CONCURRENT)), reads: Arc::default() }
     }
 
-    /// The rows of an entity that this identity may see, no older than the log at `since`; `None` where the entity has no
-    /// snapshot hook, or it failed.
+    /// The rows of an entity that this identity may see, no older than the log at `since`; `None` where the entity has
+    /// no snapshot hook, or it failed.
     pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity, since: u64) -> Option<Arc<SnapshotFrames>> {
         let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
         for _ in 0..MAX_ATTEMPTS {

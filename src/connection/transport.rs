@@ -26,7 +26,8 @@ use super::{
 /// What tungstenite reads from and writes to: reads come from the stream, writes go into the outbox.
 ///
 /// It never waits: where it would have to, it returns [`WouldBlock`](io::ErrorKind::WouldBlock), and
-/// [`Transport::poll_more`] waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream keeps for it.
+/// [`Transport::poll_more`] waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream
+/// keeps for it.
 pub(crate) struct Transport {
     outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
@@ -46,8 +47,8 @@ impl Transport {
     /// they belong to the socket.
     pub(crate) fn of(upgraded: Upgraded) -> (Self, Bytes) {
         match tcp_under(upgraded) {
-            // Without TCP_NODELAY, which servers leave off, the kernel holds a frame back until the page has acknowledged
-            // the one before it, for up to 40 ms. A broken socket shows at its first write.
+            // Without TCP_NODELAY, which servers leave off, the kernel holds a frame back until the page has
+            // acknowledged the one before it, for up to 40 ms. A broken socket shows at its first write.
             Ok((tcp, read)) => {
                 let _ = tcp.set_nodelay(true);
                 (Self { outbox: Arc::new(Outbox::new(Some(tcp))), other: None, meter: None }, read)
@@ -90,8 +91,8 @@ impl Transport {
         }
     }
 
-    /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not read
-    /// for a while, the task has its timer wake it.
+    /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not
+    /// read for a while, the task has its timer wake it.
     pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.outbox.tcp() {
             _ if self.is_paused() => Poll::Pending,
@@ -199,10 +200,11 @@ impl Read for Transport {
     }
 }
 
-/// Reads what has arrived. Where that is less than the buffer holds, nothing is left, and the next read need not ask the
-/// kernel to find that out. Pending where this task must let others run first.
+/// Reads what has arrived. Where that is less than the buffer holds, nothing is left, and the next read need not ask
+/// the kernel to find that out. Pending where this task must let others run first.
 fn poll_read_some(tcp: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more` yields.
+    // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more`
+    // yields.
     let budget = ready!(poll_proceed(&mut Context::from_waker(Waker::noop())));
     let mut read = 0;
     // `WouldBlock` clears the readiness that was seen before the read, and no later one.
