@@ -1,7 +1,7 @@
-//! What the hub costs for each record and subscriber: telling what is new, reading what was missed, and telling again.
+//! What the hub costs for each record and subscriber: broadcast, replay, and debounced repeat.
 //!
-//! The subscribers take everything at once, so no socket is in these numbers. One thread does it all: the fan-out, and
-//! the reading of those who are on the slow way.
+//! The subscribers accept every frame, so no socket is in these numbers. One thread runs the fan-out and the
+//! subscribers on the slow path.
 
 use std::{
     hint::black_box,
@@ -12,19 +12,19 @@ use std::{
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use tokio::runtime::{Builder, Runtime};
-use tower_live_updates::bench::{Bench, Hearing};
+use tower_live_updates::bench::{Audience, Bench};
 
 const SUBSCRIBERS: [usize; 3] = [1, 100, 10_000];
 /// As many as a page misses in a short while.
 const RECORDS: usize = 100;
 
-/// Measures `told`, which tells all subscribers so many records, behind `before`, which is not measured.
+/// Measures `publish`, which sends all subscribers so many records, after `before`, which is not measured.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
-    (subscribers, hearing, records): (usize, Hearing, usize),
+    (subscribers, audience, records): (usize, Audience, usize),
     before: impl Fn(&mut Bench),
-    told: impl Fn(&mut Bench),
+    publish: impl Fn(&mut Bench),
 ) {
     let runtime: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     // Made when it is needed: not all that is named here is always run.
@@ -32,15 +32,15 @@ fn measure(
     group.throughput(Throughput::Elements((records * subscribers) as u64));
     group.bench_function(format!("{name}/{subscribers}"), |bencher| {
         bencher.iter_custom(|count| {
-            let bench = bench.get_or_insert_with(|| runtime.block_on(Bench::new(subscribers, hearing)));
+            let bench = bench.get_or_insert_with(|| runtime.block_on(Bench::new(subscribers, audience)));
             runtime.block_on(async {
                 let mut total = Duration::ZERO;
                 for _ in 0..count {
                     before(bench);
-                    bench.heard().await;
+                    bench.received().await;
                     let began = Instant::now();
-                    told(bench);
-                    bench.heard().await;
+                    publish(bench);
+                    bench.received().await;
                     total += began.elapsed();
                 }
                 total
@@ -54,23 +54,23 @@ fn fanout(criterion: &mut Criterion) {
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     let nothing = |_: &mut Bench| {};
     for subscribers in SUBSCRIBERS {
-        let everybody = (subscribers, Hearing::Everybody, RECORDS);
-        let one = (subscribers, Hearing::Everybody, 1);
+        let all = (subscribers, Audience::All, RECORDS);
+        let one = (subscribers, Audience::All, 1);
         measure(&mut group, "publish one", one, nothing, |bench| bench.publish(1));
-        measure(&mut group, "publish a hundred", everybody, nothing, |bench| bench.publish(RECORDS));
-        measure(&mut group, "replay a hundred", everybody, nothing, |bench| bench.reconnect_all(RECORDS));
+        measure(&mut group, "publish a hundred", all, nothing, |bench| bench.publish(RECORDS));
+        measure(&mut group, "replay a hundred", all, nothing, |bench| bench.reconnect_all(RECORDS));
         let contended = |bench: &mut Bench| bench.publish_contended(RECORDS);
-        measure(&mut group, "settle a hundred", everybody, contended, |bench| bench.settle(RECORDS));
+        measure(&mut group, "settle a hundred", all, contended, |bench| bench.settle(RECORDS));
     }
     for subscribers in [100, 10_000] {
-        for (name, hearing) in [
-            ("publish a hundred, everybody in scope", Hearing::InScope),
-            ("publish a hundred, nobody in scope", Hearing::OutOfScope),
-            ("publish a hundred, 1 of 100 scopes", Hearing::OneIn100),
-            ("publish a hundred, visible asked", Hearing::Asked),
+        for (name, audience) in [
+            ("publish a hundred, all in scope", Audience::InScope),
+            ("publish a hundred, none in scope", Audience::OutOfScope),
+            ("publish a hundred, 1 of 100 scopes", Audience::OneIn100),
+            ("publish a hundred, visible hook", Audience::Visible),
         ] {
-            let hearing = (subscribers, hearing, RECORDS);
-            measure(&mut group, name, hearing, nothing, |bench| bench.publish(RECORDS));
+            let audience = (subscribers, audience, RECORDS);
+            measure(&mut group, name, audience, nothing, |bench| bench.publish(RECORDS));
         }
     }
     group.finish();
@@ -79,13 +79,13 @@ fn fanout(criterion: &mut Criterion) {
 /// Fields of an object of 1 MiB.
 const MANY_FIELDS: usize = 100_000;
 
-/// What a large object costs its own write, and what it costs another one at the same time: that waits for the log while
-/// it is locked, and for nothing else. Needs two cores.
+/// What a large object costs its own write, and what it costs another one at the same time: that waits for the log
+/// while it is locked, and for nothing else. Needs two cores.
 fn large(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("large");
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     let runtime: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut bench = runtime.block_on(Bench::new(0, Hearing::Everybody));
+    let mut bench = runtime.block_on(Bench::new(0, Audience::All));
     let publish_large = bench.large(MANY_FIELDS);
     group.bench_function("publish one of 1 MiB", |bencher| bencher.iter(&publish_large));
     group.bench_function("publish one", |bencher| bencher.iter(|| bench.publish(black_box(1))));

@@ -28,7 +28,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PLOTS = ROOT / "docs" / "plots"
-# Pages are told once more what they may have missed, 5 s after they have subscribed.
+# The replay is sent a second time, 5 s after a page has subscribed.
 REST = 5.5
 
 # What a server and its pages are like where nothing else is said. A rate of 0 stands for as many as get through.
@@ -37,7 +37,7 @@ LABELS = {
     "pages": "pages",
     "rate": "writes per second (at the right: as many as get through)",
     "payload": "bytes of an event",
-    "scopes": "scopes (each write is told in one of them)",
+    "scopes": "scopes (each write is published in one of them)",
     "workers": "worker threads",
     "server": "server",
 }
@@ -159,7 +159,7 @@ def read(path):
 
 
 def series(lines, variable):
-    """What is to be told apart besides the variable, and the rows of medians that belong together."""
+    """What is distinguished besides the variable, and the rows of medians that belong together."""
     groups = {}
     for line in lines:
         if line["variable"] == variable and line["ok"]:
@@ -205,7 +205,7 @@ def draw(options):
         figure, (cpu, times) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         for apart, rows in series(lines, variable):
             positions = [row["value"] or 2 * rows[-2]["value"] for row in rows]
-            # Where a write is told to few, what it costs besides its frames is what counts.
+            # Where few pages receive a write, what it costs besides its frames is what counts.
             for axes, names in ((cpu, (CPU, WRITE) if variable == "scopes" else (CPU,)), (times, (P50, P99))):
                 for name in names:
                     legend = f"{DRAWN[name]}, {apart}" if apart else DRAWN[name]

@@ -2,7 +2,7 @@
 //!
 //! The same axum `Router` under tower's `Identity` layer and under this crate's, with axum's bodies (`axum`), with
 //! any (`any`), and wrapped from outside instead of layered (`outside`). Asked for something that is not watched, and
-//! written to with nobody subscribed; then written to with subscribers, whose reading is not part of the time. Each
+//! written to without subscribers; then written to with subscribers, whose reading is not part of the time. Each
 //! answer is read to its end, as a server does. Differences within one run are what counts; the allocations printed
 //! beside them do not wobble.
 
@@ -120,7 +120,7 @@ fn bench<S, B>(
                     }
                     total += began.elapsed();
                     if !pause.is_zero() {
-                        // The subscribers read what they were told, and are caught up before the next write.
+                        // The subscribers read what they were sent, and are caught up before the next write.
                         tokio::time::sleep(pause).await;
                     }
                 }

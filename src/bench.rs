@@ -19,8 +19,8 @@ use crate::{
     change::Change,
     entity::Entity,
     hub::{
-        Accepted, Cleared, Delivery, DeliveryTimes, EntityEncoder, EntityIndex, FrameSink, Hub, LogLimits, Pace,
-        Progress, ReminderTimes, ResumeFrom, SessionId, SessionLimits, SettleTimes, Subscriber, View,
+        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, ResumeFrom, FrameSink, Pace, Progress, ReminderTimes,
+        SessionId, SessionLimits, SettleTimes, Subscriber, Accepted, View, EntityEncoder,
     },
     lock::lock,
 };
@@ -28,64 +28,64 @@ use crate::{
 const EVENTS: EntityIndex = EntityIndex(0);
 /// What happens by itself after some time must not happen while something else is measured.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
-/// Different objects that records are told of, and the scopes of [`Hearing::OneIn100`].
+/// Different objects that are published, and the scopes of [`Audience::OneIn100`].
 const OBJECTS: usize = 100;
 /// The first byte of a ping, which is no record's frame.
 const PING: u8 = 0x89;
 
-/// Who hears what is told.
+/// Which pages receive a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hearing {
-    /// Everybody: there are no scopes.
-    Everybody,
-    /// Everybody, since all are in the scope that everything is told in.
+pub enum Audience {
+    /// All: there are no scopes.
+    All,
+    /// All: they are in the scope of every record.
     InScope,
-    /// The last page alone, which shows that all others have been passed over.
+    /// The last page alone, which shows that the fan-out has skipped all others.
     OutOfScope,
     /// One page in a hundred, each of them one record in a hundred.
     OneIn100,
-    /// Everybody, once a `visible` closure that reads the object has been asked about each.
-    Asked,
+    /// All, after a `visible` closure that reads the object has run for each.
+    Visible,
 }
 
-/// A hub, and pages that take whatever they are offered.
+/// A hub, and pages that accept every frame.
 pub struct Bench {
     hub: Arc<Hub>,
-    hearing: Hearing,
+    audience: Audience,
     count: usize,
     pages: Vec<Arc<Subscriber>>,
     changes: Vec<Change>,
-    heard: Arc<Heard>,
+    received: Arc<Received>,
     awaited: u64,
 }
 
 impl fmt::Debug for Bench {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bench").field("hearing", &self.hearing).finish_non_exhaustive()
+        f.debug_struct("Bench").field("audience", &self.audience).finish_non_exhaustive()
     }
 }
 
-/// What all pages have taken together.
+/// What all pages together have received.
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     frames: AtomicU64,
     awaited: AtomicU64,
-    /// The places of those who have something to read.
+    /// The indices of pages on the slow path.
     woken: Mutex<Vec<usize>>,
-    news: Notify,
+    changed: Notify,
 }
 
 struct Page {
-    place: usize,
-    heard: Arc<Heard>,
+    index: usize,
+    received: Arc<Received>,
 }
 
 impl FrameSink for Page {
     fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let records = frames.iter().filter(|frame| frame.first() != Some(PING)).count() as u64;
-        let before = self.heard.frames.fetch_add(records, Ordering::Relaxed);
-        if before + records >= self.heard.awaited.load(Ordering::Relaxed) {
-            self.heard.news.notify_one();
+        let before = self.received.frames.fetch_add(records, Ordering::Relaxed);
+        if before + records >= self.received.awaited.load(Ordering::Relaxed) {
+            self.received.changed.notify_one();
         }
         Accepted { frames: frames.len(), clear: true }
     }
@@ -95,18 +95,18 @@ impl FrameSink for Page {
     }
 
     fn wake(&self) {
-        lock(&self.heard.woken).push(self.place);
-        self.heard.news.notify_one();
+        lock(&self.received.woken).push(self.index);
+        self.received.changed.notify_one();
     }
 }
 
 impl Bench {
-    /// So many pages that follow one entity and stand at the head of the log. Needs a runtime with one worker, whose
-    /// fan-out task then serves them in the order of their places.
-    pub async fn new(count: usize, hearing: Hearing) -> Self {
+    /// So many pages that are subscribed to one entity and at the end of the log. Needs a runtime with one worker,
+    /// whose fan-out task then serves them in the order of their indices.
+    pub async fn new(count: usize, audience: Audience) -> Self {
         let hub = Hub::new(
             Delivery::Converging,
-            vec![encoder(hearing)],
+            vec![encoder(audience)],
             LogLimits {
                 records: 50_000,
                 bytes: 32 * 1024 * 1024,
@@ -118,56 +118,55 @@ impl Bench {
             times(),
             SessionLimits { sessions: 100_000, age: NEVER },
         );
-        let changes = (0..OBJECTS).map(|number| change(number, hearing)).collect();
-        let (hub, heard) = (Arc::new(hub), Arc::default());
-        let mut bench = Self { hub, hearing, count, pages: Vec::new(), changes, heard, awaited: 0 };
-        bench.pages = (0..count).map(|place| bench.open(place, 0)).collect();
-        bench.heard().await;
-        // With the first frames all that stays filled is filled, and one page is pinged: that is not measured.
+        let changes = (0..OBJECTS).map(|number| change(number, audience)).collect();
+        let (hub, received) = (Arc::new(hub), Arc::default());
+        let mut bench = Self { hub, audience, count, pages: Vec::new(), changes, received, awaited: 0 };
+        bench.pages = (0..count).map(|index| bench.open(index, 0)).collect();
+        bench.received().await;
+        // The first frames fill every cache, and one page is pinged: that is not measured.
         bench.publish(OBJECTS);
-        bench.heard().await;
+        bench.received().await;
         bench
     }
 
-    /// Tells this many records, 100 at most, in one go. With [`Hearing::OneIn100`] there must be 100, and whole
+    /// Publishes this many records, 100 at most, at once. With [`Audience::OneIn100`] there must be 100, and whole
     /// hundreds of pages.
     pub fn publish(&mut self, records: usize) {
-        let frames = match self.hearing {
-            Hearing::Everybody | Hearing::InScope | Hearing::Asked => records * self.count,
-            Hearing::OutOfScope => records,
-            Hearing::OneIn100 => records * self.count / OBJECTS,
+        let frames = match self.audience {
+            Audience::All | Audience::InScope | Audience::Visible => records * self.count,
+            Audience::OutOfScope => records,
+            Audience::OneIn100 => records * self.count / OBJECTS,
         };
         self.expect(frames);
         self.hub.publish(EVENTS, &self.changes[..records], None);
     }
 
-    /// Every page goes and comes back, having missed this many records.
+    /// Every page reconnects, having missed this many records.
     pub fn reconnect_all(&mut self, records: usize) {
         self.expect(records * self.count);
-        for place in 0..self.count {
-            self.hub.leave(&self.pages[place], Instant::now());
-            self.pages[place] = self.open(place, records as u64);
+        for index in 0..self.count {
+            self.hub.leave(&self.pages[index], Instant::now());
+            self.pages[index] = self.open(index, records as u64);
         }
     }
 
-    /// Tells this many records, by two writes at once, as [`publish`](Self::publish) does. They are told again with
-    /// [`settle`](Self::settle).
+    /// Publishes this many records as [`publish`](Self::publish) does, by two concurrent writes.
+    /// [`settle`](Self::settle) repeats them.
     pub fn publish_contended(&mut self, records: usize) {
         let _writes = [(); 2].map(|()| self.hub.write_begins(EVENTS));
         self.publish(records);
     }
 
-    /// Tells everybody once more what this many records of [`publish_contended`](Self::publish_contended) said.
+    /// Sends the debounced repeat of this many records of [`publish_contended`](Self::publish_contended).
     pub fn settle(&mut self, records: usize) {
         self.expect(records * self.count);
         let quiet = Instant::now() + 2 * NEVER;
         self.hub.settle(quiet);
-        // And that was the last word.
+        // Nothing is left to repeat.
         self.hub.settle(quiet + 2 * NEVER);
     }
 
-    /// What tells an update of an object of so many fields each time it is called, from any thread. For a hub without
-    /// pages.
+    /// A function that publishes an update of an object of so many fields, from any thread. For a hub without pages.
     pub fn large(&self, fields: usize) -> impl Fn() + Send + Sync + use<> {
         let hub = self.hub.clone();
         let fields = (0..fields).map(|number| (format!("f{number}"), Value::from(number % 10)));
@@ -178,45 +177,45 @@ impl Bench {
         }
     }
 
-    /// Waits until everything has been heard, and reads for those who are on the slow way.
+    /// Waits until everything has been received, and catches up for pages on the slow path.
     ///
     /// # Panics
-    /// When a page has lost its place in the log, or heard more than it was to hear.
-    pub async fn heard(&self) {
+    /// When a page lags behind the start of the log, or receives more than it should.
+    pub async fn received(&self) {
         loop {
-            let woken = std::mem::take(&mut *lock(&self.heard.woken));
-            for place in &woken {
-                self.catch_up(&self.pages[*place]).await;
+            let woken = std::mem::take(&mut *lock(&self.received.woken));
+            for index in &woken {
+                self.catch_up(&self.pages[*index]).await;
             }
-            let frames = self.heard.frames.load(Ordering::Relaxed);
+            let frames = self.received.frames.load(Ordering::Relaxed);
             assert!(frames <= self.awaited, "{frames} frames, where there should be {}", self.awaited);
             if frames == self.awaited && woken.is_empty() {
                 return;
             }
             if woken.is_empty() {
-                self.heard.news.notified().await;
+                self.received.changed.notified().await;
             }
         }
     }
 
     fn expect(&mut self, frames: usize) {
         self.awaited += frames as u64;
-        self.heard.awaited.store(self.awaited, Ordering::Relaxed);
+        self.received.awaited.store(self.awaited, Ordering::Relaxed);
     }
 
-    /// A page that follows the entity, and has missed this many records of it.
-    fn open(&self, place: usize, missed: u64) -> Arc<Subscriber> {
-        let identity = match self.hearing {
-            Hearing::OutOfScope if place + 1 < self.count => Identity::new("page").with_scope("elsewhere"),
-            Hearing::OneIn100 => Identity::new("page").with_scope((place % OBJECTS).to_string()),
+    /// A page that is subscribed to the entity, and has missed this many records of it.
+    fn open(&self, index: usize, missed: u64) -> Arc<Subscriber> {
+        let identity = match self.audience {
+            Audience::OutOfScope if index + 1 < self.count => Identity::new("page").with_scope("elsewhere"),
+            Audience::OneIn100 => Identity::new("page").with_scope((index % OBJECTS).to_string()),
             _ => Identity::new("page").with_scope("0"),
         };
-        let session = Some(SessionId { id: (place as u128).to_ne_bytes(), owner: 0 });
+        let session = Some(SessionId { id: (index as u128).to_ne_bytes(), owner: 0 });
         let origin = ResumeFrom::Page { session, missed_from: Some(self.hub.log_end() - missed) };
-        let page = Arc::new(Page { place, heard: self.heard.clone() });
+        let page = Arc::new(Page { index, received: self.received.clone() });
         let subscriber = self.hub.join(page.clone(), identity, origin);
         self.hub.subscribe(&subscriber, EVENTS, Instant::now());
-        // The first round of the slow way leads to the fast way.
+        // The first round of the slow path leads to the fast path.
         page.wake();
         subscriber
     }
@@ -232,23 +231,23 @@ impl Bench {
                     inquiry.ask(&self.hub, NEVER, |entity, why| panic!("{entity}: {why}")).await;
                     self.hub.tell(page, *inquiry, Instant::now())
                 }
-                other => panic!("a page that takes everything has lost its place: {other:?}"),
+                other => panic!("a page that accepts everything lags behind the log: {other:?}"),
             };
         }
     }
 }
 
-fn encoder(hearing: Hearing) -> EntityEncoder {
-    let asked = Entity::new("events")
+fn encoder(audience: Audience) -> EntityEncoder {
+    let visible = Entity::new("events")
         .visible((), async |(), _: Identity, event: BTreeMap<String, Value>| Ok::<_, Infallible>(event.len() > 1));
     EntityEncoder {
-        is_scoped: matches!(hearing, Hearing::InScope | Hearing::OutOfScope | Hearing::OneIn100),
-        view: View::of(asked.visible.as_ref().filter(|_| hearing == Hearing::Asked), None),
+        is_scoped: matches!(audience, Audience::InScope | Audience::OutOfScope | Audience::OneIn100),
+        view: View::of(visible.visible.as_ref().filter(|_| audience == Audience::Visible), None),
         ..EntityEncoder::new("events", "event")
     }
 }
 
-fn change(number: usize, hearing: Hearing) -> Change {
+fn change(number: usize, audience: Audience) -> Change {
     let event = json!({
         "id": number.to_string(),
         "text": "A meeting of some people about something that takes them an hour",
@@ -256,7 +255,7 @@ fn change(number: usize, hearing: Hearing) -> Change {
         "end_date": "2026-11-25 10:00",
     });
     let change = Change::add(&event).expect("an object with an id");
-    change.scope(if hearing == Hearing::OneIn100 { number.to_string() } else { "0".to_owned() })
+    change.scope(if audience == Audience::OneIn100 { number.to_string() } else { "0".to_owned() })
 }
 
 fn times() -> DeliveryTimes {

@@ -2,11 +2,11 @@
 //!
 //! `cargo run --release --example bench_load -- --port 4000 --pid 4711 --pages 1000 --rate 30`: each page makes its
 //! handshake, opens a socket with the key it got and subscribes `events`; then events are posted to `/events`. A frame
-//! counts when its page hears of the event for the first time. What was measured with it stands in
+//! counts when its page receives the event for the first time. What was measured with it stands in
 //! `docs/performance.md`; `benches/growth.py` runs it. It knows nothing of this crate: any server will do that gives
 //! pages a `key`, or takes their token instead.
 
-mod heard;
+mod received;
 mod sockets;
 mod writers;
 
@@ -28,14 +28,14 @@ use tokio::{
 };
 
 use self::{
-    heard::{Heard, MARKER},
+    received::{MARKER, Received},
     sockets::open_all,
     writers::{post_all, wait_for_all},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long it is waited until all pages listen, and then for the last frame.
+/// How long to wait until all pages receive, and then for the last frame.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_EVENTS: usize = 1_000_000;
 
@@ -65,7 +65,7 @@ struct Options {
     /// Without it the token is `token`.
     #[arg(long)]
     scopes: Option<usize>,
-    /// Seconds between the last subscription and the first event: a page is told once more what it may have missed.
+    /// Seconds between the last subscription and the first event: the replay is sent a second time.
     #[arg(long, default_value_t = 6.0)]
     rest: f64,
     /// Never sleeps while it reads, so that the server pays for no wake-ups, as it would not on a network.
@@ -82,8 +82,8 @@ impl Options {
         self.scope(page).map_or_else(|| "token".to_owned(), |scope| format!("token-{scope}"))
     }
 
-    /// Pages that an event is told.
-    fn hearers(&self, event: usize) -> usize {
+    /// How many pages receive an event.
+    fn audience(&self, event: usize) -> usize {
         let scopes = self.scopes.unwrap_or(1);
         (self.pages + scopes - 1 - event % scopes) / scopes
     }
@@ -119,10 +119,10 @@ fn memory(pid: u32) -> Result<u64> {
 
 async fn measure(options: Options) -> Result<Value> {
     let due: Arc<[AtomicU64]> = (0..MAX_EVENTS).map(|_| AtomicU64::new(0)).collect();
-    let heard = Rc::new(RefCell::new(Heard::new(due.clone())));
+    let received = Rc::new(RefCell::new(Received::new(due.clone())));
     let empty = memory(options.pid)?;
-    open_all(&options, &heard).await?;
-    let first = wait_for_all(&options, &heard).await?;
+    open_all(&options, &received).await?;
+    let first = wait_for_all(&options, &received).await?;
     sleep(Duration::from_secs_f64(options.rest)).await;
     let idle = memory(options.pid)?;
     if options.spin {
@@ -134,41 +134,41 @@ async fn measure(options: Options) -> Result<Value> {
     }
 
     let (cpu_before, begun) = (cpu(options.pid)?, Instant::now());
-    let reads_before = heard.borrow().reads;
-    heard.borrow_mut().begun = begun;
-    heard.borrow_mut().first = first;
+    let reads_before = received.borrow().reads;
+    received.borrow_mut().begun = begun;
+    received.borrow_mut().first = first;
     let posting = options.clone();
     let (events, failed) = spawn_blocking(move || {
         Builder::new_current_thread().enable_all().build()?.block_on(post_all(posting, first, begun, due))
     })
     .await??;
-    let expected: usize = (first..first + events).map(|event| options.hearers(event)).sum();
+    let expected: usize = (first..first + events).map(|event| options.audience(event)).sum();
     let everything = async {
-        while heard.borrow().frames < expected as u64 {
+        while received.borrow().frames < expected as u64 {
             sleep(Duration::from_millis(1)).await;
         }
     };
     let is_complete = timeout(PATIENCE, everything).await.is_ok();
     let (cpu, seconds) = (cpu(options.pid)? - cpu_before, begun.elapsed().as_secs_f64());
 
-    let heard = heard.borrow();
+    let received = received.borrow();
     Ok(json!({
         "pages": options.pages,
         "rate": options.rate,
         "payload": options.payload,
         "scopes": options.scopes,
-        "ok": is_complete && failed == 0 && heard.closed == 0,
+        "ok": is_complete && failed == 0 && received.closed == 0,
         "events": events,
-        "frames": heard.frames,
-        "repeats": heard.repeats,
+        "frames": received.frames,
+        "repeats": received.repeats,
         "failed_posts": failed,
-        "closed_pages": heard.closed,
+        "closed_pages": received.closed,
         "cpu_us_per_event": cpu as f64 / 1e3 / events as f64,
-        "cpu_us_per_frame": cpu as f64 / 1e3 / heard.frames as f64,
-        "p50_ms": heard.times.milliseconds(0.5),
-        "p99_ms": heard.times.milliseconds(0.99),
-        "frames_per_second": heard.frames as f64 / seconds,
-        "frames_per_read": heard.frames as f64 / (heard.reads - reads_before) as f64,
+        "cpu_us_per_frame": cpu as f64 / 1e3 / received.frames as f64,
+        "p50_ms": received.times.milliseconds(0.5),
+        "p99_ms": received.times.milliseconds(0.99),
+        "frames_per_second": received.frames as f64 / seconds,
+        "frames_per_read": received.frames as f64 / (received.reads - reads_before) as f64,
         "rss_empty_kib": empty,
         "rss_idle_kib": idle,
         "rss_end_kib": memory(options.pid)?,

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     Options, Result,
-    heard::{Heard, Page, masked},
+    received::{Page, Received, masked},
 };
 
 /// Pages of one source address, whose ports are limited.
@@ -70,7 +70,7 @@ async fn open(options: &Options, page: usize, handshakes: &mut TcpStream) -> Res
 }
 
 /// Reads a page's socket to its end. All pages share one buffer.
-async fn listen(mut stream: TcpStream, rest: Vec<u8>, heard: Rc<RefCell<Heard>>, buffer: Rc<RefCell<Vec<u8>>>) {
+async fn listen(mut stream: TcpStream, rest: Vec<u8>, received: Rc<RefCell<Received>>, buffer: Rc<RefCell<Vec<u8>>>) {
     let (mut page, mut pongs) = (Page::new(rest), Vec::new());
     let mut read_some = async |stream: &mut TcpStream, pongs: &mut Vec<u8>| {
         poll_fn(|cx| {
@@ -78,7 +78,7 @@ async fn listen(mut stream: TcpStream, rest: Vec<u8>, heard: Rc<RefCell<Heard>>,
             let mut read = ReadBuf::new(&mut buffer);
             let polled = Pin::new(&mut *stream).poll_read(cx, &mut read);
             polled.map_ok(|()| {
-                page.takes(read.filled(), &mut heard.borrow_mut(), pongs);
+                page.receive(read.filled(), &mut received.borrow_mut(), pongs);
                 !read.filled().is_empty()
             })
         })
@@ -89,20 +89,20 @@ async fn listen(mut stream: TcpStream, rest: Vec<u8>, heard: Rc<RefCell<Heard>>,
             break;
         }
     }
-    heard.borrow_mut().closed += 1;
+    received.borrow_mut().closed += 1;
 }
 
 /// Opens all pages; each then listens in a task of its own.
-pub(crate) async fn open_all(options: &Options, heard: &Rc<RefCell<Heard>>) -> Result<()> {
+pub(crate) async fn open_all(options: &Options, received: &Rc<RefCell<Received>>) -> Result<()> {
     let buffer = Rc::new(RefCell::new(vec![0; 256 * 1024]));
     let mut connectors = JoinSet::new();
     for first in 0..CONNECTING {
-        let (options, heard, buffer) = (options.clone(), heard.clone(), buffer.clone());
+        let (options, received, buffer) = (options.clone(), received.clone(), buffer.clone());
         connectors.spawn_local(async move {
             let mut handshakes = connect(&options, first).await?;
             for page in (first..options.pages).step_by(CONNECTING) {
                 let (stream, rest) = open(&options, page, &mut handshakes).await?;
-                spawn_local(listen(stream, rest, heard.clone(), buffer.clone()));
+                spawn_local(listen(stream, rest, received.clone(), buffer.clone()));
             }
             Ok(())
         });

@@ -18,15 +18,15 @@ use tokio::{
 
 use crate::{
     Options, PATIENCE, Result,
-    heard::Heard,
+    received::Received,
     sockets::{connect, exchange},
 };
 
 /// Writers in a closed loop, and of events at a fixed rate.
 const SENDERS: [usize; 2] = [32, 4];
 
-/// Posts events until everybody has heard one. Returns how many it took.
-pub(crate) async fn wait_for_all(options: &Options, heard: &Rc<RefCell<Heard>>) -> Result<usize> {
+/// Posts events until every page has received one. Returns how many it took.
+pub(crate) async fn wait_for_all(options: &Options, received: &Rc<RefCell<Received>>) -> Result<usize> {
     let mut writer = connect(options, 0).await?;
     let mut posted = 0;
     let posting = async {
@@ -36,7 +36,7 @@ pub(crate) async fn wait_for_all(options: &Options, heard: &Rc<RefCell<Heard>>) 
                 posted += 1;
             }
             sleep(Duration::from_millis(200)).await;
-            if heard.borrow().listening == options.pages {
+            if received.borrow().listening == options.pages {
                 return Result::Ok(());
             }
         }

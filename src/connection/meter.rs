@@ -1,28 +1,23 @@
-//! How fast a page is read: by its frames, and by the reads that their bytes take.
+//! The rate limit of what one page sends: counts frames, and the reads that their bytes take.
 //!
-//! It counts below the WebSocket library, which takes fragments and halves of messages in without a word.
+//! It counts below the WebSocket library, which reports neither fragments nor halves of messages.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::rate::{Bucket, Rate};
+use super::rate_limit::{Bucket, Rate};
 
-/// What is read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
+/// Bytes read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
 pub(super) const READ_BUFFER: usize = 128;
 /// A page that has sent more than it may for this long is closed.
 const MAX_TIME_OVER: Duration = Duration::from_secs(30);
 
-/// What one page may send, and the beginning of all times.
-#[derive(Debug)]
+/// What one page may send, and the start of the buckets' clock.
 pub(super) struct ReadLimits {
-    begun: Instant,
-    /// Frames of text and binary messages.
-    messages: Rate,
-    /// Pings, pongs and closes.
-    control_frames: Rate,
-    /// Reads in which no frame begins.
-    reads: Rate,
+    start: Instant,
+    /// Of data frames, of control frames, and of reads in which no frame begins.
+    rates: [Rate; 3],
 }
 
 impl ReadLimits {
@@ -31,17 +26,14 @@ impl ReadLimits {
         let each = u32::try_from(message_bytes / READ_BUFFER).unwrap_or(u32::MAX).saturating_add(1);
         let reads =
             Rate { burst: messages.burst.saturating_mul(each), per_second: messages.per_second.saturating_mul(each) };
-        Self { begun: Instant::now(), messages, control_frames, reads }
+        Self { start: Instant::now(), rates: [messages, control_frames, reads] }
     }
 }
 
-/// Counts what one page sends. Where that is more than it may, it is not read for a while, and TCP has it wait.
-#[derive(Debug)]
+/// Counts what one page sends. A page that exceeds a rate limit is not read for a while, and TCP makes it wait.
 pub(super) struct Meter {
     limits: Arc<ReadLimits>,
-    messages: Bucket,
-    control_frames: Bucket,
-    reads: Bucket,
+    buckets: [Bucket; 3],
     frames: FrameCursor,
     /// Since when it has been over its limits, and had more to send.
     over_since: Option<Instant>,
@@ -49,43 +41,31 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(limits: Arc<ReadLimits>) -> Self {
-        Self {
-            limits,
-            messages: Bucket::default(),
-            control_frames: Bucket::default(),
-            reads: Bucket::default(),
-            frames: FrameCursor::default(),
-            over_since: None,
-        }
+        Self { limits, buckets: Default::default(), frames: FrameCursor::default(), over_since: None }
     }
 
-    /// These bytes have been read.
+    /// Counts bytes that have been read.
     pub(super) fn count(&mut self, bytes: &[u8], now: Instant) {
-        let [messages, control_frames] = self.frames.begun_in(bytes);
-        let reads = u32::from(messages == 0 && control_frames == 0);
-        let (limits, clock) = (&self.limits, now.saturating_duration_since(self.limits.begun));
-        self.messages.take(limits.messages, clock, messages);
-        self.control_frames.take(limits.control_frames, clock, control_frames);
-        self.reads.take(limits.reads, clock, reads);
+        let [data, control] = self.frames.begun_in(bytes);
+        let counts = [data, control, u32::from(data == 0 && control == 0)];
+        let clock = now.saturating_duration_since(self.limits.start);
+        for ((bucket, rate), count) in self.buckets.iter_mut().zip(self.limits.rates).zip(counts) {
+            bucket.take(rate, clock, count);
+        }
         if self.paused_until() > now {
             self.over_since.get_or_insert(now);
         }
     }
 
-    /// Nothing more is there to be read.
-    pub(super) fn is_read_out(&mut self) {
+    /// The stream holds nothing more at the moment.
+    pub(super) fn nothing_left(&mut self) {
         self.over_since = None;
     }
 
     /// When it may be read again; the past where it may be at once.
     pub(super) fn paused_until(&self) -> Instant {
-        let limits = &self.limits;
-        let waits = [
-            self.messages.next_at(limits.messages),
-            self.control_frames.next_at(limits.control_frames),
-            self.reads.next_at(limits.reads),
-        ];
-        limits.begun + waits.into_iter().fold(Duration::ZERO, Duration::max)
+        let waits = self.buckets.iter().zip(self.limits.rates).map(|(bucket, rate)| bucket.next_at(rate));
+        self.limits.start + waits.fold(Duration::ZERO, Duration::max)
     }
 
     /// When it has been over its limits for too long.
@@ -94,20 +74,20 @@ impl Meter {
     }
 }
 
-/// Where in a client's frames its bytes stand.
-#[derive(Debug, Default)]
+/// The position of a client's bytes within its frames.
+#[derive(Default)]
 struct FrameCursor {
-    /// Bytes of the mask and the payload to come; the length so far while that is read.
+    /// Bytes of the mask and the payload that remain; the length so far while that is read.
     left: u64,
     part: Part,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 enum Part {
     #[default]
     First,
     Second,
-    /// So many bytes of the length are to come.
+    /// So many bytes of the length remain.
     Length(u8),
     Rest,
 }
@@ -117,7 +97,7 @@ const CONTROL: u8 = 0x08;
 const MASK_BYTES: u64 = 4;
 
 impl FrameCursor {
-    /// How many data frames begin in these bytes, and how many control frames.
+    /// How many data frames and how many control frames begin in these bytes.
     fn begun_in(&mut self, mut bytes: &[u8]) -> [u32; 2] {
         let (mut data, mut control) = (0, 0);
         while let [byte, rest @ ..] = bytes {
@@ -133,9 +113,9 @@ impl FrameCursor {
                     127 => self.length_of(8),
                     short => self.rest(u64::from(short)),
                 },
-                Part::Length(to_come) => {
+                Part::Length(remaining) => {
                     self.left = self.left << 8 | u64::from(*byte);
-                    if to_come > 1 { Part::Length(to_come - 1) } else { self.rest(self.left) }
+                    if remaining > 1 { Part::Length(remaining - 1) } else { self.rest(self.left) }
                 }
                 Part::Rest => {
                     let skipped = usize::try_from(self.left - 1).unwrap_or(usize::MAX).min(bytes.len());
@@ -171,7 +151,7 @@ mod tests {
         Meter::new(Arc::new(ReadLimits::new(LIMITS.0, LIMITS.1, 1024)))
     }
 
-    /// A client's frame, as far as its header says.
+    /// A client's frame of this length.
     fn frame(first: u8, length: usize) -> Vec<u8> {
         let mut frame = vec![first];
         match (u8::try_from(length), u16::try_from(length)) {
@@ -213,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_page_may_send_at_once_does_not_pause_it_but_more_does() {
+    async fn a_burst_within_the_rate_limit_does_not_pause_a_page_but_more_does() {
         for (first, burst, each) in [(0x81, 40, 100), (0x00, 40, 100), (0x89, 20, 200)] {
             let mut meter = meter();
             for sent in 1..burst {
@@ -231,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_bytes_of_the_largest_messages_do_not_pause_it_but_single_ones_do() {
+    async fn the_bytes_of_the_largest_messages_do_not_pause_a_page_but_single_bytes_do() {
         let mut meter = meter();
         for chunk in frame(0x81, 1024).repeat(39).chunks(READ_BUFFER) {
             meter.count(chunk, Instant::now());
@@ -245,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_who_has_more_to_send_all_the_time_is_over_its_limits_for_long() {
+    async fn only_a_page_that_sends_without_a_break_is_over_its_limits_for_long() {
         let mut meter = meter();
         meter.count(&frame(0x81, 0).repeat(41), Instant::now());
         let since = Instant::now();
@@ -254,7 +234,7 @@ mod tests {
             meter.count(&frame(0x81, 0), Instant::now());
         }
         assert_eq!(meter.over_at(), Some(since + MAX_TIME_OVER));
-        meter.is_read_out();
+        meter.nothing_left();
         assert_eq!(meter.over_at(), None);
         meter.count(&frame(0x81, 0), Instant::now());
         assert_eq!(meter.over_at(), Some(Instant::now() + MAX_TIME_OVER));

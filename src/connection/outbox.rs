@@ -1,4 +1,4 @@
-//! Everything written to one socket: whole frames, in order, the rest of a half-written one first.
+//! Everything that waits to be written to one socket: whole frames, in order, the rest of a half-written one first.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use super::signals::{Signal, Signals};
 use crate::{
     frame::Frame,
-    hub::{Accepted, Cleared, FrameSink},
+    hub::{Cleared, FrameSink, Accepted},
     lock::lock,
 };
 
@@ -23,10 +23,9 @@ const SLICES: usize = 64;
 /// Bytes of answers (pongs, a close) that may wait here; beyond that tungstenite keeps them, and of pongs the last.
 const MAX_ANSWERS: usize = 4 * 1024;
 /// Bytes of answers, to calls too, at which nothing more is read until they are out.
-const MUTE: usize = 4 * MAX_ANSWERS;
+const PAUSE_READING: usize = 4 * MAX_ANSWERS;
 
-/// The way out of one connection. What an offer needs comes first and lies together.
-#[derive(Debug)]
+/// What one socket is sent. The fields that the fan-out needs come first and lie together.
 #[repr(C)]
 pub(crate) struct Outbox {
     /// The socket, where it is a plain TCP stream: frames then go straight to it.
@@ -35,19 +34,18 @@ pub(crate) struct Outbox {
     signals: Signals,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
-    /// Frames to be written …
     frames: VecDeque<Frame>,
-    /// … of the first of which so many bytes have been.
+    /// Bytes of the first frame that are written already.
     begun: usize,
-    /// Bytes among them that answer what was read.
+    /// Bytes of the frames that answer what was read.
     answers: usize,
     /// True when the reading side waits for room.
-    is_awaited: bool,
+    reader_waits: bool,
     broken: bool,
-    /// True when nothing that is told is taken any more.
-    silent: bool,
+    /// True when frames of the fan-out are dropped.
+    discards: bool,
 }
 
 impl Outbox {
@@ -55,7 +53,6 @@ impl Outbox {
         Self { tcp, waiting: Mutex::default(), signals: Signals::default() }
     }
 
-    /// What its task is to act on.
     pub(crate) fn signals(&self) -> &Signals {
         &self.signals
     }
@@ -65,45 +62,45 @@ impl Outbox {
         self.tcp.as_ref()
     }
 
-    /// Puts a frame in line.
     pub(crate) fn push(&self, frame: impl Into<Frame>) {
         lock(&self.waiting).frames.push_back(frame.into());
-        self.signals.raise(Signal::NEWS);
+        self.signals.raise(Signal::SEND);
     }
 
-    /// Puts the answer to a message in line.
+    /// Queues the answer to a message.
     pub(crate) fn answer(&self, frame: Bytes) {
         let mut waiting = lock(&self.waiting);
         waiting.answers += frame.len();
         waiting.frames.push_back(frame.into());
         drop(waiting);
-        self.signals.raise(Signal::NEWS);
+        self.signals.raise(Signal::SEND);
     }
 
-    /// Drops what has been told and not been written yet, and all that is told from now on. A frame that is half written
-    /// is written to its end, else no later one could be read; and control frames keep their place.
-    pub(crate) fn silence(&self) {
+    /// Drops the frames that wait, and those of the fan-out from now on. A frame that is half written is written to its
+    /// end, else no later one could be read; and control frames stay.
+    pub(crate) fn discard_pending(&self) {
         let mut waiting = lock(&self.waiting);
-        waiting.silent = true;
+        waiting.discards = true;
         let mut is_begun = waiting.begun > 0;
         // True for the first frame at most.
         waiting.frames.retain(|frame| std::mem::take(&mut is_begun) || is_control(frame));
-        self.rest(&mut waiting);
+        self.release_if_empty(&mut waiting);
     }
 
-    /// Whether few answers wait: who asks without reading is not heard until they are out. Its task is woken then.
+    /// Whether few answers wait. A page that sends without reading its answers is not read until they are written; then
+    /// its task is woken.
     pub(crate) fn has_room(&self) -> bool {
-        self.has_room_below(MUTE)
+        self.has_room_below(PAUSE_READING)
     }
 
     fn has_room_below(&self, bytes: usize) -> bool {
         let mut waiting = lock(&self.waiting);
         let has_room = waiting.answers <= bytes || waiting.broken;
-        waiting.is_awaited |= !has_room;
+        waiting.reader_waits |= !has_room;
         has_room
     }
 
-    /// Puts an answer in line, or has tungstenite keep it until earlier ones are out; its task is woken then.
+    /// Queues an answer. False where tungstenite must keep it until earlier ones are written; then its task is woken.
     pub(crate) fn try_answer(&self, frame: &[u8]) -> bool {
         let has_room = self.has_room_below(MAX_ANSWERS);
         if has_room {
@@ -112,64 +109,63 @@ impl Outbox {
         has_room
     }
 
-    /// Bytes of the frames that wait, and of what has been written of the first.
+    /// Bytes of the frames that wait, the written part of the first included.
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.waiting).frames.iter().map(Frame::len).sum()
     }
 
-    /// True when nothing waits to be written.
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.waiting).frames.is_empty()
     }
 
-    /// With nothing left to write there is room for answers.
-    fn rest(&self, waiting: &mut Waiting) {
+    /// Frees the queue when nothing is left in it: most sockets are idle most of the time. Then there is room for
+    /// answers.
+    fn release_if_empty(&self, waiting: &mut Waiting) {
         if waiting.frames.is_empty() {
             waiting.answers = 0;
-            // Most sockets are idle most of the time.
             waiting.frames = VecDeque::new();
-            if std::mem::take(&mut waiting.is_awaited) {
-                self.signals.raise(Signal::NEWS);
+            if std::mem::take(&mut waiting.reader_waits) {
+                self.signals.raise(Signal::SEND);
             }
         }
     }
 
-    /// Writes the line out as far as the socket goes at once: ready when something was written or nothing is left.
-    /// `any` is the stream of a socket that is no plain TCP stream.
+    /// Writes what waits, once: ready when something was written or nothing is left. `other` is the stream of a socket
+    /// that is no plain TCP stream.
     pub(crate) fn poll_write<W: AsyncWrite + Unpin>(
         &self,
         cx: &mut Context<'_>,
-        any: Option<&mut W>,
-    ) -> Poll<io::Result<Line>> {
+        other: Option<&mut W>,
+    ) -> Poll<io::Result<WriteProgress>> {
         let mut waiting = lock(&self.waiting);
         if waiting.broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let outcome = match (&self.tcp, any) {
+        let outcome = match (&self.tcp, other) {
             (Some(tcp), _) => waiting.poll_tcp(cx, tcp),
-            (None, Some(any)) => waiting.poll_any(cx, any),
+            (None, Some(other)) => waiting.poll_other(cx, other),
             (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         if matches!(outcome, Poll::Ready(Err(_))) {
-            waiting.break_off();
+            waiting.mark_broken();
         }
-        self.rest(&mut waiting);
+        self.release_if_empty(&mut waiting);
         outcome
     }
 }
 
-/// How a line stands after a write.
+/// What is left after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
-    Empty,
-    Waiting,
+pub(crate) enum WriteProgress {
+    Drained,
+    Remaining,
 }
 
 impl Waiting {
-    fn poll_tcp(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<io::Result<Line>> {
+    fn poll_tcp(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<io::Result<WriteProgress>> {
         loop {
             if self.frames.is_empty() {
-                return Poll::Ready(Ok(Line::Empty));
+                return Poll::Ready(Ok(WriteProgress::Drained));
             }
             let outcome = match self.slices().get() {
                 [one] => tcp.try_write(one),
@@ -178,8 +174,8 @@ impl Waiting {
             match outcome {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
-                    self.written(written);
-                    return Poll::Ready(Ok(self.line()));
+                    self.advance(written);
+                    return Poll::Ready(Ok(self.progress()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -187,20 +183,24 @@ impl Waiting {
         }
     }
 
-    fn poll_any<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, any: &mut W) -> Poll<io::Result<Line>> {
+    fn poll_other<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        other: &mut W,
+    ) -> Poll<io::Result<WriteProgress>> {
         if self.frames.is_empty() {
-            return Pin::new(any).poll_flush(cx).map_ok(|()| Line::Empty);
+            return Pin::new(other).poll_flush(cx).map_ok(|()| WriteProgress::Drained);
         }
-        let written = ready!(Pin::new(&mut *any).poll_write_vectored(cx, self.slices().get()))?;
+        let written = ready!(Pin::new(&mut *other).poll_write_vectored(cx, self.slices().get()))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        self.written(written);
-        // Not `Empty` yet: the stream may hold bytes back until it is flushed.
-        Poll::Ready(Ok(Line::Waiting))
+        self.advance(written);
+        // Not `Drained` yet: the stream may hold bytes back until it is flushed.
+        Poll::Ready(Ok(WriteProgress::Remaining))
     }
 
-    /// What can be written at once.
+    /// What one write can take.
     fn slices(&self) -> Slices<'_> {
         let mut slices = Slices::new();
         let mut begun = self.begun;
@@ -212,8 +212,8 @@ impl Waiting {
         slices
     }
 
-    /// Takes what was written off the line.
-    fn written(&mut self, mut bytes: usize) {
+    /// Removes what was written.
+    fn advance(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let Some(first) = self.frames.front() else {
                 break;
@@ -229,17 +229,17 @@ impl Waiting {
         }
     }
 
-    /// So much of a frame has been written, and nothing waits before it.
-    fn begin(&mut self, frame: &Cleared, written: usize) {
+    /// Queues a frame of which so many bytes are written already; nothing waits before it.
+    fn push_begun(&mut self, frame: &Cleared, written: usize) {
         self.frames.push_back(frame.clone().into_frame());
         self.begun = written;
     }
 
-    fn line(&self) -> Line {
-        if self.frames.is_empty() { Line::Empty } else { Line::Waiting }
+    fn progress(&self) -> WriteProgress {
+        if self.frames.is_empty() { WriteProgress::Drained } else { WriteProgress::Remaining }
     }
 
-    fn break_off(&mut self) {
+    fn mark_broken(&mut self) {
         self.broken = true;
         (self.frames, self.begun) = (VecDeque::new(), 0);
     }
@@ -262,7 +262,7 @@ impl<'f> Slices<'f> {
         Self { slices: [IoSlice::new(&[]); SLICES], count: 0, bytes: 0 }
     }
 
-    /// Adds what follows the first so many bytes of a frame; false where there is no room for more.
+    /// Adds a frame without its first `begun` bytes; false where there is no room for more.
     fn add(&mut self, frame: &'f Frame, mut begun: usize) -> bool {
         for piece in frame.pieces() {
             let left = piece.get(begun..).unwrap_or_default();
@@ -299,12 +299,12 @@ impl FrameSink for Outbox {
     }
 
     fn wake(&self) {
-        self.signals.raise(Signal::NEWS);
+        self.signals.raise(Signal::SEND);
     }
 
     fn try_send(&self, frames: &[&Cleared]) -> Accepted {
         let mut waiting = lock(&self.waiting);
-        if waiting.silent {
+        if waiting.discards {
             return Accepted { frames: frames.len(), clear: true };
         }
         let Some(tcp) = &self.tcp else {
@@ -317,32 +317,32 @@ impl FrameSink for Outbox {
                 match tcp.try_write(bytes) {
                     Ok(written) if written == bytes.len() => return Accepted { frames: 1, clear: true },
                     Ok(written) => {
-                        waiting.begin(frame, written);
+                        waiting.push_begun(frame, written);
                         return Accepted { frames: 1, clear: false };
                     }
-                    // What is wrong shows below.
+                    // The error shows again below.
                     Err(_) => {}
                 }
             }
         }
         let mut taken = 0;
-        // What waits already goes first, and then these, as far as the socket takes them.
+        // What waits already goes first, then these frames, as far as the socket takes them.
         while !waiting.broken && (taken < frames.len() || !waiting.frames.is_empty()) {
             let mut slices = waiting.slices();
             let before = slices.bytes;
-            // If what waits does not fit, nothing of this does.
+            // If what waits does not fit, none of these frames does.
             let _ = frames[taken..].iter().all(|frame| slices.add(frame, 0));
             let offered = slices.bytes;
             match tcp.try_write_vectored(slices.get()) {
                 Ok(written) => {
-                    waiting.written(written.min(before));
+                    waiting.advance(written.min(before));
                     let mut rest = written.saturating_sub(before);
                     while rest > 0 && taken < frames.len() {
                         let frame = frames[taken];
                         taken += 1;
                         let length = frame.len();
                         if rest < length {
-                            waiting.begin(frame, rest);
+                            waiting.push_begun(frame, rest);
                             break;
                         }
                         rest -= length;
@@ -352,11 +352,12 @@ impl FrameSink for Outbox {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => waiting.break_off(),
+                Err(_) => waiting.mark_broken(),
             }
         }
-        self.rest(&mut waiting);
-        // An empty line is written out at once: whoever waits for it would ask again and again. So the next frame waits.
+        self.release_if_empty(&mut waiting);
+        // With an empty queue the socket's task would not wait for the stream but poll again and again. So the next
+        // frame is queued.
         if waiting.frames.is_empty() && !waiting.broken {
             if let Some(&next) = frames.get(taken) {
                 waiting.frames.push_back(next.clone().into_frame());
@@ -414,14 +415,16 @@ mod tests {
         });
         let mut taken = first.frames;
         while taken < refs.len() {
-            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == WriteProgress::Remaining
+            {
+            }
             taken += outbox.try_send(&refs[taken..]).frames;
         }
-        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == WriteProgress::Remaining {}
         assert!(reading.await.unwrap());
     }
 
-    /// As what is told of a large object: pieces of very different lengths, an empty one among them.
+    /// As the frame of a large object: pieces of very different lengths, an empty one among them.
     fn in_pieces(byte: u8, object: usize) -> Cleared {
         let lengths = [90, object, 3, 0, 1, object, 3];
         Cleared::unseen(Frame::Pieces(
@@ -452,8 +455,10 @@ mod tests {
         while taken < refs.len() {
             let next = outbox.try_send(&refs[taken..]);
             taken += next.frames;
-            assert!(next.clear || lock(&outbox.waiting).frames.len() <= 1, "no more is held than has begun");
-            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+            assert!(next.clear || lock(&outbox.waiting).frames.len() <= 1, "no more is queued than has begun");
+            while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == WriteProgress::Remaining
+            {
+            }
         }
         assert!(reading.await.unwrap());
     }
@@ -461,55 +466,55 @@ mod tests {
     #[tokio::test]
     async fn a_frame_in_pieces_that_is_half_written_is_written_to_its_end() {
         // Up to a byte within, or at the end of, each of its pieces.
-        let (begun, told) = (in_pieces(b'p', 40), cleared(b'q', 40));
+        let (begun, published) = (in_pieces(b'p', 40), cleared(b'q', 40));
         for written in 1..begun.len() {
             let (mut near, mut far) = tokio::io::duplex(written);
             let outbox = Outbox::new(None);
-            outbox.try_send(&[&begun, &told]);
+            outbox.try_send(&[&begun, &published]);
             while lock(&outbox.waiting).begun < written {
                 poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap();
             }
-            outbox.silence();
+            outbox.discard_pending();
             outbox.push(frame(0x88, 4));
             let reading = tokio::spawn(async move {
                 let mut read = Vec::new();
                 near.read_to_end(&mut read).await.unwrap();
                 read
             });
-            while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+            while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == WriteProgress::Remaining {}
             drop(far);
             assert_eq!(reading.await.unwrap(), [begun.to_bytes(), frame(0x88, 4)].concat(), "{written}");
         }
         let ping = in_pieces(0x89, 40);
         let outbox = Outbox::new(None);
-        outbox.try_send(&[&told, &ping]);
-        outbox.silence();
+        outbox.try_send(&[&published, &ping]);
+        outbox.discard_pending();
         assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte says that it is a control frame");
     }
 
     #[tokio::test]
-    async fn a_socket_full_to_the_byte_is_waited_for() {
+    async fn a_full_socket_is_waited_for() {
         let (_near, far) = pair().await;
         far.writable().await.unwrap();
-        // Until the kernel takes no more: then nothing of ours waits, and yet nothing can be written.
+        // Until the kernel takes no more: then nothing is queued, and yet nothing can be written.
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
         assert_eq!(outbox.try_send(&[&cleared(b'x', 10), &cleared(b'y', 10)]), Accepted { frames: 1, clear: false });
         let pending = poll_fn(|cx| Poll::Ready(outbox.poll_write(cx, None::<&mut NoStream>).is_pending()));
-        assert!(pending.await, "whoever writes waits for the socket");
+        assert!(pending.await, "the writer waits for the socket");
     }
 
     #[tokio::test]
-    async fn whoever_asks_without_reading_is_not_heard_until_the_answers_are_out() {
+    async fn a_page_that_does_not_read_its_answers_is_not_read() {
         let (_near, mut far) = tokio::io::duplex(64 * 1024);
         let outbox = Outbox::new(None);
         assert!(outbox.has_room());
-        outbox.answer(frame(b'x', MUTE + 1));
+        outbox.answer(frame(b'x', PAUSE_READING + 1));
         assert!(!outbox.has_room());
         outbox.signals.take();
-        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == WriteProgress::Remaining {}
         assert!(outbox.has_room());
-        assert!(outbox.signals.take().has(Signal::NEWS), "whoever waits for room is woken");
+        assert!(outbox.signals.take().has(Signal::SEND), "the reading side is woken");
     }
 
     #[tokio::test]
@@ -523,7 +528,7 @@ mod tests {
             near.read_exact(&mut read).await.unwrap();
             read
         });
-        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == WriteProgress::Remaining {}
         assert_eq!(reading.await.unwrap(), vec![b'x'; 40]);
     }
 
@@ -537,25 +542,25 @@ mod tests {
         }
         assert!(!outbox.try_answer(&answer));
         outbox.signals.take();
-        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
-        assert!(outbox.signals.take().has(Signal::NEWS), "the writer wakes the reader");
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == WriteProgress::Remaining {}
+        assert!(outbox.signals.take().has(Signal::SEND), "the writer wakes the reader");
         assert!(outbox.try_answer(&answer));
     }
 
     #[tokio::test]
-    async fn a_silent_socket_says_only_what_it_has_begun_and_control_frames() {
+    async fn a_discarding_outbox_writes_only_the_begun_frame_and_control_frames() {
         let (mut near, mut far) = tokio::io::duplex(16);
         let outbox = Outbox::new(None);
-        let [begun, told] = [b'p', b'q'].map(|byte| cleared(byte, 40));
+        let [begun, published] = [b'p', b'q'].map(|byte| cleared(byte, 40));
         let (pong, close) = (frame(0x8A, 3), frame(0x88, 4));
-        outbox.try_send(&[&begun, &told]);
+        outbox.try_send(&[&begun, &published]);
         outbox.push(pong.clone());
-        outbox.try_send(&[&told]);
+        outbox.try_send(&[&published]);
         let first = poll_fn(|cx| outbox.poll_write(cx, Some(&mut far)));
-        assert_eq!(first.await.unwrap(), Line::Waiting);
+        assert_eq!(first.await.unwrap(), WriteProgress::Remaining);
 
-        outbox.silence();
-        assert_eq!(outbox.try_send(&[&told]), Accepted { frames: 1, clear: true }, "it does as if");
+        outbox.discard_pending();
+        assert_eq!(outbox.try_send(&[&published]), Accepted { frames: 1, clear: true }, "accepted and dropped");
         outbox.push(close.clone());
         let expected = [begun.to_bytes(), pong, close].concat();
         let reading = tokio::spawn(async move {
@@ -563,43 +568,43 @@ mod tests {
             near.read_to_end(&mut read).await.unwrap();
             read
         });
-        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, Some(&mut far))).await.unwrap() == WriteProgress::Remaining {}
         drop(far);
         assert_eq!(reading.await.unwrap(), expected);
     }
 
     #[tokio::test]
-    async fn of_what_a_silent_socket_has_not_begun_nothing_is_said() {
+    async fn a_discarding_outbox_drops_a_frame_that_has_not_begun() {
         let (_near, far) = pair().await;
         far.writable().await.unwrap();
         while far.try_write(&[0; 4096]).is_ok() {}
         let outbox = Outbox::new(Some(far));
         outbox.try_send(&[&cleared(b'p', 10)]);
-        outbox.silence();
+        outbox.discard_pending();
         assert!(lock(&outbox.waiting).frames.is_empty());
     }
 
     #[tokio::test]
     async fn a_frame_that_a_tcp_stream_has_taken_in_part_is_written_to_its_end() {
         let (mut near, far) = pair().await;
-        // Older versions of tokio try no write before the runtime has said that the socket can be written to.
+        // Older versions of tokio try no write before the runtime has reported the socket writable.
         far.writable().await.unwrap();
         let outbox = Outbox::new(Some(far));
         let big = cleared(b'p', 100_000_000);
         assert_eq!(outbox.try_send(&[&big, &cleared(b'q', 10)]), Accepted { frames: 1, clear: false });
-        outbox.silence();
+        outbox.discard_pending();
         let reading = tokio::spawn(async move {
             let mut read = Vec::new();
             near.read_to_end(&mut read).await.unwrap();
             read.len()
         });
-        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == Line::Waiting {}
+        while poll_fn(|cx| outbox.poll_write(cx, None::<&mut NoStream>)).await.unwrap() == WriteProgress::Remaining {}
         drop(outbox);
         assert_eq!(reading.await.unwrap(), big.len());
     }
 
     #[tokio::test]
-    async fn a_broken_socket_takes_nothing_and_holds_nothing() {
+    async fn a_broken_socket_accepts_nothing_and_holds_nothing() {
         let (near, far) = pair().await;
         let outbox = Outbox::new(Some(far));
         drop(near);
@@ -612,7 +617,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), broken).await.expect("the kernel says so");
+        tokio::time::timeout(Duration::from_secs(5), broken).await.expect("the kernel reports it");
         assert_eq!(outbox.try_send(&[&big]), Accepted { frames: 0, clear: false });
         assert!(lock(&outbox.waiting).frames.is_empty());
     }

@@ -1,10 +1,10 @@
-//! What the store says, for pages that lost their place: asked once for many.
+//! Snapshots for pages whose changes have left the log: one run of the hook is shared by many pages.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -29,86 +29,78 @@ use crate::{
     scope::Scopes,
 };
 
-/// An answer of the store is good for this long.
+/// A snapshot is shared for this long.
 const SHARED_FOR: Duration = Duration::from_secs(2);
-/// Stores are asked this often at one time.
-const AT_ONCE: usize = 4;
-/// Questions in place of those whose runtimes end before they are answered.
-const MAX_QUESTIONS: usize = 3;
-/// A store that failed is asked again after these times.
-const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// Snapshot hooks that run at one time.
+const MAX_CONCURRENT: usize = 4;
+/// Reads that a page joins, one after the other, where their runtimes end before they are done.
+const MAX_ATTEMPTS: usize = 3;
+/// A snapshot hook that failed runs again after these times.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
-/// The answer; `None` where the runtime that asked ended before.
-type Answer = Shared<BoxFuture<'static, Option<Option<Arc<SnapshotFrames>>>>>;
+/// `None` where the runtime of the read ended before it was done; `Some(None)` where the hook failed.
+type ReadResult = Shared<BoxFuture<'static, Option<Option<Arc<SnapshotFrames>>>>>;
 type Key = (EntityIndex, Box<str>, Scopes);
-type Answers = Arc<Mutex<HashMap<Key, Asked>>>;
+type Reads = Arc<Mutex<HashMap<Key, Read>>>;
 
-/// Asks the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
+/// Runs the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
 pub(crate) struct Snapshots {
     publisher: Publisher,
     hook_timeout: Duration,
-    asking: Arc<Semaphore>,
-    answers: Answers,
-    questions: AtomicU64,
+    permits: Arc<Semaphore>,
+    reads: Reads,
 }
 
-struct Asked {
-    /// Tells it from a later question of the same key.
-    question: u64,
-    at: Instant,
-    /// Where the log stood then: the answer is no older.
+/// One read of the rows that an identity may see.
+struct Read {
+    started: Instant,
+    /// The end of the log then: the snapshot is no older.
     head: u64,
-    answer: Answer,
-    is_answered: Arc<AtomicBool>,
+    result: ReadResult,
+    /// Also tells this read from a later one of the same key.
+    is_done: Arc<AtomicBool>,
 }
 
-impl Asked {
-    /// Whether it can be shared still.
-    fn is_good(&self, now: Instant) -> bool {
-        !self.is_answered.load(Ordering::Acquire) || now < self.at + SHARED_FOR
+impl Read {
+    /// Whether other pages may share it still.
+    fn is_fresh(&self, now: Instant) -> bool {
+        !self.is_done.load(Ordering::Acquire) || now < self.started + SHARED_FOR
     }
 }
 
-/// One question among the answers. It is taken off them when its task ends, however that ends, so nobody has to search
-/// them for what is too old.
+/// Removes a read from the table when its task ends, however it ends. So the table needs no search for old entries.
 struct Entry {
-    answers: Answers,
+    reads: Reads,
     key: Key,
-    question: u64,
-    /// Dropped after that: whoever learns that nobody answers finds no such question either.
+    is_done: Arc<AtomicBool>,
+    /// Dropped after the removal: a page that finds its sender gone does not find the same read again.
     sender: Option<oneshot::Sender<Option<Arc<SnapshotFrames>>>>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut answers = lock(&self.answers);
-        let removed = match answers.get(&self.key) {
-            Some(asked) if asked.question == self.question => answers.remove(&self.key),
+        let mut reads = lock(&self.reads);
+        let removed = match reads.get(&self.key) {
+            Some(read) if Arc::ptr_eq(&read.is_done, &self.is_done) => reads.remove(&self.key),
             _ => None,
         };
-        drop(answers);
+        drop(reads);
         drop(removed);
     }
 }
 
 impl Snapshots {
     pub(crate) fn new(publisher: Publisher, hook_timeout: Duration) -> Self {
-        Self {
-            publisher,
-            hook_timeout,
-            asking: Arc::new(Semaphore::new(AT_ONCE)),
-            answers: Arc::default(),
-            questions: AtomicU64::new(0),
-        }
+        Self { publisher, hook_timeout, permits: Arc::new(Semaphore::new(MAX_CONCURRENT)), reads: Arc::default() }
     }
 
-    /// The rows of an entity as this identity may see them, no older than where the log stood at `since`; `None` where
-    /// there is no hook, or it failed.
+    /// The rows of an entity that this identity may see, no older than the log at `since`; `None` where the entity has
+    /// no snapshot hook, or it failed.
     pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity, since: u64) -> Option<Arc<SnapshotFrames>> {
         let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
-        for _ in 0..MAX_QUESTIONS {
-            if let Some(said) = self.answer(entity, identity, since, hook.clone()).await {
-                return said;
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(snapshot) = self.read(entity, identity, since, hook.clone()).await {
+                return snapshot;
             }
             // The runtime that ends may be this one.
             yield_now().await;
@@ -116,60 +108,55 @@ impl Snapshots {
         None
     }
 
-    fn answer(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> Answer {
+    fn read(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> ReadResult {
         let now = Instant::now();
         let key: Key = (entity, identity.principal().into(), identity.receives().clone());
-        let mut answers = lock(&self.answers);
-        if let Some(asked) = answers.get(&key).filter(|asked| asked.is_good(now) && asked.head >= since) {
-            return asked.answer.clone();
+        let mut reads = lock(&self.reads);
+        if let Some(read) = reads.get(&key).filter(|read| read.is_fresh(now) && read.head >= since) {
+            return read.result.clone();
         }
-        let question = self.questions.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        let is_answered = Arc::<AtomicBool>::default();
-        let answer = receiver.map(Result::ok).boxed().shared();
-        let asked = Asked {
-            question,
-            at: now,
-            head: self.publisher.hub.log_end(),
-            answer: answer.clone(),
-            is_answered: is_answered.clone(),
-        };
-        let replaced = answers.insert(key.clone(), asked);
-        drop(answers);
+        let is_done = Arc::<AtomicBool>::default();
+        let result = receiver.map(Result::ok).boxed().shared();
+        let head = self.publisher.hub.log_end();
+        let read = Read { started: now, head, result: result.clone(), is_done: is_done.clone() };
+        let replaced = reads.insert(key.clone(), read);
+        drop(reads);
         drop(replaced);
-        let mut entry = Entry { answers: self.answers.clone(), key, question, sender: Some(sender) };
-        let ask = ask(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.asking.clone());
+        let mut entry = Entry { reads: self.reads.clone(), key, is_done, sender: Some(sender) };
+        let run =
+            run_hook(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.permits.clone());
         tokio::spawn(async move {
-            let said = ask.await;
-            is_answered.store(true, Ordering::Release);
+            let snapshot = run.await;
+            entry.is_done.store(true, Ordering::Release);
             if let Some(sender) = entry.sender.take() {
-                let _ = sender.send(said);
+                let _ = sender.send(snapshot);
             }
             sleep(SHARED_FOR).await;
             drop(entry);
         });
-        answer
+        result
     }
 }
 
-async fn ask(
+async fn run_hook(
     publisher: Publisher,
     entity: EntityIndex,
     identity: Identity,
     hook: ReadAll,
     timeout: Duration,
-    asking: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 ) -> Option<Arc<SnapshotFrames>> {
     let observer = &publisher.observer;
     let name = &publisher.entities.get(usize::from(entity.0))?.name;
-    for again_after in AGAIN_AFTER.into_iter().map(Some).chain([None]) {
-        let permit = asking.acquire().await.ok()?;
+    for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
+        let permit = permits.acquire().await.ok()?;
         let at = publisher.hub.log_end();
-        let answer = guarded(timeout, || hook(identity.clone())).await;
+        let outcome = guarded(timeout, || hook(identity.clone())).await;
         drop(permit);
-        let failure = match answer {
+        let failure = match outcome {
             Ok(Ok(everything)) => {
-                let (frames, unbearable) =
+                let (frames, unusable) =
                     publisher.hub.snapshot(entity, at, &identity, &everything.rows, &everything.gone);
                 if everything.without_id > 0 {
                     observer.warn(format_args!(
@@ -177,9 +164,9 @@ async fn ask(
                         everything.without_id
                     ));
                 }
-                if unbearable > 0 {
+                if unusable > 0 {
                     observer.warn(format_args!(
-                        "{unbearable} rows of {name:?} would make pages stop saving and are not sent to those that \
+                        "{unusable} rows of {name:?} would make pages stop saving and are not sent to those that \
                          come back; see Entity::check"
                     ));
                 }
@@ -190,7 +177,7 @@ async fn ask(
         };
         observer.hooks_failed.up();
         observer.warn(format_args!("the snapshot hook of {name:?} failed: {failure}"));
-        if let Some(time) = again_after {
+        if let Some(time) = retry_after {
             sleep(time).await;
         }
     }
@@ -215,50 +202,50 @@ mod tests {
         Publisher { entities: [events].into(), hub: hub(10), observer: Arc::default(), diagnosis }
     }
 
-    /// A store that takes so long to answer, and how often it was asked.
+    /// A snapshot hook that takes so long, and how often it has run.
     fn snapshots(takes: Duration) -> (Snapshots, Arc<AtomicUsize>) {
-        let asked = Arc::<AtomicUsize>::default();
-        let events = Entity::new("events").snapshot(asked.clone(), move |asked: Arc<AtomicUsize>, _| async move {
-            asked.fetch_add(1, Ordering::Relaxed);
+        let runs = Arc::<AtomicUsize>::default();
+        let events = Entity::new("events").snapshot(runs.clone(), move |runs: Arc<AtomicUsize>, _| async move {
+            runs.fetch_add(1, Ordering::Relaxed);
             sleep(takes).await;
             Ok::<_, std::convert::Infallible>(Snapshot::new([] as [Value; 0]))
         });
         let publisher = publisher(events);
-        (Snapshots::new(publisher, Duration::from_secs(60)), asked)
+        (Snapshots::new(publisher, Duration::from_secs(60)), runs)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_kept_for_as_long_as_it_is_shared() {
-        let (snapshots, asked) = snapshots(Duration::from_secs(1));
+    async fn a_snapshot_is_kept_for_as_long_as_it_is_shared() {
+        let (snapshots, runs) = snapshots(Duration::from_secs(1));
         let identity = Identity::new("ann");
         let of = || snapshots.of(EVENTS, &identity, 0);
         assert!(of().await.is_some() && of().await.is_some());
-        assert_eq!((asked.load(Ordering::Relaxed), lock(&snapshots.answers).len()), (1, 1));
+        assert_eq!((runs.load(Ordering::Relaxed), lock(&snapshots.reads).len()), (1, 1));
         sleep(SHARED_FOR).await;
         tokio::task::yield_now().await;
-        assert!(lock(&snapshots.answers).is_empty());
+        assert!(lock(&snapshots.reads).is_empty());
         assert!(of().await.is_some());
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_come_and_go_share_one_question() {
-        let (snapshots, asked) = snapshots(Duration::from_secs(30));
+    async fn pages_that_come_and_go_share_one_read() {
+        let (snapshots, runs) = snapshots(Duration::from_secs(30));
         let identity = Identity::new("ann");
         let of = || snapshots.of(EVENTS, &identity, 0);
         for _ in 0..10 {
             assert!(tokio::time::timeout(Duration::from_secs(2), of()).await.is_err());
         }
         assert!(of().await.is_some());
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
         sleep(SHARED_FOR).await;
         tokio::task::yield_now().await;
-        assert!(lock(&snapshots.answers).is_empty(), "although somebody may have left");
+        assert!(lock(&snapshots.reads).is_empty(), "although pages have left");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_too_old_for_one_page_is_asked_anew_and_the_newer_one_stays() {
-        let (snapshots, asked) = snapshots(Duration::from_secs(1));
+    async fn a_snapshot_too_old_for_one_page_is_read_anew_and_the_newer_one_stays() {
+        let (snapshots, runs) = snapshots(Duration::from_secs(1));
         let identity = Identity::new("ann");
         let early = snapshots.of(EVENTS, &identity, 0);
         let late = async {
@@ -269,33 +256,33 @@ mod tests {
         };
         let (early, late) = tokio::join!(early, late);
         assert!(early.unwrap().at < late.unwrap().at);
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
-        // The first question's task ends first; what it takes off is not the second one's answer.
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+        // The task of the first read ends first; it does not remove the second one.
         sleep(SHARED_FOR - Duration::from_millis(400)).await;
-        assert_eq!(lock(&snapshots.answers).len(), 1);
+        assert_eq!(lock(&snapshots.reads).len(), 1);
         sleep(Duration::from_secs(1)).await;
-        assert!(lock(&snapshots.answers).is_empty());
+        assert!(lock(&snapshots.reads).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_many_principals_as_there_are_leave_nothing_behind() {
-        let (snapshots, asked) = snapshots(Duration::from_millis(1));
-        let answers = (0..2000).map(|name| {
+    async fn the_table_of_reads_is_empty_however_many_principals_have_read() {
+        let (snapshots, runs) = snapshots(Duration::from_millis(1));
+        let reads = (0..2000).map(|name| {
             let snapshots = &snapshots;
             async move { snapshots.of(EVENTS, &Identity::new(name.to_string()), 0).await.is_some() }
         });
-        assert!(join_all(answers).await.into_iter().all(|is_there| is_there));
-        assert_eq!(asked.load(Ordering::Relaxed), 2000);
+        assert!(join_all(reads).await.into_iter().all(|is_there| is_there));
+        assert_eq!(runs.load(Ordering::Relaxed), 2000);
         sleep(2 * SHARED_FOR).await;
-        assert!(lock(&snapshots.answers).is_empty());
+        assert!(lock(&snapshots.reads).is_empty());
     }
 
     #[test]
-    fn a_question_whose_runtime_ends_is_asked_anew_by_whoever_waits() {
+    fn a_read_whose_runtime_ends_is_repeated_by_a_page_that_waits() {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (asked, hang) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
-        let events = Entity::new("events").snapshot(asked.clone(), move |asked: Arc<AtomicUsize>, _| {
-            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+        let (runs, hang) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+        let events = Entity::new("events").snapshot(runs.clone(), move |runs: Arc<AtomicUsize>, _| {
+            let is_first = runs.fetch_add(1, Ordering::Relaxed) == 0;
             let hang = hang.clone();
             async move {
                 if is_first {
@@ -309,20 +296,20 @@ mod tests {
         let of = |snapshots: Arc<Snapshots>| async move { snapshots.of(EVENTS, &Identity::new("ann"), 0).await };
 
         let (first, second) = (runtime(), runtime());
-        let goes = first.spawn(of(snapshots.clone()));
+        let first_page = first.spawn(of(snapshots.clone()));
         first.block_on(async {
-            while asked.load(Ordering::Relaxed) == 0 {
+            while runs.load(Ordering::Relaxed) == 0 {
                 yield_now().await;
             }
         });
-        let waits = second.spawn(of(snapshots.clone()));
+        let second_page = second.spawn(of(snapshots.clone()));
         second.block_on(yield_now());
-        assert_eq!(asked.load(Ordering::Relaxed), 1, "they share it");
+        assert_eq!(runs.load(Ordering::Relaxed), 1, "both pages share it");
         drop(first);
-        assert!(second.block_on(waits).unwrap().is_some());
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
-        drop(goes);
+        assert!(second.block_on(second_page).unwrap().is_some());
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+        drop(first_page);
         drop(second);
-        assert!(lock(&snapshots.answers).is_empty(), "nothing is left of ended runtimes");
+        assert!(lock(&snapshots.reads).is_empty(), "nothing is left of ended runtimes");
     }
 }

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
-    connection::{self, Connections, Guest, Permission, Place},
+    connection::{self, AcceptedClient, AccessTerms, Connections},
     epoch::Epoch,
     hub::{Delivery, ResumeFrom, SessionId},
     observe::Observer,
@@ -148,7 +148,7 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        if self.connections.lifecycle().is_draining() {
+        if self.connections.lifecycle.is_draining() {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
@@ -163,17 +163,15 @@ impl Endpoint {
         let (verdict, reads_extensions) = self.authenticated(&named, parts).await;
         match verdict {
             Ok(identity) => match self.connections.admit(&identity) {
-                Ok(place) => {
+                Ok(permit) => {
                     let origin = self.origin(&named);
-                    let permission = self.permission(named, parts, reads_extensions, asked_at);
-                    self.open(upgrade, Guest { identity, origin, permission }, place)
+                    let terms = self.access_terms(named, parts, reads_extensions, asked_at);
+                    self.open(upgrade, AcceptedClient { identity, origin, terms, permit })
                 }
-                Err(full) => {
-                    self.observer().warn(format_args!(
-                        "as many sockets are open as {} allows; one more has to wait",
-                        full.limit()
-                    ));
-                    self.later(full.reason()).await
+                Err(reached) => {
+                    self.observer()
+                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit()));
+                    self.later(reached.reason()).await
                 }
             },
             Err(AuthError::Unavailable) => self.later("authentication is unavailable").await,
@@ -203,9 +201,9 @@ impl Endpoint {
         ResumeFrom::Page { session, missed_from }
     }
 
-    /// What a socket stays open by.
-    fn permission(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> Permission {
-        let request = self.connections.gate().may_change().then(|| {
+    /// By what a socket is authenticated now and later.
+    fn access_terms(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> AccessTerms {
+        let request = self.connections.gate.may_change().then(|| {
             let (request, left_out) =
                 RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
             if left_out > 0 {
@@ -216,15 +214,15 @@ impl Endpoint {
             }
             request
         });
-        Permission { request, key_expires: named.expires, asked_at }
+        AccessTerms { request, key_expires: named.expires, asked_at }
     }
 
-    fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<EndpointBody> {
+    fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle().spawn(async move {
+        self.connections.lifecycle.spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, guest, place, &connections);
+                connection::serve(upgraded, client, &connections);
             }
         });
         response
@@ -239,11 +237,11 @@ impl Endpoint {
         };
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle().spawn(async move {
+        self.connections.lifecycle.spawn(async move {
             if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
                 let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
                 let expired = denied == AuthError::Expired;
-                connection::turn_away(upgraded, expired, delay, &connections).await;
+                connection::reject_after(upgraded, expired, delay, &connections).await;
             }
             drop(permit);
         });
@@ -257,7 +255,7 @@ impl Endpoint {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle().draining() => {}
+                () = self.connections.lifecycle.draining() => {}
             }
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -284,7 +282,7 @@ impl Endpoint {
         let (verdict, reads_extensions) = if named.is_expired() {
             (Err(AuthError::Expired), false)
         } else {
-            self.connections.gate().ask(&named.credentials, parts).await
+            self.connections.gate.ask(&named.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));

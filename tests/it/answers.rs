@@ -1,4 +1,4 @@
-//! Which answers are told, as what, and which the log says a word about.
+//! Which responses are broadcast, as what, and which the log has a line about.
 
 use http::{Method, Request, header};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ const DATED: &str = r#"{"text":"a","start_date":"2025-04-21 10:00","end_date":"2
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// What is told: the kind of message and the id.
+/// A broadcast: the kind of message and the id.
 type Told = Option<(&'static str, &'static str)>;
 
 const NOTHING: Told = None;
@@ -108,9 +108,9 @@ impl Case {
 }
 
 #[tokio::test]
-async fn what_is_told_and_what_is_logged_for_each_answer() {
+async fn the_broadcast_and_the_log_line_of_each_response() {
     let mut cases = vec![
-        // A create is told with the id of the answer, else of Location, else of the request.
+        // A create is broadcast with the id of the response, else of Location, else of the request.
         (post(200, r#"{"action":"inserted","tid":"17"}"#), ADDED, NO_LINE),
         (post(200, r#"{"tid":17}"#), ADDED, NO_LINE),
         (post(200, r#"{"id":17}"#), ADDED, NO_TID),
@@ -140,7 +140,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (post(200, "").answered("application/problem+json; charset=utf-8", r#"{"tid":17}"#), ADDED, NO_LINE),
         (post(200, r#"{"tid":17}"#).sent(r#"{"text":"a"}"#), NOTHING, NO_DATES),
         (post(200, r#"{"tid":17}"#).sent(""), NOTHING, NO_OBJECT),
-        // 2xx that do not say that anything is done.
+        // 2xx that do not mean that anything is done.
         (post(202, r#"{"tid":17}"#), NOTHING, NOT_DONE),
         (put(202, ""), NOTHING, NOT_DONE),
         (put(207, ""), NOTHING, NOT_DONE),
@@ -175,7 +175,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (delete(200, "").answered("text/plain", "gone"), DELETED, NOT_JSON),
         (delete(204, ""), DELETED, NOT_200),
         (delete(200, r#"{"action":"updated","item":{"id":7,"deleted":true}}"#), UPDATED, NO_LINE),
-        // The modes that send everything as POST say themselves what they do.
+        // The modes that send everything as POST name their action.
         (mode(r#"{"id":7,"action":"updated","data":{"text":"b"}}"#, r#"{"action":"updated"}"#), UPDATED, NO_LINE),
         (mode(r#"{"id":7,"action":"deleted","data":{}}"#, r#"{"action":"deleted"}"#), DELETED, NO_LINE),
         (mode(r#"{"id":7,"action":"moved","data":{}}"#, "{}"), NOTHING, UNKNOWN_ACTION),
@@ -183,7 +183,7 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
         (mode("", "{}").form("id=7&!nativeeditor_status=deleted"), DELETED, NO_LINE),
         (mode("", "{}").form("id=7&!nativeeditor_status=moved"), NOTHING, UNKNOWN_ACTION),
         (mode("", "{}").form("7_id=7&7_text=b&ids=7"), NOTHING, BATCH),
-        // And what they say is believed as far as the answer does not say otherwise.
+        // And the action counts unless the response contradicts it.
         (
             mode(
                 r#"{"id":7,"action":"deleted","data":{}}"#,
@@ -235,13 +235,13 @@ async fn what_is_told_and_what_is_logged_for_each_answer() {
                 "{}",
                 case.name()
             );
-            let told = page.told(&live).await;
-            let told: Vec<_> = told.iter().map(outline).collect();
+            let received = page.received(&live).await;
+            let received: Vec<_> = received.iter().map(outline).collect();
             let expected: Vec<_> = expected.iter().map(|(kind, id)| ((*kind).to_owned(), (*id).to_owned())).collect();
-            assert_eq!(told, expected, "{}", case.name());
+            assert_eq!(received, expected, "{}", case.name());
             let failed = !(200..300).contains(&status) || body.contains("error") || body.contains("invalid");
-            let untold = if expected.is_empty() && !failed { round } else { 0 };
-            assert_eq!(live.stats().writes_unpublished, untold, "{}", case.name());
+            let unpublished = if expected.is_empty() && !failed { round } else { 0 };
+            assert_eq!(live.stats().writes_unpublished, unpublished, "{}", case.name());
         }
         let lines = logs.lines("WARN");
         if line.is_empty() {
@@ -271,7 +271,7 @@ async fn reading_changes_nothing() {
             assert_eq!(server.start(request).await.unwrap().status(), 200);
         }
     }
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert_eq!(live.stats().writes_unpublished, 0);
 }
 
@@ -286,14 +286,14 @@ async fn an_id_in_the_answer_replaces_the_clients_own() {
         let mut page = server.subscribed().await;
         let body = json!({"id": id, "start_date": "2025-04-21 10:00", "end_date": "2025-04-21 11:00"});
         server.write(Method::POST, "/events", &body.to_string()).await;
-        let told = page.told(&live).await;
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0]["event"]["id"], "17", "{id}");
+        let received = page.received(&live).await;
+        assert_eq!(received.len(), 1);
+        assert_eq!(received[0]["event"]["id"], "17", "{id}");
     }
 }
 
 #[tokio::test]
-async fn text_and_dates_are_told_exactly_as_they_were_sent() {
+async fn text_and_dates_are_broadcast_exactly_as_they_were_sent() {
     let object = json!({
         "text": "😀 \u{2028}\u{feff}\u{0} مرحبا <b>&amp;</b> \"\\/",
         "start_date": "2025-04-21T10:00:00.000Z", "end_date": "04/21/2025 11:00", "when": "2025-04-21 10:00:00",
@@ -308,7 +308,7 @@ async fn text_and_dates_are_told_exactly_as_they_were_sent() {
     server.write(Method::POST, "/events", &object.to_string()).await;
     let mut expected = object;
     expected["id"] = json!("17");
-    assert_eq!(page.told(&live).await, [json!({"type": "add-event", "event": expected})]);
+    assert_eq!(page.received(&live).await, [json!({"type": "add-event", "event": expected})]);
 }
 
 #[tokio::test]
@@ -324,6 +324,6 @@ async fn content_types_are_read_whatever_their_case_and_parameters() {
         let mut page = server.subscribed().await;
         let request = Request::put("/events/7").header(header::CONTENT_TYPE, kind).body(r#"{"text":"a"}"#).unwrap();
         server.send(request).await;
-        assert_eq!(page.told(&live).await.len(), 1, "{kind}");
+        assert_eq!(page.received(&live).await.len(), 1, "{kind}");
     }
 }

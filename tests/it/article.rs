@@ -1,4 +1,4 @@
-//! The vendor's article about live updates, told by a server of ours: each of its requests and frames, in its order.
+//! The vendor's article about live updates, replayed with our server: each of its requests and frames, in its order.
 //!
 //! <https://docs.dhtmlx.com/scheduler/guides/multiuser-live-updates/>
 
@@ -83,7 +83,7 @@ fn backend() -> (LiveUpdates, Server) {
     (live, server)
 }
 
-/// What a page is told next, exactly as it stands on the wire.
+/// The next message to a page, exactly as it stands on the wire.
 async fn frame(page: &mut Raw) -> String {
     let (first, payload) = page.frame().await.expect("a frame");
     assert_eq!(first, FIN | TEXT, "one whole text message");
@@ -99,7 +99,7 @@ async fn started(server: &Server) -> Raw {
 
 async fn subscribed(server: &Server, name: &str) -> Raw {
     let mut page = started(server).await;
-    page.say(&json!({"action": "subscribe", "name": name}).to_string()).await;
+    page.send_text(&json!({"action": "subscribe", "name": name}).to_string()).await;
     page.barrier().await;
     page
 }
@@ -114,10 +114,11 @@ async fn the_workflow_from_one_users_change_to_every_users_screen() {
     let mut pages = [subscribed(&server, "events").await, subscribed(&server, "events").await];
     // ... a user's change goes over REST ...
     assert_eq!(server.write(Method::DELETE, "/events/7", "").await.status(), 200);
-    // ... and the server tells all connected clients once it has been processed.
+    // ... and the server broadcasts it to all connected clients once it has been processed.
     for page in &mut pages {
-        let told = r#"{"action":"event","body":{"name":"events","value":{"type":"delete-event","event":{"id":"7"}}}}"#;
-        assert_eq!(frame(page).await, told);
+        let received =
+            r#"{"action":"event","body":{"name":"events","value":{"type":"delete-event","event":{"id":"7"}}}}"#;
+        assert_eq!(frame(page).await, received);
     }
     assert_eq!(live.stats().changes_published, 1);
 }
@@ -184,15 +185,15 @@ async fn a_socket_whose_token_is_missing_or_wrong_is_closed_with_1008_unauthoriz
 // "3. Subscription"
 
 #[tokio::test]
-async fn a_page_hears_an_entity_from_subscribe_to_unsubscribe() {
+async fn a_page_receives_an_entity_from_subscribe_to_unsubscribe() {
     let (live, server) = backend();
     let mut page = started(&server).await;
     live.send("events", "too early").unwrap();
-    page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     page.barrier().await;
     live.send("events", "heard").unwrap();
     assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"heard"}}"#);
-    page.say(r#"{"action":"unsubscribe","name":"events"}"#).await;
+    page.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
     page.barrier().await;
     live.send("events", "too late").unwrap();
     page.barrier().await;
@@ -200,7 +201,7 @@ async fn a_page_hears_an_entity_from_subscribe_to_unsubscribe() {
 }
 
 #[tokio::test]
-async fn each_widget_of_an_application_hears_its_own_entities_only() {
+async fn each_widget_of_an_application_receives_its_own_entities_only() {
     let (live, server) = backend();
     let mut scheduler = subscribed(&server, "events").await;
     let mut other = subscribed(&server, "calendars").await;
@@ -216,7 +217,7 @@ async fn each_widget_of_an_application_hears_its_own_entities_only() {
 async fn a_message_that_cannot_be_parsed_ends_nothing() {
     let (live, server) = backend();
     let mut page = subscribed(&server, "events").await;
-    page.say("{ no JSON").await;
+    page.send_text("{ no JSON").await;
     page.barrier().await;
     live.send("events", "heard").unwrap();
     assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"heard"}}"#);
@@ -226,7 +227,7 @@ async fn a_message_that_cannot_be_parsed_ends_nothing() {
 // "4. Broadcasting Updates", with the article's own handlers.
 
 #[tokio::test]
-async fn an_event_created_is_told_with_the_id_the_store_gave_it() {
+async fn an_event_created_is_broadcast_with_the_id_of_the_store() {
     let (_, server) = backend();
     let mut page = subscribed(&server, "events").await;
     let body = r#"{"event":{"text":"New","start_date":"2025-04-21 10:00","end_date":"2025-04-21 11:00"}}"#;
@@ -236,14 +237,14 @@ async fn an_event_created_is_told_with_the_id_the_store_gave_it() {
         (200, &br#"{"id":"1"}"#[..]),
         "as the article answers"
     );
-    let told: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
+    let received: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
     let event = json!({"id": "1", "text": "New", "start_date": "2025-04-21 10:00", "end_date": "2025-04-21 11:00"});
     let value = json!({"type": "add-event", "event": event});
-    assert_eq!(told, json!({"action": "event", "body": {"name": "events", "value": value}}));
+    assert_eq!(received, json!({"action": "event", "body": {"name": "events", "value": value}}));
 }
 
 #[tokio::test]
-async fn an_event_updated_is_told_with_the_object_that_was_sent() {
+async fn an_event_updated_is_broadcast_with_the_object_of_the_request() {
     let (_, server) = backend();
     let mut page = subscribed(&server, "events").await;
     let response = server.write(Method::PUT, "/events/7", r#"{"event":{"id":"7","text":"Moved"}}"#).await;
@@ -253,7 +254,7 @@ async fn an_event_updated_is_told_with_the_object_that_was_sent() {
 }
 
 #[tokio::test]
-async fn an_event_deleted_is_told_with_its_id_alone() {
+async fn an_event_deleted_is_broadcast_with_its_id_alone() {
     let (_, server) = backend();
     let mut page = subscribed(&server, "events").await;
     let response = server.write(Method::DELETE, "/events/7", "").await;
@@ -284,23 +285,23 @@ async fn a_custom_action_on_events_reaches_their_handlers() {
     let (live, server) = backend();
     let mut page = subscribed(&server, "events").await;
     live.send("events", &json!({"type": "custom-action", "event": {"id": 5}})).unwrap();
-    let told: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
+    let received: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
     let value = json!({"type": "custom-action", "event": {"id": 5}});
-    assert_eq!(told, json!({"action": "event", "body": {"name": "events", "value": value}}));
+    assert_eq!(received, json!({"action": "event", "body": {"name": "events", "value": value}}));
 }
 
 #[tokio::test]
-async fn custom_entities_are_subscribed_and_told_like_any_other() {
+async fn custom_entities_are_subscribed_and_broadcast_like_any_other() {
     let (live, server) = backend();
     let mut page = Raw::new(server.connect());
-    // A page whose only handler is for calendars says so in its first word.
+    // A page whose only handler is for calendars subscribes to them first.
     page.write(upgrade_request(SOCKET, &[]).as_bytes()).await.unwrap();
     assert_eq!(page.head().await.status(), 101);
     assert!(frame(&mut page).await.starts_with(r#"{"action":"start","body":""#));
     page.write(&text(r#"{"action":"subscribe","name":"calendars"}"#)).await.unwrap();
     page.barrier().await;
     live.send("calendars", &json!({"type": "custom-action", "value": "archived"})).unwrap();
-    let told: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
+    let received: Value = serde_json::from_str(&frame(&mut page).await).unwrap();
     let value = json!({"type": "custom-action", "value": "archived"});
-    assert_eq!(told, json!({"action": "event", "body": {"name": "calendars", "value": value}}));
+    assert_eq!(received, json!({"action": "event", "body": {"name": "calendars", "value": value}}));
 }

@@ -1,4 +1,4 @@
-//! Who is let in, and how those who are not are kept from asking too often.
+//! Authentication: who may connect, and how refusals are delayed.
 
 use std::{
     sync::{
@@ -57,7 +57,7 @@ async fn status(server: &Server, address: &str) -> u16 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_socket_comes_up_and_hears_nothing_but_its_close_a_while_later() {
+async fn a_denied_socket_opens_and_receives_only_a_delayed_close() {
     let live = builder().tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut delays = Vec::new();
@@ -66,8 +66,8 @@ async fn a_denied_socket_comes_up_and_hears_nothing_but_its_close_a_while_later(
         let mut raw = Raw::new(server.connect());
         raw.upgrade(address).await;
         let began = Instant::now();
-        raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
-        live.send("events", &json!("not for everybody")).unwrap();
+        raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
+        live.send("events", &json!("not for every page")).unwrap();
         assert_eq!(raw.end().await, End::Close(1008, "Unauthorized".into()), "{address}");
         delays.push(began.elapsed());
         assert_eq!((live.stats().connections, live.stats().sockets_opened), (0, 0));
@@ -97,7 +97,7 @@ async fn a_denied_socket_is_gone_in_time_even_when_the_peer_keeps_talking() {
     let mut raw = Raw::new(server.connect());
     raw.upgrade(WRONG).await;
     let began = Instant::now();
-    // Half a frame a tenth of a second, until nobody listens any more.
+    // Half a frame a tenth of a second, until the server does not read any more.
     while raw.write(&[0x81, 0x85]).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
@@ -126,11 +126,11 @@ async fn beyond_the_cap_of_waiting_refusals_the_403_comes_at_once() {
         raw.end().await;
         assert!(raw.is_over().await);
     }
-    assert_eq!(status(&server, WRONG).await, 101, "their places are free again");
+    assert_eq!(status(&server, WRONG).await, 101, "their permits are free again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_session_hears_so_once_before_its_close() {
+async fn an_expired_sealed_key_is_reported_once_before_the_close() {
     let live = refusing(AuthError::Expired).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     assert_eq!(server.handshake("old").await.body(), r#"{"error":"Forbidden"}"#);
@@ -303,7 +303,7 @@ async fn tokens_that_an_address_would_break_get_through_inside_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_this_server_did_not_make_let_nobody_in() {
+async fn keys_that_this_server_did_not_seal_open_no_socket() {
     let notes = Notes::default();
     let live = notes.live();
     let server = Server::layered(&live.layer(), usual);
@@ -312,7 +312,7 @@ async fn keys_that_this_server_did_not_make_let_nobody_in() {
     let parts: Vec<&str> = good.split('.').collect();
     notes.take();
 
-    // A forged one is a way to say a token, nothing more: it is asked about like any other.
+    // A forged one counts as a token, nothing more: the authenticator is asked about it like about any other.
     let forged = [parts[0], "d3Jvbmc", parts[2], parts[3], parts[4]].join(".");
     assert_eq!(status(&server, &format!("/api/v1?token={forged}&ws=1")).await, 101);
     assert_eq!(notes.take(), ["wrong"]);
@@ -398,7 +398,7 @@ async fn what_an_authenticator_remembers_of_a_connection_reaches_disconnect() {
     });
     assert_eq!(closed, 1);
     assert!(matches!(phone.end().await, End::Close(1008, _)));
-    assert!(laptop.told(&live).await.is_empty(), "the other one stays");
+    assert!(laptop.received(&live).await.is_empty(), "the other one stays");
     until("one is left", || live.stats().connections == 1).await;
 }
 
@@ -413,7 +413,7 @@ async fn a_token_list_gives_each_of_its_tokens_a_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn anonymous_means_everybody() {
+async fn anonymous_access_needs_no_credentials() {
     let live = builder().allow_anonymous().build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     assert_eq!(server.handshake("").await.status(), 200);

@@ -1,4 +1,5 @@
-//! Who may follow an entity: asked at each subscription, and again as often as the authenticator.
+//! Authorization of subscriptions: the `authorize` hook runs at each subscribe, and again as often as the
+//! authenticator.
 
 use std::{
     future::{Future, pending},
@@ -18,7 +19,7 @@ use tower_live_updates::{
 
 use crate::support::{
     Server,
-    client::{Client, Tab, WAYS, Way, added, adds, publish, updated, wait},
+    client::{Client, TRANSPORTS, Tab, Transport, added, adds, publish, updated, wait},
     usual,
 };
 
@@ -30,9 +31,9 @@ const ASK_EVERY: f64 = 300.0;
 enum Mood {
     Yes,
     No,
-    /// Yes to everybody but this one.
+    /// Yes to all but this one.
     YesBut(&'static str),
-    /// Yes to those whose identity says so.
+    /// Yes to identities that carry the right.
     AsTheIdentitySays,
     /// This, so many seconds later.
     Slow(u64, bool),
@@ -44,7 +45,7 @@ enum Mood {
 
 const FAILURES: [Mood; 4] = [Mood::Fails, Mood::PanicsAtOnce, Mood::Panics, Mood::Hangs];
 
-/// Says who may follow `events`, and writes down when it was asked about whom.
+/// Authorizes subscriptions to `events`, and records when it was asked about whom.
 #[derive(Clone)]
 struct Guard(Arc<Inside>);
 
@@ -112,7 +113,7 @@ impl Guard {
             .pong_timeout(3 * hour)
     }
 
-    /// Nobody is asked about these tokens again, and so each question comes from the subscriptions.
+    /// The authenticator is not asked about these tokens again, so each question comes from the subscriptions.
     fn builder(&self) -> LiveUpdatesBuilder<HasAuth> {
         self.unauthenticated().tokens(["ann", "bob"])
     }
@@ -130,8 +131,8 @@ async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     (live, server)
 }
 
-async fn page(server: &Server, way: Way, user: &str) -> Client {
-    Client::load_with(server, way, user).await
+async fn page(server: &Server, transport: Transport, user: &str) -> Client {
+    Client::load_with(server, transport, user).await
 }
 
 /// Waits until something has come true that happens once in an interval.
@@ -143,98 +144,105 @@ async fn within_an_interval(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
-/// Each object's newest state is told again for a while; here it matters which are told at all.
-fn objects(heard: &[String]) -> Vec<&str> {
-    let mut objects: Vec<&str> = heard.iter().filter_map(|told| told.split(' ').nth(1)).collect();
+/// Each object's newest state is repeated for a while; here it matters which are sent at all.
+fn objects(received: &[String]) -> Vec<&str> {
+    let mut objects: Vec<&str> = received.iter().filter_map(|message| message.split(' ').nth(1)).collect();
     objects.sort_unstable();
     objects.dedup();
     objects
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_may_not_follow_hears_nothing_of_it_and_everything_else() {
-    for way in WAYS {
+async fn an_unauthorized_page_receives_nothing_of_the_entity_and_everything_else() {
+    for transport in TRANSPORTS {
         let guard = Guard::new(Mood::YesBut("token-1"));
         let (live, server) = guard.serve().await;
-        let mut ann = page(&server, way, "ann").await.open().await;
+        let mut ann = page(&server, transport, "ann").await.open().await;
         ann.subscribe("calendars").await;
-        let mut bob = page(&server, way, "bob").await.open().await;
+        let mut bob = page(&server, transport, "bob").await.open().await;
         publish(&live, [added(1, "lunch")]);
         live.send("events", "a message").unwrap();
         live.send("calendars", "blue").unwrap();
-        assert_eq!(ann.heard().await, ["calendars: blue"], "{way:?}");
-        assert_eq!(bob.heard().await, ["add 1 lunch", "a message"], "{way:?}");
+        assert_eq!(ann.received().await, ["calendars: blue"], "{transport:?}");
+        assert_eq!(bob.received().await, ["add 1 lunch", "a message"], "{transport:?}");
         let stats = live.stats();
-        assert_eq!((stats.subscriptions_refused, stats.subscriptions, stats.connections), (1, 2, 2), "{way:?}");
-        assert_eq!(stats.hooks_failed, 0, "{way:?}: a no is no failure");
-        assert_eq!(ann.hears_in(60.0).await, NOTHING, "{way:?}: nor later");
+        assert_eq!((stats.subscriptions_refused, stats.subscriptions, stats.connections), (1, 2, 2), "{transport:?}");
+        assert_eq!(stats.hooks_failed, 0, "{transport:?}: a no is no failure");
+        assert_eq!(ann.received_in(60.0).await, NOTHING, "{transport:?}: nor later");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_may_follow_is_told_what_it_missed_up_to_the_answer() {
-    for way in WAYS {
+async fn an_authorized_page_receives_what_it_missed_until_the_answer() {
+    for transport in TRANSPORTS {
         for mood in [Mood::Yes, Mood::Slow(1, true)] {
             let guard = Guard::new(mood);
             let (live, server) = guard.serve().await;
-            let ann = page(&server, way, "ann").await;
+            let ann = page(&server, transport, "ann").await;
             publish(&live, [added(1, "before it came")]);
             let mut ann = ann.open().await;
             publish(&live, [added(2, "while it was asked about")]);
             if matches!(mood, Mood::Slow(..)) {
-                assert_eq!(ann.hears_in(0.9).await, NOTHING, "{way:?}");
+                assert_eq!(ann.received_in(0.9).await, NOTHING, "{transport:?}");
                 wait(0.2).await;
             }
-            let heard = ann.heard().await;
-            assert_eq!(objects(&heard), ["1", "2"], "{way:?} {mood:?}: {heard:?}");
-            assert_eq!(heard[..1], adds(&[(1, "before it came")]), "{way:?} {mood:?}");
+            let received = ann.received().await;
+            assert_eq!(objects(&received), ["1", "2"], "{transport:?} {mood:?}: {received:?}");
+            assert_eq!(received[..1], adds(&[(1, "before it came")]), "{transport:?} {mood:?}");
             publish(&live, [updated(1, "live")]);
-            assert!(ann.heard().await.contains(&"update 1 live".to_owned()), "{way:?} {mood:?}");
-            assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (1, 0), "{way:?} {mood:?}");
+            assert!(ann.received().await.contains(&"update 1 live".to_owned()), "{transport:?} {mood:?}");
+            assert_eq!(
+                (live.stats().subscriptions, live.stats().subscriptions_refused),
+                (1, 0),
+                "{transport:?} {mood:?}"
+            );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_later_no_ends_it_and_a_later_yes_brings_it_back_with_what_was_missed() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let guard = Guard::new(Mood::Yes);
         let (live, server) = guard.serve().await;
-        let mut ann = page(&server, way, "ann").await.open().await;
-        let mut calls = page(&server, way, "bob").await.connect().await;
+        let mut ann = page(&server, transport, "ann").await.open().await;
+        let mut calls = page(&server, transport, "bob").await.connect().await;
         calls.subscribe("calendars").await;
         let began = Instant::now();
         publish(&live, [added(1, "heard")]);
-        assert_eq!(ann.heard().await, ["add 1 heard"], "{way:?}");
+        assert_eq!(ann.received().await, ["add 1 heard"], "{transport:?}");
         guard.is(Mood::No);
-        ann.hears_in(ASK_EVERY + 1.0).await;
+        ann.received_in(ASK_EVERY + 1.0).await;
         let asked = guard.asked_since(began);
-        assert!(asked.len() >= 2 && (ASK_EVERY / 2.0..=ASK_EVERY + 0.1).contains(&asked[1]), "{way:?}: {asked:?}");
-        assert_eq!(live.stats().subscriptions, 1, "{way:?}: that of bob");
+        assert!(
+            asked.len() >= 2 && (ASK_EVERY / 2.0..=ASK_EVERY + 0.1).contains(&asked[1]),
+            "{transport:?}: {asked:?}"
+        );
+        assert_eq!(live.stats().subscriptions, 1, "{transport:?}: that of bob");
         publish(&live, [updated(1, "missed"), added(2, "missed")]);
         live.send("calendars", "blue").unwrap();
-        assert_eq!(ann.hears_in(1.0).await, NOTHING, "{way:?}");
-        assert_eq!(calls.heard().await, ["calendars: blue"], "{way:?}");
+        assert_eq!(ann.received_in(1.0).await, NOTHING, "{transport:?}");
+        assert_eq!(calls.received().await, ["calendars: blue"], "{transport:?}");
         guard.is(Mood::Yes);
-        let heard = ann.hears_in(ASK_EVERY + 1.0).await;
+        let received = ann.received_in(ASK_EVERY + 1.0).await;
         for state in adds(&[(1, "missed"), (2, "missed")]) {
-            assert!(heard.contains(&state), "{way:?}: {state} in {heard:?}");
+            assert!(received.contains(&state), "{transport:?}: {state} in {received:?}");
         }
-        assert_eq!((live.stats().subscriptions, live.stats().hooks_failed), (2, 0), "{way:?}");
+        assert_eq!((live.stats().subscriptions, live.stats().hooks_failed), (2, 0), "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_fails_says_no_and_is_asked_again_soon_and_then_as_often_as_any() {
+async fn an_authorize_hook_that_fails_counts_as_no_and_is_retried_soon() {
     for mood in FAILURES {
         let guard = Guard::new(mood);
         let (live, server) = guard.serve().await;
         let began = Instant::now();
-        let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
-        publish(&live, [added(1, "not for those nobody knows")]);
+        let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
+        publish(&live, [added(1, "not for unknown pages")]);
         // What hangs is given up after two seconds.
         let takes = if matches!(mood, Mood::Hangs) { 2.0 } else { 0.0 };
-        assert_eq!(ann.hears_in(1.0 + 3.0 + 3.0 * takes + 1.0).await, NOTHING, "{mood:?}");
+        assert_eq!(ann.received_in(1.0 + 3.0 + 3.0 * takes + 1.0).await, NOTHING, "{mood:?}");
         let asked = guard.asked_since(began);
         let expected = [0.0, takes + 1.0, 2.0 * takes + 4.0];
         assert_eq!(asked.len(), 3, "{mood:?}: {asked:?}");
@@ -246,27 +254,27 @@ async fn a_hook_that_fails_says_no_and_is_asked_again_soon_and_then_as_often_as_
         let asked = guard.asked_since(began);
         let between = asked[3] - asked[2] - takes;
         assert!((ASK_EVERY / 2.0..=ASK_EVERY + 0.1).contains(&between), "{mood:?}: {asked:?}");
-        assert_eq!(ann.hears_in(takes + 0.1).await, NOTHING, "{mood:?}");
+        assert_eq!(ann.received_in(takes + 0.1).await, NOTHING, "{mood:?}");
         guard.is(Mood::Yes);
-        let heard = ann.hears_in(ASK_EVERY + 3.0).await;
-        assert_eq!(objects(&heard), ["1"], "{mood:?}: once it works it is believed");
+        let received = ann.received_in(ASK_EVERY + 3.0).await;
+        assert_eq!(objects(&received), ["1"], "{mood:?}: once it works it is believed");
         assert_eq!((live.stats().hooks_failed, live.stats().connections), (4, 1), "{mood:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_fails_later_ends_what_it_allowed_until_it_works_again() {
+async fn an_authorize_hook_that_fails_later_ends_the_subscription_until_it_works_again() {
     for mood in FAILURES {
         let guard = Guard::new(Mood::Yes);
         let (live, server) = guard.serve().await;
-        let mut ann = page(&server, Way::AnyStream, "ann").await.open().await;
+        let mut ann = page(&server, Transport::AnyStream, "ann").await.open().await;
         guard.is(mood);
         within_an_interval("it has failed", || live.stats().hooks_failed == 1).await;
         assert_eq!(live.stats().subscriptions, 0, "{mood:?}");
         publish(&live, [added(1, "missed")]);
-        assert_eq!(ann.heard().await, NOTHING, "{mood:?}");
+        assert_eq!(ann.received().await, NOTHING, "{mood:?}");
         guard.is(Mood::Yes);
-        assert_eq!(ann.hears_in(1.1).await, adds(&[(1, "missed")]), "{mood:?}");
+        assert_eq!(ann.received_in(1.1).await, adds(&[(1, "missed")]), "{mood:?}");
         // A failure after a success is the first one again.
         guard.is(mood);
         within_an_interval("it has failed again", || live.stats().hooks_failed == 2).await;
@@ -280,12 +288,12 @@ async fn a_hook_that_fails_later_ends_what_it_allowed_until_it_works_again() {
 async fn the_answer_about_a_subscription_that_has_ended_does_nothing() {
     let guard = Guard::new(Mood::Slow(1, true));
     let (live, server) = guard.serve().await;
-    let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
+    let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
     ann.unsubscribe("events").await;
     publish(&live, [added(1, "nothing to it")]);
-    assert_eq!(ann.hears_in(2.0).await, NOTHING);
+    assert_eq!(ann.received_in(2.0).await, NOTHING);
     assert_eq!((live.stats().subscriptions, guard.times_asked()), (0, 1));
-    assert_eq!(ann.hears_in(2.0 * ASK_EVERY).await, NOTHING);
+    assert_eq!(ann.received_in(2.0 * ASK_EVERY).await, NOTHING);
     assert_eq!(guard.times_asked(), 1, "nor is it asked about again");
 }
 
@@ -294,7 +302,7 @@ async fn nor_does_it_answer_for_the_next_subscription() {
     for (first, then) in [(true, false), (false, true)] {
         let guard = Guard::new(Mood::Slow(1, first));
         let (live, server) = guard.serve().await;
-        let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
+        let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
         ann.unsubscribe("events").await;
         guard.is(Mood::Slow(2, then));
         wait(0.5).await;
@@ -308,58 +316,58 @@ async fn nor_does_it_answer_for_the_next_subscription() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_subscribes_twice_is_asked_about_once() {
+async fn a_page_that_subscribes_twice_is_authorized_once() {
     let guard = Guard::new(Mood::Slow(1, true));
     let (live, server) = guard.serve().await;
-    let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
+    let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
     ann.subscribe("events").await;
     wait(1.1).await;
     ann.subscribe("events").await;
     publish(&live, [added(1, "once")]);
-    assert_eq!(ann.heard().await, ["add 1 once"]);
+    assert_eq!(ann.received().await, ["add 1 once"]);
     assert_eq!((live.stats().subscriptions, guard.times_asked()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_has_unsubscribed_is_asked_about_anew() {
+async fn a_page_that_has_unsubscribed_is_authorized_anew() {
     let guard = Guard::new(Mood::Yes);
     let (live, server) = guard.serve().await;
-    let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
-    ann.heard().await;
+    let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
+    ann.received().await;
     ann.unsubscribe("events").await;
     assert_eq!(live.stats().subscriptions, 0);
     guard.is(Mood::No);
     ann.subscribe("events").await;
     publish(&live, [added(1, "not for ann")]);
-    assert_eq!(ann.heard().await, NOTHING);
+    assert_eq!(ann.received().await, NOTHING);
     assert_eq!((guard.times_asked(), live.stats().subscriptions), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entity_that_is_asked_about_takes_a_place_among_the_subscriptions() {
+async fn an_entity_under_authorization_counts_against_max_subscriptions() {
     let guard = Guard::new(Mood::Slow(1, true));
     let (live, server) = serve(guard.builder().max_subscriptions(1)).await;
-    let mut ann = page(&server, Way::AnyStream, "ann").await.open().await;
+    let mut ann = page(&server, Transport::AnyStream, "ann").await.open().await;
     ann.subscribe("calendars").await;
     assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (0, 1));
     ann.subscribe("events").await;
-    assert_eq!(live.stats().subscriptions_refused, 1, "it has its place");
+    assert_eq!(live.stats().subscriptions_refused, 1, "it has its slot");
     wait(1.1).await;
     live.send("calendars", "blue").unwrap();
     live.send("events", "heard").unwrap();
-    assert_eq!(ann.heard().await, ["heard"]);
+    assert_eq!(ann.received().await, ["heard"]);
     ann.unsubscribe("events").await;
     ann.subscribe("calendars").await;
-    assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (1, 1), "the place is free again");
+    assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (1, 1), "the slot is free again");
     ann.subscribe("events").await;
-    assert_eq!((guard.times_asked(), live.stats().subscriptions_refused), (1, 2), "nobody is asked in vain");
+    assert_eq!((guard.times_asked(), live.stats().subscriptions_refused), (1, 2), "the hook does not run in vain");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_leaves_while_it_is_asked_about_leaves_nothing_behind() {
     let guard = Guard::new(Mood::Slow(1, true));
     let (live, server) = guard.serve().await;
-    let ann: Tab = page(&server, Way::Tcp, "ann").await.open().await;
+    let ann: Tab = page(&server, Transport::Tcp, "ann").await.open().await;
     ann.cut(&live).await;
     wait(2.0).await;
     assert_eq!((live.stats().connections, live.stats().subscriptions, guard.times_asked()), (0, 0, 1));
@@ -369,15 +377,15 @@ async fn a_page_that_leaves_while_it_is_asked_about_leaves_nothing_behind() {
 async fn a_hook_that_hangs_keeps_neither_its_page_nor_others_waiting() {
     let guard = Guard::new(Mood::Hangs);
     let (live, server) = guard.serve().await;
-    let mut ann = page(&server, Way::Tcp, "ann").await.open().await;
+    let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
     guard.is(Mood::Yes);
-    let mut bob = page(&server, Way::Tcp, "bob").await.open().await;
+    let mut bob = page(&server, Transport::Tcp, "bob").await.open().await;
     let asked = Instant::now();
     ann.subscribe("calendars").await;
     publish(&live, [added(1, "lunch")]);
     live.send("calendars", "blue").unwrap();
-    assert_eq!(ann.heard().await, ["calendars: blue"]);
-    assert_eq!(bob.heard().await, ["add 1 lunch"]);
+    assert_eq!(ann.received().await, ["calendars: blue"]);
+    assert_eq!(bob.received().await, ["add 1 lunch"]);
     assert!(asked.elapsed() < Duration::from_millis(10), "{:?}", asked.elapsed());
     assert_eq!(live.stats().hooks_failed, 0, "it hangs still");
 }
@@ -394,21 +402,21 @@ async fn a_new_identity_is_asked_about_at_once() {
             Ok::<_, AuthError>(Identity::new("ann").with_data(MayFollow(*may.lock().unwrap())))
         };
         let (live, server) = serve(guard.unauthenticated().authenticate_fn(state, who)).await;
-        let mut ann = page(&server, Way::AnyStream, "ann").await.open().await;
-        ann.heard().await;
+        let mut ann = page(&server, Transport::AnyStream, "ann").await.open().await;
+        ann.received().await;
         assert_eq!(live.stats().subscriptions == 1, before);
         *may.lock().unwrap() = after;
         // The handshake, the socket, and the socket again.
         let is_renewed = || asked.lock().unwrap().len() == 3;
         within_an_interval("the authenticator is asked again", is_renewed).await;
-        ann.heard().await;
+        ann.received().await;
         let renewed = asked.lock().unwrap()[2];
         let since = guard.asked_since(renewed);
         assert!(since.first().is_some_and(|after| *after < 0.01), "{since:?}");
         assert_eq!(live.stats().subscriptions == 1, after);
         publish(&live, [added(1, "lunch")]);
-        let heard = ann.heard().await;
-        assert_eq!(objects(&heard) == ["1"], after, "{heard:?}");
+        let received = ann.received().await;
+        assert_eq!(objects(&received) == ["1"], after, "{received:?}");
     }
 }
 
@@ -451,32 +459,32 @@ type Answer = Result<bool, io::Error>;
 async fn twenty(server: &Server) -> Vec<Tab> {
     let mut tabs = Vec::new();
     for name in 0..20 {
-        tabs.push(page(server, Way::AnyStream, &name.to_string()).await.open().await);
+        tabs.push(page(server, Transport::AnyStream, &name.to_string()).await.open().await);
     }
     tabs
 }
 
 #[tokio::test(start_paused = true)]
-async fn hooks_of_all_pages_run_a_few_at_a_time_and_whoever_comes_gets_in_meanwhile() {
+async fn hooks_of_all_pages_run_a_few_at_a_time_and_new_pages_connect_meanwhile() {
     let running = Running::default();
     let (live, server) = serve(running.builder(|running, _| Box::pin(running.run(Duration::from_secs(1))))).await;
     let mut tabs = twenty(&server).await;
     let began = Instant::now();
     assert!(server.handshake("late").await.status().is_success());
-    page(&server, Way::AnyStream, "late").await.connect().await;
-    assert!(began.elapsed() < Duration::from_millis(10), "a place is left for it: {:?}", began.elapsed());
+    page(&server, Transport::AnyStream, "late").await.connect().await;
+    assert!(began.elapsed() < Duration::from_millis(10), "a slot is left for it: {:?}", began.elapsed());
     assert_eq!(live.stats().subscriptions, 0);
     wait(7.1).await;
     assert_eq!((running.most(), live.stats().subscriptions), (3, 20));
     publish(&live, [added(1, "lunch")]);
     for tab in &mut tabs {
-        assert_eq!(objects(&tab.heard().await), ["1"]);
+        assert_eq!(objects(&tab.received().await), ["1"]);
     }
     assert_eq!((live.stats().hooks_failed, live.stats().authentication_queue_timeouts), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_waits_for_too_long_to_be_run_counts_as_failed_and_is_asked_again() {
+async fn a_hook_that_waits_too_long_for_a_slot_counts_as_failed_and_is_retried() {
     let running = Running::default();
     let hook =
         |running: Running, _: Identity| -> BoxFuture<'static, Answer> { Box::pin(running.run(Duration::from_secs(5))) };

@@ -1,4 +1,4 @@
-//! A write is heard by every subscribed page, once and in order.
+//! Broadcast: every subscribed page receives a write, once and in order.
 
 use http::Method;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Server, live, usual};
 
 #[tokio::test]
-async fn every_subscribed_page_hears_every_write_once_and_in_order() {
+async fn every_subscribed_page_receives_every_write_once_and_in_order() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut pages = [server.subscribed().await, server.subscribed().await];
@@ -18,7 +18,7 @@ async fn every_subscribed_page_hears_every_write_once_and_in_order() {
 
     for page in &mut pages {
         assert_eq!(
-            page.told(&live).await,
+            page.received(&live).await,
             [
                 json!({"type": "add-event", "event": {
                     "text": "a", "start_date": "2025-04-21 10:00", "end_date": "2025-04-21 11:00", "id": "17"}}),
@@ -31,11 +31,11 @@ async fn every_subscribed_page_hears_every_write_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_page_that_has_not_subscribed_hears_nothing() {
+async fn a_page_that_has_not_subscribed_receives_nothing() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
     page.subscribe("calendars").await;
     server.write(Method::PUT, "/events/17", r#"{"text":"b"}"#).await;
-    assert!(page.told_about("calendars", &live).await.is_empty());
+    assert!(page.received_of("calendars", &live).await.is_empty());
 }

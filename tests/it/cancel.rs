@@ -1,4 +1,4 @@
-//! A write whose client goes away after the commit is finished and told, once.
+//! A write whose client goes away after the commit is finished and broadcast, once.
 
 use std::{
     convert::Infallible,
@@ -62,15 +62,15 @@ impl Store {
         until("the commit", || self.committed.load(Ordering::Relaxed) == count).await;
     }
 
-    /// Checks that the write goes on without its client, and is told once.
+    /// Checks that the write goes on without its client, and is broadcast once.
     async fn finishes(&self, page: &mut crate::support::Page, live: &LiveUpdates) {
         until("the client's departure is noticed", || live.stats().detached_writes == 1).await;
-        assert!(page.told(live).await.is_empty(), "not before the handler has answered");
+        assert!(page.received(live).await.is_empty(), "not before the handler has answered");
         self.go.add_permits(1);
         assert_eq!(page.event().await, ("update-event".to_owned(), json!({"text": "a", "id": "7"})));
-        assert!(page.told(live).await.is_empty(), "once");
+        assert!(page.received(live).await.is_empty(), "once");
         assert_eq!(self.finished.load(Ordering::Relaxed), 1);
-        until("its place is free", || live.stats().detached_writes == 0).await;
+        until("its permit is free", || live.stats().detached_writes == 0).await;
         assert_eq!((live.stats().writes_detached, live.stats().writes_dropped), (1, 0));
     }
 }
@@ -141,7 +141,7 @@ async fn with_finishing_switched_off_such_a_write_is_given_up_and_counted() {
     drop(stream);
     until("it is given up", || live.stats().writes_dropped == 1).await;
     store.go.add_permits(1);
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert_eq!((store.finished.load(Ordering::Relaxed), live.stats().writes_detached), (0, 0));
 }
 
@@ -160,11 +160,11 @@ async fn more_than_the_allowed_number_are_given_up_and_counted() {
     }
     assert_eq!((live.stats().detached_writes, live.stats().writes_dropped), (2, 1));
     store.go.add_permits(3);
-    let mut told = [page.event().await.1["id"].clone(), page.event().await.1["id"].clone()];
-    told.sort_by_key(ToString::to_string);
-    assert_eq!(told, ["1", "2"]);
-    assert!(page.told(&live).await.is_empty());
-    until("their places are free again", || live.stats().detached_writes == 0).await;
+    let mut received = [page.event().await.1["id"].clone(), page.event().await.1["id"].clone()];
+    received.sort_by_key(ToString::to_string);
+    assert_eq!(received, ["1", "2"]);
+    assert!(page.received(&live).await.is_empty());
+    until("their permits are free again", || live.stats().detached_writes == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +201,7 @@ async fn shutting_down_does_not_wait_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_panics_is_not_run_again_and_tells_nothing() {
+async fn a_handler_that_panics_is_not_run_again_and_broadcasts_nothing() {
     let live = live();
     let runs = Arc::new(AtomicUsize::new(0));
     let count = runs.clone();
@@ -221,13 +221,13 @@ async fn a_handler_that_panics_is_not_run_again_and_tells_nothing() {
     let mut page = server.subscribed().await;
     let response = server.write(http::Method::PUT, "/events/7", "\"panic\"").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert_eq!((runs.load(Ordering::Relaxed), live.stats().writes_detached), (1, 0));
 
     let began = tokio::time::Instant::now();
     server.write(http::Method::PUT, "/events/7", r#"{"text":"b"}"#).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "its turn was given back");
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(1), "its keyed lock was released");
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ fn a_write_dropped_where_no_runtime_is_left_is_counted() {
     assert_eq!((live.stats().writes_detached, live.stats().writes_dropped), (0, 1));
 }
 
-/// A handler that reads its body, or tries to, and then takes its time; says how many committed.
+/// A handler that reads its body, or tries to, and then takes its time; counts the commits.
 async fn slowly<B>(
     request: Request<B>,
     commits: Arc<AtomicUsize>,
@@ -277,7 +277,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_waits_for_its_turn_without_its_client_is_not_half_read() {
+async fn a_write_that_waits_for_the_keyed_lock_without_its_client_is_not_half_read() {
     let live = builder().tokens([TOKEN]).write_lock_timeout(Duration::from_secs(60)).build().unwrap();
     let commits = Arc::new(AtomicUsize::new(0));
     let count = commits.clone();
@@ -292,7 +292,7 @@ async fn a_write_that_waits_for_its_turn_without_its_client_is_not_half_read() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop(second);
     until("the client's departure is noticed", || live.stats().detached_writes == 1).await;
-    // Turn and handler take longer together than a body may.
+    // Keyed lock and handler take longer together than a body may.
     for _ in 0..2 {
         assert_eq!(page.event().await.1["text"], "a");
     }
@@ -300,7 +300,7 @@ async fn a_write_that_waits_for_its_turn_without_its_client_is_not_half_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_body_does_not_come_holds_its_place_for_a_moment_only() {
+async fn a_write_whose_body_does_not_arrive_holds_the_keyed_lock_only_briefly() {
     for sent in ["", "{\"text\":"] {
         let live = builder().tokens([TOKEN]).max_detached_writes(100).build().unwrap();
         let commits = Arc::new(AtomicUsize::new(0));
@@ -391,7 +391,7 @@ async fn an_answer_that_is_being_read_ahead_is_finished_too() {
     give.send_data(Bytes::from_static(b"}}")).await.unwrap();
     drop(give);
     assert_eq!(page.event().await, ("update-event".to_owned(), json!({"id": 7, "text": "row"})));
-    assert!(page.told(&live).await.is_empty(), "once");
+    assert!(page.received(&live).await.is_empty(), "once");
 }
 
 #[cfg(feature = "tracing")]

@@ -1,4 +1,4 @@
-//! Listening leaves requests and answers as they are, and each write is told exactly once.
+//! Capturing leaves requests and responses as they are, and each write is broadcast exactly once.
 
 use std::{
     collections::VecDeque,
@@ -31,10 +31,10 @@ use crate::support::{AnyResponse, BoxError, Server, builder, full, json as answe
 
 const MB: usize = 1024 * 1024;
 
-/// What the client sends to `PUT /events/7`, and what pages are told then, unless the answer knows better.
+/// What the client sends to `PUT /events/7`, and what is broadcast then, unless the response knows better.
 const SENT: &str = r#"{"text":"a"}"#;
 
-fn sent_is_told() -> Vec<Value> {
+fn expected_broadcast() -> Vec<Value> {
     vec![json!({"type": "update-event", "event": {"text": "a", "id": "7"}})]
 }
 
@@ -74,7 +74,7 @@ fn answering(live: &LiveUpdates, make: impl Fn() -> AnyResponse + Clone + Send +
 }
 
 #[tokio::test]
-async fn every_shape_of_answer_arrives_as_it_was_made_and_is_told_once() {
+async fn every_shape_of_response_arrives_as_it_was_made_and_is_broadcast_once() {
     const UPDATED: &[u8] = br#"{"action":"updated"}"#;
     let pieces = || vec![Bytes::from_static(&UPDATED[..5]), Bytes::new(), Bytes::from_static(&UPDATED[5..])];
     let shapes: [(&str, Option<&str>, &[u8], Arc<dyn Fn() -> AnyResponse + Send + Sync>); 5] = [
@@ -102,7 +102,7 @@ async fn every_shape_of_answer_arrives_as_it_was_made_and_is_told_once() {
         let stated = response.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(stated.as_deref(), length, "{shape}");
         assert_eq!(response.headers().contains_key(header::TRANSFER_ENCODING), length.is_none(), "{shape}");
-        assert_eq!(page.told(&live).await, sent_is_told(), "{shape}");
+        assert_eq!(page.received(&live).await, expected_broadcast(), "{shape}");
     }
 }
 
@@ -123,11 +123,11 @@ async fn trailers_are_kept() {
     let body = server.start(request).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(body.trailers().expect("trailers")["checksum"], "abc");
     assert_eq!(body.to_bytes(), "{}");
-    assert_eq!(page.told(&live).await, sent_is_told());
+    assert_eq!(page.received(&live).await, expected_broadcast());
 }
 
 #[tokio::test]
-async fn an_answer_over_the_limit_arrives_whole_and_the_change_is_told_from_the_request() {
+async fn a_response_over_the_limit_arrives_whole_and_the_change_comes_from_the_request() {
     let large = format!(r#"{{"item":{{"id":7,"text":"{}"}}}}"#, "x".repeat(10 * MB));
     for declared in [true, false] {
         let live = live();
@@ -147,7 +147,7 @@ async fn an_answer_over_the_limit_arrives_whole_and_the_change_is_told_from_the_
         let response = server.write(Method::PUT, "/events/7", SENT).await;
         assert!(*response.body() == body, "declared: {declared}");
         assert_eq!(response.headers().contains_key(header::CONTENT_LENGTH), declared);
-        assert_eq!(page.told(&live).await, sent_is_told(), "declared: {declared}");
+        assert_eq!(page.received(&live).await, expected_broadcast(), "declared: {declared}");
     }
 }
 
@@ -178,12 +178,12 @@ async fn an_endless_stream_of_events_begins_at_once() {
         let first = body.frame().await.expect("a frame").unwrap().into_data().unwrap();
         assert_eq!(first, "data: 1\n\n");
         assert_eq!(open.lock().unwrap().len(), 1, "the stream goes on");
-        let told = page.told(&live).await;
+        let received = page.received(&live).await;
         if (&method, path) == (&Method::POST, "/events") {
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert_eq!(told[0]["event"]["id"], "17");
+            assert_eq!(received.len(), 1, "{received:?}");
+            assert_eq!(received[0]["event"]["id"], "17");
         } else {
-            assert!(told.is_empty(), "{method} {path}: {told:?}");
+            assert!(received.is_empty(), "{method} {path}: {received:?}");
         }
     }
 }
@@ -208,16 +208,20 @@ async fn json_that_never_ends_passes_on_after_the_response_timeout() {
     let request = Request::put("/events/7").body(full(SENT)).unwrap();
     let mut body = server.start(request).await.unwrap().into_body();
     assert_eq!(began.elapsed().as_secs(), 3);
-    assert_eq!(page.told(&live).await, sent_is_told(), "told from the request, before the answer goes on");
+    assert_eq!(
+        page.received(&live).await,
+        expected_broadcast(),
+        "broadcast from the request, before the response goes on"
+    );
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "{\"action\":");
     give.send(Frame::data(Bytes::from_static(b"\"updated\"}"))).await.unwrap();
     drop(give);
     assert_eq!(body.collect().await.unwrap().to_bytes(), "\"updated\"}");
-    assert!(page.told(&live).await.is_empty(), "once");
+    assert!(page.received(&live).await.is_empty(), "once");
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_told() {
+async fn a_response_that_breaks_off_breaks_off_at_the_client_and_is_not_broadcast() {
     let live = live();
     let server = answering(&live, || of_type("application/json", broken(b"{\"action\":")));
     let mut page = server.subscribed().await;
@@ -228,7 +232,7 @@ async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_told() {
         Err(error) => Err(error),
     };
     assert!(arrived.is_err(), "{arrived:?}");
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert_eq!(live.stats().writes_unpublished, 1);
 }
 
@@ -246,7 +250,7 @@ async fn the_error_that_breaks_an_answer_off_is_the_inner_services_own() {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_is_left_alone_and_the_request_tells_the_change() {
+async fn a_compressed_response_is_left_alone_and_the_change_comes_from_the_request() {
     const COMPRESSED: &[u8] =
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00";
     let live = live();
@@ -262,9 +266,9 @@ async fn a_compressed_answer_is_left_alone_and_the_request_tells_the_change() {
         let sent = if method == Method::DELETE { "" } else { SENT };
         assert_eq!(server.write(method, path, sent).await.body(), COMPRESSED);
     }
-    let mut expected = sent_is_told();
+    let mut expected = expected_broadcast();
     expected.push(json!({"type": "delete-event", "event": {"id": "7"}}));
-    assert_eq!(page.told(&live).await, expected);
+    assert_eq!(page.received(&live).await, expected);
     assert_eq!(live.stats().writes_unpublished, 1, "the create's id is in the compressed answer alone");
 }
 
@@ -313,23 +317,23 @@ async fn a_client_that_expects_100_continue_gets_it_when_the_handler_reads() {
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.unwrap();
     assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{rest}");
-    assert_eq!(page.told(&live).await, sent_is_told());
+    assert_eq!(page.received(&live).await, expected_broadcast());
 }
 
 #[tokio::test]
-async fn a_chunked_request_is_told_whole() {
+async fn a_chunked_request_is_broadcast_whole() {
     let live = live();
     let server = answering(&live, || boxed(answer(200, r#"{"action":"updated"}"#)));
     let mut page = server.subscribed().await;
     let pieces = SENT.as_bytes().chunks(1).map(Bytes::copy_from_slice).collect();
     let request = Request::put("/events/7").body(chunks(pieces)).unwrap();
     server.start(request).await.unwrap().into_body().collect().await.unwrap();
-    assert_eq!(page.told(&live).await, sent_is_told());
+    assert_eq!(page.received(&live).await, expected_broadcast());
 }
 
-/// How much of a request a handler reads, and what can be told without its object.
+/// How much of a request a handler reads, and what can be broadcast without its object.
 #[tokio::test]
-async fn a_request_that_was_not_heard_to_its_end_is_no_object() {
+async fn a_request_that_was_not_read_to_its_end_is_no_object() {
     #[derive(Clone, Copy, Debug)]
     enum Reads {
         All,
@@ -365,12 +369,12 @@ async fn a_request_that_was_not_heard_to_its_end_is_no_object() {
             let pieces = vec![Bytes::from(first.to_owned()), Bytes::from(second.to_owned())];
             let request = Request::put("/events/7").body(chunks(pieces)).unwrap();
             server.start(request).await.unwrap().into_body().collect().await.unwrap();
-            let told = page.told(&live).await;
+            let received = page.received(&live).await;
             if with_item {
                 let row = json!({"type": "update-event", "event": {"id": 7, "text": "row"}});
-                assert_eq!(told, [row], "{reads:?}");
+                assert_eq!(received, [row], "{reads:?}");
             } else {
-                assert!(told.is_empty(), "{reads:?}: {told:?}");
+                assert!(received.is_empty(), "{reads:?}: {received:?}");
                 assert_eq!(live.stats().writes_unpublished, 1, "{reads:?}");
             }
             if let Reads::All = reads {
@@ -386,11 +390,11 @@ async fn a_delete_needs_no_body_read() {
     let server = Server::layered(&live.layer(), |_| async { answer(200, "") });
     let mut page = server.subscribed().await;
     server.write(Method::DELETE, "/events/7", "{\"reason\":\"x\"}").await;
-    assert_eq!(page.told(&live).await, [json!({"type": "delete-event", "event": {"id": "7"}})]);
+    assert_eq!(page.received(&live).await, [json!({"type": "delete-event", "event": {"id": "7"}})]);
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_off_is_told_by_nobody() {
+async fn a_request_that_breaks_off_is_not_broadcast() {
     for status in [200, 400] {
         let live = live();
         let server = Server::layered(&live.layer(), |_| async { answer(200, "") });
@@ -402,12 +406,12 @@ async fn a_request_that_breaks_off_is_told_by_nobody() {
         }));
         let request = Request::put("/events/7").body(broken(b"{\"text\"")).unwrap();
         assert_eq!(service.oneshot(request).await.unwrap().status(), status);
-        assert!(page.told(&live).await.is_empty());
+        assert!(page.received(&live).await.is_empty());
         assert_eq!(live.stats().writes_unpublished, u64::from(status == 200));
     }
 }
 
-/// A body of given frames; how much it says about itself varies.
+/// A body of given frames; its size hint varies.
 #[derive(Clone, Debug)]
 struct Script {
     frames: VecDeque<Piece>,
@@ -450,7 +454,7 @@ impl Body for Script {
     }
 }
 
-/// Reads a body to its end, checking that what it says about itself comes true.
+/// Reads a body to its end, checking its size hints.
 async fn truthful<B>(body: B, exact: bool) -> Vec<Piece>
 where
     B: Body<Data = Bytes>,
@@ -498,7 +502,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bodies_pass_frame_by_frame_and_tell_the_truth(request in scripts(), response in scripts(), json: bool) {
+    fn any_bodies_pass_frame_by_frame_with_true_size_hints(request in scripts(), response in scripts(), json: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let live = builder().tokens(["demo"]).max_body_bytes(64).build().unwrap();

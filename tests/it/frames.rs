@@ -13,12 +13,12 @@ use crate::support::{
 
 const SUBSCRIBE: &str = r#"{"action":"subscribe","name":"events"}"#;
 
-/// With pages that may say what they like.
+/// With pages that may send what they like.
 fn talkative() -> LiveUpdates {
     builder().tokens(["demo"]).max_message_rate(u32::MAX, u32::MAX).build().unwrap()
 }
 
-/// A socket each way.
+/// A socket over each transport.
 async fn sockets(server: &Server) -> [(&'static str, Raw); 2] {
     let through_any = Raw::socket(server.connect()).await;
     [("any stream", through_any), ("TCP", Raw::socket(server.connect_tcp(None).await).await)]
@@ -26,23 +26,23 @@ async fn sockets(server: &Server) -> [(&'static str, Raw); 2] {
 
 /// The socket must still do its work.
 async fn works(live: &LiveUpdates, raw: &mut Raw, after: &str) {
-    raw.say(SUBSCRIBE).await;
+    raw.send_text(SUBSCRIBE).await;
     raw.barrier().await;
     live.send("events", &json!("heard")).unwrap();
     assert_eq!(raw.json().await["body"]["value"], "heard", "after {after:?}");
 }
 
-/// These bytes must end the socket with this code, at once, and harm nobody else.
+/// These bytes must end the socket with this code, at once, and affect no other.
 async fn ends(code: u16, bytes: &[u8]) {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut other = Raw::socket(server.connect()).await;
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         let began = Instant::now();
         raw.write(bytes).await.unwrap();
-        assert_eq!(raw.end().await, End::Close(code, String::new()), "{way}");
+        assert_eq!(raw.end().await, End::Close(code, String::new()), "{transport}");
         drop(raw);
-        assert!(began.elapsed() < Duration::from_secs(1), "{way}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(1), "{transport}: {:?}", began.elapsed());
     }
     works(&live, &mut other, "others have broken the rules").await;
     until("only the other is left", || live.stats().connections == 1).await;
@@ -80,7 +80,7 @@ async fn messages_that_make_no_sense_are_ignored_and_the_socket_works_on() {
     ];
     for message in junk {
         let mut raw = Raw::socket(server.connect()).await;
-        raw.say(message).await;
+        raw.send_text(message).await;
         works(&live, &mut raw, message).await;
     }
     assert_eq!(live.stats().messages_ignored, junk.len() as u64);
@@ -91,11 +91,11 @@ async fn messages_that_make_no_sense_are_ignored_and_the_socket_works_on() {
 async fn binary_messages_are_ignored() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         raw.write(&frame(raw::BINARY, SUBSCRIBE.as_bytes())).await.unwrap();
         raw.write(&frame(raw::BINARY, &(0..=255).collect::<Vec<u8>>())).await.unwrap();
         raw.barrier().await;
-        assert_eq!(live.stats().subscriptions, 0, "{way}");
+        assert_eq!(live.stats().subscriptions, 0, "{transport}");
         works(&live, &mut raw, "binary").await;
         drop(raw);
         until("the socket is gone", || live.stats().connections < 2 && live.stats().subscriptions == 0).await;
@@ -108,16 +108,16 @@ async fn a_ping_between_the_fragments_of_a_message_is_answered_at_once() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let fragment = |first: u8, part: &str| [header(first, true, part.len() as u64), masked(part.as_bytes())].concat();
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         raw.write(&fragment(raw::TEXT, &SUBSCRIBE[..7])).await.unwrap();
         raw.write(&frame(raw::PING, b"mid")).await.unwrap();
-        assert_eq!(raw.frame().await.unwrap(), (FIN | raw::PONG, b"mid".to_vec()), "{way}");
+        assert_eq!(raw.frame().await.unwrap(), (FIN | raw::PONG, b"mid".to_vec()), "{transport}");
         raw.write(&fragment(raw::CONTINUATION, &SUBSCRIBE[7..20])).await.unwrap();
         raw.write(&fragment(raw::CONTINUATION, "")).await.unwrap();
         raw.write(&fragment(FIN | raw::CONTINUATION, &SUBSCRIBE[20..])).await.unwrap();
         raw.barrier().await;
         live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{way}");
+        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
     }
 }
 
@@ -125,11 +125,11 @@ async fn a_ping_between_the_fragments_of_a_message_is_answered_at_once() {
 async fn pings_of_every_allowed_size_come_back_as_they_were() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         for size in [0, 1, 5, 124, 125] {
             let payload: Vec<u8> = (0..size).collect();
             raw.write(&frame(raw::PING, &payload)).await.unwrap();
-            assert_eq!(raw.frame().await.unwrap(), (FIN | raw::PONG, payload), "{way}");
+            assert_eq!(raw.frame().await.unwrap(), (FIN | raw::PONG, payload), "{transport}");
         }
     }
 }
@@ -185,13 +185,13 @@ async fn control_frames_that_are_too_long_or_in_pieces_end_the_socket() {
 }
 
 #[tokio::test]
-async fn fragments_out_of_place_end_the_socket() {
+async fn fragments_out_of_order_end_the_socket() {
     ends(1002, &frame(raw::CONTINUATION, b"x")).await;
     ends(1002, &[header(raw::TEXT, true, 1), masked(b"x"), frame(raw::TEXT, b"y")].concat()).await;
 }
 
 #[tokio::test]
-async fn a_frame_that_only_says_it_is_huge_ends_the_socket_before_it_comes() {
+async fn a_frame_that_announces_a_huge_length_ends_the_socket_before_its_payload() {
     for length in [1 << 30, u64::from(u32::MAX), u64::MAX >> 1] {
         ends(1009, &[header(FIN | raw::TEXT, true, length), masked(&[b'x'; 100])].concat()).await;
     }
@@ -202,22 +202,22 @@ async fn a_message_may_be_as_large_as_configured_and_no_larger() {
     let live = builder().tokens(["demo"]).max_message_bytes(300).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let padded = |length: usize| format!("{SUBSCRIBE:<length$}");
-    for (way, mut raw) in sockets(&server).await {
-        raw.say(&padded(300)).await;
+    for (transport, mut raw) in sockets(&server).await {
+        raw.send_text(&padded(300)).await;
         raw.barrier().await;
         live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{way}");
-        raw.say(&padded(301)).await;
-        assert_eq!(raw.end().await, End::Close(1009, String::new()), "{way}");
+        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
+        raw.send_text(&padded(301)).await;
+        assert_eq!(raw.end().await, End::Close(1009, String::new()), "{transport}");
     }
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         // The same in pieces that are each small enough.
         let message = padded(301);
         let fragment =
             |first: u8, part: &str| [header(first, true, part.len() as u64), masked(part.as_bytes())].concat();
         raw.write(&fragment(raw::TEXT, &message[..200])).await.unwrap();
         raw.write(&fragment(FIN | raw::CONTINUATION, &message[200..])).await.unwrap();
-        assert_eq!(raw.end().await, End::Close(1009, String::new()), "{way}");
+        assert_eq!(raw.end().await, End::Close(1009, String::new()), "{transport}");
     }
 }
 
@@ -226,10 +226,10 @@ async fn the_usual_limit_is_four_kibibytes() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect()).await;
-    raw.say(&format!("{SUBSCRIBE:<4096}")).await;
+    raw.send_text(&format!("{SUBSCRIBE:<4096}")).await;
     raw.barrier().await;
     assert_eq!(live.stats().subscriptions, 1);
-    raw.say(&format!("{SUBSCRIBE:<4097}")).await;
+    raw.send_text(&format!("{SUBSCRIBE:<4097}")).await;
     assert_eq!(raw.end().await, End::Close(1009, String::new()));
 }
 
@@ -238,27 +238,27 @@ async fn a_page_that_closes_gets_its_close_back_and_the_connection_ends() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     for payload in [&b"\x03\xe8bye"[..], &b"\x03\xe9"[..]] {
-        for (way, mut raw) in sockets(&server).await {
+        for (transport, mut raw) in sockets(&server).await {
             let began = Instant::now();
             raw.write(&frame(raw::CLOSE, payload)).await.unwrap();
             let (first, answer) = raw.frame().await.expect("a close frame");
-            assert_eq!((first, &answer[..2]), (FIN | raw::CLOSE, &payload[..2]), "{way}");
-            assert!(raw.is_over().await, "{way}");
-            assert!(began.elapsed() < Duration::from_secs(1), "{way}: {:?}", began.elapsed());
+            assert_eq!((first, &answer[..2]), (FIN | raw::CLOSE, &payload[..2]), "{transport}");
+            assert!(raw.is_over().await, "{transport}");
+            assert!(began.elapsed() < Duration::from_secs(1), "{transport}: {:?}", began.elapsed());
         }
     }
-    until("nobody is left", || live.stats().connections == 0).await;
+    until("all sockets have ended", || live.stats().connections == 0).await;
 }
 
 #[tokio::test]
 async fn a_close_without_a_code_is_answered_too() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         raw.write(&frame(raw::CLOSE, b"")).await.unwrap();
         let (first, answer) = raw.frame().await.expect("a close frame");
-        assert_eq!((first, answer.len()), (FIN | raw::CLOSE, 0), "{way}");
-        assert!(raw.is_over().await, "{way}");
+        assert_eq!((first, answer.len()), (FIN | raw::CLOSE, 0), "{transport}");
+        assert!(raw.is_over().await, "{transport}");
     }
 }
 
@@ -267,9 +267,9 @@ async fn a_close_that_is_none_ends_the_socket_all_the_same() {
     for payload in [&b"\x03"[..], b"\x00\x00", b"\x03\xed", b"\x03\xe8\xff"] {
         let live = live();
         let server = Server::layered(&live.layer(), usual);
-        for (way, mut raw) in sockets(&server).await {
+        for (transport, mut raw) in sockets(&server).await {
             raw.write(&frame(raw::CLOSE, payload)).await.unwrap();
-            assert!(matches!(raw.end().await, End::Close(1002 | 1007, _)), "{way} {payload:?}");
+            assert!(matches!(raw.end().await, End::Close(1002 | 1007, _)), "{transport} {payload:?}");
         }
     }
 }
@@ -278,26 +278,26 @@ async fn a_close_that_is_none_ends_the_socket_all_the_same() {
 async fn when_the_server_closes_and_the_page_answers_the_connection_ends_at_once() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         let began = Instant::now();
         live.disconnect(|_| true);
-        let End::Close(code, _) = raw.end().await else { panic!("{way}: a close frame") };
+        let End::Close(code, _) = raw.end().await else { panic!("{transport}: a close frame") };
         raw.write(&frame(raw::CLOSE, &code.to_be_bytes())).await.unwrap();
-        assert!(raw.is_over().await, "{way}");
-        assert!(began.elapsed() < Duration::from_secs(1), "{way}: {:?}", began.elapsed());
+        assert!(raw.is_over().await, "{transport}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{transport}: {:?}", began.elapsed());
     }
 }
 
 #[tokio::test]
-async fn messages_after_the_close_are_heard_by_nobody() {
+async fn messages_after_the_close_are_ignored() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in sockets(&server).await {
+    for (transport, mut raw) in sockets(&server).await {
         let closing = [frame(raw::CLOSE, b"\x03\xe8"), text(SUBSCRIBE), frame(raw::PING, b"x")].concat();
         raw.write(&closing).await.unwrap();
-        assert_eq!(raw.end().await, End::Close(1000, String::new()), "{way}");
-        assert!(raw.is_over().await, "{way}: no pong");
-        assert_eq!((live.stats().subscriptions, live.stats().messages_ignored), (0, 0), "{way}");
+        assert_eq!(raw.end().await, End::Close(1000, String::new()), "{transport}");
+        assert!(raw.is_over().await, "{transport}: no pong");
+        assert_eq!((live.stats().subscriptions, live.stats().messages_ignored), (0, 0), "{transport}");
     }
 }
 
@@ -318,7 +318,7 @@ async fn json_nested_as_deep_as_a_message_can_hold_is_ignored() {
         format!(r#"{{"action":{objects}}}"#),
     ] {
         let mut raw = Raw::socket(server.connect()).await;
-        raw.say(&message).await;
+        raw.send_text(&message).await;
         works(&live, &mut raw, &message[..40]).await;
     }
     assert_eq!(live.stats().messages_ignored, 7);
@@ -340,7 +340,7 @@ async fn a_flood_of_names_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn hundreds_of_half_sent_upgrades_keep_nobody_waiting() {
+async fn hundreds_of_half_sent_upgrades_delay_no_other_page() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut half = Vec::new();
@@ -350,5 +350,5 @@ async fn hundreds_of_half_sent_upgrades_keep_nobody_waiting() {
         half.push(raw);
     }
     let mut page = server.subscribed().await;
-    assert_eq!(page.told(&live).await, Vec::<Value>::new());
+    assert_eq!(page.received(&live).await, Vec::<Value>::new());
 }

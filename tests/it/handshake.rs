@@ -47,15 +47,15 @@ async fn the_answer_is_the_articles_with_a_key_of_harmless_characters() {
 }
 
 #[tokio::test]
-async fn a_key_opens_sockets_again_and_again_in_place_of_the_token() {
+async fn a_key_opens_any_number_of_sockets_instead_of_the_token() {
     let live = keyed();
     let server = Server::layered(&live.layer(), usual);
     let key = key(&server.handshake("demo").await);
     let mut ids = HashSet::new();
     for round in 0..2 {
         let mut page = server.page_at(&format!("/api/v1?token={key}&ws=1")).await.unwrap();
-        // The second socket hears again what the first did not acknowledge.
-        page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+        // The second socket receives again what the first did not acknowledge.
+        page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
         live.send("events", &json!({"heard": round})).unwrap();
         while page.message().await.expect("an event")["body"]["value"] != json!({"heard": round}) {}
         ids.insert(page.id);
@@ -74,7 +74,7 @@ async fn no_two_handshakes_get_the_same_key() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_let_in_reads_the_articles_403() {
+async fn a_page_without_access_receives_the_articles_403() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     for token in ["wrong", "", "demo1", "dem", "Demo", "demo ", "lu1.ZGVtbw", "demo&x=1"] {
@@ -187,7 +187,7 @@ async fn calls_need_the_token_too() {
 }
 
 #[tokio::test]
-async fn other_methods_are_told_what_is_allowed() {
+async fn other_methods_are_answered_with_the_allowed_ones() {
     let live = live();
     let server =
         Server::layered(&live.layer(), |_| async { panic!("nothing here is for the inner service") as Answer });
@@ -289,7 +289,7 @@ async fn captured_pages_get_in_as_they_did_with_the_vendors_server() {
             }
             if text("kind") == "ws" {
                 let (_, page) = pages.iter_mut().rev().find(|(page, _)| *page == from).unwrap();
-                page.say(text("body")).await;
+                page.send_text(text("body")).await;
                 page.barrier().await;
                 continue;
             }

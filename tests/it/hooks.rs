@@ -1,7 +1,8 @@
-//! Hooks that fail: each is caught and counted, means no, and stops nothing but itself; when it works again, it works.
+//! Hooks that fail: each failure is caught and counted, counts as no, and stops nothing else; a hook that works again
+//! is used again.
 //!
-//! A failing load hook behind a write stands in `load.rs`, one of `snapshot` in `resync.rs`, of `authorize` in
-//! `authorize.rs`, and more of the authenticator in `auth.rs` and `revocation.rs`.
+//! For a failing load hook behind a write see `load.rs`, for `snapshot` `resync.rs`, for `authorize` `authorize.rs`,
+//! and for the authenticator also `auth.rs` and `revocation.rs`.
 
 use std::{
     cell::RefCell,
@@ -21,7 +22,7 @@ use tower_live_updates::{
 
 use crate::support::{
     Page, Server,
-    client::{Client, Tab, WAYS, Way, added, adds, event, publish, updated, upserts, wait},
+    client::{Client, TRANSPORTS, Tab, Transport, added, adds, event, publish, updated, upserts, wait},
     raw::{Raw, upgrade_request},
     usual,
 };
@@ -61,7 +62,7 @@ impl Trouble {
         *self.0.lock().unwrap() = None;
     }
 
-    /// None for anybody else.
+    /// None for other principals.
     fn of_ann(self, user: &Identity) -> Self {
         if user.principal() == "ann" { self } else { Self::default() }
     }
@@ -102,10 +103,10 @@ async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     (live, server)
 }
 
-/// A page that has heard all there was to be heard.
-async fn page(server: &Server, way: Way, user: &str) -> Tab {
-    let mut tab = Client::load_with(server, way, user).await.open().await;
-    tab.hears_in(20.0).await;
+/// A page that has received all there was to receive.
+async fn page(server: &Server, transport: Transport, user: &str) -> Tab {
+    let mut tab = Client::load_with(server, transport, user).await.open().await;
+    tab.received_in(20.0).await;
     tab
 }
 
@@ -118,14 +119,14 @@ async fn stored((): (), id: String) -> Result<Option<Value>, io::Error> {
     Ok(STORED.with_borrow(|rows| rows.get(&id).cloned()))
 }
 
-/// An update over HTTP, which must be answered as if nobody listened.
+/// An update over HTTP, which must be answered as if no page were subscribed.
 async fn put(server: &Server, id: u32, text: &str) {
     STORED.with_borrow_mut(|rows| rows.insert(id.to_string(), event(id, text)));
     let answer = server.write(Method::PUT, &format!("/events/{id}"), &event(id, text).to_string()).await;
     assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &br#"{"action":"updated"}"#[..]));
 }
 
-fn told(count: u64, live: &LiveUpdates) {
+fn assert_published(count: u64, live: &LiveUpdates) {
     assert_eq!((live.stats().changes_published, live.stats().writes_unpublished), (count, 0));
 }
 
@@ -142,42 +143,44 @@ fn about_ann(hook: &str, trouble: &Trouble) -> Entity {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_can_say_whether_it_may_be_seen_is_gone_until_somebody_can() {
+async fn an_object_is_retracted_while_its_visibility_hook_fails() {
     let of_hooks = ["visible", "project"].into_iter().flat_map(|hook| FAILURES.map(|failure| (hook, failure)));
-    for (hook, failure, way) in of_hooks.flat_map(|(hook, failure)| WAYS.map(|way| (hook, failure, way))) {
-        let case = format!("{hook} {failure:?} {way:?}");
+    for (hook, failure, transport) in
+        of_hooks.flat_map(|(hook, failure)| TRANSPORTS.map(|transport| (hook, failure, transport)))
+    {
+        let case = format!("{hook} {failure:?} {transport:?}");
         let trouble = Trouble::default();
         let (live, server) = serve(builder(about_ann(hook, &trouble))).await;
-        let (mut ann, mut bob) = (page(&server, way, "ann").await, page(&server, way, "bob").await);
-        let mut other = Client::load_with(&server, way, "ann").await.connect().await;
+        let (mut ann, mut bob) = (page(&server, transport, "ann").await, page(&server, transport, "bob").await);
+        let mut other = Client::load_with(&server, transport, "ann").await.connect().await;
         other.subscribe("calendars").await;
         publish(&live, [added(1, "seen")]);
         assert_eq!(
-            (ann.heard().await, bob.heard().await),
+            (ann.received().await, bob.received().await),
             (vec!["add 1 seen".into()], vec!["add 1 seen".into()]),
             "{case}"
         );
 
-        // Writes that come close together would be told once more by themselves.
+        // Writes close together would be repeated by themselves.
         wait(10.0).await;
         trouble.begins(failure);
         let began = Instant::now();
         put(&server, 1, "hidden").await;
         live.send("calendars", "blue").unwrap();
-        assert_eq!(bob.heard().await, ["update 1 hidden"], "{case}");
-        assert_eq!(other.heard().await, ["calendars: blue"], "{case}");
-        assert!(began.elapsed() < Duration::from_millis(10), "{case}: nobody else waits: {:?}", began.elapsed());
+        assert_eq!(bob.received().await, ["update 1 hidden"], "{case}");
+        assert_eq!(other.received().await, ["calendars: blue"], "{case}");
+        assert!(began.elapsed() < Duration::from_millis(10), "{case}: no other page waits: {:?}", began.elapsed());
         let gone = ["update 1 ordinary", "delete 1", "update 1"];
-        assert_eq!(ann.hears_in(failure.takes() + 0.1).await, gone, "{case}: it counts as no");
+        assert_eq!(ann.received_in(failure.takes() + 0.1).await, gone, "{case}: it counts as no");
         assert!(live.stats().hooks_failed >= 1, "{case}");
-        told(2, &live);
+        assert_published(2, &live);
 
         trouble.ends();
-        let heard = ann.hears_in(46.0).await;
-        assert_eq!(heard, upserts(&[(1, "hidden")]), "{case}: with the next repeat");
+        let received = ann.received_in(46.0).await;
+        assert_eq!(received, upserts(&[(1, "hidden")]), "{case}: with the next repeat");
         publish(&live, [updated(1, "on")]);
         assert_eq!(
-            (ann.heard().await, bob.heard().await),
+            (ann.received().await, bob.received().await),
             (vec!["update 1 on".into()], vec!["update 1 on".into()]),
             "{case}"
         );
@@ -186,58 +189,58 @@ async fn what_nobody_can_say_whether_it_may_be_seen_is_gone_until_somebody_can()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_comes_back_meanwhile_is_told_what_it_missed_when_somebody_can_say() {
+async fn a_page_that_resumes_meanwhile_receives_what_it_missed_once_the_hook_answers() {
     for failure in FAILURES {
         let trouble = Trouble::default();
         let (live, server) = serve(builder(about_ann("visible", &trouble))).await;
-        let ann = Client::load_with(&server, Way::Tcp, "ann").await;
+        let ann = Client::load_with(&server, Transport::Tcp, "ann").await;
         publish(&live, [added(1, "missed")]);
         trouble.begins(failure);
         let mut ann = ann.connect().await;
-        ann.raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
-        let heard = ann.hears_in(failure.takes() + 0.1).await;
-        assert!(!heard.iter().any(|told| told.contains("missed")), "{failure:?}: {heard:?}");
+        ann.raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
+        let received = ann.received_in(failure.takes() + 0.1).await;
+        assert!(!received.iter().any(|message| message.contains("missed")), "{failure:?}: {received:?}");
         trouble.ends();
-        let heard = ann.hears_in(31.0).await;
+        let received = ann.received_in(31.0).await;
         let missed = adds(&[(1, "missed")]);
-        assert!(missed.iter().all(|told| heard.contains(told)), "{failure:?}: {heard:?}");
+        assert!(missed.iter().all(|message| received.contains(message)), "{failure:?}: {received:?}");
         publish(&live, [updated(1, "on")]);
-        assert!(ann.heard().await.contains(&"update 1 on".to_owned()), "{failure:?}");
+        assert!(ann.received().await.contains(&"update 1 on".to_owned()), "{failure:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_else_a_page_follows_goes_on_when_a_hook_that_hangs_is_given_up() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let trouble = Trouble::default();
         let (live, server) = serve(builder(about_ann("visible", &trouble))).await;
-        let mut ann = page(&server, way, "ann").await;
+        let mut ann = page(&server, transport, "ann").await;
         ann.subscribe("calendars").await;
         trouble.begins(Failure::Hangs);
         publish(&live, [added(1, "not to be seen")]);
         live.send("calendars", "blue").unwrap();
-        assert_eq!(ann.hears_in(LIMIT + 0.1).await, ["calendars: blue"], "{way:?}");
+        assert_eq!(ann.received_in(LIMIT + 0.1).await, ["calendars: blue"], "{transport:?}");
         live.send("calendars", "green").unwrap();
-        assert_eq!(ann.heard().await, ["calendars: green"], "{way:?}");
-        assert_eq!(live.stats().connections, 1, "{way:?}");
+        assert_eq!(ann.received().await, ["calendars: green"], "{transport:?}");
+        assert_eq!(live.stats().connections, 1, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_came_while_nobody_could_say_is_there_with_the_next_repeat() {
+async fn an_object_added_while_the_hook_failed_arrives_with_the_next_repeat() {
     for (failure, hook) in FAILURES.into_iter().flat_map(|failure| [(failure, "visible"), (failure, "project")]) {
         let case = format!("{hook} {failure:?}");
         let trouble = Trouble::default();
         let (live, server) = serve(builder(about_ann(hook, &trouble))).await;
-        let mut ann = page(&server, Way::Tcp, "ann").await;
+        let mut ann = page(&server, Transport::Tcp, "ann").await;
         trouble.begins(failure);
         publish(&live, [added(1, "new")]);
-        assert_eq!(ann.hears_in(failure.takes() + 0.1).await, NOTHING, "{case}");
-        // Longer than what went out of sight is told again.
+        assert_eq!(ann.received_in(failure.takes() + 0.1).await, NOTHING, "{case}");
+        // Longer than retractions are repeated.
         wait(20.0 * 60.0).await;
-        assert!(!ann.heard().await.iter().any(|told| told.contains("new")), "{case}");
+        assert!(!ann.received().await.iter().any(|received| received.contains("new")), "{case}");
         trouble.ends();
-        assert_eq!(ann.hears_in(31.0).await[0], "add 1 new", "{case}");
+        assert_eq!(ann.received_in(31.0).await[0], "add 1 new", "{case}");
     }
 }
 
@@ -250,31 +253,32 @@ async fn a_load_that_fails_before_a_write_keeps_neither_the_write_nor_its_pages_
             trouble.hook(Some(event(id.parse().unwrap(), "stored")))
         });
         let (live, server) = serve(builder(events)).await;
-        let mut bob = page(&server, Way::Tcp, "bob").await;
+        let mut bob = page(&server, Transport::Tcp, "bob").await;
         trouble.begins(failure);
         let began = Instant::now();
         put(&server, 7, "sent").await;
         let took = began.elapsed().as_secs_f64();
         assert!((took - 2.0 * failure.takes()).abs() < 0.1, "{failure:?}: before the write and behind it: {took}");
         assert_eq!(live.stats().hooks_failed, 2, "{failure:?}");
-        assert_eq!(bob.heard().await, NOTHING, "{failure:?}: what was sent does not say who may see it");
+        assert_eq!(bob.received().await, NOTHING, "{failure:?}: the request does not show who may see it");
         assert_eq!((live.stats().changes_published, live.stats().writes_unpublished), (0, 1), "{failure:?}");
         trouble.ends();
         put(&server, 8, "sent").await;
-        assert_eq!(bob.heard().await.last().unwrap(), "update 8 stored", "{failure:?}");
+        assert_eq!(bob.received().await.last().unwrap(), "update 8 stored", "{failure:?}");
         assert_eq!((live.stats().hooks_failed, live.stats().write_lock_timeouts), (2, 0), "{failure:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scope_from_that_panics_gives_no_scope_and_its_write_is_told_to_nobody() {
+async fn a_scope_from_that_panics_gives_no_scope_and_its_write_reaches_no_page() {
     let events = Entity::scheduler("/events").scope_from(|request: &http::request::Parts| {
         let tenant = request.headers["tenant"].to_str().unwrap();
         assert!(!request.headers.contains_key("trouble"), "in the closure");
         Some(tenant.to_owned())
     });
     let (live, server) = serve(builder(events)).await;
-    let (mut north, mut south) = (page(&server, Way::Tcp, "north").await, page(&server, Way::AnyStream, "south").await);
+    let (mut north, mut south) =
+        (page(&server, Transport::Tcp, "north").await, page(&server, Transport::AnyStream, "south").await);
     let put = |tenant: &str, has_trouble: bool| {
         let mut request = Request::put("/events/7").header("content-type", "application/json");
         request = request.header("tenant", tenant);
@@ -286,30 +290,31 @@ async fn a_scope_from_that_panics_gives_no_scope_and_its_write_is_told_to_nobody
     for (round, tenant) in (1..).zip(["north", "south"]) {
         let answer = put(tenant, true).await;
         assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &br#"{"action":"updated"}"#[..]));
-        assert_eq!((north.heard().await, south.heard().await), (vec![], vec![]));
+        assert_eq!((north.received().await, south.received().await), (vec![], vec![]));
         assert_eq!((live.stats().hooks_failed, live.stats().writes_unpublished), (round, round));
     }
     put("north", false).await;
-    assert_eq!((north.heard().await, south.heard().await), (vec!["update 7 north".to_owned()], vec![]));
+    assert_eq!((north.received().await, south.received().await), (vec!["update 7 north".to_owned()], vec![]));
     assert_eq!((live.stats().changes_published, live.stats().connections), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_panics_before_its_future_is_asked_again() {
+async fn a_snapshot_hook_that_panics_before_its_future_is_retried() {
     let trouble = Trouble::default();
     let events = Entity::scheduler("/events")
         .snapshot(trouble.clone(), |trouble: Trouble, _| trouble.hook(Snapshot::new([event(1, "stored")])));
     let (live, server) = serve(builder(events)).await;
-    let (mut ann, mut bob) = (page(&server, Way::Tcp, "ann").await, page(&server, Way::AnyStream, "bob").await);
+    let (mut ann, mut bob) =
+        (page(&server, Transport::Tcp, "ann").await, page(&server, Transport::AnyStream, "bob").await);
     trouble.begins(Failure::PanicsAtOnce);
     live.refresh("events").unwrap();
-    assert_eq!((ann.hears_in(0.5).await, bob.heard().await), (vec![], vec![]));
+    assert_eq!((ann.received_in(0.5).await, bob.received().await), (vec![], vec![]));
     assert_eq!(live.stats().hooks_failed, 2, "once for each of them");
     trouble.ends();
     wait(1.0).await;
     put(&server, 1, "on").await;
     for tab in [&mut ann, &mut bob] {
-        assert_eq!(tab.heard().await, [upserts(&[(1, "stored")]), vec!["update 1 on".to_owned()]].concat());
+        assert_eq!(tab.received().await, [upserts(&[(1, "stored")]), vec!["update 1 on".to_owned()]].concat());
     }
     assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps, live.stats().connections), (2, 0, 2));
 }
@@ -322,7 +327,7 @@ async fn socket(server: &Server, lines: &[(&str, &str)]) -> (u16, Raw) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authenticator_that_fails_lets_nobody_in_and_throws_nobody_out() {
+async fn an_authenticator_that_fails_admits_no_socket_and_closes_none() {
     let every = Duration::from_secs(60);
     // It has no errors of its own kind: `AuthError::Unavailable` is an answer.
     for failure in [Failure::PanicsAtOnce, Failure::Panics, Failure::Hangs] {
@@ -370,7 +375,7 @@ async fn an_origin_whose_predicate_panics_is_refused_and_the_panic_counted() {
     let foreign = [("Origin", "https://other.example")];
     let (status, mut open) = socket(&server, &foreign).await;
     assert_eq!((status, &open.json().await["action"]), (101, &json!("start")));
-    open.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    open.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     open.barrier().await;
     trouble.begins(Failure::PanicsAtOnce);
     assert_eq!(socket(&server, &foreign).await.0, 403);

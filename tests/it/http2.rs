@@ -1,4 +1,4 @@
-//! HTTP/2: writes are told and handshakes answered; a WebSocket is refused clearly, so that browsers use HTTP/1.1.
+//! HTTP/2: writes are broadcast and handshakes answered; a WebSocket is refused clearly, so that browsers use HTTP/1.1.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -20,7 +20,7 @@ fn write(method: Method, path: &str, body: &'static str) -> Request<Full<Bytes>>
 }
 
 #[tokio::test]
-async fn writes_are_told() {
+async fn writes_are_broadcast() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.subscribed().await;
@@ -29,14 +29,14 @@ async fn writes_are_told() {
     send(&mut client, write(Method::POST, "/events", event)).await;
     send(&mut client, write(Method::PUT, "/events/17", r#"{"text":"b"}"#)).await;
     send(&mut client, write(Method::DELETE, "/events/17", "")).await;
-    let told = page.told(&live).await;
-    let kinds: Vec<&Value> = told.iter().map(|value| &value["type"]).collect();
+    let received = page.received(&live).await;
+    let kinds: Vec<&Value> = received.iter().map(|value| &value["type"]).collect();
     assert_eq!(kinds, ["add-event", "update-event", "delete-event"]);
-    assert!(told.iter().all(|value| value["event"]["id"] == "17"), "{told:?}");
+    assert!(received.iter().all(|value| value["event"]["id"] == "17"), "{received:?}");
 }
 
 #[tokio::test]
-async fn writes_on_one_connection_at_a_time_are_all_told() {
+async fn sequential_writes_on_one_connection_are_all_broadcast() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.subscribed().await;
@@ -52,7 +52,7 @@ async fn writes_on_one_connection_at_a_time_are_all_told() {
     for write in writes {
         assert_eq!(write.await.unwrap().status(), 200);
     }
-    assert_eq!(page.told(&live).await.len(), 50);
+    assert_eq!(page.received(&live).await.len(), 50);
     assert_eq!(live.stats().write_lock_timeouts, 0);
 }
 

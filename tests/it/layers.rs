@@ -23,7 +23,7 @@ use crate::support::{AnyResponse, BoxError, Page, Server, TOKEN, builder, json a
 
 const SENT: &str = r#"{"text":"a"}"#;
 
-fn sent_is_told() -> Vec<Value> {
+fn expected_broadcast() -> Vec<Value> {
     vec![json!({"type": "update-event", "event": {"text": "a", "id": "7"}})]
 }
 
@@ -57,11 +57,11 @@ async fn compression_outside_does_not_hide_the_answer() {
     assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
     assert_eq!(&response.body()[..2], b"\x1f\x8b");
     let stored = json!({"type": "update-event", "event": {"text": "a", "id": 7, "stored": true}});
-    assert_eq!(page.told(&live).await, [stored]);
+    assert_eq!(page.received(&live).await, [stored]);
 }
 
 #[tokio::test]
-async fn compression_inside_leaves_the_request_to_tell() {
+async fn with_compression_inside_the_change_comes_from_the_request() {
     let live = live();
     let server = Server::new(ServiceBuilder::new().layer(live.layer()).layer(compressing()).service_fn(update));
     let bare = Server::new(ServiceBuilder::new().layer(compressing()).service_fn(update::<Incoming>));
@@ -69,7 +69,7 @@ async fn compression_inside_leaves_the_request_to_tell() {
     let response = server.send(accepting_gzip()).await;
     assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
     assert_eq!(response.body(), bare.send(accepting_gzip()).await.body(), "byte for byte");
-    assert_eq!(page.told(&live).await, sent_is_told());
+    assert_eq!(page.received(&live).await, expected_broadcast());
 }
 
 /// The usual stack of a service that faces the world.
@@ -92,17 +92,17 @@ async fn sockets_and_writes_go_through_the_usual_stack_and_sockets_outlive_its_t
     tokio::time::sleep(Duration::from_secs(60)).await;
     page.barrier().await;
     assert_eq!(server.write(Method::PUT, "/events/7", SENT).await.status(), 200);
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_request_over_an_outer_limit_is_refused_and_not_told() {
+async fn a_request_over_an_outer_limit_is_refused_and_not_broadcast() {
     let live = live();
     let server = stack(&live);
     let mut page = server.subscribed().await;
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(2000));
     assert_eq!(server.write(Method::PUT, "/events/7", &large).await.status(), 413);
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
 }
 
 #[tokio::test]
@@ -113,9 +113,9 @@ async fn a_request_limit_inside_works_too() {
     let mut page = server.subscribed().await;
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(2000));
     assert_eq!(server.write(Method::PUT, "/events/7", &large).await.status(), 413);
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert_eq!(server.write(Method::PUT, "/events/7", SENT).await.status(), 200);
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,8 +134,8 @@ async fn an_answer_of_an_outer_timeout_does_not_silence_the_write() {
     let mut page = server.subscribed().await;
     assert_eq!(server.write(Method::PUT, "/events/7", SENT).await.status(), 408);
     let (kind, event) = page.event().await;
-    assert_eq!(json!({"type": kind, "event": event}), sent_is_told()[0]);
-    assert!(page.told(&live).await.is_empty(), "once");
+    assert_eq!(json!({"type": kind, "event": event}), expected_broadcast()[0]);
+    assert!(page.received(&live).await.is_empty(), "once");
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn cors_outside_answers_preflights_and_marks_refusals() {
     let mut page = server.page_with(&[("origin", "http://app.example")]).await.expect("an accepted socket");
     page.subscribe("events").await;
     server.write(Method::PUT, "/events/7", SENT).await;
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn the_answer_to_an_upgrade_stays_bare_behind_a_compressor() {
 }
 
 #[tokio::test]
-async fn a_panic_between_two_layers_is_a_500_and_the_next_write_is_told() {
+async fn a_panic_between_two_layers_is_a_500_and_the_next_write_is_broadcast() {
     let live = live();
     let panics = |request: Request<RequestBody<Incoming>>| async {
         assert!(request.headers().get("x-panic").is_none(), "this one panics");
@@ -224,9 +224,9 @@ async fn a_panic_between_two_layers_is_a_500_and_the_next_write_is_told() {
     let mut page: Page = server.subscribed().await;
     let request = Request::put("/events/7").header("x-panic", "1").body(SENT).unwrap();
     assert_eq!(server.send(request).await.status(), 500);
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     server.write(Method::PUT, "/events/7", SENT).await;
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[cfg(feature = "axum")]
@@ -251,8 +251,8 @@ async fn axums_own_middleware_fits_on_either_side() {
         .route(
             "/events/{id}",
             put(async |request: Request| {
-                let way: Vec<_> = request.headers().get_all("x-way-in").iter().collect();
-                assert_eq!(way, ["outside", "inside"]);
+                let transport: Vec<_> = request.headers().get_all("x-way-in").iter().collect();
+                assert_eq!(transport, ["outside", "inside"]);
                 read(request).await.unwrap();
                 r#"{"action":"updated"}"#
             }),
@@ -267,9 +267,9 @@ async fn axums_own_middleware_fits_on_either_side() {
     let server = Server::new(router);
     let mut page = server.subscribed().await;
     let response = server.write(Method::PUT, "/events/7", SENT).await;
-    let way: Vec<_> = response.headers().get_all("x-way-out").iter().collect();
-    assert_eq!(way, ["inside", "outside"]);
-    assert_eq!(page.told(&live).await, sent_is_told());
+    let transport: Vec<_> = response.headers().get_all("x-way-out").iter().collect();
+    assert_eq!(transport, ["inside", "outside"]);
+    assert_eq!(page.received(&live).await, expected_broadcast());
 }
 
 /// The type the layer answers with is a body like any other, so that layers outside need no help.

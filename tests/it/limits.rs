@@ -1,4 +1,5 @@
-//! What one page, one user, or all of them at once may cost; and that nobody else notices where somebody is stopped.
+//! Limits: the connection limit, rate limits and others, for one page, one user, or all; a page that reaches one does
+//! not affect others.
 
 use std::{
     sync::{
@@ -35,7 +36,7 @@ fn too_many() -> End {
     End::Close(1008, "Too many messages".into())
 }
 
-/// Everybody is who their token says.
+/// The token is the principal.
 fn open_to_all(builder: LiveUpdatesBuilder<WantsAuth>) -> LiveUpdatesBuilder<HasAuth> {
     builder.authenticate_fn((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())))
 }
@@ -46,8 +47,8 @@ fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
     (live, server)
 }
 
-/// A page that must go on hearing what is told.
-async fn hears(live: &LiveUpdates, page: &mut Page) {
+/// A page that must keep receiving.
+async fn receives(live: &LiveUpdates, page: &mut Page) {
     live.send("events", &json!("heard")).unwrap();
     assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
 }
@@ -62,8 +63,8 @@ async fn refusal(server: &Server, address: &str) -> (u16, String, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_socket_more_than_there_may_be_waits_for_its_503_and_the_others_hear_on() {
-    // Nobody answers pings while the test looks at the others.
+async fn one_socket_over_the_connection_limit_waits_for_its_503_and_the_others_keep_receiving() {
+    // No pings are answered while the test looks at the others.
     let patient = builder().tokens([TOKEN]).pong_timeout(seconds(24 * 3600));
     let (live, server) = serve(patient.max_connections(3));
     let mut pages = [server.subscribed().await, server.subscribed().await, server.subscribed().await];
@@ -94,10 +95,10 @@ async fn one_principal_may_have_so_many_sockets_and_others_as_many() {
     assert_eq!((status, body.as_str()), (503, r#"{"error":"too many connections of one principal"}"#));
     let mut bob = server.page_at("/api/v1?token=bob&ws=1").await.unwrap();
     bob.subscribe("events").await;
-    hears(&live, &mut bob).await;
+    receives(&live, &mut bob).await;
     assert_eq!((live.stats().connections, live.stats().sockets_refused), (3, 1));
 
-    // However a socket ends, its place is given back: here by the page, by the server, and by nobody.
+    // However a socket ends, its permit is given back: here by the page, by the server, and by neither.
     first.write(&frame(raw::CLOSE, b"\x03\xe8")).await.unwrap();
     let third = comes_in(&server, alice).await;
     assert_eq!(live.disconnect(|identity| identity.principal() == "alice"), 2);
@@ -112,7 +113,7 @@ async fn one_principal_may_have_so_many_sockets_and_others_as_many() {
     drop(both);
 }
 
-/// A socket that is let in as soon as a place is free, which is a moment after another is off the list.
+/// A socket that opens as soon as a permit is free, which is a moment after another one is off the list.
 async fn comes_in(server: &Server, address: &str) -> Page {
     for _ in 0..1000 {
         if let Ok(page) = server.page_at(address).await {
@@ -120,7 +121,7 @@ async fn comes_in(server: &Server, address: &str) -> Page {
         }
         tokio::task::yield_now().await;
     }
-    panic!("no place");
+    panic!("no permit");
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +150,7 @@ async fn a_page_subscribes_thirty_two_entities_at_once_and_no_more() {
     let (live, server) = serve(with_entities(40));
     let mut page = server.page().await;
     for at in 0..32 {
-        page.say(&subscription(&format!("entity-{at}"))).await;
+        page.send_text(&subscription(&format!("entity-{at}"))).await;
     }
     page.barrier().await;
     assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (32, 0));
@@ -161,11 +162,11 @@ async fn a_page_subscribes_thirty_two_entities_at_once_and_no_more() {
     let stats = live.stats();
     assert_eq!((stats.subscriptions, stats.subscriptions_refused, stats.messages_ignored), (32, 2, 0));
     live.send("entity-32", &json!("not subscribed")).unwrap();
-    assert_eq!(page.told_about("entity-31", &live).await, Vec::<Value>::new());
+    assert_eq!(page.received_of("entity-31", &live).await, Vec::<Value>::new());
 
-    page.say(r#"{"action":"unsubscribe","name":"entity-0"}"#).await;
+    page.send_text(r#"{"action":"unsubscribe","name":"entity-0"}"#).await;
     page.subscribe("entity-32").await;
-    assert_eq!(page.told_about("entity-32", &live).await, Vec::<Value>::new());
+    assert_eq!(page.received_of("entity-32", &live).await, Vec::<Value>::new());
     assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (32, 2));
 }
 
@@ -198,11 +199,11 @@ async fn forty_one_subscriptions_in_a_row_close_no_page() {
     let (live, server) = serve(with_entities(41));
     let mut page = server.subscribed().await;
     for at in 0..41 {
-        page.say(&subscription(&format!("entity-{at}"))).await;
-        page.say(&subscription(&format!("entity-{at}")).replace("subscribe", "unsubscribe")).await;
+        page.send_text(&subscription(&format!("entity-{at}"))).await;
+        page.send_text(&subscription(&format!("entity-{at}")).replace("subscribe", "unsubscribe")).await;
     }
     page.barrier().await;
-    hears(&live, &mut page).await;
+    receives(&live, &mut page).await;
     let stats = live.stats();
     assert_eq!((stats.connections, stats.sockets_closed_rate_limited, stats.messages_ignored), (1, 0, 0));
 }
@@ -249,7 +250,7 @@ async fn a_thousand_messages_are_read_at_once_and_more_of_them_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_sends_without_end_is_closed_after_half_a_minute_and_nobody_else_notices() {
+async fn a_page_that_exceeds_the_rate_limit_is_closed_after_half_a_minute_and_others_are_not_affected() {
     for (what, flood) in floods() {
         let (live, server) = serve(builder().tokens([TOKEN]).pong_timeout(seconds(24 * 3600)));
         let mut other = server.subscribed().await;
@@ -265,7 +266,7 @@ async fn a_page_that_sends_without_end_is_closed_after_half_a_minute_and_nobody_
         let goes_on = async {
             while live.stats().connections == 2 {
                 let sent = Instant::now();
-                hears(&live, &mut other).await;
+                receives(&live, &mut other).await;
                 assert_eq!(sent.elapsed(), Duration::ZERO, "{what}");
                 sleep(Duration::from_millis(100)).await;
             }
@@ -300,7 +301,7 @@ async fn a_page_may_go_on_at_the_rate_for_ever() {
     raw.write(&text(JUNK).repeat(990)).await.unwrap();
     for _ in 0..10_000 {
         sleep(Duration::from_millis(10)).await;
-        raw.say(JUNK).await;
+        raw.send_text(JUNK).await;
     }
     assert_eq!(is_read(&mut raw).await, Duration::ZERO);
     assert_eq!((live.stats().messages_ignored, live.stats().sockets_closed_rate_limited), (10_990, 0));
@@ -309,7 +310,7 @@ async fn a_page_may_go_on_at_the_rate_for_ever() {
 #[tokio::test]
 async fn the_rate_can_be_set() {
     let (live, server) = serve(builder().tokens([TOKEN]).max_message_rate(3, 2));
-    for (way, mut raw) in server.connect_both().await {
+    for (transport, mut raw) in server.connect_both().await {
         let before = live.stats().messages_ignored;
         let ignored = || live.stats().messages_ignored - before;
         raw.upgrade("/api/v1?token=demo&ws=1").await;
@@ -318,7 +319,7 @@ async fn the_rate_can_be_set() {
         until("as many as may come at once", || ignored() == 3).await;
         until("one more", || ignored() == 4).await;
         until("and the last", || ignored() == 5).await;
-        assert_eq!((live.stats().connections >= 1, live.stats().sockets_closed_rate_limited), (true, 0), "{way}");
+        assert_eq!((live.stats().connections >= 1, live.stats().sockets_closed_rate_limited), (true, 0), "{transport}");
     }
 }
 
@@ -366,7 +367,7 @@ async fn an_address_that_would_take_too_much_to_keep_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_to_the_servers_own_pings_are_never_too_many() {
-    // Pinged with every word it hears, and then some.
+    // Pinged with every message it receives, and then some.
     let often = converging().tokens([TOKEN]).acknowledge_interval(Duration::ZERO).max_message_rate(1, 1);
     let (live, server) = serve(often.ping_interval(Duration::from_millis(20)));
     let key = server.handshake(TOKEN).await;
@@ -436,7 +437,7 @@ fn hanging() -> LiveUpdatesBuilder<HasAuth> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authenticator_that_hangs_turns_nobody_away_from_a_handshake() {
+async fn an_authenticator_that_hangs_refuses_no_handshake() {
     let live = hanging().build().unwrap();
     let began = Instant::now();
     all_are_welcome(&herd(&live, 10_000).await);
@@ -449,7 +450,7 @@ async fn an_authenticator_that_hangs_turns_nobody_away_from_a_handshake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_is_asked_about_in_order_and_has_the_whole_hook_timeout() {
+async fn queued_authentications_run_in_order_with_the_whole_hook_timeout() {
     let order = Arc::<std::sync::Mutex<Vec<String>>>::default();
     let live = builder()
         .authenticate_fn(order.clone(), async |order: Arc<std::sync::Mutex<Vec<String>>>, request: AuthRequest| {
@@ -487,7 +488,7 @@ async fn without_a_queue_a_socket_is_refused_at_once_with_the_usual_delay() {
     assert_eq!((status, body.as_str()), (503, r#"{"error":"authentication is unavailable"}"#));
     assert!(delay <= seconds(21), "{delay:?}");
     assert_eq!(live.stats().authentication_queue_timeouts, 1);
-    // A client that leaves gives its place back.
+    // A client that leaves gives its permit back.
     asking.abort();
     let _ = asking.await;
     assert_eq!(refusal(&server, "/api/v1?token=demo&ws=1").await.0, 503);
@@ -495,7 +496,7 @@ async fn without_a_queue_a_socket_is_refused_at_once_with_the_usual_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_socket_stays_when_there_is_no_time_to_ask_about_it_again() {
+async fn an_open_socket_stays_when_reauthentication_finds_no_slot() {
     let live = Running::default()
         .builder()
         .max_concurrent_authentications(1)

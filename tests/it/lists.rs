@@ -1,4 +1,4 @@
-//! Lists: how they leave, and what is told to pages that may have got an old one.
+//! Lists: their cache headers, and what pages that may have received an old one are sent.
 
 use bytes::Bytes;
 use http::{Method, Response};
@@ -8,7 +8,7 @@ use tower_live_updates::{Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{
     Server,
-    client::{Client, WAYS, Way, added, adds, patient, publish, updated, wait},
+    client::{Client, TRANSPORTS, Transport, added, adds, patient, publish, updated, wait},
     full,
 };
 
@@ -17,7 +17,7 @@ fn live(entity: Entity, delivery: Delivery) -> LiveUpdates {
 }
 
 #[tokio::test]
-async fn lists_that_say_nothing_themselves_stay_out_of_caches() {
+async fn lists_without_cache_headers_stay_out_of_caches() {
     for delivery in [Delivery::Converging, Delivery::Plain] {
         for (name, value, expected) in [
             ("x-other", "1", Some("no-store")),
@@ -69,24 +69,24 @@ async fn a_list_leaves_in_pieces_so_that_its_end_can_be_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_young_page_is_told_again_what_a_late_list_may_lack() {
-    for way in WAYS {
+async fn a_new_page_is_sent_again_what_a_late_list_may_lack() {
+    for transport in TRANSPORTS {
         for has_list in [true, false] {
             let live = patient().build().unwrap();
             let server = Server::layered(&live.layer(), |_| async { Response::new(full("[]")) });
             wait(100.0).await;
-            let mut tab = Client::load(&server, way).await.open().await;
+            let mut tab = Client::load(&server, transport).await.open().await;
             if has_list {
-                // As far as can be seen here it leaves at once, whatever stands in buffers on its way.
+                // As far as can be seen here it leaves at once, whatever stands in buffers after it.
                 server.write(Method::GET, "/events", "").await;
             }
             wait(6.0).await;
             publish(&live, [updated(1, "a")]);
-            assert_eq!(tab.hears_in(19.0).await[0], "update 1 a", "{way:?}");
+            assert_eq!(tab.received_in(19.0).await[0], "update 1 a", "{transport:?}");
             for seconds in [10.0, 90.0] {
-                assert_eq!(!tab.hears_in(seconds).await.is_empty(), has_list, "{way:?} {seconds}");
+                assert_eq!(!tab.received_in(seconds).await.is_empty(), has_list, "{transport:?} {seconds}");
             }
-            assert_eq!(tab.hears_in(300.0).await, [""; 0], "{way:?}");
+            assert_eq!(tab.received_in(300.0).await, [""; 0], "{transport:?}");
         }
     }
 }
@@ -96,32 +96,32 @@ async fn so_it_is_where_it_has_come_back_meanwhile() {
     let live = patient().build().unwrap();
     let server = Server::layered(&live.layer(), |_| async { Response::new(full("[]")) });
     wait(100.0).await;
-    let page = Client::load(&server, Way::Tcp).await;
+    let page = Client::load(&server, Transport::Tcp).await;
     let mut tab = page.open().await;
     server.write(Method::GET, "/events", "").await;
     wait(6.0).await;
     publish(&live, [added(1, "a")]);
-    tab.hears_in(14.0).await;
+    tab.received_in(14.0).await;
     tab.cut(&live).await;
     let mut tab = page.open().await;
-    tab.hears_in(7.0).await;
-    assert_eq!(tab.hears_in(10.0).await, adds(&[(1, "a")]), "thirty seconds after it came");
-    assert_eq!(tab.hears_in(100.0).await, adds(&[(1, "a")]), "and two minutes");
+    tab.received_in(7.0).await;
+    assert_eq!(tab.received_in(10.0).await, adds(&[(1, "a")]), "thirty seconds after it came");
+    assert_eq!(tab.received_in(100.0).await, adds(&[(1, "a")]), "and two minutes");
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_it_is_where_everybody_was_told_again_meanwhile() {
-    for way in WAYS {
+async fn so_it_is_where_all_pages_were_sent_a_repeat_meanwhile() {
+    for transport in TRANSPORTS {
         let live = patient().build().unwrap();
         let server = Server::layered(&live.layer(), |_| async { Response::new(full("[]")) });
         wait(100.0).await;
-        let mut tab = Client::load(&server, way).await.open().await;
+        let mut tab = Client::load(&server, transport).await.open().await;
         server.write(Method::GET, "/events", "").await;
         wait(3.8).await;
         publish(&live, [updated(1, "a"), updated(2, "a")]);
-        assert_eq!(tab.hears_in(25.0).await.len(), 4, "{way:?}: live, and when they have settled");
+        assert_eq!(tab.received_in(25.0).await.len(), 4, "{transport:?}: live, and when they have settled");
         for seconds in [2.0, 90.0] {
-            assert_eq!(tab.hears_in(seconds).await, ["update 1 a", "update 2 a"], "{way:?} {seconds}");
+            assert_eq!(tab.received_in(seconds).await, ["update 1 a", "update 2 a"], "{transport:?} {seconds}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! With a load hook, pages are told what the store holds.
+//! With a load hook, pages are sent what the store holds.
 
 use std::{
     sync::{Arc, Mutex},
@@ -57,7 +57,7 @@ async fn write(answer: Answer, method: Method, path: &str, body: &str) -> Told {
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.subscribed().await;
     assert_eq!(server.write(method, path, body).await.status(), 200);
-    let messages = page.told(&live).await;
+    let messages = page.received(&live).await;
     let asked = asked.lock().unwrap().clone();
     Told { messages, asked, live }
 }
@@ -73,7 +73,7 @@ fn row(id: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_row_is_told_whatever_was_sent_and_answered() {
+async fn the_loaded_row_is_broadcast_whatever_was_sent_and_answered() {
     for (method, path, id, kind) in [
         (Method::POST, "/events", "17", "add"),
         (Method::PUT, "/events/7", "7", "update"),
@@ -81,30 +81,30 @@ async fn the_row_is_told_whatever_was_sent_and_answered() {
         (Method::PUT, "/events/a%2Fb", "a/b", "update"),
     ] {
         let row = row(&json!(id));
-        let told = write(Answer::Row(row.clone()), method.clone(), path, DATED).await;
-        assert_eq!(told.messages, [message(kind, &row)], "{method} {path}");
-        assert_eq!(told.asked, [id], "asked once, for the id as text");
+        let received = write(Answer::Row(row.clone()), method.clone(), path, DATED).await;
+        assert_eq!(received.messages, [message(kind, &row)], "{method} {path}");
+        assert_eq!(received.asked, [id], "asked once, for the id as text");
     }
 }
 
 #[tokio::test]
 async fn a_row_may_spell_its_id_as_the_store_does() {
     let row = row(&json!(7));
-    let told = write(Answer::Row(row.clone()), Method::PUT, "/events/7", DATED).await;
-    assert_eq!(told.messages, [message("update", &row)]);
+    let received = write(Answer::Row(row.clone()), Method::PUT, "/events/7", DATED).await;
+    assert_eq!(received.messages, [message("update", &row)]);
 }
 
 #[tokio::test]
 async fn a_row_without_an_id_is_given_the_writes_own() {
-    let told = write(Answer::Row(json!({"text": "stored"})), Method::PUT, "/events/7", DATED).await;
-    assert_eq!(told.messages, [message("update", &json!({"text": "stored", "id": "7"}))]);
+    let received = write(Answer::Row(json!({"text": "stored"})), Method::PUT, "/events/7", DATED).await;
+    assert_eq!(received.messages, [message("update", &json!({"text": "stored", "id": "7"}))]);
 }
 
 #[tokio::test]
-async fn a_write_without_a_readable_object_is_told_all_the_same() {
+async fn a_write_without_a_readable_object_is_broadcast_all_the_same() {
     let row = row(&json!("7"));
-    let told = write(Answer::Row(row.clone()), Method::PUT, "/events/7", "").await;
-    assert_eq!(told.messages, [message("update", &row)]);
+    let received = write(Answer::Row(row.clone()), Method::PUT, "/events/7", "").await;
+    assert_eq!(received.messages, [message("update", &row)]);
 }
 
 #[tokio::test]
@@ -112,33 +112,33 @@ async fn no_row_is_a_delete_whatever_was_written() {
     for (method, path, id) in
         [(Method::POST, "/events", "17"), (Method::PUT, "/events/7", "7"), (Method::DELETE, "/events/7", "7")]
     {
-        let told = write(Answer::Gone, method.clone(), path, DATED).await;
-        assert_eq!(told.messages, [message("delete", &json!({"id": id}))], "{method}");
+        let received = write(Answer::Gone, method.clone(), path, DATED).await;
+        assert_eq!(received.messages, [message("delete", &json!({"id": id}))], "{method}");
     }
 }
 
 #[tokio::test]
 async fn a_deleted_row_that_is_still_there_is_an_update() {
     let kept = json!({"id": "7", "text": "kept", "deleted": true});
-    let told = write(Answer::Row(kept.clone()), Method::DELETE, "/events/7", "").await;
-    assert_eq!(told.messages, [message("update", &kept)]);
+    let received = write(Answer::Row(kept.clone()), Method::DELETE, "/events/7", "").await;
+    assert_eq!(received.messages, [message("update", &kept)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_fails_is_counted_and_the_change_told_from_what_was_sent() {
+async fn a_load_hook_that_fails_is_counted_and_the_change_comes_from_the_request() {
     for answer in [Answer::Error, Answer::Panic, Answer::Hang, Answer::Row(json!("no object")), Answer::Row(json!([1]))]
     {
-        let told = write(answer.clone(), Method::PUT, "/events/7", r#"{"text":"sent"}"#).await;
-        assert_eq!(told.messages, [message("update", &json!({"text": "sent", "id": "7"}))], "{answer:?}");
-        assert_eq!(told.live.stats().hooks_failed, 1, "{answer:?}");
-        let told = write(answer.clone(), Method::DELETE, "/events/7", "").await;
-        assert_eq!(told.messages, [message("delete", &json!({"id": "7"}))], "{answer:?}");
+        let received = write(answer.clone(), Method::PUT, "/events/7", r#"{"text":"sent"}"#).await;
+        assert_eq!(received.messages, [message("update", &json!({"text": "sent", "id": "7"}))], "{answer:?}");
+        assert_eq!(received.live.stats().hooks_failed, 1, "{answer:?}");
+        let received = write(answer.clone(), Method::DELETE, "/events/7", "").await;
+        assert_eq!(received.messages, [message("delete", &json!({"id": "7"}))], "{answer:?}");
     }
 }
 
 #[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]
-async fn the_log_says_why_a_hook_failed() {
+async fn the_log_names_the_reason_of_a_failed_hook() {
     for (answer, why) in [
         (Answer::Error, "the database is gone"),
         (Answer::Panic, "it panicked"),
@@ -162,14 +162,15 @@ async fn a_hang_in_a_hook_ends_at_the_hook_timeout() {
 }
 
 #[tokio::test]
-async fn a_row_that_would_break_pages_is_not_told() {
-    let told = write(Answer::Row(json!({"id": "17", "text": "without dates"})), Method::POST, "/events", DATED).await;
-    assert!(told.messages.is_empty());
-    assert_eq!(told.live.stats().writes_unpublished, 1);
+async fn a_row_that_would_break_pages_is_not_broadcast() {
+    let received =
+        write(Answer::Row(json!({"id": "17", "text": "without dates"})), Method::POST, "/events", DATED).await;
+    assert!(received.messages.is_empty());
+    assert_eq!(received.live.stats().writes_unpublished, 1);
 }
 
 #[tokio::test]
-async fn nobody_asks_the_hook_about_a_write_that_failed() {
+async fn the_load_hook_is_not_run_for_a_write_that_failed() {
     let asked = Arc::default();
     let hook = Hook { asked: Arc::clone(&asked), answer: Answer::Gone };
     let live = LiveUpdates::builder("/api/v1")
@@ -181,15 +182,15 @@ async fn nobody_asks_the_hook_about_a_write_that_failed() {
     let server = Server::layered(&live.layer(), |_| async { crate::support::json(409, "{}") });
     let mut page = server.subscribed().await;
     server.write(Method::PUT, "/events/7", DATED).await;
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
     assert!(asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn an_entity_without_a_hook_is_told_from_request_and_answer() {
+async fn an_entity_without_a_load_hook_is_broadcast_from_request_and_response() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.subscribed().await;
     server.write(Method::PUT, "/events/7", r#"{"text":"sent"}"#).await;
-    assert_eq!(page.told(&live).await, [message("update", &json!({"text": "sent", "id": "7"}))]);
+    assert_eq!(page.received(&live).await, [message("update", &json!({"text": "sent", "id": "7"}))]);
 }

@@ -1,10 +1,12 @@
-//! A server that is started again with a log file goes on where it was: pages hear what they missed, and no more.
+//! The log file: after a restart pages resume, receive what they missed, and no more.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::support::{
     Server, TOKEN,
-    client::{Client, Tab, WAYS, Way, added, converging_events, deleted, event, publish, updated, upserts, wait},
+    client::{
+        Client, TRANSPORTS, Tab, Transport, added, converging_events, deleted, event, publish, updated, upserts, wait,
+    },
     raw::{CLOSE, FIN, PING, Raw, TEXT},
     until, usual,
 };
@@ -42,33 +44,33 @@ impl Drop for Folder {
     }
 }
 
-/// What the store holds now is told to pages by a snapshot, which says so.
+/// A snapshot sends what the store holds now, and names itself.
 fn builder(folder: &Folder) -> LiveUpdatesBuilder<HasAuth> {
     let rows = async |(): (), _: Identity| Ok::<_, std::io::Error>(Snapshot::new([event(9, "snapshot")]));
     converging_events(Entity::scheduler("/events").snapshot((), rows)).log_file(folder.file())
 }
 
-/// Ends a server as its page sees it, which answers pings: what it hears until it is told to come again.
+/// Ends a server as a page sees it that answers pings: what the page receives until its close.
 async fn shut_down(live: &LiveUpdates, tab: &mut Tab) -> usize {
     let shutdown = tokio::spawn({
         let live = live.clone();
         async move { live.shutdown().await }
     });
-    let mut heard = 0;
+    let mut received = 0;
     loop {
         match tab.raw.frame().await.expect("a goodbye") {
             (first, payload) if first == FIN | PING => tab.pong(&payload).await,
-            (first, _) if first == FIN | TEXT => heard += 1,
+            (first, _) if first == FIN | TEXT => received += 1,
             (first, _) if first == FIN | CLOSE => break,
             other => panic!("unexpected {other:?}"),
         }
     }
     shutdown.await.unwrap();
-    heard
+    received
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
+async fn after_a_restart_a_page_receives_the_gap_and_no_more() {
     let folder = Folder::new("gap");
     let sealed = |builder: LiveUpdatesBuilder<HasAuth>| match cfg!(feature = "sealed-keys") {
         #[cfg(feature = "sealed-keys")]
@@ -77,19 +79,19 @@ async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
     };
     let plain = |builder: LiveUpdatesBuilder<HasAuth>| builder;
     for keys in [plain as fn(_) -> _, sealed] {
-        for way in WAYS {
+        for transport in TRANSPORTS {
             let _ = fs::remove_file(folder.file());
             let live = keys(builder(&folder)).build().unwrap();
             let server = Server::layered(&live.layer(), usual);
             publish(&live, (1..=100).map(|id| added(id, "there")));
             wait(100.0).await;
-            let page = Client::load(&server, way).await;
+            let page = Client::load(&server, transport).await;
             let mut tab = page.open().await;
             publish(&live, [updated(1, "before")]);
             wait(60.0).await;
-            let _ = tab.heard().await;
+            let _ = tab.received().await;
             shut_down(&live, &mut tab).await;
-            assert!(folder.holds_log(), "{way:?}");
+            assert!(folder.holds_log(), "{transport:?}");
 
             // HTTP goes on meanwhile.
             publish(&live, [updated(3, "while the server drains"), deleted(4)]);
@@ -98,40 +100,40 @@ async fn after_a_restart_a_page_hears_the_gap_and_no_more() {
             let next = keys(builder(&folder)).build().unwrap();
             assert_eq!(next.stats().log_restored, 103);
             let server = Server::layered(&next.layer(), usual);
-            let page = Client::with_key(&server, way, &page.key);
+            let page = Client::with_key(&server, transport, &page.key);
             let mut tab = page.open().await;
-            let heard = tab.hears_in(1.0).await;
+            let received = tab.received_in(1.0).await;
             let mut expected = upserts(&[(3, "while the server drains")]);
             expected.extend(["delete 4".to_owned(), "update 4".to_owned()]);
-            assert_eq!(heard, expected, "{way:?}");
+            assert_eq!(received, expected, "{transport:?}");
             let stats = next.stats();
-            assert_eq!((stats.snapshots, stats.unrecovered_gaps, stats.replays), (0, 0, 1), "{way:?}");
+            assert_eq!((stats.snapshots, stats.unrecovered_gaps, stats.replays), (0, 0, 1), "{transport:?}");
 
             publish(&next, [updated(5, "new")]);
-            let heard = tab.hears_in(0.1).await;
-            assert_eq!(heard, ["update 5 new"], "{way:?}");
+            let received = tab.received_in(0.1).await;
+            assert_eq!(received, ["update 5 new"], "{transport:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_has_missed_nothing_hears_nothing() {
+async fn a_page_that_has_missed_nothing_receives_nothing() {
     let folder = Folder::new("nothing");
     let live = builder(&folder).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     publish(&live, (1..=1000).map(|id| added(id, "there")));
     wait(100.0).await;
-    let page = Client::load(&server, Way::Tcp).await;
+    let page = Client::load(&server, Transport::Tcp).await;
     let mut tab = page.open().await;
     wait(1.0).await;
     shut_down(&live, &mut tab).await;
     let next = builder(&folder).build().unwrap();
     let server = Server::layered(&next.layer(), usual);
-    let mut tab = Client::with_key(&server, Way::Tcp, &page.key).open().await;
-    assert_eq!(tab.hears_in(60.0).await, [""; 0]);
+    let mut tab = Client::with_key(&server, Transport::Tcp, &page.key).open().await;
+    assert_eq!(tab.received_in(60.0).await, [""; 0]);
     // Nor does one that is loaded now.
-    let mut tab = Client::load(&server, Way::Tcp).await.open().await;
-    assert_eq!(tab.hears_in(60.0).await, [""; 0]);
+    let mut tab = Client::load(&server, Transport::Tcp).await.open().await;
+    assert_eq!(tab.received_in(60.0).await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,13 +142,13 @@ async fn a_process_that_dies_leaves_no_history() {
     let live = builder(&folder).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     publish(&live, [added(1, "there")]);
-    let page = Client::load(&server, Way::AnyStream).await;
+    let page = Client::load(&server, Transport::AnyStream).await;
     page.open().await.cut(&live).await;
     drop(live);
     let next = builder(&folder).build().unwrap();
     let server = Server::layered(&next.layer(), usual);
-    let mut tab = Client::with_key(&server, Way::AnyStream, &page.key).open().await;
-    assert_eq!(tab.hears_in(1.0).await, upserts(&[(9, "snapshot")]));
+    let mut tab = Client::with_key(&server, Transport::AnyStream, &page.key).open().await;
+    assert_eq!(tab.received_in(1.0).await, upserts(&[(9, "snapshot")]));
     let stats = next.stats();
     assert_eq!((stats.log_restored, stats.snapshots), (0, 1));
 }
@@ -156,7 +158,7 @@ async fn a_page_that_does_not_answer_does_not_hold_the_end_up() {
     let folder = Folder::new("silent");
     let live = builder(&folder).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
-    let tab = Client::load(&server, Way::AnyStream).await.open().await;
+    let tab = Client::load(&server, Transport::AnyStream).await.open().await;
     let began = tokio::time::Instant::now();
     live.shutdown().await;
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
@@ -164,7 +166,7 @@ async fn a_page_that_does_not_answer_does_not_hold_the_end_up() {
     drop(tab);
 }
 
-/// A write is on its way when the server begins to end, and is answered when `shutdown` has long returned.
+/// A write is in flight when the server begins to end, and is answered when `shutdown` has long returned.
 #[test]
 fn a_write_that_ends_after_shutdown_is_in_the_log() {
     let folder = Folder::new("late");
@@ -246,7 +248,7 @@ async fn a_file_that_is_not_used_is_named_with_the_reason_and_the_remedy() {
     let folder = Folder::new("said");
     let logs = crate::support::logs::Logs::capture();
     let old = builder(&folder).build().unwrap();
-    assert!(logs.lines("WARN").is_empty(), "at the first start there is nothing to say");
+    assert!(logs.lines("WARN").is_empty(), "at the first start there is nothing to log");
     let new = builder(&folder).build().unwrap();
     let lines = logs.lines("is not used: the process that used it before did not end with shutdown");
     assert!(lines.len() == 1 && lines[0].contains("live.log") && lines[0].contains("shutdown()"), "{lines:?}");

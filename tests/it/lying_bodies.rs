@@ -1,4 +1,4 @@
-//! Whatever a body says of its action and of ids: what pages hear is what the store did, or nothing.
+//! Whatever a body claims about its action and ids: pages receive what the store did, or nothing.
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,7 @@ impl Store {
         let id = rows.last_key_value().map_or(1, |(last, _)| last + 1);
         fields.remove("id");
         rows.insert(id, fields.clone());
-        self.say("inserted", Some(id), &fields)
+        self.respond("inserted", Some(id), &fields)
     }
 
     fn update(&self, id: Option<u64>, fields: Row) -> Response<Full<Bytes>> {
@@ -70,7 +70,7 @@ impl Store {
         row.extend(fields.into_iter().filter(|(key, _)| key != "id"));
         let mut stored = row.clone();
         stored.insert("id".to_owned(), id.into());
-        self.say("updated", None, &stored)
+        self.respond("updated", None, &stored)
     }
 
     fn delete(&self, id: Option<u64>) -> Response<Full<Bytes>> {
@@ -78,18 +78,18 @@ impl Store {
         if removed.is_some() { answer(200, r#"{"action":"deleted"}"#) } else { answer(404, "{}") }
     }
 
-    fn say(&self, action: &str, tid: Option<u64>, row: &Row) -> Response<Full<Bytes>> {
-        let mut say = json!({"action": action});
+    fn respond(&self, action: &str, tid: Option<u64>, row: &Row) -> Response<Full<Bytes>> {
+        let mut send_text = json!({"action": action});
         if let Some(tid) = tid {
-            say["tid"] = tid.into();
+            send_text["tid"] = tid.into();
         }
         if self.answers_rows {
-            say["item"] = Value::Object(row.clone());
+            send_text["item"] = Value::Object(row.clone());
             if let Some(tid) = tid {
-                say["item"]["id"] = tid.into();
+                send_text["item"]["id"] = tid.into();
             }
         }
-        answer(200, &say.to_string())
+        answer(200, &send_text.to_string())
     }
 }
 
@@ -97,7 +97,7 @@ fn row(value: &Value) -> Row {
     value.as_object().cloned().unwrap_or_default()
 }
 
-/// A page that applies what it hears.
+/// A page that applies what it receives.
 fn apply(rows: &mut BTreeMap<u64, Row>, message: &Value) {
     let event = row(&message["event"]);
     let id = event["id"].to_string().trim_matches('"').parse().expect("a number");
@@ -142,7 +142,7 @@ fn lies() -> Vec<(Method, &'static str, String)> {
         .collect()
 }
 
-async fn pages_hear_what_the_store_did(store: Store, has_option: bool) {
+async fn pages_receive_what_the_store_did(store: Store, has_option: bool) {
     let events = Entity::scheduler("/events");
     let events = if has_option { events.body_modes() } else { events };
     let live =
@@ -155,18 +155,18 @@ async fn pages_hear_what_the_store_did(store: Store, has_option: bool) {
         let before = store.snapshot();
         server.send(request.body(body.clone()).unwrap()).await;
         let mut shown = before.clone();
-        let heard = page.told(&live).await;
-        for message in &heard {
+        let received = page.received(&live).await;
+        for message in &received {
             apply(&mut shown, message);
         }
         let after = store.snapshot();
-        let name = format!("{method} {path} {body} {heard:?}");
-        // Without its option a back end's own modes are not understood, and an event without dates is never told.
-        let is_untold = heard.is_empty() && live.stats().writes_unpublished > 0;
+        let name = format!("{method} {path} {body} {received:?}");
+        // Without its option a back end's own modes are not understood, and an event without dates is never broadcast.
+        let is_untold = received.is_empty() && live.stats().writes_unpublished > 0;
         let is_undated = after.get(&3).is_some_and(|added| !added.contains_key("start_date"));
         let may_be_silent = (store.has_modes && !has_option) || is_undated;
         assert!(shown == after || (is_untold && may_be_silent), "{name}: {after:?}");
-        assert!(heard.len() <= 1, "{name}");
+        assert!(received.len() <= 1, "{name}");
         // Each lie finds the rows it lies about.
         *store.rows.lock().unwrap() = Store::new(true, true).snapshot();
     }
@@ -175,20 +175,20 @@ async fn pages_hear_what_the_store_did(store: Store, has_option: bool) {
 #[tokio::test]
 async fn of_a_back_end_that_takes_every_body_for_data() {
     for answers_rows in [true, false] {
-        pages_hear_what_the_store_did(Store::new(false, answers_rows), false).await;
+        pages_receive_what_the_store_did(Store::new(false, answers_rows), false).await;
     }
 }
 
 #[tokio::test]
 async fn of_a_back_end_that_reads_the_action_in_bodies() {
     for answers_rows in [true, false] {
-        pages_hear_what_the_store_did(Store::new(true, answers_rows), true).await;
+        pages_receive_what_the_store_did(Store::new(true, answers_rows), true).await;
     }
 }
 
 #[tokio::test]
 async fn of_one_that_reads_it_and_does_not_say_so() {
-    pages_hear_what_the_store_did(Store::new(true, true), false).await;
+    pages_receive_what_the_store_did(Store::new(true, true), false).await;
 }
 
 /// A lying page of one tenant makes the layer read no row of another.
@@ -225,5 +225,5 @@ async fn what_is_read_back_is_read_where_it_is_published() {
     server.send(Request::put("/events/7").body(r#"{"text":"lie"}"#).unwrap()).await;
     let asked = asked.lock().unwrap().clone();
     assert_eq!(asked, [(vec!["south".to_owned()], "7".to_owned()), (vec!["north".to_owned()], "7".to_owned())]);
-    assert_eq!(live.stats().writes_unpublished, 1, "without a scope nothing is read, and nothing told");
+    assert_eq!(live.stats().writes_unpublished, 1, "without a scope nothing is read, and nothing broadcast");
 }

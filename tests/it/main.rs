@@ -17,6 +17,7 @@ mod frames;
 mod handshake;
 mod hooks;
 mod http2;
+mod keyed_lock;
 mod layers;
 mod limits;
 mod lists;
@@ -27,7 +28,6 @@ mod lying_bodies;
 #[cfg(feature = "tracing")]
 mod mistakes;
 mod nesting;
-mod order;
 mod origin;
 mod overflow;
 mod pace;

@@ -1,5 +1,5 @@
-//! What newcomers get wrong. Each mistake ends in an error of `build()` or in one line of the log, said once, that names
-//! the remedy; and docs/troubleshooting.md lists its words.
+//! What newcomers get wrong. Each mistake ends in an error of `build()` or in one line of the log that names the
+//! remedy; and docs/troubleshooting.md lists its words.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -33,9 +33,9 @@ fn is_listed(words: &str) {
     assert!(LISTED.contains(words), "docs/troubleshooting.md lacks {words:?}");
 }
 
-/// The log says one thing, with all of these words; the first of them are in the document, too.
+/// The log has one line with all of these words; the first of them are in the document, too.
 #[track_caller]
-fn says_once(logs: &Logs, words: &[&str]) {
+fn logs_once(logs: &Logs, words: &[&str]) {
     let lines = logs.lines("WARN");
     assert_eq!(lines.len(), 1, "{words:?}: {lines:#?}");
     for words in words {
@@ -199,7 +199,7 @@ async fn an_entity_without_requests_is_named_after_a_minute_with_what_came_inste
         let logs = Logs::capture();
         followed(&server, method.clone(), path).await;
         followed(&server, method, path).await;
-        says_once(&logs, &words);
+        logs_once(&logs, &words);
         let line = &logs.lines("WARN")[0];
         assert!(line.contains("\"events\"") && line.contains(&format!("PUT {entity}/{{id}}")), "{line}");
         assert!(
@@ -236,7 +236,7 @@ async fn a_page_that_leaves_within_the_minute_proves_nothing() {
     // And the next one is looked at anew.
     let _page = server.subscribed().await;
     sleep(MINUTE).await;
-    says_once(&logs, &["its routes are not behind the layer"]);
+    logs_once(&logs, &["its routes are not behind the layer"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +245,7 @@ async fn a_layer_before_the_routes_is_named() {
     let server = Server::new(around(Router::new().layer(live.layer())));
     let logs = Logs::capture();
     followed(&server, Method::PUT, "/events/7").await;
-    says_once(&logs, &["its routes are not behind the layer", "call .layer(live.layer()) last"]);
+    logs_once(&logs, &["its routes are not behind the layer", "call .layer(live.layer()) last"]);
 }
 
 // An endpoint that no page finds.
@@ -268,7 +268,7 @@ async fn an_endpoint_that_no_page_reaches_is_named() {
             server.write(Method::PUT, path, r#"{"text":"a"}"#).await;
             sleep(MINUTE).await;
         }
-        says_once(&logs, &["no page has asked for live updates at", "\"/api/v1\"", "new RemoteEvents"]);
+        logs_once(&logs, &["no page has asked for live updates at", "\"/api/v1\"", "new RemoteEvents"]);
     }
 }
 
@@ -305,7 +305,7 @@ async fn a_page_that_asks_elsewhere_is_named_with_both_paths() {
             let request = if is_socket { request } else { request.header("remote-token", "hidden") };
             assert_eq!(server.send(request.body("").unwrap()).await.status(), 404, "it passes");
         }
-        says_once(&logs, &words);
+        logs_once(&logs, &words);
         assert!(!logs.lines("WARN")[0].contains("hidden"), "{:?}", logs.lines("WARN"));
     }
 }
@@ -370,11 +370,11 @@ async fn watching_without_an_endpoint_is_named() {
     for _ in 0..2 {
         server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
     }
-    says_once(
+    logs_once(
         &logs,
         &["nothing serves the endpoint, so no page can receive it", "route_service(\"/api/v1\", live.endpoint())"],
     );
-    // A page that asks is answered by nobody either.
+    // A request of a page is not answered either.
     server.handshake(TOKEN).await;
     let lines = logs.lines("a page asks for live updates");
     assert!(lines.len() == 1 && lines[0].contains("mount live.endpoint()"), "{lines:?}");
@@ -388,7 +388,7 @@ async fn an_endpoint_without_a_layer_is_named() {
     for _ in 0..2 {
         let _page = server.subscribed().await;
     }
-    says_once(&logs, &["no layer watches its routes", "live.layer()", "live.watch(\"events\")"]);
+    logs_once(&logs, &["no layer watches its routes", "live.layer()", "live.watch(\"events\")"]);
 }
 
 #[tokio::test]
@@ -400,7 +400,7 @@ async fn two_live_updates_around_one_route_are_named() {
     for _ in 0..2 {
         server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
     }
-    says_once(&logs, &["is watched by two LiveUpdates", "build one LiveUpdates with all entities"]);
+    logs_once(&logs, &["is watched by two LiveUpdates", "build one LiveUpdates with all entities"]);
 }
 
 #[tokio::test]
@@ -412,18 +412,18 @@ async fn one_layer_twice_is_named() {
     for _ in 0..2 {
         server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
     }
-    says_once(&logs, &["passes two layers of one LiveUpdates", "keep one of them"]);
+    logs_once(&logs, &["passes two layers of one LiveUpdates", "keep one of them"]);
 }
 
 #[test]
-fn publishing_by_a_live_updates_that_serves_nobody_is_named() {
+fn publishing_by_a_live_updates_without_layer_and_endpoint_is_logged() {
     let live = of(Entity::scheduler("/events"));
     let logs = Logs::capture();
     for _ in 0..2 {
         live.publish("events", Change::delete(7).unwrap()).unwrap();
         live.send("events", &"x").unwrap();
     }
-    says_once(&logs, &["of which neither layer() nor endpoint() is in use", "publish by clones of it"]);
+    logs_once(&logs, &["of which neither layer() nor endpoint() is in use", "publish by clones of it"]);
     let live = of(Entity::scheduler("/events"));
     let _layer = live.layer();
     live.publish("events", Change::delete(7).unwrap()).unwrap();
@@ -446,12 +446,12 @@ async fn a_name_that_no_entity_has_is_named_with_the_one_that_was_meant() {
         let logs = Logs::capture();
         let mut page = server.page().await;
         for _ in 0..3 {
-            page.say(&format!(r#"{{"action":"subscribe","name":"{name}"}}"#)).await;
+            page.send_text(&format!(r#"{{"action":"subscribe","name":"{name}"}}"#)).await;
         }
         page.subscribe("$resync").await;
-        page.say(r#"{"action":"subscribe","name":"$other"}"#).await;
+        page.send_text(r#"{"action":"subscribe","name":"$other"}"#).await;
         page.subscribe("events").await;
-        says_once(&logs, &words);
+        logs_once(&logs, &words);
     }
 }
 
@@ -462,7 +462,7 @@ async fn names_that_never_end_fill_no_log() {
     let logs = Logs::capture();
     let mut page = server.page().await;
     for number in 0..100 {
-        page.say(&format!(r#"{{"action":"subscribe","name":"{}{number}"}}"#, "x".repeat(number))).await;
+        page.send_text(&format!(r#"{{"action":"subscribe","name":"{}{number}"}}"#, "x".repeat(number))).await;
     }
     page.subscribe("events").await;
     let lines = logs.lines("there is no such entity");
@@ -480,7 +480,7 @@ async fn a_payload_key_in_the_plural_is_named() {
         for _ in 0..2 {
             server.page().await.subscribe(name).await;
         }
-        says_once(
+        logs_once(
             &logs,
             &["the stock client understands", &format!("\"add-{key}\""), &format!(".payload_key(\"{key}\")")],
         );
@@ -504,7 +504,7 @@ async fn a_preflight_that_no_cors_layer_answers_is_named() {
         let request = Request::options("/api/v1").header("origin", "https://app.example");
         server.send(request.header("access-control-request-method", "GET").body("").unwrap()).await;
     }
-    says_once(
+    logs_once(
         &logs,
         &["no CORS layer outside the live layer has answered", "Remote-Token and Content-Type", "allow_origin"],
     );
@@ -516,7 +516,7 @@ async fn a_wrong_token_is_named() {
     let server = Server::layered(&live.layer(), usual);
     let logs = Logs::capture();
     assert_eq!(server.handshake("wrong").await.status(), 403);
-    says_once(&logs, &["refused: the credentials are not accepted", "/api/v1"]);
+    logs_once(&logs, &["refused: the credentials are not accepted", "/api/v1"]);
     assert!(!logs.lines("WARN")[0].contains("wrong"));
 }
 
@@ -550,7 +550,7 @@ async fn a_proxy_that_takes_the_upgrade_away_is_named() {
                 assert!(body.contains(part), "{part} in {body}");
             }
         }
-        says_once(&logs, &[words, "proxy_http_version 1.1", "Upgrade $http_upgrade", "Connection \"upgrade\""]);
+        logs_once(&logs, &[words, "proxy_http_version 1.1", "Upgrade $http_upgrade", "Connection \"upgrade\""]);
     }
 }
 
@@ -564,7 +564,7 @@ async fn a_proxy_that_speaks_http2_is_named() {
         let request = Request::get("http://live.example/api/v1?token=demo&ws=1").body(full("")).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), 400);
     }
-    says_once(&logs, &["the request came over HTTP/2", "speak HTTP/1.1 to this server"]);
+    logs_once(&logs, &["the request came over HTTP/2", "speak HTTP/1.1 to this server"]);
 }
 
 #[tokio::test]
@@ -592,7 +592,7 @@ async fn a_proxy_that_changes_the_host_is_named() {
             let response = server.send(request.header("remote-token", TOKEN).body("").unwrap()).await;
             assert_eq!(response.status(), 403);
         }
-        says_once(&logs, &words);
+        logs_once(&logs, &words);
         let line = &logs.lines("WARN")[0];
         assert!(line.contains(&format!("{host:?}")) && line.contains(&format!("{origin:?}")), "{line}");
     }
@@ -608,7 +608,7 @@ where
     let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| {
         read(request).then(move |body| answer(body.unwrap_or_default()))
     });
-    // So that nobody waits for one.
+    // So that no test waits for one.
     server.handshake(TOKEN).await;
     let logs = Logs::capture();
     for _ in 0..2 {
@@ -645,7 +645,7 @@ macro_rules! answered_with {
     ($request:expr, $answer:expr, $($words:expr),+) => {{
         let live = builder().tokens([TOKEN]).max_body_bytes(1000).build().unwrap();
         let logs = written(&live, || $request, |_| async { $answer }).await;
-        says_once(&logs, &[$($words),+]);
+        logs_once(&logs, &[$($words),+]);
     }};
 }
 
@@ -671,7 +671,7 @@ async fn answers_that_pages_do_not_understand_are_named() {
 }
 
 #[tokio::test]
-async fn answers_that_do_not_say_enough_are_named() {
+async fn responses_that_lack_information_are_logged() {
     for (body, words) in [
         ("", "the answer is empty"),
         ("[17]", "the answer is no JSON object"),
@@ -686,7 +686,7 @@ async fn answers_that_do_not_say_enough_are_named() {
         for _ in 0..2 {
             server.send(create()).await;
         }
-        says_once(&logs, &[words, "POST /events", "the answer holds no usable id"]);
+        logs_once(&logs, &[words, "POST /events", "the answer holds no usable id"]);
     }
     answered_with!(
         create(),
@@ -736,7 +736,7 @@ async fn half_of_an_exchange_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn requests_that_say_nothing_are_named() {
+async fn requests_without_an_object_are_logged() {
     let of_type = |name: header::HeaderName, value: &'static str| {
         let mut request = save();
         request.headers_mut().insert(name, value.parse().unwrap());
@@ -762,7 +762,7 @@ async fn requests_that_say_nothing_are_named() {
     for _ in 0..2 {
         server.send(save()).await;
     }
-    says_once(&logs, &["the handler has not read the request's body to its end"]);
+    logs_once(&logs, &["the handler has not read the request's body to its end"]);
 }
 
 #[tokio::test]
@@ -779,7 +779,7 @@ async fn fields_under_other_names_are_named() {
         let live = live();
         let post = || request(Method::POST, "/events", event);
         let logs = written(&live, post, |_| async { answer(200, r#"{"action":"inserted","tid":17}"#) }).await;
-        says_once(&logs, &[words, "start_date", "POST /events"]);
+        logs_once(&logs, &[words, "start_date", "POST /events"]);
     }
     let dated = r#"{"start_date":"2025-04-21 10:00","end_date":"2025-04-21 11:00","rrule":"every second Tuesday"}"#;
     answered_with!(
@@ -800,7 +800,7 @@ async fn redirects_are_named_once_a_route_and_counted() {
             for _ in 0..2 {
                 server.send(request()).await;
             }
-            says_once(&logs, &["and is not broadcast", &format!("is answered with {status}"), "200 and JSON"]);
+            logs_once(&logs, &["and is not broadcast", &format!("is answered with {status}"), "200 and JSON"]);
             assert_eq!((live.stats().writes_redirected, live.stats().changes_published), (2, 0));
         }
     }
@@ -818,7 +818,7 @@ async fn redirects_are_named_once_a_route_and_counted() {
 async fn a_load_hook_that_finds_nothing_is_named() {
     let events = Entity::scheduler("/events").load((), async |(), _: String| Ok::<_, Infallible>(None::<()>));
     let logs = written(&of(events), save, |_| async { answer(200, r#"{"action":"updated"}"#) }).await;
-    says_once(&logs, &["its load hook finds no row", "PUT /events/{id}", "as text"]);
+    logs_once(&logs, &["its load hook finds no row", "PUT /events/{id}", "as text"]);
 }
 
 #[tokio::test]
@@ -826,13 +826,13 @@ async fn authentication_inside_the_layer_leaves_a_write_without_scope_and_is_nam
     let events = Entity::scheduler("/events")
         .scope_from(|parts: &http::request::Parts| parts.extensions.get::<String>().cloned());
     let logs = written(&of(events), save, |_| async { answer(200, r#"{"action":"updated"}"#) }).await;
-    says_once(&logs, &["scope_from has found none in the request", "a layer outside the live layer"]);
+    logs_once(&logs, &["scope_from has found none in the request", "a layer outside the live layer"]);
 }
 
 // Idempotency.
 
 #[tokio::test]
-async fn an_answer_that_a_cache_gives_again_is_no_news() {
+async fn a_response_replayed_from_a_cache_is_not_broadcast() {
     for name in ["idempotent-replayed", "idempotency-replayed"] {
         let live = live();
         let server = Server::layered(&live.layer(), move |request: Request<RequestBody<Incoming>>| async move {
@@ -850,19 +850,19 @@ async fn an_answer_that_a_cache_gives_again_is_no_news() {
             request.headers_mut().insert("x-again", "1".parse().unwrap());
             request
         };
-        // Of a create that nobody was told of, it is news all the same: its first answer was lost with its process.
+        // A create that was not broadcast is news all the same: its first response was lost with its process.
         server.send(again(create())).await;
-        let added = page.told(&live).await;
+        let added = page.received(&live).await;
         assert_eq!((added.len(), &added[0]["type"]), (1, &json!("add-event")), "{name}");
         server.send(again(create())).await;
         server.send(again(save())).await;
-        assert!(page.told(&live).await.is_empty(), "{name}");
+        assert!(page.received(&live).await.is_empty(), "{name}");
         // Nor does it bring back what was deleted meanwhile.
         server.send(request(Method::DELETE, "/events/17", "")).await;
         server.send(again(create())).await;
-        assert_eq!(page.told(&live).await.len(), 1, "{name}: the deletion");
+        assert_eq!(page.received(&live).await.len(), 1, "{name}: the deletion");
         assert_eq!(live.stats().writes_replayed, 3, "{name}");
         server.send(save()).await;
-        assert_eq!(page.told(&live).await.len(), 1, "{name}: the header says that it is a first answer");
+        assert_eq!(page.received(&live).await.len(), 1, "{name}: the header says that it is a first answer");
     }
 }

@@ -1,4 +1,4 @@
-//! Routers in routers: the layer sees the path its own service sees, and a write is told once.
+//! Routers in routers: the layer sees the path its own service sees, and a write is broadcast once.
 
 use std::sync::{
     Arc,
@@ -27,24 +27,28 @@ fn events() -> Router {
     Router::new().route("/events", post(create)).route("/events/{id}", put(update))
 }
 
-/// Writes one update and checks that it is told once.
-async fn told_once(router: Router, live: &LiveUpdates, path: &str) {
+/// Writes one update and checks that it is broadcast once.
+async fn is_broadcast_once(router: Router, live: &LiveUpdates, path: &str) {
     let server = Server::new(router);
     let mut page = server.subscribed().await;
-    one_write_is_told(&server, &mut page, live, path).await;
+    one_write_is_broadcast(&server, &mut page, live, path).await;
 }
 
-async fn one_write_is_told(server: &Server, page: &mut Page, live: &LiveUpdates, path: &str) {
+async fn one_write_is_broadcast(server: &Server, page: &mut Page, live: &LiveUpdates, path: &str) {
     let response = server.write(Method::PUT, path, r#"{"text":"a"}"#).await;
     assert_eq!(response.status(), 200, "{path}");
-    assert_eq!(page.told(live).await, [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})], "{path}");
+    assert_eq!(
+        page.received(live).await,
+        [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})],
+        "{path}"
+    );
 }
 
 #[tokio::test]
 async fn outside_a_nest_the_layer_sees_the_whole_path() {
     let live = build("/calendar/events");
     let router = Router::new().nest("/calendar", events()).layer(live.layer());
-    told_once(router, &live, "/calendar/events/7").await;
+    is_broadcast_once(router, &live, "/calendar/events/7").await;
 }
 
 #[tokio::test]
@@ -52,7 +56,7 @@ async fn inside_a_nest_a_watching_layer_sees_the_rest_of_the_path() {
     let live = build("/events");
     let calendar = events().layer(live.watch("events").unwrap());
     let router = Router::new().nest("/calendar", calendar).route_service("/api/v1", live.endpoint());
-    told_once(router, &live, "/calendar/events/7").await;
+    is_broadcast_once(router, &live, "/calendar/events/7").await;
 }
 
 #[tokio::test]
@@ -61,15 +65,15 @@ async fn two_levels_down_it_is_the_same() {
     let calendar = events().layer(live.watch("events").unwrap());
     let router =
         Router::new().nest("/app", Router::new().nest("/calendar", calendar)).route_service("/api/v1", live.endpoint());
-    told_once(router, &live, "/app/calendar/events/7").await;
+    is_broadcast_once(router, &live, "/app/calendar/events/7").await;
 
     let live = build("/app/calendar/events");
     let router = Router::new().nest("/app", Router::new().nest("/calendar", events())).layer(live.layer());
-    told_once(router, &live, "/app/calendar/events/7").await;
+    is_broadcast_once(router, &live, "/app/calendar/events/7").await;
 }
 
 #[tokio::test]
-async fn the_same_write_seen_outside_and_inside_is_told_once() {
+async fn the_same_write_seen_outside_and_inside_is_broadcast_once() {
     // Both match: the one by the whole path, the other by what the nest leaves of it.
     let live = LiveUpdates::builder("/api/v1")
         .tokens([TOKEN])
@@ -78,33 +82,33 @@ async fn the_same_write_seen_outside_and_inside_is_told_once() {
         .unwrap();
     let calendar = events().layer(live.watch("events").unwrap());
     let router = Router::new().nest("/calendar", calendar).layer(live.layer());
-    told_once(router, &live, "/calendar/events/7").await;
+    is_broadcast_once(router, &live, "/calendar/events/7").await;
 }
 
 #[tokio::test]
-async fn a_layer_applied_twice_tells_once() {
+async fn a_layer_applied_twice_broadcasts_once() {
     let live = live();
     let router = events().layer(live.layer()).layer(live.layer());
-    told_once(router, &live, "/events/7").await;
+    is_broadcast_once(router, &live, "/events/7").await;
 
     let live = crate::support::live();
     let router = Router::new().merge(events().layer(live.watch("events").unwrap())).layer(live.layer());
-    told_once(router, &live, "/events/7").await;
+    is_broadcast_once(router, &live, "/events/7").await;
 }
 
 #[tokio::test]
-async fn two_live_updates_one_in_the_other_both_tell() {
+async fn two_live_updates_one_in_the_other_both_broadcast() {
     let (outer, inner) = (live(), live());
     let server = Server::new(events().layer(inner.layer()).layer(outer.layer()));
     let inner_server = Server::new(events().layer(inner.layer()));
     let (mut outside, mut inside) = (server.subscribed().await, inner_server.subscribed().await);
     server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
-    assert_eq!(outside.told(&outer).await.len(), 1);
-    assert_eq!(inside.told(&inner).await.len(), 1);
+    assert_eq!(outside.received(&outer).await.len(), 1);
+    assert_eq!(inside.received(&inner).await.len(), 1);
 }
 
 #[tokio::test]
-async fn what_a_handler_says_reaches_every_live_updates_around_it() {
+async fn a_live_write_reaches_every_live_updates_around_the_handler() {
     let (outer, inner) = (live(), live());
     let handler = async |Extension(write): Extension<LiveWrite>, _: Json<Value>| {
         write.publish(Change::delete(8).unwrap());
@@ -114,13 +118,13 @@ async fn what_a_handler_says_reaches_every_live_updates_around_it() {
     let (server, inner_server) = (Server::new(events().layer(outer.layer())), Server::new(events()));
     let (mut outside, mut inside) = (server.subscribed().await, inner_server.subscribed().await);
     server.write(Method::PUT, "/events/7", r#"{"text":"a"}"#).await;
-    let told = [json!({"type": "delete-event", "event": {"id": "8"}})];
-    assert_eq!(outside.told(&outer).await, told);
-    assert_eq!(inside.told(&inner).await, told);
+    let received = [json!({"type": "delete-event", "event": {"id": "8"}})];
+    assert_eq!(outside.received(&outer).await, received);
+    assert_eq!(inside.received(&inner).await, received);
 }
 
 #[tokio::test]
-async fn a_write_inside_a_write_is_told_where_it_is_of_another_object() {
+async fn a_write_inside_a_write_is_broadcast_where_it_is_of_another_object() {
     let live = live();
     let layer = live.layer();
     // The handler saves another event through a service of its own, with everything its own request had.
@@ -138,8 +142,8 @@ async fn a_write_inside_a_write_is_told_where_it_is_of_another_object() {
     let server = Server::new(Router::new().route("/events/{id}", put(handler)).layer(live.layer()));
     let mut page = server.subscribed().await;
     server.write(Method::PUT, "/events/7", "{}").await;
-    let told: Vec<Value> = page.told(&live).await.iter().map(|value| value["event"]["id"].clone()).collect();
-    assert_eq!(told, [json!("8"), json!(7)], "the inner one of the same object is the same write");
+    let received: Vec<Value> = page.received(&live).await.iter().map(|value| value["event"]["id"].clone()).collect();
+    assert_eq!(received, [json!("8"), json!(7)], "the inner one of the same object is the same write");
 }
 
 #[tokio::test]
@@ -160,8 +164,8 @@ async fn a_watching_layer_watches_its_own_entity_alone_and_has_no_endpoint() {
     let mut page = server.subscribed().await;
     page.subscribe("tasks").await;
     server.write(Method::PUT, "/tasks/3", r#"{"text":"a"}"#).await;
-    assert!(page.told(&live).await.is_empty());
-    one_write_is_told(&server, &mut page, &live, "/events/7").await;
+    assert!(page.received(&live).await.is_empty());
+    one_write_is_broadcast(&server, &mut page, &live, "/events/7").await;
     let error = live.watch("cards").unwrap_err();
     assert!(error.to_string().contains(r#"Entity::new("cards")"#), "{error}");
 }
@@ -198,7 +202,7 @@ async fn every_service_the_layer_makes_belongs_to_one_hub() {
     assert!(layers.load(Ordering::Relaxed) > 1, "{layers:?}");
     let mut pages = [server.subscribed().await, server.subscribed().await];
     for page in &mut pages {
-        one_write_is_told(&server, page, &live, "/events/7").await;
+        one_write_is_broadcast(&server, page, &live, "/events/7").await;
     }
     assert_eq!(live.stats().connections, 2);
 }
@@ -210,5 +214,5 @@ async fn single_routes_can_be_layered_on_their_own() {
     let router = Router::new()
         .route("/events/{id}", update.layer(live.watch("events").unwrap()))
         .route_service("/api/v1", live.endpoint());
-    told_once(router, &live, "/events/7").await;
+    is_broadcast_once(router, &live, "/events/7").await;
 }

@@ -128,7 +128,7 @@ async fn a_predicate_decides_the_rest_and_a_panic_in_it_is_a_no() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_about_the_token_of_a_foreign_page() {
+async fn the_authenticator_is_not_asked_about_the_token_of_a_foreign_page() {
     let asked = Arc::new(AtomicUsize::new(0));
     let live = builder()
         .authenticate_fn(asked.clone(), async |asked: Arc<AtomicUsize>, _| {
@@ -153,7 +153,7 @@ async fn writes_are_the_applications_to_protect() {
     let request = request.header("content-type", "application/json").body(r#"{"text":"x"}"#).unwrap();
     let answer: Response<_> = server.send(request).await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
     assert_eq!(live.stats().origins_refused, 0);
 }
 
@@ -165,7 +165,7 @@ async fn the_log_names_origin_host_and_remedy() {
     let logs = crate::support::logs::Logs::capture();
     statuses(&server, "live.example", Some("https://evil.example")).await;
     let lines = logs.lines("evil.example");
-    assert_eq!(lines.len(), 1, "handshake and socket are refused, and it is said once: {lines:?}");
+    assert_eq!(lines.len(), 1, "handshake and socket are refused, and it is logged once: {lines:?}");
     for line in lines {
         for part in ["WARN", "\"https://evil.example\"", "\"live.example\"", "allow_origin", "Host header"] {
             assert!(line.contains(part), "{part} in {line}");

@@ -1,4 +1,4 @@
-//! Readers that stop, that are slow, that fall behind: nobody else notices.
+//! Slow consumers: readers that stop, that are slow, that lag; no other page is affected.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::support::{
     until, usual,
 };
 
-/// Each way a socket can be written to.
-const WAYS: [&str; 2] = ["any stream", "TCP"];
+/// Each transport a socket can be written to.
+const TRANSPORTS: [&str; 2] = ["any stream", "TCP"];
 
 fn patient() -> LiveUpdatesBuilder<HasAuth> {
     builder().tokens(["demo"]).write_timeout(Duration::from_secs(60))
 }
 
 /// A subscribed socket whose stream holds little.
-async fn narrow(server: &Server, way: &str) -> Raw {
-    let mut raw = match way {
+async fn narrow(server: &Server, transport: &str) -> Raw {
+    let mut raw = match transport {
         "TCP" => Raw::socket(server.connect_tcp(Some(4 * 1024)).await).await,
         _ => Raw::socket(server.connect_with(4 * 1024)).await,
     };
@@ -29,12 +29,12 @@ async fn narrow(server: &Server, way: &str) -> Raw {
 }
 
 async fn subscribe(raw: &mut Raw) {
-    raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     raw.barrier().await;
 }
 
-async fn wide(server: &Server, way: &str) -> Raw {
-    let mut raw = match way {
+async fn wide(server: &Server, transport: &str) -> Raw {
+    let mut raw = match transport {
         "TCP" => Raw::socket(server.connect_tcp(None).await).await,
         _ => Raw::socket(server.connect()).await,
     };
@@ -42,7 +42,7 @@ async fn wide(server: &Server, way: &str) -> Raw {
     raw
 }
 
-/// An update of 20 KB with a number to tell it by.
+/// An update of 20 KB with a number that identifies it.
 fn update(number: usize) -> Change {
     Change::update(&json!({"id": 7, "number": number, "text": "z".repeat(20_000)})).unwrap()
 }
@@ -69,14 +69,14 @@ async fn reads_in_order(raw: &mut Raw, numbers: std::ops::Range<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_readers_delay_neither_a_healthy_one_nor_whoever_publishes() {
-    for way in WAYS {
+async fn stopped_readers_delay_neither_a_healthy_one_nor_the_publisher() {
+    for transport in TRANSPORTS {
         let live = patient().build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut healthy = wide(&server, way).await;
+        let mut healthy = wide(&server, transport).await;
         let mut stopped = Vec::new();
-        for stopped_way in [way, "any stream", "TCP"] {
-            stopped.push(narrow(&server, stopped_way).await);
+        for stopped_transport in [transport, "any stream", "TCP"] {
+            stopped.push(narrow(&server, stopped_transport).await);
         }
         let reading = tokio::spawn(async move {
             reads_in_order(&mut healthy, 0..300).await;
@@ -92,9 +92,9 @@ async fn stopped_readers_delay_neither_a_healthy_one_nor_whoever_publishes() {
         }
         let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
         let _healthy = read.expect("all of it within 20 s").unwrap();
-        assert!(slowest < Duration::from_secs(1), "{way}: a publish took {slowest:?}");
+        assert!(slowest < Duration::from_secs(1), "{transport}: a publish took {slowest:?}");
         let stats = live.stats();
-        assert_eq!((stats.connections, stats.sockets_closed_slow), (4, 0), "{way}: the others still stand there");
+        assert_eq!((stats.connections, stats.sockets_closed_slow), (4, 0), "{transport}: the others still stand there");
         // What they find when they read again is whole and in order.
         for raw in &mut stopped {
             reads_in_order(raw, 0..300).await;
@@ -119,11 +119,11 @@ async fn writes_go_on_beside_stopped_readers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stands_still_is_closed_within_the_write_timeout_and_counted() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = builder().tokens(["demo"]).write_timeout(Duration::from_millis(500)).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut stopped = narrow(&server, way).await;
-        let mut healthy = wide(&server, way).await;
+        let mut stopped = narrow(&server, transport).await;
+        let mut healthy = wide(&server, transport).await;
         let reading = tokio::spawn(async move {
             reads_in_order(&mut healthy, 0..600).await;
             healthy
@@ -137,23 +137,23 @@ async fn a_reader_that_stands_still_is_closed_within_the_write_timeout_and_count
         }
         let mut healthy = reading.await.unwrap();
         until("it is closed", || live.stats().sockets_closed_slow == 1).await;
-        assert!(began.elapsed() < Duration::from_secs(10), "{way}: {:?}", began.elapsed());
-        until("its place is free", || live.stats().connections == 1).await;
-        assert_eq!((live.stats().subscriptions, live.stats().sockets_closed_idle), (1, 0), "{way}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{transport}: {:?}", began.elapsed());
+        until("its permit is free", || live.stats().connections == 1).await;
+        assert_eq!((live.stats().subscriptions, live.stats().sockets_closed_idle), (1, 0), "{transport}");
 
         // What it had been sent is whole and in order; then it ends, with a word about it if there was time.
         let mut expected = 0;
         let end = loop {
             match number(&mut stopped).await {
-                Ok(found) => assert_eq!(found, expected, "{way}"),
+                Ok(found) => assert_eq!(found, expected, "{transport}"),
                 Err(end) => break end,
             }
             expected += 1;
         };
-        assert!(end == End::Gone || end == End::Close(1013, "Too slow".into()), "{way}: {end:?}");
-        assert!(expected < 600, "{way}: it stood still");
+        assert!(end == End::Gone || end == End::Close(1013, "Too slow".into()), "{transport}: {end:?}");
+        assert!(expected < 600, "{transport}: it stood still");
         live.publish("events", update(600)).unwrap();
-        assert_eq!(number(&mut healthy).await, Ok(600), "{way}");
+        assert_eq!(number(&mut healthy).await, Ok(600), "{transport}");
     }
 }
 
@@ -177,7 +177,7 @@ async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
 
 #[tokio::test]
 async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = patient()
             .max_log_records(100)
             .max_log_bytes(64 * 1024 * 1024)
@@ -185,8 +185,8 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
             .build()
             .unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut behind = narrow(&server, way).await;
-        let mut healthy = wide(&server, way).await;
+        let mut behind = narrow(&server, transport).await;
+        let mut healthy = wide(&server, transport).await;
         for start in (0..600).step_by(20) {
             for sent in start..start + 20 {
                 live.publish("events", update(sent)).unwrap();
@@ -197,32 +197,32 @@ async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
         let mut expected = 0;
         let end = loop {
             match number(&mut behind).await {
-                Ok(found) => assert_eq!(found, expected, "{way}: no gap, no disorder"),
+                Ok(found) => assert_eq!(found, expected, "{transport}: no gap, no disorder"),
                 Err(end) => break end,
             }
             expected += 1;
         };
-        assert_eq!(end, End::Close(1013, "Too slow".into()), "{way}");
-        assert!(expected < 500, "{way}: it was behind");
+        assert_eq!(end, End::Close(1013, "Too slow".into()), "{transport}");
+        assert!(expected < 500, "{transport}: it was behind");
         drop(behind);
-        until("its place is free", || live.stats().connections == 1).await;
-        assert_eq!(live.stats().sockets_closed_slow, 1, "{way}");
+        until("its permit is free", || live.stats().connections == 1).await;
+        assert_eq!(live.stats().sockets_closed_slow, 1, "{transport}");
         live.publish("events", update(600)).unwrap();
-        assert_eq!(number(&mut healthy).await, Ok(600), "{way}");
+        assert_eq!(number(&mut healthy).await, Ok(600), "{transport}");
     }
 }
 
 #[tokio::test]
 async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = patient().max_log_bytes(4 * 1024 * 1024).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let _stopped = narrow(&server, way).await;
-        let mut healthy = wide(&server, way).await;
+        let _stopped = narrow(&server, transport).await;
+        let mut healthy = wide(&server, transport).await;
         for sent in 0..10 {
             let large = json!({"id": 7, "number": sent, "text": "z".repeat(1_000_000)});
             live.publish("events", Change::update(&large).unwrap()).unwrap();
-            assert_eq!(number(&mut healthy).await, Ok(sent), "{way}");
+            assert_eq!(number(&mut healthy).await, Ok(sent), "{transport}");
         }
         until("it is closed", || live.stats().sockets_closed_slow == 1).await;
         until("and gone", || live.stats().connections == 1).await;
@@ -230,7 +230,7 @@ async fn a_reader_that_holds_much_of_what_the_log_has_dropped_is_closed_at_once(
 }
 
 #[tokio::test]
-async fn whoever_subscribes_nothing_never_falls_behind() {
+async fn a_page_without_subscriptions_never_lags() {
     let live = builder()
         .tokens(["demo"])
         .max_log_records(2)
@@ -239,8 +239,8 @@ async fn whoever_subscribes_nothing_never_falls_behind() {
         .build()
         .unwrap();
     let server = Server::layered(&live.layer(), usual);
-    for way in WAYS {
-        let mut raw = match way {
+    for transport in TRANSPORTS {
+        let mut raw = match transport {
             "TCP" => Raw::socket(server.connect_tcp(None).await).await,
             _ => Raw::socket(server.connect()).await,
         };
@@ -251,17 +251,17 @@ async fn whoever_subscribes_nothing_never_falls_behind() {
         raw.barrier().await;
         subscribe(&mut raw).await;
         live.publish("events", update(50)).unwrap();
-        assert_eq!(number(&mut raw).await, Ok(50), "{way}");
+        assert_eq!(number(&mut raw).await, Ok(50), "{transport}");
     }
     assert_eq!(live.stats().sockets_closed_slow, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_that_keeps_reading_gets_everything_in_order() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = builder().tokens(["demo"]).write_timeout(Duration::from_secs(2)).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut slow = narrow(&server, way).await;
+        let mut slow = narrow(&server, transport).await;
         let publishing = tokio::spawn({
             let live = live.clone();
             async move {
@@ -272,58 +272,58 @@ async fn a_slow_reader_that_keeps_reading_gets_everything_in_order() {
             }
         });
         for expected in 0..300 {
-            assert_eq!(number(&mut slow).await, Ok(expected), "{way}");
+            assert_eq!(number(&mut slow).await, Ok(expected), "{transport}");
             // Slower than the events come: this is what the test is about.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         publishing.await.unwrap();
         // It is as good a reader as any again.
         live.publish("events", update(300)).unwrap();
-        assert_eq!(number(&mut slow).await, Ok(300), "{way}");
-        assert_eq!(live.stats().sockets_closed_slow, 0, "{way}");
+        assert_eq!(number(&mut slow).await, Ok(300), "{transport}");
+        assert_eq!(live.stats().sockets_closed_slow, 0, "{transport}");
     }
 }
 
-async fn bulk_arrives(live: &LiveUpdates, mut raw: Raw, way: &str) {
+async fn bulk_arrives(live: &LiveUpdates, mut raw: Raw, transport: &str) {
     for round in 0..3 {
         let many: Vec<Change> = (0..3000)
             .map(|number| Change::update(&json!({"id": 7, "number": round * 3000 + number})).unwrap())
             .collect();
         live.publish_many("events", many).unwrap();
         for expected in round * 3000..(round + 1) * 3000 {
-            assert_eq!(number(&mut raw).await, Ok(expected), "{way}");
+            assert_eq!(number(&mut raw).await, Ok(expected), "{transport}");
         }
     }
-    assert_eq!(live.stats().sockets_closed_slow, 0, "{way}");
+    assert_eq!(live.stats().sockets_closed_slow, 0, "{transport}");
 }
 
 #[tokio::test]
 async fn many_changes_at_once_arrive_whole_and_in_order() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = patient().build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let raw = wide(&server, way).await;
-        bulk_arrives(&live, raw, way).await;
+        let raw = wide(&server, transport).await;
+        bulk_arrives(&live, raw, transport).await;
     }
 }
 
 #[tokio::test]
 async fn many_large_changes_at_once_arrive_whole_and_in_order() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let live = patient().build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut raw = wide(&server, way).await;
+        let mut raw = wide(&server, transport).await;
         live.publish_many("events", (0..300).map(update)).unwrap();
         reads_in_order(&mut raw, 0..300).await;
     }
 }
 
 #[tokio::test]
-async fn answers_keep_their_place_among_the_events() {
-    for way in WAYS {
+async fn answers_keep_their_order_among_the_events() {
+    for transport in TRANSPORTS {
         let live = patient().build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut raw = narrow(&server, way).await;
+        let mut raw = narrow(&server, transport).await;
         // The pipe is full in the middle of an event: a pong must not come in between.
         live.publish_many("events", (0..200).map(update)).unwrap();
         for _ in 0..10 {
@@ -335,12 +335,12 @@ async fn answers_keep_their_place_among_the_events() {
             match raw.frame().await.expect("a whole frame") {
                 (first, _) if first == FIN | raw::TEXT => events += 1,
                 (first, payload) => {
-                    assert_eq!((first, &payload[..]), (FIN | raw::PONG, &b"among"[..]), "{way}");
+                    assert_eq!((first, &payload[..]), (FIN | raw::PONG, &b"among"[..]), "{transport}");
                     pongs += 1;
                 }
             }
         }
-        assert_eq!(events, 200, "{way}");
+        assert_eq!(events, 200, "{transport}");
     }
 }
 
@@ -359,13 +359,13 @@ async fn many_changes_at_once_arrive_through_axums_server_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_that_come_at_one_time_all_hear_the_next_event() {
+async fn hundreds_of_pages_that_connect_at_once_all_receive_the_next_event() {
     let live = patient().build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let herd: Vec<_> = (0..300)
         .map(|at| {
             let server = server.clone();
-            tokio::spawn(async move { wide(&server, WAYS[at % 2]).await })
+            tokio::spawn(async move { wide(&server, TRANSPORTS[at % 2]).await })
         })
         .collect();
     let mut sockets = Vec::new();
@@ -380,23 +380,23 @@ async fn hundreds_that_come_at_one_time_all_hear_the_next_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sockets_that_come_and_go_disturb_nobody() {
+async fn sockets_that_come_and_go_disturb_no_other() {
     let live = patient().build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut steady = Vec::new();
-    for way in WAYS {
-        steady.push(wide(&server, way).await);
+    for transport in TRANSPORTS {
+        steady.push(wide(&server, transport).await);
     }
     let _stopped = narrow(&server, "TCP").await;
     let coming_and_going = tokio::spawn({
         let server = server.clone();
         async move {
             for at in 0..100 {
-                let mut raw = match WAYS[at % 2] {
+                let mut raw = match TRANSPORTS[at % 2] {
                     "TCP" => Raw::socket(server.connect_tcp(None).await).await,
                     _ => Raw::socket(server.connect()).await,
                 };
-                raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+                raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
                 if at % 3 == 0 {
                     number(&mut raw).await.unwrap();
                 }

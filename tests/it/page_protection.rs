@@ -1,4 +1,4 @@
-//! What would make the stock Scheduler stop saving is not sent, and answers it takes for failures are named.
+//! What would make the stock Scheduler stop saving is not sent, and responses it takes for failures are logged.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ async fn an_add_that_would_stop_a_page_from_saving_is_not_sent() {
         let mut page = server.subscribed().await;
         let response = server.write(Method::POST, "/events", &object.to_string()).await;
         assert_eq!(response.status(), 200, "the write itself is the application's");
-        assert!(page.told(&live).await.is_empty(), "{object}");
+        assert!(page.received(&live).await.is_empty(), "{object}");
         assert_eq!((live.stats().writes_unpublished, live.stats().changes_published), (1, 0), "{object}");
     }
 }
@@ -62,7 +62,7 @@ async fn nor_is_it_published_by_hand() {
 
 #[tokio::test]
 async fn an_update_needs_no_dates_but_a_readable_rule() {
-    for (object, told) in [
+    for (object, received) in [
         (json!({"text": "a"}), true),
         (json!({"rrule": "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE"}), true),
         (json!({"rrule": ""}), true),
@@ -77,7 +77,7 @@ async fn an_update_needs_no_dates_but_a_readable_rule() {
             let server = server(&live, 200, r#"{"action":"updated"}"#);
             let mut page = server.subscribed().await;
             server.write(method, "/events/7", &object.to_string()).await;
-            assert_eq!(page.told(&live).await.len(), usize::from(told), "{object}");
+            assert_eq!(page.received(&live).await.len(), usize::from(received), "{object}");
         }
     }
 }
@@ -85,15 +85,15 @@ async fn an_update_needs_no_dates_but_a_readable_rule() {
 #[tokio::test]
 async fn neither_is_a_row_that_a_hook_reads_back() {
     let row = |rule: &str| json!({"id": 7, "start_date": "2025-04-21 10:00", "end_date": "2026-04-21 00:00", "duration": 3600, "rrule": rule});
-    for (rule, told) in [("FREQ=DAILY", true), ("FREQ=DAILY;INTERVAL=-1", false)] {
+    for (rule, received) in [("FREQ=DAILY", true), ("FREQ=DAILY;INTERVAL=-1", false)] {
         let events = Entity::scheduler("/events")
             .load(row(rule), async |row, _id: String| Ok::<_, std::convert::Infallible>(Some(row)));
         let live = LiveUpdates::builder("/api/v1").tokens([TOKEN]).entity(events).build().unwrap();
         let server = server(&live, 200, r#"{"action":"updated"}"#);
         let mut page = server.subscribed().await;
-        // The write itself says nothing of the rule.
+        // The write itself does not contain the rule.
         server.write(Method::PATCH, "/events/7", r#"{"text":"a"}"#).await;
-        assert_eq!(page.told(&live).await.len(), usize::from(told), "{rule}");
+        assert_eq!(page.received(&live).await.len(), usize::from(received), "{rule}");
     }
 }
 
@@ -115,7 +115,7 @@ async fn the_stored_row_completes_what_was_sent() {
     let server = server(&live, 200, row);
     let mut page = server.subscribed().await;
     server.write(Method::POST, "/events", r#"{"text":"a"}"#).await;
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_deleted_occurrence_is_sent_whole() {
     server.write(Method::POST, "/events", &occurrence.to_string()).await;
     let mut expected = occurrence;
     expected["id"] = json!("17");
-    assert_eq!(page.told(&live).await, [json!({"type": "add-event", "event": expected})]);
+    assert_eq!(page.received(&live).await, [json!({"type": "add-event", "event": expected})]);
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn other_entities_are_sent_as_they_are() {
     for object in poison() {
         server.write(Method::POST, "/events", &object.to_string()).await;
     }
-    assert_eq!(page.told(&live).await.len(), poison().len());
+    assert_eq!(page.received(&live).await.len(), poison().len());
     assert_eq!(live.stats().writes_unpublished, 0);
 }
 
@@ -165,7 +165,7 @@ async fn answers_the_scheduler_takes_for_failures_are_named_once_each() {
         for _ in 0..3 {
             server.write(method.clone(), path, DATED).await;
         }
-        assert_eq!(page.told(&live).await.len(), 3, "they are told all the same");
+        assert_eq!(page.received(&live).await.len(), 3, "they are broadcast all the same");
         assert_eq!(logs.lines(line).len(), 1, "{:?}", logs.lines(""));
         assert_eq!(logs.lines("WARN").len(), 1, "{:?}", logs.lines(""));
     }

@@ -1,4 +1,4 @@
-//! Pings keep proxies from cutting idle sockets, and find peers that are gone.
+//! Pings keep proxies from cutting idle sockets, and detect dead peers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{
 
 const PONG: [u8; 6] = [FIN | raw::PONG, 0x80, 0, 0, 0, 0];
 
-/// The next thing the socket says must be a ping; the seconds until it came.
+/// The next frame must be a ping; the seconds until it came.
 async fn ping(raw: &mut Raw) -> f64 {
     let began = Instant::now();
     let (first, payload) = raw.frame().await.expect("a ping");
@@ -26,7 +26,7 @@ async fn given_up(raw: &mut Raw) -> usize {
     let mut frames = 0;
     while raw.frame().await.is_some() {
         frames += 1;
-        assert!(frames < 1000, "nobody gives it up");
+        assert!(frames < 1000, "it stays open");
     }
     frames
 }
@@ -76,12 +76,12 @@ async fn a_peer_that_has_gone_silent_is_given_up_after_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_takes_nobody_along() {
+async fn an_idle_peer_does_not_disturb_others() {
     let quick = builder().ping_interval(Duration::from_secs(10)).pong_timeout(Duration::from_secs(30));
     let live = quick.tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut silent = Raw::socket(server.connect()).await;
-    silent.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    silent.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     let mut page = server.subscribed().await;
     // A page answers pings while it reads.
     let reading = tokio::spawn(async move { page.end().await });
@@ -109,7 +109,7 @@ async fn a_peer_that_answers_stays_for_as_long_as_it_likes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_heard_of_a_peer_counts_as_a_sign_of_life() {
+async fn every_frame_of_a_peer_counts_as_a_sign_of_life() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     for sign in [text("junk"), frame(raw::BINARY, b"x"), frame(raw::PONG, b"unasked"), text("{}")] {
@@ -124,7 +124,7 @@ async fn whatever_is_heard_of_a_peer_counts_as_a_sign_of_life() {
         let lived = began.elapsed().as_secs();
         assert!(lived >= 700, "it lived for {lived} s");
     }
-    assert_eq!(live.stats().sockets_closed_idle, 4, "once nothing was heard any more");
+    assert_eq!(live.stats().sockets_closed_idle, 4, "once nothing was received any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +132,7 @@ async fn talking_to_a_peer_is_no_sign_of_its_life() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect()).await;
-    raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     let began = Instant::now();
     let talking = tokio::spawn({
         let live = live.clone();

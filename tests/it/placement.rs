@@ -47,7 +47,7 @@ fn build() -> LiveUpdates {
     builder().tokens([TOKEN]).max_body_bytes(1000).build().unwrap()
 }
 
-/// Everything a client and a page can tell of one server. The same for all of them.
+/// Everything a client and a page can observe of one server. The same for all of them.
 async fn suite(placement: &str, server: Server, live: LiveUpdates) {
     let handshake = server.handshake(TOKEN).await;
     assert_eq!(handshake.status(), 200, "{placement}");
@@ -63,7 +63,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
     let add = json!({"type": "add-event",
         "event": {"id": "17", "start_date": "2025-04-21 10:00", "end_date": "2025-04-21 11:00"}});
     let sent = r#"{"text":"a"}"#;
-    for (method, path, body, status, told) in [
+    for (method, path, body, status, received) in [
         (Method::GET, "/events", "", 200, vec![]),
         (Method::GET, "/large", "", 200, vec![]),
         (Method::POST, "/events", dated, 200, vec![add]),
@@ -89,7 +89,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
         if path == "/events/large" {
             assert_eq!(response.body().len(), 3008, "{placement}: every byte");
         }
-        assert_eq!(page.told(&live).await, told, "{placement}: {method} {path}");
+        assert_eq!(page.received(&live).await, received, "{placement}: {method} {path}");
     }
 
     let mut stream = server.connect();
@@ -100,7 +100,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
     drop(stream);
     until("the client's departure is noticed", || live.stats().writes_detached == 1).await;
     server.start(chunked).await.unwrap();
-    assert_eq!(page.told(&live).await, [update("slow"), update("slow")], "{placement}: one after the other");
+    assert_eq!(page.received(&live).await, [update("slow"), update("slow")], "{placement}: one after the other");
 
     let stats = live.stats();
     assert_eq!((stats.changes_published, stats.writes_dropped, stats.write_lock_timeouts), (9, 0, 0), "{placement}");

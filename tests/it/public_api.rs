@@ -189,7 +189,7 @@ fn a_configuration_that_can_work_is_taken() {
 }
 
 #[test]
-fn errors_of_publishing_say_what_helps() {
+fn errors_of_publishing_name_the_remedy() {
     let live = crate::support::live();
     let unknown = live.publish("cards", Change::delete(1).unwrap()).unwrap_err().to_string();
     assert!(unknown.contains("\"cards\"") && unknown.contains("Entity::new"), "{unknown}");

@@ -1,4 +1,4 @@
-//! What an application tells its pages outside HTTP.
+//! What an application publishes outside HTTP.
 
 use serde::{Serialize, Serializer, ser::Error};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ async fn changes_reach_pages_as_the_stock_handlers_read_them() {
     live.publish("events", Change::update(&json!({"id": "a/b", "text": ""})).unwrap()).unwrap();
     live.publish("events", Change::delete(7).unwrap()).unwrap();
     assert_eq!(
-        page.told(&live).await,
+        page.received(&live).await,
         [
             json!({"type": "add-event", "event": stored}),
             json!({"type": "update-event", "event": {"id": "a/b", "text": ""}}),
@@ -45,9 +45,9 @@ async fn many_changes_go_out_in_their_order_with_nothing_in_between() {
         })
         .collect();
     publishing.into_iter().for_each(|thread| thread.join().unwrap());
-    let told = page.told(&live).await;
-    assert_eq!(told.len(), 400);
-    for run in told.chunks(5) {
+    let received = page.received(&live).await;
+    assert_eq!(received.len(), 400);
+    for run in received.chunks(5) {
         let first = &run[0]["event"]["run"];
         for (part, event) in run.iter().enumerate() {
             assert_eq!(event["event"]["run"], json!([first[0], first[1], part]));
@@ -56,7 +56,7 @@ async fn many_changes_go_out_in_their_order_with_nothing_in_between() {
 }
 
 #[tokio::test]
-async fn nothing_to_tell_is_fine() {
+async fn publishing_no_change_is_fine() {
     let live = live();
     live.publish_many("events", []).unwrap();
     assert_eq!((live.stats().changes_published, live.stats().log_records), (0, 0));
@@ -79,7 +79,7 @@ async fn messages_of_any_shape_go_out_as_they_are() {
     for value in &values {
         live.send("events", value).unwrap();
     }
-    assert_eq!(page.told(&live).await, values);
+    assert_eq!(page.received(&live).await, values);
     assert_eq!(live.stats().changes_published, 0);
 }
 
@@ -118,10 +118,10 @@ async fn what_would_break_pages_is_refused_and_holds_its_companions_back() {
         assert!(reason.contains(word), "{reason}");
         assert!(error.to_string().contains("was not sent"), "{error}");
     }
-    assert!(page.told(&live).await.is_empty(), "none of the three runs");
+    assert!(page.received(&live).await.is_empty(), "none of the three runs");
     live.publish("events", Change::add(&dated(8, json!("FREQ=DAILY"))).unwrap()).unwrap();
-    assert_eq!(page.told(&live).await.len(), 1);
-    // A widget whose rules nobody knows bears everything.
+    assert_eq!(page.received(&live).await.len(), 1);
+    // A widget whose rules are unknown accepts everything.
     live.publish("calendars", Change::add(&json!({"id": 8, "rrule": 5})).unwrap()).unwrap();
 }
 
@@ -170,19 +170,19 @@ fn publishing_needs_neither_a_runtime_nor_a_page() {
     assert_eq!((stats.changes_published, stats.messages_published, stats.log_records), (100, 1, 101));
     assert!(stats.log_bytes > 0);
 
-    // Whoever comes later hears what comes later, from a thread without a runtime too.
+    // A later subscriber receives later changes, from a thread without a runtime too.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let server = Server::layered(&live.layer(), usual);
         let mut page = server.subscribed().await;
         let elsewhere = live.clone();
         std::thread::spawn(move || elsewhere.publish("events", Change::delete(9).unwrap()).unwrap()).join().unwrap();
-        assert_eq!(page.told(&live).await, [json!({"type": "delete-event", "event": {"id": "9"}})]);
+        assert_eq!(page.received(&live).await, [json!({"type": "delete-event", "event": {"id": "9"}})]);
     });
 }
 
 #[tokio::test]
-async fn what_handlers_tell_themselves_is_heard_beside_what_the_layer_tells() {
+async fn changes_published_by_handlers_arrive_beside_those_of_the_layer() {
     let live = live();
     let handle = live.clone();
     let server = Server::layered(&live.layer(), move |request: http::Request<_>| {
@@ -195,7 +195,7 @@ async fn what_handlers_tell_themselves_is_heard_beside_what_the_layer_tells() {
     let mut page = server.subscribed().await;
     server.write(http::Method::DELETE, "/events/7", "").await;
     assert_eq!(
-        page.told(&live).await,
+        page.received(&live).await,
         [json!({"type": "custom-action", "event": 1}), json!({"type": "delete-event", "event": {"id": "7"}}),]
     );
 }
@@ -213,7 +213,7 @@ async fn every_clone_of_the_handle_is_the_same_live_updates() {
     for server in &servers {
         let mut page = server.subscribed().await;
         other.send("events", "heard").unwrap();
-        assert_eq!(page.told(&live).await, ["heard"]);
+        assert_eq!(page.received(&live).await, ["heard"]);
     }
     until("the pages are gone", || other.stats().connections == 0).await;
 }

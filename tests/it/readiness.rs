@@ -27,7 +27,7 @@ fn put() -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn the_service_that_was_ready_is_the_one_that_is_called() {
-    // The mock panics when it is called without having said that it is ready.
+    // The mock panics when it is called before it was ready.
     let live = live();
     let (mock, mut handle) = tower_test::mock::pair::<Inner, Response<Full<Bytes>>>();
     let mut service = live.layer().layer(mock);
@@ -45,7 +45,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
 }
 
 #[tokio::test]
-async fn an_inner_service_that_fails_to_become_ready_says_why() {
+async fn an_inner_service_that_fails_to_become_ready_returns_its_error() {
     let live = live();
     let (mock, mut handle) = tower_test::mock::pair::<Inner, Response<Full<Bytes>>>();
     let mut service = live.layer().layer(mock);
@@ -75,7 +75,7 @@ async fn services_that_reserve_when_ready_work_inside() {
     for write in writes.collect::<Vec<_>>() {
         assert_eq!(write.await.unwrap().status(), 200);
     }
-    assert_eq!(page.told(&live).await.len(), 20);
+    assert_eq!(page.received(&live).await.len(), 20);
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_shedding_service_inside_refuses_writes_and_endpoint_alike() {
     let error = service.clone().oneshot(put()).await.expect_err("overload");
     assert!(error.is::<Overloaded>(), "{error}");
     assert_eq!(live.stats().changes_published, 0);
-    // Shedding says that it is ready, so the endpoint, which needs no inner service, goes on.
+    // Load shedding reports ready, so the endpoint, which needs no inner service, goes on.
     let handshake = Request::get("/api/v1").header("remote-token", TOKEN).body(full("")).unwrap();
     assert_eq!(service.oneshot(handshake).await.unwrap().status(), 200);
 }

@@ -18,7 +18,7 @@ use tower_live_updates::{LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Server, TOKEN, converging, json as answer, live, read, until};
 
-/// Lets in who says so; the others are refused before anything of their body is read.
+/// Admits requests by a header; the others are refused before anything of their body is read.
 async fn guarded(request: Request<RequestBody<Incoming>>) -> Response<Full<Bytes>> {
     let status = request.headers().get("x-refuse").map(|status| status.to_str().unwrap().parse().unwrap());
     match status {
@@ -42,8 +42,8 @@ fn server() -> (LiveUpdates, Server) {
     (live, server)
 }
 
-/// What a page hears within a minute, with its second, while twenty writes are made, each followed by `refusals`.
-async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
+/// What a page receives within a minute, with its second, while twenty writes are made, each followed by `refusals`.
+async fn received_among(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
     let (live, server) = server();
     let mut page = server.subscribed().await;
     sleep(Duration::from_secs(20)).await;
@@ -67,16 +67,16 @@ async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
     };
     page.subscribe("calendars").await;
     let listen = async {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
             let message = page.message().await.expect("an open socket");
             if message["body"]["name"] == "calendars" {
                 match message["body"]["value"].as_str() {
-                    Some("over") => return heard,
+                    Some("over") => return received,
                     _ => continue,
                 }
             }
-            heard.push((began.elapsed().as_secs(), message["body"]["value"].clone()));
+            received.push((began.elapsed().as_secs(), message["body"]["value"].clone()));
         }
     };
     tokio::join!(writes, listen).1
@@ -85,7 +85,7 @@ async fn heard(gap: Duration, refusals: &[(Method, u16)]) -> Vec<(u64, Value)> {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_behind_each_write_changes_no_frame() {
     for gap in [100, 4500, 6000].map(Duration::from_millis) {
-        let alone = heard(gap, &[]).await;
+        let alone = received_among(gap, &[]).await;
         assert!(alone.len() >= 20);
         for refusals in [
             vec![(Method::PUT, 401)],
@@ -93,13 +93,13 @@ async fn a_refusal_behind_each_write_changes_no_frame() {
             vec![(Method::DELETE, 404), (Method::PUT, 409), (Method::POST, 302)],
             vec![(Method::POST, 422), (Method::POST, 409)],
         ] {
-            assert_eq!(heard(gap, &refusals).await, alone, "{gap:?} {refusals:?}");
+            assert_eq!(received_among(gap, &refusals).await, alone, "{gap:?} {refusals:?}");
         }
     }
 }
 
-/// How often a page hears of a write that follows a refused save.
-async fn heard_behind(refused: (Method, &str, u16), gap: Duration) -> usize {
+/// How often a page receives a write that follows a refused save.
+async fn received_behind(refused: (Method, &str, u16), gap: Duration) -> usize {
     let (live, server) = server();
     let mut page = server.subscribed().await;
     page.subscribe("calendars").await;
@@ -133,14 +133,14 @@ async fn what_a_page_may_miss_until_it_knows_of_its_refusal_is_resent() {
         ((Method::PUT, "/events/7", 401), 500, false),
         ((Method::POST, "/events", 403), 500, false),
     ] {
-        let count = heard_behind(refused.clone(), Duration::from_millis(millis)).await;
+        let count = received_behind(refused.clone(), Duration::from_millis(millis)).await;
         assert_eq!(count > 1, is_resent, "{refused:?} {millis}: {count}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_comes_moves_nothing() {
-    let told_again = async |hangs: bool| {
+    let received_beside = async |hangs: bool| {
         let (live, server) = server();
         let mut page = server.subscribed().await;
         sleep(Duration::from_secs(20)).await;
@@ -161,9 +161,9 @@ async fn a_body_that_never_comes_moves_nothing() {
         drop(live);
         began.elapsed()
     };
-    let alone = told_again(false).await;
+    let alone = received_beside(false).await;
     assert!(alone < Duration::from_secs(3), "{alone:?}");
-    assert_eq!(told_again(true).await, alone);
+    assert_eq!(received_beside(true).await, alone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +201,7 @@ async fn refused_deletions_keep_no_write_waiting() {
     let over = over.lock().unwrap().clone();
     assert_eq!(over.iter().position(|method| method == "PUT"), Some(30));
     assert_eq!((over.len(), live.stats().write_lock_timeouts), (61, 0));
-    assert_eq!(page.told(&live).await.len(), 1);
+    assert_eq!(page.received(&live).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

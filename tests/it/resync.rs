@@ -1,5 +1,5 @@
-//! Pages that lost their place: away for longer than the log remembers, or since before the server was started. They
-//! are brought to the store's state, or told to load it again.
+//! Pages that lag behind the log: away for longer than the log keeps, or since before the server was started. A
+//! snapshot brings them to the store's state, or they are sent resync and load it again.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,12 +19,12 @@ use tower_live_updates::{
 
 use crate::support::{
     End, Server, TOKEN,
-    client::{Client, Tab, WAYS, Way, added, deleted, event, patient, publish, updated, upserts, wait},
+    client::{Client, TRANSPORTS, Tab, Transport, added, deleted, event, patient, publish, updated, upserts, wait},
     usual,
 };
 
 const NOTHING: [&str; 0] = [];
-/// What tells a page to load its list again.
+/// The message after which a page loads its list again.
 const MARKER: &str = r#"{"event":{"id":"$resync"},"type":"resync"}"#;
 
 /// A store, and how often it was asked for everything.
@@ -105,9 +105,9 @@ async fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
 }
 
 /// A server with a store, and a page that is away for longer than the log remembers.
-async fn away(store: &Store, way: Way, records: usize) -> (LiveUpdates, Server, Client) {
+async fn away(store: &Store, transport: Transport, records: usize) -> (LiveUpdates, Server, Client) {
     let (live, server) = serve(builder(store.entity()).max_log_records(records)).await;
-    let page = Client::load(&server, way).await;
+    let page = Client::load(&server, transport).await;
     page.open().await.cut(&live).await;
     for number in 0..=records {
         store.put(100, &number.to_string());
@@ -118,11 +118,11 @@ async fn away(store: &Store, way: Way, records: usize) -> (LiveUpdates, Server, 
     (live, server, page)
 }
 
-/// What it says of each object in the end, as the stock client reads it.
-fn state(heard: &[String]) -> BTreeMap<u32, String> {
+/// The final state of each object, as the stock client reads it.
+fn state(received: &[String]) -> BTreeMap<u32, String> {
     let mut state = BTreeMap::new();
-    for told in heard {
-        let words: Vec<&str> = told.splitn(3, ' ').collect();
+    for message in received {
+        let words: Vec<&str> = message.splitn(3, ' ').collect();
         let Some(id) = words.get(1).and_then(|id| id.parse().ok()) else {
             continue;
         };
@@ -140,36 +140,36 @@ fn texts(rows: &[(u32, &str)]) -> BTreeMap<u32, String> {
     rows.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
 }
 
-/// Everything heard until nothing has come for so long.
-async fn hears_until_quiet(tab: &mut Tab, seconds: f64) -> Vec<String> {
-    let mut all = tab.heard().await;
+/// Everything received until nothing has come for so long.
+async fn received_until_quiet(tab: &mut Tab, seconds: f64) -> Vec<String> {
+    let mut all = tab.received().await;
     loop {
-        let heard = tab.hears_in(seconds).await;
-        if heard.is_empty() {
+        let received = tab.received_in(seconds).await;
+        if received.is_empty() {
             return all;
         }
-        all.extend(heard);
+        all.extend(received);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_state() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
         store.put(2, "b");
         store.delete(3);
-        let (live, _, page) = away(&store, way, 5).await;
+        let (live, _, page) = away(&store, transport, 5).await;
         let mut tab = page.open().await;
         let expected = [
             vec!["update 3 ordinary".to_owned(), "delete 3".to_owned(), "update 3".to_owned()],
             upserts(&[(1, "a"), (2, "b"), (100, "5")]),
         ];
-        assert_eq!(tab.heard().await, expected.concat(), "{way:?}");
-        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps, store.asked()), (1, 0, 1), "{way:?}");
-        assert_eq!(tab.hears_in(25.0).await, NOTHING, "{way:?}: nobody was saving");
+        assert_eq!(tab.received().await, expected.concat(), "{transport:?}");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps, store.asked()), (1, 0, 1), "{transport:?}");
+        assert_eq!(tab.received_in(25.0).await, NOTHING, "{transport:?}: no page was saving");
         publish(&live, [updated(1, "live")]);
-        assert_eq!(tab.heard().await, ["update 1 live"], "{way:?}: and from then on as it happens");
+        assert_eq!(tab.received().await, ["update 1 live"], "{transport:?}: and from then on as it happens");
     }
 }
 
@@ -177,7 +177,7 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
 async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() {
     let store = Store::default();
     let (live, server) = serve(builder(store.entity()).max_log_records(2)).await;
-    let page = Client::load(&server, Way::Tcp).await;
+    let page = Client::load(&server, Transport::Tcp).await;
     page.open().await.cut(&live).await;
     publish(&live, [added(1, "a"), added(2, "a"), deleted(1), deleted(2), added(2, "again")]);
     publish(&live, [updated(9, "x"), updated(9, "y")]);
@@ -186,7 +186,7 @@ async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() 
     wait(20.0).await;
     let mut tab = page.open().await;
     let expected = [vec!["delete 1".to_owned(), "update 1".to_owned()], upserts(&[(2, "again"), (9, "y")])];
-    assert_eq!(tab.heard().await, expected.concat());
+    assert_eq!(tab.received().await, expected.concat());
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +198,7 @@ async fn how_many_tombstones_are_kept_and_for_how_long_can_be_set() {
             .max_tombstones(count)
             .tombstone_retention(Duration::from_secs(seconds));
         let (live, server) = serve(limits).await;
-        let page = Client::load(&server, Way::AnyStream).await;
+        let page = Client::load(&server, Transport::AnyStream).await;
         page.open().await.cut(&live).await;
         for id in 1..=3 {
             publish(&live, [deleted(id)]);
@@ -206,51 +206,51 @@ async fn how_many_tombstones_are_kept_and_for_how_long_can_be_set() {
         }
         publish(&live, [updated(9, "x")]);
         wait(5.0).await;
-        let heard = page.open().await.heard().await;
-        let deletions: Vec<&String> = heard.iter().filter(|told| told.starts_with("delete")).collect();
+        let received = page.open().await.received().await;
+        let deletions: Vec<&String> = received.iter().filter(|message| message.starts_with("delete")).collect();
         assert_eq!(deletions, expected, "{count} for {seconds} s");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_of_the_server_before_this_one_is_brought_to_the_stores_state() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
         let (_, before) = serve(builder(store.entity())).await;
-        let key = Client::load(&before, way).await.key;
+        let key = Client::load(&before, transport).await.key;
         let (live, server) = serve(builder(store.entity())).await;
-        let page = Client::with_key(&server, way, &key);
+        let page = Client::with_key(&server, transport, &key);
         let mut tab = page.open().await;
-        assert_eq!(tab.heard().await, upserts(&[(1, "a")]), "{way:?}");
+        assert_eq!(tab.received().await, upserts(&[(1, "a")]), "{transport:?}");
         publish(&live, [updated(1, "live")]);
         store.put(1, "live");
-        assert_eq!(tab.heard().await, ["update 1 live"], "{way:?}");
-        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps), (1, 0), "{way:?}");
-        // Its place is one of this log from now on, once it has said so.
+        assert_eq!(tab.received().await, ["update 1 live"], "{transport:?}");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps), (1, 0), "{transport:?}");
+        // Its position is one of this log from now on, once it has acknowledged it.
         wait(60.0).await;
-        tab.heard().await;
+        tab.received().await;
         publish(&live, [updated(1, "later")]);
-        tab.heard().await;
+        tab.received().await;
         wait(20.0).await;
         publish(&live, [updated(1, "last")]);
-        tab.heard().await;
+        tab.received().await;
         assert!(!tab.pings.is_empty());
         tab.cut(&live).await;
         let mut tab = page.open().await;
-        let heard = hears_until_quiet(&mut tab, 1.0).await;
-        assert_eq!(heard, ["update 1 last"]);
+        let received = received_until_quiet(&mut tab, 1.0).await;
+        assert_eq!(received, ["update 1 last"]);
         assert_eq!(live.stats().snapshots, 1, "it need not be asked again");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_too_slow_for_the_log_comes_back_to_the_stores_state() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let store = Store::default();
         let (live, server) =
             serve(builder(store.entity()).max_log_records(50).write_timeout(Duration::from_secs(60))).await;
-        let page = Client::load(&server, way).await;
+        let page = Client::load(&server, transport).await;
         let mut tab = page.open().await;
         wait(20.0).await;
         let long = "long ".repeat(20_000);
@@ -260,32 +260,32 @@ async fn a_reader_too_slow_for_the_log_comes_back_to_the_stores_state() {
             tokio::task::yield_now().await;
         }
         publish(&live, [updated(1, "short")]);
-        let (heard, end) = tab.end().await;
-        assert!(heard.len() < 300, "{way:?}");
-        assert_eq!(end, End::Close(1013, "Too slow".into()), "{way:?}");
+        let (received, end) = tab.end().await;
+        assert!(received.len() < 300, "{transport:?}");
+        assert_eq!(end, End::Close(1013, "Too slow".into()), "{transport:?}");
         drop(tab);
         wait(20.0).await;
         let mut tab = page.open().await;
-        let heard = hears_until_quiet(&mut tab, 4.0).await;
-        assert_eq!(state(&heard), texts(&[(1, "short")]), "{way:?}");
-        assert_eq!((live.stats().sockets_closed_slow, live.stats().snapshots), (1, 1), "{way:?}");
+        let received = received_until_quiet(&mut tab, 4.0).await;
+        assert_eq!(state(&received), texts(&[(1, "short")]), "{transport:?}");
+        assert_eq!((live.stats().sockets_closed_slow, live.stats().snapshots), (1, 1), "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_brings_everybody_to_the_stores_state() {
+async fn a_refresh_brings_every_page_to_the_stores_state() {
     let store = Store::default();
     let (live, server) = serve(builder(store.entity())).await;
     let mut tabs = Vec::new();
-    for way in WAYS {
-        tabs.push(Client::load(&server, way).await.open().await);
+    for transport in TRANSPORTS {
+        tabs.push(Client::load(&server, transport).await.open().await);
         // Pages with a raw token stand in the same log.
-        tabs.push(Client::with_key(&server, way, TOKEN).open().await);
+        tabs.push(Client::with_key(&server, transport, TOKEN).open().await);
     }
-    let mut other = Client::load(&server, Way::Tcp).await.connect().await;
+    let mut other = Client::load(&server, Transport::Tcp).await.connect().await;
     other.subscribe("calendars").await;
     for tab in &mut tabs {
-        assert_eq!(tab.hears_in(20.0).await, NOTHING);
+        assert_eq!(tab.received_in(20.0).await, NOTHING);
     }
     publish(&live, [added(1, "before")]);
     store.put(2, "imported");
@@ -293,39 +293,39 @@ async fn a_refresh_brings_everybody_to_the_stores_state() {
     store.put(3, "behind");
     publish(&live, [added(3, "behind")]);
     for tab in &mut tabs {
-        let heard = tab.heard().await;
-        assert_eq!(heard[0], "add 1 before");
-        assert_eq!(state(&heard[1..]), texts(&[(2, "imported"), (3, "behind")]), "{heard:?}");
+        let received = tab.received().await;
+        assert_eq!(received[0], "add 1 before");
+        assert_eq!(state(&received[1..]), texts(&[(2, "imported"), (3, "behind")]), "{received:?}");
     }
-    assert_eq!(other.heard().await, NOTHING);
+    assert_eq!(other.received().await, NOTHING);
     assert_eq!((store.asked(), live.stats().snapshots, live.stats().unrecovered_gaps), (1, 4, 0));
     assert!(live.refresh("cards").is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_hook_pages_are_told_to_load_their_lists() {
-    for way in WAYS {
+async fn without_a_snapshot_hook_pages_are_sent_resync() {
+    for transport in TRANSPORTS {
         let (live, server) = serve(builder(Entity::scheduler("/events")).max_log_records(3)).await;
-        let page = Client::load(&server, way).await;
+        let page = Client::load(&server, transport).await;
         page.open().await.cut(&live).await;
         publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
         wait(20.0).await;
         let mut tab = page.connect().await;
         tab.subscribe("$resync").await;
-        tab.heard().await;
+        tab.received().await;
         let gaps = live.stats().unrecovered_gaps;
         tab.subscribe("events").await;
-        let heard = tab.heard().await;
-        assert_eq!(heard[..2], [MARKER, r#"$resync: {"entity":"events","type":"resync"}"#], "{way:?}");
-        assert_eq!(heard.last().unwrap(), "update 1 4", "{way:?}: what the log knows all the same");
-        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps - gaps), (0, 1), "{way:?}");
-        let later = tab.hears_in(60.0).await;
-        assert!(!later.iter().any(|told| told.contains("resync")), "{way:?}: once: {later:?}");
+        let received = tab.received().await;
+        assert_eq!(received[..2], [MARKER, r#"$resync: {"entity":"events","type":"resync"}"#], "{transport:?}");
+        assert_eq!(received.last().unwrap(), "update 1 4", "{transport:?}: what the log knows all the same");
+        assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps - gaps), (0, 1), "{transport:?}");
+        let later = tab.received_in(60.0).await;
+        assert!(!later.iter().any(|message| message.contains("resync")), "{transport:?}: once: {later:?}");
 
         live.refresh("events").unwrap();
-        let mut heard = tab.heard().await;
-        heard.sort();
-        assert_eq!(heard, [r#"$resync: {"entity":"events","type":"resync"}"#, MARKER], "{way:?}");
+        let mut received = tab.received().await;
+        received.sort();
+        assert_eq!(received, [r#"$resync: {"entity":"events","type":"resync"}"#, MARKER], "{transport:?}");
     }
 }
 
@@ -345,23 +345,23 @@ async fn the_marker_on_the_wire() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_told_while_the_store_answers_is_newer_than_its_rows() {
-    for way in WAYS {
+async fn changes_during_a_snapshot_are_newer_than_its_rows() {
+    for transport in TRANSPORTS {
         let store = Store::default();
         for id in 1..=3 {
             store.put(id, "stored");
         }
-        let (live, _, page) = away(&store, way, 50).await;
+        let (live, _, page) = away(&store, transport, 50).await;
         store.is([Mood::Slow(3)]);
         let mut tab = page.open().await;
-        assert_eq!(tab.hears_in(1.0).await, NOTHING, "{way:?}");
+        assert_eq!(tab.received_in(1.0).await, NOTHING, "{transport:?}");
         publish(&live, [updated(1, "newer"), deleted(2), added(4, "new"), deleted(4), added(5, "new")]);
-        let heard = hears_until_quiet(&mut tab, 5.0).await;
-        // Of the first only the update was told, on top of the row.
+        let received = received_until_quiet(&mut tab, 5.0).await;
+        // Of the first only the update was sent, on top of the row.
         let expected = texts(&[(1, "newer"), (3, "stored"), (5, "new"), (100, "50")]);
-        assert_eq!(state(&heard), expected, "{way:?}: {heard:?}");
-        assert!(!heard.contains(&"add 2 stored".to_owned()), "{way:?}: {heard:?}");
-        assert_eq!(live.stats().snapshots, 1, "{way:?}");
+        assert_eq!(state(&received), expected, "{transport:?}: {received:?}");
+        assert!(!received.contains(&"add 2 stored".to_owned()), "{transport:?}: {received:?}");
+        assert_eq!(live.stats().snapshots, 1, "{transport:?}");
     }
 }
 
@@ -370,11 +370,11 @@ async fn a_store_that_fails_twice_is_asked_a_third_time() {
     for mood in [Mood::Fails, Mood::Panics] {
         let store = Store::default();
         store.put(1, "a");
-        let (live, _, page) = away(&store, Way::AnyStream, 3).await;
+        let (live, _, page) = away(&store, Transport::AnyStream, 3).await;
         store.is([mood, mood]);
         let mut tab = page.open().await;
-        assert_eq!(tab.hears_in(3.9).await, NOTHING, "{mood:?}: one second, and three");
-        assert_eq!(tab.hears_in(0.2).await, upserts(&[(1, "a"), (100, "3")]), "{mood:?}");
+        assert_eq!(tab.received_in(3.9).await, NOTHING, "{mood:?}: one second, and three");
+        assert_eq!(tab.received_in(0.2).await, upserts(&[(1, "a"), (100, "3")]), "{mood:?}");
         let stats = live.stats();
         assert_eq!((stats.hooks_failed, stats.snapshots, stats.unrecovered_gaps), (2, 1, 0), "{mood:?}");
     }
@@ -384,22 +384,22 @@ async fn a_store_that_fails_twice_is_asked_a_third_time() {
 async fn a_store_that_fails_for_good_leaves_it_to_the_page() {
     for (mood, seconds) in [(Mood::Fails, 4.0), (Mood::Panics, 4.0), (Mood::Hangs, 19.0)] {
         let store = Store::default();
-        let (live, server, page) = away(&store, Way::Tcp, 3).await;
+        let (live, server, page) = away(&store, Transport::Tcp, 3).await;
         store.is([mood; 3]);
         let mut tab = page.open().await;
         tab.subscribe("calendars").await;
-        // Everybody else goes on, and so does this page with everything else.
-        let mut other = Client::with_key(&server, Way::Tcp, "other").open().await;
+        // The other pages go on, and so does this page with everything else.
+        let mut other = Client::with_key(&server, Transport::Tcp, "other").open().await;
         publish(&live, [added(1, "live")]);
         live.send("calendars", "live").unwrap();
-        assert_eq!(other.heard().await, ["add 1 live"], "{mood:?}");
-        assert_eq!(tab.heard().await, ["calendars: live"], "{mood:?}");
-        assert_eq!(tab.hears_in(seconds - 0.1).await, NOTHING, "{mood:?}");
-        let heard = tab.hears_in(0.2).await;
-        assert_eq!(heard[0], MARKER, "{mood:?}");
-        assert!(heard.contains(&"add 1 live".to_owned()), "{mood:?}: {heard:?}");
+        assert_eq!(other.received().await, ["add 1 live"], "{mood:?}");
+        assert_eq!(tab.received().await, ["calendars: live"], "{mood:?}");
+        assert_eq!(tab.received_in(seconds - 0.1).await, NOTHING, "{mood:?}");
+        let received = tab.received_in(0.2).await;
+        assert_eq!(received[0], MARKER, "{mood:?}");
+        assert!(received.contains(&"add 1 live".to_owned()), "{mood:?}: {received:?}");
         publish(&live, [updated(1, "on")]);
-        assert!(tab.heard().await.contains(&"update 1 on".to_owned()), "{mood:?}");
+        assert!(tab.received().await.contains(&"update 1 on".to_owned()), "{mood:?}");
         let stats = live.stats();
         assert_eq!(
             (stats.hooks_failed, stats.snapshots, stats.unrecovered_gaps, stats.connections),
@@ -410,16 +410,16 @@ async fn a_store_that_fails_for_good_leaves_it_to_the_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_leaves_while_the_store_answers_takes_nobody_along() {
+async fn a_page_that_leaves_during_a_snapshot_does_not_disturb_others() {
     let store = Store::default();
     store.put(1, "a");
-    let (live, _, page) = away(&store, Way::AnyStream, 3).await;
+    let (live, _, page) = away(&store, Transport::AnyStream, 3).await;
     store.is([Mood::Slow(2)]);
     let leaves = page.open().await;
     wait(0.5).await;
     let mut stays = page.open().await;
     leaves.cut(&live).await;
-    assert_eq!(stays.hears_in(2.0).await, upserts(&[(1, "a"), (100, "3")]), "they have asked together");
+    assert_eq!(stays.received_in(2.0).await, upserts(&[(1, "a"), (100, "3")]), "they have asked together");
     assert_eq!(store.asked(), 1);
 }
 
@@ -431,21 +431,23 @@ async fn the_answer_is_shared_by_the_sockets_of_one_principal() {
     let (live, server) = serve(builder(store.entity())).await;
     let mut keys = Vec::new();
     for number in 0..20 {
-        keys.push(Client::load_with(&before, Way::AnyStream, if number % 2 == 0 { "alice" } else { "bob" }).await.key);
+        keys.push(
+            Client::load_with(&before, Transport::AnyStream, if number % 2 == 0 { "alice" } else { "bob" }).await.key,
+        );
     }
     let mut tabs = Vec::new();
     for key in &keys {
-        tabs.push(Client::with_key(&server, Way::AnyStream, key).open().await);
+        tabs.push(Client::with_key(&server, Transport::AnyStream, key).open().await);
     }
     for tab in &mut tabs {
-        assert_eq!(tab.heard().await, upserts(&[(1, "a")]));
+        assert_eq!(tab.received().await, upserts(&[(1, "a")]));
     }
     let mut asked = store.asked.lock().unwrap().clone();
     asked.sort();
     assert_eq!(asked, ["alice", "bob"], "each sees what is theirs");
     assert_eq!(live.stats().snapshots, 20);
     wait(2.1).await;
-    Client::with_key(&server, Way::AnyStream, &keys[0]).open().await.heard().await;
+    Client::with_key(&server, Transport::AnyStream, &keys[0]).open().await.received().await;
     assert_eq!(store.asked(), 3, "it is good for two seconds");
 }
 
@@ -465,8 +467,8 @@ async fn a_store_is_asked_four_times_at_once_at_most() {
     let (live, server) = serve(builder(events)).await;
     let mut tabs = Vec::new();
     for number in 0..10 {
-        let key = Client::load_with(&before, Way::AnyStream, &format!("user-{number}")).await.key;
-        tabs.push(Client::with_key(&server, Way::AnyStream, &key).open().await);
+        let key = Client::load_with(&before, Transport::AnyStream, &format!("user-{number}")).await.key;
+        tabs.push(Client::with_key(&server, Transport::AnyStream, &key).open().await);
     }
     wait(2.5).await;
     assert_eq!(live.stats().snapshots, 8);
@@ -489,20 +491,20 @@ async fn rows_that_would_break_pages_are_left_out() {
         poison["rrule"] = json!("FREQ=DAILY;INTERVAL=-1");
         poison
     });
-    // Nothing can be said of a row without an id.
+    // A row without an id cannot be sent.
     store.rows.lock().unwrap().insert(4, json!({"id": 0, "text": "no id"}));
     // Without dates it can be changed and not be added.
     store.rows.lock().unwrap().insert(3, json!({"id": 3, "text": "undated"}));
     let (live, server) = serve(builder(store.entity())).await;
-    let mut tab = Client::load(&server, Way::AnyStream).await.open().await;
+    let mut tab = Client::load(&server, Transport::AnyStream).await.open().await;
     live.refresh("events").unwrap();
-    let heard = tab.hears_in(1.0).await;
-    assert_eq!(heard, [upserts(&[(1, "a")]), vec!["update 3 undated".to_owned()]].concat());
+    let received = tab.received_in(1.0).await;
+    assert_eq!(received, [upserts(&[(1, "a")]), vec!["update 3 undated".to_owned()]].concat());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_store_comes_whole_to_a_narrow_reader() {
-    for way in WAYS {
+async fn a_large_snapshot_reaches_a_slow_reader_whole() {
+    for transport in TRANSPORTS {
         let store = Store::default();
         for id in 1000..6000 {
             store.put(id, "row");
@@ -511,19 +513,19 @@ async fn a_large_store_comes_whole_to_a_narrow_reader() {
             store.delete(id);
         }
         let (live, server) = serve(builder(store.entity())).await;
-        let mut tab = Client::load(&server, way).await.open().await;
+        let mut tab = Client::load(&server, transport).await.open().await;
         wait(20.0).await;
         live.refresh("events").unwrap();
         wait(1.0).await;
         publish(&live, [updated(1000, "newest")]);
-        let mut heard = tab.heard().await;
+        let mut received = tab.received().await;
         for _ in 0..2600 {
-            heard.extend(tab.hears_in(0.1).await);
+            received.extend(tab.received_in(0.1).await);
         }
-        let state = state(&heard);
-        assert_eq!((state.len(), &state[&1000][..], &state[&5999][..]), (5000, "newest", "row"), "{way:?}");
-        let deleted: HashSet<&String> = heard.iter().filter(|told| told.starts_with("delete ")).collect();
-        assert_eq!(deleted.len(), 1000, "{way:?}");
+        let state = state(&received);
+        assert_eq!((state.len(), &state[&1000][..], &state[&5999][..]), (5000, "newest", "row"), "{transport:?}");
+        let deleted: HashSet<&String> = received.iter().filter(|message| message.starts_with("delete ")).collect();
+        assert_eq!(deleted.len(), 1000, "{transport:?}");
     }
 }
 
@@ -537,42 +539,42 @@ async fn a_log_bounded_by_bytes_or_by_age_has_gaps_as_well() {
         (builder(store.entity()).log_retention(Duration::from_secs(30)), true),
     ] {
         let (live, server) = serve(builder).await;
-        let page = Client::load(&server, Way::Tcp).await;
+        let page = Client::load(&server, Transport::Tcp).await;
         page.open().await.cut(&live).await;
         for number in 0..20 {
             publish(&live, [updated(1, &number.to_string())]);
             wait(2.0).await;
         }
         let mut tab = page.open().await;
-        tab.heard().await;
+        tab.received().await;
         assert_eq!(live.stats().snapshots, u64::from(gap));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn entities_lose_their_place_each_for_itself() {
+async fn each_entity_needs_a_snapshot_by_itself() {
     let store = Store::default();
     store.put(1, "a");
-    let (live, _, page) = away(&store, Way::Tcp, 3).await;
+    let (live, _, page) = away(&store, Transport::Tcp, 3).await;
     live.publish("calendars", Change::update(&json!({"id": 1, "text": "blue"})).unwrap()).unwrap();
     wait(5.0).await;
     let mut tab = page.open().await;
-    assert_eq!(tab.heard().await, upserts(&[(1, "a"), (100, "3")]));
+    assert_eq!(tab.received().await, upserts(&[(1, "a"), (100, "3")]));
     tab.subscribe("calendars").await;
     // What others wrote has taken nothing of its history.
-    assert_eq!(tab.heard().await, ["calendars: update 1 blue"]);
+    assert_eq!(tab.received().await, ["calendars: update 1 blue"]);
     assert_eq!((live.stats().snapshots, live.stats().unrecovered_gaps), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_told_while_the_store_is_asked_are_heard_after_its_rows() {
-    for way in WAYS {
+async fn messages_sent_during_a_snapshot_are_received_after_its_rows() {
+    for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
         store.is([Mood::Slow(3)]);
         let (live, server) = serve(builder(store.entity())).await;
-        let mut tab = Client::load(&server, way).await.open().await;
-        tab.hears_in(20.0).await;
+        let mut tab = Client::load(&server, transport).await.open().await;
+        tab.received_in(20.0).await;
         live.send("events", "before").unwrap();
         live.refresh("events").unwrap();
         live.send("events", "behind").unwrap();
@@ -580,25 +582,25 @@ async fn messages_told_while_the_store_is_asked_are_heard_after_its_rows() {
         live.send("events", "meanwhile").unwrap();
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let expected = [words(&["before"]), upserts(&[(1, "a")]), words(&["behind", "meanwhile"])];
-        assert_eq!(tab.hears_in(10.0).await, expected.concat(), "{way:?}");
+        assert_eq!(tab.received_in(10.0).await, expected.concat(), "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_among_what_a_page_missed_comes_before_the_messages_behind_it() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
         let (live, server) = serve(builder(store.entity())).await;
-        let page = Client::load(&server, way).await;
+        let page = Client::load(&server, transport).await;
         page.open().await.cut(&live).await;
         publish(&live, [added(1, "a")]);
         live.refresh("events").unwrap();
         live.send("events", "behind").unwrap();
         wait(20.0).await;
-        let heard = page.open().await.hears_in(3.0).await;
-        assert_eq!(heard.last().map(String::as_str), Some("behind"), "{way:?}: {heard:?}");
-        assert_eq!(heard.iter().filter(|told| *told == "behind").count(), 1, "{way:?}");
+        let received = page.open().await.received_in(3.0).await;
+        assert_eq!(received.last().map(String::as_str), Some("behind"), "{transport:?}: {received:?}");
+        assert_eq!(received.iter().filter(|message| *message == "behind").count(), 1, "{transport:?}");
         assert_eq!(live.stats().snapshots, 1);
     }
 }
@@ -606,20 +608,20 @@ async fn a_refresh_among_what_a_page_missed_comes_before_the_messages_behind_it(
 #[tokio::test(start_paused = true)]
 async fn messages_that_the_log_still_holds_outlive_a_gap() {
     let (live, server) = serve(patient().max_log_records(3)).await;
-    let page = Client::load(&server, Way::AnyStream).await;
+    let page = Client::load(&server, Transport::AnyStream).await;
     page.open().await.cut(&live).await;
     publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
     live.send("events", "kept").unwrap();
     wait(20.0).await;
-    let heard = page.open().await.heard().await;
-    assert_eq!((&heard[0], heard.last().map(String::as_str)), (&MARKER.to_owned(), Some("kept")));
+    let received = page.open().await.received().await;
+    assert_eq!((&received[0], received.last().map(String::as_str)), (&MARKER.to_owned(), Some("kept")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_themselves() {
+async fn handlers_of_resync_receive_it_at_each_subscribe_and_need_no_snapshot_themselves() {
     for resync_first in [true, false] {
         let (live, server) = serve(patient().max_log_records(3)).await;
-        let page = Client::load(&server, Way::AnyStream).await;
+        let page = Client::load(&server, Transport::AnyStream).await;
         page.open().await.cut(&live).await;
         publish(&live, (0..5).map(|number| updated(1, &number.to_string())));
         wait(20.0).await;
@@ -628,50 +630,50 @@ async fn handlers_of_resync_are_told_whenever_they_subscribe_and_are_never_lost_
         for name in names {
             tab.subscribe(name).await;
         }
-        let heard = tab.hears_in(10.0).await;
-        let resyncs: Vec<&String> = heard.iter().filter(|told| told.starts_with("$resync")).collect();
+        let received = tab.received_in(10.0).await;
+        let resyncs: Vec<&String> = received.iter().filter(|message| message.starts_with("$resync")).collect();
         assert_eq!(resyncs, [r#"$resync: {"entity":"events","type":"resync"}"#], "{names:?}");
         assert_eq!(live.stats().unrecovered_gaps, 1, "{names:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_said_before_a_refresh_is_no_answer_to_it() {
+async fn a_snapshot_older_than_a_refresh_does_not_answer_it() {
     let store = Store::default();
     store.put(1, "before");
     let (_, before) = serve(builder(store.entity())).await;
-    let key = Client::load(&before, Way::Tcp).await.key;
+    let key = Client::load(&before, Transport::Tcp).await.key;
     let (live, server) = serve(builder(store.entity())).await;
-    let mut tab = Client::with_key(&server, Way::Tcp, &key).open().await;
-    assert_eq!(tab.heard().await, upserts(&[(1, "before")]));
+    let mut tab = Client::with_key(&server, Transport::Tcp, &key).open().await;
+    assert_eq!(tab.received().await, upserts(&[(1, "before")]));
     // An import, a second later.
     store.put(1, "after");
     live.refresh("events").unwrap();
-    assert_eq!(tab.hears_in(1.0).await, upserts(&[(1, "after")]));
+    assert_eq!(tab.received_in(1.0).await, upserts(&[(1, "after")]));
     assert_eq!(store.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_while_the_store_answers_another_is_not_lost() {
-    for way in WAYS {
+    for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "first import");
         let (live, server) = serve(builder(store.entity())).await;
-        let mut tab = Client::load(&server, way).await.open().await;
-        tab.hears_in(10.0).await;
+        let mut tab = Client::load(&server, transport).await.open().await;
+        tab.received_in(10.0).await;
         store.is([Mood::Slow(2)]);
         live.refresh("events").unwrap();
         wait(0.5).await;
         store.put(1, "second import");
         live.refresh("events").unwrap();
-        let heard = hears_until_quiet(&mut tab, 120.0).await;
-        assert_eq!(state(&heard), texts(&[(1, "second import")]), "{way:?}: {heard:?}");
-        assert_eq!(store.asked(), 2, "{way:?}");
+        let received = received_until_quiet(&mut tab, 120.0).await;
+        assert_eq!(state(&received), texts(&[(1, "second import")]), "{transport:?}: {received:?}");
+        assert_eq!(store.asked(), 2, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_runs_to_its_end_although_nobody_waits_for_it() {
+async fn a_hook_runs_to_its_end_although_no_page_waits_for_it() {
     let pool = Arc::new(tokio::sync::Mutex::new(()));
     let hook = async |pool: Arc<tokio::sync::Mutex<()>>, _: Identity| {
         let _connection = pool.lock().await;
@@ -680,8 +682,8 @@ async fn a_hook_runs_to_its_end_although_nobody_waits_for_it() {
     };
     let events = Entity::scheduler("/events").snapshot(pool.clone(), hook);
     let (live, server) = serve(builder(events)).await;
-    let mut tab = Client::load(&server, Way::Tcp).await.open().await;
-    tab.hears_in(10.0).await;
+    let mut tab = Client::load(&server, Transport::Tcp).await.open().await;
+    tab.received_in(10.0).await;
     live.refresh("events").unwrap();
     wait(0.5).await;
     assert!(pool.try_lock().is_err());
@@ -691,14 +693,14 @@ async fn a_hook_runs_to_its_end_although_nobody_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_is_not_undone_by_what_was_told_before_it() {
-    for way in WAYS {
+async fn an_import_is_not_undone_by_an_earlier_broadcast() {
+    for transport in TRANSPORTS {
         let store = Store::default();
         let (live, server) = serve(builder(store.entity())).await;
-        let page = Client::load(&server, way).await;
+        let page = Client::load(&server, transport).await;
         page.open().await.cut(&live).await;
-        let mut open = Client::load(&server, way).await.open().await;
-        // Close together, so that both are told again later on.
+        let mut open = Client::load(&server, transport).await.open().await;
+        // Close together, so that both are repeated later on.
         publish(&live, [added(1, "old"), added(2, "old")]);
         publish(&live, [updated(1, "old")]);
         store.put(1, "imported");
@@ -706,8 +708,8 @@ async fn an_import_is_not_undone_by_what_was_told_before_it() {
         live.refresh("events").unwrap();
         let mut back = page.open().await;
         for tab in [&mut open, &mut back] {
-            let heard = hears_until_quiet(tab, 120.0).await;
-            assert_eq!(state(&heard), texts(&[(1, "imported")]), "{way:?}: {heard:?}");
+            let received = received_until_quiet(tab, 120.0).await;
+            assert_eq!(state(&received), texts(&[(1, "imported")]), "{transport:?}: {received:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Whoever may not be here any more hears nothing more: when an identity ends, when the authenticator changes its mind,
-//! and when the application says so.
+//! Revocation: an open socket receives nothing more when its identity expires, when the authenticator denies it later,
+//! and when the application disconnects it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -28,7 +28,7 @@ fn seconds(seconds: u64) -> Duration {
 
 type Answer = Arc<dyn Fn() -> Result<Identity, AuthError> + Send + Sync>;
 
-/// Gives an answer that can be changed, and writes down when it was asked. While it is held, whoever asks gets the
+/// Gives an answer that can be changed, and records when it was asked. While it is held, a question gets the
 /// answer of that time, but only when it is let go.
 #[derive(Clone)]
 struct Door(Arc<Inside>);
@@ -87,19 +87,19 @@ fn expired() -> Value {
     json!({"action": "event", "body": {"name": "$session", "value": {"type": "expired"}}})
 }
 
-/// What a socket says before it ends, and how it does.
+/// What a socket sends before it ends, and how it ends.
 async fn ending(page: &mut Page) -> (Vec<Value>, End) {
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     loop {
         match page.message().await {
-            Ok(message) => said.push(message),
-            Err(end) => return (said, end),
+            Ok(message) => received.push(message),
+            Err(end) => return (received, end),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_socket_ends_with_its_identity_and_hears_why() {
+async fn a_socket_ends_with_its_identity_and_receives_the_reason() {
     let door = Door::new(|| Ok(Identity::new("alice").with_expiry(SystemTime::now() + seconds(90))));
     let (live, server) = door.serve();
     let mut page = server.page().await;
@@ -107,11 +107,11 @@ async fn a_socket_ends_with_its_identity_and_hears_why() {
     assert_eq!(ending(&mut page).await, (vec![expired()], unauthorized()));
     let took = began.elapsed().as_secs_f64();
     assert!((89.0..=90.1).contains(&took), "{took}");
-    assert_eq!((door.times_asked(), live.stats().sockets_denied), (1, 1), "nobody need be asked");
+    assert_eq!((door.times_asked(), live.stats().sockets_denied), (1, 1), "no hook need run");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_that_is_over_already_lets_nobody_in() {
+async fn an_expired_identity_opens_no_socket() {
     let door = Door::new(|| Ok(Identity::new("alice").with_expiry(SystemTime::now() - seconds(1))));
     let (live, server) = door.serve();
     assert_eq!(server.handshake("demo").await.status(), 403);
@@ -123,7 +123,7 @@ async fn an_identity_that_is_over_already_lets_nobody_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authenticator_may_say_a_later_end_when_it_is_asked_again() {
+async fn an_authenticator_may_return_a_later_expiry_when_it_is_asked_again() {
     let good_for = seconds(400);
     let door = Door::new(move || Ok(Identity::new("alice").with_expiry(SystemTime::now() + good_for)));
     let (_live, server) = door.serve();
@@ -162,14 +162,14 @@ async fn an_end_far_away_is_borne() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_socket_is_asked_about_again_with_what_it_came_by() {
-    for (no, said) in [(AuthError::Denied, vec![]), (AuthError::Expired, vec![expired()])] {
+async fn every_socket_is_reauthenticated_with_its_original_request() {
+    for (no, received) in [(AuthError::Denied, vec![]), (AuthError::Expired, vec![expired()])] {
         let door = Door::open_to_alice();
         let (live, server) = door.serve();
         let mut page = server.page().await;
         let began = Instant::now();
         door.set(move || Err(no));
-        assert_eq!(ending(&mut page).await, (said, unauthorized()));
+        assert_eq!(ending(&mut page).await, (received, unauthorized()));
         let took = began.elapsed();
         assert!(took >= ASK_EVERY / 2 && took <= ASK_EVERY + seconds(1), "{took:?}");
         let tokens: Vec<String> = door.0.asked.lock().unwrap().iter().map(|(_, token)| token.clone()).collect();
@@ -211,7 +211,7 @@ async fn another_principal_than_before_is_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_authenticator_says_later_of_the_same_principal_is_what_counts() {
+async fn a_renewed_identity_of_the_same_principal_replaces_the_former() {
     let door = Door::new(|| Ok(Identity::new("alice").with_data("reader")));
     let (live, server) = door.serve();
     let mut page = server.page().await;
@@ -224,7 +224,7 @@ async fn what_an_authenticator_says_later_of_the_same_principal_is_what_counts()
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_was_let_in_just_before_a_disconnect_is_asked_about_at_once() {
+async fn a_socket_admitted_just_before_a_disconnect_is_reauthenticated_at_once() {
     for is_disconnected in [true, false] {
         let door = Door::open_to_alice();
         let (live, server) = door.serve();
@@ -249,7 +249,7 @@ async fn whoever_was_let_in_just_before_a_disconnect_is_asked_about_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nor_does_a_disconnect_miss_who_is_being_asked_about_again() {
+async fn nor_does_a_disconnect_miss_a_socket_under_reauthentication() {
     let door = Door::new(|| Ok(Identity::new("alice").with_data("reader")));
     let live = door.builder().hook_timeout(seconds(3600)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -267,7 +267,7 @@ async fn nor_does_a_disconnect_miss_who_is_being_asked_about_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_can_tell_whoever_a_disconnect_may_have_missed_is_asked_about_often() {
+async fn a_socket_that_a_disconnect_may_have_missed_is_reauthenticated_often_until_confirmed() {
     let door = Door::open_to_alice();
     let (live, server) = door.serve();
     let held = door.0.free.acquire().await.unwrap();
@@ -277,26 +277,26 @@ async fn while_nobody_can_tell_whoever_a_disconnect_may_have_missed_is_asked_abo
     door.set(|| Err(AuthError::Unavailable));
     drop(held);
     let mut page = Page { socket: coming.await.unwrap().unwrap(), id: String::new() };
-    page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     let early = tokio::time::timeout(seconds(10), page.message()).await;
-    assert!(early.is_err(), "it hears nothing before somebody can tell: {early:?}");
+    assert!(early.is_err(), "it receives nothing before the authenticator answers: {early:?}");
     assert_eq!(live.stats().subscriptions, 0);
     assert!((9..=13).contains(&door.times_asked()), "{}", door.times_asked());
     door.set(|| Ok(Identity::new("alice")));
     sleep(seconds(2)).await;
     let asked = door.times_asked();
     sleep(ASK_EVERY / 2).await;
-    assert_eq!(door.times_asked(), asked, "somebody could tell");
+    assert_eq!(door.times_asked(), asked, "the authenticator has answered");
     assert_eq!(page.message().await.unwrap()["action"], "start");
     assert_eq!(live.stats().subscriptions, 1);
 }
 
-/// An update of 20 KB with a number to tell it by.
+/// An update of 20 KB with a number that identifies it.
 fn update(number: usize) -> Change {
     Change::update(&json!({"id": 7, "number": number, "text": "z".repeat(20_000)})).unwrap()
 }
 
-/// The numbers that are heard, and how it ends.
+/// The numbers that are received, and how the socket ends.
 async fn numbers(raw: &mut Raw) -> (Vec<u64>, End) {
     let mut numbers = Vec::new();
     loop {
@@ -317,12 +317,12 @@ async fn after_a_disconnect_nothing_is_sent_that_was_not_on_its_way() {
     let live = builder().tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     // Of 300 updates the pipe holds the beginning of one, and the kernel some.
-    for (way, at_most) in [("any stream", 1), ("TCP", 299)] {
-        let mut raw = match way {
+    for (transport, at_most) in [("any stream", 1), ("TCP", 299)] {
+        let mut raw = match transport {
             "TCP" => Raw::socket(server.connect_tcp(Some(4 * 1024)).await).await,
             _ => Raw::socket(server.connect_with(4 * 1024)).await,
         };
-        raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+        raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
         raw.barrier().await;
         live.publish_many("events", (0..300).map(update)).unwrap();
         // Until its reader stands still and frames wait.
@@ -331,29 +331,29 @@ async fn after_a_disconnect_nothing_is_sent_that_was_not_on_its_way() {
         }
         assert_eq!(live.disconnect(|_| true), 1);
         live.publish_many("events", (300..400).map(update)).unwrap();
-        let (heard, end) = numbers(&mut raw).await;
-        assert_eq!(end, End::Close(1008, "Disconnected".into()), "{way}");
-        assert!((1..=at_most).contains(&heard.len()), "{way}: {heard:?}");
+        let (received, end) = numbers(&mut raw).await;
+        assert_eq!(end, End::Close(1008, "Disconnected".into()), "{transport}");
+        assert!((1..=at_most).contains(&received.len()), "{transport}: {received:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_denied_while_a_lot_waits_hears_nothing_of_it_either() {
+async fn a_page_denied_while_many_frames_wait_receives_none_of_them() {
     let door = Door::open_to_alice();
     let live = door.builder().revalidation_interval(seconds(8)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect_with(4 * 1024)).await;
-    raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     raw.barrier().await;
     live.publish_many("events", (0..300).map(update)).unwrap();
     door.set(|| Err(AuthError::Expired));
     until("it is denied", || live.stats().sockets_denied == 1).await;
-    let (heard, end) = numbers(&mut raw).await;
-    assert_eq!((heard, end), (vec![0], unauthorized()));
+    let (received, end) = numbers(&mut raw).await;
+    assert_eq!((received, end), (vec![0], unauthorized()));
 }
 
 #[tokio::test]
-async fn others_hear_on_after_a_disconnect() {
+async fn others_keep_receiving_after_a_disconnect() {
     let live = builder()
         .authenticate_fn((), async |(), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token())));
     let live = live.build().unwrap();
@@ -427,7 +427,7 @@ async fn of_the_headers_only_those_that_are_named_are_kept_and_no_more_than_fit(
 }
 
 #[tokio::test(start_paused = true)]
-async fn extensions_are_there_again_for_who_has_looked_at_them_or_named_them() {
+async fn extensions_are_kept_for_authenticators_that_read_or_name_them() {
     #[derive(Clone)]
     struct Peer;
     #[derive(Clone)]

@@ -22,24 +22,24 @@ fn server(live: &LiveUpdates) -> Server {
     })
 }
 
-/// The entity, type and id of everything told on one socket that has subscribed everything.
+/// The entity, type and id of everything sent to one socket that has subscribed everything.
 async fn outline(page: &mut Page, live: &LiveUpdates) -> Vec<(String, String, Value)> {
     live.send("end", "marker").expect("a configured entity");
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     loop {
         let message = page.message().await.expect("an open socket");
         let (name, value) = (message["body"]["name"].as_str().unwrap().to_owned(), &message["body"]["value"]);
         if name == "end" {
-            return told;
+            return received;
         }
         let kind = value["type"].as_str().unwrap();
         let (_, key) = kind.split_once('-').unwrap();
-        told.push((name, kind.to_owned(), value[key]["id"].clone()));
+        received.push((name, kind.to_owned(), value[key]["id"].clone()));
     }
 }
 
 #[tokio::test]
-async fn each_entity_is_told_on_its_own_name_with_its_own_payload_key() {
+async fn each_entity_is_broadcast_under_its_own_name_with_its_own_payload_key() {
     let live = build([
         Entity::scheduler("/events").route(Method::POST, "/events/{id}/cancel", ChangeKind::Update).route(
             Method::POST,
@@ -81,18 +81,18 @@ async fn each_entity_is_told_on_its_own_name_with_its_own_payload_key() {
         (Method::POST, "/api/v2", None),
     ] {
         server.write(method.clone(), path, r#"{"text":"a"}"#).await;
-        let told = outline(&mut page, &live).await;
+        let received = outline(&mut page, &live).await;
         let expected = expected.map(|(name, kind, id)| (name.to_owned(), kind.to_owned(), json!(id)));
-        assert_eq!(told, Vec::from_iter(expected), "{method} {path}");
+        assert_eq!(received, Vec::from_iter(expected), "{method} {path}");
     }
 }
 
-async fn told_for(request: Request<&'static str>) -> Vec<Value> {
+async fn broadcast_for(request: Request<&'static str>) -> Vec<Value> {
     let live = live();
     let server = server(&live);
     let mut page = server.subscribed().await;
     assert_eq!(server.send(request).await.status(), 200);
-    page.told(&live).await
+    page.received(&live).await
 }
 
 #[tokio::test]
@@ -113,53 +113,55 @@ async fn ids_are_text_decoded_once() {
         ("/events/a;b=c", "a;b=c"),
         ("/events/%22%5C", "\"\\"),
     ] {
-        let told = told_for(Request::put(path).body(r#"{"text":"a"}"#).unwrap()).await;
-        assert_eq!(told, [json!({"type": "update-event", "event": {"text": "a", "id": id}})], "{path}");
-        let told = told_for(Request::delete(path).body("").unwrap()).await;
-        assert_eq!(told, [json!({"type": "delete-event", "event": {"id": id}})], "{path}");
+        let received = broadcast_for(Request::put(path).body(r#"{"text":"a"}"#).unwrap()).await;
+        assert_eq!(received, [json!({"type": "update-event", "event": {"text": "a", "id": id}})], "{path}");
+        let received = broadcast_for(Request::delete(path).body("").unwrap()).await;
+        assert_eq!(received, [json!({"type": "delete-event", "event": {"id": id}})], "{path}");
     }
 }
 
 #[tokio::test]
 async fn a_number_in_the_object_keeps_its_digits() {
-    let told =
-        told_for(Request::put("/events/12345678901234567890").body(r#"{"id":12345678901234567890}"#).unwrap()).await;
-    assert_eq!(told[0]["event"]["id"], json!(12345678901234567890_u64));
+    let received =
+        broadcast_for(Request::put("/events/12345678901234567890").body(r#"{"id":12345678901234567890}"#).unwrap())
+            .await;
+    assert_eq!(received[0]["event"]["id"], json!(12345678901234567890_u64));
 }
 
 #[tokio::test]
 async fn a_query_changes_nothing() {
     for query in ["?id=8", "?editing=true&id=8&dhx_user=5", "?", "?a=/events/9", "?_method=DELETE", "?token=x&ws=1"] {
         let path = format!("/events/7{query}");
-        let told = told_for(Request::put(path).body(r#"{"text":"a"}"#).unwrap()).await;
-        assert_eq!(told, [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})], "{query}");
+        let received = broadcast_for(Request::put(path).body(r#"{"text":"a"}"#).unwrap()).await;
+        assert_eq!(received, [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})], "{query}");
     }
     let body = r#"{"text":"a","start_date":"2025-04-21","end_date":"2025-04-22"}"#;
-    let told = told_for(Request::post("/events?editing=true&id=9").body(body).unwrap()).await;
-    assert_eq!((&told[0]["type"], &told[0]["event"]["id"]), (&json!("add-event"), &json!("17")));
+    let received = broadcast_for(Request::post("/events?editing=true&id=9").body(body).unwrap()).await;
+    assert_eq!((&received[0]["type"], &received[0]["event"]["id"]), (&json!("add-event"), &json!("17")));
 }
 
 #[tokio::test]
-async fn a_patch_is_told_as_the_part_it_is() {
+async fn a_patch_is_broadcast_as_the_part_it_is() {
     let request = Request::patch("/events/7").header(header::CONTENT_TYPE, "application/merge-patch+json");
-    let told = told_for(request.body(r#"{"text":"b"}"#).unwrap()).await;
-    assert_eq!(told, [json!({"type": "update-event", "event": {"text": "b", "id": "7"}})]);
+    let received = broadcast_for(request.body(r#"{"text":"b"}"#).unwrap()).await;
+    assert_eq!(received, [json!({"type": "update-event", "event": {"text": "b", "id": "7"}})]);
 }
 
 #[tokio::test]
-async fn the_method_is_the_requests_own_whatever_a_header_says() {
+async fn the_method_is_the_requests_own_whatever_a_header_claims() {
     for header in ["x-http-method-override", "x-http-method", "x-method-override"] {
-        let told = told_for(Request::put("/events/7").header(header, "DELETE").body(r#"{"text":"a"}"#).unwrap()).await;
-        assert_eq!(told[0]["type"], "update-event", "{header}");
-        let told = told_for(Request::get("/events/7").header(header, "DELETE").body("").unwrap()).await;
-        assert!(told.is_empty(), "{header}");
+        let received =
+            broadcast_for(Request::put("/events/7").header(header, "DELETE").body(r#"{"text":"a"}"#).unwrap()).await;
+        assert_eq!(received[0]["type"], "update-event", "{header}");
+        let received = broadcast_for(Request::get("/events/7").header(header, "DELETE").body("").unwrap()).await;
+        assert!(received.is_empty(), "{header}");
     }
 }
 
 #[tokio::test]
 async fn an_absolute_address_is_matched_by_its_path() {
-    let told = told_for(Request::delete("http://live.example/events/7").body("").unwrap()).await;
-    assert_eq!(told, [json!({"type": "delete-event", "event": {"id": "7"}})]);
+    let received = broadcast_for(Request::delete("http://live.example/events/7").body("").unwrap()).await;
+    assert_eq!(received, [json!({"type": "delete-event", "event": {"id": "7"}})]);
 }
 
 #[tokio::test]
@@ -171,6 +173,6 @@ async fn slashes_at_the_end_of_a_route_or_a_request_make_no_difference() {
         for path in ["/events", "/events/"] {
             server.write(Method::POST, path, r#"{"text":"a"}"#).await;
         }
-        assert_eq!(page.told(&live).await.len(), 2, "{collection}");
+        assert_eq!(page.received(&live).await.len(), 2, "{collection}");
     }
 }

@@ -43,7 +43,7 @@ impl Host {
         let (listens, address) = oneshot::channel();
         let server = server.clone();
         let thread = std::thread::spawn(move || {
-            // One worker: then all pages are in one shard, whoever serves that.
+            // One worker: then all pages are in one shard, whichever task serves it.
             let runtime = match kind.has_workers {
                 true => Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
                 false => Builder::new_current_thread().enable_all().build().unwrap(),
@@ -72,7 +72,7 @@ impl Host {
     async fn page(&self) -> Page<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let mut page = Page::open(stream, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
-        page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+        page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
         // Earlier changes may be resent at any time: only the pong counts.
         page.socket.send(Message::Ping(Bytes::new())).await.unwrap();
         while !matches!(page.socket.next().await, Some(Ok(Message::Pong(_)))) {}
@@ -138,7 +138,7 @@ async fn pages_stay_served_when_the_runtime_of_the_first_one_ends() {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_started_again_serves_new_pages() {
+async fn a_restarted_listener_serves_new_pages() {
     join_all(KINDS.map(|kind| async move {
         let live = live();
         let server = Server::layered(&live.layer(), usual);

@@ -1,4 +1,4 @@
-//! Changes of a scoped entity reach those who have their scope, and nobody else.
+//! Scopes: changes of a scoped entity reach the pages in their scope, and no others.
 
 use std::{
     convert::Infallible,
@@ -47,25 +47,25 @@ fn event(id: u32, text: &str) -> Value {
     json!({"id": id, "text": text, "start_date": "2026-11-26 09:00", "end_date": "2026-11-26 10:00"})
 }
 
-/// What a page has heard of events until now, each as kind and text or id. A marker in its own scopes comes last.
-async fn heard(page: &mut Page, live: &LiveUpdates, scopes: &[&str]) -> Vec<String> {
+/// What a page has received of events until now, each as kind and text or id. A marker in its own scopes comes last.
+async fn received_by(page: &mut Page, live: &LiveUpdates, scopes: &[&str]) -> Vec<String> {
     static MARKERS: AtomicU64 = AtomicU64::new(0);
     let marker = MARKERS.fetch_add(1, Ordering::Relaxed);
     live.send_to("events", scopes.iter().copied(), &json!({"type": "marker", "number": marker})).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         let message = page.message().await.expect("an open socket");
         let value = &message["body"]["value"];
         if value["type"] == "marker" {
-            // Others hear the markers of their scopes, too.
+            // Others receive the markers of their scopes, too.
             if value["number"] == marker {
-                return heard;
+                return received;
             }
             continue;
         }
         let event = &value["event"];
         let what = event["text"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
-        heard.push(format!("{} {what}", value["type"].as_str().unwrap().trim_end_matches("-event")));
+        received.push(format!("{} {what}", value["type"].as_str().unwrap().trim_end_matches("-event")));
     }
 }
 
@@ -89,9 +89,9 @@ async fn a_route_parameter_is_the_scope_of_a_write() {
     server.write(Method::POST, "/north/events", EVENT).await;
     server.write(Method::PUT, "/s%6Futh/events/5", EVENT).await;
     server.write(Method::DELETE, "/north/events/6", "").await;
-    assert_eq!(heard(&mut ann, &live, &["north"]).await, ["add standup", r#"delete "6""#]);
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, ["update standup"]);
-    assert_eq!(heard(&mut root, &live, &["x"]).await, ["add standup", "update standup", r#"delete "6""#]);
+    assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["add standup", r#"delete "6""#]);
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, ["update standup"]);
+    assert_eq!(received_by(&mut root, &live, &["x"]).await, ["add standup", "update standup", r#"delete "6""#]);
 }
 
 #[tokio::test]
@@ -107,8 +107,8 @@ async fn the_same_id_in_two_tenants_is_two_objects() {
             server.write(Method::PUT, &format!("/{tenant}/events/7"), body).await;
         }
         server.write(Method::DELETE, "/south/events/7", "").await;
-        assert_eq!(heard(&mut ann, &live, &["north"]).await, ["update north"]);
-        let south = heard(&mut cid, &live, &["south"]).await;
+        assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["update north"]);
+        let south = received_by(&mut cid, &live, &["south"]).await;
         assert_eq!(south[0], "update south");
         assert!(south[1..].contains(&r#"delete "7""#.to_owned()), "{south:?}");
         assert_eq!(live.stats().writes_unpublished, 0);
@@ -116,7 +116,7 @@ async fn the_same_id_in_two_tenants_is_two_objects() {
 }
 
 #[tokio::test]
-async fn what_a_request_says_is_its_scope_where_the_handler_says_nothing() {
+async fn scope_from_gives_the_scope_where_the_handler_names_none() {
     let by_header = |request: &Parts| request.headers.get("x-tenant").map(|tenant| tenant.to_str().unwrap().to_owned());
     let live = live(Entity::scheduler("/events").scope_from(by_header), Delivery::Plain);
     let server = Server::layered(&live.layer(), async |request: Request<RequestBody<Incoming>>| {
@@ -137,12 +137,12 @@ async fn what_a_request_says_is_its_scope_where_the_handler_says_nothing() {
         }
         server.send(request.body(EVENT).unwrap()).await;
     }
-    assert_eq!(heard(&mut ann, &live, &["north"]).await, ["update standup", r#"delete "7""#]);
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, ["add standup"]);
+    assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["update standup", r#"delete "7""#]);
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, ["add standup"]);
 }
 
 #[tokio::test]
-async fn a_change_without_a_scope_is_told_to_nobody() {
+async fn a_change_without_a_scope_reaches_no_page() {
     let live = live(Entity::scheduler("/events").scoped(), Delivery::Plain);
     let server = Server::layered(&live.layer(), usual);
     let (mut ann, mut root) = (page(&server, "ann@north").await, page(&server, "root@*").await);
@@ -154,12 +154,12 @@ async fn a_change_without_a_scope_is_told_to_nobody() {
     assert!(matches!(error, PublishError::NoScope { .. }) && error.to_string().contains("Change::scope"), "{error}");
     assert!(matches!(live.send("events", &1), Err(PublishError::NoScope { .. })));
     assert!(matches!(live.send_to("events", [] as [&str; 0], &1), Err(PublishError::NoScope { .. })));
-    assert_eq!(heard(&mut ann, &live, &["north"]).await, [""; 0]);
-    assert_eq!(heard(&mut root, &live, &["x"]).await, [""; 0]);
+    assert_eq!(received_by(&mut ann, &live, &["north"]).await, [""; 0]);
+    assert_eq!(received_by(&mut root, &live, &["x"]).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_scope_where_everybody_would_hear_it_is_an_error() {
+async fn a_scope_on_an_unscoped_entity_is_an_error() {
     let live = live(Entity::scheduler("/events"), Delivery::Plain);
     let server = Server::layered(&live.layer(), usual);
     let mut ann = page(&server, "ann@north").await;
@@ -171,11 +171,11 @@ async fn a_scope_where_everybody_would_hear_it_is_an_error() {
         assert!(matches!(error, PublishError::NotScoped { .. }) && error.to_string().contains(".scoped()"), "{error}");
     }
     assert!(matches!(live.send_to("events", ["north"], &1), Err(PublishError::NotScoped { .. })));
-    assert_eq!(ann.told(&live).await, [Value::Null; 0]);
+    assert_eq!(ann.received(&live).await, [Value::Null; 0]);
 }
 
 #[tokio::test]
-async fn several_scopes_are_heard_by_whoever_has_one_of_them_once() {
+async fn a_page_with_several_scopes_receives_a_change_in_any_of_them_once() {
     let live = live(Entity::scheduler("/events").scoped(), Delivery::Plain);
     let server = Server::layered(&live.layer(), usual);
     let mut pages = Vec::new();
@@ -185,10 +185,10 @@ async fn several_scopes_are_heard_by_whoever_has_one_of_them_once() {
     live.publish("events", Change::add(&event(1, "one")).unwrap().scope("a").scope("b")).unwrap();
     let own = [&["a"], &["b"], &["c"]];
     for ((page, own), expected) in pages.iter_mut().zip(own).zip([&["add one"][..], &["add one"], &[]]) {
-        assert_eq!(heard(page, &live, own).await, expected);
+        assert_eq!(received_by(page, &live, own).await, expected);
     }
     let dee = tokio::time::timeout(Duration::from_millis(50), pages[3].message()).await;
-    assert!(dee.is_err(), "who has no scope hears nothing: {dee:?}");
+    assert!(dee.is_err(), "a page without a scope receives nothing: {dee:?}");
 }
 
 #[tokio::test]
@@ -197,11 +197,11 @@ async fn messages_have_scopes_too() {
     let server = Server::layered(&live.layer(), usual);
     let (mut ann, mut cid) = (page(&server, "ann@north").await, page(&server, "cid@south").await);
     live.send_to("events", ["north"], &json!({"type": "custom", "event": {"id": 1}})).unwrap();
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, [""; 0]);
-    assert_eq!(heard(&mut ann, &live, &["north"]).await, ["custom 1"]);
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, [""; 0]);
+    assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["custom 1"]);
 }
 
-/// Pages with scopes a, b, both and another, on both ways out.
+/// Pages with scopes a, b, both and another, on both transports.
 async fn four(server: &Server) -> [Page; 4] {
     let mut pages = Vec::new();
     for token in ["ann@a", "ben@b", "cid@a,b", "dee@c"] {
@@ -210,60 +210,60 @@ async fn four(server: &Server) -> [Page; 4] {
     pages.try_into().expect("four")
 }
 
-async fn all_heard(pages: &mut [Page<DuplexStream>; 4], live: &LiveUpdates) -> [Vec<String>; 4] {
+async fn all_received(pages: &mut [Page<DuplexStream>; 4], live: &LiveUpdates) -> [Vec<String>; 4] {
     let mut all = Vec::new();
     for (page, own) in pages.iter_mut().zip(["a", "b", "a", "c"]) {
-        all.push(heard(page, live, &[own]).await);
+        all.push(received_by(page, live, &[own]).await);
     }
     all.try_into().expect("four")
 }
 
 #[tokio::test]
-async fn who_loses_sight_is_told_a_deletion_and_who_gains_sight_the_whole_object() {
+async fn leaving_a_scope_is_a_deletion_and_entering_it_the_whole_object() {
     let live = live(Entity::scheduler("/events").scoped(), Delivery::Plain);
     let server = Server::layered(&live.layer(), usual);
     let [ann, ben, cid, dee] = &mut four(&server).await;
     live.publish("events", Change::add(&event(7, "one")).unwrap().scope("a")).unwrap();
-    assert_eq!(heard(ann, &live, &["a"]).await, ["add one"]);
-    assert_eq!(heard(cid, &live, &["a"]).await, ["add one"]);
+    assert_eq!(received_by(ann, &live, &["a"]).await, ["add one"]);
+    assert_eq!(received_by(cid, &live, &["a"]).await, ["add one"]);
     live.publish("events", Change::update(&event(7, "two")).unwrap().scope("b")).unwrap();
-    assert_eq!(heard(ann, &live, &["a"]).await, ["delete 7"]);
-    assert_eq!(heard(ben, &live, &["b"]).await, ["add two"]);
-    assert_eq!(heard(cid, &live, &["a"]).await, ["update two"], "it has both");
-    // Nothing is said any more in the scope it has left, and a deletion goes where the object is.
+    assert_eq!(received_by(ann, &live, &["a"]).await, ["delete 7"]);
+    assert_eq!(received_by(ben, &live, &["b"]).await, ["add two"]);
+    assert_eq!(received_by(cid, &live, &["a"]).await, ["update two"], "it has both");
+    // Nothing is sent any more in the scope it has left, and a deletion goes where the object is.
     live.publish("events", Change::update(&event(7, "three")).unwrap().scope("b")).unwrap();
     live.publish("events", Change::delete(7).unwrap()).unwrap();
-    assert_eq!(heard(ann, &live, &["a"]).await, [""; 0]);
-    assert_eq!(heard(ben, &live, &["b"]).await, ["update three", r#"delete "7""#]);
-    assert_eq!(heard(dee, &live, &["c"]).await, [""; 0]);
+    assert_eq!(received_by(ann, &live, &["a"]).await, [""; 0]);
+    assert_eq!(received_by(ben, &live, &["b"]).await, ["update three", r#"delete "7""#]);
+    assert_eq!(received_by(dee, &live, &["c"]).await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn moved_objects_are_told_to_both_sides_in_the_converging_delivery() {
+async fn moved_objects_are_broadcast_to_both_scopes_in_the_converging_delivery() {
     let live = live(Entity::scheduler("/events").scoped(), Delivery::Converging);
     let server = Server::layered(&live.layer(), usual);
     let mut pages = four(&server).await;
     live.publish("events", Change::add(&event(7, "one")).unwrap().scope("a")).unwrap();
-    all_heard(&mut pages, &live).await;
+    all_received(&mut pages, &live).await;
     live.publish("events", Change::update(&event(7, "two")).unwrap().scope("b")).unwrap();
-    let [ann, ben, cid, dee] = all_heard(&mut pages, &live).await;
+    let [ann, ben, cid, dee] = all_received(&mut pages, &live).await;
     assert!(ann.contains(&"delete 7".to_owned()), "{ann:?}");
     assert_eq!((ben, cid, dee), (vec!["add two".into(), "update two".into()], vec!["update two".into()], vec![]));
-    // A form may have been open: it is told again after half a minute.
+    // A form may have been open: it is repeated after half a minute.
     tokio::time::sleep(Duration::from_secs(31)).await;
-    let [ann, _, _, dee] = all_heard(&mut pages, &live).await;
+    let [ann, _, _, dee] = all_received(&mut pages, &live).await;
     assert!(ann.contains(&"delete 7".to_owned()) && dee.is_empty(), "{ann:?} {dee:?}");
-    // It comes back, and is not said to be gone any more.
+    // It comes back, and its delete is not repeated any more.
     live.publish("events", Change::update(&event(7, "three")).unwrap().scope("a").scope("b")).unwrap();
-    let [ann, ben, _, _] = all_heard(&mut pages, &live).await;
+    let [ann, ben, _, _] = all_received(&mut pages, &live).await;
     assert_eq!((ann, ben), (vec!["add three".into(), "update three".into()], vec!["update three".into()]));
     tokio::time::sleep(Duration::from_secs(61)).await;
-    let [ann, ..] = all_heard(&mut pages, &live).await;
+    let [ann, ..] = all_received(&mut pages, &live).await;
     assert!(!ann.contains(&"delete 7".to_owned()), "{ann:?}");
 }
 
 #[tokio::test]
-async fn the_handler_says_where_an_object_was_that_the_log_does_not_know() {
+async fn the_handler_names_the_former_scope_of_an_object_that_the_log_does_not_know() {
     let live = live(Entity::scheduler("/{calendar}/events").scope_param("calendar"), Delivery::Plain);
     let server = Server::layered(&live.layer(), async |request: Request<RequestBody<Incoming>>| {
         let write = request.extensions().get::<LiveWrite>().cloned().unwrap();
@@ -273,13 +273,13 @@ async fn the_handler_says_where_an_object_was_that_the_log_does_not_know() {
     });
     let (mut ann, mut ben) = (page(&server, "ann@a").await, page(&server, "ben@b").await);
     server.write(Method::PUT, "/a/events/7", EVENT).await;
-    assert_eq!(heard(&mut ann, &live, &["a"]).await, [r#"delete "7""#]);
-    assert_eq!(heard(&mut ben, &live, &["b"]).await, ["add standup"], "it is new there");
+    assert_eq!(received_by(&mut ann, &live, &["a"]).await, [r#"delete "7""#]);
+    assert_eq!(received_by(&mut ben, &live, &["b"]).await, ["add standup"], "it is new there");
 }
 
 /// A handler that answers every write with a success, whether or not it was allowed to change anything.
 #[tokio::test(start_paused = true)]
-async fn what_one_tenant_writes_tells_nothing_of_an_object_of_another() {
+async fn a_write_of_one_tenant_reveals_nothing_of_an_object_of_another() {
     for delivery in [Delivery::Plain, Delivery::Converging] {
         let tenant = |request: &Parts| request.headers.get("x-tenant").map(|it| it.to_str().unwrap().to_owned());
         let live = live(Entity::scheduler("/events").scope_from(tenant), delivery);
@@ -296,22 +296,31 @@ async fn what_one_tenant_writes_tells_nothing_of_an_object_of_another() {
         write("south", Method::PATCH, "/events/17", r#"{"text":"forged"}"#).await;
         write("south", Method::DELETE, "/events/17", "").await;
         write("north", Method::PUT, "/events/17", r#"{"text":"still secret"}"#).await;
-        assert_eq!(heard(&mut ann, &live, &["north"]).await, ["add secret", "update still secret"], "{delivery:?}");
-        let at_cid = heard(&mut cid, &live, &["south"]).await;
-        assert!(at_cid.iter().all(|told| !told.contains("secret") && !told.starts_with("add")), "{at_cid:?}");
-        // An object of theirs with the same id is as untouched, whatever is told again.
+        assert_eq!(
+            received_by(&mut ann, &live, &["north"]).await,
+            ["add secret", "update still secret"],
+            "{delivery:?}"
+        );
+        let at_cid = received_by(&mut cid, &live, &["south"]).await;
+        assert!(
+            at_cid.iter().all(|received| !received.contains("secret") && !received.starts_with("add")),
+            "{at_cid:?}"
+        );
+        // Their object with the same id is untouched, whatever is repeated.
         tokio::time::sleep(Duration::from_secs(40)).await;
         for (page, own, word) in [(&mut ann, "north", "secret"), (&mut cid, "south", "")] {
-            let later = heard(page, &live, &[own]).await;
-            let is_fine = |told: &String| if word.is_empty() { !told.contains("secret") } else { told.contains(word) };
+            let later = received_by(page, &live, &[own]).await;
+            let is_fine = |received: &String| {
+                if word.is_empty() { !received.contains("secret") } else { received.contains(word) }
+            };
             assert!(later.iter().all(is_fine), "{delivery:?} {own} {later:?}");
         }
     }
 }
 
-/// While a create of one tenant is on its way, another names the id that it will get.
+/// While a create of one tenant is in flight, another names the id that it will get.
 #[tokio::test]
-async fn an_add_is_told_where_it_belongs_whoever_has_named_its_id_meanwhile() {
+async fn an_add_is_broadcast_in_its_scope_whichever_tenant_has_named_its_id_meanwhile() {
     for entity in
         [Entity::scheduler("/{tenant}/events").scope_param("tenant"), Entity::scheduler("/{tenant}/events").scoped()]
     {
@@ -330,12 +339,12 @@ async fn an_add_is_told_where_it_belongs_whoever_has_named_its_id_meanwhile() {
         });
         let mut ann = page(&server, "ann@north").await;
         server.write(Method::POST, "/north/events", EVENT).await;
-        assert_eq!(heard(&mut ann, &live, &["north"]).await, ["add standup"]);
+        assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["add standup"]);
     }
 }
 
 #[test]
-fn a_load_hook_must_know_whose_row_it_reads() {
+fn a_load_hook_must_know_the_scope_of_the_row_it_reads() {
     let row = async |(), _: String| Ok::<_, Infallible>(None::<Value>);
     let build = |entity| LiveUpdates::builder("/api/v1").allow_anonymous().entity(entity).build();
     let scoped = || Entity::scheduler("/{tenant}/events").scope_param("tenant");
@@ -362,8 +371,8 @@ async fn a_load_hook_is_given_the_scopes_of_the_request() {
     for tenant in ["north", "south"] {
         server.write(Method::PUT, &format!("/{tenant}/events/7"), EVENT).await;
     }
-    assert_eq!(heard(&mut ann, &live, &["north"]).await, ["update the north's"]);
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, [r#"delete "7""#]);
+    assert_eq!(received_by(&mut ann, &live, &["north"]).await, ["update the north's"]);
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, [r#"delete "7""#]);
 }
 
 #[tokio::test]
@@ -376,12 +385,12 @@ async fn children_of_another_scope_stay() {
         exception["recurring_event_id"] = "7".into();
         live.publish("events", Change::add(&exception).unwrap().scope(tenant)).unwrap();
     }
-    heard(&mut ann, &live, &["north"]).await;
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, ["add exception"]);
+    received_by(&mut ann, &live, &["north"]).await;
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, ["add exception"]);
     live.publish("events", Change::delete(7).unwrap().scope("north")).unwrap();
-    let gone = heard(&mut ann, &live, &["north"]).await;
+    let gone = received_by(&mut ann, &live, &["north"]).await;
     assert!(gone.contains(&r#"delete "8""#.to_owned()) && gone.contains(&r#"delete "7""#.to_owned()), "{gone:?}");
-    assert_eq!(heard(&mut cid, &live, &["south"]).await, [""; 0]);
+    assert_eq!(received_by(&mut cid, &live, &["south"]).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -419,25 +428,25 @@ fn a_parameter_that_no_route_has_is_no_configuration() {
     assert!(matches!(error, ConfigError::ScopeParam { .. }) && error.to_string().contains("{tenant}"), "{error}");
 }
 
-/// Who hears both sides of a move has the object all the while, whatever is told again.
+/// A page with both scopes of a move has the object all the while, whatever is repeated.
 #[tokio::test(start_paused = true)]
-async fn who_hears_both_sides_of_a_move_keeps_the_object() {
+async fn a_page_with_both_scopes_of_a_move_keeps_the_object() {
     let live = live(Entity::scheduler("/{calendar}/events").scope_param("calendar"), Delivery::Converging);
     let server = Server::layered(&live.layer(), usual);
     let (mut both, mut ann) = (page(&server, "cid@a,b").await, page(&server, "ann@a").await);
     live.publish("events", Change::add(&event(7, "one")).unwrap().scope("a")).unwrap();
     let moved = Change::update(&event(7, "two")).unwrap().scope("b").moved_from("a");
     live.publish("events", moved).unwrap();
-    let mut at_both = heard(&mut both, &live, &["a"]).await;
-    // The rest of it may be unknown in the new calendar, as nobody has said that this is all.
-    at_both.retain(|told| !told.starts_with("resync"));
-    assert!(at_both.iter().all(|told| !told.starts_with("delete")), "{at_both:?}");
+    let mut at_both = received_by(&mut both, &live, &["a"]).await;
+    // The rest of it may be unknown in the new calendar, as the change may be a part.
+    at_both.retain(|received| !received.starts_with("resync"));
+    assert!(at_both.iter().all(|received| !received.starts_with("delete")), "{at_both:?}");
     assert_eq!(at_both.last().unwrap(), "update two");
-    let at_ann = heard(&mut ann, &live, &["a"]).await;
-    assert!(at_ann.iter().any(|told| told.starts_with("delete")), "{at_ann:?}");
+    let at_ann = received_by(&mut ann, &live, &["a"]).await;
+    assert!(at_ann.iter().any(|received| received.starts_with("delete")), "{at_ann:?}");
     tokio::time::sleep(Duration::from_secs(65)).await;
-    let later = heard(&mut both, &live, &["a"]).await;
-    assert!(later.iter().all(|told| told.ends_with("two") || told.starts_with("resync")), "{later:?}");
+    let later = received_by(&mut both, &live, &["a"]).await;
+    assert!(later.iter().all(|received| received.ends_with("two") || received.starts_with("resync")), "{later:?}");
 }
 
 /// Ids of tenants are the same, and pages know nothing but ids: what was another's is not gone from whose it is now.
@@ -465,11 +474,11 @@ async fn an_object_of_new_rights_is_not_taken_for_one_of_the_old_ones() {
     let mut ann = page(&server, "ann").await;
     *scope.lock().unwrap() = "south";
     tokio::time::sleep(Duration::from_secs(70)).await;
-    let told = heard(&mut ann, &live, &["south"]).await;
-    assert_eq!(told.last().unwrap(), "update south", "{told:?}");
-    let left = told.iter().position(|told| told.starts_with("delete")).expect("north's is gone");
-    assert!(!told[left..].iter().any(|told| told.ends_with(" north")), "{told:?}");
+    let received = received_by(&mut ann, &live, &["south"]).await;
+    assert_eq!(received.last().unwrap(), "update south", "{received:?}");
+    let left = received.iter().position(|received| received.starts_with("delete")).expect("north's is gone");
+    assert!(!received[left..].iter().any(|received| received.ends_with(" north")), "{received:?}");
     tokio::time::sleep(Duration::from_secs(100)).await;
-    let later = heard(&mut ann, &live, &["south"]).await;
-    assert!(later.iter().all(|told| told.ends_with("south")), "{later:?}");
+    let later = received_by(&mut ann, &live, &["south"]).await;
+    assert!(later.iter().all(|received| received.ends_with("south")), "{later:?}");
 }

@@ -1,4 +1,4 @@
-//! Sealed keys: pages come back by a signed session, and stay for as long as their users may.
+//! Sealed keys: pages reconnect by a key that names their principal, and stay for as long as their users may.
 
 use std::{
     sync::{Arc, Mutex},
@@ -120,19 +120,19 @@ fn unauthorized() -> End {
     End::Close(1008, "Unauthorized".into())
 }
 
-/// What a socket says before it ends, and how it does.
+/// What a socket sends before it ends, and how it ends.
 async fn ending(page: &mut Page) -> (Vec<Value>, End) {
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     loop {
         match page.message().await {
-            Ok(message) => said.push(message),
-            Err(end) => return (said, end),
+            Ok(message) => received.push(message),
+            Err(end) => return (received, end),
         }
     }
 }
 
 /// How a socket ends at this address that comes up only to be closed.
-async fn turned_away(server: &Server, address: &str) -> (Vec<Value>, End) {
+async fn rejected(server: &Server, address: &str) -> (Vec<Value>, End) {
     let socket = crate::support::upgrade(server.connect(), address, &[]).await.unwrap();
     ending(&mut Page { socket, id: String::new() }).await
 }
@@ -168,19 +168,19 @@ async fn a_page_names_its_token_once_and_its_session_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_denied_at_connect_or_in_a_call_stays_outside() {
+async fn a_page_denied_at_connect_or_in_a_call_gets_no_access() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);
     let key = key_for(&server, TOKEN).await;
     door.set(Mood::Refusing(AuthError::Denied));
-    assert_eq!(turned_away(&server, &address(&key)).await, (vec![], unauthorized()));
+    assert_eq!(rejected(&server, &address(&key)).await, (vec![], unauthorized()));
     assert_eq!(call(&server, &key).await, 403);
     assert_eq!(server.handshake(&key).await.status(), 403);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_denied_later_loses_the_open_socket_within_the_interval() {
+async fn a_page_denied_later_loses_the_open_socket_within_the_interval() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);
@@ -207,7 +207,7 @@ async fn the_interval_is_the_builders() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_session_ends_hears_so_before_the_close() {
+async fn a_user_whose_sealed_key_expires_receives_a_message_before_the_close() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);
@@ -217,7 +217,7 @@ async fn a_user_whose_session_ends_hears_so_before_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_whose_time_is_over_ends_its_socket_whatever_the_authenticator_says() {
+async fn an_expired_key_ends_its_socket_whatever_the_authenticator_returns() {
     for (lifetime, asked) in [(3600, 11..=12), (90, 0..=0)] {
         let door = Door::new();
         let live = door.builder().sealed_key_lifetime(Duration::from_secs(lifetime)).build().unwrap();
@@ -243,7 +243,7 @@ async fn a_key_ends_with_the_identity_it_was_made_for() {
             let alice = Identity::new("alice");
             Ok::<_, AuthError>(match request.credentials() {
                 Credentials::Token(_) => alice.with_expiry(SystemTime::now() + Duration::from_secs(90)),
-                // Nobody remembers how long the token was good for.
+                // The expiry of the token is not kept.
                 _ => alice,
             })
         })
@@ -258,13 +258,13 @@ async fn a_key_ends_with_the_identity_it_was_made_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_key_hears_so_and_nobody_is_asked() {
+async fn an_expired_key_is_reported_without_asking_the_authenticator() {
     let door = Door::new();
     let live = door.builder().sealed_key_lifetime(Duration::from_nanos(1)).build().unwrap();
     let server = server(&live);
     let key = key_for(&server, TOKEN).await;
     door.asked();
-    assert_eq!(turned_away(&server, &address(&key)).await, (vec![expired()], unauthorized()));
+    assert_eq!(rejected(&server, &address(&key)).await, (vec![expired()], unauthorized()));
     assert_eq!(call(&server, &key).await, 403);
     assert_eq!(server.handshake(&key).await.status(), 403);
     assert_eq!(door.asked(), [""; 0]);
@@ -272,7 +272,7 @@ async fn an_expired_key_hears_so_and_nobody_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_trouble_closes_no_open_socket_and_it_is_asked_about_again() {
+async fn an_unavailable_authenticator_closes_no_open_socket_and_is_asked_again() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);
@@ -380,7 +380,7 @@ async fn a_key_that_was_tampered_with_is_a_wrong_token() {
         "lu2.".to_owned(),
         foreign,
     ] {
-        assert_eq!(turned_away(&server, &address(&bad)).await, (vec![], unauthorized()), "{bad}");
+        assert_eq!(rejected(&server, &address(&bad)).await, (vec![], unauthorized()), "{bad}");
         assert_eq!(call(&server, &bad).await, 403);
         assert_eq!(server.handshake(&bad).await.status(), 403);
         assert_eq!(door.asked(), vec![format!("token {bad}"); 3]);
@@ -389,7 +389,7 @@ async fn a_key_that_was_tampered_with_is_a_wrong_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_comes_back_by_its_key_hears_what_it_missed() {
+async fn a_page_that_resumes_by_its_key_receives_what_it_missed() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);
@@ -402,15 +402,15 @@ async fn a_page_that_comes_back_by_its_key_hears_what_it_missed() {
     live.publish("events", Change::delete(7).unwrap()).unwrap();
     assert_eq!(live.stats().sessions, 1, "it is remembered");
     let mut page = server.page_at(&sealed).await.unwrap();
-    page.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     let missed = async { while page.event().await.0 != "delete-event" {} };
     tokio::time::timeout(Duration::from_secs(3), missed).await.expect("what it missed");
     assert_eq!(live.stats().sessions, 1, "and recognised");
 
     let mut stranger = server.page_at(&address(TOKEN)).await.unwrap();
     stranger.subscribe("events").await;
-    let heard = tokio::time::timeout(Duration::from_secs(3), stranger.message()).await;
-    assert!(heard.is_err(), "a page without a key has missed nothing: {heard:?}");
+    let received = tokio::time::timeout(Duration::from_secs(3), stranger.message()).await;
+    assert!(received.is_err(), "a page without a key has missed nothing: {received:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -427,11 +427,11 @@ async fn servers_with_the_same_secret_know_each_others_keys() {
             assert!(server.page_at(&address(&key)).await.is_ok(), "{secrets:?}");
             assert_eq!(door.asked(), ["session alice"]);
         } else {
-            assert_eq!(turned_away(&server, &address(&key)).await, (vec![], unauthorized()));
+            assert_eq!(rejected(&server, &address(&key)).await, (vec![], unauthorized()));
         }
     }
     let without = crate::support::builder().tokens([TOKEN]).build().unwrap();
-    assert_eq!(turned_away(&server(&without), &address(&key)).await, (vec![], unauthorized()));
+    assert_eq!(rejected(&server(&without), &address(&key)).await, (vec![], unauthorized()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -460,9 +460,9 @@ async fn a_handshake_in_passing_trouble_gets_the_best_key_there_is() {
     let sealed = key_for(&server, TOKEN).await;
     door.set(Mood::Refusing(AuthError::Unavailable));
     let plain = key_for(&server, TOKEN).await;
-    assert!(plain.starts_with("lu1."), "nobody knows who it is");
+    assert!(plain.starts_with("lu1."), "its principal is unknown");
     let again = key_for(&server, &sealed).await;
-    assert!(again.starts_with("lu2."), "its key says who it is");
+    assert!(again.starts_with("lu2."), "its key names its principal");
     door.set(Mood::Welcoming);
     for key in [plain, again] {
         assert!(server.page_at(&address(&key)).await.is_ok());
@@ -476,10 +476,10 @@ async fn the_built_in_lists_know_their_sessions() {
     let (first, second) = (key_for(&two, "first").await, key_for(&two, "second").await);
     let one = server_of(builder().tokens(["first"]));
     assert!(one.page_at(&address(&first)).await.is_ok());
-    assert_eq!(turned_away(&one, &address(&second)).await, (vec![], unauthorized()), "it is off the list");
-    let everybody = server_of(builder().allow_anonymous());
-    for key in [&first, &key_for(&everybody, "").await] {
-        assert!(everybody.page_at(&address(key)).await.is_ok());
+    assert_eq!(rejected(&one, &address(&second)).await, (vec![], unauthorized()), "it is off the list");
+    let all_pages = server_of(builder().allow_anonymous());
+    for key in [&first, &key_for(&all_pages, "").await] {
+        assert!(all_pages.page_at(&address(key)).await.is_ok());
     }
 }
 
@@ -535,14 +535,14 @@ async fn neither_debug_nor_the_log_shows_a_secret() {
         call(&server, key).await;
         server.handshake(key).await;
     }
-    turned_away(&server, &address(&tampered)).await;
+    rejected(&server, &address(&tampered)).await;
     for mood in [Mood::Panicking, Mood::Refusing(AuthError::Unavailable)] {
         door.set(mood);
         until_asked(&door, ASK_EVERY + Duration::from_secs(1)).await;
     }
     door.set(Mood::Refusing(AuthError::Expired));
     page.end().await;
-    turned_away(&server, &address(&key)).await;
+    rejected(&server, &address(&key)).await;
     live.shutdown().await;
 
     let lines = logs.lines("");

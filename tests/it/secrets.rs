@@ -1,4 +1,4 @@
-//! Tokens and keys are nobody's business: not in a log line, not in `Debug`, not in an error.
+//! Tokens and keys stay secret: not in a log line, not in `Debug`, not in an error.
 
 use std::{
     sync::{Arc, Mutex},
@@ -30,7 +30,7 @@ const EXPIRED: &str = "expired-5e7f1a22";
 const BUSY: &str = "busy-90c3d1b4";
 const SPECIAL: &str = "sp+c/al=77aa";
 
-/// Every secret of the session, and each form in which somebody might come across it.
+/// Every secret of the session, and each form in which it might appear.
 fn forms(key: &str) -> Vec<String> {
     let mut forms =
         vec![key.to_owned(), key.split('.').nth(1).unwrap().to_owned(), key.split('.').nth(2).unwrap().to_owned()];
@@ -42,7 +42,7 @@ fn forms(key: &str) -> Vec<String> {
     forms
 }
 
-async fn say(server: &Server, request: &str) -> Raw {
+async fn request_with(server: &Server, request: &str) -> Raw {
     let mut raw = Raw::new(server.connect());
     raw.write(request.as_bytes()).await.unwrap();
     raw
@@ -89,9 +89,9 @@ async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
             &[("Sec-WebSocket-Key", "x")],
             &[("Connection", "close")],
         ] {
-            say(&server, &upgrade_request(&address, lines)).await.head().await;
+            request_with(&server, &upgrade_request(&address, lines)).await.head().await;
         }
-        say(&server, &format!("DELETE {address} HTTP/1.1\r\nHost: x\r\nRemote-Token: {token}\r\n\r\n"))
+        request_with(&server, &format!("DELETE {address} HTTP/1.1\r\nHost: x\r\nRemote-Token: {token}\r\n\r\n"))
             .await
             .head()
             .await;
@@ -145,7 +145,7 @@ fn tracing_with<M>(make_span: M) -> Tracing<M> {
         .on_response(DefaultOnResponse::new().level(Level::TRACE))
 }
 
-/// The span of a layer that says nothing about it.
+/// The span of a layer with no fields about it.
 fn usual_span() -> DefaultMakeSpan {
     DefaultMakeSpan::new().level(Level::TRACE)
 }
@@ -177,7 +177,7 @@ fn alice() -> LiveUpdatesBuilder<HasAuth> {
         .audit()
 }
 
-/// What lives, from the handshake to the end: sockets let in and refused, writes, and what is told of them.
+/// A whole session, from the handshake to the end: sockets accepted and refused, writes, and their broadcasts.
 async fn session(live: &LiveUpdates, server: &Server) -> String {
     let answer: Value = serde_json::from_slice(server.handshake(RIGHT).await.body()).unwrap();
     let key = answer["key"].as_str().unwrap().to_owned();
@@ -189,7 +189,7 @@ async fn session(live: &LiveUpdates, server: &Server) -> String {
     for token in [WRONG, EXPIRED, BUSY, SPECIAL, &format!("{key}x")] {
         let address = format!("/api/v1?token={token}&ws=1");
         for lines in [&[][..], &[("Origin", "https://evil.example")], &[("Connection", "close")]] {
-            say(server, &upgrade_request(&address, lines)).await.head().await;
+            request_with(server, &upgrade_request(&address, lines)).await.head().await;
         }
     }
     let write = Request::put("/events/7").header("remote-token", RIGHT).header("content-type", "application/json");
@@ -226,7 +226,7 @@ async fn under_a_trace_layer_no_line_of_this_crates_own_holds_a_secret() {
     for record in ours {
         assert!(!holds_any(&secrets, &format!("{record:?}")), "{record:?}");
     }
-    // What is told and asked about an open socket stands in no span of a request that is long over.
+    // Broadcasts to an open socket and hooks about it run in no span of a request that is long over.
     assert!(records.iter().filter(|it| it.target.ends_with("audit")).any(|it| it.spans.is_empty()));
     for debug in [format!("{live:?} {live:#?}"), format!("{:?}", live.layer())] {
         assert!(!holds_any(&secrets, &debug), "{debug}");
@@ -264,11 +264,12 @@ async fn with_sealed_keys_not_even_the_usual_span_shows_a_good_token() {
     let key = session(&live, &server).await;
     let records = records.take();
     let bytes = data_encoding::BASE64.encode(SECRET.as_bytes());
-    let nobodys = [RIGHT.to_owned(), data_encoding::BASE64URL_NOPAD.encode(RIGHT.as_bytes()), SECRET.to_owned(), bytes];
+    let unknown_tokens =
+        [RIGHT.to_owned(), data_encoding::BASE64URL_NOPAD.encode(RIGHT.as_bytes()), SECRET.to_owned(), bytes];
     for record in &records {
-        assert!(!holds_any(&nobodys, &format!("{record:?}")), "{record:?}");
+        assert!(!holds_any(&unknown_tokens, &format!("{record:?}")), "{record:?}");
     }
-    // A key is good for a while only, and still nobody else's business.
+    // A key is valid for a while only, and still a secret.
     let parts = key.split('.').filter(|part| part.len() > 8).map(str::to_owned);
     let secrets: Vec<String> = forms(&key).into_iter().chain(parts).collect();
     for record in records.iter().filter(|record| is_ours(record)) {
@@ -278,7 +279,7 @@ async fn with_sealed_keys_not_even_the_usual_span_shows_a_good_token() {
     for debug in
         [format!("{live:?} {live:#?}"), format!("{:?}", live.layer()), format!("{:?}", alice().sealed_keys([SECRET]))]
     {
-        assert!(!holds_any(&secrets, &debug) && !holds_any(&nobodys, &debug), "{debug}");
+        assert!(!holds_any(&secrets, &debug) && !holds_any(&unknown_tokens, &debug), "{debug}");
     }
     let short = alice().sealed_keys(["short-5e7f1a22"]).build().unwrap_err();
     assert!(!format!("{short:?} {short}").contains("5e7f1a22"), "{short}");
@@ -305,7 +306,7 @@ async fn refusals_echo_nothing_of_what_was_sent() {
         format!("GET /api/v1 HTTP/1.1\r\nHost: x\r\nRemote-Token: {WRONG}\r\n\r\n"),
         format!("PUT {address} HTTP/1.1\r\nHost: x\r\n\r\n"),
     ] {
-        let (head, body) = say(&server, &request).await.answer().await;
+        let (head, body) = request_with(&server, &request).await.answer().await;
         assert!(head.status() >= 400);
         assert!(!format!("{head:?} {body}").contains(WRONG), "{head:?} {body}");
     }

@@ -1,4 +1,5 @@
-//! What is told once more when writes have gone quiet: pages drop what they hear while they save.
+//! Debounced repeats: pages drop what they receive while they save, so writes close together are repeated once they
+//! settle.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,24 +10,26 @@ use tower_live_updates::{Change, Entity, LiveUpdates, LiveUpdatesBuilder, builde
 
 use crate::support::{
     Server,
-    client::{Client, Tab, WAYS, Way, added, adds, deleted, event, patient, publish, updated, upserts, wait},
+    client::{
+        Client, TRANSPORTS, Tab, Transport, added, adds, deleted, event, patient, publish, updated, upserts, wait,
+    },
     full, json as answer, read, usual,
 };
 
 const NOTHING: [&str; 0] = [];
 
 /// A server with one page whose list is long there.
-async fn serve(builder: LiveUpdatesBuilder<HasAuth>, way: Way) -> (LiveUpdates, Server, Tab) {
+async fn serve(builder: LiveUpdatesBuilder<HasAuth>, transport: Transport) -> (LiveUpdates, Server, Tab) {
     let live = builder.build().unwrap();
     let server = Server::layered(&live.layer(), usual);
-    let tab = listener(&server, way).await;
+    let tab = listener(&server, transport).await;
     (live, server, tab)
 }
 
-async fn listener(server: &Server, way: Way) -> Tab {
+async fn listener(server: &Server, transport: Transport) -> Tab {
     wait(100.0).await;
-    let mut tab = Client::load(server, way).await.open().await;
-    assert_eq!(tab.hears_in(20.0).await, NOTHING);
+    let mut tab = Client::load(server, transport).await.open().await;
+    assert_eq!(tab.received_in(20.0).await, NOTHING);
     tab
 }
 
@@ -75,190 +78,197 @@ impl Gated {
     }
 }
 
-/// Whether more was said than the one thing that happened.
-fn is_said_again(heard: &[String]) -> bool {
-    heard.len() > 1
+/// Whether more was sent than the one change.
+fn is_repeated(received: &[String]) -> bool {
+    received.len() > 1
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_close_together_are_told_again_after_two_quiet_seconds() {
-    for way in WAYS {
-        let (live, server, mut tab) = serve(patient(), way).await;
+async fn writes_close_together_get_a_debounced_repeat_after_two_quiet_seconds() {
+    for transport in TRANSPORTS {
+        let (live, server, mut tab) = serve(patient(), transport).await;
         publish(&live, [added(1, "a")]);
-        tab.hears_in(3.5).await;
+        tab.received_in(3.5).await;
         server.write(Method::PUT, "/events/2", &event(2, "b").to_string()).await;
-        assert_eq!(tab.heard().await, ["update 2 b"], "{way:?}");
-        assert_eq!(tab.hears_in(1.95).await, NOTHING, "{way:?}");
+        assert_eq!(tab.received().await, ["update 2 b"], "{transport:?}");
+        assert_eq!(tab.received_in(1.95).await, NOTHING, "{transport:?}");
         let expected = ["add 1 a", "update 2 b"];
-        assert_eq!(tab.hears_in(0.1).await, expected, "{way:?}: of the second only what was sent is known");
-        assert_eq!(tab.hears_in(100.0).await, NOTHING, "{way:?}: and then it is settled");
-        assert!(live.stats().repeats > 0, "{way:?}");
+        assert_eq!(tab.received_in(0.1).await, expected, "{transport:?}: of the second only what was sent is known");
+        assert_eq!(tab.received_in(100.0).await, NOTHING, "{transport:?}: and then it is settled");
+        assert!(live.stats().repeats > 0, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_five_seconds_apart_are_told_once() {
-    for way in WAYS {
-        let (live, server, mut tab) = serve(patient(), way).await;
+async fn writes_five_seconds_apart_are_sent_once() {
+    for transport in TRANSPORTS {
+        let (live, server, mut tab) = serve(patient(), transport).await;
         for number in 0..4 {
             publish(&live, [updated(1, &number.to_string())]);
-            assert_eq!(tab.hears_in(5.0).await, [format!("update 1 {number}")], "{way:?}");
+            assert_eq!(tab.received_in(5.0).await, [format!("update 1 {number}")], "{transport:?}");
             server.write(Method::PUT, "/events/1", &event(1, "b").to_string()).await;
-            assert_eq!(tab.hears_in(5.0).await, ["update 1 b"], "{way:?}");
+            assert_eq!(tab.received_in(5.0).await, ["update 1 b"], "{transport:?}");
         }
-        assert_eq!(tab.hears_in(100.0).await, NOTHING, "{way:?}");
-        assert_eq!(live.stats().repeats, 0, "{way:?}");
+        assert_eq!(tab.received_in(100.0).await, NOTHING, "{transport:?}");
+        assert_eq!(live.stats().repeats, 0, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_saves_while_others_do_ends_up_with_their_newest_state() {
-    // As the stock client does it: what is said of an object is dropped while the page saves that object.
+    // As the stock client does it: what arrives about an object is dropped while the page saves that object.
     let gated = Gated::new(patient());
-    let mut tab = listener(&gated.server, Way::AnyStream).await;
+    let mut tab = listener(&gated.server, Transport::AnyStream).await;
     publish(&gated.live, [added(9, "a")]);
-    tab.hears_in(20.0).await;
+    tab.received_in(20.0).await;
     let save = gated.send(Method::PUT, "/events/9", event(9, "mine").to_string()).await;
     publish(&gated.live, [updated(9, "theirs")]);
-    assert_eq!(tab.heard().await, ["update 9 theirs"], "dropped by the page");
+    assert_eq!(tab.received().await, ["update 9 theirs"], "dropped by the page");
     gated.open();
     assert_eq!(save.await.unwrap(), 200);
-    assert_eq!(tab.heard().await, ["update 9 mine"], "dropped, too: its answer comes a moment later");
-    assert_eq!(tab.hears_in(2.1).await, ["update 9 mine"], "it was added long before: an update will do");
+    assert_eq!(tab.received().await, ["update 9 mine"], "dropped, too: its answer comes a moment later");
+    assert_eq!(tab.received_in(2.1).await, ["update 9 mine"], "it was added long before: an update will do");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_quiet_moment_everything_is_told_again_every_half_minute() {
-    for way in WAYS {
-        let (live, _server, mut tab) = serve(patient(), way).await;
+async fn under_continuous_writes_everything_is_repeated_every_half_minute() {
+    for transport in TRANSPORTS {
+        let (live, _server, mut tab) = serve(patient(), transport).await;
         publish(&live, [added(1, "there"), added(2, "there"), added(3, "there")]);
-        tab.hears_in(20.0).await;
+        tab.received_in(20.0).await;
         let mut seconds = Vec::new();
         for second in 0..95 {
             publish(&live, [updated(second % 3 + 1, &second.to_string())]);
-            if is_said_again(&tab.heard().await) {
+            if is_repeated(&tab.received().await) {
                 seconds.push(second);
             }
             wait(1.0).await;
         }
-        assert_eq!(seconds, [30, 60, 90], "{way:?}");
-        let heard = tab.hears_in(10.0).await;
+        assert_eq!(seconds, [30, 60, 90], "{transport:?}");
+        let received = tab.received_in(10.0).await;
         for (id, text) in [(1, "93"), (2, "94"), (3, "92")] {
-            assert!(heard.contains(&format!("update {id} {text}")), "{way:?}: {heard:?}");
+            assert!(received.contains(&format!("update {id} {text}")), "{transport:?}: {received:?}");
         }
-        assert_eq!(tab.hears_in(100.0).await, NOTHING, "{way:?}");
+        assert_eq!(tab.received_in(100.0).await, NOTHING, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_touched_again_is_told_once_more_while_traffic_goes_on() {
-    let (live, _server, mut tab) = serve(patient(), Way::Tcp).await;
+async fn an_object_is_repeated_once_while_other_writes_go_on() {
+    let (live, _server, mut tab) = serve(patient(), Transport::Tcp).await;
     publish(&live, [added(1, "once")]);
     let mut times = 0;
     for second in 0..45 {
         publish(&live, [updated(2, &second.to_string())]);
-        times += tab.heard().await.iter().filter(|told| *told == "add 1 once").count();
+        times += tab.received().await.iter().filter(|message| *message == "add 1 once").count();
         wait(1.0).await;
     }
     assert_eq!(times, 2, "as it happened, and once more");
-    tab.heard().await;
+    tab.received().await;
     // When all is quiet, everything that was written since the last quiet moment.
-    let heard = tab.hears_in(20.0).await;
-    assert_eq!(heard.iter().filter(|told| *told == "add 1 once").count(), 1, "{heard:?}");
+    let received = tab.received_in(20.0).await;
+    assert_eq!(received.iter().filter(|message| *message == "add 1 once").count(), 1, "{received:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_on_its_way_holds_the_repeat_back() {
-    for way in WAYS {
+async fn a_write_in_flight_delays_the_debounced_repeat() {
+    for transport in TRANSPORTS {
         let gated = Gated::new(patient());
-        let mut tab = listener(&gated.server, way).await;
+        let mut tab = listener(&gated.server, transport).await;
         let write = gated.send(Method::PUT, "/events/9", event(9, "slow").to_string()).await;
         publish(&gated.live, [added(1, "a"), added(2, "b")]);
-        assert_eq!(tab.heard().await, ["add 1 a", "add 2 b"], "{way:?}");
-        assert_eq!(tab.hears_in(8.0).await, NOTHING, "{way:?}");
+        assert_eq!(tab.received().await, ["add 1 a", "add 2 b"], "{transport:?}");
+        assert_eq!(tab.received_in(8.0).await, NOTHING, "{transport:?}");
         gated.open();
         assert_eq!(write.await.unwrap(), 200);
-        assert_eq!(tab.hears_in(1.9).await, ["update 9 slow"], "{way:?}");
+        assert_eq!(tab.received_in(1.9).await, ["update 9 slow"], "{transport:?}");
         let expected = [adds(&[(1, "a"), (2, "b")]), vec!["update 9 slow".to_owned()]].concat();
-        assert_eq!(tab.hears_in(0.2).await, expected, "{way:?}");
+        assert_eq!(tab.received_in(0.2).await, expected, "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_never_ends_is_not_waited_for() {
     let gated = Gated::new(patient());
-    let mut tab = listener(&gated.server, Way::AnyStream).await;
+    let mut tab = listener(&gated.server, Transport::AnyStream).await;
     let hanging = gated.send(Method::PUT, "/events/9", String::new()).await;
     publish(&gated.live, [added(1, "a")]);
     publish(&gated.live, [added(2, "b")]);
-    tab.heard().await;
-    assert_eq!(tab.hears_in(29.0).await, NOTHING);
-    assert_eq!(tab.hears_in(1.5).await, adds(&[(1, "a"), (2, "b")]), "as without a quiet moment");
-    assert_eq!(tab.hears_in(25.0).await, NOTHING, "and once is enough");
-    // After a minute it counts no more, and all of the time is told a last time.
-    assert_eq!(tab.hears_in(15.0).await, adds(&[(1, "a"), (2, "b")]));
-    assert_eq!(tab.hears_in(100.0).await, NOTHING);
+    tab.received().await;
+    assert_eq!(tab.received_in(29.0).await, NOTHING);
+    assert_eq!(tab.received_in(1.5).await, adds(&[(1, "a"), (2, "b")]), "as without a quiet moment");
+    assert_eq!(tab.received_in(25.0).await, NOTHING, "and once is enough");
+    // After a minute it counts no more, and all changes of that time are repeated a last time.
+    assert_eq!(tab.received_in(15.0).await, adds(&[(1, "a"), (2, "b")]));
+    assert_eq!(tab.received_in(100.0).await, NOTHING);
     hanging.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_record_of_an_object_takes_the_place_of_its_repeat() {
-    for way in WAYS {
-        let (live, _server, mut tab) = serve(patient(), way).await;
+async fn a_later_record_of_an_object_replaces_its_repeat() {
+    for transport in TRANSPORTS {
+        let (live, _server, mut tab) = serve(patient(), transport).await;
         publish(&live, [added(1, "a"), added(2, "a"), added(3, "a"), added(4, "a")]);
         wait(1.5).await;
         publish(&live, [updated(1, "b"), deleted(2), deleted(3), added(3, "again")]);
-        tab.heard().await;
+        tab.received().await;
         let expected = [
             adds(&[(4, "a")]),
             upserts(&[(1, "b")]),
             vec!["delete 2".to_owned(), "update 2".to_owned()],
             upserts(&[(3, "again")]),
         ];
-        assert_eq!(tab.hears_in(2.1).await, expected.concat(), "{way:?}");
+        assert_eq!(tab.received_in(2.1).await, expected.concat(), "{transport:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_are_never_repeated() {
-    for way in WAYS {
-        let (live, _server, mut tab) = serve(patient(), way).await;
+    for transport in TRANSPORTS {
+        let (live, _server, mut tab) = serve(patient(), transport).await;
         for second in 0..15 {
             publish(&live, [added(1, "a")]);
             live.send("events", &json!({"number": second})).unwrap();
-            let heard = tab.hears_in(1.0).await;
-            let numbers = heard.iter().filter(|told| told.contains("number")).count();
-            assert_eq!(numbers, 1, "{way:?}: {heard:?}");
+            let received = tab.received_in(1.0).await;
+            let numbers = received.iter().filter(|message| message.contains("number")).count();
+            assert_eq!(numbers, 1, "{transport:?}: {received:?}");
         }
-        let heard = tab.hears_in(60.0).await;
-        assert!(is_said_again(&heard) && !heard.iter().any(|told| told.contains("number")), "{way:?}: {heard:?}");
+        let received = tab.received_in(60.0).await;
+        assert!(
+            is_repeated(&received) && !received.iter().any(|message| message.contains("number")),
+            "{transport:?}: {received:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_are_no_writes() {
-    let (live, _server, mut tab) = serve(patient(), Way::Tcp).await;
+    let (live, _server, mut tab) = serve(patient(), Transport::Tcp).await;
     live.send("events", "before").unwrap();
     publish(&live, [added(1, "a")]);
     live.send("events", "behind").unwrap();
-    assert_eq!(tab.hears_in(60.0).await, ["before", "add 1 a", "behind"]);
+    assert_eq!(tab.received_in(60.0).await, ["before", "add 1 a", "behind"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_on_its_way_is_told_what_it_may_undo_when_it_has_arrived() {
-    for way in WAYS {
+async fn after_a_late_list_the_changes_it_may_undo_are_sent_again() {
+    for transport in TRANSPORTS {
         let gated = Gated::new(patient());
-        let mut tab = listener(&gated.server, way).await;
+        let mut tab = listener(&gated.server, transport).await;
         let list = gated.send(Method::GET, "/events", String::new()).await;
         wait(1.0).await;
         publish(&gated.live, [added(1, "a")]);
-        assert_eq!(tab.heard().await, ["add 1 a"], "{way:?}");
-        assert_eq!(tab.hears_in(4.0).await, NOTHING, "{way:?}: its list is not there yet");
+        assert_eq!(tab.received().await, ["add 1 a"], "{transport:?}");
+        assert_eq!(tab.received_in(4.0).await, NOTHING, "{transport:?}: its list is not there yet");
         gated.open();
         assert_eq!(list.await.unwrap(), 200);
-        assert_eq!(tab.hears_in(3.9).await, NOTHING, "{way:?}: two seconds for it to arrive, and two of quiet");
-        assert_eq!(tab.hears_in(0.2).await, adds(&[(1, "a")]), "{way:?}");
-        assert_eq!(tab.hears_in(60.0).await, NOTHING, "{way:?}");
+        assert_eq!(
+            tab.received_in(3.9).await,
+            NOTHING,
+            "{transport:?}: two seconds for it to arrive, and two of quiet"
+        );
+        assert_eq!(tab.received_in(0.2).await, adds(&[(1, "a")]), "{transport:?}");
+        assert_eq!(tab.received_in(60.0).await, NOTHING, "{transport:?}");
     }
 }
 
@@ -266,13 +276,13 @@ async fn a_list_on_its_way_is_told_what_it_may_undo_when_it_has_arrived() {
 async fn a_list_counts_for_two_seconds_after_it_has_left() {
     for (seconds, again) in [(1.8, adds(&[(1, "a")])), (2.2, vec![])] {
         let gated = Gated::new(patient());
-        let mut tab = listener(&gated.server, Way::Tcp).await;
+        let mut tab = listener(&gated.server, Transport::Tcp).await;
         gated.open();
         gated.server.write(Method::GET, "/events", "").await;
         wait(seconds).await;
         publish(&gated.live, [added(1, "a")]);
-        assert_eq!(tab.heard().await, ["add 1 a"]);
-        assert_eq!(tab.hears_in(60.0).await, again, "{seconds}");
+        assert_eq!(tab.received().await, ["add 1 a"]);
+        assert_eq!(tab.received_in(60.0).await, again, "{seconds}");
     }
 }
 
@@ -290,72 +300,72 @@ async fn only_lists_of_the_entity_count() {
         let live = LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events").list_route("/all"));
         let live = live.tokens(["demo"]).ping_interval(Duration::from_secs(60)).build().unwrap();
         let server = Server::layered(&live.layer(), |_| async { http::Response::new(full("[]")) });
-        let mut tab = listener(&server, Way::AnyStream).await;
+        let mut tab = listener(&server, Transport::AnyStream).await;
         server.write(method.clone(), path, "").await;
         publish(&live, [added(1, "a")]);
-        tab.heard().await;
-        assert_eq!(!tab.hears_in(20.0).await.is_empty(), counts, "{method} {path}");
+        tab.received().await;
+        assert_eq!(!tab.received_in(20.0).await.is_empty(), counts, "{method} {path}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_that_the_store_refuses_may_have_missed_what_was_told_meanwhile() {
+async fn a_save_that_the_store_refuses_may_have_missed_a_broadcast_meanwhile() {
     let missed = || vec!["update 404 a".to_owned()];
     for (path, id, again) in
         [("/events/404", 404, missed()), ("/events/404", 1, vec![]), ("/elsewhere/404", 404, vec![])]
     {
         let gated = Gated::new(patient());
-        let mut tab = listener(&gated.server, Way::AnyStream).await;
+        let mut tab = listener(&gated.server, Transport::AnyStream).await;
         let refused = gated.send(Method::PUT, path, "{}".to_owned()).await;
         publish(&gated.live, [updated(id, "a")]);
-        assert_eq!(tab.heard().await, [format!("update {id} a")]);
+        assert_eq!(tab.received().await, [format!("update {id} a")]);
         gated.open();
         assert_eq!(refused.await.unwrap(), if path.starts_with("/events") { 404 } else { 200 });
-        assert_eq!(tab.hears_in(60.0).await, again, "{path} {id}");
+        assert_eq!(tab.received_in(60.0).await, again, "{path} {id}");
         // What comes later is none of its business.
         gated.open();
         gated.server.write(Method::PUT, path, "{}").await;
         publish(&gated.live, [added(2, "b")]);
-        assert_eq!(tab.heard().await, ["add 2 b"]);
-        assert_eq!(tab.hears_in(60.0).await, NOTHING, "{path}");
+        assert_eq!(tab.received().await, ["add 2 b"]);
+        assert_eq!(tab.received_in(60.0).await, NOTHING, "{path}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn entities_are_settled_each_for_itself() {
-    let (live, _server, mut tab) = serve(patient(), Way::Tcp).await;
+    let (live, _server, mut tab) = serve(patient(), Transport::Tcp).await;
     tab.subscribe("calendars").await;
-    tab.hears_in(20.0).await;
+    tab.received_in(20.0).await;
     let calendar = |text: &str| Change::update(&json!({"id": 1, "text": text})).unwrap();
     live.publish("calendars", calendar("a")).unwrap();
     wait(1.0).await;
     publish(&live, [added(1, "a")]);
-    tab.heard().await;
-    assert_eq!(tab.hears_in(20.0).await, NOTHING, "nobody saves an event and a calendar at one time");
+    tab.received().await;
+    assert_eq!(tab.received_in(20.0).await, NOTHING, "no page saves an event and a calendar at one time");
     live.publish("calendars", calendar("b")).unwrap();
     live.publish("calendars", calendar("c")).unwrap();
-    tab.heard().await;
-    assert_eq!(tab.hears_in(2.1).await, ["calendars: update 1 c"]);
+    tab.received().await;
+    assert_eq!(tab.received_in(2.1).await, ["calendars: update 1 c"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_behind_hears_the_repeat_when_it_gets_there() {
-    for way in WAYS {
+async fn a_lagging_page_receives_the_repeat_when_it_reaches_it() {
+    for transport in TRANSPORTS {
         let live = patient().write_timeout(Duration::from_secs(600)).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
-        let mut tab = listener(&server, way).await;
+        let mut tab = listener(&server, transport).await;
         let long = "long ".repeat(20_000);
         let texts: Vec<String> = (0..60).map(|number| format!("{number} {long}")).collect();
         publish(&live, texts.iter().map(|text| updated(1, text)));
         publish(&live, [added(2, "a")]);
         // The repeat is due, and it has read nothing yet.
         wait(5.0).await;
-        let heard = tab.heard().await;
-        let words: Vec<&str> = heard.iter().map(|told| told.split(" long").next().unwrap()).collect();
+        let received = tab.received().await;
+        let words: Vec<&str> = received.iter().map(|message| message.split(" long").next().unwrap()).collect();
         let mut expected: Vec<String> = (0..60).map(|number| format!("update 1 {number}")).collect();
         expected.extend(["add 2 a", "update 1 59", "add 2 a"].map(str::to_owned));
-        assert_eq!(words, expected, "{way:?}");
-        assert_eq!(tab.hears_in(100.0).await, NOTHING, "{way:?}");
+        assert_eq!(words, expected, "{transport:?}");
+        assert_eq!(tab.received_in(100.0).await, NOTHING, "{transport:?}");
     }
 }
 
@@ -363,21 +373,21 @@ async fn whoever_is_behind_hears_the_repeat_when_it_gets_there() {
 async fn the_times_can_be_set() {
     let seconds = Duration::from_secs;
     let settling = patient().settle_quiet(seconds(1)).settle_overlap(seconds(8)).settle_max_wait(seconds(20));
-    let (live, _server, mut tab) = serve(settling, Way::Tcp).await;
+    let (live, _server, mut tab) = serve(settling, Transport::Tcp).await;
     publish(&live, [added(1, "a")]);
-    tab.hears_in(8.5).await;
+    tab.received_in(8.5).await;
     publish(&live, [added(2, "a")]);
-    tab.heard().await;
-    assert_eq!(tab.hears_in(60.0).await, NOTHING, "they do not overlap");
+    tab.received().await;
+    assert_eq!(tab.received_in(60.0).await, NOTHING, "they do not overlap");
     publish(&live, [updated(1, "b")]);
-    tab.hears_in(7.5).await;
+    tab.received_in(7.5).await;
     publish(&live, [updated(2, "b")]);
-    tab.heard().await;
-    assert_eq!(tab.hears_in(0.9).await, NOTHING);
-    assert_eq!(tab.hears_in(0.2).await, ["update 1 b", "update 2 b"]);
+    tab.received().await;
+    assert_eq!(tab.received_in(0.9).await, NOTHING);
+    assert_eq!(tab.received_in(0.2).await, ["update 1 b", "update 2 b"]);
     wait(60.0).await;
     let mut longest = 0.0;
-    while !is_said_again(&tab.heard().await) {
+    while !is_repeated(&tab.received().await) {
         publish(&live, [updated(1, "c")]);
         wait(0.5).await;
         longest += 0.5;
@@ -388,26 +398,26 @@ async fn the_times_can_be_set() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_hangs_ages_although_others_come() {
     let gated = Gated::new(patient());
-    let mut tab = listener(&gated.server, Way::Tcp).await;
+    let mut tab = listener(&gated.server, Transport::Tcp).await;
     let hanging = gated.send(Method::PUT, "/events/9", String::new()).await;
     wait(100.0).await;
-    tab.heard().await;
+    tab.received().await;
     for text in ["a", "b", "c"] {
         publish(&gated.live, [updated(1, text)]);
-        assert_eq!(tab.hears_in(30.0).await, [format!("update 1 {text}")]);
+        assert_eq!(tab.received_in(30.0).await, [format!("update 1 {text}")]);
     }
     hanging.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_writes_that_met_others_five_seconds_apart_are_told_once() {
-    let (live, _server, mut tab) = serve(patient(), Way::Tcp).await;
+async fn after_concurrent_writes_those_five_seconds_apart_are_sent_once() {
+    let (live, _server, mut tab) = serve(patient(), Transport::Tcp).await;
     publish(&live, [added(1, "a")]);
     publish(&live, [updated(1, "b")]);
-    tab.hears_in(5.0).await;
+    tab.received_in(5.0).await;
     for text in ["c", "d", "e"] {
         publish(&live, [updated(1, text)]);
-        assert_eq!(tab.hears_in(5.0).await, [format!("update 1 {text}")]);
+        assert_eq!(tab.received_in(5.0).await, [format!("update 1 {text}")]);
     }
 }
 
@@ -426,13 +436,13 @@ async fn times_without_end_are_borne() {
     let live = kept.hook_timeout(ever).write_timeout(ever).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     wait(100.0).await;
-    let page = Client::load(&server, Way::Tcp).await;
+    let page = Client::load(&server, Transport::Tcp).await;
     let mut tab = page.open().await;
     for _ in 0..2 {
         publish(&live, [added(1, "a"), deleted(1)]);
-        assert_eq!(tab.hears_in(20.0).await.len(), 3);
+        assert_eq!(tab.received_in(20.0).await.len(), 3);
         tab.cut(&live).await;
         tab = page.open().await;
-        tab.hears_in(20.0).await;
+        tab.received_in(20.0).await;
     }
 }

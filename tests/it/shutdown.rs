@@ -1,4 +1,4 @@
-//! How sockets end when the server does, when the application says so, and when a runtime goes away.
+//! How sockets end: when the server shuts down, when the application disconnects them, and when a runtime ends.
 
 use std::{
     collections::HashSet,
@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn sockets_are_told_that_the_server_goes_away() {
+async fn sockets_receive_going_away_at_shutdown() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut pages = [server.page().await, server.subscribed().await];
@@ -38,17 +38,17 @@ async fn sockets_are_told_that_the_server_goes_away() {
 }
 
 #[tokio::test]
-async fn what_was_told_before_arrives_before_the_goodbye() {
+async fn changes_published_before_arrive_before_the_close() {
     // Again and again: it must not depend on who happens to come first.
     for round in 0..20 {
-        for way in ["any stream", "TCP"] {
+        for transport in ["any stream", "TCP"] {
             let live = live();
             let server = Server::layered(&live.layer(), usual);
-            let mut raw = match way {
+            let mut raw = match transport {
                 "TCP" => Raw::socket(server.connect_tcp(None).await).await,
                 _ => Raw::socket(server.connect()).await,
             };
-            raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+            raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
             raw.barrier().await;
             for number in 0..10 {
                 live.send("events", &json!(number)).unwrap();
@@ -59,11 +59,11 @@ async fn what_was_told_before_arrives_before_the_goodbye() {
             });
             for number in 0..10 {
                 let (first, payload) = raw.frame().await.expect("a frame");
-                assert_eq!(first, FIN | raw::TEXT, "{way}, round {round}: {number} of 10 came");
+                assert_eq!(first, FIN | raw::TEXT, "{transport}, round {round}: {number} of 10 came");
                 let message: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-                assert_eq!(message["body"]["value"], number, "{way}, round {round}");
+                assert_eq!(message["body"]["value"], number, "{transport}, round {round}");
             }
-            assert_eq!(raw.end().await, End::Close(1001, "Going away".into()), "{way}");
+            assert_eq!(raw.end().await, End::Close(1001, "Going away".into()), "{transport}");
             drop(raw);
             shutdown.await.unwrap();
         }
@@ -71,7 +71,7 @@ async fn what_was_told_before_arrives_before_the_goodbye() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_sockets_all_hear_the_goodbye_spread_over_half_the_drain() {
+async fn a_hundred_sockets_all_receive_the_close_spread_over_half_the_drain() {
     let live = builder().tokens(["demo"]).drain_timeout(Duration::from_secs(10)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut pages = Vec::new();
@@ -99,7 +99,7 @@ async fn a_hundred_sockets_all_hear_the_goodbye_spread_over_half_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_sockets_are_told_at_once() {
+async fn a_few_sockets_receive_the_close_at_once() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let pages: Vec<Page> = vec![server.page().await, server.page().await, server.page().await];
@@ -144,7 +144,7 @@ async fn a_second_call_waits_for_the_same_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_nobody_there_it_takes_no_time() {
+async fn shutdown_without_sockets_takes_no_time() {
     let live = live();
     let began = Instant::now();
     live.shutdown().await;
@@ -158,7 +158,7 @@ async fn a_peer_that_does_not_answer_is_left_when_the_drain_is_over() {
     let server = Server::layered(&live.layer(), usual);
     let mut silent = Raw::socket(server.connect()).await;
     let mut stalled = Raw::socket(server.connect_with(512)).await;
-    stalled.say(r#"{"action":"subscribe","name":"events"}"#).await;
+    stalled.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     stalled.barrier().await;
     live.send("events", &"x".repeat(100_000)).unwrap();
     until("it stands still", || live.stats().log_records == 1).await;
@@ -221,7 +221,7 @@ async fn disconnect_closes_the_chosen_and_no_others() {
     for page in &mut alices {
         assert_eq!(page.end().await, End::Close(1008, "Disconnected".into()));
     }
-    assert!(bob.told(&live).await.is_empty(), "he stays");
+    assert!(bob.received(&live).await.is_empty(), "he stays");
     until("only he is left", || live.stats().connections == 1).await;
     assert!(server.page_at("/api/v1?token=alice&ws=1").await.is_ok(), "disconnecting takes no permission away");
 }
@@ -237,7 +237,7 @@ async fn disconnect_may_look_at_the_handle_it_was_called_on() {
 }
 
 #[tokio::test]
-async fn a_place_is_free_again_once_a_socket_has_ended() {
+async fn a_connection_permit_is_given_back_when_a_socket_ends() {
     let live = builder().tokens(["demo"]).max_connections(2).refusal_delay(Duration::ZERO).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let first = server.page().await;
@@ -250,7 +250,7 @@ async fn a_place_is_free_again_once_a_socket_has_ended() {
     assert_eq!(live.stats().sockets_refused, 1);
     drop(first);
     until("one has left", || live.stats().connections == 1).await;
-    // The place is given back a moment after the socket is off the list.
+    // The permit is given back a moment after the socket is off the list.
     let mut again = None;
     for _ in 0..1000 {
         again = server.page_at("/api/v1?token=demo&ws=1").await.ok();
@@ -268,8 +268,8 @@ fn runtimes() -> [Runtime; 3] {
     [one(), many, one()]
 }
 
-/// A page each way hears a change.
-async fn pages_hear(live: &LiveUpdates, round: usize) {
+/// A page over each transport receives a change.
+async fn pages_receive(live: &LiveUpdates, round: usize) {
     let server = Server::layered(&live.layer(), usual);
     // More than there are workers, so that every part of the fan-out is needed.
     for _ in 0..4 {
@@ -277,7 +277,7 @@ async fn pages_hear(live: &LiveUpdates, round: usize) {
         let mut direct = Page::open(server.connect_tcp(None).await, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
         direct.subscribe("events").await;
         live.send("events", &json!({ "round": round })).unwrap();
-        assert_eq!(page.told(live).await, [json!({ "round": round })]);
+        assert_eq!(page.received(live).await, [json!({ "round": round })]);
         assert_eq!(direct.message().await.unwrap()["body"]["value"], json!({ "round": round }));
     }
 }
@@ -292,9 +292,9 @@ fn one_runtime_may_end_and_another_begin() {
         .build()
         .unwrap();
     for (round, runtime) in runtimes().into_iter().enumerate() {
-        runtime.block_on(pages_hear(&live, round));
+        runtime.block_on(pages_receive(&live, round));
         drop(runtime);
-        // With nobody to hand anything out, and more than the log keeps.
+        // With no task to send anything, and more than the log keeps.
         for _ in 0..120 {
             live.send("events", &json!("between")).unwrap();
         }
@@ -305,21 +305,21 @@ fn one_runtime_may_end_and_another_begin() {
 fn a_runtime_that_ends_takes_its_sockets_along() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, runtime) in ["one", "many", "one"].into_iter().zip(runtimes()) {
+    for (transport, runtime) in ["one", "many", "one"].into_iter().zip(runtimes()) {
         let mut stream = runtime.block_on(async {
             let stream = server.connect_tcp(None).await;
             let mut page = Page::open(stream, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
             page.subscribe("events").await;
             page.socket.into_inner().into_std().unwrap()
         });
-        assert_eq!((live.stats().connections, live.stats().subscriptions), (1, 1), "{way}");
+        assert_eq!((live.stats().connections, live.stats().subscriptions), (1, 1), "{transport}");
         drop(runtime);
         let stats = live.stats();
-        assert_eq!((stats.connections, stats.subscriptions), (0, 0), "{way}: nothing is left behind");
+        assert_eq!((stats.connections, stats.subscriptions), (0, 0), "{transport}: nothing is left behind");
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut rest = Vec::new();
         let end = stream.read_to_end(&mut rest).map_err(|error| error.kind());
-        assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{way}: the page notices: {end:?}");
+        assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{transport}: the page notices: {end:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a page hears: what it has subscribed, from the moment it did, until it no longer wants to.
+//! Subscribers: a page receives an entity from subscribe to unsubscribe.
 
 use serde_json::{Value, json};
 use tower_live_updates::{Change, Entity};
@@ -15,7 +15,7 @@ async fn subscribing_again_changes_nothing() {
     }
     assert_eq!(live.stats().subscriptions, 1);
     live.publish("events", Change::delete(7).unwrap()).unwrap();
-    assert_eq!(page.told(&live).await, [json!({"type": "delete-event", "event": {"id": "7"}})], "one copy");
+    assert_eq!(page.received(&live).await, [json!({"type": "delete-event", "event": {"id": "7"}})], "one copy");
 }
 
 #[tokio::test]
@@ -27,15 +27,15 @@ async fn subscriptions_are_a_set_and_not_a_count() {
     for _ in 0..3 {
         page.subscribe("events").await;
     }
-    page.say(r#"{"action":"unsubscribe","name":"events"}"#).await;
+    page.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
     page.barrier().await;
     assert_eq!(live.stats().subscriptions, 1);
     live.publish("events", Change::delete(7).unwrap()).unwrap();
-    assert!(page.told_about("calendars", &live).await.is_empty(), "one word ends it");
+    assert!(page.received_of("calendars", &live).await.is_empty(), "one word ends it");
 }
 
 #[tokio::test]
-async fn nothing_is_heard_of_the_time_between_unsubscribing_and_subscribing_again() {
+async fn nothing_between_unsubscribe_and_the_next_subscribe_is_received() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
@@ -43,38 +43,38 @@ async fn nothing_is_heard_of_the_time_between_unsubscribing_and_subscribing_agai
     for round in 0..3 {
         page.subscribe("events").await;
         live.send("events", &json!({"heard": round})).unwrap();
-        assert_eq!(page.told(&live).await, [json!({"heard": round})]);
-        page.say(r#"{"action":"unsubscribe","name":"events"}"#).await;
+        assert_eq!(page.received(&live).await, [json!({"heard": round})]);
+        page.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
         page.barrier().await;
         live.send("events", &json!({"missed": round})).unwrap();
     }
     page.subscribe("events").await;
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
 }
 
 #[tokio::test]
-async fn both_ways_hear_nothing_of_the_gap_either() {
+async fn both_transports_receive_nothing_of_the_gap_either() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, stream) in [("any stream", None), ("TCP", Some(server.connect_tcp(None).await))] {
+    for (transport, stream) in [("any stream", None), ("TCP", Some(server.connect_tcp(None).await))] {
         let mut raw = match stream {
             None => Raw::socket(server.connect()).await,
             Some(stream) => Raw::socket(stream).await,
         };
-        raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
-        raw.say(r#"{"action":"unsubscribe","name":"events"}"#).await;
+        raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
+        raw.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
         raw.barrier().await;
         live.send("events", &json!("missed")).unwrap();
         raw.barrier().await;
-        raw.say(r#"{"action":"subscribe","name":"events"}"#).await;
+        raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
         raw.barrier().await;
         live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{way}");
+        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
     }
 }
 
 #[tokio::test]
-async fn a_page_hears_each_of_its_entities_in_one_order() {
+async fn a_page_receives_each_of_its_entities_in_one_order() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut both = server.subscribed().await;
@@ -85,11 +85,11 @@ async fn a_page_hears_each_of_its_entities_in_one_order() {
         live.send("events", &json!(number)).unwrap();
         live.send("calendars", &json!(number)).unwrap();
     }
-    let told = both.told(&live).await;
+    let received = both.received(&live).await;
     let expected: Vec<Value> = (0..50).flat_map(|number| [json!(number), json!(number)]).collect();
-    assert_eq!(told, expected);
+    assert_eq!(received, expected);
     let expected: Vec<Value> = (0..50).map(Value::from).collect();
-    assert_eq!(one.told_about("calendars", &live).await, expected);
+    assert_eq!(one.received_of("calendars", &live).await, expected);
 }
 
 #[tokio::test]
@@ -113,13 +113,13 @@ async fn unknown_names_are_ignored_and_counted_and_cost_nothing() {
     let names = ["nosuch", "", "Events", "events ", "event", "__proto__", "$session", "*"];
     for name in names {
         page.subscribe(name).await;
-        page.say(&format!(r#"{{"action":"unsubscribe","name":"{name}"}}"#)).await;
+        page.send_text(&format!(r#"{{"action":"unsubscribe","name":"{name}"}}"#)).await;
     }
     page.barrier().await;
     let stats = live.stats();
     assert_eq!((stats.messages_ignored, stats.subscriptions), (2 * names.len() as u64, 0));
     page.subscribe("events").await;
-    assert!(page.told(&live).await.is_empty(), "the socket works on");
+    assert!(page.received(&live).await.is_empty(), "the socket works on");
 }
 
 #[tokio::test]
@@ -127,9 +127,10 @@ async fn names_are_read_as_json_reads_them() {
     let live = builder().entity(Entity::new("über \"alles\"")).tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
-    page.say(r#" {"name" : "\u00fcber \"alles\"", "other": [1, {"action": "x"}], "action":"subscr\u0069be"} "#).await;
+    page.send_text(r#" {"name" : "\u00fcber \"alles\"", "other": [1, {"action": "x"}], "action":"subscr\u0069be"} "#)
+        .await;
     page.barrier().await;
-    assert!(page.told_about("über \"alles\"", &live).await.is_empty());
+    assert!(page.received_of("über \"alles\"", &live).await.is_empty());
     assert_eq!(live.stats().subscriptions, 1);
 }
 
@@ -144,7 +145,7 @@ async fn a_page_that_leaves_takes_its_subscriptions_along() {
     drop(leaves);
     crate::support::until("one page is left", || live.stats().connections == 1).await;
     assert_eq!(live.stats().subscriptions, 1);
-    assert!(stays.told(&live).await.is_empty());
+    assert!(stays.received(&live).await.is_empty());
 }
 
 #[tokio::test]
@@ -153,14 +154,14 @@ async fn detaching_everything_names_entities_under_key_as_captured() {
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
     let mut subscriptions = Vec::new();
-    for message in said(include_str!("../fixtures/ws_detach.json")) {
-        page.say(&message).await;
+    for message in sent_by_page(include_str!("../fixtures/ws_detach.json")) {
+        page.send_text(&message).await;
         page.barrier().await;
         subscriptions.push(live.stats().subscriptions);
     }
     assert_eq!(subscriptions, [1, 2, 1, 0, 1]);
     assert_eq!(live.stats().messages_ignored, 0);
-    assert!(page.told(&live).await.is_empty(), "and events are subscribed again");
+    assert!(page.received(&live).await.is_empty(), "and events are subscribed again");
 }
 
 #[tokio::test]
@@ -169,8 +170,8 @@ async fn captured_calls_over_the_socket_are_answered_with_an_error_each() {
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
     let mut answered = Vec::new();
-    for message in said(include_str!("../fixtures/ws_rpc.json")) {
-        page.say(&message).await;
+    for message in sent_by_page(include_str!("../fixtures/ws_rpc.json")) {
+        page.send_text(&message).await;
         if message.contains("\"call\"") {
             let answer = page.message().await.unwrap();
             assert_eq!(answer["action"], "result");
@@ -189,17 +190,17 @@ async fn calls_come_in_numbers_too() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.page().await;
-    page.say(r#"{"action":"call","body":[{"id":"a\"b","name":"x"},{"id":7},{"id":1e3,"args":[]}]}"#).await;
+    page.send_text(r#"{"action":"call","body":[{"id":"a\"b","name":"x"},{"id":7},{"id":1e3,"args":[]}]}"#).await;
     let answer = page.message().await.unwrap();
     let ids: Vec<&Value> = answer["body"].as_array().unwrap().iter().map(|result| &result["id"]).collect();
     assert_eq!(ids, [&json!("a\"b"), &json!(7), &json!(1e3)]);
     assert_eq!(live.stats().calls, 3);
 }
 
-/// What the page said on its socket in a captured scenario.
-fn said(fixture: &str) -> Vec<String> {
+/// What the page sent on its socket in a captured scenario.
+fn sent_by_page(fixture: &str) -> Vec<String> {
     let fixture: Value = serde_json::from_str(fixture).unwrap();
     let entries = fixture["entries"].as_array().unwrap();
-    let said = entries.iter().filter(|entry| entry["kind"] == "ws" && entry["from"] == "A");
-    said.map(|entry| entry["body"].as_str().unwrap().to_owned()).collect()
+    let received = entries.iter().filter(|entry| entry["kind"] == "ws" && entry["from"] == "A");
+    received.map(|entry| entry["body"].as_str().unwrap().to_owned()).collect()
 }

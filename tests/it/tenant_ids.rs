@@ -38,25 +38,25 @@ async fn pages(server: &Server) -> [Page; 2] {
     pages
 }
 
-/// What a page has heard until now.
-async fn heard(page: &mut Page, live: &LiveUpdates) -> Vec<Value> {
+/// What a page has received until now.
+async fn received_by(page: &mut Page, live: &LiveUpdates) -> Vec<Value> {
     static MARKERS: AtomicU64 = AtomicU64::new(0);
     let marker = MARKERS.fetch_add(1, Ordering::Relaxed);
     live.send_to("events", ["north", "south"], &json!({"type": "marker", "number": marker})).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         let mut message = page.message().await.expect("an open socket");
         let value = message["body"]["value"].take();
         match &value["type"] {
-            kind if kind == "marker" && value["number"] == marker => return heard,
-            // Each page hears the markers of the other's, too.
+            kind if kind == "marker" && value["number"] == marker => return received,
+            // Each page receives the markers of the other, too.
             kind if kind == "marker" => {}
-            _ => heard.push(value),
+            _ => received.push(value),
         }
     }
 }
 
-/// Says what its query tells it to say, and answers as if all were well.
+/// Names the scopes that its query asks for, and answers as if all were well.
 async fn handler(request: Request<RequestBody<Incoming>>) -> Response<Full<bytes::Bytes>> {
     let write = request.extensions().get::<LiveWrite>().cloned();
     match (request.uri().query(), write) {
@@ -85,29 +85,32 @@ async fn with_ids_per_scope_a_handlers_change_for_another_scope_is_of_that_scope
         let [mut north, mut south] = pages(&server).await;
         let path = format!("/north/events/7?{query}");
         server.write(method.clone(), &path, r#"{"text":"news"}"#).await;
-        assert_eq!(heard(&mut north, &live).await, [Value::Null; 0], "{query}: it keeps its own");
-        let told = heard(&mut south, &live).await;
-        assert!(!told.is_empty() && told.iter().all(|value| value["event"]["text"] != "north"), "{query}: {told:?}");
+        assert_eq!(received_by(&mut north, &live).await, [Value::Null; 0], "{query}: it keeps its own");
+        let received = received_by(&mut south, &live).await;
+        assert!(
+            !received.is_empty() && received.iter().all(|value| value["event"]["text"] != "north"),
+            "{query}: {received:?}"
+        );
         if method == Method::PUT {
-            assert_eq!(told[0]["event"]["text"], "news", "{query}: {told:?}");
+            assert_eq!(received[0]["event"]["text"], "news", "{query}: {received:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_write_that_names_an_object_of_another_scope_tells_nobody() {
+async fn a_write_that_names_an_object_of_another_scope_reaches_no_page() {
     for method in [Method::PUT, Method::DELETE] {
         let live = live(Entity::scheduler("/events").scoped());
         let server = Server::layered(&live.layer(), handler);
         live.publish("events", Change::add(&event(7, "south's own")).unwrap().scope("south")).unwrap();
         let [mut north, mut south] = pages(&server).await;
         assert_eq!(server.write(method.clone(), "/events/7?north", r#"{"text":"mine"}"#).await.status(), 200);
-        assert_eq!(heard(&mut north, &live).await, [Value::Null; 0], "{method}");
-        assert_eq!(heard(&mut south, &live).await, [Value::Null; 0], "{method}");
+        assert_eq!(received_by(&mut north, &live).await, [Value::Null; 0], "{method}");
+        assert_eq!(received_by(&mut south, &live).await, [Value::Null; 0], "{method}");
         assert_eq!(live.stats().writes_unpublished, 1);
-        // Of its own scope it is heard.
+        // In its own scope it is received.
         server.write(method.clone(), "/events/7?south", r#"{"text":"mine"}"#).await;
-        assert!(!heard(&mut south, &live).await.is_empty(), "{method}");
+        assert!(!received_by(&mut south, &live).await.is_empty(), "{method}");
     }
 }
 
@@ -122,12 +125,12 @@ async fn what_a_load_hook_does_not_find_in_the_writers_scope_is_not_deleted_else
     let [mut north, mut south] = pages(&server).await;
     for method in [Method::PUT, Method::DELETE] {
         server.write(method, "/events/7?north", r#"{"text":"mine"}"#).await;
-        assert_eq!(heard(&mut north, &live).await, [Value::Null; 0]);
-        assert_eq!(heard(&mut south, &live).await, [Value::Null; 0]);
+        assert_eq!(received_by(&mut north, &live).await, [Value::Null; 0]);
+        assert_eq!(received_by(&mut south, &live).await, [Value::Null; 0]);
     }
     server.write(Method::PUT, "/events/7?south", r#"{"text":"mine"}"#).await;
-    assert_eq!(heard(&mut north, &live).await, [Value::Null; 0]);
-    assert_eq!(heard(&mut south, &live).await[0]["event"]["text"], "a row of the south");
+    assert_eq!(received_by(&mut north, &live).await, [Value::Null; 0]);
+    assert_eq!(received_by(&mut south, &live).await[0]["event"]["text"], "a row of the south");
 }
 
 #[tokio::test]
@@ -165,7 +168,7 @@ async fn one_tenant_takes_no_history_of_another() {
     }
     let mut page = server.page_at(&format!("/api/v1?token={}&ws=1", key["key"].as_str().unwrap())).await.unwrap();
     for name in ["events", "calendars"] {
-        page.say(&json!({"action": "subscribe", "name": name}).to_string()).await;
+        page.send_text(&json!({"action": "subscribe", "name": name}).to_string()).await;
     }
     for name in ["events", "calendars"] {
         let message = page.message().await.unwrap();

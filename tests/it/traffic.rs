@@ -52,13 +52,13 @@ const COMPARED: [&str; 30] = [
     "scheduler_recurring_update_series",
 ];
 
-/// Captures of a back end that told nobody, and what is told here: the action and the id of each write.
+/// Captures of a back end without live updates, and what is broadcast here: the action and the id of each write.
 const WITHOUT_MESSAGES: [(&str, &[(&str, &str)]); 10] = [
     ("scheduler_mode_rest-json", SCHEDULER),
     ("scheduler_mode_rest", SCHEDULER),
     ("scheduler_mode_json", SCHEDULER),
     ("scheduler_mode_post", SCHEDULER),
-    // A GET that changes something cannot be told from a GET that does not.
+    // A GET that changes something cannot be distinguished from one that does not.
     ("scheduler_mode_get", &[]),
     ("gantt_mode_rest-json", GANTT),
     ("gantt_mode_rest", GANTT),
@@ -77,20 +77,20 @@ async fn the_clients_requests_bring_the_captured_messages() {
         let capture = Capture::read(name);
         let expected = capture.messages();
         assert!(!expected.is_empty(), "{name} holds no messages");
-        let told = capture.replay(build()).await;
-        assert_eq!(told, expected, "{name}");
+        let received = capture.replay(build()).await;
+        assert_eq!(received, expected, "{name}");
     }
 }
 
 #[tokio::test]
-async fn the_clients_other_modes_are_told_where_method_and_path_can_tell() {
+async fn the_clients_other_modes_are_broadcast_where_method_and_path_suffice() {
     for (name, expected) in WITHOUT_MESSAGES {
         let capture = Capture::read(name);
         assert!(capture.messages().is_empty(), "{name} holds messages");
-        let told = capture.replay(build()).await;
-        let told: Vec<(&str, String)> = told.iter().map(|(_, value)| outline(value)).collect();
+        let received = capture.replay(build()).await;
+        let received: Vec<(&str, String)> = received.iter().map(|(_, value)| outline(value)).collect();
         let expected: Vec<(&str, String)> = expected.iter().map(|(kind, id)| (*kind, (*id).to_owned())).collect();
-        assert_eq!(told, expected, "{name}");
+        assert_eq!(received, expected, "{name}");
     }
 }
 
@@ -102,8 +102,8 @@ async fn form_fields_arrive_decoded() {
         ("scheduler_mode_json", json!(null)),
         ("scheduler_mode_rest-json", json!(null)),
     ] {
-        let told = Capture::read(name).replay(build()).await;
-        let added = &told[0].1["event"];
+        let received = Capture::read(name).replay(build()).await;
+        let added = &received[0].1["event"];
         assert_eq!(added["text"], "a&b=é \"q\" + x", "{name}");
         assert_eq!(added["start_date"], "2025-04-21 09:00", "{name}");
         assert_eq!(added["nul"], nul, "{name}");
@@ -112,8 +112,8 @@ async fn form_fields_arrive_decoded() {
 }
 
 #[tokio::test]
-async fn a_gantt_that_posts_to_its_bare_address_is_told_where_that_is_a_route() {
-    // One of its two entities; the other is told apart by the query alone and is for the handler to publish.
+async fn a_gantt_that_posts_to_its_bare_address_is_broadcast_where_that_is_a_route() {
+    // One of its two entities; the other differs in the query alone and is for the handler to publish.
     let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add).body_modes();
     let live = LiveUpdates::builder("/api/v1")
         .delivery(Delivery::Plain)
@@ -121,10 +121,10 @@ async fn a_gantt_that_posts_to_its_bare_address_is_told_where_that_is_a_route() 
         .entity(tasks)
         .entity(Entity::new("links"))
         .build();
-    let told = Capture::read("gantt_mode_json").replay(live.expect("a good configuration")).await;
-    assert_eq!(outline(&told[0].1), ("add-task", "500".to_owned()));
-    assert_eq!(told[0].1["task"]["text"], "a&b=é");
-    assert_eq!(outline(&told[1].1), ("update-task", "500".to_owned()));
+    let received = Capture::read("gantt_mode_json").replay(live.expect("a good configuration")).await;
+    assert_eq!(outline(&received[0].1), ("add-task", "500".to_owned()));
+    assert_eq!(received[0].1["task"]["text"], "a&b=é");
+    assert_eq!(outline(&received[1].1), ("update-task", "500".to_owned()));
 }
 
 #[test]
@@ -230,13 +230,14 @@ impl Capture {
         Self(entries.into_iter().map(Entry).collect())
     }
 
-    /// What page A heard: the entity and the value of each message.
+    /// What page A received: the entity and the value of each message.
     fn messages(&self) -> Vec<(String, Value)> {
-        let heard = self.0.iter().filter(|entry| entry.str("kind") == "ws" && entry.str("to") == "A");
-        heard.map(|entry| told(&serde_json::from_str(entry.str("body")).expect("JSON"))).collect()
+        let received = self.0.iter().filter(|entry| entry.str("kind") == "ws" && entry.str("to") == "A");
+        received.map(|entry| entity_and_value(&serde_json::from_str(entry.str("body")).expect("JSON"))).collect()
     }
 
-    /// Sends the captured requests and gives the captured answers, interleaved as they were; what a page is told.
+    /// Sends the captured requests and gives the captured responses, interleaved as they were; returns what a page
+    /// receives.
     async fn replay(&self, live: LiveUpdates) -> Vec<(String, Value)> {
         let waiting = Waiting::default();
         let answers = waiting.clone();
@@ -276,24 +277,24 @@ impl Capture {
                 assert_eq!(answer.body(), entry.str("body").as_bytes());
             }
         }
-        everything_told(&mut page, &live).await
+        everything_received(&mut page, &live).await
     }
 }
 
 /// A message's entity and value.
-fn told(message: &Value) -> (String, Value) {
+fn entity_and_value(message: &Value) -> (String, Value) {
     assert_eq!(message["action"], "event", "{message}");
     (message["body"]["name"].as_str().expect("a name").to_owned(), message["body"]["value"].clone())
 }
 
-async fn everything_told(page: &mut Page, live: &LiveUpdates) -> Vec<(String, Value)> {
+async fn everything_received(page: &mut Page, live: &LiveUpdates) -> Vec<(String, Value)> {
     live.send("links", &json!({"type": "marker"})).expect("a configured entity");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
-        let message = told(&page.message().await.expect("an open socket"));
+        let message = entity_and_value(&page.message().await.expect("an open socket"));
         if message.1["type"] == "marker" {
-            return heard;
+            return received;
         }
-        heard.push(message);
+        received.push(message);
     }
 }

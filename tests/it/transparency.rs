@@ -1,4 +1,4 @@
-//! What is not live updates' business passes as if the layer were not there.
+//! Requests and responses that do not concern live updates pass as if the layer were not there.
 
 use std::{
     cell::Cell,
@@ -36,8 +36,8 @@ async fn a_websocket_of_the_applications_own_keeps_its_upgrade() {
         tokio::spawn(async move {
             let stream = TokioIo::new(upgrade.await.expect("an upgrade"));
             let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
-            let said = socket.next().await.expect("a message").expect("a good one");
-            socket.send(Message::text(format!("echo {said}"))).await.expect("an open socket");
+            let received = socket.next().await.expect("a message").expect("a good one");
+            socket.send(Message::text(format!("echo {received}"))).await.expect("an open socket");
         });
         Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -171,7 +171,7 @@ async fn errors_of_the_inner_service_are_its_own() {
         let request = Request::builder().method(&method).uri(path).body(full("{}")).unwrap();
         assert_eq!(service.clone().oneshot(request).await.unwrap_err(), Refused, "{method}");
     }
-    assert!(page.told(&live).await.is_empty());
+    assert!(page.received(&live).await.is_empty());
 }
 
 /// A body of another kind of data, which is neither `Sync` nor cloneable.
@@ -202,7 +202,7 @@ impl Body for Pieces {
 }
 
 #[tokio::test]
-async fn bodies_of_other_data_that_are_not_sync_pass_and_are_told() {
+async fn bodies_of_other_data_that_are_not_sync_pass_and_are_broadcast() {
     let live = live();
     let server = Server::layered(&live.layer(), |_| async { answer(200, "") });
     let mut page = server.subscribed().await;
@@ -213,11 +213,11 @@ async fn bodies_of_other_data_that_are_not_sync_pass_and_are_told() {
     let request = Request::put("/events/7").body(Pieces::new(&[b"{\"text\"", b":\"a\"}"])).unwrap();
     let response = service.oneshot(request).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), r#"{"action":"updated"}"#);
-    assert_eq!(page.told(&live).await, [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})]);
+    assert_eq!(page.received(&live).await, [json!({"type": "update-event", "event": {"text": "a", "id": "7"}})]);
 }
 
 #[tokio::test]
-async fn extensions_and_headers_pass_both_ways() {
+async fn extensions_and_headers_pass_in_both_directions() {
     #[derive(Clone, Debug, PartialEq)]
     struct Mark(u8);
     let live = live();

@@ -1,4 +1,4 @@
-//! Upgrades that cannot be carried out: each is refused with words about the remedy, and leaves nothing behind.
+//! Upgrades that cannot be carried out: each is refused with the remedy, and leaves nothing behind.
 
 use http::Request;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -9,7 +9,7 @@ use tower_live_updates::LiveUpdates;
 
 use crate::support::{
     Server, builder,
-    client::{Client, Way, patient},
+    client::{Client, Transport, patient},
     full, live,
     raw::{Raw, upgrade_request},
     until, usual,
@@ -88,7 +88,7 @@ async fn a_server_that_carries_no_upgrades_out_is_counted_and_nothing_is_left_be
 
     let stats = live.stats();
     assert_eq!((stats.connections, stats.subscriptions, stats.sockets_opened), (0, 0, 0));
-    // The one place there is has not been lost.
+    // The only permit has been given back.
     let server = Server::layered(&live.layer(), usual);
     let page = server.subscribed().await;
     assert_eq!(live.stats().connections, 1);
@@ -100,7 +100,7 @@ async fn a_server_that_carries_no_upgrades_out_is_counted_and_nothing_is_left_be
 #[tokio::test(start_paused = true)]
 async fn sessions_begin_with_sockets_that_are_up() {
     let live = patient().build().unwrap();
-    let page = Client::load(&Server::layered(&live.layer(), usual), Way::AnyStream).await;
+    let page = Client::load(&Server::layered(&live.layer(), usual), Transport::AnyStream).await;
     let mut raw = Raw::new(connect_without_upgrades(&live));
     raw.upgrade(&format!("/api/v1?token={}&ws=1", page.key)).await;
     assert!(raw.is_over().await);
@@ -140,7 +140,7 @@ async fn a_client_that_leaves_before_its_socket_is_up_is_no_fault_of_the_server(
 }
 
 #[tokio::test]
-async fn a_request_that_lost_its_upgrade_on_the_way_is_answered_with_the_remedy() {
+async fn a_request_that_lost_its_upgrade_in_a_proxy_is_answered_with_the_remedy() {
     let live = live();
     // What a test harness, or a layer that makes requests anew, hands over: every header, and no extension.
     let request = || {

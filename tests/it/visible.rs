@@ -1,4 +1,4 @@
-//! Who may see which object, and what of it: the same on every way in which pages are told of anything.
+//! The visibility filter: which pages may see which object, and what of it, in every case in which an object is sent.
 
 use std::{
     convert::Infallible,
@@ -20,13 +20,13 @@ use tower_live_updates::{
 
 use crate::support::{
     Page, Server,
-    client::{Client, WAYS, Way, adds, event, upserts},
+    client::{Client, TRANSPORTS, Transport, adds, event, upserts},
     json as answer, read, usual,
 };
 
 const NOTHING: [&str; 0] = [];
 
-/// The token is the name, and each has a scope of that name; everybody is in `all`.
+/// The token is the name, and each has a scope of that name; all are in `all`.
 async fn by_name((): (), request: AuthRequest) -> Result<Identity, AuthError> {
     let name = request.token();
     Ok(Identity::new(name).with_scope(name).with_scope("all"))
@@ -51,7 +51,7 @@ fn of(id: u32, text: &str, only: Option<&str>) -> Value {
     event
 }
 
-/// What is told here is published by hand; a hook that reads rows back is needed all the same.
+/// Changes are published by hand here; a hook that reads rows back is needed all the same.
 async fn no_rows((): (), _: String) -> Result<Option<Value>, Infallible> {
     Ok(None)
 }
@@ -95,7 +95,7 @@ impl World {
         Self { live, rows, kept }
     }
 
-    fn tell(&self, change: Change, only: Option<&str>) {
+    fn publish_all(&self, change: Change, only: Option<&str>) {
         let change = match self.kept {
             Kept::ByScope => change.scope(only.unwrap_or("all")),
             Kept::ByView => change,
@@ -105,19 +105,19 @@ impl World {
 
     fn add(&self, id: u32, text: &str, only: Option<&str>) {
         let row = of(id, text, only);
-        self.tell(Change::add(&row).unwrap(), only);
+        self.publish_all(Change::add(&row).unwrap(), only);
         self.rows.lock().unwrap().push(row);
     }
 
     fn update(&self, id: u32, text: &str, only: Option<&str>) {
         let row = of(id, text, only);
-        self.tell(Change::update(&row).unwrap(), only);
+        self.publish_all(Change::update(&row).unwrap(), only);
         self.rows.lock().unwrap().retain(|known| known["id"] != id);
         self.rows.lock().unwrap().push(row);
     }
 
     fn delete(&self, id: u32, only: Option<&str>) {
-        self.tell(Change::delete(id).unwrap(), only);
+        self.publish_all(Change::delete(id).unwrap(), only);
         self.rows.lock().unwrap().retain(|known| known["id"] != id);
     }
 }
@@ -132,130 +132,138 @@ fn secrets(world: &World, round: u32) {
     world.delete(10 * round + 3, ann);
 }
 
-/// What is told of the rounds to one who sees only what is public.
-fn is_clean(heard: &[String]) -> bool {
-    heard.iter().all(|line| line.ends_with(" public") && line.contains("2 "))
+/// What a page receives of the rounds that sees only what is public.
+fn is_clean(received: &[String]) -> bool {
+    received.iter().all(|line| line.ends_with(" public") && line.contains("2 "))
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_may_not_see_is_not_told_on_any_way() {
+async fn an_object_outside_the_visibility_filter_is_not_sent_in_any_case() {
     for kept in [Kept::ByScope, Kept::ByView] {
-        for way in WAYS {
+        for transport in TRANSPORTS {
             let world = World::new(kept, 20);
             let (live, server) = (&world.live, Server::layered(&world.live.layer(), usual));
-            let [ann, ben] =
-                [Client::load_with(&server, way, "ann").await, Client::load_with(&server, way, "ben").await];
+            let [ann, ben] = [
+                Client::load_with(&server, transport, "ann").await,
+                Client::load_with(&server, transport, "ben").await,
+            ];
             let mut at_ann = ann.open().await;
-            let check = |path: &str, heard: Vec<String>| {
-                assert!(!heard.is_empty() && is_clean(&heard), "{kept:?} {way:?} {path}: {heard:?}");
+            let check = |path: &str, received: Vec<String>| {
+                assert!(!received.is_empty() && is_clean(&received), "{kept:?} {transport:?} {path}: {received:?}");
             };
 
             secrets(&world, 1);
             let mut at_ben = ben.open().await;
-            check("first replay", at_ben.heard().await);
+            check("first replay", at_ben.received().await);
             assert!(live.stats().replays > 0);
-            check("first replay, again, and settling", at_ben.hears_in(12.0).await);
+            check("first replay, again, and settling", at_ben.received_in(12.0).await);
             secrets(&world, 2);
-            check("live", at_ben.heard().await);
+            check("live", at_ben.received().await);
             let repeats = live.stats().repeats;
-            check("settling", at_ben.hears_in(10.0).await);
+            check("settling", at_ben.received_in(10.0).await);
             assert!(live.stats().repeats > repeats);
-            let heard = at_ben.hears_in(65.0).await;
-            assert!(heard.is_empty(), "{kept:?} {way:?} deletions, told again: {heard:?}");
-            let deletions = at_ann.heard().await;
+            let received = at_ben.received_in(65.0).await;
+            assert!(received.is_empty(), "{kept:?} {transport:?} deletions, repeated: {received:?}");
+            let deletions = at_ann.received().await;
             assert!(deletions.iter().filter(|line| *line == "delete 13").count() > 1, "to ann: {deletions:?}");
 
             at_ben.cut(live).await;
             secrets(&world, 3);
             let mut at_ben = ben.open().await;
-            check("replay", at_ben.heard().await);
+            check("replay", at_ben.received().await);
             at_ben.cut(live).await;
             for round in 4..9 {
                 secrets(&world, round);
             }
             let snapshots = live.stats().snapshots;
             let mut at_ben = ben.open().await;
-            check("snapshot", at_ben.hears_in(1.0).await);
-            // What was told in scopes of others only takes nothing of his history.
+            check("snapshot", at_ben.received_in(1.0).await);
+            // Changes in scopes of others only take nothing of his history.
             assert_eq!(live.stats().snapshots > snapshots, kept == Kept::ByView);
-            at_ben.hears_in(60.0).await;
+            at_ben.received_in(60.0).await;
             live.refresh("events").unwrap();
-            check("refresh", at_ben.hears_in(1.0).await);
-            let heard = at_ben.hears_in(1000.0).await;
-            assert!(is_clean(&heard), "{kept:?} {way:?} after a refresh: {heard:?}");
+            check("refresh", at_ben.received_in(1.0).await);
+            let received = at_ben.received_in(1000.0).await;
+            assert!(is_clean(&received), "{kept:?} {transport:?} after a refresh: {received:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sees_it_is_told_of_it_on_every_way() {
+async fn a_page_that_may_see_an_object_receives_it_in_every_case() {
     for kept in [Kept::ByScope, Kept::ByView] {
-        for way in WAYS {
+        for transport in TRANSPORTS {
             let world = World::new(kept, 20);
             let server = Server::layered(&world.live.layer(), usual);
-            let ann = Client::load_with(&server, way, "ann").await;
+            let ann = Client::load_with(&server, transport, "ann").await;
             world.add(1, "mine", Some("ann"));
             let mut tab = ann.open().await;
-            assert_eq!(tab.heard().await, adds(&[(1, "mine")]), "{kept:?} {way:?} replay");
-            let again = tab.hears_in(6.0).await;
-            assert!(!again.is_empty() && again.iter().all(|told| *told == adds(&[(1, "mine")])[0]), "{again:?}");
-            tab.hears_in(20.0).await;
+            assert_eq!(tab.received().await, adds(&[(1, "mine")]), "{kept:?} {transport:?} replay");
+            let again = tab.received_in(6.0).await;
+            assert!(
+                !again.is_empty() && again.iter().all(|received| *received == adds(&[(1, "mine")])[0]),
+                "{again:?}"
+            );
+            tab.received_in(20.0).await;
             world.update(1, "still mine", Some("ann"));
-            assert_eq!(tab.heard().await, ["update 1 still mine"], "{kept:?} {way:?} live");
-            tab.hears_in(20.0).await;
+            assert_eq!(tab.received().await, ["update 1 still mine"], "{kept:?} {transport:?} live");
+            tab.received_in(20.0).await;
             world.live.refresh("events").unwrap();
-            assert_eq!(tab.hears_in(1.0).await, upserts(&[(1, "still mine")]), "{kept:?} {way:?} snapshot");
+            assert_eq!(tab.received_in(1.0).await, upserts(&[(1, "still mine")]), "{kept:?} {transport:?} snapshot");
         }
     }
 }
 
-/// What a deletion says to a page that may lack anything.
+/// A deletion, as sent to a page that may lack anything.
 fn gone(id: u32) -> Vec<String> {
     vec![format!("update {id} ordinary"), format!("delete {id}"), format!("update {id}")]
 }
 
 #[tokio::test(start_paused = true)]
-async fn losing_sight_deletes_and_gaining_sight_adds() {
+async fn leaving_a_visibility_filter_deletes_and_entering_it_adds() {
     for kept in [Kept::ByScope, Kept::ByView] {
-        for way in WAYS {
+        for transport in TRANSPORTS {
             let world = World::new(kept, 1000);
             let (live, server) = (&world.live, Server::layered(&world.live.layer(), usual));
-            let ben = Client::load_with(&server, way, "ben").await;
+            let ben = Client::load_with(&server, transport, "ben").await;
             let mut tab = ben.open().await;
             world.add(1, "public", None);
-            tab.hears_in(30.0).await;
+            tab.received_in(30.0).await;
 
             world.update(1, "ann's", Some("ann"));
-            assert_eq!(tab.heard().await, gone(1), "{kept:?} {way:?}");
+            assert_eq!(tab.received().await, gone(1), "{kept:?} {transport:?}");
             // A form may have been open.
-            let again = tab.hears_in(61.0).await;
-            assert!(again.len() >= 3 && again.chunks(3).all(|told| told == gone(1)), "{kept:?} {way:?} {again:?}");
+            let again = tab.received_in(61.0).await;
+            assert!(
+                again.len() >= 3 && again.chunks(3).all(|message| message == gone(1)),
+                "{kept:?} {transport:?} {again:?}"
+            );
             world.update(1, "ann's own", Some("ann"));
-            assert_eq!(tab.heard().await, NOTHING, "{kept:?} {way:?}: he knows of nothing");
+            assert_eq!(tab.received().await, NOTHING, "{kept:?} {transport:?}: he knows of nothing");
 
             world.update(1, "public again", None);
-            assert_eq!(tab.heard().await, upserts(&[(1, "public again")]), "{kept:?} {way:?}");
-            let later = tab.hears_in(100.0).await;
-            assert!(later.iter().all(|told| told.ends_with("public again")), "{kept:?} {way:?} {later:?}");
+            assert_eq!(tab.received().await, upserts(&[(1, "public again")]), "{kept:?} {transport:?}");
+            let later = tab.received_in(100.0).await;
+            assert!(later.iter().all(|message| message.ends_with("public again")), "{kept:?} {transport:?} {later:?}");
 
-            // While he was away it went and came: only what is now is told.
+            // While he was away it left and entered his view: only its present state is sent.
             tab.cut(live).await;
             world.update(1, "ann's", Some("ann"));
             world.update(1, "for all", None);
             let mut tab = ben.open().await;
-            assert_eq!(tab.heard().await, upserts(&[(1, "for all")]), "{kept:?} {way:?}");
-            tab.hears_in(100.0).await;
+            assert_eq!(tab.received().await, upserts(&[(1, "for all")]), "{kept:?} {transport:?}");
+            tab.received_in(100.0).await;
 
-            // And went, and was changed, and is gone for everybody.
+            // And left, and was changed, and is deleted for all.
             tab.cut(live).await;
             world.update(1, "ann's", Some("ann"));
             world.update(1, "ann's own", Some("ann"));
             let mut tab = ben.open().await;
-            assert_eq!(tab.heard().await, gone(1), "{kept:?} {way:?} replayed");
-            tab.hears_in(20.0).await;
+            assert_eq!(tab.received().await, gone(1), "{kept:?} {transport:?} replayed");
+            tab.received_in(20.0).await;
             world.delete(1, Some("ann"));
-            let heard = tab.heard().await;
-            assert!(heard.is_empty(), "{kept:?} {way:?} {heard:?}");
+            let received = tab.received().await;
+            assert!(received.is_empty(), "{kept:?} {transport:?} {received:?}");
         }
     }
 }
@@ -265,15 +273,15 @@ async fn scope_and_view_must_both_allow_it() {
     let no_rows = async |(), _: Vec<String>, _: String| Ok::<Option<Value>, Infallible>(None);
     let live = builder().entity(by_owner().load_scoped((), no_rows).scoped()).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
-    let mut tab = Client::load_with(&server, Way::Tcp, "ben").await.open().await;
+    let mut tab = Client::load_with(&server, Transport::Tcp, "ben").await.open().await;
     for (id, scope, only) in [(1, "ann", None), (2, "all", Some("ann")), (3, "all", None), (4, "ben", Some("ben"))] {
         live.publish("events", Change::add(&of(id, "x", only)).unwrap().scope(scope)).unwrap();
     }
-    assert_eq!(tab.heard().await, ["add 3 x", "add 4 x"]);
-    // Out of his scope, and out of his sight.
+    assert_eq!(tab.received().await, ["add 3 x", "add 4 x"]);
+    // Out of his scope, and out of his view.
     live.publish("events", Change::update(&of(3, "y", None)).unwrap().scope("ann")).unwrap();
     live.publish("events", Change::update(&of(4, "y", Some("ann"))).unwrap().scope("all")).unwrap();
-    assert_eq!(tab.heard().await, [gone(3), gone(4)].concat());
+    assert_eq!(tab.received().await, [gone(3), gone(4)].concat());
 }
 
 async fn page(server: &Server, name: &str) -> Page {
@@ -307,15 +315,15 @@ async fn a_projection_keeps_fields_from_others_and_leaves_ids_alone() {
     planned["text"] = "plan b".into();
     live.publish("events", Change::update(&planned).unwrap()).unwrap();
     for kind in ["add-event", "update-event"] {
-        let (told, seen) = at_ann.event().await;
-        assert_eq!((&*told, &seen["notes"]), (kind, &json!("hush")));
-        let (told, seen) = at_ben.event().await;
-        assert_eq!((&*told, &seen["id"], seen.get("notes")), (kind, &json!(7), None));
+        let (received, seen) = at_ann.event().await;
+        assert_eq!((&*received, &seen["notes"]), (kind, &json!("hush")));
+        let (received, seen) = at_ben.event().await;
+        assert_eq!((&*received, &seen["id"], seen.get("notes")), (kind, &json!(7), None));
     }
     live.refresh("events").unwrap();
     for kind in ["add-event", "update-event"] {
-        let (told, seen) = at_ben.event().await;
-        assert_eq!((&*told, &seen["text"], seen.get("notes")), (kind, &json!("stored"), None));
+        let (received, seen) = at_ben.event().await;
+        assert_eq!((&*received, &seen["text"], seen.get("notes")), (kind, &json!("stored"), None));
     }
 }
 
@@ -331,18 +339,18 @@ async fn what_a_projection_must_not_answer_is_not_sent() {
     );
     let live = builder().delivery(Delivery::Plain).entity(entity).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
-    let mut tab = Client::load_with(&server, Way::AnyStream, "ben").await.open().await;
+    let mut tab = Client::load_with(&server, Transport::AnyStream, "ben").await.open().await;
     let mut failures = 0;
     for answer in [json!([1]), json!({"id": 8, "text": "another"}), json!({"text": "without dates"}), json!(null)] {
         *wrong.lock().unwrap() = answer;
         failures += 1;
         live.publish("events", Change::add(&event(failures, "x")).unwrap()).unwrap();
-        assert_eq!(tab.heard().await, NOTHING);
+        assert_eq!(tab.received().await, NOTHING);
         assert_eq!(live.stats().hooks_failed, u64::from(failures));
     }
     *wrong.lock().unwrap() = event(7, "fine");
     live.publish("events", Change::add(&event(7, "x")).unwrap()).unwrap();
-    assert_eq!(tab.heard().await, ["add 7 fine"]);
+    assert_eq!(tab.received().await, ["add 7 fine"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,15 +369,15 @@ async fn before_a_write_the_row_is_read_that_the_log_does_not_know() {
                 answer(200, r#"{"action":"updated"}"#)
             }
         });
-        let mut tab = Client::load_with(&server, Way::AnyStream, "ben").await.open().await;
+        let mut tab = Client::load_with(&server, Transport::AnyStream, "ben").await.open().await;
         server.write(Method::PUT, "/events/7", &of(7, "private", Some("ann")).to_string()).await;
         let expected: &[&str] = if was.is_some() { &[] } else { &["delete 7"] };
-        assert_eq!(tab.heard().await, expected, "{was:?}");
+        assert_eq!(tab.received().await, expected, "{was:?}");
     }
 }
 
 #[test]
-fn who_may_see_a_row_is_not_found_out_without_the_row() {
+fn the_visibility_hook_is_not_asked_about_part_of_a_row() {
     let build = |entity: Entity| builder().entity(entity).build();
     let sees = async |(), _: Identity, _: Value| Ok::<_, Infallible>(true);
     let error = build(Entity::scheduler("/events").visible((), sees)).unwrap_err();
@@ -379,7 +387,7 @@ fn who_may_see_a_row_is_not_found_out_without_the_row() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_that_wait_for_an_answer_hold_nobody_up() {
+async fn pages_that_wait_for_a_visibility_hook_delay_no_other_page() {
     let is_slow = Arc::new(AtomicBool::new(true));
     let entity = Entity::scheduler("/events").load((), no_rows).visible(
         is_slow,
@@ -393,13 +401,13 @@ async fn pages_that_wait_for_an_answer_hold_nobody_up() {
     let live = builder().delivery(Delivery::Plain).entity(entity).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let [mut at_ann, mut at_ben] = [
-        Client::load_with(&server, Way::Tcp, "ann").await.open().await,
-        Client::load_with(&server, Way::Tcp, "ben").await.open().await,
+        Client::load_with(&server, Transport::Tcp, "ann").await.open().await,
+        Client::load_with(&server, Transport::Tcp, "ben").await.open().await,
     ];
     let changes = [1, 2].map(|id| Change::add(&event(id, "x")).unwrap());
     live.publish_many("events", changes).unwrap();
-    assert_eq!(at_ann.heard().await, ["add 1 x", "add 2 x"]);
-    assert_eq!(at_ben.heard().await, NOTHING);
-    assert_eq!(at_ben.hears_in(4.0).await, ["add 1 x", "add 2 x"]);
+    assert_eq!(at_ann.received().await, ["add 1 x", "add 2 x"]);
+    assert_eq!(at_ben.received().await, NOTHING);
+    assert_eq!(at_ben.received_in(4.0).await, ["add 1 x", "add 2 x"]);
     assert_eq!(live.stats().hooks_failed, 0);
 }

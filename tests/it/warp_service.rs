@@ -35,7 +35,7 @@ async fn a_warp_filter_needs_no_line_of_its_own() {
     let mut stored = event(0, "new");
     stored["id"] = "17".into();
     assert_eq!(
-        page.told(&live).await,
+        page.received(&live).await,
         [
             json!({"type": "add-event", "event": stored}),
             json!({"type": "update-event", "event": {"text": "moved", "id": "17"}}),

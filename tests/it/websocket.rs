@@ -54,9 +54,9 @@ async fn connection_and_upgrade_are_lists_of_tokens_in_any_case_on_any_number_of
 }
 
 #[tokio::test]
-async fn the_101_says_what_the_standard_asks_for_and_nothing_about_a_body() {
+async fn the_101_has_the_headers_of_the_standard_and_none_about_a_body() {
     let server = Server::layered(&live().layer(), usual);
-    for (way, mut raw) in server.connect_both().await {
+    for (transport, mut raw) in server.connect_both().await {
         let offers = [
             ("Sec-WebSocket-Protocol", "chat, superchat"),
             ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
@@ -64,10 +64,10 @@ async fn the_101_says_what_the_standard_asks_for_and_nothing_about_a_body() {
         ];
         raw.write(upgrade_request(ADDRESS, &offers).as_bytes()).await.unwrap();
         let head = raw.head().await;
-        assert_eq!(head.status(), 101, "{way}");
+        assert_eq!(head.status(), 101, "{transport}");
         let mut names: Vec<String> = head.headers().into_iter().map(|(name, _)| name).collect();
         names.sort();
-        assert_eq!(names, ["connection", "date", "sec-websocket-accept", "upgrade"], "{way}");
+        assert_eq!(names, ["connection", "date", "sec-websocket-accept", "upgrade"], "{transport}");
         // The sample of RFC 6455 1.3.
         assert_eq!(head.header("sec-websocket-accept").as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         assert_eq!(head.header("connection").map(|value| value.to_lowercase()).as_deref(), Some("upgrade"));
@@ -79,7 +79,7 @@ async fn the_101_says_what_the_standard_asks_for_and_nothing_about_a_body() {
 }
 
 #[tokio::test]
-async fn another_version_is_told_which_one_is_spoken() {
+async fn another_version_is_answered_with_the_supported_one() {
     let server = Server::layered(&live().layer(), usual);
     for version in ["8", "7", "14", "0", "", "thirteen", "13.0", "13, 8"] {
         let (status, spoken) = answer(&server, &[("Sec-WebSocket-Version", version)]).await;
@@ -126,7 +126,7 @@ async fn the_old_protocol_version_of_http_cannot_upgrade() {
 }
 
 #[tokio::test]
-async fn http_2_is_refused_with_words_about_the_setting_that_helps() {
+async fn http_2_is_refused_with_the_setting_that_helps() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut client = server.h2::<Full<Bytes>>().await;
@@ -145,45 +145,45 @@ async fn http_2_is_refused_with_words_about_the_setting_that_helps() {
 }
 
 #[tokio::test]
-async fn frames_that_arrive_together_with_the_request_are_heard() {
+async fn frames_that_arrive_together_with_the_request_are_read() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in server.connect_both().await {
+    for (transport, mut raw) in server.connect_both().await {
         let mut together = upgrade_request(ADDRESS, &[]).into_bytes();
         together.extend(text(r#"{"action":"subscribe","name":"events"}"#));
         // More than the buffer of the frame reader, and the last one cut in two.
         let long = text(&format!(r#"{{"action":"subscribe","name":"calendars","padding":"{}"}}"#, "x".repeat(1000)));
         together.extend(&long[..700]);
         raw.write(&together).await.unwrap();
-        assert_eq!(raw.head().await.status(), 101, "{way}");
-        assert_eq!(raw.json().await["action"], "start", "{way}");
+        assert_eq!(raw.head().await.status(), 101, "{transport}");
+        assert_eq!(raw.json().await["action"], "start", "{transport}");
         raw.write(&long[700..]).await.unwrap();
         raw.barrier().await;
         live.send("events", &json!(1)).unwrap();
         live.send("calendars", &json!(2)).unwrap();
-        assert_eq!(raw.json().await["body"], json!({"name": "events", "value": 1}), "{way}");
-        assert_eq!(raw.json().await["body"], json!({"name": "calendars", "value": 2}), "{way}");
+        assert_eq!(raw.json().await["body"], json!({"name": "events", "value": 1}), "{transport}");
+        assert_eq!(raw.json().await["body"], json!({"name": "calendars", "value": 2}), "{transport}");
     }
 }
 
 #[tokio::test]
-async fn frames_that_arrive_byte_by_byte_are_heard() {
+async fn frames_that_arrive_byte_by_byte_are_read() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in server.connect_both().await {
+    for (transport, mut raw) in server.connect_both().await {
         for byte in upgrade_request(ADDRESS, &[]).as_bytes() {
             raw.write(&[*byte]).await.unwrap();
             tokio::task::yield_now().await;
         }
-        assert_eq!(raw.head().await.status(), 101, "{way}");
-        assert_eq!(raw.json().await["action"], "start", "{way}");
+        assert_eq!(raw.head().await.status(), 101, "{transport}");
+        assert_eq!(raw.json().await["action"], "start", "{transport}");
         for byte in text(r#"{"action":"subscribe","name":"events"}"#) {
             raw.write(&[byte]).await.unwrap();
             tokio::task::yield_now().await;
         }
         raw.barrier().await;
         live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{way}");
+        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
     }
 }
 
@@ -191,16 +191,16 @@ async fn frames_that_arrive_byte_by_byte_are_heard() {
 async fn the_start_message_comes_first_whatever_is_going_on() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
-    for (way, mut raw) in server.connect_both().await {
+    for (transport, mut raw) in server.connect_both().await {
         let mut together = upgrade_request(ADDRESS, &[]).into_bytes();
         together.extend(raw::frame(raw::PING, b"early"));
         together.extend(text(r#"{"action":"call","body":[{"id":"2","name":"a.b","args":[]}]}"#));
         raw.write(&together).await.unwrap();
-        live.send("events", &json!("nobody has subscribed")).unwrap();
-        assert_eq!(raw.head().await.status(), 101, "{way}");
-        assert_eq!(raw.json().await["action"], "start", "{way}");
-        assert_eq!(raw.frame().await.unwrap(), (raw::FIN | raw::PONG, b"early".to_vec()), "{way}");
-        assert_eq!(raw.json().await["action"], "result", "{way}");
+        live.send("events", &json!("no page has subscribed")).unwrap();
+        assert_eq!(raw.head().await.status(), 101, "{transport}");
+        assert_eq!(raw.json().await["action"], "start", "{transport}");
+        assert_eq!(raw.frame().await.unwrap(), (raw::FIN | raw::PONG, b"early".to_vec()), "{transport}");
+        assert_eq!(raw.json().await["action"], "result", "{transport}");
     }
 }
 
@@ -239,7 +239,7 @@ async fn offered_extensions_are_declined_however_odd_they_are() {
 }
 
 #[tokio::test]
-async fn a_request_with_thousands_of_headers_harms_nobody() {
+async fn a_request_with_thousands_of_headers_is_harmless() {
     let server = Server::layered(&live().layer(), usual);
     let many: Vec<(String, &str)> = (0..2000).map(|at| (format!("X-{at:04}"), "x")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();

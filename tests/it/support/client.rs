@@ -13,14 +13,14 @@ use super::{
     until,
 };
 
-/// The two ways in which frames go out.
+/// How frames are written: by the socket's task, or by the fan-out straight to TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Transport {
     AnyStream,
     Tcp,
 }
 
-pub const WAYS: [Way; 2] = [Way::AnyStream, Way::Tcp];
+pub const TRANSPORTS: [Transport; 2] = [Transport::AnyStream, Transport::Tcp];
 
 /// The default delivery without pings that only keep a socket alive: those that come ride along with something.
 pub fn patient() -> LiveUpdatesBuilder<HasAuth> {
@@ -39,7 +39,7 @@ pub async fn wait(seconds: f64) {
     sleep(Duration::from_secs_f64(seconds)).await;
 }
 
-/// Holds the paused clock while bytes travel: it would run on whenever everybody waits for a TCP stream.
+/// Holds the paused clock while bytes travel: it would run on whenever all tasks wait for a TCP stream.
 pub struct Still(mpsc::Sender<()>);
 
 impl Still {
@@ -61,33 +61,33 @@ impl fmt::Debug for Still {
 #[derive(Clone, Debug)]
 pub struct Client {
     server: Server,
-    way: Way,
+    transport: Transport,
     /// What it names at its socket: the handshake's key, or its token where it got none.
     pub key: String,
 }
 
 impl Client {
     /// A page that is loaded now: it makes its handshake.
-    pub async fn load(server: &Server, way: Way) -> Self {
-        Self::load_with(server, way, TOKEN).await
+    pub async fn load(server: &Server, transport: Transport) -> Self {
+        Self::load_with(server, transport, TOKEN).await
     }
 
-    pub async fn load_with(server: &Server, way: Way, token: &str) -> Self {
+    pub async fn load_with(server: &Server, transport: Transport, token: &str) -> Self {
         let answer: Value = serde_json::from_slice(server.handshake(token).await.body()).expect("JSON");
-        Self::with_key(server, way, answer["key"].as_str().unwrap_or(token))
+        Self::with_key(server, transport, answer["key"].as_str().unwrap_or(token))
     }
 
     /// A page that names something of its own.
-    pub fn with_key(server: &Server, way: Way, key: &str) -> Self {
-        Self { server: server.clone(), way, key: key.to_owned() }
+    pub fn with_key(server: &Server, transport: Transport, key: &str) -> Self {
+        Self { server: server.clone(), transport, key: key.to_owned() }
     }
 
     /// A socket that has subscribed nothing yet.
     pub async fn connect(&self) -> Tab {
         let _still = Still::stand();
-        let mut raw = match self.way {
-            Way::AnyStream => Raw::new(self.server.connect()),
-            Way::Tcp => Raw::new(self.server.connect_tcp(None).await),
+        let mut raw = match self.transport {
+            Transport::AnyStream => Raw::new(self.server.connect()),
+            Transport::Tcp => Raw::new(self.server.connect_tcp(None).await),
         };
         raw.upgrade(&format!("/api/v1?token={}&ws=1", self.key)).await;
         assert_eq!(raw.json().await["action"], "start");
@@ -110,41 +110,41 @@ pub struct Tab {
     pub pings: Vec<Vec<u8>>,
     /// Whether it answers them, as browsers do by themselves.
     pub answers: bool,
-    /// What it has heard and not been asked about yet.
+    /// What has arrived since `received` was called last.
     unread: Vec<String>,
 }
 
 impl Tab {
     /// Subscribes, and waits until that is done.
     pub async fn subscribe(&mut self, name: &str) {
-        self.say(&json!({"action": "subscribe", "name": name})).await;
+        self.send_text(&json!({"action": "subscribe", "name": name})).await;
     }
 
     /// Unsubscribes, and waits until that is done.
     pub async fn unsubscribe(&mut self, name: &str) {
-        self.say(&json!({"action": "unsubscribe", "name": name})).await;
+        self.send_text(&json!({"action": "unsubscribe", "name": name})).await;
     }
 
-    async fn say(&mut self, message: &Value) {
+    async fn send_text(&mut self, message: &Value) {
         let _still = Still::stand();
-        self.raw.say(&message.to_string()).await;
-        self.hears_anything().await;
+        self.raw.send_text(&message.to_string()).await;
+        self.receives_anything().await;
     }
 
     pub async fn pong(&mut self, payload: &[u8]) {
         self.raw.write(&frame(PONG, payload)).await.expect("an open socket");
     }
 
-    /// What it has heard since it was asked last, up to this moment. The server has its pongs by then.
-    pub async fn heard(&mut self) -> Vec<String> {
+    /// What has arrived since the last call, up to this moment. The server has its pongs by then.
+    pub async fn received(&mut self) -> Vec<String> {
         let _still = Still::stand();
-        while self.hears_anything().await {}
+        while self.receives_anything().await {}
         std::mem::take(&mut self.unread)
     }
 
-    /// Reads what is on its way, until the server has acted on everything said so far; false when there was nothing.
-    async fn hears_anything(&mut self) -> bool {
-        // What was told a moment ago goes out first.
+    /// Reads what is in flight, until the server has acted on everything sent so far; false when there was nothing.
+    async fn receives_anything(&mut self) -> bool {
+        // What was published a moment ago goes out first.
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
@@ -170,10 +170,10 @@ impl Tab {
         self.pings.push(payload);
     }
 
-    /// What it hears while the clock runs on for so long.
-    pub async fn hears_in(&mut self, seconds: f64) -> Vec<String> {
+    /// What it receives while the clock runs on for so long.
+    pub async fn received_in(&mut self, seconds: f64) -> Vec<String> {
         wait(seconds).await;
-        self.heard().await
+        self.received().await
     }
 
     /// Closes the connection without a word, and waits until the server has noticed.
@@ -183,18 +183,18 @@ impl Tab {
         until("the server has noticed", || live.stats().connections < before).await;
     }
 
-    /// What it hears until its socket ends, and how that ends.
+    /// What it receives until its socket ends, and how that ends.
     pub async fn end(&mut self) -> (Vec<String>, End) {
-        let mut heard = std::mem::take(&mut self.unread);
+        let mut received = std::mem::take(&mut self.unread);
         loop {
             match self.raw.frame().await {
-                None => return (heard, End::Gone),
-                Some((first, payload)) if first == FIN | TEXT => heard.push(words(&payload)),
+                None => return (received, End::Gone),
+                Some((first, payload)) if first == FIN | TEXT => received.push(words(&payload)),
                 Some((first, payload)) if first == FIN | PING => self.pings.push(payload),
                 Some((first, payload)) => {
                     assert_eq!(first, FIN | CLOSE);
                     let code = u16::from_be_bytes([payload[0], payload[1]]);
-                    return (heard, End::Close(code, String::from_utf8(payload[2..].to_vec()).expect("text")));
+                    return (received, End::Close(code, String::from_utf8(payload[2..].to_vec()).expect("text")));
                 }
             }
         }
@@ -243,12 +243,12 @@ pub fn event(id: u32, text: &str) -> Value {
     json!({"id": id, "text": text, "start_date": "2026-05-13 09:00", "end_date": "2026-05-13 10:00"})
 }
 
-/// Each object's state as it is told to pages that may know it or not.
+/// Each object's state as pages receive it that may have the object or not.
 pub fn upserts(objects: &[(u32, &str)]) -> Vec<String> {
     objects.iter().flat_map(|(id, text)| [format!("add {id} {text}"), format!("update {id} {text}")]).collect()
 }
 
-/// Objects that were only ever added, as they are told again.
+/// Objects that were only ever added, as they are repeated.
 pub fn adds(objects: &[(u32, &str)]) -> Vec<String> {
     objects.iter().map(|(id, text)| format!("add {id} {text}")).collect()
 }

@@ -30,7 +30,7 @@ pub struct Logs {
 struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
-    /// Listens from now on, until dropped. Tests run on one thread, so they hear only themselves.
+    /// Listens from now on, until dropped. Tests run on one thread, so each captures only its own lines.
     pub fn capture() -> Self {
         Self::capture_from(tracing::Level::INFO)
     }
@@ -60,7 +60,7 @@ fn another() {
     LazyLock::force(&ANOTHER);
 }
 
-/// An event, or a span that began, with what it says itself: not what the spans around it say.
+/// An event, or a span that began, with its own fields: not those of the spans around it.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub target: String,
@@ -94,29 +94,29 @@ impl Visit for Record {
 
 /// The records of this thread since `listen`, each with its own fields.
 pub struct Records {
-    heard: Heard,
+    received: Received,
     _guard: DefaultGuard,
 }
 
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<Record>>>);
+struct Received(Arc<Mutex<Vec<Record>>>);
 
 impl Records {
     /// Listens from now on, until dropped, to what this filter lets through: `trace`, for example.
     pub fn listen(filter: &str) -> Self {
         another();
-        let heard = Heard::default();
-        let layer = heard.clone().with_filter(EnvFilter::new(filter));
-        Self { heard, _guard: tracing::subscriber::set_default(tracing_subscriber::registry().with(layer)) }
+        let received = Received::default();
+        let layer = received.clone().with_filter(EnvFilter::new(filter));
+        Self { received, _guard: tracing::subscriber::set_default(tracing_subscriber::registry().with(layer)) }
     }
 
     /// Everything since the last time this was asked.
     pub fn take(&self) -> Vec<Record> {
-        std::mem::take(&mut self.heard.0.lock().unwrap())
+        std::mem::take(&mut self.received.0.lock().unwrap())
     }
 }
 
-impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Heard {
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Received {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: Context<'_, S>) {
         let mut record = Record::of(attributes.metadata());
         attributes.record(&mut record);

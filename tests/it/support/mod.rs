@@ -37,7 +37,7 @@ pub type AnyResponse = Response<UnsyncBoxBody<Bytes, BoxError>>;
 /// The token every test server knows.
 pub const TOKEN: &str = "demo";
 
-/// A builder with the scheduler's events, not yet told who may connect: each change is said once.
+/// A builder with the scheduler's events, without authentication yet: each change is sent once.
 pub fn builder() -> LiveUpdatesBuilder<WantsAuth> {
     converging().delivery(Delivery::Plain)
 }
@@ -74,7 +74,7 @@ impl Server {
         Self { service: BoxCloneSyncService::new(service) }
     }
 
-    /// Serves a handler behind the layer: the generic way.
+    /// Serves a handler behind the layer, with generic bodies.
     pub fn layered<H, Fut, B>(layer: &LiveUpdatesLayer, handler: H) -> Self
     where
         H: Fn(Request<RequestBody<Incoming>>) -> Fut + Clone + Send + Sync + 'static,
@@ -94,7 +94,7 @@ impl Server {
         self.connect_with(64 * 1024)
     }
 
-    /// Opens a connection whose stream holds this many bytes each way before it blocks.
+    /// Opens a connection whose stream holds this many bytes in each direction before it blocks.
     pub fn connect_with(&self, capacity: usize) -> DuplexStream {
         let (near, far) = tokio::io::duplex(capacity);
         let service = TowerToHyperService::new(self.service.clone());
@@ -104,7 +104,7 @@ impl Server {
         near
     }
 
-    /// Opens a connection over loopback, as hyper serves it without anything in between: the way straight to the TCP
+    /// Opens a connection over loopback, as hyper serves it without anything in between: straight to the TCP
     /// stream. A small receive buffer makes a client that stops reading felt early.
     pub async fn connect_tcp(&self, receive_buffer: Option<u32>) -> TcpStream {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
@@ -125,7 +125,7 @@ impl Server {
         tokio::spawn(serving.with_upgrades());
     }
 
-    /// A connection each way: through any stream, and straight to TCP.
+    /// A connection over each transport: through any stream, and straight to TCP.
     pub async fn connect_both(&self) -> [(&'static str, raw::Raw); 2] {
         [("any stream", raw::Raw::new(self.connect())), ("TCP", raw::Raw::new(self.connect_tcp(None).await))]
     }
@@ -247,13 +247,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Page<S> {
     }
 
     /// Sends a text message.
-    pub async fn say(&mut self, text: &str) {
+    pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.expect("an open socket");
     }
 
     /// Subscribes, and waits until that is done.
     pub async fn subscribe(&mut self, name: &str) {
-        self.say(&format!(r#"{{"action":"subscribe","name":"{name}"}}"#)).await;
+        self.send_text(&format!(r#"{{"action":"subscribe","name":"{name}"}}"#)).await;
         self.barrier().await;
     }
 
@@ -282,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Page<S> {
         (value["type"].as_str().expect("a type").to_owned(), value["event"].clone())
     }
 
-    /// Waits until the server has acted on everything said so far.
+    /// Waits until the server has acted on everything sent so far.
     pub async fn barrier(&mut self) {
         let tag = Bytes::from_static(b"barrier");
         self.socket.send(Message::Ping(tag.clone())).await.expect("an open socket");
@@ -296,22 +296,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Page<S> {
         }
     }
 
-    /// Everything told about `events` up to this moment: the values in order. A marker sent now comes last, so that
-    /// nothing can still be on its way.
-    pub async fn told(&mut self, live: &LiveUpdates) -> Vec<Value> {
-        self.told_about("events", live).await
+    /// Everything received of `events` up to this moment: the values in order. A marker sent now comes last, so that
+    /// nothing can still be in flight.
+    pub async fn received(&mut self, live: &LiveUpdates) -> Vec<Value> {
+        self.received_of("events", live).await
     }
 
-    /// As `told`, with the marker on another entity that the page has subscribed.
-    pub async fn told_about(&mut self, entity: &str, live: &LiveUpdates) -> Vec<Value> {
+    /// As `received`, with the marker on another entity that the page has subscribed.
+    pub async fn received_of(&mut self, entity: &str, live: &LiveUpdates) -> Vec<Value> {
         live.send(entity, &serde_json::json!({"type": "marker"})).expect("a configured entity");
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         loop {
             let message = self.message().await.expect("an open socket");
             if message["body"]["value"]["type"] == "marker" {
-                return told;
+                return received;
             }
-            told.push(message["body"]["value"].clone());
+            received.push(message["body"]["value"].clone());
         }
     }
 
@@ -344,7 +344,7 @@ pub async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(socket)
 }
 
-/// Waits until something has come true on the server's side, where nothing tells of it.
+/// Waits until something has come true on the server's side that no message shows.
 pub async fn until(what: &str, is_true: impl Fn() -> bool) {
     let wait = async {
         while !is_true() {

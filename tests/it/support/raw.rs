@@ -13,7 +13,7 @@ pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
-/// The bit of a frame's first byte that says that its message ends with it.
+/// The bit of a frame's first byte that marks the last frame of a message.
 pub const FIN: u8 = 0x80;
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -30,7 +30,7 @@ pub fn text(message: &str) -> Vec<u8> {
     frame(TEXT, message.as_bytes())
 }
 
-/// The header of a frame that says it has `length` bytes, with the mask where it is masked.
+/// The header of a frame of `length` bytes, with the mask where it is masked.
 pub fn header(first: u8, is_masked: bool, length: u64) -> Vec<u8> {
     let bit = if is_masked { 0x80 } else { 0 };
     let mut header = match (u8::try_from(length), u16::try_from(length)) {
@@ -126,12 +126,12 @@ impl Raw {
         self.stream.flush().await
     }
 
-    /// Says something on a socket that must be open.
-    pub async fn say(&mut self, message: &str) {
+    /// Sends a text message on a socket that must be open.
+    pub async fn send_text(&mut self, message: &str) {
         self.write(&text(message)).await.expect("an open socket");
     }
 
-    /// Waits until the server has acted on everything said so far.
+    /// Waits until the server has acted on everything sent so far.
     pub async fn barrier(&mut self) {
         self.write(&frame(PING, b"barrier")).await.expect("an open socket");
         let answer = self.frame().await.expect("an open socket");
@@ -149,7 +149,7 @@ impl Raw {
         }
     }
 
-    /// An answer and its body, whose length the head says.
+    /// An answer and its body, whose length is in the head.
     pub async fn answer(&mut self) -> (Head, String) {
         let head = self.head().await;
         let length = head.header("content-length").map_or(0, |length| length.parse().expect("a length"));
@@ -177,7 +177,7 @@ impl Raw {
         serde_json::from_slice(&payload).expect("JSON")
     }
 
-    /// How the socket ends, which must be the next thing it says. Pings do not count.
+    /// How the socket ends, which must be its next frame. Pings do not count.
     pub async fn end(&mut self) -> End {
         loop {
             match self.frame().await {

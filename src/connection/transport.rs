@@ -1,7 +1,6 @@
-//! The stream under a socket: a plain TCP stream, which the fan-out writes to directly, or any other.
+//! The stream under a socket: a plain TCP stream, which the fan-out writes to directly, or another one.
 
 use std::{
-    fmt,
     future::poll_fn,
     io::{self, Read, Write},
     pin::{Pin, pin},
@@ -21,54 +20,54 @@ use tokio::{
 
 use super::{
     meter::{Meter, ReadLimits},
-    outbox::{Line, Outbox},
+    outbox::{Outbox, WriteProgress},
 };
 
-/// What tungstenite reads from and answers into: reads come from the stream, answers go into the outbox.
+/// What tungstenite reads from and writes to: reads come from the stream, writes go into the outbox.
 ///
-/// It never waits: where it would have to, it says [`WouldBlock`](io::ErrorKind::WouldBlock), and [`Wire::poll_more`]
-/// waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream keeps for it.
-#[derive(Debug)]
-pub(crate) struct Wire {
+/// It never waits: where it would have to, it returns [`WouldBlock`](io::ErrorKind::WouldBlock), and
+/// [`Transport::poll_more`] waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream
+/// keeps for it.
+pub(crate) struct Transport {
     outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
-    any: Option<Box<Any>>,
-    /// How fast its page is read; as fast as it sends without one.
+    other: Option<Box<OtherStream>>,
+    /// Limits how fast its page is read; none where it is read as fast as it sends.
     meter: Option<Box<Meter>>,
 }
 
 /// A stream that is no plain TCP stream: only its own task reads and writes it.
-struct Any {
+struct OtherStream {
     stream: TokioIo<Upgraded>,
     task: Waker,
 }
 
-impl Wire {
-    /// Finds the TCP stream under hyper's `Upgraded`, or does without. With what hyper had read already: it belongs to
-    /// the socket.
+impl Transport {
+    /// Finds the TCP stream under hyper's `Upgraded`, or does without. Returns the bytes that hyper has read already:
+    /// they belong to the socket.
     pub(crate) fn of(upgraded: Upgraded) -> (Self, Bytes) {
         match tcp_under(upgraded) {
-            // Servers leave it off, and then the kernel holds a frame back until the page has acknowledged the one
-            // before it, for up to 40 ms. A socket that is gone already says so when it is written to.
+            // Without TCP_NODELAY, which servers leave off, the kernel holds a frame back until the page has
+            // acknowledged the one before it, for up to 40 ms. A broken socket shows at its first write.
             Ok((tcp, read)) => {
                 let _ = tcp.set_nodelay(true);
-                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), any: None, meter: None }, read)
+                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), other: None, meter: None }, read)
             }
             Err(upgraded) => {
-                let any = Any { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
-                (Self { outbox: Arc::new(Outbox::new(None)), any: Some(Box::new(any)), meter: None }, Bytes::new())
+                let other = OtherStream { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
+                (Self { outbox: Arc::new(Outbox::new(None)), other: Some(Box::new(other)), meter: None }, Bytes::new())
             }
         }
     }
 
-    /// Reads its page no faster than these limits allow. Of what has been read already it is told by `read`.
+    /// Reads its page no faster than these limits allow. The bytes of `read` count too.
     pub(super) fn limit(&mut self, limits: Arc<ReadLimits>, read: &[u8]) {
         let mut meter = Box::new(Meter::new(limits));
         meter.count(read, Instant::now());
         self.meter = Some(meter);
     }
 
-    /// Reads its page to its end, however fast it sends: unread bytes would cost it our last words.
+    /// Reads its page as fast as it sends, to the end: unread bytes would cost it our close frame.
     pub(super) fn unlimit(&mut self) {
         self.meter = None;
     }
@@ -87,35 +86,33 @@ impl Wire {
 
     /// Has this task woken when there is more to read.
     pub(crate) fn listen(&mut self, cx: &Context<'_>) {
-        if let Some(any) = &mut self.any {
-            any.task.clone_from(cx.waker());
+        if let Some(other) = &mut self.other {
+            other.task.clone_from(cx.waker());
         }
     }
 
-    /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not read
-    /// for a while, the task has its timer wake it.
+    /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not
+    /// read for a while, the task has its timer wake it.
     pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.outbox.tcp() {
             _ if self.is_paused() => Poll::Pending,
             Some(tcp) if self.outbox.has_room() => tcp.poll_read_ready(cx),
-            // Another stream has been asked already; and the outbox wakes the task when there is room.
+            // Another stream was read already and has our waker; and the outbox wakes the task when there is room.
             Some(_) | None => Poll::Pending,
         }
     }
 
-    /// Writes the line out as far as the stream goes at once: ready when something was written or nothing is left.
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Line>> {
-        self.outbox.poll_write(cx, self.any.as_mut().map(|any| &mut any.stream))
+    /// Writes what waits in the outbox, once: ready when something was written or nothing is left.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<WriteProgress>> {
+        self.outbox.poll_write(cx, self.other.as_mut().map(|other| &mut other.stream))
     }
 
-    /// Writes the whole line out.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while ready!(self.poll_write(cx))? == Line::Waiting {}
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while ready!(self.poll_write(cx))? == WriteProgress::Remaining {}
         Poll::Ready(Ok(()))
     }
 
-    /// Keeps the line written out while something else goes on, and once more at its end. False where the stream is
-    /// broken.
+    /// Writes out the outbox while another future runs, and once more at its end. False where the stream is broken.
     pub(crate) async fn write_while(&mut self, other: impl Future<Output = ()>) -> bool {
         let mut other = pin!(other);
         let other_ends_first = poll_fn(|cx| {
@@ -130,20 +127,20 @@ impl Wire {
         other_ends_first.await && poll_fn(|cx| self.poll_flush(cx)).await.is_ok()
     }
 
-    /// Writes the line out, while it reads and forgets until the peer ends.
-    pub(crate) async fn end(&mut self) {
+    /// Writes out the outbox, and discards what arrives until the peer ends.
+    pub(crate) async fn finish(&mut self) {
         poll_fn(|cx| {
             self.outbox.signals().listen(cx);
             self.outbox.signals().take();
             self.listen(cx);
-            let is_read_out = self.poll_reading_out(cx).is_ready();
-            self.poll_end(is_read_out, cx)
+            let is_at_end = self.poll_until_eof(cx).is_ready();
+            self.poll_finish(is_at_end, cx)
         })
         .await;
     }
 
-    /// Reads and forgets until the peer ends; ready then, and each time after.
-    pub(crate) fn poll_reading_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Discards what arrives until the peer ends; ready then, and each time after.
+    pub(crate) fn poll_until_eof(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sink = [0; 1024];
         loop {
             match self.read(&mut sink) {
@@ -159,12 +156,12 @@ impl Wire {
         }
     }
 
-    /// Writes the last words out: ready when they are, and the peer has been read to its end.
+    /// Writes out the outbox: ready when it is written and the peer has been read to its end.
     ///
-    /// Unread bytes would make the kernel reset the connection, and the last words would be lost with it.
-    pub(crate) fn poll_end(&mut self, is_read_out: bool, cx: &mut Context<'_>) -> Poll<()> {
+    /// Unread bytes would make the kernel reset the connection, and our close frame would be lost with it.
+    pub(crate) fn poll_finish(&mut self, is_at_end: bool, cx: &mut Context<'_>) -> Poll<()> {
         match self.poll_flush(cx) {
-            Poll::Ready(Ok(())) if !is_read_out => Poll::Pending,
+            Poll::Ready(Ok(())) if !is_at_end => Poll::Pending,
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
@@ -181,13 +178,13 @@ fn tcp_under(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
-impl Read for Wire {
+impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.outbox.has_room() || self.is_paused() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let read = match &mut self.any {
-            Some(any) => Poll::Ready(any.read(buffer)),
+        let read = match &mut self.other {
+            Some(other) => Poll::Ready(other.read(buffer)),
             None => poll_read_some(self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?, buffer),
         };
         let Poll::Ready(read) = read else {
@@ -196,20 +193,21 @@ impl Read for Wire {
         if let Some(meter) = &mut self.meter {
             match &read {
                 Ok(read) => meter.count(&buffer[..*read], Instant::now()),
-                Err(_) => meter.is_read_out(),
+                Err(_) => meter.nothing_left(),
             }
         }
         read
     }
 }
 
-/// Reads what there is. Where that is less than there is room for, nothing is left, and the next read need not ask the
-/// kernel to find that out. Pending where its task must let others run first.
+/// Reads what has arrived. Where that is less than the buffer holds, nothing is left, and the next read need not ask
+/// the kernel to find that out. Pending where this task must let others run first.
 fn poll_read_some(tcp: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more` yields.
+    // A peer that sends without end must not keep the worker to itself: where its budget is used up, `poll_more`
+    // yields.
     let budget = ready!(poll_proceed(&mut Context::from_waker(Waker::noop())));
     let mut read = 0;
-    // Saying that it would block forgets the readiness that was seen before the read, and no later one.
+    // `WouldBlock` clears the readiness that was seen before the read, and no later one.
     let outcome = tcp.try_io(Interest::READABLE, || {
         read = tcp.try_read(buffer)?;
         let is_all = read > 0 && read < buffer.len();
@@ -221,7 +219,7 @@ fn poll_read_some(tcp: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>>
     Poll::Ready(if read > 0 { Ok(read) } else { outcome.map(|()| read) })
 }
 
-impl Read for Any {
+impl Read for OtherStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.task), &mut buffer) {
@@ -231,19 +229,13 @@ impl Read for Any {
     }
 }
 
-impl Write for Wire {
+impl Write for Transport {
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         if self.outbox.try_answer(frame) { Ok(frame.len()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl fmt::Debug for Any {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Any")
     }
 }
 
@@ -259,7 +251,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn frames_do_not_wait_for_each_others_acknowledgement() {
+    async fn nagles_algorithm_is_off() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let far = listener.accept().await.unwrap().0;
@@ -278,8 +270,8 @@ mod tests {
         near.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
             .await
             .unwrap();
-        let (wire, _) = Wire::of(upgraded.recv().await.unwrap());
-        assert!(wire.outbox.tcp().unwrap().nodelay().unwrap());
+        let (transport, _) = Transport::of(upgraded.recv().await.unwrap());
+        assert!(transport.outbox.tcp().unwrap().nodelay().unwrap());
     }
 
     #[tokio::test]
@@ -289,12 +281,12 @@ mod tests {
         let far = listener.accept().await.unwrap().0;
         near.write_all(&[b'x'; 100_000]).await.unwrap();
         far.readable().await.unwrap();
-        let mut wire = Wire { outbox: Arc::new(Outbox::new(Some(far))), any: None, meter: None };
+        let mut transport = Transport { outbox: Arc::new(Outbox::new(Some(far))), other: None, meter: None };
         let mut buffer = [0; 128];
-        let mut read_on = || std::iter::from_fn(|| wire.read(&mut buffer).ok()).sum::<usize>();
+        let mut read_on = || std::iter::from_fn(|| transport.read(&mut buffer).ok()).sum::<usize>();
         let at_once = poll_fn(|_| Poll::Ready(read_on())).await;
         assert!((1..50_000).contains(&at_once), "{at_once}");
-        poll_fn(|cx| wire.poll_more(cx)).await.unwrap();
-        assert!(wire.read(&mut buffer).is_ok(), "it goes on in its next turn");
+        poll_fn(|cx| transport.poll_more(cx)).await.unwrap();
+        assert!(transport.read(&mut buffer).is_ok(), "it continues in its next poll");
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of one object ends on what was committed last.
+//! The keyed lock: writes of one object take turns, so its last broadcast is the last commit.
 
 use std::{
     collections::HashMap,
@@ -94,8 +94,8 @@ async fn settled() {
 }
 
 async fn texts(page: &mut Page, live: &LiveUpdates) -> Vec<String> {
-    let told = page.told(live).await;
-    told.iter().map(|value| value["event"]["text"].as_str().unwrap_or("(deleted)").to_owned()).collect()
+    let received = page.received(live).await;
+    received.iter().map(|value| value["event"]["text"].as_str().unwrap_or("(deleted)").to_owned()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn a_delete_without_a_body_waits_before_its_handler_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_objects_and_adds_wait_for_nobody() {
+async fn other_objects_and_adds_wait_for_no_keyed_lock() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -161,7 +161,7 @@ async fn other_objects_and_adds_wait_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_slowly_does_not_hold_the_turn() {
+async fn a_slow_sender_does_not_hold_the_keyed_lock() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -178,7 +178,7 @@ async fn who_sends_slowly_does_not_hold_the_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_piece_of_a_body_is_held_back_until_the_turn() {
+async fn the_last_piece_of_a_body_is_held_back_until_the_keyed_lock_is_free() {
     let live = live();
     let pieces: Arc<Mutex<Vec<String>>> = Arc::default();
     let go = Arc::new(Semaphore::new(0));
@@ -214,7 +214,7 @@ async fn the_last_piece_of_a_body_is_held_back_until_the_turn() {
     send.send_data(Bytes::from_static(b"\"second\"}")).await.unwrap();
     drop(send);
     settled().await;
-    assert_eq!(*pieces.lock().unwrap(), ["{\"text\":"], "the last piece waits for the turn");
+    assert_eq!(*pieces.lock().unwrap(), ["{\"text\":"], "the last piece waits for the keyed lock");
     go.add_permits(1);
     first.await.unwrap();
     go.add_permits(1);
@@ -224,7 +224,7 @@ async fn the_last_piece_of_a_body_is_held_back_until_the_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_held_back_still_says_what_is_left_of_it() {
+async fn a_body_held_back_still_reports_its_remaining_length() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     store.hold("first");
@@ -232,7 +232,7 @@ async fn a_body_held_back_still_says_what_is_left_of_it() {
     store.has_read("first").await;
     let service = live.layer().layer(service_fn(|request: Request<RequestBody<Full<Bytes>>>| async {
         let mut body = request.into_body();
-        assert!(timeout(Duration::from_secs(1), body.frame()).await.is_err(), "it is not its turn");
+        assert!(timeout(Duration::from_secs(1), body.frame()).await.is_err(), "it does not hold the keyed lock");
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(12), false));
         Ok::<_, Infallible>(answer(409, "{}"))
     }));
@@ -243,7 +243,7 @@ async fn a_body_held_back_still_says_what_is_left_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
+async fn after_the_write_lock_timeout_a_write_goes_on_and_is_counted() {
     let live = builder().tokens([TOKEN]).write_lock_timeout(Duration::from_secs(3)).build().unwrap();
     let store = Store::default();
     let server = store.server(&live);
@@ -251,11 +251,11 @@ async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
     store.hold("stuck");
     let stuck = put(&server, "stuck");
     store.has_read("stuck").await;
-    for (method, text, told) in [(Method::PUT, "second", "second"), (Method::DELETE, "", "(deleted)")] {
+    for (method, text, received) in [(Method::PUT, "second", "second"), (Method::DELETE, "", "(deleted)")] {
         let began = Instant::now();
         write(&server, method, "/events/7", text).await.unwrap();
         assert_eq!(began.elapsed().as_secs(), 3);
-        assert_eq!(texts(&mut page, &live).await, [told]);
+        assert_eq!(texts(&mut page, &live).await, [received]);
     }
     assert_eq!(live.stats().write_lock_timeouts, 2);
     store.let_go("stuck");
@@ -264,7 +264,7 @@ async fn after_the_turn_timeout_a_write_goes_on_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_turn_is_kept_until_the_write_is_told() {
+async fn the_keyed_lock_is_held_until_the_write_is_published() {
     let live = live();
     let (mut give, body) = Channel::<Bytes, BoxError>::new(1);
     let slow = Arc::new(Mutex::new(Some(body)));
@@ -293,7 +293,7 @@ async fn the_turn_is_kept_until_the_write_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_write_gives_its_turn_back() {
+async fn a_refused_write_releases_its_keyed_lock() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -303,12 +303,12 @@ async fn a_refused_write_gives_its_turn_back() {
     let next = put(&server, "next");
     store.let_go("refused");
     assert_eq!(refused.await.unwrap().status(), 409);
-    assert!(timeout(Duration::from_secs(1), next).await.is_ok(), "not after the turn timeout");
+    assert!(timeout(Duration::from_secs(1), next).await.is_ok(), "not after the write lock timeout");
     assert_eq!(texts(&mut page, &live).await, ["next"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_client_has_gone_keeps_its_turn() {
+async fn a_write_whose_client_has_gone_keeps_its_keyed_lock() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -327,9 +327,9 @@ async fn a_write_whose_client_has_gone_keeps_its_turn() {
     assert_eq!(texts(&mut page, &live).await, ["left", "next"]);
 }
 
-/// What happens to the new object while its POST is on its way, and what pages are told after that.
+/// What happens to the new object while its POST is in flight, and what pages are sent after that.
 #[tokio::test(start_paused = true)]
-async fn an_add_never_overrides_what_was_told_of_its_object_meanwhile() {
+async fn an_add_never_overrides_a_broadcast_of_its_object_meanwhile() {
     let newer = json!({"id": "17", "text": "newer", "start_date": "2025-04-21 12:00", "end_date": "2025-04-21 13:00"});
     let update = Change::update(&newer).unwrap();
     let add = Change::add(&newer).unwrap();
@@ -354,13 +354,13 @@ async fn an_add_never_overrides_what_was_told_of_its_object_meanwhile() {
         live.publish_many("events", meanwhile.clone()).unwrap();
         store.let_go("sent");
         post.await.unwrap();
-        assert_eq!(page.told(&live).await, expected, "{meanwhile:?}");
+        assert_eq!(page.received(&live).await, expected, "{meanwhile:?}");
         assert_eq!(live.stats().changes_published, expected.len() as u64, "{meanwhile:?}");
     }
 }
 
 #[tokio::test]
-async fn what_was_told_before_a_post_began_does_not_count_against_it() {
+async fn broadcasts_before_a_post_began_do_not_count_against_it() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;
@@ -370,7 +370,7 @@ async fn what_was_told_before_a_post_began_does_not_count_against_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_writers_of_one_object_are_told_in_the_order_they_committed() {
+async fn many_writers_of_one_object_are_broadcast_in_the_order_they_committed() {
     let live = live();
     let committed: Arc<Mutex<Vec<String>>> = Arc::default();
     let store = committed.clone();
@@ -381,7 +381,7 @@ async fn many_writers_of_one_object_are_told_in_the_order_they_committed() {
             let number: u64 = object["text"].as_str().unwrap().parse().unwrap();
             tokio::time::sleep(Duration::from_micros(number * 37 % 300)).await;
             store.lock().unwrap().push(number.to_string());
-            // The window in which an unordered pair of writes would be told the wrong way round.
+            // The window in which an unordered pair of writes would be broadcast in the wrong order.
             tokio::time::sleep(Duration::from_micros(number * 91 % 500)).await;
             answer(200, r#"{"action":"updated"}"#)
         }
@@ -391,8 +391,8 @@ async fn many_writers_of_one_object_are_told_in_the_order_they_committed() {
     for write in writes {
         write.await.unwrap();
     }
-    let told = texts(&mut page, &live).await;
-    assert_eq!(told.len(), 200);
-    assert_eq!(told, *committed.lock().unwrap());
+    let received = texts(&mut page, &live).await;
+    assert_eq!(received.len(), 200);
+    assert_eq!(received, *committed.lock().unwrap());
     assert_eq!(live.stats().write_lock_timeouts, 0);
 }

@@ -1,4 +1,4 @@
-//! What the pages have heard.
+//! What the pages have received.
 
 use std::{
     sync::{
@@ -11,12 +11,12 @@ use std::{
 /// Stands in an event's text before its number, and nowhere else.
 pub(crate) const MARKER: char = '~';
 
-/// What all pages have heard.
-pub(crate) struct Heard {
+/// What all pages have received.
+pub(crate) struct Received {
     pub(crate) begun: Instant,
     /// When each event is due, in nanoseconds since then.
     due: Arc<[AtomicU64]>,
-    /// The first event that is measured; those before show that everybody listens.
+    /// The first event that is measured; those before show that every page receives.
     pub(crate) first: usize,
     pub(crate) listening: usize,
     pub(crate) closed: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Heard {
     pub(crate) times: Histogram,
 }
 
-impl Heard {
+impl Received {
     pub(crate) fn new(due: Arc<[AtomicU64]>) -> Self {
         Self {
             begun: Instant::now(),
@@ -53,12 +53,12 @@ impl Histogram {
 
     pub(crate) fn milliseconds(&self, quantile: f64) -> f64 {
         let mut left = (self.0.iter().sum::<u64>() as f64 * quantile) as u64;
-        let place = self.0.iter().position(|&count| {
+        let bucket = self.0.iter().position(|&count| {
             let is_here = left < count;
             left = left.saturating_sub(count);
             is_here
         });
-        let (octave, step) = place.map_or((6, 0), |place| (place >> 6, place & 63));
+        let (octave, step) = bucket.map_or((6, 0), |bucket| (bucket >> 6, bucket & 63));
         (((64 + step) as u64) << (octave - 6)) as f64 / 1e6
     }
 }
@@ -76,7 +76,7 @@ impl Page {
     }
 
     /// True the first time.
-    fn hears(&mut self, event: usize) -> bool {
+    fn is_new(&mut self, event: usize) -> bool {
         let (word, bit) = (event / 64, 1 << (event % 64));
         if self.known.len() <= word {
             self.known.resize(word + 1, 0);
@@ -86,12 +86,12 @@ impl Page {
         is_new
     }
 
-    /// Takes whole frames off the front; returns how much it took. Pings are to be answered.
-    fn read(&mut self, bytes: &[u8], heard: &mut Heard, pongs: &mut Vec<u8>) -> usize {
+    /// Reads the whole frames; returns how many bytes they have. Pings are to be answered.
+    fn read(&mut self, bytes: &[u8], received: &mut Received, pongs: &mut Vec<u8>) -> usize {
         let mut at = 0;
         while let Some((code, payload, length)) = frame(&bytes[at..]) {
             match code {
-                1 => self.event(payload, heard),
+                1 => self.event(payload, received),
                 9 => pongs.extend(masked(10, payload)),
                 _ => {}
             }
@@ -100,35 +100,35 @@ impl Page {
         at
     }
 
-    fn event(&mut self, payload: &[u8], heard: &mut Heard) {
-        let Some(place) = payload.iter().position(|&byte| byte == MARKER as u8) else {
+    fn event(&mut self, payload: &[u8], received: &mut Received) {
+        let Some(marker) = payload.iter().position(|&byte| byte == MARKER as u8) else {
             return;
         };
-        let digits = payload[place + 1..].iter().take_while(|byte| byte.is_ascii_digit());
+        let digits = payload[marker + 1..].iter().take_while(|byte| byte.is_ascii_digit());
         let event = digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-        if event < heard.first {
-            heard.listening += usize::from(self.known.is_empty());
-            self.hears(event);
-        } else if self.hears(event) {
-            heard.frames += 1;
-            let due = heard.due[event - heard.first].load(Ordering::Relaxed);
-            heard.times.add((heard.begun.elapsed().as_nanos() as u64).saturating_sub(due));
+        if event < received.first {
+            received.listening += usize::from(self.known.is_empty());
+            self.is_new(event);
+        } else if self.is_new(event) {
+            received.frames += 1;
+            let due = received.due[event - received.first].load(Ordering::Relaxed);
+            received.times.add((received.begun.elapsed().as_nanos() as u64).saturating_sub(due));
         } else {
-            heard.repeats += 1;
+            received.repeats += 1;
         }
     }
 
-    /// Takes what has been read; the beginning of a frame is kept.
-    pub(crate) fn takes(&mut self, bytes: &[u8], heard: &mut Heard, pongs: &mut Vec<u8>) {
-        heard.reads += 1;
+    /// Handles what has been read; the beginning of a frame is kept.
+    pub(crate) fn receive(&mut self, bytes: &[u8], received: &mut Received, pongs: &mut Vec<u8>) {
+        received.reads += 1;
         if self.rest.is_empty() {
-            let taken = self.read(bytes, heard, pongs);
-            self.rest.extend_from_slice(&bytes[taken..]);
+            let used = self.read(bytes, received, pongs);
+            self.rest.extend_from_slice(&bytes[used..]);
         } else {
             let mut all = std::mem::take(&mut self.rest);
             all.extend_from_slice(bytes);
-            let taken = self.read(&all, heard, pongs);
-            all.drain(..taken);
+            let used = self.read(&all, received, pongs);
+            all.drain(..used);
             self.rest = all;
         }
     }

@@ -1,0 +1,155 @@
+//! The slow path of one socket: its own task writes what the fan-out could not, reads snapshots, and runs visibility
+//! hooks.
+
+use std::{
+    fmt,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use futures_util::{FutureExt, StreamExt, future::MaybeDone};
+use tokio::{task::yield_now, time::Instant};
+
+use super::{
+    outbox::WriteProgress,
+    registry::Registration,
+    state::{ColdState, ConnectionState, Ending, Resynchronisation},
+};
+use crate::hub::{EntityIndex, Inquiry, Progress};
+
+/// Bytes that may wait for a page that lags behind the start of the log. With more the socket is closed at once, with
+/// less when they are written or the write timeout is over.
+const MAX_UNSHARED: usize = 256 * 1000;
+
+impl ConnectionState {
+    /// Drives the hooks that run for this page: authorization of subscriptions, snapshots, visibility.
+    pub(super) fn poll_hooks(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let Registration { connections, open, .. } = &self.registration;
+        let Some(cold) = &mut self.cold else {
+            return;
+        };
+        if let Some(auth) = &mut cold.subscription_auth {
+            auth.poll(&self.registration, now, cx);
+        }
+        if let Some(snapshots) = &mut cold.snapshots {
+            while let Poll::Ready(Some(read)) = snapshots.poll_next_unpin(cx) {
+                let Resynchronisation { entity, snapshot, earlier } = read;
+                connections.hub().resynchronise(&open.subscriber, entity, snapshot, earlier.as_deref(), now);
+            }
+        }
+        // Whether or not there is room to send what they allow.
+        if let Some(inquiry) = &mut cold.inquiry {
+            let _ = inquiry.poll_unpin(cx);
+        }
+    }
+
+    /// Writes what the fan-out could not, until nothing is left or the stream takes no more. Ready when the stream is
+    /// broken or too slow.
+    pub(super) fn poll_outbound(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
+        loop {
+            match self.socket.get_mut().poll_write(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Ending::Gone),
+                Poll::Ready(Ok(progress)) => {
+                    if let Some(cold) = &mut self.cold {
+                        cold.stuck_since = None;
+                    }
+                    if progress == WriteProgress::Remaining {
+                        continue;
+                    }
+                }
+                Poll::Pending => {
+                    let since = *self.cold().stuck_since.get_or_insert(now);
+                    let Registration { connections, open, .. } = &self.registration;
+                    let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
+                    // What waits is shared with the log. Once the log has dropped it, this page may be the only owner.
+                    let holds_too_much =
+                        || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
+                    if is_late || (self.may_be_behind && holds_too_much()) {
+                        return Poll::Ready(self.too_slow());
+                    }
+                    return Poll::Pending;
+                }
+            }
+            let Registration { connections, open, .. } = &self.registration;
+            let hub = connections.hub();
+            let progress = match self.cold.as_mut().and_then(|cold| cold.poll_verdicts(cx)) {
+                Some(Poll::Ready(answered)) => hub.tell(&open.subscriber, *answered, now),
+                None if self.may_be_behind => hub.catch_up(&open.subscriber, now),
+                Some(Poll::Pending) | None => return Poll::Pending,
+            };
+            self.may_be_behind = true;
+            match progress {
+                Progress::CaughtUp(due) => {
+                    self.resend_at = due;
+                    self.may_be_behind = false;
+                    return Poll::Pending;
+                }
+                // A reader as fast as the log grows must not keep its worker to itself.
+                Progress::Blocked | Progress::More => {
+                    // Wakes this task when others have run.
+                    let _ = pin!(yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
+                Progress::Lagged => return Poll::Ready(self.too_slow()),
+                Progress::NeedsSnapshot(entity, since) => self.read_snapshot(entity, since, cx),
+                Progress::NeedsCheck(inquiry) => self.run_visibility_hooks(inquiry),
+            }
+        }
+    }
+
+    /// True when everything published for this page is written.
+    pub(super) fn is_drained(&self) -> bool {
+        let is_asking = self.cold.as_ref().is_some_and(|cold| cold.inquiry.is_some());
+        !self.may_be_behind && !is_asking && self.registration.open.outbox.is_empty()
+    }
+
+    fn read_snapshot(&mut self, entity: EntityIndex, since: u64, cx: &mut Context<'_>) {
+        let Registration { connections, open, .. } = &self.registration;
+        let connections = connections.clone();
+        let (identity, earlier_identity) = (open.subscriber.identity(), open.subscriber.earlier_identity());
+        let read = async move {
+            let mut snapshot = connections.snapshots.of(entity, &identity, since).await;
+            let mut earlier = None;
+            if let Some(identity) = earlier_identity {
+                earlier = connections.snapshots.of(entity, &identity, since).await;
+                snapshot = snapshot.filter(|_| earlier.is_some());
+            }
+            Resynchronisation { entity, snapshot, earlier }
+        };
+        self.cold().snapshots.get_or_insert_default().push(Box::pin(read));
+        // `poll_hooks` polls it from the next round on.
+        cx.waker().wake_by_ref();
+    }
+
+    fn run_visibility_hooks(&mut self, mut inquiry: Box<Inquiry>) {
+        let connections = self.registration.connections.clone();
+        let run = async move {
+            let observer = connections.observer();
+            let failed = |entity: &str, why: &dyn fmt::Display| {
+                observer.hooks_failed.up();
+                observer.warn(format_args!("a visibility hook of {entity:?} failed: {why}; it counts as no"));
+            };
+            inquiry.ask(connections.hub(), connections.hook_timeout, failed).await;
+            inquiry
+        };
+        self.cold().inquiry = Some(MaybeDone::Future(Box::pin(run)));
+    }
+
+    fn too_slow(&self) -> Ending {
+        self.registration.connections.observer().sockets_closed_slow.up();
+        Ending::TOO_SLOW
+    }
+}
+
+impl ColdState {
+    /// The verdicts of the visibility hooks, where any run.
+    fn poll_verdicts(&mut self, cx: &mut Context<'_>) -> Option<Poll<Box<Inquiry>>> {
+        if self.inquiry.as_mut()?.poll_unpin(cx).is_pending() {
+            return Some(Poll::Pending);
+        }
+        match self.inquiry.take()? {
+            MaybeDone::Done(inquiry) => Some(Poll::Ready(inquiry)),
+            MaybeDone::Future(_) | MaybeDone::Gone => None,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Connection limits: how many sockets may be open, in all and of each principal.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::lock::lock;
+
+type Counts = Arc<Mutex<HashMap<Box<str>, usize>>>;
+
+pub(super) struct ConnectionLimiter {
+    all: Arc<Semaphore>,
+    /// The limit of one principal; none where only the limit of all counts.
+    of_principal: Option<usize>,
+    counts: Counts,
+}
+
+/// Which connection limit one more socket would exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitReached {
+    All,
+    Principal,
+}
+
+impl LimitReached {
+    /// The reason in the refusal.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::All => "too many connections",
+            Self::Principal => "too many connections of one principal",
+        }
+    }
+
+    /// The builder's method that sets the limit.
+    pub(crate) fn limit(self) -> &'static str {
+        match self {
+            Self::All => "max_connections",
+            Self::Principal => "max_connections_per_principal",
+        }
+    }
+}
+
+/// Lets one socket be open; given back when dropped.
+pub(crate) struct ConnectionPermit {
+    _permit: OwnedSemaphorePermit,
+    _of_principal: Option<Box<OfPrincipal>>,
+}
+
+struct OfPrincipal {
+    principal: Box<str>,
+    counts: Counts,
+}
+
+impl ConnectionLimiter {
+    pub(super) fn new(all: usize, of_principal: Option<usize>) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), of_principal, counts: Arc::default() }
+    }
+
+    pub(super) fn acquire(&self, principal: &str) -> Result<ConnectionPermit, LimitReached> {
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| LimitReached::All)?;
+        let of_principal = self.of_principal.map(|limit| self.acquire_of(principal, limit)).transpose()?;
+        Ok(ConnectionPermit { _permit: permit, _of_principal: of_principal.map(Box::new) })
+    }
+
+    fn acquire_of(&self, principal: &str, limit: usize) -> Result<OfPrincipal, LimitReached> {
+        let principal: Box<str> = principal.into();
+        let mut counts = lock(&self.counts);
+        let count = counts.entry(principal.clone()).or_default();
+        if *count >= limit {
+            return Err(LimitReached::Principal);
+        }
+        *count += 1;
+        Ok(OfPrincipal { principal, counts: self.counts.clone() })
+    }
+}
+
+impl Drop for OfPrincipal {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.counts);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_given_back_and_principals_without_any_are_forgotten() {
+        let limiter = ConnectionLimiter::new(3, Some(2));
+        let alices = [limiter.acquire("alice").unwrap(), limiter.acquire("alice").unwrap()];
+        assert_eq!(limiter.acquire("alice").err(), Some(LimitReached::Principal));
+        let bobs = limiter.acquire("bob").unwrap();
+        assert_eq!(limiter.acquire("carol").err(), Some(LimitReached::All));
+        drop(alices);
+        assert!(limiter.acquire("alice").is_ok());
+        drop(bobs);
+        assert!(lock(&limiter.counts).is_empty());
+        assert_eq!(limiter.all.available_permits(), 3);
+    }
+}

@@ -1,0 +1,292 @@
+//! The table of open sockets, and what all of them share.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use slab::Slab;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    meter::ReadLimits,
+    outbox::Outbox,
+    permits::{ConnectionLimiter, ConnectionPermit, LimitReached},
+    rate_limit::Rate,
+    signals::Signal,
+    snapshots::Snapshots,
+};
+use crate::{
+    auth::Identity,
+    diagnosis::{Diagnosis, PATIENCE},
+    gate::Gate,
+    hub::{EntityIndex, Hub, ResumeFrom, Subscriber},
+    lock::lock,
+    observe::Observer,
+    publish::Publisher,
+    shutdown::Lifecycle,
+};
+
+/// Bounds of what one socket may cost.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) connections: usize,
+    pub(crate) of_principal: Option<usize>,
+    pub(crate) subscriptions: usize,
+    /// Of text and binary messages.
+    pub(crate) messages: Rate,
+    /// Of pings and pongs.
+    pub(crate) control_frames: Rate,
+    pub(crate) revalidation_interval: Duration,
+    pub(crate) ping_interval: Duration,
+    pub(crate) pong_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) message_bytes: usize,
+}
+
+/// Every open socket, and what all of them share.
+pub(crate) struct Connections {
+    pub(super) publisher: Publisher,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(super) limits: ConnectionLimits,
+    /// The rate limits of what pages send.
+    pub(super) read_limits: Arc<ReadLimits>,
+    pub(crate) gate: Gate,
+    limiter: ConnectionLimiter,
+    open: Mutex<Slab<OpenSocket>>,
+    /// Calls of `disconnect` so far.
+    disconnects: AtomicU64,
+    subscriptions: AtomicUsize,
+    pub(super) snapshots: Snapshots,
+    pub(super) hook_timeout: Duration,
+}
+
+/// One open socket, as the table has it.
+#[derive(Clone)]
+pub(super) struct OpenSocket {
+    pub(super) subscriber: Arc<Subscriber>,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+impl OpenSocket {
+    pub(super) fn identity(&self) -> Identity {
+        self.subscriber.identity()
+    }
+
+    /// Takes the identity that the authenticator has returned anew.
+    pub(super) fn renew_identity(&self, hub: &Hub, identity: Identity) {
+        hub.becomes(&self.subscriber, identity);
+        self.outbox.signals().raise(Signal::RENEWED);
+    }
+
+    fn leave(&self, hub: &Hub) {
+        hub.leave(&self.subscriber, Instant::now());
+    }
+
+    /// Ends delivery at once: frames that wait in the outbox are dropped too.
+    pub(super) fn discard_pending(&self, hub: &Hub) {
+        self.leave(hub);
+        self.outbox.discard_pending();
+    }
+}
+
+impl Connections {
+    pub(crate) fn new(
+        publisher: Publisher,
+        limits: ConnectionLimits,
+        hook_timeout: Duration,
+        gate: Gate,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        Self {
+            read_limits: Arc::new(ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes)),
+            snapshots: Snapshots::new(publisher.clone(), hook_timeout),
+            hook_timeout,
+            gate,
+            limiter: ConnectionLimiter::new(limits.connections, limits.of_principal),
+            publisher,
+            lifecycle,
+            limits,
+            open: Mutex::default(),
+            disconnects: AtomicU64::new(0),
+            subscriptions: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.publisher.hub
+    }
+
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.publisher.observer
+    }
+
+    pub(crate) fn diagnosis(&self) -> &Diagnosis {
+        &self.publisher.diagnosis
+    }
+
+    /// A permit for one more socket, unless a connection limit is reached.
+    pub(crate) fn admit(&self, identity: &Identity) -> Result<ConnectionPermit, LimitReached> {
+        self.limiter.acquire(identity.principal())
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
+        if self.hub().subscribe(subscriber, entity, Instant::now()) {
+            self.subscriptions.fetch_add(1, Ordering::Relaxed);
+            if self.diagnosis().follows(entity) {
+                self.await_requests(entity);
+            }
+        }
+    }
+
+    /// Reports an entity that pages subscribe to and no request of which is seen for a while.
+    fn await_requests(self: &Arc<Self>, entity: EntityIndex) {
+        let search = RequestSearch { diagnosis: self.publisher.diagnosis.clone(), entity };
+        let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
+        self.lifecycle.spawn(async move {
+            tokio::select! {
+                () = sleep(PATIENCE) => {
+                    if connections.upgrade().is_some_and(|connections| connections.has_subscriber(entity)) {
+                        search.diagnosis.unmatched(entity);
+                    }
+                }
+                () = lifecycle.draining() => {}
+            }
+        });
+    }
+
+    /// Whether some page is subscribed to an entity.
+    fn has_subscriber(&self, entity: EntityIndex) -> bool {
+        self.open_sockets().iter().any(|open| open.subscriber.follows(entity))
+    }
+
+    /// A copy of the table: hub and application code must not run under its lock.
+    fn open_sockets(&self) -> Vec<OpenSocket> {
+        lock(&self.open).iter().map(|(_, open)| open.clone()).collect()
+    }
+
+    pub(super) fn unsubscribe(&self, subscriber: &Subscriber, entity: EntityIndex) {
+        if subscriber.unsubscribe(entity) {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes every socket in an orderly manner, and drops those that are still open at the drain timeout.
+    pub(crate) async fn shutdown(&self) {
+        let signal = async {
+            self.lifecycle.draining().await;
+            self.raise(Signal::LEAVE);
+            self.lifecycle.over().await;
+            self.raise(Signal::OVER);
+        };
+        tokio::join!(self.lifecycle.shutdown(), signal);
+    }
+
+    fn raise(&self, signal: Signal) {
+        lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals().raise(signal));
+    }
+
+    /// Open sockets, and the subscriptions of all of them.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (lock(&self.open).len(), self.subscriptions.load(Ordering::Relaxed))
+    }
+
+    /// Closes the sockets of the identities that `chosen` picks, and returns how many. They receive nothing more.
+    pub(crate) fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
+        // Before the table is read: a socket that registers later learns from the count that it may have been meant.
+        self.disconnects.fetch_add(1, Ordering::SeqCst);
+        let open = self.open_sockets();
+        let chosen = open.iter().filter(|open| chosen(&open.identity()));
+        let close = |open: &OpenSocket| {
+            open.discard_pending(self.hub());
+            open.outbox.signals().raise(Signal::DISCONNECTED);
+        };
+        chosen.map(close).count()
+    }
+
+    /// Calls of `disconnect` so far.
+    pub(crate) fn disconnects(&self) -> u64 {
+        self.disconnects.load(Ordering::SeqCst)
+    }
+}
+
+/// A search for requests of an entity, which ends when this is dropped.
+struct RequestSearch {
+    diagnosis: Arc<Diagnosis>,
+    entity: EntityIndex,
+}
+
+impl Drop for RequestSearch {
+    fn drop(&mut self) {
+        self.diagnosis.searches_no_more(self.entity);
+    }
+}
+
+/// A socket's entry in the table, removed however its task ends.
+pub(super) struct Registration {
+    pub(super) connections: Arc<Connections>,
+    pub(super) open: OpenSocket,
+    key: Option<usize>,
+}
+
+impl Registration {
+    pub(super) fn new(connections: Arc<Connections>, identity: Identity, origin: ResumeFrom, outbox: Arc<Outbox>) -> Self {
+        let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
+        let key = lock(&connections.open).insert(open.clone());
+        // A shutdown either finds this entry in the table, or has begun before it was made.
+        if connections.lifecycle.is_draining() {
+            open.outbox.signals().raise(Signal::LEAVE);
+        }
+        if connections.lifecycle.is_over() {
+            open.outbox.signals().raise(Signal::OVER);
+        }
+        Self { connections, open, key: Some(key) }
+    }
+
+    pub(super) fn leave(&mut self) {
+        let Some(key) = self.key.take() else {
+            return;
+        };
+        let open = lock(&self.connections.open).try_remove(key);
+        drop(open);
+        self.open.leave(self.connections.hub());
+        self.connections.subscriptions.fetch_sub(self.open.subscriber.subscriptions(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{Change, hub::tests::hub};
+
+    fn open(hub: &Arc<Hub>) -> OpenSocket {
+        let outbox = Arc::new(Outbox::new(None));
+        OpenSocket { subscriber: hub.join(outbox.clone(), Identity::new("alice"), ResumeFrom::Unknown), outbox }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_subscriber_keeps_the_slot_of_a_disconnected_one() {
+        let hub = hub(100);
+        let disconnected = open(&hub);
+        disconnected.discard_pending(&hub);
+        let new = open(&hub);
+        let events = hub.find("events").unwrap();
+        assert!(hub.subscribe(&new.subscriber, events, Instant::now()));
+        // When its task ends, the disconnected one leaves a second time.
+        disconnected.leave(&hub);
+        hub.publish(events, &[Change::delete(7).unwrap()], None);
+        let sendable = timeout(Duration::from_secs(5), new.outbox.signals().sendable());
+        sendable.await.expect("the new one still receives");
+    }
+}
