@@ -8,7 +8,6 @@
 //! [`EndpointBody`] is what the endpoint alone answers with.
 
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -21,7 +20,7 @@ use pin_project::pin_project;
 use crate::{
     hub::Activity,
     watch::{
-        capture::{Capture, Collected, Rest},
+        capture::{Capture, Collected, Forwarded, Rest},
         turn::Taking,
     },
 };
@@ -67,7 +66,7 @@ pub(crate) struct Tee {
 }
 
 impl<B: Body> RequestBody<B> {
-    pub(crate) fn passing(inner: B) -> Self {
+    pub(crate) fn unwatched(inner: B) -> Self {
         Self { inner, tee: None }
     }
 
@@ -175,7 +174,7 @@ pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 enum Kind<B: Body> {
     Inner(#[pin] B),
     Listed(#[pin] Listed<B>),
-    Replay(Replay<B>),
+    Collected(Collected<B>),
     Own(EndpointBody),
 }
 
@@ -213,14 +212,6 @@ impl<B: Body> Listed<B> {
     }
 }
 
-/// A body that was read ahead, given on as it came.
-struct Replay<B: Body> {
-    frames: VecDeque<Frame<Bytes>>,
-    rest: Rest<B>,
-    /// Whether the body promised a length; a chunked answer stays chunked, for its trailers' sake.
-    exact: bool,
-}
-
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self(Kind::Inner(body))
@@ -234,10 +225,20 @@ impl<B: Body> ResponseBody<B> {
         Self(Kind::Own(body))
     }
 
-    /// `exact`: the body promised its length before it was read.
-    pub(crate) fn replay(collected: Collected<B>, exact: bool) -> Self {
-        let Collected { frames, rest, is_slow: _ } = collected;
-        Self(Kind::Replay(Replay { frames, rest, exact }))
+    pub(crate) fn forwarded(body: Forwarded<B>) -> Self {
+        Self(match body {
+            Forwarded::Unread(body) => Kind::Inner(body),
+            Forwarded::Collected(collected) => Kind::Collected(collected),
+        })
+    }
+
+    /// The inner service's body, where nothing was read of it and nothing ends with it.
+    #[cfg(feature = "axum")]
+    pub(crate) fn into_inner(self) -> Result<B, Self> {
+        match self.0 {
+            Kind::Inner(body) => Ok(body),
+            watched => Err(Self(watched)),
+        }
     }
 }
 
@@ -257,14 +258,14 @@ impl<B: Body> Body for ResponseBody<B> {
             KindProject::Inner(body) => poll_bytes(body, cx),
             KindProject::Listed(listed) => listed.poll_piece(cx),
             KindProject::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
-            KindProject::Replay(replay) => {
-                if let Some(frame) = replay.frames.pop_front() {
+            KindProject::Collected(collected) => {
+                if let Some(frame) = collected.frames.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                match &mut replay.rest {
+                match &mut collected.rest {
                     Rest::End => Poll::Ready(None),
                     Rest::More(body) => poll_bytes(body.as_mut(), cx),
-                    Rest::Broken(_) => match std::mem::replace(&mut replay.rest, Rest::End) {
+                    Rest::Broken(_) => match std::mem::replace(&mut collected.rest, Rest::End) {
                         Rest::Broken(error) => Poll::Ready(Some(Err(error))),
                         Rest::End | Rest::More(_) => Poll::Ready(None),
                     },
@@ -278,11 +279,11 @@ impl<B: Body> Body for ResponseBody<B> {
             Kind::Inner(body) => body.is_end_stream(),
             Kind::Listed(listed) => listed.rest.is_empty() && listed.inner.is_end_stream(),
             Kind::Own(body) => body.0.is_none(),
-            Kind::Replay(replay) => {
-                replay.frames.is_empty()
-                    && match &replay.rest {
+            Kind::Collected(collected) => {
+                collected.frames.is_empty()
+                    && match &collected.rest {
                         // Without a promised length the end is seen by reading on, as with the body itself.
-                        Rest::End => replay.exact,
+                        Rest::End => collected.is_exact,
                         Rest::More(body) => body.is_end_stream(),
                         Rest::Broken(_) => false,
                     }
@@ -295,11 +296,11 @@ impl<B: Body> Body for ResponseBody<B> {
             Kind::Inner(body) => body.size_hint(),
             Kind::Listed(listed) => longer(listed.inner.size_hint(), listed.rest.len()),
             Kind::Own(body) => body.size_hint(),
-            Kind::Replay(replay) => {
-                let read = replay.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
-                let rest = match &replay.rest {
+            Kind::Collected(collected) => {
+                let read = collected.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
+                let rest = match &collected.rest {
                     Rest::More(body) => body.size_hint(),
-                    Rest::End if replay.exact => SizeHint::with_exact(0),
+                    Rest::End if collected.is_exact => SizeHint::with_exact(0),
                     Rest::End | Rest::Broken(_) => SizeHint::default(),
                 };
                 longer(rest, read)
@@ -312,7 +313,7 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Kind::Inner(_) | Kind::Listed(_) => "ResponseBody(inner)",
-            Kind::Replay(_) => "ResponseBody(read ahead)",
+            Kind::Collected(_) => "ResponseBody(read ahead)",
             Kind::Own(_) => "ResponseBody(own)",
         })
     }

@@ -10,15 +10,16 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::FutureExt;
 use http::Response;
 use http_body::Body;
 use pin_project::pin_project;
 
 use crate::{
-    body::EndpointBody,
+    body::{EndpointBody, ResponseBody},
+    body_mode::BodyMode,
     hook::BoxFuture,
     watch::{Listing, Watcher, capture::Capture},
-    way::{Listed, ResponseWay},
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
@@ -26,20 +27,17 @@ use crate::{
 /// A request that is neither watched nor reads a list is passed on without an allocation, unless its path holds escapes.
 /// A watched write that is dropped unfinished,
 /// because its client went away or an outer timeout fired, goes on in a task of its own.
+///
+/// `F` is the inner service's future, `M` the body mode, and `T` the result.
 #[pin_project]
-pub struct ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-    W::Response: 'static,
-    E: 'static,
-{
+pub struct ResponseFuture<F, M, T> {
     #[pin]
-    kind: Kind<F, Result<Response<W::Response>, E>>,
-    way: PhantomData<fn() -> (W, R)>,
+    kind: Kind<F, T>,
+    mode: PhantomData<fn() -> M>,
 }
 
 #[pin_project(project = KindProject)]
-enum Kind<F, T: 'static> {
+enum Kind<F, T> {
     Pass(#[pin] F),
     /// Until the inner service has answered.
     List(#[pin] F, Option<Listing>),
@@ -47,10 +45,7 @@ enum Kind<F, T: 'static> {
     Endpoint(BoxFuture<Response<EndpointBody>>),
 }
 
-impl<F, W, R, E> ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-{
+impl<F, M, T> ResponseFuture<F, M, T> {
     pub(crate) fn pass(inner: F) -> Self {
         Self::new(Kind::Pass(inner))
     }
@@ -63,48 +58,48 @@ where
         Self::new(Kind::Endpoint(answer))
     }
 
-    /// `request` is what listens to the write's request.
+    /// `request` is the copy of the write's request body.
     pub(crate) fn watch(
-        write: impl Future<Output = Result<Response<W::Response>, E>> + Send + 'static,
+        write: impl Future<Output = T> + Send + 'static,
         request: Capture,
         watcher: Arc<Watcher>,
     ) -> Self {
         Self::new(Kind::Watch(Detachable::new(write, request, watcher)))
     }
 
-    fn new(kind: Kind<F, Result<Response<W::Response>, E>>) -> Self {
-        Self { kind, way: PhantomData }
+    fn new(kind: Kind<F, T>) -> Self {
+        Self { kind, mode: PhantomData }
     }
 }
 
-impl<F, W, R, E> Future for ResponseFuture<F, W, R, E>
+impl<F, M, R, E> Future for ResponseFuture<F, M, Result<Response<M::ResponseBody>, E>>
 where
     F: Future<Output = Result<Response<R>, E>>,
-    W: ResponseWay<R>,
+    M: BodyMode<R>,
     R: Body,
 {
-    type Output = Result<Response<W::Response>, E>;
+    type Output = Result<Response<M::ResponseBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProject::Pass(inner) => inner.poll(cx).map_ok(W::pass),
+            KindProject::Pass(inner) => inner.poll(cx).map_ok(M::pass_response),
             KindProject::List(inner, listing) => inner.poll(cx).map_ok(|mut response| match listing.take() {
                 Some(listing) => {
                     listing.keep_out_of_caches(response.headers_mut());
-                    response.map(|body| W::listed(body, Listed(listing.activities)))
+                    response.map(|body| M::wrap_response(ResponseBody::listed(body, listing.activities)))
                 }
-                None => W::pass(response),
+                None => M::pass_response(response),
             }),
             KindProject::Watch(write) => write.poll(cx),
-            KindProject::Endpoint(answer) => answer.as_mut().poll(cx).map(|response| Ok(response.map(W::own))),
+            KindProject::Endpoint(answer) => answer
+                .as_mut()
+                .poll(cx)
+                .map(|response| Ok(response.map(|body| M::wrap_response(ResponseBody::own(body))))),
         }
     }
 }
 
-impl<F, W, R, E> fmt::Debug for ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-{
+impl<F, M, T> fmt::Debug for ResponseFuture<F, M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             Kind::Pass(_) | Kind::List(..) => "ResponseFuture(pass)",
@@ -138,9 +133,20 @@ impl fmt::Debug for EndpointFuture {
     }
 }
 
+/// A future that can also be run for what it does, whatever it comes to.
+trait Detach<T>: Future<Output = T> + Send {
+    fn detach(self: Pin<Box<Self>>) -> BoxFuture<()>;
+}
+
+impl<F: Future + Send + 'static> Detach<F::Output> for F {
+    fn detach(self: Pin<Box<Self>>) -> BoxFuture<()> {
+        Box::pin(self.map(drop))
+    }
+}
+
 /// A write that, once begun, is run to its end even when nobody waits for it any more.
-struct Detachable<T: 'static> {
-    write: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+struct Detachable<T> {
+    write: Option<Pin<Box<dyn Detach<T>>>>,
     begun: bool,
     request: Capture,
     watcher: Arc<Watcher>,
@@ -179,9 +185,7 @@ impl<T> Drop for Detachable<T> {
         let Some(write) = self.write.take().filter(|_| self.begun) else {
             return;
         };
-        let finish = async move {
-            drop(write.await);
-        };
+        let finish = write.detach();
         #[cfg(feature = "tracing")]
         let finish = tracing::Instrument::instrument(finish, self.span.clone());
         self.watcher.finish_detached(&self.request, finish);

@@ -58,6 +58,7 @@ mod auth;
 #[doc(hidden)]
 pub mod bench;
 pub mod body;
+mod body_mode;
 pub mod builder;
 mod change;
 mod connection;
@@ -90,7 +91,6 @@ mod service;
 mod shutdown;
 mod warnings;
 mod watch;
-mod way;
 
 pub use self::{
     auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},

@@ -14,12 +14,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::{EndpointBody, Generic},
+    body::{EndpointBody, Generic, RequestBody, ResponseBody},
+    body_mode::BodyMode,
     endpoint::Endpoint,
     future::{EndpointFuture, ResponseFuture},
     hub::EntityIndex,
-    watch::{Concern, Watcher, route::Matched},
-    way::{Ear, RequestWay, ResponseWay, WatchedAnswer},
+    watch::{Concern, Watcher},
 };
 
 /// A service with live updates, made by [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
@@ -46,13 +46,13 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LiveUpdatesService<S, W = Generic> {
+pub struct LiveUpdatesService<S, M = Generic> {
     inner: S,
-    parts: Parts<W>,
+    parts: Parts<M>,
 }
 
-impl<S, W> LiveUpdatesService<S, W> {
-    pub(crate) fn from_parts(inner: S, parts: Parts<W>) -> Self {
+impl<S, M> LiveUpdatesService<S, M> {
+    pub(crate) fn from_parts(inner: S, parts: Parts<M>) -> Self {
         Self { inner, parts }
     }
 
@@ -72,11 +72,10 @@ impl<S, W> LiveUpdatesService<S, W> {
     }
 }
 
-impl<S, W, Q, R> Service<Request<Q>> for LiveUpdatesService<S, W>
+impl<S, M, Q, R> Service<Request<Q>> for LiveUpdatesService<S, M>
 where
-    W: RequestWay<Q> + ResponseWay<R>,
-    <W as ResponseWay<R>>::Response: 'static,
-    S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
+    M: BodyMode<Q> + BodyMode<R>,
+    S: Service<Request<<M as BodyMode<Q>>::RequestBody>, Response = Response<R>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     Q: Body + Send + 'static,
@@ -85,9 +84,9 @@ where
     R::Data: Send,
     R::Error: Send,
 {
-    type Response = Response<<W as ResponseWay<R>>::Response>;
+    type Response = Response<<M as BodyMode<R>>::ResponseBody>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, W, R, S::Error>;
+    type Future = ResponseFuture<S::Future, M, Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -100,44 +99,30 @@ where
         match self.parts.concern(&request) {
             None => {
                 self.parts.passes(&request);
-                ResponseFuture::pass(self.inner.call(<W as RequestWay<Q>>::pass(request)))
+                ResponseFuture::pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request)))
             }
             Some(Concern::List(listing)) => {
-                ResponseFuture::list(self.inner.call(<W as RequestWay<Q>>::pass(request)), listing)
+                ResponseFuture::list(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), listing)
             }
-            Some(Concern::Write(matched)) => self.watch(matched, request),
+            Some(Concern::Write(matched)) => {
+                let watcher = &self.parts.shared.watcher;
+                let (mut parts, body) = request.into_parts();
+                let write = watcher.begin(matched, &mut parts, &body);
+                let capture = write.capture();
+                let body = RequestBody::watched(body, capture.clone(), write.turn());
+                let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
+                let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
+                let answered = write.run(inner).map_ok(move |response| response.map(wrap));
+                ResponseFuture::watch(answered, capture, watcher.clone())
+            }
         }
     }
 }
 
-impl<S, W> LiveUpdatesService<S, W> {
-    fn watch<Q, R>(&mut self, matched: Matched, request: Request<Q>) -> ResponseFuture<S::Future, W, R, S::Error>
-    where
-        W: RequestWay<Q> + ResponseWay<R>,
-        <W as ResponseWay<R>>::Response: 'static,
-        S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
-        Q: Body,
-        R: Body + Send + 'static,
-        R::Data: Send,
-        R::Error: Send,
-    {
-        let watcher = &self.parts.shared.watcher;
-        let (mut parts, body) = request.into_parts();
-        let write = watcher.begin(matched, &mut parts, &body);
-        let capture = write.capture();
-        let ear = Ear { capture: capture.clone(), turn: write.turn() };
-        let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
-        let answered = write.run(inner).map_ok(|response| response.map(|answer| W::answer(WatchedAnswer(answer))));
-        ResponseFuture::watch(answered, capture, watcher.clone())
-    }
-}
-
 /// What a layer and its services share. Routers clone their services for each request: it is one pointer.
-pub(crate) struct Parts<W> {
+pub(crate) struct Parts<M> {
     shared: Arc<Shared>,
-    way: PhantomData<fn() -> W>,
+    mode: PhantomData<fn() -> M>,
 }
 
 struct Shared {
@@ -147,15 +132,15 @@ struct Shared {
     endpoint: Option<Arc<Endpoint>>,
 }
 
-impl<W> Parts<W> {
+impl<M> Parts<M> {
     pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { shared: Arc::new(Shared { watcher, only, endpoint }), way: PhantomData }
+        Self { shared: Arc::new(Shared { watcher, only, endpoint }), mode: PhantomData }
     }
 
     /// The same, for other bodies.
     #[cfg(feature = "axum")]
-    pub(crate) fn other_way<V>(self) -> Parts<V> {
-        Parts { shared: self.shared, way: PhantomData }
+    pub(crate) fn with_mode<N>(self) -> Parts<N> {
+        Parts { shared: self.shared, mode: PhantomData }
     }
 
     /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
@@ -183,13 +168,13 @@ impl<W> Parts<W> {
     }
 }
 
-impl<W> Clone for Parts<W> {
+impl<M> Clone for Parts<M> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), way: PhantomData }
+        Self { shared: self.shared.clone(), mode: PhantomData }
     }
 }
 
-impl<W> fmt::Debug for Parts<W> {
+impl<M> fmt::Debug for Parts<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
             .field("endpoint", &self.shared.endpoint.is_some())

@@ -107,8 +107,16 @@ pub(crate) struct Collected<B: Body> {
     /// Everything read, to be given on as it came.
     pub(crate) frames: VecDeque<Frame<Bytes>>,
     pub(crate) rest: Rest<B>,
+    /// The body promised its length. One that did not stays chunked, for its trailers' sake.
+    pub(crate) is_exact: bool,
     /// It took too long.
     pub(crate) is_slow: bool,
+}
+
+/// A response body that goes on to the client.
+pub(crate) enum Forwarded<B: Body> {
+    Unread(B),
+    Collected(Collected<B>),
 }
 
 /// What comes after the frames that were read.
@@ -127,6 +135,7 @@ const MANY: usize = 16;
 
 /// Reads a body to its end, unless it is larger than `limit` bytes or takes longer than `time`.
 pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> Collected<B> {
+    let is_exact = body.size_hint().exact().is_some();
     let mut body = Box::pin(body);
     // One piece is what nearly every answer is.
     let mut frames = VecDeque::with_capacity(1);
@@ -173,7 +182,7 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
         Some(Ok(false)) | None => Rest::More(body),
         Some(Err(error)) => Rest::Broken(error),
     };
-    Collected { frames, rest, is_slow }
+    Collected { frames, rest, is_exact, is_slow }
 }
 
 impl<B: Body> Collected<B> {

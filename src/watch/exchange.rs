@@ -9,7 +9,7 @@ use http_body::Body;
 
 use super::{
     Watcher,
-    capture::{Capture, Collected, Rest, collect},
+    capture::{Capture, Collected, Forwarded, Rest, collect},
     derive::{Draft, RequestFacts, ResponseFacts, Verdict, judge},
     hints::{self, Exchanged, Obstacle},
     keyed_lock::Access,
@@ -40,14 +40,6 @@ pub(crate) struct Write {
     live_write: LiveWrite,
     /// A page is saving.
     activity: Arc<Activity>,
-}
-
-/// How the response's body goes on to the client.
-pub(crate) enum Answer<B: Body> {
-    /// Untouched.
-    AsItCame(B),
-    /// Read ahead; the flag says whether it had promised its length.
-    ReadAhead(Collected<B>, bool),
 }
 
 /// What an entity's load hook came to.
@@ -152,7 +144,7 @@ impl Write {
     }
 
     /// Runs the inner service to its answer and tells what it did before the answer goes on.
-    pub(crate) fn run<F, B, E>(self, inner: F) -> impl Future<Output = Result<Response<Answer<B>>, E>>
+    pub(crate) fn run<F, B, E>(self, inner: F) -> impl Future<Output = Result<Response<Forwarded<B>>, E>>
     where
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
@@ -183,18 +175,18 @@ impl Write {
         })
     }
 
-    async fn answered<B: Body>(&self, response: Response<B>) -> Response<Answer<B>> {
+    async fn answered<B: Body>(&self, response: Response<B>) -> Response<Forwarded<B>> {
         let (parts, body) = response.into_parts();
         let said = self.live_write.take();
         if !parts.status.is_success() {
             if hints::is_redirect(parts.status) {
                 self.redirected(parts.status);
             }
-            return Response::from_parts(parts, Answer::AsItCame(body));
+            return Response::from_parts(parts, Forwarded::Unread(body));
         }
         if said.skip || !said.changes.is_empty() {
             self.publish(said);
-            return Response::from_parts(parts, Answer::AsItCame(body));
+            return Response::from_parts(parts, Forwarded::Unread(body));
         }
         // Neither says that anything is done.
         if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
@@ -203,10 +195,10 @@ impl Write {
                 "202 and 207 do not say that the write is done; publish from the handler with LiveWrite, or later \
                  with LiveUpdates::publish",
             );
-            return Response::from_parts(parts, Answer::AsItCame(body));
+            return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (answer, whole, answer_obstacle) = self.read_answer(&parts, body).await;
-        if let Answer::ReadAhead(Collected { rest: Rest::Broken(_), .. }, _) = &answer {
+        if let Forwarded::Collected(Collected { rest: Rest::Broken(_), .. }) = &answer {
             self.untold("broken", "the inner service's answer broke off");
         } else {
             let request = self.capture.take();
@@ -228,17 +220,16 @@ impl Write {
     }
 
     /// Reads the answer where it can say something: JSON or empty, neither too large nor too slow.
-    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Answer<B>, Option<Bytes>, Option<Obstacle>) {
+    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Forwarded<B>, Option<Bytes>, Option<Obstacle>) {
         if body.is_end_stream() {
-            return (Answer::AsItCame(body), Some(Bytes::new()), None);
+            return (Forwarded::Unread(body), Some(Bytes::new()), None);
         }
         match Format::of(&parts.headers) {
             Format::Json => {}
-            Format::Encoded => return (Answer::AsItCame(body), None, Some(Obstacle::Encoded)),
-            Format::Form | Format::Other => return (Answer::AsItCame(body), None, Some(Obstacle::Type)),
+            Format::Encoded => return (Forwarded::Unread(body), None, Some(Obstacle::Encoded)),
+            Format::Form | Format::Other => return (Forwarded::Unread(body), None, Some(Obstacle::Type)),
         }
         let limits = &self.watcher().limits;
-        let exact = body.size_hint().exact().is_some();
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
         let whole = collected.whole();
         let obstacle = match &collected.rest {
@@ -246,7 +237,7 @@ impl Write {
             Rest::More(_) => Some(Obstacle::TooLarge),
             Rest::End | Rest::Broken(_) => None,
         };
-        (Answer::ReadAhead(collected, exact), whole, obstacle)
+        (Forwarded::Collected(collected), whole, obstacle)
     }
 
     /// Why the request's body cannot be read, if that is so.
