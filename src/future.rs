@@ -10,7 +10,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::FutureExt;
 use http::Response;
 use http_body::Body;
 use pin_project::pin_project;
@@ -19,14 +18,18 @@ use crate::{
     body::{EndpointBody, ResponseBody},
     body_mode::BodyMode,
     hook::BoxFuture,
-    watch::{Listing, Watcher, capture::Capture},
+    watch::{
+        capture::Capture,
+        detached::Detachable,
+        watcher::{ListRead, Watcher},
+    },
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
-/// A request that is neither watched nor reads a list is passed on without an allocation, unless its path holds escapes.
-/// A watched write that is dropped unfinished,
-/// because its client went away or an outer timeout fired, goes on in a task of its own.
+/// Requests that are neither watched writes nor reads of a list pass without an allocation, unless the path holds escapes.
+/// A watched write always runs to completion and is broadcast, even if this future is dropped because the client
+/// disconnects or an outer timeout fires: it goes on in a task of its own.
 ///
 /// `F` is the inner service's future, `M` the body mode, and `T` the result.
 #[pin_project]
@@ -40,7 +43,7 @@ pub struct ResponseFuture<F, M, T> {
 enum Kind<F, T> {
     Pass(#[pin] F),
     /// Until the inner service has answered.
-    List(#[pin] F, Option<Listing>),
+    List(#[pin] F, Option<ListRead>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<EndpointBody>>),
 }
@@ -50,8 +53,8 @@ impl<F, M, T> ResponseFuture<F, M, T> {
         Self::new(Kind::Pass(inner))
     }
 
-    pub(crate) fn list(inner: F, listing: Listing) -> Self {
-        Self::new(Kind::List(inner, Some(listing)))
+    pub(crate) fn list(inner: F, list: ListRead) -> Self {
+        Self::new(Kind::List(inner, Some(list)))
     }
 
     pub(crate) fn endpoint(answer: BoxFuture<Response<EndpointBody>>) -> Self {
@@ -83,10 +86,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProject::Pass(inner) => inner.poll(cx).map_ok(M::pass_response),
-            KindProject::List(inner, listing) => inner.poll(cx).map_ok(|mut response| match listing.take() {
-                Some(listing) => {
-                    listing.keep_out_of_caches(response.headers_mut());
-                    response.map(|body| M::wrap_response(ResponseBody::listed(body, listing.activities)))
+            KindProject::List(inner, list) => inner.poll(cx).map_ok(|mut response| match list.take() {
+                Some(list) => {
+                    list.keep_out_of_caches(response.headers_mut());
+                    response.map(|body| M::wrap_response(ResponseBody::listed(body, list.activities)))
                 }
                 None => M::pass_response(response),
             }),
@@ -94,7 +97,7 @@ where
             KindProject::Endpoint(answer) => answer
                 .as_mut()
                 .poll(cx)
-                .map(|response| Ok(response.map(|body| M::wrap_response(ResponseBody::own(body))))),
+                .map(|response| Ok(response.map(|body| M::wrap_response(ResponseBody::endpoint(body))))),
         }
     }
 }
@@ -130,64 +133,5 @@ impl Future for EndpointFuture {
 impl fmt::Debug for EndpointFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EndpointFuture")
-    }
-}
-
-/// A future that can also be run for what it does, whatever it comes to.
-trait Detach<T>: Future<Output = T> + Send {
-    fn detach(self: Pin<Box<Self>>) -> BoxFuture<()>;
-}
-
-impl<F: Future + Send + 'static> Detach<F::Output> for F {
-    fn detach(self: Pin<Box<Self>>) -> BoxFuture<()> {
-        Box::pin(self.map(drop))
-    }
-}
-
-/// A write that, once begun, is run to its end even when nobody waits for it any more.
-struct Detachable<T> {
-    write: Option<Pin<Box<dyn Detach<T>>>>,
-    begun: bool,
-    request: Capture,
-    watcher: Arc<Watcher>,
-    #[cfg(feature = "tracing")]
-    span: tracing::Span,
-}
-
-impl<T> Detachable<T> {
-    fn new(write: impl Future<Output = T> + Send + 'static, request: Capture, watcher: Arc<Watcher>) -> Self {
-        Self {
-            write: Some(Box::pin(write)),
-            begun: false,
-            request,
-            watcher,
-            #[cfg(feature = "tracing")]
-            span: tracing::Span::current(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        self.begun = true;
-        // Out of its place while it runs: one that panics must not be found there and run again.
-        let Some(mut write) = self.write.take() else {
-            return Poll::Pending;
-        };
-        let poll = write.as_mut().poll(cx);
-        if poll.is_pending() {
-            self.write = Some(write);
-        }
-        poll
-    }
-}
-
-impl<T> Drop for Detachable<T> {
-    fn drop(&mut self) {
-        let Some(write) = self.write.take().filter(|_| self.begun) else {
-            return;
-        };
-        let finish = write.detach();
-        #[cfg(feature = "tracing")]
-        let finish = tracing::Instrument::instrument(finish, self.span.clone());
-        self.watcher.finish_detached(&self.request, finish);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     scope::Scopes,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
     shutdown::signal,
-    watch::Watcher,
+    watch::watcher::Watcher,
 };
 
 /// Live updates for one application: a cheap, cloneable handle.

@@ -9,7 +9,7 @@ use crate::{
     endpoint::Endpoint,
     hub::EntityIndex,
     service::{LiveUpdatesService, Parts},
-    watch::Watcher,
+    watch::watcher::Watcher,
 };
 
 /// Wraps any tower HTTP service: watches its writes, and serves the endpoint where it is the whole layer.

@@ -103,7 +103,7 @@ pub use self::{
     layer::LiveUpdatesLayer,
     observe::Stats,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
-    watch::write::LiveWrite,
+    watch::live_write::LiveWrite,
 };
 
 /// What there is to read besides the reference.

@@ -97,6 +97,11 @@ impl Scopes {
         names.iter().map(|name| &**name)
     }
 
+    /// The names, as an application's hook receives them.
+    pub(crate) fn to_strings(&self) -> Vec<String> {
+        self.names().map(str::to_owned).collect()
+    }
+
     /// What a set costs where it is kept.
     pub(crate) fn bytes(&self) -> usize {
         self.names().map(|name| name.len() + size_of::<Box<str>>()).sum()

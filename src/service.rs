@@ -1,4 +1,4 @@
-//! The tower service: passes on, watches, or answers itself.
+//! The tower service: passes a request on, watches it, or answers it.
 
 use std::{
     convert::Infallible,
@@ -19,13 +19,16 @@ use crate::{
     endpoint::Endpoint,
     future::{EndpointFuture, ResponseFuture},
     hub::EntityIndex,
-    watch::{Concern, Watcher},
+    watch::{
+        exchange::Exchange,
+        watcher::{Watched, Watcher},
+    },
 };
 
 /// A service with live updates, made by [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
 ///
-/// Errors are the inner service's own; what this crate answers itself never fails. Readiness is the inner service's
-/// too: where that is saturated, handshakes and sockets wait with everything else.
+/// Errors are the inner service's own; the endpoint's responses never fail. Readiness is the inner service's too: while
+/// that is saturated, handshakes and sockets wait like every request.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -96,24 +99,24 @@ where
         if let Some(endpoint) = self.parts.endpoint_for(&request) {
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
-        match self.parts.concern(&request) {
+        let Shared { watcher, only, endpoint } = &*self.parts.shared;
+        match watcher.classify(&request, *only) {
             None => {
-                self.parts.passes(&request);
+                watcher.observe_unwatched(&request, endpoint.is_some());
                 ResponseFuture::pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request)))
             }
-            Some(Concern::List(listing)) => {
-                ResponseFuture::list(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), listing)
+            Some(Watched::List(list)) => {
+                ResponseFuture::list(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), list)
             }
-            Some(Concern::Write(matched)) => {
-                let watcher = &self.parts.shared.watcher;
+            Some(Watched::Write(matched)) => {
                 let (mut parts, body) = request.into_parts();
-                let write = watcher.begin(matched, &mut parts, &body);
-                let capture = write.capture();
-                let body = RequestBody::watched(body, capture.clone(), write.turn());
+                let exchange = Exchange::begin(watcher, matched, &mut parts, &body);
+                let capture = exchange.capture();
+                let body = RequestBody::watched(body, capture.clone(), exchange.lock());
                 let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
                 let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
-                let answered = write.run(inner).map_ok(move |response| response.map(wrap));
-                ResponseFuture::watch(answered, capture, watcher.clone())
+                let write = exchange.run(inner).map_ok(move |response| response.map(wrap));
+                ResponseFuture::watch(write, capture, watcher.clone())
             }
         }
     }
@@ -127,7 +130,7 @@ pub(crate) struct Parts<M> {
 
 struct Shared {
     watcher: Arc<Watcher>,
-    /// The entity watched, where it is one alone.
+    /// The entity watched, where it is only one.
     only: Option<EntityIndex>,
     endpoint: Option<Arc<Endpoint>>,
 }
@@ -137,13 +140,13 @@ impl<M> Parts<M> {
         Self { shared: Arc::new(Shared { watcher, only, endpoint }), mode: PhantomData }
     }
 
-    /// The same, for other bodies.
+    /// The same in another body mode.
     #[cfg(feature = "axum")]
     pub(crate) fn with_mode<N>(self) -> Parts<N> {
         Parts { shared: self.shared, mode: PhantomData }
     }
 
-    /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
+    /// The endpoint, where this request is for it. OPTIONS goes to the application, whose CORS layer answers it.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
         let endpoint = self.shared.endpoint.as_ref()?;
         if !endpoint.is_at(request.uri().path()) {
@@ -156,15 +159,6 @@ impl<M> Parts<M> {
             return None;
         }
         Some(endpoint.clone())
-    }
-
-    fn concern<B>(&self, request: &Request<B>) -> Option<Concern> {
-        self.shared.watcher.concern(request, self.shared.only)
-    }
-
-    /// A request that is none of ours.
-    fn passes<B>(&self, request: &Request<B>) {
-        self.shared.watcher.passes(request, self.shared.endpoint.is_some());
     }
 }
 
@@ -186,8 +180,8 @@ impl<M> fmt::Debug for Parts<M> {
 /// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
 ///
 /// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint); an example stands at
-/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It takes every path for its own; mount it where the
-/// client's `RemoteEvents` looks for it.
+/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It answers on every path: mount it where the client's
+/// `RemoteEvents` expects it.
 #[derive(Clone, Debug)]
 pub struct LiveUpdatesEndpoint(Arc<Endpoint>);
 
