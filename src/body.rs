@@ -44,8 +44,8 @@ pub struct Axum;
 ///
 /// The inner service of [`LiveUpdatesLayer`](crate::LiveUpdatesLayer) takes `Request<RequestBody<B>>`; handlers of
 /// axum's `Router` need no change. An example with a service of one's own stands at
-/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use
-/// `live.layer().axum()` (feature `axum`).
+/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`,
+/// use `live.layer().axum()` (feature `axum`).
 #[pin_project]
 pub struct RequestBody<B> {
     #[pin]
@@ -177,8 +177,8 @@ enum Kind<B: Body> {
     Endpoint(EndpointBody),
 }
 
-/// A list, with the activities that end when it has left. It is sent in pieces: a server takes a whole body of one piece
-/// at once, however long its client then takes to read it.
+/// A list, with the activities that end when it has left. It is sent in pieces: a server takes a whole body of one
+/// piece at once, however long its client then takes to read it.
 #[pin_project]
 struct Listed<B> {
     #[pin]

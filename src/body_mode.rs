@@ -4,7 +4,8 @@ use http::{Request, Response};
 use http_body::Body;
 
 #[cfg(feature = "axum")]
-use crate::body::Axum;
+use {crate::body::Axum, axum_core::body::Body as AxumBody};
+
 use crate::body::{Generic, RequestBody, ResponseBody};
 
 mod sealed {
@@ -66,23 +67,26 @@ impl<B: Body> BodyMode<B> for Generic {
 }
 
 #[cfg(feature = "axum")]
-impl BodyMode<axum_core::body::Body> for Axum {
-    type RequestBody = axum_core::body::Body;
-    type ResponseBody = axum_core::body::Body;
+impl BodyMode<AxumBody> for Axum {
+    type RequestBody = AxumBody;
+    type ResponseBody = AxumBody;
 
-    fn wrap_request(body: RequestBody<axum_core::body::Body>) -> axum_core::body::Body {
-        axum_core::body::Body::new(body)
+    fn wrap_request(body: RequestBody<AxumBody>) -> AxumBody {
+        AxumBody::new(body)
     }
 
-    fn pass_request(request: Request<axum_core::body::Body>) -> Request<axum_core::body::Body> {
+    fn pass_request(request: Request<AxumBody>) -> Request<AxumBody> {
         request
     }
 
-    fn wrap_response(body: ResponseBody<axum_core::body::Body>) -> axum_core::body::Body {
-        body.into_inner().unwrap_or_else(axum_core::body::Body::new)
+    fn wrap_response(body: ResponseBody<AxumBody>) -> AxumBody {
+        match body.into_inner() {
+            Ok(unwatched) => unwatched,
+            Err(watched) => AxumBody::new(watched),
+        }
     }
 
-    fn pass_response(response: Response<axum_core::body::Body>) -> Response<axum_core::body::Body> {
+    fn pass_response(response: Response<AxumBody>) -> Response<AxumBody> {
         response
     }
 }

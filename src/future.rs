@@ -27,9 +27,9 @@ use crate::{
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
-/// Requests that are neither watched writes nor reads of a list pass without an allocation, unless the path holds escapes.
-/// A watched write always runs to completion and is broadcast, even if this future is dropped because the client
-/// disconnects or an outer timeout fires: it goes on in a task of its own.
+/// Requests that are neither watched writes nor reads of a list pass without an allocation, unless the path holds
+/// escapes. A watched write always runs to completion and is broadcast, even if this future is dropped because the
+/// client disconnects or an outer timeout fires: it goes on in a task of its own.
 ///
 /// `F` is the inner service's future, `M` the body mode, and `T` the result.
 #[pin_project]

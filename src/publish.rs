@@ -1,4 +1,4 @@
-//! The one door to the log: a change that would break pages does not pass it. Messages are the application's own.
+//! Checks changes and messages before they enter the log: a change that would break pages is refused.
 
 use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     scope::Scopes,
 };
 
-/// Tells changes and messages of the configured entities.
+/// Publishes changes and messages of the configured entities.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     pub(crate) entities: Arc<[Entity]>,
@@ -31,7 +31,8 @@ impl Publisher {
         &self.entities[usize::from(index.0)]
     }
 
-    /// Tells `changes` together, unless one of them would break pages: then none is told.
+    /// Publishes `changes` together. If one of them would break pages, none is published. `began` is where the log
+    /// stood when the write began that adds an object.
     pub(crate) fn publish(
         &self,
         index: EntityIndex,
@@ -44,19 +45,19 @@ impl Publisher {
             self.check_size(entity, change)?;
             self.check_scopes(index, change)?;
         }
-        let published = self.hub.publish(index, &self.with_those_that_go_along(index, changes), began);
+        let published = self.hub.publish(index, &self.with_cascade(index, changes), began);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
-    /// What a change costs in the log is bounded: a body of escapes is six times as large as JSON.
+    /// Bounds a change's size in the log: a body of escapes is six times as large as JSON.
     fn check_size(&self, entity: &Entity, change: &Change) -> Result<(), PublishError> {
         let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
         let too_large = || PublishError::TooLarge { entity: entity.name.clone(), bytes, limit };
         if bytes > limit { Err(too_large()) } else { Ok(()) }
     }
 
-    /// A change is told to those who may hear it, or to nobody.
+    /// A change of a scoped entity needs a scope, and a change of another entity has none.
     fn check_scopes(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let has_scope = !change.scopes().is_none();
@@ -70,16 +71,16 @@ impl Publisher {
         }
     }
 
-    /// Changes, each deletion after those of the objects that go with it, and each that came from a scope with ids of
-    /// its own after its deletion there.
-    fn with_those_that_go_along<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
+    /// Adds the deletions that a change implies, in front of it: those of a deleted object's descendants, and that of
+    /// the id which a moved object had in its former scope, where ids are unique per scope.
+    fn with_cascade<'c>(&self, index: EntityIndex, changes: &'c [Change]) -> Cow<'c, [Change]> {
         let entity = self.entity(index);
         let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
         let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids);
-        let takes_along = |change: &Change| {
+        let has_cascade = |change: &Change| {
             (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.comes())
         };
-        if !changes.iter().any(takes_along) {
+        if !changes.iter().any(has_cascade) {
             return Cow::Borrowed(changes);
         }
         let key = |change: &Change| self.hub.key(index, change.namespace(), change.id()).into_owned();
@@ -87,8 +88,8 @@ impl Publisher {
         let mut all: Vec<Change> = Vec::with_capacity(changes.len());
         for change in changes {
             if change.kind() == ChangeKind::Delete && have_children {
-                let along = self.hub.descendants(index, change).into_iter();
-                all.extend(along.filter(|along| known.insert(key(along))));
+                let descendants = self.hub.descendants(index, change).into_iter();
+                all.extend(descendants.filter(|deletion| known.insert(key(deletion))));
             }
             if have_own_ids && change.comes() {
                 let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
@@ -103,7 +104,7 @@ impl Publisher {
         Cow::Owned(all)
     }
 
-    /// Tells a message, `value` being JSON text.
+    /// Publishes a message; `value` is JSON text.
     pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let scopes = match (&entity.scoping, scopes.is_none()) {

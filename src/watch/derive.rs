@@ -73,7 +73,7 @@ impl NotPublished {
                  DataProcessor to REST-JSON"
             }
             Self::BodyMode => {
-                "the answer says updated or deleted, and only the request's body says what; where the back end reads \
+                "the answer is updated or deleted, and only the request's body names the object; where the back end reads \
                  that (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
             }
             Self::PostDeleted => {
@@ -636,7 +636,7 @@ mod tests {
         );
     }
 
-    /// Every claim with every answer: what is published is what the answer says, or nothing.
+    /// Every claim with every response: what is published matches the response, or nothing is.
     #[test]
     fn no_request_body_overrides_its_response() {
         let claims = [
@@ -656,7 +656,7 @@ mod tests {
             r#"{"event":{"id":5,"deleted":true}}"#,
             r#"{"id":5,"action":"deleted","data":{"id":5,"deleted":true}}"#,
         ];
-        // With what it may come to: the kind, and the id where the answer names one.
+        // Each with the changes it may lead to: the kind, and the id where the response names one.
         let answers: [(&str, &[(ChangeKind, Option<&str>)]); 12] = [
             ("", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
             ("{}", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
@@ -681,19 +681,19 @@ mod tests {
                     let post = Case { editing, ..case(ChangeKind::Add, claim, response) };
                     let Ok(Some(derived)) = post.derive(&entity) else { continue };
                     let id = derived.id().expect("a usable id").into_owned();
-                    let is_said = may_be.iter().any(|(kind, named)| {
+                    let is_expected = may_be.iter().any(|(kind, named)| {
                         *kind == derived.kind
                             && named.map_or(editing && entity.has_body_modes && id == "5", |named| named == id)
                     });
-                    assert!(is_said, "{claim} {response} {editing} {}: {derived:?}", entity.has_body_modes);
+                    assert!(is_expected, "{claim} {response} {editing} {}: {derived:?}", entity.has_body_modes);
                 }
-                // A path with an id, by PUT and DELETE: never an object of another id than the path's or the answer's.
+                // A path with an id, by PUT and DELETE: the object's id is the path's or the response's.
                 for kind in [ChangeKind::Update, ChangeKind::Delete] {
                     let Ok(Some(derived)) = case(kind, claim, response).derive(&modes()) else { continue };
                     let id = derived.id().expect("a usable id");
                     assert!(response.contains(&format!(":{id}")) || id == "7", "{claim} {response}: {derived:?}");
-                    let says_little = !response.contains("inserted") && !response.contains("item");
-                    let deletes = response.contains("deleted") || (kind == ChangeKind::Delete && says_little);
+                    let is_vague = !response.contains("inserted") && !response.contains("item");
+                    let deletes = response.contains("deleted") || (kind == ChangeKind::Delete && is_vague);
                     assert_eq!(derived.kind == ChangeKind::Delete, deletes, "{claim} {response}: {derived:?}");
                 }
             }
@@ -744,8 +744,8 @@ mod tests {
         assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
         assert!(derived().loaded(None).unwrap().is_claimed());
         let scopes = ["a"].into_iter().collect();
-        let told = derived().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
-        assert!(told.is_claimed() && !Change::delete(7).unwrap().is_claimed());
+        let scoped = derived().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
+        assert!(scoped.is_claimed() && !Change::delete(7).unwrap().is_claimed());
     }
 
     #[test]
@@ -774,7 +774,7 @@ mod tests {
         let batch = mode("1_text=a&1_id=1&2_text=b&2_id=2&ids=1,2", "").derive(&modes());
         assert_eq!(batch, Err(NotPublished::Batch));
         let one = mode("ids=1&text=a&!nativeeditor_status=inserted", r#"{"action":"inserted","tid":3}"#);
-        assert_eq!(one.published_by(&modes()).1["id"], 3, "the answer says enough");
+        assert_eq!(one.published_by(&modes()).1["id"], 3, "the response is enough");
     }
 
     #[test]

@@ -71,8 +71,8 @@ impl Exchange {
         self.capture.clone()
     }
 
-    /// The object's lock, for the request's body to wait for. A write without a body waits in [`run`](Self::run), and an
-    /// add needs no lock.
+    /// The object's lock, for the request's body to wait for. A write without a body waits in [`run`](Self::run), and
+    /// an add needs no lock.
     pub(crate) fn lock(&self) -> Option<LockFuture> {
         self.lock_if(!self.without_body)
     }
@@ -210,8 +210,8 @@ fn scopes_of(watcher: &Watcher, matched: &Matched, request: &request::Parts) -> 
     })
 }
 
-/// A response that means: refused, and nothing has changed. 408 may follow a commit, and many servers answer a saved form
-/// with 303.
+/// A response that means: refused, and nothing has changed. 408 may follow a commit, and many servers answer a saved
+/// form with 303.
 fn is_refusal(status: StatusCode) -> bool {
     let may_have_changed = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::SEE_OTHER);
     !may_have_changed && (status.is_informational() || status.is_redirection() || status.is_client_error())

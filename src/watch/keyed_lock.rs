@@ -114,7 +114,8 @@ impl KeyedLock {
                 }
                 next
             };
-            // A waiter that is cancelled now drops the guard, which passes the lock on. One cancelled before returns it.
+            // A waiter that is cancelled now drops the guard, which passes the lock on. One cancelled before returns
+            // it.
             released = next
                 .into_iter()
                 .filter_map(|next| next.send(self.guard(key.clone())).err())

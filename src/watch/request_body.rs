@@ -90,8 +90,8 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Reads a body, and its action where the entity `has_modes`. `row` is the stored object in the response: where that has
-/// the payload key as a field, the key is no envelope in the request either.
+/// Reads a body, and its action where the entity `has_modes`. `row` is the stored object in the response: where that
+/// has the payload key as a field, the key is no envelope in the request either.
 pub(crate) fn read<'a>(
     entity: &Entity,
     body: &'a [u8],
