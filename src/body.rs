@@ -5,10 +5,9 @@
 //! | `live.layer()`: [`Generic`], for every HTTP service | [`RequestBody`] | [`ResponseBody`] |
 //! | `live.layer().axum()`: `Axum`, with the feature `axum` | axum's `Body` | axum's `Body` |
 //!
-//! [`EndpointBody`] is what the endpoint alone answers with.
+//! The endpoint alone answers with [`EndpointBody`].
 
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -21,8 +20,8 @@ use pin_project::pin_project;
 use crate::{
     hub::Activity,
     watch::{
-        capture::{Capture, Collected, Rest},
-        turn::Taking,
+        capture::{Capture, Collected, Forwarded, Rest},
+        object_lock::LockFuture,
     },
 };
 
@@ -40,13 +39,13 @@ pub struct Axum;
 
 /// A request body on its way to the inner service, unchanged.
 ///
-/// On watched routes the layer hears what the inner service reads, never ahead of it, and holds the last piece back
-/// until it is this write's turn. Read errors are the wrapped body's own.
+/// On watched routes the layer copies what the inner service reads, never ahead of it, and holds the last piece back
+/// until this write has its object's lock. Read errors are the wrapped body's own.
 ///
 /// The inner service of [`LiveUpdatesLayer`](crate::LiveUpdatesLayer) takes `Request<RequestBody<B>>`; handlers of
 /// axum's `Router` need no change. An example with a service of one's own stands at
-/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use
-/// `live.layer().axum()` (feature `axum`).
+/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`,
+/// use `live.layer().axum()` (feature `axum`).
 #[pin_project]
 pub struct RequestBody<B> {
     #[pin]
@@ -54,53 +53,53 @@ pub struct RequestBody<B> {
     tee: Option<Tee>,
 }
 
-/// The ear at a request body.
-pub(crate) struct Tee {
+/// Copies what the inner service reads of a request body.
+struct Tee {
     capture: Capture,
-    /// Takes this write's turn.
-    turn: Option<Taking>,
+    /// The object's lock, until this write has it.
+    lock: Option<LockFuture>,
     /// Bytes still to come, where the length is known.
     left: Option<u64>,
     held: Option<Frame<Bytes>>,
-    /// The body has ended, and must not be asked again.
-    ended: bool,
+    /// The body has ended, and must not be polled again.
+    has_ended: bool,
 }
 
 impl<B: Body> RequestBody<B> {
-    pub(crate) fn passing(inner: B) -> Self {
+    pub(crate) fn unwatched(inner: B) -> Self {
         Self { inner, tee: None }
     }
 
-    pub(crate) fn watched(inner: B, capture: Capture, turn: Option<Taking>) -> Self {
+    pub(crate) fn watched(inner: B, capture: Capture, lock: Option<LockFuture>) -> Self {
         let left = inner.size_hint().exact();
         if inner.is_end_stream() {
             capture.arrive();
             capture.end();
         }
-        Self { inner, tee: Some(Tee { capture, turn, left, held: None, ended: false }) }
+        Self { inner, tee: Some(Tee { capture, lock, left, held: None, has_ended: false }) }
     }
 }
 
 impl Tee {
-    /// Reads on, and says so where there is nothing to read yet.
+    /// Reads on, and notes a wait for the client.
     fn read<B: Body>(&self, body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let read = poll_bytes(body, cx);
         self.capture.await_more(read.is_pending());
         read
     }
 
-    /// Hears a frame; true when it was the last one with data.
-    fn hear(&mut self, frame: &Frame<Bytes>, over: bool) -> bool {
+    /// Copies a frame's data; true when it was the last data.
+    fn copy(&mut self, frame: &Frame<Bytes>, is_end: bool) -> bool {
         let Some(data) = frame.data_ref() else {
             return true;
         };
         self.capture.push(data);
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-        over || self.left == Some(0)
+        is_end || self.left == Some(0)
     }
 }
 
-/// Nobody waits for what nobody can read any more.
+/// A body that is gone waits for no client.
 impl Drop for Tee {
     fn drop(&mut self) {
         self.capture.await_more(false);
@@ -118,30 +117,29 @@ impl<B: Body> Body for RequestBody<B> {
         };
         let frame = match tee.held.take() {
             Some(frame) => Some(frame),
-            None if tee.ended => None,
+            None if tee.has_ended => None,
             None => match tee.read(this.inner.as_mut(), cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
-                    let over = this.inner.is_end_stream();
-                    if !tee.hear(&frame, over) {
+                    if !tee.copy(&frame, this.inner.is_end_stream()) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Some(frame)
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => {
-                    tee.ended = true;
+                    tee.has_ended = true;
                     None
                 }
             },
         };
         tee.capture.arrive();
-        if let Some(turn) = &mut tee.turn {
-            if turn.poll(cx).is_pending() {
+        if let Some(lock) = &mut tee.lock {
+            if lock.poll(cx).is_pending() {
                 tee.held = frame;
                 return Poll::Pending;
             }
-            tee.turn = None;
+            tee.lock = None;
         }
         tee.capture.end();
         Poll::Ready(frame.map(Ok))
@@ -164,10 +162,10 @@ impl<B> fmt::Debug for RequestBody<B> {
     }
 }
 
-/// A response body: the inner service's, as it came, or the crate's own small one.
+/// A response body: the inner service's, unchanged, or the endpoint's own small one.
 ///
-/// What the inner service answers reaches the client byte for byte, trailers and errors included. Errors are the
-/// wrapped body's own. It is what [`LiveUpdatesService`](crate::LiveUpdatesService) answers with.
+/// The inner service's body reaches the client byte for byte, trailers and errors included. Errors are the wrapped
+/// body's own. [`LiveUpdatesService`](crate::LiveUpdatesService) answers with it.
 #[pin_project]
 pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 
@@ -175,22 +173,22 @@ pub struct ResponseBody<B: Body>(#[pin] Kind<B>);
 enum Kind<B: Body> {
     Inner(#[pin] B),
     Listed(#[pin] Listed<B>),
-    Replay(Replay<B>),
-    Own(EndpointBody),
+    Collected(Collected<B>),
+    Endpoint(EndpointBody),
 }
 
-/// A list on its way to a page, with what ends when it has left. Given on in pieces: a server takes a body of one piece
-/// at once, however long its client then takes to read that.
+/// A list, with the activities that end when it has left. It is sent in pieces: a server takes a whole body of one
+/// piece at once, however long its client then takes to read it.
 #[pin_project]
 struct Listed<B> {
     #[pin]
     inner: B,
-    /// What is left of a piece that was too large.
+    /// The rest of a piece that was too large.
     rest: Bytes,
     activities: Vec<Activity>,
 }
 
-/// A list is given on in pieces of so many bytes at most.
+/// The largest piece of a list, in bytes.
 const LIST_PIECE: usize = 16 * 1024;
 
 impl<B: Body> Listed<B> {
@@ -213,38 +211,40 @@ impl<B: Body> Listed<B> {
     }
 }
 
-/// A body that was read ahead, given on as it came.
-struct Replay<B: Body> {
-    frames: VecDeque<Frame<Bytes>>,
-    rest: Rest<B>,
-    /// Whether the body promised a length; a chunked answer stays chunked, for its trailers' sake.
-    exact: bool,
-}
-
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self(Kind::Inner(body))
     }
 
-    pub(crate) fn listed(body: B, listing: Vec<Activity>) -> Self {
-        Self(Kind::Listed(Listed { inner: body, rest: Bytes::new(), activities: listing }))
+    pub(crate) fn listed(body: B, activities: Vec<Activity>) -> Self {
+        Self(Kind::Listed(Listed { inner: body, rest: Bytes::new(), activities }))
     }
 
-    pub(crate) fn own(body: EndpointBody) -> Self {
-        Self(Kind::Own(body))
+    pub(crate) fn endpoint(body: EndpointBody) -> Self {
+        Self(Kind::Endpoint(body))
     }
 
-    /// `exact`: the body promised its length before it was read.
-    pub(crate) fn replay(collected: Collected<B>, exact: bool) -> Self {
-        let Collected { frames, rest, is_slow: _ } = collected;
-        Self(Kind::Replay(Replay { frames, rest, exact }))
+    pub(crate) fn forwarded(body: Forwarded<B>) -> Self {
+        Self(match body {
+            Forwarded::Unread(body) => Kind::Inner(body),
+            Forwarded::Collected(collected) => Kind::Collected(collected),
+        })
+    }
+
+    /// The inner service's body, where nothing was read of it and nothing depends on its end.
+    #[cfg(feature = "axum")]
+    pub(crate) fn into_inner(self) -> Result<B, Self> {
+        match self.0 {
+            Kind::Inner(body) => Ok(body),
+            watched => Err(Self(watched)),
+        }
     }
 }
 
-/// Empty, as layers outside need it for answers of their own (CORS, timeouts).
+/// Empty, as outer layers need it for their own responses (CORS, timeouts).
 impl<B: Body> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::own(EndpointBody::default())
+        Self::endpoint(EndpointBody::default())
     }
 }
 
@@ -256,15 +256,15 @@ impl<B: Body> Body for ResponseBody<B> {
         match self.project().0.project() {
             KindProject::Inner(body) => poll_bytes(body, cx),
             KindProject::Listed(listed) => listed.poll_piece(cx),
-            KindProject::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
-            KindProject::Replay(replay) => {
-                if let Some(frame) = replay.frames.pop_front() {
+            KindProject::Endpoint(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
+            KindProject::Collected(collected) => {
+                if let Some(frame) = collected.frames.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                match &mut replay.rest {
+                match &mut collected.rest {
                     Rest::End => Poll::Ready(None),
                     Rest::More(body) => poll_bytes(body.as_mut(), cx),
-                    Rest::Broken(_) => match std::mem::replace(&mut replay.rest, Rest::End) {
+                    Rest::Broken(_) => match std::mem::replace(&mut collected.rest, Rest::End) {
                         Rest::Broken(error) => Poll::Ready(Some(Err(error))),
                         Rest::End | Rest::More(_) => Poll::Ready(None),
                     },
@@ -277,12 +277,12 @@ impl<B: Body> Body for ResponseBody<B> {
         match &self.0 {
             Kind::Inner(body) => body.is_end_stream(),
             Kind::Listed(listed) => listed.rest.is_empty() && listed.inner.is_end_stream(),
-            Kind::Own(body) => body.0.is_none(),
-            Kind::Replay(replay) => {
-                replay.frames.is_empty()
-                    && match &replay.rest {
-                        // Without a promised length the end is seen by reading on, as with the body itself.
-                        Rest::End => replay.exact,
+            Kind::Endpoint(body) => body.0.is_none(),
+            Kind::Collected(collected) => {
+                collected.frames.is_empty()
+                    && match &collected.rest {
+                        // Without a promised length only reading on shows the end, as with the body itself.
+                        Rest::End => collected.is_exact,
                         Rest::More(body) => body.is_end_stream(),
                         Rest::Broken(_) => false,
                     }
@@ -294,12 +294,12 @@ impl<B: Body> Body for ResponseBody<B> {
         match &self.0 {
             Kind::Inner(body) => body.size_hint(),
             Kind::Listed(listed) => longer(listed.inner.size_hint(), listed.rest.len()),
-            Kind::Own(body) => body.size_hint(),
-            Kind::Replay(replay) => {
-                let read = replay.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
-                let rest = match &replay.rest {
+            Kind::Endpoint(body) => body.size_hint(),
+            Kind::Collected(collected) => {
+                let read = collected.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
+                let rest = match &collected.rest {
                     Rest::More(body) => body.size_hint(),
-                    Rest::End if replay.exact => SizeHint::with_exact(0),
+                    Rest::End if collected.is_exact => SizeHint::with_exact(0),
                     Rest::End | Rest::Broken(_) => SizeHint::default(),
                 };
                 longer(rest, read)
@@ -312,13 +312,13 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Kind::Inner(_) | Kind::Listed(_) => "ResponseBody(inner)",
-            Kind::Replay(_) => "ResponseBody(read ahead)",
-            Kind::Own(_) => "ResponseBody(own)",
+            Kind::Collected(_) => "ResponseBody(read ahead)",
+            Kind::Endpoint(_) => "ResponseBody(endpoint)",
         })
     }
 }
 
-/// The body of an answer by this crate itself: a few bytes at most.
+/// The body of the endpoint's responses: a few bytes at most.
 ///
 /// ```
 /// use tower_live_updates::{Entity, LiveUpdates};
@@ -378,14 +378,17 @@ fn longer(hint: SizeHint, by: usize) -> SizeHint {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, future::poll_fn, sync::Weak};
+    use std::{
+        collections::VecDeque,
+        future::poll_fn,
+        sync::{Mutex, Weak},
+    };
 
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::watch::turn::Waiting;
 
-    /// Chunks of unknown number; asked again after the end, it panics, as a stream may.
+    /// Chunks of unknown number. It panics when polled after its end, as a stream may.
     struct Stream(Option<VecDeque<Bytes>>);
 
     impl Stream {
@@ -402,7 +405,7 @@ mod tests {
             mut self: Pin<&mut Self>,
             _cx: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            let chunk = self.0.as_mut().expect("not asked after the end").pop_front();
+            let chunk = self.0.as_mut().expect("not polled after the end").pop_front();
             if chunk.is_none() {
                 self.0 = None;
             }
@@ -410,16 +413,16 @@ mod tests {
         }
     }
 
-    fn turn() -> (tokio::sync::oneshot::Sender<()>, Taking) {
-        let (give, turn) = tokio::sync::oneshot::channel();
-        (give, Taking::Waiting(Waiting::new(Box::pin(async { turn.await.expect("a turn") }))))
+    fn lock() -> (tokio::sync::oneshot::Sender<()>, LockFuture) {
+        let (give, lock) = tokio::sync::oneshot::channel();
+        (give, LockFuture::Waiting(Mutex::new(Box::pin(async { lock.await.expect("the lock") }))))
     }
 
     #[tokio::test]
-    async fn an_end_that_waits_for_its_turn_is_not_asked_for_again() {
-        let (give, turn) = turn();
+    async fn an_end_that_waits_for_the_lock_is_not_polled_for_again() {
+        let (give, lock) = lock();
         let capture = Capture::new(100, Weak::new());
-        let mut body = RequestBody::watched(Stream::new(&["ab", "c"]), capture.clone(), Some(turn));
+        let mut body = RequestBody::watched(Stream::new(&["ab", "c"]), capture.clone(), Some(lock));
         for chunk in ["ab", "c"] {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), chunk);
         }
@@ -427,7 +430,7 @@ mod tests {
         for _ in 0..2 {
             let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
             assert!(pending && capture.has_arrived() && !capture.is_awaited());
-            assert!(capture.take().is_none(), "the inner service has not got it");
+            assert!(capture.take().is_none(), "the inner service has not received the end");
         }
         give.send(()).unwrap();
         assert!(body.frame().await.is_none());
@@ -435,15 +438,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_piece_of_a_known_length_is_held_back_until_its_turn() {
-        let (give, turn) = turn();
+    async fn the_last_piece_of_a_known_length_is_held_back_until_the_lock_is_held() {
+        let (give, lock) = lock();
         let inner = http_body_util::Full::new(Bytes::from_static(b"abc"));
         let capture = Capture::new(100, Weak::new());
-        let mut body = RequestBody::watched(inner, capture.clone(), Some(turn));
+        let mut body = RequestBody::watched(inner, capture.clone(), Some(lock));
         let mut pinned = Pin::new(&mut body);
         let pending = poll_fn(|cx| Poll::Ready(pinned.as_mut().poll_frame(cx).is_pending())).await;
         assert!(pending && capture.has_arrived());
-        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)), "it is still to come");
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)), "the piece is still to come");
         give.send(()).unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
         assert!(body.is_end_stream());

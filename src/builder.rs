@@ -25,7 +25,10 @@ use crate::{
     publish::Publisher,
     revalidation::RevalidationKeeps,
     shutdown::Lifecycle,
-    watch::{WatchLimits, Watcher, route::Routes},
+    watch::{
+        route::Routes,
+        watcher::{WatchLimits, Watcher},
+    },
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -174,7 +177,7 @@ impl LiveUpdatesBuilder {
             watch: WatchLimits {
                 body_bytes: 1024 * 1024,
                 response_time: Duration::from_secs(5),
-                turn: Duration::from_secs(5),
+                write_lock: Duration::from_secs(5),
                 hook: Duration::from_secs(5),
                 detached: 1024,
             },
@@ -410,7 +413,7 @@ impl<A> LiveUpdatesBuilder<A> {
     /// How long a write waits for an earlier write of the same object. Default: 5 s; then it goes on, and is counted. Writes
     /// whose bodies have arrived go before those without a body, and deletions without a body do not wait for each other.
     pub fn write_lock_timeout(mut self, time: Duration) -> Self {
-        self.watch.turn = time;
+        self.watch.write_lock = time;
         self
     }
 

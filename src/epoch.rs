@@ -1,4 +1,5 @@
-//! The name of one log, and the secrets that keys refer to it by. Both survive a restart together with the log.
+//! The epoch: the id of one log, and the secrets in keys that refer to it. Both survive a restart together with the
+//! log.
 
 use std::{fmt, hash::Hasher};
 
@@ -7,13 +8,13 @@ use siphasher::sip::SipHasher13;
 
 use crate::random;
 
-/// Names a log in keys, so that positions in one log are never taken for positions in another.
+/// Identifies a log in keys, so that positions in one log are never taken for positions in another.
 #[derive(Clone, Debug)]
 pub(crate) struct Epoch {
     pub(crate) id: String,
     /// Masks the positions in keys.
     pub(crate) positions: Secret,
-    /// Tells the credentials of one session from those of another.
+    /// Distinguishes the credentials of different sessions.
     pub(crate) owners: Secret,
 }
 
@@ -23,7 +24,7 @@ impl Epoch {
     }
 }
 
-/// The secret of a keyed hash. Unlike `RandomState` it can be kept, and hashes the same in every build.
+/// The secret of a keyed hash. Unlike `RandomState` it can be saved, and hashes the same in every build.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Secret([u8; 16]);
 
@@ -60,13 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_that_was_kept_hashes_as_before() {
+    fn a_saved_secret_hashes_as_before() {
         let secret = Secret::new();
         let kept = Secret::from_hex(&secret.to_hex()).unwrap();
         assert_eq!(kept.hash(1, "text"), secret.hash(1, "text"));
         assert_ne!(secret.hash(0, "text"), secret.hash(1, "text"));
         assert_ne!(Secret::new().hash(1, "text"), secret.hash(1, "text"));
-        // Of the same build or another.
+        // In every build.
         assert_eq!(Secret([7; 16]).hash(1, "text"), 0xb0a88690600f862e);
         assert_eq!(Secret::from_hex("12"), None);
         assert_eq!(format!("{secret:?}"), "Secret");

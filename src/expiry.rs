@@ -1,8 +1,8 @@
-//! When something is over, by the wall clock.
+//! Expiry times by the wall clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A time on the wall clock, as how long after 1970 it comes.
+/// A time on the wall clock, as a duration since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Expiry(Duration);
 
@@ -15,12 +15,12 @@ impl Expiry {
         Self(Duration::from_secs(seconds))
     }
 
-    /// So long after this moment.
+    /// The time `time` from now.
     pub(crate) fn after(time: Duration) -> Self {
         Self(Self::at(SystemTime::now()).0.saturating_add(time))
     }
 
-    /// Whole seconds since 1970; never later than it is.
+    /// Whole seconds since 1970, rounded down.
     pub(crate) fn seconds(self) -> u64 {
         self.0.as_secs()
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_of_every_size_are_borne() {
+    fn times_of_every_size_are_valid() {
         let second = Duration::from_secs(1);
         assert!(Expiry::at(UNIX_EPOCH - second).is_over());
         assert!(Expiry::at(SystemTime::now()).is_over());

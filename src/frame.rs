@@ -1,4 +1,4 @@
-//! Frames that are sent as one: in one piece, or in several pieces so that a large object can be shared.
+//! Frames that are sent together: in one piece, or in several pieces so that frames share a large object.
 
 use std::{mem::size_of_val, slice, sync::Arc};
 
@@ -22,7 +22,7 @@ impl Frame {
         }
     }
 
-    /// Bytes that are sent.
+    /// The number of bytes sent.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Whole(bytes) => bytes.len(),
@@ -30,12 +30,12 @@ impl Frame {
         }
     }
 
-    /// The first byte, which says of what kind it is.
+    /// The first byte, which holds the frame's opcode.
     pub(crate) fn first(&self) -> Option<u8> {
         self.pieces().iter().find_map(|piece| piece.first().copied())
     }
 
-    /// What it occupies, but for the pieces that are `shared`.
+    /// The memory it occupies, without the `shared` pieces.
     pub(crate) fn own_bytes(&self, shared: impl Fn(&Bytes) -> bool) -> usize {
         let own: usize = self.pieces().iter().filter(|piece| !shared(piece)).map(Bytes::len).sum();
         match self {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_sent_as_one() {
+    fn pieces_equal_the_whole_frame() {
         let object = Bytes::from(vec![b'o'; 100]);
         let pieces = [Bytes::new(), Bytes::from_static(b"head"), object.clone(), Bytes::from_static(b"tail")];
         let frame = Frame::Pieces(Arc::new(pieces));

@@ -15,96 +15,94 @@ use http_body::Body;
 use pin_project::pin_project;
 
 use crate::{
-    body::EndpointBody,
+    body::{EndpointBody, ResponseBody},
+    body_mode::BodyMode,
     hook::BoxFuture,
-    watch::{Listing, Watcher, capture::Capture},
-    way::{Listed, ResponseWay},
+    watch::{
+        capture::Capture,
+        detached::Detachable,
+        watcher::{ListRead, Watcher},
+    },
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
-/// A request that is neither watched nor reads a list is passed on without an allocation, unless its path holds escapes.
-/// A watched write that is dropped unfinished,
-/// because its client went away or an outer timeout fired, goes on in a task of its own.
+/// Requests that are neither watched writes nor reads of a list pass without an allocation, unless the path holds
+/// escapes. A watched write always runs to completion and is broadcast, even if this future is dropped because the
+/// client disconnects or an outer timeout fires: it goes on in a task of its own.
+///
+/// `F` is the inner service's future, `M` the body mode, and `T` the result.
 #[pin_project]
-pub struct ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-    W::Response: 'static,
-    E: 'static,
-{
+pub struct ResponseFuture<F, M, T> {
     #[pin]
-    kind: Kind<F, Result<Response<W::Response>, E>>,
-    way: PhantomData<fn() -> (W, R)>,
+    kind: Kind<F, T>,
+    mode: PhantomData<fn() -> M>,
 }
 
 #[pin_project(project = KindProject)]
-enum Kind<F, T: 'static> {
+enum Kind<F, T> {
     Pass(#[pin] F),
     /// Until the inner service has answered.
-    List(#[pin] F, Option<Listing>),
+    List(#[pin] F, Option<ListRead>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<EndpointBody>>),
 }
 
-impl<F, W, R, E> ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-{
+impl<F, M, T> ResponseFuture<F, M, T> {
     pub(crate) fn pass(inner: F) -> Self {
         Self::new(Kind::Pass(inner))
     }
 
-    pub(crate) fn list(inner: F, listing: Listing) -> Self {
-        Self::new(Kind::List(inner, Some(listing)))
+    pub(crate) fn list(inner: F, list: ListRead) -> Self {
+        Self::new(Kind::List(inner, Some(list)))
     }
 
     pub(crate) fn endpoint(answer: BoxFuture<Response<EndpointBody>>) -> Self {
         Self::new(Kind::Endpoint(answer))
     }
 
-    /// `request` is what listens to the write's request.
+    /// `request` is the copy of the write's request body.
     pub(crate) fn watch(
-        write: impl Future<Output = Result<Response<W::Response>, E>> + Send + 'static,
+        write: impl Future<Output = T> + Send + 'static,
         request: Capture,
         watcher: Arc<Watcher>,
     ) -> Self {
         Self::new(Kind::Watch(Detachable::new(write, request, watcher)))
     }
 
-    fn new(kind: Kind<F, Result<Response<W::Response>, E>>) -> Self {
-        Self { kind, way: PhantomData }
+    fn new(kind: Kind<F, T>) -> Self {
+        Self { kind, mode: PhantomData }
     }
 }
 
-impl<F, W, R, E> Future for ResponseFuture<F, W, R, E>
+impl<F, M, R, E> Future for ResponseFuture<F, M, Result<Response<M::ResponseBody>, E>>
 where
     F: Future<Output = Result<Response<R>, E>>,
-    W: ResponseWay<R>,
+    M: BodyMode<R>,
     R: Body,
 {
-    type Output = Result<Response<W::Response>, E>;
+    type Output = Result<Response<M::ResponseBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProject::Pass(inner) => inner.poll(cx).map_ok(W::pass),
-            KindProject::List(inner, listing) => inner.poll(cx).map_ok(|mut response| match listing.take() {
-                Some(listing) => {
-                    listing.keep_out_of_caches(response.headers_mut());
-                    response.map(|body| W::listed(body, Listed(listing.activities)))
+            KindProject::Pass(inner) => inner.poll(cx).map_ok(M::pass_response),
+            KindProject::List(inner, list) => inner.poll(cx).map_ok(|mut response| match list.take() {
+                Some(list) => {
+                    list.keep_out_of_caches(response.headers_mut());
+                    response.map(|body| M::wrap_response(ResponseBody::listed(body, list.activities)))
                 }
-                None => W::pass(response),
+                None => M::pass_response(response),
             }),
             KindProject::Watch(write) => write.poll(cx),
-            KindProject::Endpoint(answer) => answer.as_mut().poll(cx).map(|response| Ok(response.map(W::own))),
+            KindProject::Endpoint(answer) => answer
+                .as_mut()
+                .poll(cx)
+                .map(|response| Ok(response.map(|body| M::wrap_response(ResponseBody::endpoint(body))))),
         }
     }
 }
 
-impl<F, W, R, E> fmt::Debug for ResponseFuture<F, W, R, E>
-where
-    W: ResponseWay<R>,
-{
+impl<F, M, T> fmt::Debug for ResponseFuture<F, M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             Kind::Pass(_) | Kind::List(..) => "ResponseFuture(pass)",
@@ -135,55 +133,5 @@ impl Future for EndpointFuture {
 impl fmt::Debug for EndpointFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EndpointFuture")
-    }
-}
-
-/// A write that, once begun, is run to its end even when nobody waits for it any more.
-struct Detachable<T: 'static> {
-    write: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    begun: bool,
-    request: Capture,
-    watcher: Arc<Watcher>,
-    #[cfg(feature = "tracing")]
-    span: tracing::Span,
-}
-
-impl<T> Detachable<T> {
-    fn new(write: impl Future<Output = T> + Send + 'static, request: Capture, watcher: Arc<Watcher>) -> Self {
-        Self {
-            write: Some(Box::pin(write)),
-            begun: false,
-            request,
-            watcher,
-            #[cfg(feature = "tracing")]
-            span: tracing::Span::current(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        self.begun = true;
-        // Out of its place while it runs: one that panics must not be found there and run again.
-        let Some(mut write) = self.write.take() else {
-            return Poll::Pending;
-        };
-        let poll = write.as_mut().poll(cx);
-        if poll.is_pending() {
-            self.write = Some(write);
-        }
-        poll
-    }
-}
-
-impl<T> Drop for Detachable<T> {
-    fn drop(&mut self) {
-        let Some(write) = self.write.take().filter(|_| self.begun) else {
-            return;
-        };
-        let finish = async move {
-            drop(write.await);
-        };
-        #[cfg(feature = "tracing")]
-        let finish = tracing::Instrument::instrument(finish, self.span.clone());
-        self.watcher.finish_detached(&self.request, finish);
     }
 }

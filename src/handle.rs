@@ -18,7 +18,7 @@ use crate::{
     scope::Scopes,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
     shutdown::signal,
-    watch::Watcher,
+    watch::watcher::Watcher,
 };
 
 /// Live updates for one application: a cheap, cloneable handle.
@@ -295,10 +295,10 @@ impl LiveUpdates {
             calls: observer.calls.get(),
             changes_published: observer.changes_published.get(),
             messages_published: observer.messages_published.get(),
-            replays: hub.counters.replays.get(),
-            repeats: hub.counters.repeats.get(),
-            snapshots: hub.counters.snapshots.get(),
-            unrecovered_gaps: hub.counters.gaps.get(),
+            replays: hub.counters().replays.get(),
+            repeats: hub.counters().repeats.get(),
+            snapshots: hub.counters().snapshots.get(),
+            unrecovered_gaps: hub.counters().gaps.get(),
             writes_unpublished: observer.writes_unpublished.get(),
             writes_redirected: observer.writes_redirected.get(),
             writes_replayed: observer.writes_replayed.get(),

@@ -1,4 +1,4 @@
-//! Running the application's own code: a panic or a hang in it ends nothing but itself.
+//! Runs the application's hooks: a panic or a hang in a hook fails that hook alone.
 
 use std::{
     error::Error,
@@ -13,13 +13,13 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{task::unconstrained, time::sleep};
 
-/// Any error of the application's.
+/// An error of the application's.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A future whose type is nobody's business.
+/// A boxed future.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How a hook failed without an answer.
+/// How a hook failed without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HookFailure {
     Panicked,
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// Waits for `limit` at most; `None` when that is over. No timer is made where there is nothing to wait for.
+/// Runs a future for `limit` at most; `None` after that. A future that is ready at once needs no timer.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut timer = None;
@@ -56,7 +56,7 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::O
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
         }
-        // It fires even where the future uses up all that its task may do in one turn.
+        // It fires even if the future uses up its task's budget.
         let timer = timer.get_or_insert_with(|| Box::pin(unconstrained(sleep(limit))));
         timer.as_mut().poll(cx).map(|()| None)
     })
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_needs_no_timer() {
-        let answer = within(Duration::from_secs(5), async { 7 });
-        assert_eq!(answer.now_or_never(), Some(Some(7)), "without a runtime");
+    fn a_ready_future_needs_no_timer() {
+        let output = within(Duration::from_secs(5), async { 7 });
+        assert_eq!(output.now_or_never(), Some(Some(7)), "without a runtime");
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     endpoint::Endpoint,
     hub::EntityIndex,
     service::{LiveUpdatesService, Parts},
-    watch::Watcher,
+    watch::watcher::Watcher,
 };
 
 /// Wraps any tower HTTP service: watches its writes, and serves the endpoint where it is the whole layer.
@@ -76,8 +76,8 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[must_use = "a layer does nothing until a service is wrapped in it"]
-pub struct LiveUpdatesLayer<W = Generic> {
-    parts: Parts<W>,
+pub struct LiveUpdatesLayer<M = Generic> {
+    parts: Parts<M>,
 }
 
 impl LiveUpdatesLayer {
@@ -108,25 +108,25 @@ impl LiveUpdatesLayer {
     #[cfg(feature = "axum")]
     #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
     pub fn axum(self) -> LiveUpdatesLayer<crate::body::Axum> {
-        LiveUpdatesLayer { parts: self.parts.other_way() }
+        LiveUpdatesLayer { parts: self.parts.with_mode() }
     }
 }
 
-impl<S, W> Layer<S> for LiveUpdatesLayer<W> {
-    type Service = LiveUpdatesService<S, W>;
+impl<S, M> Layer<S> for LiveUpdatesLayer<M> {
+    type Service = LiveUpdatesService<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
         LiveUpdatesService::from_parts(inner, self.parts.clone())
     }
 }
 
-impl<W> Clone for LiveUpdatesLayer<W> {
+impl<M> Clone for LiveUpdatesLayer<M> {
     fn clone(&self) -> Self {
         Self { parts: self.parts.clone() }
     }
 }
 
-impl<W> fmt::Debug for LiveUpdatesLayer<W> {
+impl<M> fmt::Debug for LiveUpdatesLayer<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveUpdatesLayer").field("parts", &self.parts).finish()
     }

@@ -60,6 +60,7 @@ mod auth;
 #[doc(hidden)]
 pub mod bench;
 pub mod body;
+mod body_mode;
 pub mod builder;
 mod change;
 mod connection;
@@ -92,7 +93,6 @@ mod service;
 mod shutdown;
 mod warnings;
 mod watch;
-mod way;
 
 pub use self::{
     auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},
@@ -105,7 +105,7 @@ pub use self::{
     layer::LiveUpdatesLayer,
     observe::Stats,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
-    watch::write::LiveWrite,
+    watch::live_write::LiveWrite,
 };
 
 /// Pages besides the reference.

@@ -1,8 +1,8 @@
-//! Fields under other names than the stock client's.
+//! Recognises an event's dates under other names than the stock client's.
 
 use crate::object::Object;
 
-/// The reason for an event whose dates have other names.
+/// The error for an event whose dates have other names.
 macro_rules! dates {
     ($(($start:literal, $end:literal)),* $(,)?) => {
         [$(($start, $end, concat!(
@@ -37,7 +37,7 @@ const DATES: [(&str, &str, &str); 22] = dates![
     ("from", "to"),
 ];
 
-/// Why an added event has no dates, as far as its other fields tell.
+/// Why an added event has no dates, judged by its other fields.
 pub(crate) fn dates(object: &Object<'_>) -> Option<&'static str> {
     let has = |key: &str| object.get(key).is_some();
     if has("start_date") && has("end_date") {

@@ -29,8 +29,8 @@ impl<'a> Object<'a> {
         Self::read_simple(json).or_else(|| serde_json::from_str(json).ok())
     }
 
-    /// Reads what nearly all objects are, several times as fast: no white space, and nothing but texts without escapes,
-    /// integers, and what has a name. `None` when there is anything else.
+    /// Reads the usual objects several times as fast: without white space, with strings without escapes, integers,
+    /// `null`, `true` and `false` alone. `None` when there is anything else.
     fn read_simple(json: &'a str) -> Option<Self> {
         let mut rest = json.strip_prefix('{')?;
         let mut object = Object { fields: Vec::with_capacity(USUAL) };
@@ -54,7 +54,7 @@ impl<'a> Object<'a> {
         self.raw(key).map(Cow::as_ref)
     }
 
-    /// The same, as it is kept.
+    /// The same, borrowed or owned as it was read.
     pub(crate) fn raw(&self, key: &str) -> Option<&Cow<'a, str>> {
         self.fields.iter().rev().find(|(name, _)| name == key).map(|(_, raw)| raw)
     }
@@ -72,17 +72,17 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The keys, as often as they stand there.
+    /// The keys, repeated ones as often as they occur.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().map(|(key, _)| key.as_ref())
     }
 
-    /// Appends a field; what stands under the same key before it loses.
+    /// Appends a field, which overrides earlier ones of the same key.
     pub(crate) fn push(&mut self, key: impl Into<Cow<'a, str>>, raw: impl Into<Cow<'a, str>>) {
         self.fields.push((key.into(), raw.into()));
     }
 
-    /// Leaves out every field that `keep` refuses.
+    /// Keeps the fields for whose key `keep` returns true.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.fields.retain(|(key, _)| keep(key));
     }
@@ -119,7 +119,7 @@ impl<'a> Object<'a> {
 
     /// The object as JSON text.
     pub(crate) fn to_json(&self) -> String {
-        // Each with quotes, a colon, and a comma or the brace that ends it all.
+        // Each field with two quotes, a colon, and a comma or the closing brace.
         let size = 2 + self.fields.iter().map(|(key, raw)| key.len() + raw.len() + 4).sum::<usize>();
         let mut json = String::with_capacity(size - usize::from(!self.fields.is_empty()));
         json.push('{');
@@ -142,10 +142,10 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Of so many fields each is looked for among all; of more, which anybody may send, in a map.
+/// Up to this many fields are searched one by one. More, which any client may send, are searched in a map.
 const FEW: usize = 32;
 
-/// Fields there is room for at once.
+/// Initial capacity in fields.
 const USUAL: usize = 8;
 
 /// The length of the JSON string that `json` begins with, where that holds no escapes.
@@ -155,7 +155,7 @@ fn plain_string(json: &str) -> Option<usize> {
     (text.as_bytes()[end] == b'"').then_some(end + 2)
 }
 
-/// The length of the text, integer or name that `json` begins with.
+/// The length of the string, integer, `null`, `true` or `false` that `json` begins with.
 fn simple_value(json: &str) -> Option<usize> {
     match json.as_bytes().first()? {
         b'"' => plain_string(json),
@@ -187,7 +187,7 @@ fn push_quoted(json: &mut String, text: &str) {
     }
 }
 
-/// True of what stands in a JSON string as it is.
+/// True of bytes that need no escape in a JSON string.
 fn is_plain(byte: u8) -> bool {
     byte >= b' ' && byte != b'"' && byte != b'\\'
 }
@@ -308,9 +308,9 @@ mod tests {
     );
 
     #[test]
-    fn a_simple_object_needs_no_second_reading() {
+    fn a_simple_object_is_read_by_the_fast_reader() {
         let json = r#"{"id":"1","count":-70,"zero":0,"gone":null,"on":true,"off":false,"größe":"ä€😀","":""}"#;
-        let object = Object::read_simple(json).expect("nothing is unusual about it");
+        let object = Object::read_simple(json).expect("a simple object");
         assert_eq!(object, serde_json::from_str(json).unwrap());
         assert!(Object::read_simple("{}").is_some());
     }
@@ -348,7 +348,7 @@ mod tests {
         }
 
         #[test]
-        fn room_is_made_for_the_whole_text(fields in proptest::collection::vec(("[a-z]{0,5}", "[0-9]{1,5}"), 0..5)) {
+        fn the_capacity_is_that_of_the_whole_text(fields in proptest::collection::vec(("[a-z]{0,5}", "[0-9]{1,5}"), 0..5)) {
             let mut object = Object::default();
             fields.iter().for_each(|(key, raw)| object.push(&**key, &**raw));
             let json = object.to_json();

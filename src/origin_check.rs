@@ -1,11 +1,11 @@
-//! Origins as a program writes them, and as browsers send them.
+//! Checks configured origins, and brings them into the form that browsers send.
 
 use http::uri::Authority;
 
 /// The form in which browsers send an origin: in lower case, without the scheme's usual port and without a slash.
 ///
 /// # Errors
-/// Why it is no origin that a browser sends, and what to write instead.
+/// If no browser sends this origin: the reason, and what to write instead.
 pub(crate) fn normal_origin(written: &str) -> Result<String, String> {
     let refuse = |reason: &str| Err(reason.to_owned());
     let origin = written.to_ascii_lowercase();
@@ -65,7 +65,7 @@ pub(crate) fn origin_fault(written: &str) -> Option<String> {
     normal_origin(written).err()
 }
 
-/// The port that an address of this scheme need not name.
+/// The default port of a scheme, which browsers leave out of an origin.
 pub(crate) fn usual_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_becomes_what_browsers_send() {
+    fn origins_are_normalised_to_the_form_that_browsers_send() {
         for (written, sent) in [
             ("https://app.example", "https://app.example"),
             ("https://app.example:443", "https://app.example"),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_sends_is_refused_with_the_remedy() {
+    fn origins_that_no_browser_sends_are_refused_with_the_remedy() {
         for (written, remedy) in [
             ("", "\"https://app.example\""),
             ("*", "allow_origin_if"),

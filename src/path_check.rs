@@ -1,8 +1,8 @@
-//! Paths as a program writes them. What no request can ever have is refused, with what to write instead.
+//! Checks configured paths. A path that no request can have is refused, and the error shows what to write instead.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// Why no request can match this pattern; `None` where one can. The router's own rules come after these.
+/// Why no request can match this pattern; `None` where one can. The router checks its own rules afterwards.
 pub(crate) fn pattern_fault(path: &str) -> Option<String> {
     if path.is_empty() {
         return Some("it is empty; a path begins with '/', as in \"/events\"".to_owned());
@@ -27,15 +27,15 @@ pub(crate) fn endpoint_fault(path: &str) -> Option<String> {
     pattern_fault(path).or_else(has_parameter)
 }
 
-/// True where the endpoint at `path` would answer requests of this pattern: it is the pattern, or names one object
-/// (`/events/{id}`). Where something else is left open, a literal path may well stand beside it.
+/// True where the endpoint at `path` would take requests of this pattern: `path` equals the pattern, or names one of
+/// its objects (`/events/{id}`). Beside any other parameter a literal path is allowed.
 pub(crate) fn covers(pattern: &str, path: &str) -> bool {
     let segments = |path| str::split(str::trim_matches(path, '/'), '/');
     let is_same = |(pattern, segment): (&str, &str)| pattern == segment || (pattern == "{id}" && !segment.is_empty());
     segments(pattern).count() == segments(path).count() && segments(pattern).zip(segments(path)).all(is_same)
 }
 
-/// A segment that is a parameter in another router's spelling.
+/// What is wrong with a segment that is a parameter in another router's syntax.
 fn parameter_fault(segment: &str) -> Option<String> {
     let bare = segment.trim_matches(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     let not = |written: &str| Some(format!("a parameter is written {{{}}}, not {written}", name_of(bare)));
@@ -73,7 +73,7 @@ fn name_of(bare: &str) -> &str {
     if is_name { bare } else { "id" }
 }
 
-/// What to write: the part before the first parameter is what a collection has.
+/// Adds what to write instead: the part before the first parameter, which is the collection's path.
 fn with_example(path: &str, reason: &str) -> String {
     let is_plain = |segment: &&str| parameter_fault(segment).is_none() && !segment.contains('{');
     let bare: Vec<&str> = path.split('/').take_while(is_plain).collect();
@@ -87,7 +87,7 @@ fn with_example(path: &str, reason: &str) -> String {
 /// Letters that clients send escaped.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'"').add(b'`').add(b'\\').add(b'^');
 
-/// Letters in it that no request's path holds.
+/// What is wrong with a path's characters.
 fn text_fault(path: &str) -> Option<String> {
     if let Some(at) = path.find(['?', '#']) {
         let what = if path[at..].starts_with('?') { "a query" } else { "a fragment" };
@@ -107,7 +107,7 @@ fn text_fault(path: &str) -> Option<String> {
     escapes_fault(path)
 }
 
-/// Escapes are matched as they are sent, but for those that nothing needs: these are undone first.
+/// What is wrong with a path's escapes. Requests are matched with needless escapes undone, and the others as sent.
 fn escapes_fault(path: &str) -> Option<String> {
     for (at, _) in path.match_indices('%') {
         let hex = path.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_match_is_taken() {
+    fn paths_that_can_match_are_accepted() {
         for path in [
             "/",
             "/events",
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_matches_is_refused_with_what_to_write() {
+    fn paths_that_never_match_are_refused_with_the_remedy() {
         for (path, remedy) in [
             ("", "begins with '/'"),
             ("events", "\"/events\""),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_stands_in_the_way_of_its_own_path_and_of_ids() {
+    fn the_endpoint_covers_its_own_path_and_ids() {
         for (pattern, path, is_covered) in [
             ("/events", "/events", true),
             ("/events", "/events/", true),

@@ -1,5 +1,5 @@
-//! The wire, both ways: what the server says as whole WebSocket frames, and a strict small decoder for what pages
-//! say. No I/O.
+//! The wire protocol: encodes the server's messages as whole WebSocket frames, and decodes pages' messages with a small
+//! strict decoder. No I/O.
 //!
 //! The message shapes are those of the vendor's article and of the stock `RemoteEvents` client (Scheduler 7.2,
 //! Gantt 10): text frames only, one JSON message each.
@@ -17,7 +17,7 @@ const FIN: u8 = 0x80;
 
 /// WebSocket close codes this crate sends (RFC 6455 7.4.1).
 pub(crate) mod close {
-    /// The server is going away; the page returns in two seconds.
+    /// The server shuts down; the page returns in two seconds.
     pub(crate) const GOING_AWAY: u16 = 1001;
     /// The peer broke the framing rules.
     pub(crate) const PROTOCOL: u16 = 1002;
@@ -25,13 +25,13 @@ pub(crate) mod close {
     pub(crate) const INVALID_TEXT: u16 = 1007;
     /// Not allowed (any more).
     pub(crate) const POLICY: u16 = 1008;
-    /// A message was larger than pages ever send.
+    /// A message was larger than any that pages send.
     pub(crate) const TOO_LARGE: u16 = 1009;
-    /// The reader was too slow; it may come back.
+    /// The page read too slowly; it may come back.
     pub(crate) const TRY_AGAIN: u16 = 1013;
 }
 
-/// An event frame, and where in it the object stands.
+/// An event frame, and the object in it.
 #[derive(Clone, Debug)]
 pub(crate) struct EventFrame {
     /// The whole frame, header included.
@@ -45,7 +45,7 @@ pub(crate) fn start(connection_id: &str) -> Bytes {
     text([r#"{"action":"start","body":"#, &quoted(connection_id), "}"])
 }
 
-/// What stands before the object in the frames of one entity's changes of one kind: always the same.
+/// The bytes before the object, the same in all frames of one entity's changes of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct EventHead(Box<str>);
 
@@ -64,7 +64,7 @@ impl EventHead {
         EventFrame { object: frame.slice(end - object.len()..end), frame }
     }
 
-    /// The same in three pieces, of which the second is the object itself.
+    /// The same in three pieces; the second is the object itself.
     pub(crate) fn around(&self, object: &Bytes) -> [Bytes; 3] {
         let mut head = BytesMut::with_capacity(MAX_HEADER + self.0.len());
         put_header(&mut head, TEXT, self.0.len() + object.len() + EVENT_TAIL.len());
@@ -73,15 +73,15 @@ impl EventHead {
     }
 }
 
-/// What follows the object in an event frame.
+/// The bytes after the object in an event frame.
 pub(crate) const EVENT_TAIL: &str = "}}}";
 
-/// Several frames to be sent as one piece.
+/// Several frames in one piece.
 pub(crate) fn glued(frames: &[Bytes]) -> Bytes {
     frames.concat().into()
 }
 
-/// Anything else for an entity's handlers: `value` is JSON text.
+/// A message of the application's for an entity's handlers; `value` is JSON text.
 pub(crate) fn message(entity: &str, value: &str) -> Bytes {
     text([r#"{"action":"event","body":{"name":"#, &quoted(entity), r#","value":"#, value, "}}"])
 }
@@ -98,7 +98,7 @@ pub(crate) fn result(calls: &[CallId<'_>]) -> Bytes {
     text([r#"{"action":"result","body":"#, &call_results(calls), "}"])
 }
 
-/// A ping; its pong brings the payload back.
+/// A ping; its pong returns the payload.
 pub(crate) fn ping(payload: &[u8]) -> Bytes {
     frame(PING, &[payload])
 }
@@ -147,26 +147,26 @@ fn put_header(frame: &mut BytesMut, opcode: u8, length: usize) {
     }
 }
 
-/// What a page may say.
+/// A message of a page's.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientMessage<'a> {
-    /// Hear an entity.
+    /// Starts the entity's broadcasts.
     Subscribe(Cow<'a, str>),
-    /// Hear it no more. The stock client's `detach()` names it under `key` instead of `name`.
+    /// Ends them. The stock client's `detach()` sends the entity under `key` instead of `name`.
     Unsubscribe(Cow<'a, str>),
-    /// Remote calls that want an answer each.
+    /// Remote calls, each of which expects an answer.
     Call(Vec<CallId<'a>>),
 }
 
-/// A call's id, as the JSON text to answer with.
+/// A call's id, as JSON text.
 #[derive(Debug, PartialEq)]
 pub(crate) struct CallId<'a>(Cow<'a, str>);
 
-/// Calls answered at most per message; the client sends one.
+/// The most calls in one message; the client sends one.
 const MAX_CALLS: usize = 64;
 
 impl<'a> ClientMessage<'a> {
-    /// Reads one text message; `None` for everything else than the three known actions.
+    /// Reads one text message; `None` for any but the three known actions.
     pub(crate) fn decode(text: &'a str) -> Option<Self> {
         let message = Object::parse(text.as_bytes())?;
         let name = || -> Option<Cow<'a, str>> {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_the_articles_to_the_letter() {
+    fn frames_match_the_vendors_article_to_the_letter() {
         assert_eq!(body(&start("connectionId")), r#"{"action":"start","body":"connectionId"}"#);
         assert_eq!(
             body(&EventHead::new("events", "delete", "event").event(r#"{"id":7}"#).frame),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_understood() {
+    fn messages_of_pages_are_decoded() {
         let decode = |text| ClientMessage::decode(text);
         assert_eq!(
             decode(r#"{"action":"subscribe","name":"events"}"#),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_ignored() {
+    fn other_messages_are_ignored() {
         for junk in [
             "null",
             "[]",

@@ -1,18 +1,18 @@
-//! The one door to the log: a change that would break pages does not pass it. Messages are the application's own.
+//! Checks changes and messages before they enter the log: a change that would break pages is refused.
 
 use std::sync::Arc;
 
 use crate::{
     change::{Change, ChangeKind},
     diagnosis::Diagnosis,
-    entity::{Entity, EntityIndex},
+    entity::Entity,
     error::PublishError,
-    hub::Hub,
+    hub::{Delivery, EntityIndex, Hub},
     observe::Observer,
     scope::Scopes,
 };
 
-/// Tells changes and messages of the configured entities.
+/// Publishes changes and messages of the configured entities.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     pub(crate) entities: Arc<[Entity]>,
@@ -31,7 +31,8 @@ impl Publisher {
         &self.entities[usize::from(index.0)]
     }
 
-    /// Tells `changes` together, unless one of them would break pages: then none is told.
+    /// Publishes `changes` together. If one of them would break pages, none is published. `began` is where the log
+    /// stood when the write began that adds an object.
     pub(crate) fn publish(
         &self,
         index: EntityIndex,
@@ -49,14 +50,14 @@ impl Publisher {
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
-    /// What a change costs in the log is bounded: a body of escapes is six times as large as JSON.
+    /// Bounds a change's size in the log: a body of escapes is six times as large as JSON.
     fn check_size(&self, entity: &Entity, change: &Change) -> Result<(), PublishError> {
         let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
         let too_large = || PublishError::TooLarge { entity: entity.name.clone(), bytes, limit };
         if bytes > limit { Err(too_large()) } else { Ok(()) }
     }
 
-    /// A change is told to those who may hear it, or to nobody.
+    /// A change of a scoped entity needs a scope, and a change of another entity has none.
     fn check_scopes(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let has_scope = !change.scopes().is_none();
@@ -70,7 +71,7 @@ impl Publisher {
         }
     }
 
-    /// Tells a message, `value` being JSON text.
+    /// Publishes a message; `value` is JSON text.
     pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let scopes = match (&entity.scoping, scopes.is_none()) {

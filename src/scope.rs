@@ -1,4 +1,4 @@
-//! Scopes: keys such as a tenant or a calendar that limit who hears a record.
+//! Scopes: keys, such as a tenant or a calendar, that limit who receives a record.
 
 use std::{
     fmt,
@@ -6,28 +6,28 @@ use std::{
     sync::Arc,
 };
 
-/// Scopes come from paths and headers, and are kept: longer ones are none.
+/// The longest scope in bytes. Scopes come from paths and headers, and are kept in memory.
 const MAX_NAME: usize = 256;
 
-/// A name that can be a scope: not empty, at most 256 bytes, and nothing that would break a line in a log.
+/// A name that can be a scope: not empty, at most 256 bytes, and no control characters, which would break log lines.
 fn is_usable(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)
 }
 
-/// A set of scopes: those of an identity, or those that a record is told in.
+/// A set of scopes: those of an identity, or those that a record is published in.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Scopes {
     #[default]
     None,
     Some(Named),
-    /// Of a record: everyone hears it. Of an identity: it hears everything.
+    /// A record in all scopes reaches every identity. An identity with all scopes receives every record.
     All,
 }
 
 /// Some scopes, named.
 #[derive(Clone)]
 pub(crate) struct Named {
-    /// One bit for each name: most sets that have nothing in common are told apart without a look at the names.
+    /// One bit for each name: for most disjoint sets it shows that they are, without a comparison of names.
     bits: u64,
     /// Sorted, each once.
     names: Arc<[Box<str>]>,
@@ -53,12 +53,12 @@ impl Scopes {
         *self == Self::None
     }
 
-    /// One scope more.
+    /// Adds a scope.
     pub(crate) fn add(&mut self, scope: impl Into<Box<str>>) {
         *self = self.and(&std::iter::once(scope.into()).collect());
     }
 
-    /// What is in either set.
+    /// The union.
     pub(crate) fn and(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::None, set) | (set, Self::None) => set.clone(),
@@ -68,7 +68,7 @@ impl Scopes {
         }
     }
 
-    /// What is in both sets.
+    /// The intersection.
     pub(crate) fn common(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::None, _) | (_, Self::None) => Self::None,
@@ -79,12 +79,12 @@ impl Scopes {
         }
     }
 
-    /// Whether a record that is told in these scopes is told to somebody who has those.
+    /// Whether a record published in these scopes reaches a recipient with those.
     pub(crate) fn intersects(&self, recipient: &Self) -> bool {
         match (self, recipient) {
             (Self::All, _) | (Self::Some(_), Self::All) => true,
             (Self::None, _) | (Self::Some(_), Self::None) => false,
-            (Self::Some(told), Self::Some(theirs)) => told.meets(theirs),
+            (Self::Some(mine), Self::Some(theirs)) => mine.intersects(theirs),
         }
     }
 
@@ -97,14 +97,19 @@ impl Scopes {
         names.iter().map(|name| &**name)
     }
 
-    /// What a set costs where it is kept.
+    /// The names, as an application's hook receives them.
+    pub(crate) fn to_strings(&self) -> Vec<String> {
+        self.names().map(str::to_owned).collect()
+    }
+
+    /// The memory that a set occupies where it is kept.
     pub(crate) fn bytes(&self) -> usize {
         self.names().map(|name| name.len() + size_of::<Box<str>>()).sum()
     }
 }
 
 impl Named {
-    fn meets(&self, other: &Self) -> bool {
+    fn intersects(&self, other: &Self) -> bool {
         if self.bits & other.bits == 0 {
             return false;
         }
@@ -137,15 +142,15 @@ impl fmt::Debug for Scopes {
     }
 }
 
-/// The scopes that somebody had before, and until where in the log.
+/// The scopes that an identity had before, each set with the position in the log where it ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PastScopes(Vec<(Scopes, u64)>);
 
 impl PastScopes {
-    /// Changes that are remembered one by one; of more, the oldest are taken for one.
+    /// Sets that are remembered one by one; the oldest of more are merged.
     const CHANGES: usize = 8;
 
-    /// It had these until then.
+    /// The identity had these scopes until that position.
     pub(crate) fn add(&mut self, scopes: Scopes, until: u64) {
         self.0.push((scopes, until));
         if self.0.len() > Self::CHANGES {
@@ -155,7 +160,7 @@ impl PastScopes {
         }
     }
 
-    /// What [`restored`](Self::restored) makes the same of.
+    /// The sets, for [`restored`](Self::restored).
     pub(crate) fn entries(&self) -> &[(Scopes, u64)] {
         &self.0
     }
@@ -164,7 +169,7 @@ impl PastScopes {
         Self(entries)
     }
 
-    /// What was told in these is no longer shown.
+    /// Pages no longer show what was published in these scopes.
     pub(crate) fn forget(&mut self) {
         self.0 = Vec::new();
     }
@@ -173,25 +178,26 @@ impl PastScopes {
         self.0.is_empty()
     }
 
-    /// Whether it was told of what was told in these scopes at that place of the log, where that is known.
+    /// Whether a record published in these scopes at that position reached the identity. False where the position is
+    /// unknown.
     pub(crate) fn received(&self, scopes: &Scopes, at: Option<u64>) -> bool {
         self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.intersects(had))
     }
 
-    /// All of them.
+    /// The union of all sets.
     pub(crate) fn scopes(&self) -> Scopes {
         self.0.iter().fold(Scopes::None, |all, (scopes, _)| all.and(scopes))
     }
 }
 
-/// The names with commas between them, as they stand in the audit.
+/// The names with commas between them, as in the audit.
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::All {
             return f.write_str("*");
         }
-        for (place, name) in self.names().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
+        for (index, name) in self.names().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{name}")?;
         }
         Ok(())
@@ -211,9 +217,9 @@ mod tests {
     }
 
     #[test]
-    fn who_hears_what() {
+    fn a_record_reaches_recipients_with_a_common_scope() {
         let (all, none) = (Scopes::All, Scopes::None);
-        for (told_in, recipient, hears) in [
+        for (scopes, recipient, is_reached) in [
             (&set(&["a"]), &set(&["a"]), true),
             (&set(&["a"]), &set(&["b"]), false),
             (&set(&["a", "b"]), &set(&["b", "c"]), true),
@@ -225,12 +231,12 @@ mod tests {
             (&none, &none, false),
             (&none, &set(&["a"]), false),
         ] {
-            assert_eq!(told_in.intersects(recipient), hears, "{told_in:?} {recipient:?}");
+            assert_eq!(scopes.intersects(recipient), is_reached, "{scopes:?} {recipient:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_a_scope_is_none() {
+    fn unusable_names_are_no_scopes() {
         let long = "x".repeat(MAX_NAME + 1);
         for name in ["", "a\nb", "a\u{7f}", &long] {
             assert!(set(&[name]).is_none(), "{name:?}");
@@ -252,15 +258,16 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_had_is_remembered_with_its_end() {
+    fn past_scopes_are_remembered_with_their_end() {
         let mut earlier = PastScopes::default();
         earlier.add(set(&["a"]), 10);
         earlier.add(set(&["b"]), 20);
-        for (scope, at, heard) in [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
+        for (scope, at, was_reached) in
+            [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
         {
-            assert_eq!(earlier.received(&set(&[scope]), Some(at)), heard, "{scope} {at}");
+            assert_eq!(earlier.received(&set(&[scope]), Some(at)), was_reached, "{scope} {at}");
         }
-        assert!(!earlier.received(&set(&["a"]), None), "nobody knows when");
+        assert!(!earlier.received(&set(&["a"]), None), "an unknown position");
         for change in 0..100 {
             earlier.add(set(&["c"]), 30 + change);
         }
@@ -270,12 +277,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn admitting_is_having_something_in_common(
-            told in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
+        fn a_record_reaches_recipients_whose_scopes_intersect_its_own(
+            record in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
             theirs in proptest::collection::btree_set("[a-z]{1,2}", 1..20),
         ) {
             let of = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Scopes>();
-            prop_assert_eq!(of(&told).intersects(&of(&theirs)), !told.is_disjoint(&theirs));
+            prop_assert_eq!(of(&record).intersects(&of(&theirs)), !record.is_disjoint(&theirs));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The tower service: passes on, watches, or answers itself.
+//! The tower service: passes a request on, watches it, or answers it.
 
 use std::{
     convert::Infallible,
@@ -14,18 +14,21 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::{EndpointBody, Generic},
+    body::{EndpointBody, Generic, RequestBody, ResponseBody},
+    body_mode::BodyMode,
     endpoint::Endpoint,
     future::{EndpointFuture, ResponseFuture},
     hub::EntityIndex,
-    watch::{Concern, Watcher, route::Matched},
-    way::{Ear, RequestWay, ResponseWay, WatchedAnswer},
+    watch::{
+        exchange::Exchange,
+        watcher::{Watched, Watcher},
+    },
 };
 
 /// A service with live updates, made by [`LiveUpdatesLayer`](crate::LiveUpdatesLayer).
 ///
-/// Errors are the inner service's own; what this crate answers itself never fails. Readiness is the inner service's
-/// too: where that is saturated, handshakes and sockets wait with everything else.
+/// Errors are the inner service's own; the endpoint's responses never fail. Readiness is the inner service's too: while
+/// that is saturated, handshakes and sockets wait like every request.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -46,13 +49,13 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LiveUpdatesService<S, W = Generic> {
+pub struct LiveUpdatesService<S, M = Generic> {
     inner: S,
-    parts: Parts<W>,
+    parts: Parts<M>,
 }
 
-impl<S, W> LiveUpdatesService<S, W> {
-    pub(crate) fn from_parts(inner: S, parts: Parts<W>) -> Self {
+impl<S, M> LiveUpdatesService<S, M> {
+    pub(crate) fn from_parts(inner: S, parts: Parts<M>) -> Self {
         Self { inner, parts }
     }
 
@@ -72,11 +75,10 @@ impl<S, W> LiveUpdatesService<S, W> {
     }
 }
 
-impl<S, W, Q, R> Service<Request<Q>> for LiveUpdatesService<S, W>
+impl<S, M, Q, R> Service<Request<Q>> for LiveUpdatesService<S, M>
 where
-    W: RequestWay<Q> + ResponseWay<R>,
-    <W as ResponseWay<R>>::Response: 'static,
-    S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
+    M: BodyMode<Q> + BodyMode<R>,
+    S: Service<Request<<M as BodyMode<Q>>::RequestBody>, Response = Response<R>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     Q: Body + Send + 'static,
@@ -85,9 +87,9 @@ where
     R::Data: Send,
     R::Error: Send,
 {
-    type Response = Response<<W as ResponseWay<R>>::Response>;
+    type Response = Response<<M as BodyMode<R>>::ResponseBody>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, W, R, S::Error>;
+    type Future = ResponseFuture<S::Future, M, Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -97,68 +99,54 @@ where
         if let Some(endpoint) = self.parts.endpoint_for(&request) {
             return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
         }
-        match self.parts.concern(&request) {
+        let Shared { watcher, only, endpoint } = &*self.parts.shared;
+        match watcher.classify(&request, *only) {
             None => {
-                self.parts.passes(&request);
-                ResponseFuture::pass(self.inner.call(<W as RequestWay<Q>>::pass(request)))
+                watcher.observe_unwatched(&request, endpoint.is_some());
+                ResponseFuture::pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request)))
             }
-            Some(Concern::List(listing)) => {
-                ResponseFuture::list(self.inner.call(<W as RequestWay<Q>>::pass(request)), listing)
+            Some(Watched::List(list)) => {
+                ResponseFuture::list(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), list)
             }
-            Some(Concern::Write(matched)) => self.watch(matched, request),
+            Some(Watched::Write(matched)) => {
+                let (mut parts, body) = request.into_parts();
+                let exchange = Exchange::begin(watcher, matched, &mut parts, &body);
+                let capture = exchange.capture();
+                let body = RequestBody::watched(body, capture.clone(), exchange.lock());
+                let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
+                let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
+                let write = exchange.run(inner).map_ok(move |response| response.map(wrap));
+                ResponseFuture::watch(write, capture, watcher.clone())
+            }
         }
     }
 }
 
-impl<S, W> LiveUpdatesService<S, W> {
-    fn watch<Q, R>(&mut self, matched: Matched, request: Request<Q>) -> ResponseFuture<S::Future, W, R, S::Error>
-    where
-        W: RequestWay<Q> + ResponseWay<R>,
-        <W as ResponseWay<R>>::Response: 'static,
-        S: Service<Request<<W as RequestWay<Q>>::Request>, Response = Response<R>>,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
-        Q: Body,
-        R: Body + Send + 'static,
-        R::Data: Send,
-        R::Error: Send,
-    {
-        let watcher = &self.parts.shared.watcher;
-        let (mut parts, body) = request.into_parts();
-        let write = watcher.begin(matched, &mut parts, &body);
-        let capture = write.capture();
-        let ear = Ear { capture: capture.clone(), turn: write.turn() };
-        let inner = self.inner.call(Request::from_parts(parts, W::watch(body, ear)));
-        let answered = write.run(inner).map_ok(|response| response.map(|answer| W::answer(WatchedAnswer(answer))));
-        ResponseFuture::watch(answered, capture, watcher.clone())
-    }
-}
-
 /// What a layer and its services share. Routers clone their services for each request: it is one pointer.
-pub(crate) struct Parts<W> {
+pub(crate) struct Parts<M> {
     shared: Arc<Shared>,
-    way: PhantomData<fn() -> W>,
+    mode: PhantomData<fn() -> M>,
 }
 
 struct Shared {
     watcher: Arc<Watcher>,
-    /// The entity watched, where it is one alone.
+    /// The entity watched, where it is only one.
     only: Option<EntityIndex>,
     endpoint: Option<Arc<Endpoint>>,
 }
 
-impl<W> Parts<W> {
+impl<M> Parts<M> {
     pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { shared: Arc::new(Shared { watcher, only, endpoint }), way: PhantomData }
+        Self { shared: Arc::new(Shared { watcher, only, endpoint }), mode: PhantomData }
     }
 
-    /// The same, for other bodies.
+    /// The same in another body mode.
     #[cfg(feature = "axum")]
-    pub(crate) fn other_way<V>(self) -> Parts<V> {
-        Parts { shared: self.shared, way: PhantomData }
+    pub(crate) fn with_mode<N>(self) -> Parts<N> {
+        Parts { shared: self.shared, mode: PhantomData }
     }
 
-    /// The endpoint, where this request is for it. OPTIONS is the application's: its CORS layer answers.
+    /// The endpoint, where this request is for it. OPTIONS goes to the application, whose CORS layer answers it.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
         let endpoint = self.shared.endpoint.as_ref()?;
         if !endpoint.is_at(request.uri().path()) {
@@ -172,24 +160,15 @@ impl<W> Parts<W> {
         }
         Some(endpoint.clone())
     }
-
-    fn concern<B>(&self, request: &Request<B>) -> Option<Concern> {
-        self.shared.watcher.concern(request, self.shared.only)
-    }
-
-    /// A request that is none of ours.
-    fn passes<B>(&self, request: &Request<B>) {
-        self.shared.watcher.passes(request, self.shared.endpoint.is_some());
-    }
 }
 
-impl<W> Clone for Parts<W> {
+impl<M> Clone for Parts<M> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), way: PhantomData }
+        Self { shared: self.shared.clone(), mode: PhantomData }
     }
 }
 
-impl<W> fmt::Debug for Parts<W> {
+impl<M> fmt::Debug for Parts<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
             .field("endpoint", &self.shared.endpoint.is_some())
@@ -201,8 +180,8 @@ impl<W> fmt::Debug for Parts<W> {
 /// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
 ///
 /// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint); an example stands at
-/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It takes every path for its own; mount it where the
-/// client's `RemoteEvents` looks for it.
+/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It answers on every path: mount it where the client's
+/// `RemoteEvents` expects it.
 #[derive(Clone, Debug)]
 pub struct LiveUpdatesEndpoint(Arc<Endpoint>);
 

@@ -1,11 +1,11 @@
-//! The life of everything this crate runs by itself: sockets, and writes that outlive their clients.
+//! The tasks that this crate spawns (sockets, and writes that outlive their clients), and their shutdown.
 
 use std::{future::Future, time::Duration};
 
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Knows every task, tells them to end, and waits for them.
+/// Tracks every task, signals shutdown to them, and waits for them.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     tasks: TaskTracker,
@@ -19,7 +19,7 @@ impl Lifecycle {
         Self { tasks: TaskTracker::new(), draining: CancellationToken::new(), over: CancellationToken::new(), drain }
     }
 
-    /// Runs a task that `shutdown` waits for.
+    /// Spawns a task that `shutdown` waits for.
     pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -28,38 +28,38 @@ impl Lifecycle {
         self.tasks.spawn(task)
     }
 
-    /// True once shutting down has begun.
+    /// True once shutdown has begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
 
-    /// Resolves when shutting down begins.
+    /// Resolves when shutdown begins.
     pub(crate) async fn draining(&self) {
         self.draining.cancelled().await;
     }
 
-    /// Resolves when the time for an orderly end is over.
+    /// Resolves when the time to drain is over.
     pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
         self.over.clone().cancelled_owned()
     }
 
-    /// True when it is.
+    /// True once the time to drain is over.
     pub(crate) fn is_over(&self) -> bool {
         self.over.is_cancelled()
     }
 
-    /// How long an orderly end may take.
+    /// The time that tasks get to drain.
     pub(crate) fn drain(&self) -> Duration {
         self.drain
     }
 
-    /// Begins to shut down, waits until every task has ended or the time is over, and ends the rest.
+    /// Signals shutdown, waits until every task has ended or the time to drain is over, and stops the rest.
     pub(crate) async fn shutdown(&self) {
         self.draining.cancel();
         self.tasks.close();
         if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
             self.over.cancel();
-            // Told to stop, tasks end at their next turn; one that does not is left to the runtime.
+            // Tasks end at their next poll. One that does not is left to the runtime.
             let _ = tokio::time::timeout(Duration::from_millis(500), self.tasks.wait()).await;
         }
         self.over.cancel();

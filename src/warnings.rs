@@ -1,4 +1,4 @@
-//! How many warnings of one kind are written, so that one page cannot fill a log nor silence other warnings.
+//! Limits the warnings of one kind, so that one page can neither fill the log nor suppress other warnings.
 
 use std::{collections::HashMap, panic::Location, time::Duration};
 
@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// Lines of one kind that are written within [`WINDOW`].
 const LINES_PER_WINDOW: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Kinds that have a budget of their own; further ones share one. Kinds are places in this crate's code, so this is far
-/// off.
+/// Kinds that have a budget of their own; further kinds share one. Kinds are places in this crate's code, which has far
+/// fewer.
 const MAX_KINDS: usize = 256;
 
 /// A budget for each kind of warning. The kind is the place in the code that warns.
@@ -22,18 +22,18 @@ pub(crate) struct WarningBudgets {
 struct Budget {
     window: Option<Instant>,
     in_window: u32,
-    /// Lines left out that no later line has mentioned yet.
+    /// Suppressed lines that no later line has mentioned yet.
     suppressed: u64,
 }
 
 /// What to do with one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allowance {
-    /// Write it, and say that this many like it were left out before.
+    /// Write the line, and the number of lines suppressed before it.
     Write {
         suppressed: u64,
     },
-    /// Write it, and say that no more like it follow within this window.
+    /// Write the line, and announce that the rest of this window is suppressed.
     WriteLast {
         suppressed: u64,
     },
@@ -79,19 +79,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_kind_that_floods_leaves_the_others_their_lines() {
-        let (floods, speaks) = (here(), here());
-        assert_ne!(floods, speaks);
+    async fn a_flood_of_one_kind_leaves_other_kinds_their_budget() {
+        let (flooding, quiet) = (here(), here());
+        assert_ne!(flooding, quiet);
         let mut budgets = WarningBudgets::default();
-        let taken: Vec<Allowance> = (0..25).map(|_| budgets.take(floods, Instant::now())).collect();
+        let taken: Vec<Allowance> = (0..25).map(|_| budgets.take(flooding, Instant::now())).collect();
         assert!(taken[..19].iter().all(|it| *it == Allowance::Write { suppressed: 0 }), "{taken:?}");
         assert_eq!(taken[19], Allowance::WriteLast { suppressed: 0 });
         assert!(taken[20..].iter().all(|it| *it == Allowance::Suppress), "{taken:?}");
-        assert_eq!(budgets.take(speaks, Instant::now()), Allowance::Write { suppressed: 0 });
+        assert_eq!(budgets.take(quiet, Instant::now()), Allowance::Write { suppressed: 0 });
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_window_says_once_how_many_were_left_out() {
+    async fn the_next_window_reports_once_how_many_were_suppressed() {
         let kind = here();
         let mut budgets = WarningBudgets::default();
         for _ in 0..57 {

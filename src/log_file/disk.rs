@@ -1,7 +1,7 @@
-//! The file itself: whole or not there, and whether it is what was written.
+//! Reads and writes the file atomically, and verifies it.
 //!
-//! A first line says what it is, a last line how many bytes stand before it and their checksum. What is between is the
-//! caller's.
+//! The first line is a header, the last line holds the number of bytes before it and their checksum. The lines between
+//! are the caller's.
 
 use std::{
     ffi::OsString,
@@ -21,13 +21,13 @@ const VERSION: &str = "1";
 /// The longest first line.
 const MAX_HEADER: u64 = 4 * 1024;
 
-/// What the first line says.
+/// The first line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) holds: Holds,
-    /// The process that wrote it.
+    /// The process that wrote the file.
     pub(super) holder: String,
-    /// How many processes have used the file one after the other.
+    /// The number of processes that have used the file, one after the other.
     pub(super) generation: u64,
 }
 
@@ -50,7 +50,7 @@ impl Header {
         )
     }
 
-    /// Reads the first line; the error says what is wrong with it.
+    /// Reads the first line, or returns what is wrong with it.
     fn of(line: &[u8]) -> Result<Self, String> {
         let header = Object::parse(line).filter(|header| header.get_str("format").as_deref() == Some(FORMAT));
         let header = header.ok_or("it is no log file")?;
@@ -72,7 +72,7 @@ impl Header {
 
 const DAMAGED: &str = "it is truncated or damaged";
 
-/// The first line, and what stands between that and the last.
+/// The first line, and the lines between that and the last.
 pub(super) fn decode(content: &[u8]) -> Result<(Header, &[u8]), String> {
     let header_end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
     let header = Header::of(&content[..header_end])?;
@@ -87,20 +87,20 @@ pub(super) fn decode(content: &[u8]) -> Result<(Header, &[u8]), String> {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    let mut summing = Summing::new(io::sink());
+    let mut writer = Checksummed::new(io::sink());
     // A sink takes everything.
-    let _ = summing.write_all(bytes);
-    summing.sum()
+    let _ = writer.write_all(bytes);
+    writer.sum()
 }
 
-/// Counts and hashes what is written.
-struct Summing<W> {
+/// Counts and hashes the bytes written.
+struct Checksummed<W> {
     inner: W,
     hasher: SipHasher24,
     bytes: u64,
 }
 
-impl<W> Summing<W> {
+impl<W> Checksummed<W> {
     fn new(inner: W) -> Self {
         Self { inner, hasher: SipHasher24::new_with_key(&[0; 16]), bytes: 0 }
     }
@@ -110,7 +110,7 @@ impl<W> Summing<W> {
     }
 }
 
-impl<W: Write> Write for Summing<W> {
+impl<W: Write> Write for Checksummed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.hasher.write(&bytes[..written]);
@@ -123,17 +123,17 @@ impl<W: Write> Write for Summing<W> {
     }
 }
 
-/// Where the file is, or will be.
+/// The path of the file, which need not exist.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     path: PathBuf,
     folder: PathBuf,
     name: OsString,
 }
 
-impl Place {
+impl Location {
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        // A link stays one: what it leads to is replaced.
+        // A link stays a link: its target is replaced.
         let path = match fs::canonicalize(path) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => std::path::absolute(path)?,
@@ -149,7 +149,8 @@ impl Place {
         &self.path
     }
 
-    /// What is in the file; `None` where there is none, or it is empty. A file of more than `limit` bytes is not read.
+    /// The file's content; `None` where there is no file, or it is empty. A file of more than `limit` bytes is not
+    /// read.
     pub(super) fn read(&self, limit: u64) -> io::Result<Option<Result<Vec<u8>, String>>> {
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -166,28 +167,28 @@ impl Place {
         Ok(Some(content).filter(|content| !content.is_empty()).map(Ok))
     }
 
-    /// The first line of the file, where there is one that can be read.
+    /// The first line of the file, where it can be read.
     pub(super) fn header(&self) -> Option<Header> {
         let mut start = Vec::new();
         File::open(&self.path).ok()?.take(MAX_HEADER).read_to_end(&mut start).ok()?;
         Header::of(start.split(|byte| *byte == b'\n').next()?).ok()
     }
 
-    /// Writes a file beside the one that it is to replace.
+    /// Writes a new file beside the present one; [`Written::install`] replaces that.
     pub(super) fn write(
         &self,
         header: &Header,
         body: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<Written<'_>> {
-        let written = Written { place: self, path: self.beside(&header.holder) };
+        let written = Written { location: self, path: self.beside(&header.holder) };
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut out = Summing::new(BufWriter::with_capacity(64 * 1024, options.open(&written.path)?));
+        let mut out = Checksummed::new(BufWriter::with_capacity(64 * 1024, options.open(&written.path)?));
         writeln!(out, "{}", header.to_line())?;
         body(&mut out)?;
-        // Whatever it ends with.
+        // The body need not end with a line break.
         writeln!(out)?;
         let last = format!(r#"{{"bytes":{},"sum":"{}"}}"#, out.bytes, out.sum());
         let mut out = out.inner;
@@ -208,12 +209,12 @@ impl Place {
         name
     }
 
-    /// Removes what processes have left beside the file that ended while they wrote.
-    pub(super) fn tidy(&self) {
+    /// Removes files that processes left beside this one when they ended while writing.
+    pub(super) fn remove_leftovers(&self) {
         let prefix = self.beside_prefix();
-        let left = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for entry in left.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())) {
-            // What cannot be removed does no harm.
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in files.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())) {
+            // A leftover that cannot be removed does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -231,22 +232,22 @@ impl Place {
     }
 }
 
-/// A file that is complete and not in its place yet.
-pub(super) struct Written<'p> {
-    place: &'p Place,
+/// A complete file that has not replaced the present one yet.
+pub(super) struct Written<'l> {
+    location: &'l Location,
     path: PathBuf,
 }
 
 impl Written<'_> {
     pub(super) fn install(self) -> io::Result<()> {
-        fs::rename(&self.path, &self.place.path)?;
-        self.place.sync_folder()
+        fs::rename(&self.path, &self.location.path)?;
+        self.location.sync_folder()
     }
 }
 
 impl Drop for Written<'_> {
     fn drop(&mut self) {
-        // It is not there any more where it was installed.
+        // Once installed, it is not there any more.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,11 +1,11 @@
-//! A file that holds the log while no process does: read at the start, written at the end.
+//! A file that keeps the log across a restart: read at the start, written at the end.
 //!
-//! The file holds either a log or a *claim*. A process replaces what it has read by its claim at once, and its claim by
-//! its log when it ends. So a process that dies leaves a claim, and the next one begins with an empty log: it never takes
-//! a history for whole that is not.
+//! The file holds either a log or a *claim*. At the start a process replaces the log by its claim, and at the end the
+//! claim by its log. A process that crashes leaves a claim, and the next one begins with an empty log. So a history
+//! with gaps is never taken for a complete one.
 //!
-//! HTTP goes on while a server shuts down, so a write may begin when the log is written already. Then the file holds a
-//! claim again before that write goes on.
+//! HTTP goes on while a server shuts down, so a write may begin after the log is saved. Then the file holds a claim
+//! again before that write goes on.
 
 mod disk;
 #[cfg(test)]
@@ -20,67 +20,67 @@ use std::{
     },
 };
 
-use self::disk::{Header, Holds, Place};
+use self::disk::{Header, Holds, Location};
 use crate::{lock::lock, random};
 
-/// What was in the file.
+/// The file's content at the start.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Found {
-    /// There was none, or it was empty.
+    /// There was no file, or it was empty.
     Nothing,
-    /// A log, whole: what [`LogFile::save`] was given.
+    /// A complete log, as [`LogFile::save`] wrote it.
     Log(Vec<u8>),
-    /// Something that cannot be used, and why.
+    /// It cannot be used, for the reason given.
     Unusable(String),
 }
 
 /// One process's hold on its log file.
 #[derive(Debug)]
 pub(crate) struct LogFile {
-    place: Place,
+    location: Location,
     claim: Header,
-    /// The process is about to end: the log is in the file whenever no write is on its way.
+    /// The process is about to end: the log is in the file whenever no write is ongoing.
     closing: AtomicBool,
-    /// Writes that are on their way.
+    /// The number of ongoing writes.
     ongoing: AtomicUsize,
     state: Mutex<State>,
-    /// Held by whoever writes the log.
+    /// Held while the log is written.
     saving: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct State {
-    holds: Mine,
-    /// Counts the writes that have begun since the process is about to end.
+    content: Content,
+    /// The number of writes that have begun since [`LogFile::close`].
     begun: u64,
 }
 
-/// What this process has put into the file.
+/// What this process last wrote to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mine {
+enum Content {
     Claim,
     Log,
-    /// A log, behind which a write has begun: no claim could be put in its place.
+    /// A log that misses a write: the claim could not be written.
     Stale,
-    /// Nothing any more: a newer process uses it, or it could not be written.
-    Nothing,
+    /// Nothing: a newer process uses the file.
+    Foreign,
 }
 
-/// What came of saving the log.
+/// The result of saving the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Saved {
-    /// The file holds it, or writes are on their way and it will be saved when the last of them ends.
+    /// The file holds the log, or will hold it when the last ongoing write ends.
     Done,
     /// A newer process uses the file.
     Foreign,
 }
 
 impl LogFile {
-    /// Reads the file, and claims it. Where it has more than `limit` bytes, it is not read.
+    /// Reads the file, and replaces it by a claim. A file of more than `limit` bytes is not read.
     pub(crate) fn open(path: &Path, limit: u64) -> io::Result<(Self, Found)> {
-        let place = Place::new(path)?;
-        let generation = place.header().map_or(0, |header| header.generation);
-        let found = match place.read(limit)? {
+        let location = Location::new(path)?;
+        let generation = location.header().map_or(0, |header| header.generation);
+        let found = match location.read(limit)? {
             None => Found::Nothing,
             Some(Err(reason)) => Found::Unusable(reason),
             Some(Ok(content)) => match disk::decode(&content) {
@@ -91,26 +91,26 @@ impl LogFile {
                 ),
             },
         };
-        place.tidy();
+        location.remove_leftovers();
         let claim = Header { holds: Holds::Claim, holder: random::id(), generation: generation.saturating_add(1) };
-        place.write(&claim, |_| Ok(()))?.install()?;
+        location.write(&claim, |_| Ok(()))?.install()?;
         let file = Self {
-            place,
+            location,
             claim,
             closing: AtomicBool::new(false),
             ongoing: AtomicUsize::new(0),
-            state: Mutex::new(State { holds: Mine::Claim, begun: 0 }),
+            state: Mutex::new(State { content: Content::Claim, begun: 0 }),
             saving: Mutex::default(),
         };
         Ok((file, found))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.place.path()
+        self.location.path()
     }
 
-    /// A write begins, and will [end](Self::write_ends): what the log is now is not all there is to know. To be called
-    /// before the write can change anything. Only while the process ends does this touch the disk.
+    /// A write begins, and will [end](Self::write_ends): until then the log is incomplete. To be called before the
+    /// write can change anything. Touches the disk only after [`close`](Self::close).
     pub(crate) fn write_begins(&self) -> io::Result<()> {
         self.ongoing.fetch_add(1, Ordering::SeqCst);
         if !self.closing.load(Ordering::SeqCst) {
@@ -118,33 +118,33 @@ impl LogFile {
         }
         let mut state = lock(&self.state);
         state.begun += 1;
-        match state.holds {
-            Mine::Claim | Mine::Nothing => return Ok(()),
-            Mine::Log | Mine::Stale if !self.is_newest() => {
-                state.holds = Mine::Nothing;
+        match state.content {
+            Content::Claim | Content::Foreign => return Ok(()),
+            Content::Log | Content::Stale if !self.is_newest() => {
+                state.content = Content::Foreign;
                 return Ok(());
             }
-            Mine::Log | Mine::Stale => state.holds = Mine::Stale,
+            Content::Log | Content::Stale => state.content = Content::Stale,
         }
-        let claimed = self.place.write(&self.claim, |_| Ok(())).and_then(disk::Written::install);
-        // On a full disk a file can still be removed, and none is as good as a claim.
-        claimed.or_else(|_| self.place.remove())?;
-        state.holds = Mine::Claim;
+        let claimed = self.location.write(&self.claim, |_| Ok(())).and_then(disk::Written::install);
+        // On a full disk a file can still be removed, and no file is as good as a claim.
+        claimed.or_else(|_| self.location.remove())?;
+        state.content = Content::Claim;
         Ok(())
     }
 
-    /// A write has ended. True when the log is to be saved now.
+    /// A write has ended. True when the caller must save the log now.
     pub(crate) fn write_ends(&self) -> bool {
         self.ongoing.fetch_sub(1, Ordering::SeqCst) == 1 && self.closing.load(Ordering::SeqCst)
     }
 
-    /// The process is about to end. The log is to be saved now, and each time that [`write_ends`](Self::write_ends) says
-    /// so.
+    /// The process is about to end. The caller must save the log now, and each time that
+    /// [`write_ends`](Self::write_ends) returns true.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
     }
 
-    /// Puts the log into the file: what `copy` takes of it, as `write` writes it. Waits for the disk.
+    /// Saves the log: `copy` takes a copy of it, and `write` writes that. Waits for the disk.
     pub(crate) fn save<T>(
         &self,
         copy: impl Fn() -> T,
@@ -154,36 +154,36 @@ impl LogFile {
         loop {
             let begun = {
                 let state = lock(&self.state);
-                match state.holds {
-                    Mine::Log | Mine::Nothing => return Ok(Saved::Done),
-                    Mine::Claim | Mine::Stale => state.begun,
+                match state.content {
+                    Content::Log | Content::Foreign => return Ok(Saved::Done),
+                    Content::Claim | Content::Stale => state.begun,
                 }
             };
-            // Looked at after the number was taken: whoever begins later counts.
+            // Read after `begun`: a write that begins later changes that number.
             if self.ongoing.load(Ordering::SeqCst) != 0 {
                 return Ok(Saved::Done);
             }
             let copied = copy();
             let header = Header { holds: Holds::Log, ..self.claim.clone() };
-            let written = self.place.write(&header, |out| write(&copied, out))?;
+            let written = self.location.write(&header, |out| write(&copied, out))?;
             let mut state = lock(&self.state);
             if state.begun != begun {
                 continue;
             }
             if !self.is_newest() {
-                state.holds = Mine::Nothing;
+                state.content = Content::Foreign;
                 return Ok(Saved::Foreign);
             }
             written.install()?;
-            state.holds = Mine::Log;
+            state.content = Content::Log;
             return Ok(Saved::Done);
         }
     }
 
-    /// Whether no newer process uses the file. One that began earlier may have written its log later: that is no history
-    /// any more.
+    /// Whether no newer process uses the file. An older process may have saved its log later: that log is not this
+    /// process's history.
     fn is_newest(&self) -> bool {
-        self.place
+        self.location
             .header()
             .is_none_or(|found| found.holder == self.claim.holder || found.generation < self.claim.generation)
     }

@@ -47,7 +47,7 @@ fn is_unusable(found: &Found, why: &str) -> bool {
 }
 
 #[test]
-fn what_is_saved_at_the_end_is_found_at_the_next_start_and_only_then() {
+fn a_log_saved_at_the_end_is_found_once_at_the_next_start() {
     let folder = Folder::new();
     let (first, found) = folder.open();
     assert_eq!(found, Found::Nothing);
@@ -59,7 +59,7 @@ fn what_is_saved_at_the_end_is_found_at_the_next_start_and_only_then() {
 }
 
 #[test]
-fn while_a_write_is_on_its_way_the_file_holds_a_claim() {
+fn while_a_write_is_ongoing_the_file_holds_a_claim() {
     let folder = Folder::new();
     let held = || folder.open().1;
     let (file, _) = folder.open();
@@ -82,7 +82,7 @@ fn while_a_write_is_on_its_way_the_file_holds_a_claim() {
     save(&file, "before");
     file.write_begins().unwrap();
     file.write_begins().unwrap();
-    assert!(!file.write_ends(), "another is on its way");
+    assert!(!file.write_ends(), "another is ongoing");
     assert!(file.write_ends());
     save(&file, "behind both");
     assert_eq!(held(), log("behind both"));

@@ -1,4 +1,4 @@
-//! Bounded reading of bodies that belong to somebody else.
+//! Bounded reading of request and response bodies.
 
 use std::{
     collections::VecDeque,
@@ -16,31 +16,31 @@ use http_body_util::BodyExt;
 
 use crate::{hook::within, hub::Activity, lock::lock};
 
-/// What has been seen of a request body while the inner service read it.
+/// A bounded copy of a request body, made while the inner service reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
     shared: Arc<Shared>,
     limit: usize,
-    /// The write, which counts once its body is there.
+    /// The write, which settling waits for once its body has arrived.
     activity: Weak<Activity>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    seen: Mutex<Seen>,
+    copy: Mutex<Copied>,
     /// The last piece has come from the client.
     arrived: AtomicBool,
-    /// The inner service has asked for a piece that is not there.
+    /// The inner service waits for a piece that has not come.
     awaited: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Copied {
     whole: Whole,
     bytes: usize,
-    over: bool,
+    is_over: bool,
     /// The last piece has gone on to the inner service.
-    ended: bool,
+    has_ended: bool,
 }
 
 impl Capture {
@@ -48,24 +48,24 @@ impl Capture {
         Self { shared: Arc::default(), limit, activity }
     }
 
-    /// One more piece went by.
+    /// Copies one more piece.
     pub(crate) fn push(&self, chunk: &Bytes) {
-        let mut seen = lock(&self.shared.seen);
-        seen.bytes += chunk.len();
-        if seen.bytes > self.limit {
-            seen.over = true;
-            seen.whole = Whole::default();
-        } else if !seen.over {
-            seen.whole.push(chunk);
+        let mut copy = lock(&self.shared.copy);
+        copy.bytes += chunk.len();
+        if copy.bytes > self.limit {
+            copy.is_over = true;
+            copy.whole = Whole::default();
+        } else if !copy.is_over {
+            copy.whole.push(chunk);
         }
     }
 
-    /// Says whether the inner service waits for the client to send more.
+    /// Notes whether the inner service waits for the client to send more.
     pub(crate) fn await_more(&self, awaited: bool) {
         self.shared.awaited.store(awaited, Ordering::Relaxed);
     }
 
-    /// The last piece is here, and may have to wait for its turn.
+    /// The last piece has come from the client, and may have to wait for the object's lock.
     pub(crate) fn arrive(&self) {
         if self.shared.arrived.swap(true, Ordering::Relaxed) {
             return;
@@ -75,9 +75,9 @@ impl Capture {
         }
     }
 
-    /// The last piece went by.
+    /// The last piece has gone on to the inner service.
     pub(crate) fn end(&self) {
-        lock(&self.shared.seen).ended = true;
+        lock(&self.shared.copy).has_ended = true;
     }
 
     /// True when nothing more of the body is to come from the client.
@@ -90,25 +90,33 @@ impl Capture {
         self.shared.awaited.load(Ordering::Relaxed) && !self.has_arrived()
     }
 
-    /// True when it was larger than the limit.
+    /// True when the body was larger than the limit.
     pub(crate) fn is_over(&self) -> bool {
-        lock(&self.shared.seen).over
+        lock(&self.shared.copy).is_over
     }
 
-    /// The whole body; `None` where its end was not seen, or it was larger than the limit.
+    /// The whole body; `None` where it did not end, or was larger than the limit.
     pub(crate) fn take(&self) -> Option<Bytes> {
-        let mut seen = lock(&self.shared.seen);
-        (seen.ended && !seen.over).then(|| std::mem::take(&mut seen.whole).bytes())
+        let mut copy = lock(&self.shared.copy);
+        (copy.has_ended && !copy.is_over).then(|| std::mem::take(&mut copy.whole).bytes())
     }
 }
 
-/// What was read of a response body, and the rest of it.
+/// A response body, read ahead as far as allowed.
 pub(crate) struct Collected<B: Body> {
-    /// Everything read, to be given on as it came.
+    /// Everything read, to be sent on unchanged.
     pub(crate) frames: VecDeque<Frame<Bytes>>,
     pub(crate) rest: Rest<B>,
-    /// It took too long.
+    /// The body promised its length. One that did not stays chunked, for its trailers' sake.
+    pub(crate) is_exact: bool,
+    /// Reading took too long.
     pub(crate) is_slow: bool,
+}
+
+/// A response body that goes on to the client.
+pub(crate) enum Forwarded<B: Body> {
+    Unread(B),
+    Collected(Collected<B>),
 }
 
 /// What comes after the frames that were read.
@@ -121,14 +129,14 @@ pub(crate) enum Rest<B: Body> {
     Broken(B::Error),
 }
 
-/// Frames that are kept as they came; of more, data is put together, and nothing is read ahead any more where it is no
-/// data.
+/// Frames that are kept one by one. Data behind them is joined; other frames behind them end the reading ahead.
 const MANY: usize = 16;
 
 /// Reads a body to its end, unless it is larger than `limit` bytes or takes longer than `time`.
 pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> Collected<B> {
+    let is_exact = body.size_hint().exact().is_some();
     let mut body = Box::pin(body);
-    // One piece is what nearly every answer is.
+    // Nearly every response has one piece.
     let mut frames = VecDeque::with_capacity(1);
     // Data behind the frames that are kept one by one.
     let mut together = BytesMut::new();
@@ -173,7 +181,7 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
         Some(Ok(false)) | None => Rest::More(body),
         Some(Err(error)) => Rest::Broken(error),
     };
-    Collected { frames, rest, is_slow }
+    Collected { frames, rest, is_exact, is_slow }
 }
 
 impl<B: Body> Collected<B> {
@@ -187,12 +195,12 @@ impl<B: Body> Collected<B> {
     }
 }
 
-/// A body put together. The first piece is nearly always all of it, and is not copied; what follows is, so that a body in
-/// many small pieces costs no more than its bytes.
+/// A body in one piece. The first piece is nearly always all of it, and is not copied. Later pieces are, so that a body
+/// of many small pieces costs no more than its bytes.
 #[derive(Debug, Default)]
 struct Whole {
     first: Bytes,
-    /// The first piece, too, once there is another.
+    /// All pieces, once there are two.
     all: BytesMut,
 }
 

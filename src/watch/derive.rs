@@ -1,6 +1,6 @@
-//! Request and answer to what changed. Knows neither HTTP bodies nor sockets.
+//! Derives a change from a request and its response. Knows neither HTTP bodies nor sockets.
 //!
-//! The server's word counts: what a request says of its action and of ids is a claim that the answer must not contradict.
+//! The server decides: a request's action and ids are a claim, and the response must not contradict it.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use http::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::request_body::{
-    self, Action, Claim, Format, Said, is_marked_deleted, is_occurrence_marker, kind_of_action, usable,
+    self, Action, Claim, Format, ParsedRequest, is_marked_deleted, is_occurrence_marker, kind_of_action, usable,
 };
 use crate::{
     change::{Change, ChangeKind, usable_id},
@@ -16,21 +16,21 @@ use crate::{
     object::{Object, pointed, quoted, string},
 };
 
-/// A watched request, once it is over.
+/// A watched request, read to its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestFacts<'a> {
-    /// What the route says the write does.
+    /// The kind that the route is configured for.
     pub(crate) kind: ChangeKind,
     /// The id in the path.
     pub(crate) path_id: Option<&'a str>,
     /// True for a POST with `?editing=true`.
     pub(crate) editing: bool,
     pub(crate) format: Format,
-    /// The whole body, where it was seen to its end.
+    /// The whole body, where its end was seen.
     pub(crate) body: Option<&'a [u8]>,
 }
 
-/// The answer to it.
+/// The response to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResponseFacts<'a> {
     pub(crate) status: StatusCode,
@@ -39,33 +39,22 @@ pub(crate) struct ResponseFacts<'a> {
     pub(crate) body: Option<&'a [u8]>,
 }
 
-/// What a successful write comes to.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Verdict<'a> {
-    /// This changed.
-    Changed(Draft<'a>),
-    /// The answer says that it failed after all: `"action":"error"` or `"invalid"`.
-    Failed,
-    /// It is not published, for the reason given.
-    Untold(Untold),
-}
-
 /// Why a successful write is not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Untold {
+pub(crate) enum NotPublished {
     NoId,
     NoObject,
     UnknownAction,
     Batch,
-    /// The answer tells of an update or a deletion, and not of what, since only the request's body says so.
+    /// The response names an update or a deletion, and the object's id stands in the request's body alone.
     BodyMode,
-    /// A POST to the collection, answered `deleted`.
+    /// A POST to the collection whose response is `deleted`.
     PostDeleted,
-    /// The answer names another object than the request.
+    /// Request and response name different objects.
     OtherId,
 }
 
-impl Untold {
+impl NotPublished {
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::NoId => {
@@ -84,7 +73,7 @@ impl Untold {
                  DataProcessor to REST-JSON"
             }
             Self::BodyMode => {
-                "the answer says updated or deleted, and only the request's body says what; where the back end reads \
+                "the answer is updated or deleted, and only the request's body names the object; where the back end reads \
                  that (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
             }
             Self::PostDeleted => {
@@ -99,30 +88,30 @@ impl Untold {
     }
 }
 
-/// A change as far as request and answer say.
+/// A change as far as request and response show it.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Draft<'a> {
+pub(crate) struct DerivedChange<'a> {
     pub(crate) kind: ChangeKind,
     /// The id as JSON text.
     pub(crate) raw_id: Cow<'a, str>,
     /// The object with its id; `None` for a delete, or where only a load hook can read it.
     pub(crate) object: Option<Object<'a>>,
-    /// True when the answer holds `tid`.
+    /// True when the response holds `tid`.
     pub(crate) tid: bool,
-    /// What the page sent of a new object, and shows.
+    /// A new object as the page has sent it, and shows it.
     pub(crate) sent: Option<Object<'a>>,
-    /// True when the answer is empty, or an object without an action that the stock client does not know.
+    /// True when the response is empty, or an object whose action, if any, the stock client knows.
     pub(crate) is_usual: bool,
 }
 
-impl Draft<'_> {
+impl DerivedChange<'_> {
     /// The id as text.
     pub(crate) fn id(&self) -> Option<Cow<'_, str>> {
         usable_id(&self.raw_id)
     }
 
-    /// The change, with what the store holds now instead of what was sent. That the store has no such row is a claim
-    /// still: it may have been asked for the wrong one.
+    /// The change, with the stored row instead of what the page sent. A missing row is still a claim: the id may be the
+    /// wrong one.
     pub(crate) fn loaded(&self, row: Option<&str>) -> Option<Change> {
         let Some(row) = row else {
             return Change::deletion(&self.raw_id).map(Change::claimed);
@@ -139,7 +128,7 @@ impl Draft<'_> {
         Some(Change::of(kind, &row)?.whole().rewritten(self.is_rewritten_as(&row)))
     }
 
-    /// Whether a new object has other values than its page has sent, and shows.
+    /// Whether the store holds other values of a new object than its page has sent, and shows.
     fn is_rewritten_as(&self, stored: &Object<'_>) -> bool {
         self.sent.as_ref().is_some_and(|sent| {
             let is_field = |key: &str| key != "id" && !key.starts_with(['!', '$', '_']);
@@ -151,20 +140,20 @@ impl Draft<'_> {
         })
     }
 
-    /// The change from request and answer alone.
-    pub(crate) fn into_change(self) -> Result<Change, Untold> {
+    /// The change from request and response alone.
+    pub(crate) fn into_change(self) -> Result<Change, NotPublished> {
         let change = match (self.kind, &self.object) {
-            (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(Untold::NoId),
+            (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(NotPublished::NoId),
             (kind, Some(object)) => Change::of(kind, object)
                 .map(|change| change.rewritten(self.is_rewritten_as(object)))
-                .ok_or(Untold::NoId),
-            (_, None) => Err(Untold::NoObject),
+                .ok_or(NotPublished::NoId),
+            (_, None) => Err(NotPublished::NoObject),
         };
         change.map(Change::claimed)
     }
 }
 
-/// A value as a page shows it: the text `5` is the number, and nothing is nothing.
+/// A value as a page shows it: the text `5` looks like the number, and null like an empty text.
 fn shown(raw: &str) -> Cow<'_, str> {
     match string(raw) {
         Some(text) => text,
@@ -173,30 +162,22 @@ fn shown(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// What this write changed.
-pub(crate) fn judge<'a>(entity: &Entity, request: RequestFacts<'a>, response: ResponseFacts<'a>) -> Verdict<'a> {
-    match derive(entity, request, response) {
-        Ok(Some(draft)) => Verdict::Changed(draft),
-        Ok(None) => Verdict::Failed,
-        Err(untold) => Verdict::Untold(untold),
-    }
-}
-
-/// The change, `None` where the answer says that the write failed.
-fn derive<'a>(
+/// What a successful write changed; `None` where the response body says that the write failed after all:
+/// `"action":"error"` or `"invalid"`.
+pub(crate) fn derive_change<'a>(
     entity: &Entity,
     request: RequestFacts<'a>,
     response: ResponseFacts<'a>,
-) -> Result<Option<Draft<'a>>, Untold> {
-    let answer = Answer::read(entity, response);
-    if answer.failed {
+) -> Result<Option<DerivedChange<'a>>, NotPublished> {
+    let answer = ParsedResponse::read(entity, response);
+    if answer.has_failed {
         return Ok(None);
     }
     let is_mode = request.editing && request.kind == ChangeKind::Add;
     let has_modes = is_mode && entity.has_body_modes;
-    let Said { claim, object } = match request.body {
+    let ParsedRequest { claim, object } = match request.body {
         Some(body) => request_body::read(entity, body, request.format, has_modes, answer.row.as_ref()),
-        None => Said::default(),
+        None => ParsedRequest::default(),
     };
     let claim = believed(claim, &answer)?;
     let claimed = claim.as_ref().map_or(request.kind, |(kind, _)| *kind);
@@ -207,17 +188,17 @@ fn derive<'a>(
         ChangeKind::Add => answer.id_of_new().or_else(|| request.path_id.map(|id| Cow::Owned(quoted(id)))),
         ChangeKind::Update | ChangeKind::Delete => match claim {
             Some((_, Some(id))) => Some(answer.confirmed(id)?),
-            // What an answer names that says nothing else may be a new object.
+            // Without an action, the id in a response may be that of a new object.
             Some((_, None)) if answer.action.is_none() => None,
             Some((_, None)) | None => answer.id_of_known(request.path_id, object.as_ref()),
         },
     };
-    // The back end may have read of the body what is not read here.
+    // The back end may read an action and an id in this body, which are not read here.
     let is_unread_mode = is_mode && !has_modes;
     let adds = kind == ChangeKind::Add;
-    let raw_id = raw_id.ok_or(if is_unread_mode && !adds { Untold::BodyMode } else { Untold::NoId })?;
+    let raw_id = raw_id.ok_or(if is_unread_mode && !adds { NotPublished::BodyMode } else { NotPublished::NoId })?;
 
-    // Who deletes sends no object.
+    // A deletion sends no object.
     let is_object = claimed != ChangeKind::Delete && (!is_unread_mode || (adds && answer.row.is_none()));
     let sent = object.filter(|_| is_object);
     let shown = sent.clone().filter(|_| adds);
@@ -227,55 +208,55 @@ fn derive<'a>(
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
-    Ok(Some(Draft { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown }))
+    Ok(Some(DerivedChange { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown }))
 }
 
-/// A claim of an update or a deletion, with its id, which the answer does not contradict. One of a new object says no
-/// more than the route does, and one that the answer contradicts says nothing.
+/// A claim of an update or a deletion, with its id, unless the response contradicts it. The claim of a new object adds
+/// nothing to the route.
 fn believed<'a>(
     claim: Option<Claim<'a>>,
-    answer: &Answer<'_>,
-) -> Result<Option<(ChangeKind, Option<Cow<'a, str>>)>, Untold> {
-    let inserted = answer.says_inserted();
+    answer: &ParsedResponse<'_>,
+) -> Result<Option<(ChangeKind, Option<Cow<'a, str>>)>, NotPublished> {
+    let is_add = answer.is_add();
     match claim {
-        Some(Claim { action: Action::Known(kind @ (ChangeKind::Update | ChangeKind::Delete)), id }) if !inserted => {
+        Some(Claim { action: Action::Known(kind @ (ChangeKind::Update | ChangeKind::Delete)), id }) if !is_add => {
             Ok(Some((kind, id)))
         }
-        Some(Claim { action: Action::Unknown, .. }) if !inserted && answer.action.is_none() => {
-            Err(Untold::UnknownAction)
+        Some(Claim { action: Action::Unknown, .. }) if !is_add && answer.action.is_none() => {
+            Err(NotPublished::UnknownAction)
         }
-        Some(Claim { action: Action::Batch, .. }) if !inserted && answer.action.is_none() => Err(Untold::Batch),
+        Some(Claim { action: Action::Batch, .. }) if !is_add && answer.action.is_none() => Err(NotPublished::Batch),
         _ => Ok(None),
     }
 }
 
-/// What a write did that the route, or a claim, takes for an add, an update or a deletion.
+/// The kind of a change that the route, or a claim, calls an add, an update or a deletion.
 fn kind_of(
     claimed: ChangeKind,
     is_claim: bool,
-    answer: &Answer<'_>,
+    answer: &ParsedResponse<'_>,
     sent: Option<&Object<'_>>,
-) -> Result<ChangeKind, Untold> {
+) -> Result<ChangeKind, NotPublished> {
     use ChangeKind::{Add, Delete, Update};
     let is_marker = sent.is_some_and(is_occurrence_marker);
     let row_is_marked = answer.row.as_ref().is_some_and(is_marked_deleted);
     Ok(match (claimed, answer.action) {
         (Add, Some(Delete)) if is_marker => Add,
-        (Add, Some(Delete)) => return Err(Untold::PostDeleted),
+        (Add, Some(Delete)) => return Err(NotPublished::PostDeleted),
         (Update, Some(Delete)) if is_marker || row_is_marked => Update,
         (Delete, None | Some(Delete)) if row_is_marked => Update,
-        // A DELETE that succeeded has deleted, unless the answer shows what is left.
+        // A successful DELETE has deleted, unless the response holds a row.
         (Delete, Some(Update)) if !is_claim && answer.row.is_none() => Delete,
         (Update, None | Some(Update)) if answer.status == StatusCode::CREATED => Add,
         (claimed, action) => action.unwrap_or(claimed),
     })
 }
 
-/// What an answer says.
-struct Answer<'a> {
+/// A response, parsed.
+struct ParsedResponse<'a> {
     status: StatusCode,
     is_usual: bool,
-    failed: bool,
+    has_failed: bool,
     action: Option<ChangeKind>,
     tid: Option<Cow<'a, str>>,
     /// Its `id`, where that can be the object's.
@@ -285,7 +266,7 @@ struct Answer<'a> {
     location: Option<&'a str>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> ParsedResponse<'a> {
     fn read(entity: &Entity, response: ResponseFacts<'a>) -> Self {
         let parsed = response.body.and_then(Object::parse);
         let is_empty = response.body.is_none_or(<[u8]>::is_empty);
@@ -296,7 +277,7 @@ impl<'a> Answer<'a> {
         Self {
             status: response.status,
             is_usual: is_empty || (is_object && (is_known || fields.get("action").is_none())),
-            failed: matches!(action.as_ref(), "error" | "invalid"),
+            has_failed: matches!(action.as_ref(), "error" | "invalid"),
             action: match action.as_ref() {
                 // Not documented, but understood by the stock client.
                 "insert" => Some(ChangeKind::Add),
@@ -304,15 +285,15 @@ impl<'a> Answer<'a> {
                 documented => kind_of_action(documented),
             },
             tid: usable(&fields, "tid"),
-            // With a pointer to the row, an id beside it may be anything: that of a request, for one.
+            // With a pointer to the row, an id beside the row may be anything: a request's, for example.
             id: usable(&fields, "id").filter(|_| entity.response_pointer.is_none()),
             row: stored_object(entity, response.body, &fields),
             location: response.location,
         }
     }
 
-    /// True where the answer says that an object was added.
-    fn says_inserted(&self) -> bool {
+    /// True where the response says that an object was added.
+    fn is_add(&self) -> bool {
         match self.action {
             Some(action) => action == ChangeKind::Add,
             None => self.tid.is_some() || self.status == StatusCode::CREATED,
@@ -329,7 +310,7 @@ impl<'a> Answer<'a> {
         named.or_else(|| self.location.and_then(last_segment).map(Cow::Owned))
     }
 
-    /// The id of what was there before. The row says it best; a `tid` beside a path may be anything.
+    /// The id of an object that existed before. The row's is best; a `tid` beside a path may be anything.
     fn id_of_known(&self, path_id: Option<&str>, sent: Option<&Object<'a>>) -> Option<Cow<'a, str>> {
         let Some(meant) = path_id else {
             return self.row_id().or_else(|| self.tid.clone());
@@ -341,18 +322,18 @@ impl<'a> Answer<'a> {
         Some(named).filter(|raw| usable_id(raw).is_some())
     }
 
-    /// A claimed id, unless the answer names another one.
-    fn confirmed(&self, claimed: Cow<'a, str>) -> Result<Cow<'a, str>, Untold> {
+    /// A claimed id, unless the response names another one.
+    fn confirmed(&self, claimed: Cow<'a, str>) -> Result<Cow<'a, str>, NotPublished> {
         let is_claimed = |raw: &Cow<'_, str>| usable_id(raw) == usable_id(&claimed);
         let row_id = self.row_id();
         if ![&self.tid, &self.id, &row_id].into_iter().flatten().all(is_claimed) {
-            return Err(Untold::OtherId);
+            return Err(NotPublished::OtherId);
         }
         Ok(row_id.unwrap_or(claimed))
     }
 }
 
-/// The object as it is stored, where the answer holds it.
+/// The stored object, where the response holds it.
 fn stored_object<'a>(entity: &Entity, body: Option<&'a [u8]>, answer: &Object<'a>) -> Option<Object<'a>> {
     if let Some(pointer) = &entity.response_pointer {
         let json = std::str::from_utf8(body?).ok()?;
@@ -361,7 +342,7 @@ fn stored_object<'a>(entity: &Entity, body: Option<&'a [u8]>, answer: &Object<'a
     if let Some(row) = answer.get_object("item").or_else(|| answer.get_object(&entity.payload_key)) {
         return Some(row);
     }
-    // Without an id it is some other kind of answer: {"ok":true}.
+    // Without an id it is no row: {"ok":true}.
     usable(answer, "id")?;
     let mut bare = answer.clone();
     bare.retain(|key| !matches!(key, "action" | "tid" | "sid" | "status"));
@@ -409,8 +390,8 @@ mod tests {
     }
 
     impl Case {
-        fn verdict(&self, entity: &Entity) -> Verdict<'static> {
-            judge(
+        fn derive(&self, entity: &Entity) -> Result<Option<DerivedChange<'static>>, NotPublished> {
+            derive_change(
                 entity,
                 RequestFacts {
                     kind: self.kind,
@@ -423,14 +404,14 @@ mod tests {
             )
         }
 
-        fn told(&self) -> (ChangeKind, Value) {
-            self.told_by(&Entity::scheduler("/events"))
+        fn published(&self) -> (ChangeKind, Value) {
+            self.published_by(&Entity::scheduler("/events"))
         }
 
-        fn told_by(&self, entity: &Entity) -> (ChangeKind, Value) {
-            match self.verdict(entity) {
-                Verdict::Changed(draft) => {
-                    let change = draft.into_change().unwrap();
+        fn published_by(&self, entity: &Entity) -> (ChangeKind, Value) {
+            match self.derive(entity) {
+                Ok(Some(derived)) => {
+                    let change = derived.into_change().unwrap();
                     (change.kind(), serde_json::from_str(change.object()).unwrap())
                 }
                 other => panic!("{other:?}"),
@@ -450,7 +431,7 @@ mod tests {
             (r#"{"tid":0,"id":20}"#, json!(20)),
         ] {
             let add = case(ChangeKind::Add, r#"{"text":"x","id":1713000000123}"#, response);
-            let (kind, object) = add.told();
+            let (kind, object) = add.published();
             assert_eq!(kind, ChangeKind::Add);
             assert_eq!(object["id"], id, "{response}");
             assert_eq!(object["text"], "x", "{response}");
@@ -458,15 +439,15 @@ mod tests {
     }
 
     #[test]
-    fn then_from_location_and_never_from_the_request() {
+    fn the_id_of_an_add_comes_from_location_next_and_never_from_the_request() {
         let mut add = case(ChangeKind::Add, r#"{"text":"x","id":"mine"}"#, "");
-        assert_eq!(add.verdict(&Entity::scheduler("/events")), Verdict::Untold(Untold::NoId));
+        assert_eq!(add.derive(&Entity::scheduler("/events")), Err(NotPublished::NoId));
         add.location = Some("https://example.com/events/a%2Fb/?x=1");
-        assert_eq!(add.told().1["id"], "a/b");
+        assert_eq!(add.published().1["id"], "a/b");
     }
 
     #[test]
-    fn without_a_usable_id_nothing_is_told() {
+    fn without_a_usable_id_nothing_is_published() {
         for (request, response) in [
             (r#"{"text":"x"}"#, ""),
             (r#"{"text":"x"}"#, r#"{"tid":null}"#),
@@ -474,13 +455,13 @@ mod tests {
             (r#"{"text":"x"}"#, "not json"),
             (r#"{"text":"x"}"#, "[]"),
         ] {
-            let verdict = case(ChangeKind::Add, request, response).verdict(&Entity::scheduler("/events"));
-            assert_eq!(verdict, Verdict::Untold(Untold::NoId), "{request} {response}");
+            let derived = case(ChangeKind::Add, request, response).derive(&Entity::scheduler("/events"));
+            assert_eq!(derived, Err(NotPublished::NoId), "{request} {response}");
         }
     }
 
     #[test]
-    fn the_id_of_an_update_is_the_paths_unless_the_row_says_otherwise() {
+    fn the_id_of_an_update_is_the_paths_unless_the_row_has_another() {
         for (request, response, id) in [
             (r#"{"text":"x"}"#, "", json!("7")),
             (r#"{"text":"x"}"#, r#"{"action":"updated"}"#, json!("7")),
@@ -489,54 +470,54 @@ mod tests {
             (r#"{"text":"x","id":8}"#, r#"{"item":{"id":8}}"#, json!(8)),
             (r#"{"text":"x"}"#, r#"{"id":7}"#, json!(7)),
         ] {
-            let (kind, object) = case(ChangeKind::Update, request, response).told();
+            let (kind, object) = case(ChangeKind::Update, request, response).published();
             assert_eq!(kind, ChangeKind::Update);
             assert_eq!(object["id"], id, "{request} {response}");
         }
     }
 
     #[test]
-    fn the_stored_object_lies_over_the_sent_one() {
+    fn the_stored_object_overlays_the_sent_one() {
         let update =
             case(ChangeKind::Update, r#"{"text":"a","extra":1}"#, r#"{"action":"updated","item":{"id":7,"text":"b"}}"#);
-        assert_eq!(update.told().1, json!({"text": "b", "extra": 1, "id": 7}));
+        assert_eq!(update.published().1, json!({"text": "b", "extra": 1, "id": 7}));
     }
 
     #[test]
     fn an_answer_without_an_id_is_no_object() {
         let update = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"ok":true,"message":"saved"}"#);
-        assert_eq!(update.told().1, json!({"text": "a", "id": "7"}));
+        assert_eq!(update.published().1, json!({"text": "a", "id": "7"}));
     }
 
     #[test]
     fn envelopes_are_opened() {
         let article = case(ChangeKind::Add, r#"{"event":{"text":"a"}}"#, r#"{"id":5}"#);
-        assert_eq!(article.told().1, json!({"text": "a", "id": 5}));
+        assert_eq!(article.published().1, json!({"text": "a", "id": 5}));
 
         let entity = Entity::scheduler("/events").request_pointer("/payload/0/row").response_pointer("/data/row");
         let pointed = case(ChangeKind::Add, r#"{"payload":[{"row":{"text":"a"}}]}"#, r#"{"data":{"row":{"id":6}}}"#);
-        assert_eq!(pointed.told_by(&entity).1, json!({"text": "a", "id": 6}));
+        assert_eq!(pointed.published_by(&entity).1, json!({"text": "a", "id": 6}));
 
         let field = case(ChangeKind::Add, r#"{"event":"party","text":"a"}"#, r#"{"tid":5}"#);
-        assert_eq!(field.told().1, json!({"event": "party", "text": "a", "id": 5}), "a field is no envelope");
+        assert_eq!(field.published().1, json!({"event": "party", "text": "a", "id": 5}), "a field is no envelope");
     }
 
     #[test]
-    fn a_failure_in_the_answer_is_a_failure() {
+    fn a_failure_in_the_response_body_is_a_failure() {
         for action in ["error", "invalid"] {
             let response = if action == "error" { r#"{"action":"error"}"# } else { r#"{"action":"invalid"}"# };
-            let verdict = case(ChangeKind::Add, r#"{"id":1}"#, response).verdict(&Entity::scheduler("/events"));
-            assert_eq!(verdict, Verdict::Failed, "{action}");
+            let derived = case(ChangeKind::Add, r#"{"id":1}"#, response).derive(&Entity::scheduler("/events"));
+            assert_eq!(derived, Ok(None), "{action}");
         }
     }
 
     #[test]
-    fn deletes_tell_the_bare_id_unless_the_row_is_kept() {
+    fn a_delete_publishes_the_bare_id_unless_the_row_is_kept() {
         let row = r#"{"action":"deleted","item":{"id":7,"text":"a"}}"#;
-        assert_eq!(case(ChangeKind::Delete, "", row).told(), (ChangeKind::Delete, json!({"id": 7})));
-        assert_eq!(case(ChangeKind::Delete, "", "").told(), (ChangeKind::Delete, json!({"id": "7"})));
+        assert_eq!(case(ChangeKind::Delete, "", row).published(), (ChangeKind::Delete, json!({"id": 7})));
+        assert_eq!(case(ChangeKind::Delete, "", "").published(), (ChangeKind::Delete, json!({"id": "7"})));
         let marked = r#"{"action":"deleted","item":{"id":7,"text":"a","deleted":true}}"#;
-        let (kind, object) = case(ChangeKind::Delete, "", marked).told();
+        let (kind, object) = case(ChangeKind::Delete, "", marked).published();
         assert_eq!(kind, ChangeKind::Update);
         assert_eq!(object["text"], "a");
     }
@@ -548,23 +529,23 @@ mod tests {
             r#"{"recurring_event_id":"5","original_start":"2025-04-22 10:00","deleted":true}"#,
             r#"{"action":"deleted","tid":"9"}"#,
         );
-        let (kind, object) = occurrence.told();
+        let (kind, object) = occurrence.published();
         assert_eq!(kind, ChangeKind::Add);
         assert_eq!(object["recurring_event_id"], "5");
         assert_eq!(object["deleted"], true);
     }
 
     #[test]
-    fn an_upsert_is_told_as_what_it_did() {
+    fn an_upsert_is_published_as_add_or_update() {
         let mut put = case(ChangeKind::Update, r#"{"text":"a"}"#, "");
         put.status = StatusCode::CREATED;
-        assert_eq!(put.told(), (ChangeKind::Add, json!({"text": "a", "id": "7"})));
+        assert_eq!(put.published(), (ChangeKind::Add, json!({"text": "a", "id": "7"})));
         let inserted = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"action":"inserted","tid":"8"}"#);
-        assert_eq!(inserted.told(), (ChangeKind::Add, json!({"text": "a", "id": "8"})));
+        assert_eq!(inserted.published(), (ChangeKind::Add, json!({"text": "a", "id": "8"})));
         let updated = case(ChangeKind::Add, r#"{"text":"a"}"#, r#"{"action":"updated","tid":"8"}"#);
-        assert_eq!(updated.told(), (ChangeKind::Update, json!({"text": "a", "id": "8"})));
+        assert_eq!(updated.published(), (ChangeKind::Update, json!({"text": "a", "id": "8"})));
         let deleted = case(ChangeKind::Update, r#"{"text":"a"}"#, r#"{"action":"deleted"}"#);
-        assert_eq!(deleted.told(), (ChangeKind::Delete, json!({"id": "7"})));
+        assert_eq!(deleted.published(), (ChangeKind::Delete, json!({"id": "7"})));
     }
 
     fn modes() -> Entity {
@@ -576,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_mode_says_what_it_does() {
+    fn the_json_mode_names_the_action_in_the_body() {
         for (request, response, kind, object) in [
             (
                 r#"{"id":1795561153299,"action":"inserted","data":{"text":"a"}}"#,
@@ -607,50 +588,57 @@ mod tests {
             // Without an action it is an add like any other.
             (r#"{"text":"a"}"#, r#"{"tid":5}"#, ChangeKind::Add, json!({"text": "a", "id": 5})),
         ] {
-            assert_eq!(json_mode(request, response).told_by(&modes()), (kind, object), "{request} {response}");
+            assert_eq!(json_mode(request, response).published_by(&modes()), (kind, object), "{request} {response}");
         }
         let other = json_mode(r#"{"id":500,"action":"moved","data":{}}"#, "");
-        assert_eq!(other.verdict(&modes()), Verdict::Untold(Untold::UnknownAction));
+        assert_eq!(other.derive(&modes()), Err(NotPublished::UnknownAction));
     }
 
     #[test]
-    fn without_modes_or_their_query_a_body_says_nothing_of_its_action() {
+    fn without_modes_or_their_query_the_action_in_a_body_is_ignored() {
         let request = r#"{"id":1,"action":"deleted","data":{}}"#;
         let stored = (ChangeKind::Add, json!({"id": 3, "action": "deleted", "data": {}}));
         for editing in [false, true] {
             let answered = Case { editing, ..json_mode(request, r#"{"action":"inserted","tid":3}"#) };
-            assert_eq!(answered.told(), stored, "modes are off");
+            assert_eq!(answered.published(), stored, "modes are off");
             let silent = Case { editing, ..json_mode(request, "{}") };
-            assert_eq!(silent.verdict(&Entity::scheduler("/events")), Verdict::Untold(Untold::NoId));
+            assert_eq!(silent.derive(&Entity::scheduler("/events")), Err(NotPublished::NoId));
         }
         let without_query = case(ChangeKind::Add, request, r#"{"action":"inserted","tid":3}"#);
-        assert_eq!(without_query.told_by(&modes()), stored, "no query");
+        assert_eq!(without_query.published_by(&modes()), stored, "no query");
         let put = Case { editing: true, ..case(ChangeKind::Update, request, r#"{"action":"updated"}"#) };
-        assert_eq!(put.told_by(&modes()), (ChangeKind::Update, json!({"id": "7", "action": "deleted", "data": {}})));
+        assert_eq!(
+            put.published_by(&modes()),
+            (ChangeKind::Update, json!({"id": "7", "action": "deleted", "data": {}}))
+        );
     }
 
     #[test]
-    fn a_back_end_that_reads_modes_is_not_understood_without_the_option() {
+    fn a_back_end_that_reads_body_modes_needs_the_option() {
         for (action, response) in [("updated", r#"{"action":"updated"}"#), ("deleted", r#"{"action":"deleted"}"#)] {
             let request = if action == "updated" {
                 r#"{"id":5,"action":"updated","data":{"text":"a"}}"#
             } else {
                 r#"{"id":5,"action":"deleted","data":{}}"#
             };
-            let verdict = json_mode(request, response).verdict(&Entity::scheduler("/events"));
-            let expected = if action == "updated" { Untold::BodyMode } else { Untold::PostDeleted };
-            assert_eq!(verdict, Verdict::Untold(expected), "{action}");
+            let derived = json_mode(request, response).derive(&Entity::scheduler("/events"));
+            let expected = if action == "updated" { NotPublished::BodyMode } else { NotPublished::PostDeleted };
+            assert_eq!(derived, Err(expected), "{action}");
         }
         let stored = json_mode(
             r#"{"id":5,"action":"updated","data":{"text":"a"}}"#,
             r#"{"action":"updated","item":{"id":5,"text":"b"}}"#,
         );
-        assert_eq!(stored.told(), (ChangeKind::Update, json!({"id": 5, "text": "b"})), "the row, and nothing else");
+        assert_eq!(
+            stored.published(),
+            (ChangeKind::Update, json!({"id": 5, "text": "b"})),
+            "the row, and nothing else"
+        );
     }
 
-    /// Every claim with every answer: what is published is what the answer says, or nothing.
+    /// Every claim with every response: what is published matches the response, or nothing is.
     #[test]
-    fn no_body_beats_its_answer() {
+    fn no_request_body_overrides_its_response() {
         let claims = [
             "",
             "{}",
@@ -668,7 +656,7 @@ mod tests {
             r#"{"event":{"id":5,"deleted":true}}"#,
             r#"{"id":5,"action":"deleted","data":{"id":5,"deleted":true}}"#,
         ];
-        // With what it may come to: the kind, and the id where the answer names one.
+        // Each with the changes it may lead to: the kind, and the id where the response names one.
         let answers: [(&str, &[(ChangeKind, Option<&str>)]); 12] = [
             ("", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
             ("{}", &[(ChangeKind::Update, None), (ChangeKind::Delete, None)]),
@@ -691,22 +679,22 @@ mod tests {
                     .flat_map(|(editing, entities)| entities.map(|entity| (editing, entity)))
                 {
                     let post = Case { editing, ..case(ChangeKind::Add, claim, response) };
-                    let Verdict::Changed(draft) = post.verdict(&entity) else { continue };
-                    let id = draft.id().expect("a usable id").into_owned();
-                    let is_said = may_be.iter().any(|(kind, named)| {
-                        *kind == draft.kind
+                    let Ok(Some(derived)) = post.derive(&entity) else { continue };
+                    let id = derived.id().expect("a usable id").into_owned();
+                    let is_expected = may_be.iter().any(|(kind, named)| {
+                        *kind == derived.kind
                             && named.map_or(editing && entity.has_body_modes && id == "5", |named| named == id)
                     });
-                    assert!(is_said, "{claim} {response} {editing} {}: {draft:?}", entity.has_body_modes);
+                    assert!(is_expected, "{claim} {response} {editing} {}: {derived:?}", entity.has_body_modes);
                 }
-                // A path with an id, by PUT and DELETE: never an object of another id than the path's or the answer's.
+                // A path with an id, by PUT and DELETE: the object's id is the path's or the response's.
                 for kind in [ChangeKind::Update, ChangeKind::Delete] {
-                    let Verdict::Changed(draft) = case(kind, claim, response).verdict(&modes()) else { continue };
-                    let id = draft.id().expect("a usable id");
-                    assert!(response.contains(&format!(":{id}")) || id == "7", "{claim} {response}: {draft:?}");
-                    let says_little = !response.contains("inserted") && !response.contains("item");
-                    let deletes = response.contains("deleted") || (kind == ChangeKind::Delete && says_little);
-                    assert_eq!(draft.kind == ChangeKind::Delete, deletes, "{claim} {response}: {draft:?}");
+                    let Ok(Some(derived)) = case(kind, claim, response).derive(&modes()) else { continue };
+                    let id = derived.id().expect("a usable id");
+                    assert!(response.contains(&format!(":{id}")) || id == "7", "{claim} {response}: {derived:?}");
+                    let is_vague = !response.contains("inserted") && !response.contains("item");
+                    let deletes = response.contains("deleted") || (kind == ChangeKind::Delete && is_vague);
+                    assert_eq!(derived.kind == ChangeKind::Delete, deletes, "{claim} {response}: {derived:?}");
                 }
             }
         }
@@ -716,52 +704,52 @@ mod tests {
     fn only_an_occurrence_of_a_series_is_an_object_although_its_write_is_called_deleted() {
         let marker = r#"{"deleted":true,"recurring_event_id":5}"#;
         let deleted = r#"{"action":"deleted","tid":9}"#;
-        assert_eq!(case(ChangeKind::Add, marker, deleted).told().0, ChangeKind::Add);
-        assert_eq!(case(ChangeKind::Update, marker, r#"{"action":"deleted"}"#).told().0, ChangeKind::Update);
+        assert_eq!(case(ChangeKind::Add, marker, deleted).published().0, ChangeKind::Add);
+        assert_eq!(case(ChangeKind::Update, marker, r#"{"action":"deleted"}"#).published().0, ChangeKind::Update);
         for request in [r#"{"deleted":true}"#, r#"{"deleted":true,"recurring_event_id":""}"#, "{}"] {
-            let post = case(ChangeKind::Add, request, deleted).verdict(&modes());
-            assert_eq!(post, Verdict::Untold(Untold::PostDeleted), "{request}");
-            let put = case(ChangeKind::Update, request, r#"{"action":"deleted"}"#).told();
+            let post = case(ChangeKind::Add, request, deleted).derive(&modes());
+            assert_eq!(post, Err(NotPublished::PostDeleted), "{request}");
+            let put = case(ChangeKind::Update, request, r#"{"action":"deleted"}"#).published();
             assert_eq!(put, (ChangeKind::Delete, json!({"id": "7"})), "{request}");
         }
         let claimed = r#"{"id":1,"action":"inserted","data":{"deleted":true,"recurring_event_id":"5"}}"#;
-        assert_eq!(json_mode(claimed, deleted).told_by(&modes()).0, ChangeKind::Add);
+        assert_eq!(json_mode(claimed, deleted).published_by(&modes()).0, ChangeKind::Add);
     }
 
     #[test]
-    fn an_answer_to_a_delete_that_says_updated_keeps_the_row() {
+    fn a_delete_answered_by_updated_keeps_the_row() {
         let kept = case(ChangeKind::Delete, "", r#"{"action":"updated","item":{"id":7,"text":"a"}}"#);
-        assert_eq!(kept.told(), (ChangeKind::Update, json!({"id": 7, "text": "a"})));
+        assert_eq!(kept.published(), (ChangeKind::Update, json!({"id": 7, "text": "a"})));
         let deleted = case(ChangeKind::Delete, "", r#"{"action":"updated"}"#);
-        assert_eq!(deleted.told().0, ChangeKind::Delete, "a DELETE that succeeded");
+        assert_eq!(deleted.published().0, ChangeKind::Delete, "a DELETE that succeeded");
         let claimed = json_mode(r#"{"id":7,"action":"deleted","data":{"text":"x"}}"#, r#"{"action":"updated"}"#);
-        let Verdict::Changed(draft) = claimed.verdict(&modes()) else { panic!("a load hook can read it") };
-        assert_eq!(draft.into_change(), Err(Untold::NoObject));
+        let Ok(Some(derived)) = claimed.derive(&modes()) else { panic!("a load hook can read it") };
+        assert_eq!(derived.into_change(), Err(NotPublished::NoObject));
     }
 
     #[test]
     fn a_row_that_has_the_payload_key_for_a_field_was_no_envelope() {
         let request = r#"{"event":{"text":"inner"}}"#;
         let add = case(ChangeKind::Add, request, r#"{"tid":5,"item":{"id":5,"event":{"text":"inner"}}}"#);
-        assert_eq!(add.told().1, json!({"event": {"text": "inner"}, "id": 5}));
+        assert_eq!(add.published().1, json!({"event": {"text": "inner"}, "id": 5}));
     }
 
     #[test]
-    fn what_comes_from_requests_is_claimed_and_what_is_read_back_is_not() {
-        let draft = || match case(ChangeKind::Update, r#"{"text":"a"}"#, "").verdict(&modes()) {
-            Verdict::Changed(draft) => draft,
+    fn changes_from_requests_are_claims_and_loaded_rows_are_not() {
+        let derived = || match case(ChangeKind::Update, r#"{"text":"a"}"#, "").derive(&modes()) {
+            Ok(Some(derived)) => derived,
             other => panic!("{other:?}"),
         };
-        assert!(draft().into_change().unwrap().is_claimed());
-        assert!(!draft().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
-        assert!(draft().loaded(None).unwrap().is_claimed());
+        assert!(derived().into_change().unwrap().is_claimed());
+        assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
+        assert!(derived().loaded(None).unwrap().is_claimed());
         let scopes = ["a"].into_iter().collect();
-        let told = draft().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
-        assert!(told.is_claimed() && !Change::delete(7).unwrap().is_claimed());
+        let scoped = derived().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
+        assert!(scoped.is_claimed() && !Change::delete(7).unwrap().is_claimed());
     }
 
     #[test]
-    fn the_post_mode_says_what_it_does() {
+    fn the_post_mode_names_the_action_in_the_body() {
         let mode = |request, response| Case {
             editing: true,
             format: Format::Form,
@@ -771,53 +759,56 @@ mod tests {
             "text=a%26b%3D%C3%A9+%2B&nul=&id=1795561156497&!nativeeditor_status=inserted",
             r#"{"action":"inserted","tid":"500"}"#,
         );
-        assert_eq!(inserted.told_by(&modes()), (ChangeKind::Add, json!({"text": "a&b=é +", "nul": "", "id": "500"})));
+        assert_eq!(
+            inserted.published_by(&modes()),
+            (ChangeKind::Add, json!({"text": "a&b=é +", "nul": "", "id": "500"}))
+        );
         let updated = mode("text=upd&id=500&!nativeeditor_status=updated", r#"{"action":"updated"}"#);
-        assert_eq!(updated.told_by(&modes()), (ChangeKind::Update, json!({"text": "upd", "id": "500"})));
+        assert_eq!(updated.published_by(&modes()), (ChangeKind::Update, json!({"text": "upd", "id": "500"})));
         let deleted = mode("id=500&!nativeeditor_status=deleted", r#"{"action":"deleted"}"#);
-        assert_eq!(deleted.told_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
+        assert_eq!(deleted.published_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
         let named = mode("ids=500&id=500&!nativeeditor_status=deleted", r#"{"action":"deleted"}"#);
-        assert_eq!(named.told_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
-        let one = mode("5_text=a&5_id=5&ids=5&5_!nativeeditor_status=deleted", "").verdict(&modes());
-        assert_eq!(one, Verdict::Untold(Untold::Batch));
-        let batch = mode("1_text=a&1_id=1&2_text=b&2_id=2&ids=1,2", "").verdict(&modes());
-        assert_eq!(batch, Verdict::Untold(Untold::Batch));
+        assert_eq!(named.published_by(&modes()), (ChangeKind::Delete, json!({"id": "500"})));
+        let one = mode("5_text=a&5_id=5&ids=5&5_!nativeeditor_status=deleted", "").derive(&modes());
+        assert_eq!(one, Err(NotPublished::Batch));
+        let batch = mode("1_text=a&1_id=1&2_text=b&2_id=2&ids=1,2", "").derive(&modes());
+        assert_eq!(batch, Err(NotPublished::Batch));
         let one = mode("ids=1&text=a&!nativeeditor_status=inserted", r#"{"action":"inserted","tid":3}"#);
-        assert_eq!(one.told_by(&modes()).1["id"], 3, "the answer says enough");
+        assert_eq!(one.published_by(&modes()).1["id"], 3, "the response is enough");
     }
 
     #[test]
-    fn the_rest_mode_is_told_by_method() {
+    fn the_rest_mode_is_read_by_method() {
         let rest = Case {
             format: Format::Form,
             ..case(ChangeKind::Add, "text=a+b&id=17&!nativeeditor_status=inserted", r#"{"tid":"5"}"#)
         };
-        assert_eq!(rest.told(), (ChangeKind::Add, json!({"text": "a b", "id": "5"})));
+        assert_eq!(rest.published(), (ChangeKind::Add, json!({"text": "a b", "id": "5"})));
     }
 
     #[test]
-    fn only_a_load_hook_can_tell_what_nobody_sent() {
+    fn only_a_load_hook_can_supply_an_object_that_was_not_sent() {
         let entity = Entity::scheduler("/events");
-        let Verdict::Changed(draft) = case(ChangeKind::Update, "", r#"{"action":"updated"}"#).verdict(&entity) else {
+        let Ok(Some(derived)) = case(ChangeKind::Update, "", r#"{"action":"updated"}"#).derive(&entity) else {
             panic!("the id is known");
         };
-        let row = draft.loaded(Some(r#"{"id":7,"text":"row"}"#)).unwrap();
+        let row = derived.loaded(Some(r#"{"id":7,"text":"row"}"#)).unwrap();
         assert_eq!((row.kind(), row.object()), (ChangeKind::Update, r#"{"id":7,"text":"row"}"#));
-        assert_eq!(draft.loaded(Some(r#"{"text":"row"}"#)).unwrap().object(), r#"{"text":"row","id":"7"}"#);
-        assert_eq!(draft.loaded(None).unwrap().kind(), ChangeKind::Delete);
-        assert_eq!(draft.into_change(), Err(Untold::NoObject));
+        assert_eq!(derived.loaded(Some(r#"{"text":"row"}"#)).unwrap().object(), r#"{"text":"row","id":"7"}"#);
+        assert_eq!(derived.loaded(None).unwrap().kind(), ChangeKind::Delete);
+        assert_eq!(derived.into_change(), Err(NotPublished::NoObject));
     }
 
     proptest! {
         #[test]
-        fn any_bodies_are_judged(
+        fn any_bodies_are_read_without_panic(
             request in ".{0,80}",
             response in ".{0,80}",
             editing: bool,
             form: bool,
             kind in prop_oneof![Just(ChangeKind::Add), Just(ChangeKind::Update), Just(ChangeKind::Delete)],
         ) {
-            let _ = judge(
+            let _ = derive_change(
                 &Entity::scheduler("/events"),
                 RequestFacts {
                     kind,

@@ -1,9 +1,9 @@
-//! What in an exchange stood in the way of broadcasting it well, in words for the log: which field or header was seen, and
-//! which was wanted.
+//! Why a write cannot be broadcast well, in words for the log: the field or header that was found, and the one that is
+//! needed.
 
 use http::{HeaderMap, StatusCode, header, response::Parts};
 
-use super::derive::Untold;
+use super::derive::NotPublished;
 use crate::{
     change::{ChangeKind, usable_id},
     entity::Entity,
@@ -15,20 +15,20 @@ use crate::{
 pub(super) enum Obstacle {
     TooLarge,
     TooSlow,
-    /// Compressed, or encoded otherwise.
+    /// Compressed, or with another content encoding.
     Encoded,
     Type,
-    /// The inner service has not read it to its end.
+    /// The inner service has not read the body to its end.
     Unread,
 }
 
-/// What there was to read of an exchange.
+/// A watched request and its response, as far as their bodies could be read.
 #[derive(Clone, Copy)]
-pub(super) struct Exchanged<'a> {
+pub(super) struct Transcript<'a> {
     pub(super) parts: &'a Parts,
-    /// The request's body, where it was seen to its end.
+    /// The request's body, where its end was seen.
     pub(super) request: Option<&'a [u8]>,
-    /// The answer's, where it was collected; empty where there is none.
+    /// The response's body, where it was collected; empty where there is none.
     pub(super) answer: Option<&'a [u8]>,
     pub(super) request_obstacle: Option<Obstacle>,
     pub(super) answer_obstacle: Option<Obstacle>,
@@ -36,19 +36,21 @@ pub(super) struct Exchanged<'a> {
     pub(super) limit: usize,
 }
 
-impl Exchanged<'_> {
-    /// What is known of why a write is not broadcast, to follow the remedy.
-    pub(super) fn clues(&self, reason: Untold, entity: &Entity) -> String {
+impl Transcript<'_> {
+    /// Details of why a write is not broadcast, to follow the remedy.
+    pub(super) fn clues(&self, reason: NotPublished, entity: &Entity) -> String {
         let clues = match reason {
-            Untold::NoId => vec![self.answer_clue().or_else(|| self.id_clue(entity))],
-            Untold::NoObject => vec![self.request_clue().or_else(|| self.object_clue(entity)), self.answer_clue()],
+            NotPublished::NoId => vec![self.answer_clue().or_else(|| self.id_clue(entity))],
+            NotPublished::NoObject => {
+                vec![self.request_clue().or_else(|| self.object_clue(entity)), self.answer_clue()]
+            }
             _ => vec![],
         };
         let clues: Vec<String> = clues.into_iter().flatten().collect();
         if clues.is_empty() { String::new() } else { format!(" ({})", clues.join("; ")) }
     }
 
-    /// What is missing from a change that is broadcast although a body was not read.
+    /// Names the body that was not read of a write that is broadcast without it.
     pub(super) fn half(&self) -> Option<String> {
         let is_worth_a_line = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Type | Obstacle::Unread);
         let request = self.request_obstacle.filter(is_worth_a_line).and_then(|_| self.request_clue());
@@ -87,7 +89,7 @@ impl Exchanged<'_> {
         })
     }
 
-    /// What of the answer was meant to be the id.
+    /// The field of the response that was meant to be the id.
     fn id_clue(&self, entity: &Entity) -> Option<String> {
         let answer = self.answer?;
         if answer.trim_ascii().is_empty() {
@@ -111,7 +113,7 @@ impl Exchanged<'_> {
         Some(format!("it has `{}` where `tid` is wanted", brief(key)))
     }
 
-    /// What of the request was meant to be the object.
+    /// Why the request holds no object.
     fn object_clue(&self, entity: &Entity) -> Option<String> {
         let request = self.request.unwrap_or_default();
         if request.trim_ascii().is_empty() {
@@ -124,7 +126,7 @@ impl Exchanged<'_> {
         Some(format!("request_pointer {pointer:?} leads to no object in the request"))
     }
 
-    /// What the Scheduler takes for a failure, or does not understand, in the body of an answer with status 200.
+    /// What the Scheduler takes for a failure, or does not understand, in the body of a response with status 200.
     pub(super) fn oddity(&self) -> Option<(&'static str, String)> {
         if self.parts.status != StatusCode::OK {
             return None;
@@ -150,13 +152,13 @@ impl Exchanged<'_> {
         }
     }
 
-    /// True where the answer may hold more than was seen of it.
+    /// True where the response may hold more than was read of it.
     pub(super) fn is_answer_hidden(&self) -> bool {
         self.answer_obstacle.is_some()
     }
 }
 
-/// An action that is none of the DataProcessor's own.
+/// An action that the DataProcessor does not know.
 fn odd_action(fields: &Object<'_>) -> Option<String> {
     let raw = fields.get("action")?;
     let text = string(raw).unwrap_or_default();
@@ -170,12 +172,12 @@ fn odd_action(fields: &Object<'_>) -> Option<String> {
     }
 }
 
-/// Whether a status sends a browser elsewhere, where it finds an answer that its page takes for that of the write.
+/// Whether a browser follows this status elsewhere, so that its page takes another response for that of the write.
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER)
 }
 
-/// True of an answer that was given before, and is given again from an idempotency cache.
+/// True of a response that an idempotency cache repeats.
 pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
     // Few headers, whose names are compared sooner than hashed.
     headers.iter().any(|(name, value)| {
@@ -184,7 +186,7 @@ pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The line for a row that a load hook does not find right behind a write.
+/// The log line for a row that a load hook does not find right behind a write.
 pub(super) fn finds_nothing(kind: ChangeKind) -> &'static str {
     match kind {
         ChangeKind::Add => {
@@ -203,7 +205,7 @@ fn content_type(headers: &HeaderMap) -> String {
     brief(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// JSON that is no object: an empty list is understood.
+/// JSON that is no object: pages understand an empty list, for example.
 fn is_other_json(text: &[u8]) -> bool {
     text != b"null" && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
 }
@@ -217,14 +219,14 @@ fn is_id(object: &Object<'_>, key: &str) -> bool {
     object.get(key).is_some_and(|raw| usable_id(raw).is_some())
 }
 
-/// True of keys that stand for an id elsewhere.
+/// True of keys that are ids in other systems.
 fn is_like_an_id(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     matches!(plain.as_str(), "id" | "tid" | "uuid" | "guid" | "key" | "pk" | "rowid")
         || (plain.len() <= 24 && plain.ends_with("id"))
 }
 
-/// What sort of value cannot be an id.
+/// The sort of a value that cannot be an id.
 fn sort_of(raw: &str) -> &'static str {
     match raw.as_bytes().first() {
         Some(b'"') if raw == "\"\"" => "an empty text",
@@ -238,7 +240,7 @@ fn sort_of(raw: &str) -> &'static str {
     }
 }
 
-/// Text of the application's for a log line.
+/// The application's text, shortened for a log line.
 fn brief(text: &str) -> String {
     text.chars().take(32).flat_map(char::escape_default).collect()
 }
@@ -247,10 +249,10 @@ fn brief(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn with<T>(status: u16, kind: &str, answer: &str, look: impl FnOnce(&Exchanged<'_>) -> T) -> T {
+    fn with<T>(status: u16, kind: &str, answer: &str, look: impl FnOnce(&Transcript<'_>) -> T) -> T {
         let response = http::Response::builder().status(status).header("content-type", kind).body(()).unwrap();
         let obstacle = (!kind.contains("json")).then_some(Obstacle::Type);
-        look(&Exchanged {
+        look(&Transcript {
             parts: &response.into_parts().0,
             request: None,
             answer: obstacle.is_none().then_some(answer.as_bytes()),
@@ -275,14 +277,14 @@ mod tests {
             (r#"{"ID":17}"#, "`ID`"),
             (r#"{"ok":true,"data":{"id":17}}"#, "response_pointer(\"/data\")"),
         ] {
-            let clues = with(200, "application/json", answer, |seen| seen.clues(Untold::NoId, &events));
+            let clues = with(200, "application/json", answer, |seen| seen.clues(NotPublished::NoId, &events));
             assert!(clues.contains(clue), "{answer}: {clues:?}");
         }
         let nowhere = with(200, "application/json", r#"{"row":{"id":1}}"#, |seen| {
-            seen.clues(Untold::NoId, &events.clone().response_pointer("/data"))
+            seen.clues(NotPublished::NoId, &events.clone().response_pointer("/data"))
         });
         assert!(nowhere.contains("\"/data\" leads to no object"), "{nowhere}");
-        let typed = with(200, "text/plain; charset=utf-8", "{}", |seen| seen.clues(Untold::NoId, &events));
+        let typed = with(200, "text/plain; charset=utf-8", "{}", |seen| seen.clues(NotPublished::NoId, &events));
         assert!(typed.contains("\"text/plain\", not \"application/json\""), "{typed}");
     }
 
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_says_that_an_answer_is_an_old_one() {
+    fn a_repeated_response_is_recognised_by_its_headers() {
         for (name, value, expected) in [
             ("idempotent-replayed", "true", true),
             ("Idempotency-Replayed", "1", true),

@@ -1,8 +1,11 @@
-//! One write per object at a time, so that the order published is the order committed.
+//! A keyed lock: one write per object at a time, so that the order published is the order committed.
 //!
-//! Whoever has sent a whole body goes before those that have none to send: of these nobody knows yet whether they will
-//! be let in. Deletions without a body share the lock, since their order makes no difference, and go before what else
-//! comes without one: no page sends that.
+//! Waiting writes have three classes, in this order:
+//! - Writes whose body has arrived.
+//! - Deletions without a body. They share the lock, since their order makes no difference.
+//! - Other writes without a body. No page sends these.
+//!
+//! Writes without a body come last because anybody can send one, authorized or not, at no cost.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -22,18 +25,18 @@ pub(crate) struct KeyedLock {
     held: Mutex<HashMap<Key, Slot>>,
 }
 
-/// What a write asks for.
+/// The class of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Its body has arrived: it goes before the others.
+    /// Its body has arrived.
     Arrived,
     /// It has no body.
     Bodiless,
-    /// It has no body and deletes: it shares the lock with its like.
+    /// It has no body and deletes: it shares the lock with others of this class.
     BodilessDelete,
 }
 
-/// An object's lock, which somebody holds.
+/// An object's lock while it is held, with those who wait.
 #[derive(Debug)]
 struct Slot {
     holders: usize,
@@ -54,12 +57,12 @@ struct Held {
     key: Key,
 }
 
-/// A place among those who wait.
+/// A place in the queue for an object's lock.
 #[derive(Debug)]
 pub(crate) struct Waiter(oneshot::Receiver<KeyedGuard>);
 
 impl KeyedLock {
-    /// Takes the object's lock, or else a place among those who wait for it.
+    /// Takes the object's lock, or else a place in its queue.
     pub(crate) fn take(
         self: &Arc<Self>,
         entity: EntityIndex,
@@ -75,7 +78,7 @@ impl KeyedLock {
                 return Ok(self.guard(key));
             }
         };
-        slot.forget_who_gave_up();
+        slot.forget_cancelled();
         let shares = access == Access::BodilessDelete;
         if shares && slot.is_shared && slot.arrived.is_empty() && slot.deletes.is_empty() {
             slot.holders += 1;
@@ -94,25 +97,26 @@ impl KeyedLock {
         KeyedGuard(Some(Held { lock: self.clone(), key }))
     }
 
-    /// Some holders are through; the lock goes to the next who still wait.
-    fn release(self: Arc<Self>, key: &Key, mut through: usize) {
-        while through > 0 {
+    /// Some holders have released the lock; it goes to the next waiters that are still there.
+    fn release(self: Arc<Self>, key: &Key, mut released: usize) {
+        while released > 0 {
             let next = {
                 let mut held = lock(&self.held);
-                let Entry::Occupied(mut place) = held.entry(key.clone()) else { return };
-                let slot = place.get_mut();
-                slot.holders -= through;
+                let Entry::Occupied(mut entry) = held.entry(key.clone()) else { return };
+                let slot = entry.get_mut();
+                slot.holders -= released;
                 if slot.holders > 0 {
                     return;
                 }
                 let next = slot.next();
                 if next.is_empty() {
-                    place.remove();
+                    entry.remove();
                 }
                 next
             };
-            // Given to one who gives up now, it is dropped there, and goes on. One who has given up sends it back.
-            through = next
+            // A waiter that is cancelled now drops the guard, which passes the lock on. One cancelled before returns
+            // it.
+            released = next
                 .into_iter()
                 .filter_map(|next| next.send(self.guard(key.clone())).err())
                 .map(KeyedGuard::forget)
@@ -126,8 +130,8 @@ impl Slot {
         Self { holders: 1, is_shared, arrived: VecDeque::new(), deletes: VecDeque::new(), bodiless: VecDeque::new() }
     }
 
-    /// Most who have given up stand in front; the others are skipped when the lock would go to them.
-    fn forget_who_gave_up(&mut self) {
+    /// Most cancelled waiters are the oldest; the others are skipped when the lock would go to them.
+    fn forget_cancelled(&mut self) {
         for waiting in [&mut self.arrived, &mut self.deletes, &mut self.bodiless] {
             while waiting.front().is_some_and(oneshot::Sender::is_closed) {
                 waiting.pop_front();
@@ -135,7 +139,7 @@ impl Slot {
         }
     }
 
-    /// Who gets the lock next, counted as its holders: one, or deletions that share it.
+    /// The waiters that get the lock next, counted as its holders: one, or all deletions, which share it.
     fn next(&mut self) -> Vec<oneshot::Sender<KeyedGuard>> {
         self.is_shared = self.arrived.is_empty() && !self.deletes.is_empty();
         let next: Vec<_> = if self.is_shared {
@@ -149,7 +153,7 @@ impl Slot {
 }
 
 impl Waiter {
-    /// Waits for the lock; `None` when it does not come within `limit`.
+    /// Waits for the lock; `None` after `limit`.
     pub(crate) async fn wait(self, limit: Duration) -> Option<KeyedGuard> {
         tokio::time::timeout(limit, self.0).await.ok()?.ok()
     }
@@ -185,8 +189,8 @@ mod tests {
         }
     }
 
-    /// True when the lock has come to somebody who waits.
-    fn has_it(waiter: &mut Waiter) -> Option<KeyedGuard> {
+    /// The guard, where the lock has come to this waiter.
+    fn guard_of(waiter: &mut Waiter) -> Option<KeyedGuard> {
         waiter.0.try_recv().ok()
     }
 
@@ -209,20 +213,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_lock_goes_past_those_who_have_given_up_in_the_order_of_waiting() {
+    async fn the_lock_skips_cancelled_waiters_and_keeps_their_order() {
         for access in [Arrived, Bodiless] {
             let locks = Arc::new(KeyedLock::default());
             let take = || locks.take(EntityIndex(0), "7".into(), access);
             let first = take().unwrap();
             let mut waiting: Vec<Waiter> = (0..5).map(|_| take().unwrap_err()).collect();
-            // The first two and the last give up, one of them when the lock is on its way to it already.
+            // The first two and the last are cancelled, one of them when the lock is on its way to it already.
             drop(waiting.remove(0));
             drop(waiting.pop());
             drop(first);
             drop(waiting.remove(0));
             let mut last = waiting.pop().unwrap();
             let next = waiting.pop().unwrap().wait(LIMIT).await.expect("the lock");
-            assert!(has_it(&mut last).is_none(), "one at a time");
+            assert!(guard_of(&mut last).is_none(), "one at a time");
             drop(next);
             drop(last.wait(LIMIT).await.expect("the lock"));
             assert_eq!(lock(&locks.held).len(), 0);
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_have_given_up_are_forgotten_while_the_lock_is_held() {
+    async fn cancelled_waiters_are_forgotten_while_the_lock_is_held() {
         let locks = Arc::new(KeyedLock::default());
         let _held = locks.clone().wait(0, "7").await.unwrap();
         for access in [Arrived, Bodiless, BodilessDelete] {
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_body_goes_first_and_then_deletions() {
+    fn writes_with_a_body_go_first_and_then_deletions() {
         let locks = Arc::new(KeyedLock::default());
         let take = |access| locks.take(EntityIndex(0), "7".into(), access);
         let first = take(Bodiless).unwrap();
@@ -251,18 +255,18 @@ mod tests {
         let mut delete = take(BodilessDelete).unwrap_err();
         let mut put = take(Arrived).unwrap_err();
         drop(first);
-        let held = has_it(&mut put).expect("overtakes");
-        assert!(has_it(&mut bodiless).is_none() && has_it(&mut delete).is_none());
+        let held = guard_of(&mut put).expect("overtakes");
+        assert!(guard_of(&mut bodiless).is_none() && guard_of(&mut delete).is_none());
         drop(held);
-        let held = has_it(&mut delete).expect("overtakes");
-        assert!(has_it(&mut bodiless).is_none());
+        let held = guard_of(&mut delete).expect("overtakes");
+        assert!(guard_of(&mut bodiless).is_none());
         drop(held);
-        drop(has_it(&mut bodiless).expect("the lock"));
+        drop(guard_of(&mut bodiless).expect("the lock"));
         assert_eq!(lock(&locks.held).len(), 0);
     }
 
     #[test]
-    fn deletions_share_the_lock_until_somebody_else_waits() {
+    fn deletions_share_the_lock_until_another_class_waits() {
         let locks = Arc::new(KeyedLock::default());
         let take = |access| locks.take(EntityIndex(0), "7".into(), access);
         let sharing: Vec<KeyedGuard> = (0..3).map(|_| take(BodilessDelete).unwrap()).collect();
@@ -271,16 +275,16 @@ mod tests {
         let mut bodiless = take(Bodiless).unwrap_err();
         drop(late.remove(1));
         for guard in sharing {
-            assert!(has_it(&mut put).is_none(), "one of them is not through");
+            assert!(guard_of(&mut put).is_none(), "one of them still holds it");
             drop(guard);
         }
-        let held = has_it(&mut put).expect("the lock");
-        assert!(late.iter_mut().all(|waiter| has_it(waiter).is_none()));
+        let held = guard_of(&mut put).expect("the lock");
+        assert!(late.iter_mut().all(|waiter| guard_of(waiter).is_none()));
         drop(held);
-        let sharing: Vec<KeyedGuard> = late.iter_mut().map(|waiter| has_it(waiter).expect("together")).collect();
-        assert!(has_it(&mut bodiless).is_none());
+        let sharing: Vec<KeyedGuard> = late.iter_mut().map(|waiter| guard_of(waiter).expect("together")).collect();
+        assert!(guard_of(&mut bodiless).is_none());
         drop(sharing);
-        drop(has_it(&mut bodiless).expect("the lock"));
+        drop(guard_of(&mut bodiless).expect("the lock"));
         assert_eq!(lock(&locks.held).len(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What a write's request body says: its object, and in the body modes its action. All of it is only a claim.
+//! Reads a write's object from the request's body, and in the body modes its action. All of it is only a claim.
 //!
 //! Shapes are those of the stock DataProcessor (Scheduler 7.2, Gantt 10): flat JSON, form-encoded, and the JSON and
 //! POST modes, in which every write is `POST …?editing=true` and its action stands in the body.
@@ -14,19 +14,19 @@ use crate::{
     object::{Object, pointed, quoted, string},
 };
 
-/// How a body is written.
+/// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
     Form,
     /// Another type.
     Other,
-    /// Compressed, or encoded otherwise.
+    /// Compressed, or with another content encoding.
     Encoded,
 }
 
 impl Format {
-    /// By the headers; a body without a type is read as JSON, which shows whether it is.
+    /// By the headers. A body without a type may be JSON.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let identity = headers
             .get_all(header::CONTENT_ENCODING)
@@ -57,23 +57,23 @@ pub(crate) fn is_editing(query: Option<&str>) -> bool {
     query.is_some_and(|query| query.split('&').any(|pair| pair == "editing=true"))
 }
 
-/// What a request's body says.
+/// A request's body, parsed.
 #[derive(Debug, Default)]
-pub(crate) struct Said<'a> {
-    /// What the write claims to be, in the modes that say so.
+pub(crate) struct ParsedRequest<'a> {
+    /// The claimed action, in the body modes.
     pub(crate) claim: Option<Claim<'a>>,
     pub(crate) object: Option<Object<'a>>,
 }
 
-/// What a body says that its write is.
+/// The action that a body claims for its write.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) action: Action,
-    /// The id it names, as JSON text; none for a new object.
+    /// The claimed id, as JSON text; none for a new object.
     pub(crate) id: Option<Cow<'a, str>>,
 }
 
-/// The action in a body.
+/// An action in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Known(ChangeKind),
@@ -90,24 +90,24 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Reads a body. `has_modes`: its action counts. `row` is what the answer says is stored: where that has the payload
-/// key as a field of its own, the request's is no envelope.
+/// Reads a body, and its action where the entity `has_modes`. `row` is the stored object in the response: where that
+/// has the payload key as a field, the key is no envelope in the request either.
 pub(crate) fn read<'a>(
     entity: &Entity,
     body: &'a [u8],
     format: Format,
     has_modes: bool,
     row: Option<&Object<'_>>,
-) -> Said<'a> {
+) -> ParsedRequest<'a> {
     match format {
-        Format::Other | Format::Encoded => Said::default(),
+        Format::Other | Format::Encoded => ParsedRequest::default(),
         Format::Form => read_form(body, has_modes),
         Format::Json => {
             let Some(fields) = Object::parse(body) else {
-                return Said::default();
+                return ParsedRequest::default();
             };
-            if let Some(said) = has_modes.then(|| read_mode(&fields)).flatten() {
-                return said;
+            if let Some(parsed) = has_modes.then(|| read_mode(&fields)).flatten() {
+                return parsed;
             }
             let is_envelope = row.is_none_or(|row| row.get_object(&entity.payload_key).is_none());
             let object = match &entity.request_pointer {
@@ -120,35 +120,38 @@ pub(crate) fn read<'a>(
                     Some(inner.unwrap_or(fields))
                 }
             };
-            Said { object: object.map(without_transport), claim: None }
+            ParsedRequest { object: object.map(without_transport), claim: None }
         }
     }
 }
 
 /// The JSON mode, `{"id":…,"action":"updated","data":{…}}`, or the POST mode's fields as JSON.
-fn read_mode<'a>(fields: &Object<'a>) -> Option<Said<'a>> {
+fn read_mode<'a>(fields: &Object<'a>) -> Option<ParsedRequest<'a>> {
     let text = |key| fields.get_str(key).filter(|text| !text.is_empty());
     if let Some(action) = text(STATUS) {
-        return Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(fields.clone())) });
+        return Some(ParsedRequest {
+            claim: Some(Claim::of(&action, fields)),
+            object: Some(without_transport(fields.clone())),
+        });
     }
     let action = text("action")?;
     let object = match (kind_of_action(&action), fields.get_object("data")) {
         (Some(_), Some(data)) => data,
         (Some(ChangeKind::Delete), None) => Object::default(),
         (None, Some(_)) => fields.clone(),
-        // A flat object with an action of its own.
+        // A flat object with a field `action`.
         (_, None) => return None,
     };
-    Some(Said { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(object)) })
+    Some(ParsedRequest { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(object)) })
 }
 
 /// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
-pub(crate) fn read_form(body: &[u8], has_modes: bool) -> Said<'static> {
+pub(crate) fn read_form(body: &[u8], has_modes: bool) -> ParsedRequest<'static> {
     let mut object = Object::default();
     let mut status = None;
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = form_pair(pair) else {
-            return Said::default();
+            return ParsedRequest::default();
         };
         match key.as_str() {
             STATUS => status = Some(value),
@@ -160,11 +163,11 @@ pub(crate) fn read_form(body: &[u8], has_modes: bool) -> Said<'static> {
         Some(action) => Some(Claim::of(action, &object)),
         None => None,
     };
-    Said { claim, object: Some(without_transport(object)) }
+    ParsedRequest { claim, object: Some(without_transport(object)) }
 }
 
-/// Several changes at once: `ids` names them, and each field has its object's id before it. Where one is named and the
-/// fields are bare, it is an ordinary form.
+/// Several changes at once: `ids` names them, and each field's name begins with its object's id. With one id and bare
+/// fields it is an ordinary form.
 fn is_batch(object: &Object<'_>) -> bool {
     object.get_str("ids").is_some_and(|ids| {
         let has_fields =
@@ -173,7 +176,7 @@ fn is_batch(object: &Object<'_>) -> bool {
     })
 }
 
-/// Where the POST mode says what a write is.
+/// The field that holds the action in the POST mode.
 const STATUS: &str = "!nativeeditor_status";
 
 fn form_pair(pair: &[u8]) -> Option<(String, String)> {
@@ -183,7 +186,7 @@ fn form_pair(pair: &[u8]) -> Option<(String, String)> {
     Some((decode(key)?, decode(value)?))
 }
 
-/// What the DataProcessor calls the three things a write can do, in requests and answers.
+/// The kind of a change by the DataProcessor's name for it, in requests and responses.
 pub(crate) fn kind_of_action(action: &str) -> Option<ChangeKind> {
     match action {
         "inserted" => Some(ChangeKind::Add),
@@ -198,7 +201,7 @@ fn without_transport(mut object: Object<'_>) -> Object<'_> {
     object
 }
 
-/// True of an object that is marked as deleted: a store may keep it so.
+/// True of an object that is marked as deleted: a store may keep such objects.
 pub(crate) fn is_marked_deleted(object: &Object<'_>) -> bool {
     match object.get("deleted") {
         None => false,
@@ -209,8 +212,8 @@ pub(crate) fn is_marked_deleted(object: &Object<'_>) -> bool {
     }
 }
 
-/// True of an occurrence that was taken out of its series: the store keeps that as an object of its own, and calls the
-/// write `deleted`.
+/// True of an occurrence that was removed from its series: the store keeps it as an object, and calls the write
+/// `deleted`.
 pub(crate) fn is_occurrence_marker(object: &Object<'_>) -> bool {
     let is_text_or_number = |raw: &str| match string(raw) {
         Some(text) => !text.is_empty(),
@@ -260,8 +263,8 @@ mod tests {
             };
             let body: Vec<String> =
                 fields.iter().map(|(key, value)| format!("x_{}={}", key, escape(value))).collect();
-            let said = read_form(body.join("&").as_bytes(), false);
-            let object = said.object.unwrap();
+            let parsed = read_form(body.join("&").as_bytes(), false);
+            let object = parsed.object.unwrap();
             let last: std::collections::HashMap<_, _> = fields.into_iter().collect();
             for (key, value) in last {
                 let key = format!("x_{key}");

@@ -1,4 +1,4 @@
-//! Method and path to entity and id.
+//! Finds the entity and the id of a request by its method and path.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -9,34 +9,34 @@ use crate::{
     change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex, path_check::pattern_fault, scope::Scopes,
 };
 
-/// All routes that change something.
+/// The routes of all entities.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// Nearly every request is none of ours; these answer that without walking the tree.
+    /// Literal beginnings of all routes. They rule out nearly every request without a walk down a tree.
     prefixes: Vec<Box<str>>,
     methods: Vec<(Method, matchit::Router<Arc<Route>>)>,
-    /// Where pages read what there is, of one entity or of several at once.
+    /// The paths of lists, each with the entities in the list.
     lists: matchit::Router<Vec<EntityIndex>>,
 }
 
-/// What a route does.
+/// A route that writes.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) entity: EntityIndex,
     pub(crate) kind: ChangeKind,
     /// The pattern, for log lines.
     pub(crate) pattern: Box<str>,
-    /// The parameters that name scopes.
+    /// Parameters whose values are scopes.
     scope_params: Vec<String>,
 }
 
-/// A request that changes something.
+/// A request that matches a route.
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
     pub(crate) route: Arc<Route>,
-    /// The id in the path, decoded once; `None` where the route adds or names none, or it is no UTF-8.
+    /// The id in the path, decoded once; `None` where the route adds or has no id, or the id is no UTF-8.
     pub(crate) id: Option<Arc<str>>,
-    /// What the parameters say that name scopes.
+    /// The scopes in the path's parameters.
     pub(crate) scopes: Scopes,
 }
 
@@ -124,18 +124,18 @@ impl Routes {
     }
 
     /// False where no route can have this path.
-    pub(crate) fn may_know(&self, path: &str) -> bool {
+    pub(crate) fn may_match(&self, path: &str) -> bool {
         let begins = |path: &str| self.prefixes.iter().any(|prefix| path.starts_with(&**prefix));
         begins(path) || (path.contains('%') && begins(&normalized(path)))
     }
 
-    /// What a request with this method and path changes. The query never matters.
+    /// The route of a request with this method and path. The query never matters.
     pub(crate) fn find(&self, method: &Method, path: &str) -> Option<Matched> {
         let (_, tree) = self.methods.iter().find(|(known, _)| known == method)?;
         let path = normalized(path);
         let found = tree.at(&path).ok()?;
         let decoded = |raw| percent_decode_str(raw).decode_utf8().ok();
-        // On a route that adds, `{id}` names some other object: the new one has no id yet.
+        // On a route that adds, `{id}` is that of another object: the new one has no id yet.
         let named = found.params.get("id").filter(|_| found.value.kind != ChangeKind::Add);
         let id = named.and_then(decoded).map(Arc::from);
         let scopes = found.value.scope_params.iter().filter_map(|param| found.params.get(param).and_then(decoded));
@@ -143,7 +143,7 @@ impl Routes {
         Some(Matched { scopes: scopes.collect(), route: found.value.clone(), id })
     }
 
-    /// The entities whose objects a GET of this path reads.
+    /// The entities in the list that a GET of this path reads.
     pub(crate) fn find_list(&self, path: &str) -> &[EntityIndex] {
         let path = normalized(path);
         self.lists.at(&path).map_or(&[], |found| found.value)
@@ -170,8 +170,8 @@ fn without_slash(path: &str) -> &str {
     path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path)
 }
 
-/// The path as routers see it: without a trailing slash, and with needless escapes undone (RFC 3986 6.2.2.2: those of
-/// letters, digits and `-._~`; `%2F` stays what it is).
+/// The path as routers see it: without a trailing slash, and with needless escapes undone (RFC 3986 6.2.2.2: letters,
+/// digits and `-._~`; `%2F` stays).
 fn normalized(path: &str) -> Cow<'_, str> {
     let path = match path.strip_suffix('/') {
         Some(bare) if !bare.is_empty() => bare,
@@ -259,10 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn what_no_route_can_have_is_seen_at_once() {
+    fn paths_that_no_route_can_have_are_ruled_out_by_prefix() {
         let routes = routes();
         for (path, known) in [("/plain", false), ("/events", true), ("/%65vents/1", true), ("/%66vents/1", false)] {
-            assert_eq!(routes.may_know(path), known, "{path}");
+            assert_eq!(routes.may_match(path), known, "{path}");
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
             let (_, _, found) = find(&Method::PUT, path).expect(path);
             assert_eq!(found.as_deref(), Some(id), "{path}");
         }
-        assert_eq!(find(&Method::PUT, "/events/%FF"), Some((0, ChangeKind::Update, None)), "no text, no id");
+        assert_eq!(find(&Method::PUT, "/events/%FF"), Some((0, ChangeKind::Update, None)), "an id that is no UTF-8");
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
         #[test]
         fn any_path_is_answered(path in "(/events|/%65vents|/data/task)?[/%a-z0-9{}*?#äé]{0,40}") {
             let is_found = find(&Method::PUT, &path).is_some() || !routes().find_list(&path).is_empty();
-            prop_assert!(routes().may_know(&path) || !is_found);
+            prop_assert!(routes().may_match(&path) || !is_found);
         }
 
         #[test]

@@ -21,7 +21,7 @@ const DELETED: Told = Some(("delete-event", "7"));
 /// Log lines that name a remedy, by a part of them.
 const NO_ID: &str = "the answer holds no usable id";
 const NO_OBJECT: &str = "neither request nor answer holds a readable object";
-const NOT_DONE: &str = "202 and 207 do not say that the write is done";
+const NOT_DONE: &str = "202 and 207 do not mean that the write is complete";
 const NOT_200: &str = "takes only status 200 for success";
 const NO_TID: &str = "needs the new id as `tid`";
 const UNKNOWN_ACTION: &str = "action is neither inserted, updated nor deleted";

@@ -705,7 +705,12 @@ async fn responses_that_lack_information_are_logged() {
         "the answer is larger than max_body_bytes",
         "1000 bytes"
     );
-    answered_with!(save(), answer(202, ""), "202 and 207 do not say that the write is done", "LiveUpdates::publish");
+    answered_with!(
+        save(),
+        answer(202, ""),
+        "202 and 207 do not mean that the write is complete",
+        "LiveUpdates::publish"
+    );
     answered_with!(create(), answer(200, r#"{"action":"deleted"}"#), "a POST was answered with `deleted`");
     let mode = || request(Method::POST, "/events?editing=true", r#"{"id":7,"action":"updated","data":{}}"#);
     answered_with!(mode(), answer(200, r#"{"action":"updated"}"#), "Entity::body_modes()");

@@ -1,0 +1,230 @@
+//! Publishes what a successful write changed.
+
+use std::{borrow::Cow, fmt::Display, hash::Hash, sync::Arc};
+
+use http::{Method, StatusCode, header};
+
+use super::{
+    derive::{DerivedChange, NotPublished, RequestFacts, ResponseFacts, derive_change},
+    hints::{self, Transcript},
+    live_write::HandlerDecision,
+    object_lock::Target,
+    request_body::Format,
+};
+use crate::{
+    change::{Before, Change, ChangeKind},
+    entity::{Entity, Load, Misfit, Widget},
+    error::PublishError,
+    hook::guarded,
+    hub::Activity,
+    scope::Scopes,
+};
+
+/// What publishing must know of a write's request.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) target: Arc<Target>,
+    pub(super) method: Method,
+    /// True for a POST with `?editing=true`.
+    pub(super) editing: bool,
+    pub(super) format: Format,
+    /// The write counts as ongoing until this is dropped.
+    pub(super) activity: Arc<Activity>,
+}
+
+/// The result of an entity's load hook.
+pub(super) enum Loaded {
+    Change(Box<Change>),
+    Failed,
+    /// The entity has no load hook, or the row's scope is unknown.
+    NotAsked,
+}
+
+impl Publication {
+    pub(super) fn entity(&self) -> &Entity {
+        self.target.watcher.publisher.entity(self.target.entity())
+    }
+
+    /// What the write changed, as far as request and response show. `None` where the write failed, or its change cannot
+    /// be derived, or was published before.
+    pub(super) fn derive<'a>(&'a self, transcript: &Transcript<'a>) -> Option<DerivedChange<'a>> {
+        let Transcript { parts, request, answer, .. } = *transcript;
+        let request = RequestFacts {
+            kind: self.target.matched.route.kind,
+            path_id: self.target.matched.id.as_deref(),
+            editing: self.editing,
+            format: self.format,
+            body: request,
+        };
+        let location = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let response = ResponseFacts { status: parts.status, location, body: answer };
+        let derived = match derive_change(self.entity(), request, response) {
+            Ok(derived) => derived?,
+            Err(reason) => {
+                self.not_derived(reason, transcript);
+                return None;
+            }
+        };
+        if hints::is_replayed(&parts.headers) && !self.is_unpublished_add(&derived) {
+            self.target.watcher.observer().writes_replayed.up();
+            return None;
+        }
+        self.warn_of_oddities(&derived, transcript);
+        Some(derived)
+    }
+
+    /// Names in the log what pages do not understand of a response from which a change can be derived.
+    fn warn_of_oddities(&self, derived: &DerivedChange<'_>, transcript: &Transcript<'_>) {
+        let (entity, method) = (self.entity(), self.method.as_str());
+        let may_be_odd = entity.widget == Widget::Scheduler && (!derived.is_usual || transcript.is_answer_hidden());
+        let oddity = may_be_odd.then(|| transcript.oddity()).flatten();
+        let misfit = entity.widget.misfit(derived.kind, transcript.parts.status, derived.tid);
+        let misfit = misfit.filter(|misfit| *misfit == Misfit::Status || !transcript.is_answer_hidden());
+        if let Some((what, line)) = oddity {
+            self.warn_once(("odd", method, what), format_args!(": {line}"));
+        } else if let Some(misfit) = misfit {
+            self.warn_once(("misfit", misfit), format_args!(": {}", misfit.remedy()));
+        }
+        if derived.kind != ChangeKind::Delete && entity.load.is_none() && derived.object.is_some() {
+            if let Some(line) = transcript.half() {
+                self.warn_once(("half", method), format_args!(": {line}"));
+            }
+        }
+    }
+
+    /// A cached response may be that of a create that was never published: its process ended right after the commit.
+    fn is_unpublished_add(&self, derived: &DerivedChange<'_>) -> bool {
+        let is_published = |id: Cow<'_, str>| {
+            self.target.watcher.publisher.hub.has_published(self.target.entity(), &self.target.scopes, &id)
+        };
+        derived.kind == ChangeKind::Add && derived.id().is_some_and(|id| !is_published(id))
+    }
+
+    /// Counts a write that is answered by a redirect, and warns: it is not broadcast.
+    pub(super) fn redirected(&self, status: StatusCode) {
+        self.target.watcher.observer().writes_redirected.up();
+        self.warn_once(
+            ("redirected", self.method.as_str()),
+            format_args!(
+                " is answered with {}, and is not broadcast; the page's browser goes on to the Location (by GET after 303, \
+                 and after any redirect of a POST) and the page takes that answer for success; answer a write with 200 and \
+                 JSON, and one that is not allowed with 401 or 403",
+                status.as_u16()
+            ),
+        );
+    }
+
+    /// Publishes what the write changed, as the store holds it now.
+    pub(super) async fn publish_stored(&self, hook: &Load, transcript: Transcript<'_>, decision: HandlerDecision) {
+        if let Some(derived) = self.derive(&transcript) {
+            // A row is published in the scopes that it was read in.
+            let scopes = if decision.scopes.is_none() { &self.target.scopes } else { &decision.scopes };
+            let loaded = self.load(hook, scopes, &derived).await;
+            let finds_nothing = matches!(&loaded, Loaded::Change(change) if change.kind() == ChangeKind::Delete);
+            if finds_nothing && derived.kind != ChangeKind::Delete {
+                let line = hints::finds_nothing(derived.kind);
+                self.warn_once(("finds nothing", self.method.as_str()), format_args!(": {line}"));
+            }
+            self.publish_derived(derived, loaded, decision, &transcript);
+        }
+    }
+
+    /// Publishes what the write changed: the loaded row, or else what request and response show.
+    pub(super) fn publish_derived(
+        &self,
+        derived: DerivedChange<'_>,
+        loaded: Loaded,
+        decision: HandlerDecision,
+        transcript: &Transcript<'_>,
+    ) {
+        let change = match loaded {
+            Loaded::Change(change) => Ok(*change),
+            // Visibility cannot be decided by what the page sent.
+            Loaded::Failed if self.entity().is_filtered() && derived.kind != ChangeKind::Delete => {
+                return self.not_published("load", &"its load hook failed");
+            }
+            Loaded::Failed | Loaded::NotAsked => derived.into_change(),
+        };
+        match change {
+            Ok(change) => self.publish(HandlerDecision { changes: vec![change], ..decision }),
+            Err(reason) => self.not_derived(reason, transcript),
+        }
+    }
+
+    async fn load(&self, hook: &Load, scopes: &Scopes, derived: &DerivedChange<'_>) -> Loaded {
+        if self.entity().scoping.is_some() && scopes.is_none() {
+            return Loaded::NotAsked;
+        }
+        let Some(id) = derived.id().map(Cow::into_owned) else {
+            return Loaded::Failed;
+        };
+        let watcher = &self.target.watcher;
+        let head = watcher.publisher.hub.log_end();
+        let failure = match guarded(watcher.limits.hook, || hook(scopes.to_strings(), id)).await {
+            Ok(Ok(row)) => match derived.loaded(row.as_deref()) {
+                Some(change) => return Loaded::Change(Box::new(change.read_at(head))),
+                None => "its row is no JSON object with an id".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        watcher.hook_failed("the load hook", self.target.entity(), format_args!("failed: {failure}"));
+        Loaded::Failed
+    }
+
+    pub(super) fn publish(&self, decision: HandlerDecision) {
+        if decision.changes.is_empty() {
+            return;
+        }
+        let Target { watcher, matched, scopes: requested, .. } = &*self.target;
+        let adds = decision.changes.iter().any(|change| change.kind() == ChangeKind::Add);
+        // A write with an id in its path held its object's lock, so everything published before it is older.
+        let began = self.activity.since().filter(|_| adds && matched.id.is_none());
+        let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
+        let before = self.target.take_before();
+        let scoped = decision.changes.into_iter().map(|change| {
+            let change = change.told_in(scopes, &decision.moved_from);
+            // In other scopes than the request's, the same id names another object.
+            let is_here = requested.is_none() || !requested.common(change.scopes()).is_none();
+            let is_target = is_here && matched.id.as_deref() == Some(change.id());
+            let change = change.after(if is_target { before.clone() } else { Before::Unread });
+            // An object that leaves the request's scopes is found in the scopes it moves to.
+            let stays = is_here && !requested.is_none() && !requested.intersects(change.former_scopes());
+            if stays { change.unique_in(requested) } else { change }
+        });
+        let changes: Vec<Change> = scoped.collect();
+        if let Err(error) = watcher.publisher.publish(self.target.entity(), &changes, began) {
+            let is_scopeless = matches!(error, PublishError::NoScope { .. });
+            let clue = if is_scopeless { self.scope_clue() } else { "" };
+            self.not_published(std::mem::discriminant(&error), &format_args!("{error}{clue}"));
+        }
+    }
+
+    /// Why a write may have no scope although its entity has a hook for that.
+    fn scope_clue(&self) -> &'static str {
+        if self.entity().scoping.as_ref().is_some_and(|scoping| scoping.of_request.is_some()) {
+            " (scope_from has found none in the request: what it reads must be put there by a layer outside the live layer)"
+        } else {
+            ""
+        }
+    }
+
+    fn not_derived(&self, reason: NotPublished, transcript: &Transcript<'_>) {
+        let clues = transcript.clues(reason, self.entity());
+        self.not_published(reason, &format_args!("{}{clues}", reason.remedy()));
+    }
+
+    pub(super) fn not_published(&self, what: impl Hash, why: &dyn Display) {
+        self.target.watcher.observer().writes_unpublished.up();
+        self.warn_once(
+            ("not published", self.method.as_str(), what),
+            format_args!(": a successful write is not broadcast: {why}"),
+        );
+    }
+
+    /// Warns once of each `what` on a route; the line begins with method and route.
+    fn warn_once(&self, what: impl Hash, line: std::fmt::Arguments<'_>) {
+        let pattern = &self.target.matched.route.pattern;
+        self.target.watcher.observer().warn_once((what, pattern), format_args!("{} {pattern}{line}", self.method));
+    }
+}
