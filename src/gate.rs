@@ -22,12 +22,10 @@ use crate::{
 /// Bounds of asking an application's hooks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
-    /// How long one question may take, from when it is asked.
-    pub(crate) hook: Duration,
-    /// Questions asked at one time.
-    pub(crate) at_once: usize,
-    /// How long a question waits to be asked.
-    pub(crate) queue: Duration,
+    /// How many hooks run at one time.
+    pub(crate) concurrent: usize,
+    /// How long a call waits for its slot.
+    pub(crate) queue_timeout: Duration,
 }
 
 /// What everybody passes: at a handshake, with a socket, with calls, with a subscription, and again while a socket is
@@ -35,6 +33,7 @@ pub(crate) struct GateLimits {
 pub(crate) struct Gate {
     decider: Decider,
     limits: GateLimits,
+    hook_timeout: Duration,
     permits: Semaphore,
     /// Those of the permits that `authorize` hooks may take: whoever comes first must get in to subscribe.
     for_authorize: Semaphore,
@@ -42,13 +41,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(decider: Decider, limits: GateLimits, observer: Arc<Observer>) -> Self {
-        let for_authorize = (limits.at_once - limits.at_once / 4).max(1);
+    pub(crate) fn new(decider: Decider, limits: GateLimits, hook_timeout: Duration, observer: Arc<Observer>) -> Self {
+        let for_authorize = (limits.concurrent - limits.concurrent / 4).max(1);
         Self {
             decider,
-            permits: Semaphore::new(limits.at_once),
+            permits: Semaphore::new(limits.concurrent),
             for_authorize: Semaphore::new(for_authorize),
             limits,
+            hook_timeout,
             observer,
         }
     }
@@ -88,7 +88,7 @@ impl Gate {
     }
 
     async fn ask_application(&self, ask: &Authenticator, request: AuthRequest) -> Result<Identity, AuthError> {
-        let Ok(Ok(_permit)) = timeout(self.limits.queue, self.permits.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout(self.limits.queue_timeout, self.permits.acquire()).await else {
             self.observer.authentication_queue_timeouts.up();
             self.observer.warn(format_args!(
                 "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue_timeout; who \
@@ -96,7 +96,7 @@ impl Gate {
             ));
             return Err(AuthError::Unavailable);
         };
-        match guarded(self.limits.hook, || ask(request)).await {
+        match guarded(self.hook_timeout, || ask(request)).await {
             Ok(Ok(identity)) if identity.is_expired() => Err(AuthError::Expired),
             Ok(verdict) => verdict,
             Err(failure) => {
@@ -112,7 +112,7 @@ impl Gate {
     where
         Fut: Future<Output = Result<bool, E>>,
     {
-        let Ok(Some(_permits)) = timeout(self.limits.queue, self.authorize_permits()).await else {
+        let Ok(Some(_permits)) = timeout(self.limits.queue_timeout, self.authorize_permits()).await else {
             self.observer.authentication_queue_timeouts.up();
             self.observer.warn(format_args!(
                 "as many hooks run as max_concurrent_authentications allows, for longer than authentication_queue_timeout; an \
@@ -120,7 +120,7 @@ impl Gate {
             ));
             return None;
         };
-        guarded(self.limits.hook, hook).await.ok()?.ok()
+        guarded(self.hook_timeout, hook).await.ok()?.ok()
     }
 
     async fn authorize_permits(&self) -> Option<[SemaphorePermit<'_>; 2]> {

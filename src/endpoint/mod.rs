@@ -38,7 +38,7 @@ pub(crate) struct EndpointLimits {
     /// How long a refusal for a passing reason waits, at most.
     pub(crate) refusal_delay: Duration,
     /// How long a sealed key is good for.
-    pub(crate) session: Duration,
+    pub(crate) sealed_key_lifetime: Duration,
     /// What is kept of a socket's request to ask about it again.
     pub(crate) revalidation: RevalidationKeeps,
 }
@@ -73,7 +73,7 @@ impl Endpoint {
         epoch: Epoch,
     ) -> Self {
         Self {
-            keys: Keys::new(seal, &path, limits.session, epoch.positions),
+            keys: Keys::new(seal, &path, limits.sealed_key_lifetime, epoch.positions),
             path,
             origins,
             refusals: Arc::new(Semaphore::new(limits.delayed_refusals)),
