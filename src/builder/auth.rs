@@ -9,7 +9,7 @@ use super::config::{HasAuth, LiveUpdatesBuilder, within_a_year};
 #[cfg(feature = "sealed-keys")]
 use crate::endpoint::key::Seal;
 use crate::{
-    auth::{AuthError, AuthRequest, Authenticate, Decider, Identity, TokenList},
+    auth::{AuthBackend, AuthError, AuthRequest, Authenticate, Identity, TokenList},
     error::ConfigError,
 };
 
@@ -64,7 +64,7 @@ impl LiveUpdatesBuilder {
         F: Fn(S, AuthRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Identity, AuthError>> + Send + 'static,
     {
-        self.with(Ok(Decider::Application(Arc::new(move |request| Box::pin(hook(state.clone(), request))))))
+        self.with(Ok(AuthBackend::Application(Arc::new(move |request| Box::pin(hook(state.clone(), request))))))
     }
 
     /// Authenticates pages with a type of the application. [`Authenticate`] has an example.
@@ -84,7 +84,7 @@ impl LiveUpdatesBuilder {
     /// changed. So change the secrets as well when you remove a token from the list.
     pub fn tokens<T: Into<String>>(self, tokens: impl IntoIterator<Item = T>) -> LiveUpdatesBuilder<HasAuth> {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
-        self.with(checked(tokens).map(|tokens| Decider::List(TokenList::new(tokens))))
+        self.with(checked(tokens).map(|tokens| AuthBackend::List(TokenList::new(tokens))))
     }
 
     /// Accepts every page, whatever its token. Pages of other hosts still need [`allow_origin`](Self::allow_origin).
@@ -99,10 +99,10 @@ impl LiveUpdatesBuilder {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_anonymous(self) -> LiveUpdatesBuilder<HasAuth> {
-        self.with(Ok(Decider::anyone()))
+        self.with(Ok(AuthBackend::anyone()))
     }
 
-    fn with(self, backend: Result<Decider, ConfigError>) -> LiveUpdatesBuilder<HasAuth> {
+    fn with(self, backend: Result<AuthBackend, ConfigError>) -> LiveUpdatesBuilder<HasAuth> {
         LiveUpdatesBuilder { config: self.config, auth: HasAuth(backend) }
     }
 }

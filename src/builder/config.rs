@@ -3,12 +3,11 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
-    auth::Decider,
+    auth::{AuthBackend, GateLimits},
     connection::{ConnectionLimits, Rate},
     endpoint::{EndpointLimits, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
-    gate::GateLimits,
     hub::{Delivery, DeliveryTimes, LogLimits, Pace, ReminderTimes, SessionLimits, SettleTimes},
     revalidation::RevalidationKeeps,
     watch::WatchLimits,
@@ -30,7 +29,7 @@ pub(super) fn within_a_year(time: Duration) -> Duration {
 pub struct WantsAuth(());
 
 /// A [`LiveUpdatesBuilder`] with authentication, which can be built.
-pub struct HasAuth(pub(super) Result<Decider, ConfigError>);
+pub struct HasAuth(pub(super) Result<AuthBackend, ConfigError>);
 
 impl fmt::Debug for HasAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,13 +12,13 @@ use std::{sync::Arc, time::Duration};
 use self::config::{CONTROL_FRAMES, Config};
 pub use self::config::{HasAuth, LiveUpdatesBuilder, WantsAuth};
 use crate::{
+    auth::AuthGate,
     connection::{ConnectionLimits, Connections, Rate},
     diagnosis::Diagnosis,
     endpoint::Endpoint,
     entity::Entity,
     epoch::Epoch,
     error::ConfigError,
-    gate::Gate,
     handle::LiveUpdates,
     hub::{Hub, LogLimits, SessionLimits, View, Voice},
     log_file::LogFile,
@@ -114,7 +114,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             observer: observer.clone(),
         };
         let lifecycle = Arc::new(Lifecycle::new(self.config.drain_timeout));
-        let gate = Gate::new(backend, self.config.gate, watch.hook, observer);
+        let gate = AuthGate::new(backend, self.config.gate, watch.hook, observer);
         let pings = [self.config.connection.ping_interval, times.acknowledge_every];
         let control_frames = control_frames(self.config.connection.messages, pings);
         let connection = ConnectionLimits { control_frames, ..self.config.connection };

@@ -85,7 +85,7 @@ impl Authorizations {
         (wanted.question, wanted.due) = (question, None);
         let (connections, identity) = (connections.clone(), open.identity());
         self.asking.push(Box::pin(async move {
-            let may = connections.gate.ask_authorize(|| hook(identity)).await;
+            let may = connections.gate.authorize(|| hook(identity)).await;
             Answer { entity, question, may }
         }));
     }

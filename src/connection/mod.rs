@@ -33,9 +33,8 @@ pub(crate) use self::{
     rate::Rate,
 };
 use crate::{
-    auth::Identity,
+    auth::{AuthGate, Identity},
     diagnosis::{Diagnosis, PATIENCE},
-    gate::Gate,
     hub::{EntityIndex, Hub, Origin, Subscriber},
     lock::lock,
     observe::Observer,
@@ -73,7 +72,7 @@ pub(crate) struct Connections {
     limits: ConnectionLimits,
     /// How fast its pages are read.
     reading: Arc<ReadLimits>,
-    gate: Gate,
+    gate: AuthGate,
     places: Places,
     open: Mutex<Slab<Open>>,
     /// How often somebody was to be disconnected.
@@ -117,7 +116,7 @@ impl Connections {
         publisher: Publisher,
         limits: ConnectionLimits,
         hook: Duration,
-        gate: Gate,
+        gate: AuthGate,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
@@ -147,7 +146,7 @@ impl Connections {
         &self.lifecycle
     }
 
-    pub(crate) fn gate(&self) -> &Gate {
+    pub(crate) fn gate(&self) -> &AuthGate {
         &self.gate
     }
 

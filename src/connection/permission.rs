@@ -109,7 +109,7 @@ impl Revalidation {
                 Some(kept) if ask_at.is_some_and(|ask_at| ask_at <= now) => {
                     self.permission.asked_at = connections.disconnects();
                     let (connections, request) = (connections.clone(), kept.request());
-                    self.asking = Some(Box::pin(async move { connections.gate.ask_again(request).await }));
+                    self.asking = Some(Box::pin(async move { connections.gate.revalidate(request).await }));
                 }
                 _ => self.due = [end, ask_at].into_iter().flatten().fold(now + FAR, Instant::min),
             }

@@ -68,14 +68,14 @@ impl Positions {
 
 /// What a page names itself by: its credentials, and where it comes from when they stood in a key.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct PresentedKey {
     pub(crate) credentials: OwnedCredentials,
     pub(crate) page: Option<PageKey>,
     /// When a sealed key's time is over.
     pub(crate) expires: Option<Expiry>,
 }
 
-impl Named {
+impl PresentedKey {
     fn token(token: String, page: Option<PageKey>) -> Self {
         Self { credentials: OwnedCredentials::Token(token), page, expires: None }
     }
@@ -98,16 +98,16 @@ impl Keys {
         Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(positions) }
     }
 
-    /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
+    /// A key for a page that presented itself so at its handshake, and who it is as far as that is known. `None` when the
     /// token is too long for one.
-    pub(crate) fn make(&self, named: &Named, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
+    pub(crate) fn make(&self, presented: &PresentedKey, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
         let principal = identity.map(Identity::principal);
-        let (token, principal) = match &named.credentials {
+        let (token, principal) = match &presented.credentials {
             OwnedCredentials::Token(token) => (Some(token), principal),
             OwnedCredentials::Principal(known) => (None, principal.or(Some(known))),
         };
         // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
-        let bounds = named.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
+        let bounds = presented.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
         let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
@@ -117,9 +117,11 @@ impl Keys {
     }
 
     /// What a page names, by a key or by its token itself.
-    pub(crate) fn read(&self, named: String) -> Named {
-        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &named));
-        sealed.or_else(|| self.positions.parse_plain(&named)).unwrap_or_else(|| Named::token(named, None))
+    pub(crate) fn read(&self, presented: String) -> PresentedKey {
+        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &presented));
+        sealed
+            .or_else(|| self.positions.parse_plain(&presented))
+            .unwrap_or_else(|| PresentedKey::token(presented, None))
     }
 }
 
@@ -141,7 +143,7 @@ impl Positions {
 
     /// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
     /// one.
-    fn parse_plain(&self, key: &str) -> Option<Named> {
+    fn parse_plain(&self, key: &str) -> Option<PresentedKey> {
         let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
         let mut parts = rest.split('.');
         let (token, session, epoch, position) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -149,11 +151,11 @@ impl Positions {
             return None;
         }
         let page = self.decode(session, epoch, position)?;
-        Some(Named::token(text(token)?, Some(page)))
+        Some(PresentedKey::token(text(token)?, Some(page)))
     }
 
     /// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
-    fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<Named> {
+    fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<PresentedKey> {
         let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
         let payload = signed.strip_prefix(SEALED)?;
         if !seal.verifies(signed, &BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?) {
@@ -164,7 +166,7 @@ impl Positions {
         let page = self.decode(parts.next()?, parts.next()?, parts.next()?)?;
         let expires = Expiry::at_second(parts.next()?.parse().ok()?);
         let credentials = OwnedCredentials::Principal(parts.next()?.to_owned());
-        Some(Named { credentials, page: Some(page), expires: Some(expires) })
+        Some(PresentedKey { credentials, page: Some(page), expires: Some(expires) })
     }
 }
 
@@ -329,9 +331,12 @@ mod tests {
         assert_eq!(read, page(read.sequence), "and the session and epoch as they are");
     }
 
-    impl std::fmt::Debug for Named {
+    impl std::fmt::Debug for PresentedKey {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("Named").field("page", &self.page).field("expires", &self.expires).finish_non_exhaustive()
+            f.debug_struct("PresentedKey")
+                .field("page", &self.page)
+                .field("expires", &self.expires)
+                .finish_non_exhaustive()
         }
     }
 
@@ -341,7 +346,7 @@ mod tests {
             let positions = positions();
             let key = positions.make_plain(&secret, &page(sequence)).unwrap();
             prop_assert!(has_safe_characters(&key));
-            prop_assert_eq!(positions.parse_plain(&key), Some(Named::token(secret, Some(page(sequence)))));
+            prop_assert_eq!(positions.parse_plain(&key), Some(PresentedKey::token(secret, Some(page(sequence)))));
         }
 
         #[test]
@@ -364,8 +369,8 @@ mod tests {
             Keys::new(Some(Seal::new(secrets).unwrap()), "/api/v1", HOUR, Secret::new())
         }
 
-        fn token(token: &str) -> Named {
-            Named::token(token.to_owned(), None)
+        fn token(token: &str) -> PresentedKey {
+            PresentedKey::token(token.to_owned(), None)
         }
 
         fn session(principal: &str) -> OwnedCredentials {
@@ -432,9 +437,9 @@ mod tests {
             let keys = keys(&[NEW]);
             for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
             {
-                let named = keys.read(until(&keys, expires));
-                assert!(named.credentials == session("alice"));
-                assert_eq!(named.is_expired(), is_expired, "{expires}");
+                let presented = keys.read(until(&keys, expires));
+                assert!(presented.credentials == session("alice"));
+                assert_eq!(presented.is_expired(), is_expired, "{expires}");
             }
             assert!(!token("t").is_expired());
         }
@@ -467,7 +472,7 @@ mod tests {
             let keys = keys(&[NEW]);
             let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
             assert_eq!(plain, keys.positions.make_plain("demo", &page(3)).unwrap());
-            assert_eq!(keys.read(plain), Named::token("demo".to_owned(), Some(page(3))));
+            assert_eq!(keys.read(plain), PresentedKey::token("demo".to_owned(), Some(page(3))));
         }
 
         #[test]
@@ -520,9 +525,9 @@ mod tests {
                 let keys = keys(&[NEW]);
                 let key = keys.make(&token("t"), Some(&Identity::new(principal.clone())), &page(sequence)).unwrap();
                 prop_assert!(has_safe_characters(&key));
-                let named = keys.read(key);
-                prop_assert!(named.credentials == session(&principal));
-                prop_assert_eq!(named.page, Some(page(sequence)));
+                let presented = keys.read(key);
+                prop_assert!(presented.credentials == session(&principal));
+                prop_assert_eq!(presented.page, Some(page(sequence)));
             }
 
             #[test]

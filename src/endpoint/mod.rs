@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     handshake::{error, forbidden, welcome},
-    key::{Keys, Named, PageKey, Seal},
+    key::{Keys, PageKey, PresentedKey, Seal},
     origin::Origins,
     upgrade::{Refusal, Upgrade},
 };
@@ -124,14 +124,14 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        let named = self.keys.read(header_token(&parts.headers));
+        let presented = self.keys.read(header_token(&parts.headers));
         // Taken before anybody is asked: what is told from now on is news to this page.
         let sequence = self.connections.hub().handshake(Instant::now());
-        match self.authenticated(&named, parts).await.0 {
+        match self.authenticated(&presented, parts).await.0 {
             // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
             verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
-                welcome(self.key(&named, verdict.as_ref().ok(), sequence).as_deref())
+                welcome(self.key(&presented, verdict.as_ref().ok(), sequence).as_deref())
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -157,15 +157,15 @@ impl Endpoint {
             self.observer().sockets_refused.up();
             return error(StatusCode::URI_TOO_LONG, "the address of a socket has 16 KiB after its path at most");
         }
-        let named = self.keys.read(query_token(query).into_owned());
+        let presented = self.keys.read(query_token(query).into_owned());
         // Counted before anybody is asked: whoever is disconnected from now on may be who is let in here.
         let asked_at = self.connections.disconnects();
-        let (verdict, reads_extensions) = self.authenticated(&named, parts).await;
+        let (verdict, reads_extensions) = self.authenticated(&presented, parts).await;
         match verdict {
             Ok(identity) => match self.connections.admit(&identity) {
                 Ok(place) => {
-                    let origin = self.origin(&named);
-                    let permission = self.permission(named, parts, reads_extensions, asked_at);
+                    let origin = self.origin(&presented);
+                    let permission = self.permission(presented, parts, reads_extensions, asked_at);
                     self.open(upgrade, Guest { identity, origin, permission }, place)
                 }
                 Err(full) => {
@@ -182,20 +182,20 @@ impl Endpoint {
     }
 
     /// The key of a page that makes its handshake, where keys are of use.
-    fn key(&self, named: &Named, identity: Option<&Identity>, sequence: u64) -> Option<String> {
+    fn key(&self, presented: &PresentedKey, identity: Option<&Identity>, sequence: u64) -> Option<String> {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
         let page = PageKey { session: random::id(), epoch: self.epoch.id.clone(), sequence };
-        self.keys.make(named, identity, &page)
+        self.keys.make(presented, identity, &page)
     }
 
     /// Where a page comes from, by its credentials and its key.
-    fn origin(&self, named: &Named) -> Origin {
-        let Some(page) = &named.page else {
+    fn origin(&self, presented: &PresentedKey) -> Origin {
+        let Some(page) = &presented.page else {
             return Origin::Unknown;
         };
-        let owner = named.credentials.owner(&self.epoch.owners);
+        let owner = presented.credentials.owner(&self.epoch.owners);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
@@ -204,10 +204,10 @@ impl Endpoint {
     }
 
     /// What a socket stays open by.
-    fn permission(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> Permission {
+    fn permission(&self, presented: PresentedKey, parts: &Parts, reads_extensions: bool, asked_at: u64) -> Permission {
         let request = self.connections.gate().may_change().then(|| {
             let (request, left_out) =
-                RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
+                RevalidationRequest::of(presented.credentials, parts, &self.limits.revalidation, reads_extensions);
             if left_out > 0 {
                 self.observer().warn(format_args!(
                     "{left_out} of the revalidation_headers of a socket are not kept, for they are longer than 4 kB \
@@ -216,7 +216,7 @@ impl Endpoint {
             }
             request
         });
-        Permission { request, key_expires: named.expires, asked_at }
+        Permission { request, key_expires: presented.expires, asked_at }
     }
 
     fn open(&self, upgrade: Upgrade, guest: Guest, place: Place) -> Response<EndpointBody> {
@@ -280,11 +280,11 @@ impl Endpoint {
     }
 
     /// Who it is, and whether the authenticator has looked at the extensions to say so.
-    async fn authenticated(&self, named: &Named, parts: &Parts) -> (Result<Identity, AuthError>, bool) {
-        let (verdict, reads_extensions) = if named.is_expired() {
+    async fn authenticated(&self, presented: &PresentedKey, parts: &Parts) -> (Result<Identity, AuthError>, bool) {
+        let (verdict, reads_extensions) = if presented.is_expired() {
             (Err(AuthError::Expired), false)
         } else {
-            self.connections.gate().ask(&named.credentials, parts).await
+            self.connections.gate().authenticate(&presented.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
