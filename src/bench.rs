@@ -17,10 +17,10 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     auth::Identity,
     change::Change,
-    entity::Entity,
+    entity::{Entity, EntityIndex, View},
     hub::{
-        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Origin, Outlet, Pace, Progress, ReminderTimes,
-        SessionId, SessionLimits, SettleTimes, Subscriber, Taken, View, Voice,
+        Cleared, Delivery, DeliveryTimes, Hub, LogLimits, Origin, Outlet, Pace, Progress, ReminderTimes, SessionId,
+        SessionLimits, SettleTimes, Subscriber, Taken, Voice,
     },
     lock::lock,
 };

@@ -7,7 +7,7 @@ use tower::Layer;
 use crate::{
     body::Generic,
     endpoint::Endpoint,
-    hub::EntityIndex,
+    entity::EntityIndex,
     service::{LiveUpdatesService, Parts},
     watch::Watcher,
 };

@@ -16,8 +16,8 @@ use tower_service::Service;
 use crate::{
     body::{EndpointBody, Generic},
     endpoint::Endpoint,
+    entity::EntityIndex,
     future::{EndpointFuture, ResponseFuture},
-    hub::EntityIndex,
     watch::{Concern, Watcher, route::Matched},
     way::{Ear, RequestWay, ResponseWay, WatchedAnswer},
 };

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{Connections, Open};
 use crate::{
-    entity::Authorize,
-    hub::{EntityIndex, Subscriber},
+    entity::{Authorize, EntityIndex},
+    hub::Subscriber,
     random,
 };
 

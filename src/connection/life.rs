@@ -35,7 +35,8 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Identity},
-    hub::{EntityIndex, Inquiry, Origin, Progress, SnapshotFrames},
+    entity::EntityIndex,
+    hub::{Inquiry, Origin, Progress, SnapshotFrames},
     lock::lock,
     protocol::{self, ClientMessage, close},
     random,

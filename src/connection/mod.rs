@@ -35,7 +35,8 @@ pub(crate) use self::{
 use crate::{
     auth::{AuthGate, Identity},
     diagnosis::{Diagnosis, PATIENCE},
-    hub::{EntityIndex, Hub, Origin, Subscriber},
+    entity::EntityIndex,
+    hub::{Hub, Origin, Subscriber},
     lock::lock,
     observe::Observer,
     protocol::{self, close},

@@ -19,7 +19,11 @@ use self::{
     likeness::{Likeness, likeness, nearest, shown},
     usage::{Like, MAX_LISTED, Usage},
 };
-use crate::{entity::Entity, hub::EntityIndex, lock::lock, observe::Observer};
+use crate::{
+    entity::{Entity, EntityIndex},
+    lock::lock,
+    observe::Observer,
+};
 
 /// So long a page follows an entity, or writes are watched, before it is odd that nothing else comes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

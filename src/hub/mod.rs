@@ -27,7 +27,6 @@ mod sight;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upsert;
-mod view;
 mod voice;
 
 use std::{
@@ -53,7 +52,6 @@ pub(crate) use self::{
     session::{SessionId, SessionLimits},
     settle::SettleTimes,
     sight::Cleared,
-    view::View,
     voice::Voice,
 };
 use self::{
@@ -68,6 +66,7 @@ use self::{
     sight::{How, Recipient, Said},
     upsert::Upsert,
 };
+pub(crate) use crate::entity::EntityIndex;
 use crate::{
     auth::Identity,
     change::{Change, ChangeKind},
@@ -78,10 +77,6 @@ use crate::{
     protocol,
     scope::{Earlier, Scopes},
 };
-
-/// The place of an entity in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct EntityIndex(pub(crate) u16);
 
 /// What pages are promised.
 ///

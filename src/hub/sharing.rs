@@ -8,7 +8,7 @@ use super::{
     tests::{ann, times},
     *,
 };
-use crate::entity::Entity;
+use crate::entity::{Entity, View};
 
 const EVENTS: EntityIndex = EntityIndex(0);
 const MEGABYTE: usize = 1_000_000;

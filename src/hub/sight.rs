@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     auth::Identity,
     change::ChangeKind,
+    entity::View,
     frame::Frame,
     hook::{BoxError, guarded},
     hub::{
@@ -17,7 +18,6 @@ use crate::{
         batch::LARGE,
         hidden::Mark,
         log::{self, Log, Matter, Record, Seen, Subject, Tombstone, Was},
-        view::View,
         voice::Voice,
     },
     object::{Object, quoted},

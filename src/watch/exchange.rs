@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     change::{Before, Change, ChangeKind},
-    entity::{Load, Misfit, Widget},
+    entity::{EntityIndex, Load, ResponseProblem, Widget},
     error::PublishError,
     hook::guarded,
-    hub::{Activity, EntityIndex, Missed},
+    hub::{Activity, Missed},
     scope::Scopes,
 };
 
@@ -302,12 +302,13 @@ impl Write {
         let (observer, method, pattern) = (self.watcher().observer(), &self.method, &self.matched().route.pattern);
         let may_be_odd = entity.widget == Widget::Scheduler && (!draft.is_usual || seen.is_answer_hidden());
         let oddity = may_be_odd.then(|| seen.oddity()).flatten();
-        let misfit = entity.widget.misfit(draft.kind, seen.parts.status, draft.tid);
-        let misfit = misfit.filter(|misfit| *misfit == Misfit::Status || !seen.is_answer_hidden());
+        let problem = entity.widget.check_response(draft.kind, seen.parts.status, draft.tid);
+        let problem = problem.filter(|problem| *problem == ResponseProblem::Status || !seen.is_answer_hidden());
         if let Some((what, line)) = oddity {
             observer.warn_once(("odd", pattern, method.as_str(), what), format_args!("{method} {pattern}: {line}"));
-        } else if let Some(misfit) = misfit {
-            observer.warn_once(("misfit", pattern, misfit), format_args!("{method} {pattern}: {}", misfit.remedy()));
+        } else if let Some(problem) = problem {
+            observer
+                .warn_once(("response", pattern, problem), format_args!("{method} {pattern}: {}", problem.remedy()));
         }
         if draft.kind != ChangeKind::Delete && entity.load.is_none() && draft.object.is_some() {
             if let Some(line) = seen.half() {

@@ -23,8 +23,9 @@ use self::{
 };
 use crate::{
     diagnosis::{Diagnosis, PATIENCE},
+    entity::EntityIndex,
     hook::within,
-    hub::{Activity, Delivery, EntityIndex},
+    hub::{Activity, Delivery},
     observe::Observer,
     publish::Publisher,
     scope::Scopes,

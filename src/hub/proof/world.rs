@@ -22,10 +22,10 @@ use super::page::{Answer, Map, Method, Page, Request};
 use crate::{
     auth::Identity,
     change::{Before, Change},
-    entity::{Visible, Widget},
+    entity::{View, Widget, hooks::Visible},
     hub::{
         Activity, Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, Missed, Origin, Outlet, Pace,
-        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, View, Voice,
+        Progress, SessionId, SessionLimits, SnapshotFrames, Subscriber, Taken, Voice,
         saved::tests::{kept, restarted},
         tests::times,
     },

@@ -8,8 +8,9 @@ use super::*;
 use crate::{
     auth::Identity,
     change::Change,
+    entity::View,
     entity::Widget,
-    hub::{Delivery, LogLimits, SessionId, SessionLimits, View, Voice, log::Matter, tests::times},
+    hub::{Delivery, LogLimits, SessionId, SessionLimits, Voice, log::Matter, tests::times},
     scope::Scopes,
 };
 
@@ -24,7 +25,7 @@ fn series() -> Voice {
 
 /// An entity of which each hears and sees something else.
 fn choosy() -> Voice {
-    let visible: crate::entity::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
+    let visible: crate::entity::hooks::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
     Voice {
         is_scoped: true,
         parent_key: Some("of".into()),
