@@ -267,7 +267,6 @@ impl LiveUpdates {
     /// The counters of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let observer = &self.shared.publisher.observer;
         let (connections, subscriptions) = self.shared.connections.count();
         let hub = &self.shared.publisher.hub;
         let (log_records, log_bytes) = hub.log_size();
@@ -279,33 +278,11 @@ impl LiveUpdates {
             log_restored: hub.restored() as u64,
             sessions: hub.sessions() as u64,
             detached_writes: self.shared.watcher.detached_now() as u64,
-            handshakes: observer.handshakes.get(),
-            handshakes_denied: observer.handshakes_denied.get(),
-            sockets_opened: observer.sockets_opened.get(),
-            sockets_denied: observer.sockets_denied.get(),
-            sockets_refused: observer.sockets_refused.get(),
-            origins_refused: observer.origins_refused.get(),
-            upgrades_failed: observer.upgrades_failed.get(),
-            sockets_closed_slow: observer.sockets_closed_slow.get(),
-            sockets_closed_idle: observer.sockets_closed_idle.get(),
-            sockets_closed_rate_limited: observer.sockets_closed_rate_limited.get(),
-            subscriptions_refused: observer.subscriptions_refused.get(),
-            authentication_queue_timeouts: observer.authentication_queue_timeouts.get(),
-            messages_ignored: observer.messages_ignored.get(),
-            calls: observer.calls.get(),
-            changes_published: observer.changes_published.get(),
-            messages_published: observer.messages_published.get(),
             replays: hub.tally.replays.get(),
             repeats: hub.tally.repeats.get(),
             snapshots: hub.tally.snapshots.get(),
             unrecovered_gaps: hub.tally.gaps.get(),
-            writes_unpublished: observer.writes_unpublished.get(),
-            writes_redirected: observer.writes_redirected.get(),
-            writes_replayed: observer.writes_replayed.get(),
-            writes_detached: observer.writes_detached.get(),
-            writes_dropped: observer.writes_dropped.get(),
-            write_lock_timeouts: observer.write_lock_timeouts.get(),
-            hooks_failed: observer.hooks_failed.get(),
+            ..self.shared.publisher.observer.counted()
         }
     }
 

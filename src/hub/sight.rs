@@ -180,7 +180,7 @@ impl Minutes {
         }
         let who = who();
         for About { entity, id, kind, scopes } in &self.0 {
-            audit::told(who.principal(), &hub.voice(*entity).entity, id, kind, scopes);
+            audit::sent(who.principal(), &hub.voice(*entity).entity, id, kind, scopes);
         }
     }
 }

@@ -77,7 +77,7 @@ fn audit() -> Records {
     Records::listen("off,tower_live_updates::audit=info")
 }
 
-/// The lines since the last time: `published events 1 add north 2`, `told ann events 1 add north`.
+/// The lines since the last time: `published events 1 add north 2`, `sent ann events 1 add north`.
 fn lines(audit: &Records) -> Vec<String> {
     audit.take().iter().map(line).collect()
 }
@@ -87,7 +87,7 @@ fn line(record: &Record) -> String {
     let message = record.field("message");
     let names: &[&str] = match message {
         "published" => &["entity", "id", "kind", "scope", "recipients"],
-        "told" => &["who", "entity", "id", "kind", "scope"],
+        "sent" => &["who", "entity", "id", "kind", "scope"],
         other => panic!("{other}"),
     };
     assert_eq!(record.fields.len(), names.len() + 1, "nothing else: {record:?}");
@@ -96,10 +96,10 @@ fn line(record: &Record) -> String {
 }
 
 /// Those of one kind, sorted.
-fn told(lines: &[String]) -> Vec<&str> {
-    let mut told: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("told ")).collect();
-    told.sort_unstable();
-    told
+fn sent(lines: &[String]) -> Vec<&str> {
+    let mut sent: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("sent ")).collect();
+    sent.sort_unstable();
+    sent
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +115,7 @@ async fn what_is_told_as_it_happens_is_written_down_once_and_for_each_who_hears_
             assert!(!ann.is_empty() && ann == bob, "{way:?}: {ann:?} {bob:?}");
             let lines = lines(&audit);
             assert_eq!(lines[0], published, "{way:?}");
-            assert_eq!(told(&lines), [format!("ann {told_of}"), format!("bob {told_of}")], "{way:?}");
+            assert_eq!(sent(&lines), [format!("ann {told_of}"), format!("bob {told_of}")], "{way:?}");
             assert_eq!(lines.len(), 3, "{way:?}: {lines:?}");
         };
         live.publish("events", add(1)).unwrap();
@@ -131,7 +131,7 @@ async fn what_is_told_as_it_happens_is_written_down_once_and_for_each_who_hears_
         assert_eq!(other.heard().await.len(), 1);
         assert_eq!(
             lines(&audit),
-            ["published calendars  message * 1", "told carl calendars  message *"],
+            ["published calendars  message * 1", "sent carl calendars  message *"],
             "{way:?}: an id is what an object has"
         );
     }
@@ -158,14 +158,14 @@ async fn what_a_page_has_missed_is_written_down_when_it_is_told() {
         live.publish("events", add(2).scope("south").scope("west")).unwrap();
         live.publish("events", Change::delete(3).unwrap().scope("north")).unwrap();
         live.send_to("events", ["north"], PAYLOAD).unwrap();
-        assert_eq!(told(&lines(&audit)), [""; 0], "{way:?}");
+        assert_eq!(sent(&lines(&audit)), [""; 0], "{way:?}");
         let mut ann = ann.open().await;
         ann.heard().await;
         let north = ["ann events  message north", "ann events 1 add north", "ann events 3 delete north"];
-        assert_eq!(told(&lines(&audit)), north, "{way:?}");
+        assert_eq!(sent(&lines(&audit)), north, "{way:?}");
         let mut bob = bob.open().await;
         bob.heard().await;
-        assert_eq!(told(&lines(&audit)), ["bob events 2 add south,west"], "{way:?}");
+        assert_eq!(sent(&lines(&audit)), ["bob events 2 add south,west"], "{way:?}");
     }
 }
 
@@ -179,15 +179,15 @@ async fn what_is_told_once_more_is_written_down_once_more() {
         ann.heard().await;
         let audit = audit();
         assert!(!ann.hears_in(10.0).await.is_empty(), "{way:?}: it has settled");
-        assert_eq!(lines(&audit), ["told ann events 1 update *"], "{way:?}");
+        assert_eq!(lines(&audit), ["sent ann events 1 update *"], "{way:?}");
         live.publish("events", Change::delete(1).unwrap()).unwrap();
         ann.heard().await;
-        assert_eq!(lines(&audit), ["published events 1 delete * 1", "told ann events 1 delete *"], "{way:?}");
+        assert_eq!(lines(&audit), ["published events 1 delete * 1", "sent ann events 1 delete *"], "{way:?}");
         let repeats = live.stats().repeats;
         ann.hears_in(100.0).await;
         let repeats = usize::try_from(live.stats().repeats - repeats).unwrap();
         assert!(repeats >= 2, "{way:?}");
-        assert_eq!(lines(&audit), vec!["told ann events 1 delete *"; repeats], "{way:?}");
+        assert_eq!(lines(&audit), vec!["sent ann events 1 delete *"; repeats], "{way:?}");
     }
 }
 
@@ -205,7 +205,7 @@ async fn what_the_store_says_is_written_down_row_by_row() {
         assert!(!ann.hears_in(1.0).await.is_empty(), "{way:?}");
         let rows = ["ann events 1 update north", "ann events 2 update north", "ann events 3 delete north"];
         let lines = lines(&audit);
-        assert_eq!(told(&lines), rows, "{way:?}");
+        assert_eq!(sent(&lines), rows, "{way:?}");
         assert_eq!(lines.len(), 3, "{way:?}: a refresh is no change: {lines:?}");
     }
 }
@@ -223,7 +223,7 @@ async fn nothing_is_written_of_those_who_are_not_told() {
         assert_eq!(heard, (1, 0, 1), "{way:?}");
         let written = lines(&audit);
         assert_eq!(written[0], "published events 1 add north 2", "{way:?}");
-        assert_eq!(told(&written), ["ann events 1 add north", "root events 1 add north"], "{way:?}");
+        assert_eq!(sent(&written), ["ann events 1 add north", "root events 1 add north"], "{way:?}");
 
         // It moves: those who lose sight of it are told that it is gone.
         live.publish("events", update(1).scope("south")).unwrap();
@@ -231,7 +231,7 @@ async fn nothing_is_written_of_those_who_are_not_told() {
             assert!(!tab.heard().await.is_empty(), "{way:?}");
         }
         let expected = ["ann events 1 delete south", "bob events 1 update south", "root events 1 update south"];
-        assert_eq!(told(&lines(&audit)), expected, "{way:?}");
+        assert_eq!(sent(&lines(&audit)), expected, "{way:?}");
     }
 }
 
@@ -255,14 +255,14 @@ async fn an_object_that_goes_out_of_sight_is_a_delete_to_those_who_lose_it() {
         live.publish("events", Change::add(&of(2, Some("bob"))).unwrap()).unwrap();
         assert_eq!(hear().await, (1, 2), "{way:?}");
         let expected = ["ann events 1 add *", "bob events 1 add *", "bob events 2 add *"];
-        assert_eq!(told(&lines(&audit)), expected, "{way:?}: nothing of ann and 2");
+        assert_eq!(sent(&lines(&audit)), expected, "{way:?}: nothing of ann and 2");
         wait(60.0).await;
         hear().await;
         lines(&audit);
         live.publish("events", Change::update(&of(1, Some("bob"))).unwrap()).unwrap();
         // Around the deletion there is what brings the page to take it.
         assert_eq!(hear().await, (3, 1), "{way:?}");
-        assert_eq!(told(&lines(&audit)), ["ann events 1 delete *", "bob events 1 update *"], "{way:?}");
+        assert_eq!(sent(&lines(&audit)), ["ann events 1 delete *", "bob events 1 update *"], "{way:?}");
     }
 }
 
@@ -280,13 +280,13 @@ async fn a_deletion_is_told_again_only_to_those_who_could_see_the_object() {
         let audit = audit();
         live.publish("events", Change::delete(1).unwrap()).unwrap();
         assert_eq!((ann.heard().await.len(), bob.heard().await.len() > 1), (0, true), "{way:?}");
-        assert_eq!(lines(&audit), ["published events 1 delete * 2", "told bob events 1 delete *"], "{way:?}");
+        assert_eq!(lines(&audit), ["published events 1 delete * 2", "sent bob events 1 delete *"], "{way:?}");
         let repeats = live.stats().repeats;
         assert_eq!(ann.hears_in(65.0).await.len(), 0, "{way:?}");
         bob.heard().await;
         let repeats = usize::try_from(live.stats().repeats - repeats).unwrap();
         assert!(repeats >= 2, "{way:?}");
-        assert_eq!(lines(&audit), vec!["told bob events 1 delete *"; repeats], "{way:?}");
+        assert_eq!(lines(&audit), vec!["sent bob events 1 delete *"; repeats], "{way:?}");
     }
 }
 
@@ -312,7 +312,7 @@ async fn no_line_at_any_level_holds_a_byte_of_a_payload() {
         assert!(live.stats().writes_unpublished >= 2);
     }
     let lines = logs.lines("tower_live_updates");
-    assert!(lines.iter().filter(|line| line.contains("::audit: told")).count() > 10, "{lines:?}");
+    assert!(lines.iter().filter(|line| line.contains("::audit: sent")).count() > 10, "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("WARN")), "{lines:?}");
     assert_eq!(logs.lines(PAYLOAD), [""; 0]);
 }
