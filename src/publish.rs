@@ -77,7 +77,7 @@ impl Publisher {
         let have_children = entity.parent_key.is_some() && self.hub.delivery() == Delivery::Converging;
         let have_own_ids = entity.scoping.as_ref().is_some_and(|scoping| scoping.has_own_ids);
         let takes_along = |change: &Change| {
-            (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.comes())
+            (have_children && change.kind() == ChangeKind::Delete) || (have_own_ids && change.enters_namespace())
         };
         if !changes.iter().any(takes_along) {
             return Cow::Borrowed(changes);
@@ -90,7 +90,7 @@ impl Publisher {
                 let along = self.hub.descendants(index, change).into_iter();
                 all.extend(along.filter(|along| known.insert(key(along))));
             }
-            if have_own_ids && change.comes() {
+            if have_own_ids && change.enters_namespace() {
                 let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
                 all.extend(
                     left.filter_map(|from| {

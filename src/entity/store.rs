@@ -140,7 +140,7 @@ impl Entity {
                 let count = rows.len() + deleted.len();
                 let rows = rows.iter().zip(scopes.into_iter().chain(std::iter::repeat(Scopes::None)));
                 let change = |(row, scopes): (&T, Scopes)| {
-                    Some(Change::update(row).ok()?.whole().told_in(&scopes, &Scopes::None))
+                    Some(Change::update(row).ok()?.whole().in_scopes(&scopes, &Scopes::None))
                 };
                 let rows: Vec<Change> = rows.filter_map(change).collect();
                 let gone: Vec<Change> = deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();

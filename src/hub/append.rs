@@ -434,7 +434,7 @@ impl Hub {
         }
         let known = log.newest_record(entity, key);
         // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = voice.has_own_ids && change.comes();
+        let comes = voice.has_own_ids && change.enters_namespace();
         let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),

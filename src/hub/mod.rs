@@ -400,7 +400,7 @@ impl Hub {
             }
             let deletion = Change::delete(&subject.id).ok()?.unique_in(change.namespace());
             let scopes = if self.voice(entity).is_scoped { &record.scopes } else { &Scopes::None };
-            Some(deletion.told_in(scopes, &Scopes::None))
+            Some(deletion.in_scopes(scopes, &Scopes::None))
         };
         along.into_iter().filter_map(deletion).collect()
     }

@@ -756,7 +756,7 @@ mod tests {
         assert!(!draft().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
         assert!(draft().loaded(None).unwrap().is_claimed());
         let scopes = ["a"].into_iter().collect();
-        let told = draft().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
+        let told = draft().into_change().unwrap().in_scopes(&scopes, &scopes).unique_in(&scopes);
         assert!(told.is_claimed() && !Change::delete(7).unwrap().is_claimed());
     }
 

@@ -409,7 +409,7 @@ impl Write {
         let scopes = if said.scopes.is_none() { asked } else { &said.scopes };
         let before = self.target.take_before();
         let told = said.changes.into_iter().map(|change| {
-            let change = change.told_in(scopes, &said.moved_from);
+            let change = change.in_scopes(scopes, &said.moved_from);
             // What is told in other scopes than the request's is another object, which may have the same id.
             let is_here = asked.is_none() || !asked.common(change.scopes()).is_none();
             let is_meant = is_here && matched.id.as_deref() == Some(change.id());

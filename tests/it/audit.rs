@@ -1,4 +1,4 @@
-//! The audit: a line for everything that is told, and to whom, and nothing of what was said.
+//! The audit: a line for each change and for each of its recipients, without its content.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -103,19 +103,19 @@ fn sent(lines: &[String]) -> Vec<&str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_told_as_it_happens_is_written_down_once_and_for_each_who_hears_it() {
+async fn a_broadcast_is_audited_once_and_for_each_recipient() {
     for way in WAYS {
         let (live, server) = serve(builder(Entity::scheduler("/events"))).await;
         let (mut ann, mut bob) = (page(&server, way, "ann").await, page(&server, way, "bob").await);
         let mut other = Client::load_with(&server, way, "carl").await.connect().await;
         other.subscribe("calendars").await;
         let audit = audit();
-        let mut everybody = async |published: &str, told_of: &str| {
+        let mut everybody = async |published: &str, sent_of: &str| {
             let (ann, bob) = (ann.heard().await, bob.heard().await);
             assert!(!ann.is_empty() && ann == bob, "{way:?}: {ann:?} {bob:?}");
             let lines = lines(&audit);
             assert_eq!(lines[0], published, "{way:?}");
-            assert_eq!(sent(&lines), [format!("ann {told_of}"), format!("bob {told_of}")], "{way:?}");
+            assert_eq!(sent(&lines), [format!("ann {sent_of}"), format!("bob {sent_of}")], "{way:?}");
             assert_eq!(lines.len(), 3, "{way:?}: {lines:?}");
         };
         live.publish("events", add(1)).unwrap();
@@ -148,7 +148,7 @@ async fn what_nobody_hears_is_published_to_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_page_has_missed_is_written_down_when_it_is_told() {
+async fn a_replay_is_audited_when_it_is_sent() {
     for way in WAYS {
         let (live, server) = serve(builder(Entity::scheduler("/events").scoped())).await;
         let (ann, bob) =
@@ -170,7 +170,7 @@ async fn what_a_page_has_missed_is_written_down_when_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_told_once_more_is_written_down_once_more() {
+async fn a_resend_is_audited_again() {
     for way in WAYS {
         let (live, server) = serve(builder(Entity::scheduler("/events"))).await;
         let mut ann = page(&server, way, "ann").await;
@@ -211,7 +211,7 @@ async fn what_the_store_says_is_written_down_row_by_row() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_written_of_those_who_are_not_told() {
+async fn pages_that_are_not_sent_a_change_are_not_audited() {
     for way in WAYS {
         let (live, server) = serve(builder(Entity::scheduler("/events").scoped())).await;
         let mut north = page(&server, way, "ann@north").await;
@@ -225,7 +225,7 @@ async fn nothing_is_written_of_those_who_are_not_told() {
         assert_eq!(written[0], "published events 1 add north 2", "{way:?}");
         assert_eq!(sent(&written), ["ann events 1 add north", "root events 1 add north"], "{way:?}");
 
-        // It moves: those who lose sight of it are told that it is gone.
+        // It moves out of the visibility of some, who are sent a delete.
         live.publish("events", update(1).scope("south")).unwrap();
         for tab in [&mut north, &mut south, &mut root] {
             assert!(!tab.heard().await.is_empty(), "{way:?}");
@@ -267,7 +267,7 @@ async fn an_object_that_goes_out_of_sight_is_a_delete_to_those_who_lose_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_is_told_again_only_to_those_who_could_see_the_object() {
+async fn a_deletion_is_resent_only_to_those_who_could_see_the_object() {
     for way in WAYS {
         let events = Entity::scheduler("/events")
             .load((), no_rows)
@@ -300,7 +300,7 @@ async fn no_line_at_any_level_holds_a_byte_of_a_payload() {
         live.publish("events", add(1)).unwrap();
         live.send("events", PAYLOAD).unwrap();
         assert_eq!(server.write(Method::PUT, "/events/1", &object(1).to_string()).await.status(), 200);
-        // Neither does a line about what is not told.
+        // Neither does a line about what is not sent.
         let broken = json!({"id": 9, "text": PAYLOAD, "rrule": PAYLOAD});
         assert!(live.publish("events", Change::update(&broken).unwrap()).is_err());
         server.write(Method::PUT, "/events/9", &broken.to_string()).await;
@@ -342,7 +342,7 @@ async fn where_nobody_asked_for_it_nothing_is_written_however_much_is_listened_t
         live.send("events", PAYLOAD).unwrap();
         assert_eq!(ann.heard().await.len(), 2, "{way:?}");
         assert_eq!(server.write(Method::DELETE, "/events/1", "").await.status(), 200);
-        assert!(ann.hears_in(60.0).await.len() > 1, "{way:?}: what is told again is not written either");
+        assert!(ann.hears_in(60.0).await.len() > 1, "{way:?}: resends are not audited either");
         assert_eq!(records.take().iter().filter(|record| record.target == TARGET).count(), 0, "{way:?}");
     }
 }

@@ -671,7 +671,7 @@ impl World {
         let change = |row: &Map| {
             let room = std::iter::once(text(row, "room")).collect::<Scopes>();
             let scopes = if self.privacy == Privacy::Scoped { room } else { Scopes::None };
-            Some(Change::update(row).ok()?.told_in(&scopes, &Scopes::None))
+            Some(Change::update(row).ok()?.in_scopes(&scopes, &Scopes::None))
         };
         let rows: Vec<Change> = rows.iter().filter_map(change).collect();
         // It knows what this user has seen and may not see any more.
