@@ -97,7 +97,7 @@ impl LiveUpdates {
 
     /// The layer, which watches the writes of every entity and serves the endpoint.
     pub fn layer(&self) -> LiveUpdatesLayer {
-        self.shared.publisher.diagnosis.layer_made();
+        self.shared.publisher.diagnosis.layer_created();
         LiveUpdatesLayer::new(self.shared.watcher.clone(), None, Some(self.shared.endpoint.clone()))
     }
 
@@ -126,14 +126,14 @@ impl LiveUpdates {
     pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, ConfigError> {
         let found = self.shared.publisher.find(entity);
         let index = found.ok_or_else(|| ConfigError::UnknownEntity(entity.to_owned()))?;
-        self.shared.publisher.diagnosis.watch_made(index);
+        self.shared.publisher.diagnosis.watch_created(index);
         Ok(LiveUpdatesLayer::new(self.shared.watcher.clone(), Some(index), None))
     }
 
     /// The endpoint alone, as a service for a route of its own; [`watch`](Self::watch) has an example.
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
-        self.shared.publisher.diagnosis.endpoint_made();
+        self.shared.publisher.diagnosis.endpoint_created();
         LiveUpdatesEndpoint::new(self.shared.endpoint.clone())
     }
 

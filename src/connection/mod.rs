@@ -160,7 +160,7 @@ impl Connections {
     fn follow(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
         if self.hub().subscribe(subscriber, entity, Instant::now()) {
             self.subscriptions.fetch_add(1, Ordering::Relaxed);
-            if self.diagnosis().follows(entity) {
+            if self.diagnosis().subscribed(entity) {
                 self.await_requests(entity);
             }
         }
@@ -258,7 +258,7 @@ struct Awaiting {
 
 impl Drop for Awaiting {
     fn drop(&mut self) {
-        self.diagnosis.searches_no_more(self.entity);
+        self.diagnosis.search_cancelled(self.entity);
     }
 }
 

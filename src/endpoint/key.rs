@@ -1,17 +1,17 @@
-//! The `key` of a handshake: which page this is, and where the log stood when it was loaded.
+//! The `key` of a handshake: identifies the page, and the position of the log at its handshake.
 //!
-//! The client pastes the key unescaped into the socket's address, at every (re)connect, in place of its token. So it
+//! The client puts the key unescaped into the socket's address, at every (re)connect, in place of its token. So the key
 //! holds only `A-Z a-z 0-9 - _ . ~` (a `#` would make the page's constructor throw).
 //!
-//! Plain form, which carries the token inside: `lu1.` token (base64url) `.` session id `.` epoch `.` position.
+//! Plain form, which holds the token: `lu1.` token (base64url) `.` session id `.` epoch `.` position.
 //!
-//! Sealed form, which carries the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
+//! Sealed form, which holds the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
 //! session id `.` epoch `.` position `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
 //! the endpoint's path, a line feed, and the key up to the tag.
 //!
-//! The position is 16 hexadecimal digits: the sequence number, masked by a hash of the session id whose secret belongs to
-//! the epoch. So two keys do not show how much was written between them, by other tenants too. A process with another
-//! epoch reads another number from it, and does not use that.
+//! The position is 16 hexadecimal digits: the sequence number, masked by a keyed hash of the session id. The secret of the
+//! hash belongs to the epoch. So two keys do not show how much was written between them, also by other tenants. A process
+//! with another epoch reads another number, and does not use it.
 
 use std::time::Duration;
 
@@ -30,22 +30,22 @@ const MAX_LENGTH: usize = 8 * 1024;
 const PLAIN: &str = "lu1.";
 const SEALED: &str = "lu2.";
 
-/// What a key says of its page.
+/// The page and the position of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageKey {
-    /// Names the session.
+    /// The session id.
     pub(crate) session: String,
-    /// Names the log that the sequence number is of.
+    /// The log that the sequence number belongs to.
     pub(crate) epoch: String,
-    /// Where in the log the page may have begun to miss something.
+    /// The first record that the page may have missed.
     pub(crate) sequence: u64,
 }
 
-/// Hides sequence numbers in keys, and finds them again.
+/// Masks and unmasks the sequence numbers in keys.
 struct Positions(Secret);
 
 impl Positions {
-    /// Differs for each session, so that the positions of two keys say nothing of each other.
+    /// Differs for each session, so that the positions of two keys cannot be compared.
     fn mask(&self, session: &str) -> u64 {
         self.0.hash(0, session)
     }
@@ -54,8 +54,7 @@ impl Positions {
         format!("{:016x}", page.sequence ^ self.mask(&page.session))
     }
 
-    /// The page of a key. A position that was tampered with is some other number, perhaps one that the log has not
-    /// reached.
+    /// The page of a key. A tampered position decodes to another number, perhaps beyond the end of the log.
     fn decode(&self, session: &str, epoch: &str, position: &str) -> Option<PageKey> {
         let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(position, 16) {
@@ -66,12 +65,12 @@ impl Positions {
     }
 }
 
-/// What a page names itself by: its credentials, and where it comes from when they stood in a key.
+/// What a page has presented: its credentials, and its page key if they came in a key.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PresentedKey {
     pub(crate) credentials: OwnedCredentials,
     pub(crate) page: Option<PageKey>,
-    /// When a sealed key's time is over.
+    /// When a sealed key expires.
     pub(crate) expires: Option<Expiry>,
 }
 
@@ -80,13 +79,13 @@ impl PresentedKey {
         Self { credentials: OwnedCredentials::Token(token), page, expires: None }
     }
 
-    /// True for a sealed key whose time is over.
+    /// True for an expired sealed key.
     pub(crate) fn is_expired(&self) -> bool {
         self.expires.is_some_and(Expiry::is_over)
     }
 }
 
-/// Makes and reads the keys of one endpoint: sealed ones where it has a seal, plain ones always.
+/// Makes and reads the keys of one endpoint: sealed keys if it has a seal, and plain keys always.
 pub(crate) struct Keys {
     seal: Option<Seal>,
     lifetime: Duration,
@@ -98,25 +97,25 @@ impl Keys {
         Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(positions) }
     }
 
-    /// A key for a page that presented itself so at its handshake, and who it is as far as that is known. `None` when the
-    /// token is too long for one.
+    /// A key for a page that presented this at its handshake; `identity` is `None` if authentication was unavailable. `None`
+    /// if the token is too long for a key.
     pub(crate) fn make(&self, presented: &PresentedKey, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
         let principal = identity.map(Identity::principal);
         let (token, principal) = match &presented.credentials {
             OwnedCredentials::Token(token) => (Some(token), principal),
             OwnedCredentials::Principal(known) => (None, principal.or(Some(known))),
         };
-        // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
+        // A key that replaces a key expires no later: otherwise the holder of one could renew it for ever.
         let bounds = presented.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
         let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
             .and_then(|(seal, principal)| self.positions.make_sealed(seal, principal, page, expires))
-            // Without any key the page's address would hold the token as it is.
+            // Without a key the page's address would hold the plain token.
             .or_else(|| self.positions.make_plain(token?, page))
     }
 
-    /// What a page names, by a key or by its token itself.
+    /// Reads what a page presents: a key, or its token.
     pub(crate) fn read(&self, presented: String) -> PresentedKey {
         let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &presented));
         sealed
@@ -141,8 +140,7 @@ impl Positions {
         within_bounds(format!("{signed}.{tag}"))
     }
 
-    /// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
-    /// one.
+    /// The content of a plain key; `None` if this is no key, or a tampered one: then it counts as a token, and a wrong one.
     fn parse_plain(&self, key: &str) -> Option<PresentedKey> {
         let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
         let mut parts = rest.split('.');
@@ -154,7 +152,7 @@ impl Positions {
         Some(PresentedKey::token(text(token)?, Some(page)))
     }
 
-    /// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
+    /// As `parse_plain`, for a sealed key. Expiry is not checked here.
     fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<PresentedKey> {
         let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
         let payload = signed.strip_prefix(SEALED)?;
@@ -190,10 +188,10 @@ mod seal {
     /// As long as the tag: a shorter secret would be easier to guess than that.
     const MIN_SECRET: usize = 32;
 
-    /// The secrets that keys are signed with. Of them it keeps only what HMAC makes of them.
+    /// The secrets that sign keys, kept as HMAC states only.
     pub(crate) struct Seal {
         signing: Hmac<Sha256>,
-        /// Of the secrets that have signed before.
+        /// For the secrets that signed before.
         verifying: Vec<Hmac<Sha256>>,
     }
 
@@ -208,7 +206,7 @@ mod seal {
             Ok(Self { signing, verifying: macs.collect::<Result<_, _>>()? })
         }
 
-        /// For keys of one endpoint: another one with the same secret has another idea of who its principals are.
+        /// For keys of one endpoint: the principals of another endpoint with the same secrets are other users.
         pub(super) fn bound_to(mut self, path: &str) -> Self {
             for mac in std::iter::once(&mut self.signing).chain(&mut self.verifying) {
                 mac.update(path.as_bytes());
@@ -221,7 +219,7 @@ mod seal {
             self.signing.clone().chain_update(text).finalize().into_bytes().into()
         }
 
-        /// Whether one of the secrets has made this tag; how alike the tags are does not show in the time it takes.
+        /// Whether one of the secrets has made this tag. The comparison takes constant time.
         pub(super) fn verifies(&self, text: &str, tag: &[u8]) -> bool {
             let mut macs = std::iter::once(&self.signing).chain(&self.verifying);
             macs.any(|mac| mac.clone().chain_update(text).verify_slice(tag).is_ok())
@@ -283,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_a_key_is_none() {
+    fn malformed_keys_are_refused() {
         let positions = positions();
         let good = positions.make_plain("demo", &page(5)).unwrap();
         let (start, position) = good.rsplit_once('.').unwrap();
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn another_epoch_finds_another_number() {
+    fn another_epoch_reads_another_number() {
         let key = positions().make_plain("demo", &page(5)).unwrap();
         let read = positions().parse_plain(&key).unwrap().page.unwrap();
         assert_ne!(read.sequence, 5);
@@ -373,7 +371,7 @@ mod tests {
             PresentedKey::token(token.to_owned(), None)
         }
 
-        fn session(principal: &str) -> OwnedCredentials {
+        fn principal(principal: &str) -> OwnedCredentials {
             OwnedCredentials::Principal(principal.to_owned())
         }
 
@@ -417,7 +415,7 @@ mod tests {
                 (&old, &new, false),
             ] {
                 let key = make(of);
-                let expected = if is_known { session("alice") } else { OwnedCredentials::Token(key.clone()) };
+                let expected = if is_known { principal("alice") } else { OwnedCredentials::Token(key.clone()) };
                 assert!(by.read(key).credentials == expected);
             }
         }
@@ -438,7 +436,7 @@ mod tests {
             for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
             {
                 let presented = keys.read(until(&keys, expires));
-                assert!(presented.credentials == session("alice"));
+                assert!(presented.credentials == principal("alice"));
                 assert_eq!(presented.is_expired(), is_expired, "{expires}");
             }
             assert!(!token("t").is_expired());
@@ -452,7 +450,7 @@ mod tests {
             for identity in [Some(&alice()), None] {
                 let second = keys.read(keys.make(&first, identity, &page(2)).unwrap());
                 assert_eq!((second.expires, second.page), (Some(Expiry::at_second(soon)), Some(page(2))));
-                assert!(second.credentials == session("alice"));
+                assert!(second.credentials == principal("alice"));
             }
         }
 
@@ -468,7 +466,7 @@ mod tests {
         }
 
         #[test]
-        fn plain_keys_are_read_on_and_made_where_nobody_knows_who_it_is() {
+        fn plain_keys_are_still_read_and_made_without_an_identity() {
             let keys = keys(&[NEW]);
             let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
             assert_eq!(plain, keys.positions.make_plain("demo", &page(3)).unwrap());
@@ -526,7 +524,7 @@ mod tests {
                 let key = keys.make(&token("t"), Some(&Identity::new(principal.clone())), &page(sequence)).unwrap();
                 prop_assert!(has_safe_characters(&key));
                 let presented = keys.read(key);
-                prop_assert!(presented.credentials == session(&principal));
+                prop_assert!(presented.credentials == OwnedCredentials::Principal(principal));
                 prop_assert_eq!(presented.page, Some(page(sequence)));
             }
 
@@ -539,7 +537,7 @@ mod tests {
             }
 
             #[test]
-            fn what_is_well_signed_and_no_key_is_none(payload in "[0-9a-f.]{0,90}") {
+            fn a_signed_text_that_is_no_key_is_refused(payload in "[0-9a-f.]{0,90}") {
                 let seal = Seal::new([NEW]).unwrap();
                 let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
                 let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));

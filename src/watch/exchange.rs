@@ -66,7 +66,7 @@ impl Watcher {
         if live_write.has_outer() {
             self.diagnosis().watched_by_two(&request.method, &matched.route.pattern);
         }
-        if self.diagnosis().write_comes(&request.method, &matched.route.pattern) {
+        if self.diagnosis().write_watched(&request.method, &matched.route.pattern) {
             self.await_page();
         }
         request.extensions.insert(live_write.clone());

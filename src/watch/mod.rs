@@ -107,7 +107,7 @@ impl Watcher {
         if self.diagnosis().is_interested() {
             let uri = request.uri();
             let is_list = || !self.routes.find_list(uri.path()).is_empty();
-            self.diagnosis().passes((request.method(), uri, request.headers()), is_list, serves_endpoint);
+            self.diagnosis().examine((request.method(), uri, request.headers()), is_list, serves_endpoint);
         }
     }
 
@@ -223,7 +223,7 @@ struct Awaiting {
 impl Drop for Awaiting {
     fn drop(&mut self) {
         if !self.is_over {
-            self.diagnosis.waits_no_more();
+            self.diagnosis.wait_cancelled();
         }
     }
 }
