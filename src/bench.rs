@@ -17,10 +17,10 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     auth::Identity,
     change::Change,
-    entity::Entity,
+    entity::{Entity, EntityIndex, View},
     hub::{
-        Cleared, Delivery, DeliveryTimes, EntityIndex, Hub, LogLimits, ResumeFrom, FrameSink, Pace, Progress, ReminderTimes,
-        SessionId, SessionLimits, SettleTimes, Subscriber, Accepted, View, EntityEncoder,
+        Accepted, Cleared, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Pace, Progress,
+        ReminderTimes, ResumeFrom, SessionId, SessionLimits, SettleTimes, Subscriber,
     },
     lock::lock,
 };
@@ -117,6 +117,7 @@ impl Bench {
             },
             times(),
             SessionLimits { sessions: 100_000, age: NEVER },
+            false,
         );
         let changes = (0..OBJECTS).map(|number| change(number, audience)).collect();
         let (hub, received) = (Arc::new(hub), Arc::default());
@@ -214,25 +215,21 @@ impl Bench {
         let origin = ResumeFrom::Page { session, missed_from: Some(self.hub.log_end() - missed) };
         let page = Arc::new(Page { index, received: self.received.clone() });
         let subscriber = self.hub.join(page.clone(), identity, origin);
-        self.hub.subscribe(&subscriber, EVENTS, Instant::now());
+        subscriber.subscribe(EVENTS, Instant::now());
         // The first round of the slow path leads to the fast path.
         page.wake();
         subscriber
     }
 
     /// What a page's own task does.
-    async fn catch_up(&self, page: &Subscriber) {
-        let mut progress = self.hub.catch_up(page, Instant::now());
+    async fn catch_up(&self, page: &Arc<Subscriber>) {
         loop {
-            progress = match progress {
+            match page.catch_up(Instant::now()) {
                 Progress::CaughtUp(_) => return,
-                Progress::More => self.hub.catch_up(page, Instant::now()),
-                Progress::NeedsCheck(mut inquiry) => {
-                    inquiry.ask(&self.hub, NEVER, |entity, why| panic!("{entity}: {why}")).await;
-                    self.hub.tell(page, *inquiry, Instant::now())
-                }
+                Progress::More => {}
+                Progress::NeedsCheck(check) => check.run(NEVER, |entity, why| panic!("{entity}: {why}")).await,
                 other => panic!("a page that accepts everything lags behind the log: {other:?}"),
-            };
+            }
         }
     }
 }

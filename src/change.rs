@@ -1,4 +1,4 @@
-//! What a write did: one change to one object of an entity.
+//! One change to one object of an entity.
 
 use std::{borrow::Cow, fmt};
 
@@ -10,20 +10,20 @@ use crate::{
     scope::Scopes,
 };
 
-/// The three things a write can do; an example stands at [`Entity::route`](crate::Entity::route).
+/// What a write does to an object. [`Entity::route`](crate::Entity::route) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChangeKind {
     /// A new object: `add-event`.
     Add,
-    /// An object that exists: `update-event`.
+    /// A changed object: `update-event`.
     Update,
-    /// An object that is gone: `delete-event`.
+    /// A deleted object: `delete-event`.
     Delete,
 }
 
 impl ChangeKind {
-    /// The head of the message types of this kind, as the stock handlers know them.
+    /// The start of the message types of this kind, as the stock handlers know them.
     pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Add => "add",
@@ -33,10 +33,10 @@ impl ChangeKind {
     }
 }
 
-/// One change to one object, ready to be told to every page.
+/// One change to one object, ready to be published.
 ///
-/// The layer makes changes from the writes it watches. Make them yourself for what happens outside HTTP
-/// ([`LiveUpdates::publish`](crate::LiveUpdates::publish)) or where a handler knows better
+/// The layer derives changes from the writes it watches. Create them yourself for what happens outside HTTP
+/// ([`LiveUpdates::publish`](crate::LiveUpdates::publish)), or to replace what the layer derives
 /// ([`LiveWrite::publish`](crate::LiveWrite::publish)).
 ///
 /// ```
@@ -48,30 +48,30 @@ impl ChangeKind {
 /// assert_eq!((moved.id(), gone.id()), ("17", "17"));
 /// # Ok::<(), tower_live_updates::ChangeError>(())
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Change {
     kind: ChangeKind,
     id: Box<str>,
     object: Box<str>,
-    /// Where the log stood before it was read from the store, so that no field is missing; `None` where it was not.
+    /// The end of the log before the object was read from the store, which makes it whole; `None` if it was not read.
     read_at: Option<u64>,
-    /// It says what a request claims and its answer does not contradict; nobody has looked into the store.
+    /// Derived from a request whose response does not contradict it; not confirmed by the store.
     is_claimed: bool,
-    /// The page that made the write sent other values than these, and shows them.
+    /// The page that made the write sent other values, and shows them.
     is_rewritten: bool,
-    /// Who hears it, of a scoped entity.
+    /// The scopes it is published in, of a scoped entity.
     scopes: Scopes,
-    /// Where the object was before.
+    /// The scopes of the object before.
     moved_from: Scopes,
-    /// Where its id is unique, if that is not where it is told.
+    /// The scopes in which its id is unique, if these are not `scopes`.
     namespace: Option<Scopes>,
-    /// Of a deletion: where its object is now.
+    /// Of a deletion: the scopes of the object now.
     went_to: Scopes,
     before: Before,
 }
 
 /// What was read of an object before a write.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Before {
     #[default]
     Unread,
@@ -84,14 +84,16 @@ impl Change {
     /// A new object: anything that serialises to a JSON object with an `id`.
     ///
     /// # Errors
-    /// [`ChangeError`] when it is no object, or its `id` is missing, `null`, `0`, `""`, or neither text nor number:
-    /// the stock client throws such messages away. So is an id longer than 256 bytes.
+    /// [`ChangeError`] if it does not serialise to a JSON object, or if its `id`
+    ///
+    /// - is missing, `null`, `0`, `""`, or neither text nor number, since the stock client drops such messages;
+    /// - is longer than 256 bytes.
     pub fn add(object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
         Self::serialized(ChangeKind::Add, object)
     }
 
-    /// A changed object, whole: some widgets (Gantt) misread an update that leaves fields out. It does not bring an object
-    /// back that was deleted: [`Change::add`] does.
+    /// A changed object, with all its fields: some widgets (Gantt) misread an update without some of them. An update does
+    /// not restore a deleted object; [`Change::add`] does.
     ///
     /// # Errors
     /// As [`Change::add`].
@@ -99,18 +101,18 @@ impl Change {
         Self::serialized(ChangeKind::Update, object)
     }
 
-    /// An object that is gone. Clients compare ids as text, so `17` and `"17"` are one object.
+    /// A deleted object. Clients compare ids as text, so `17` and `"17"` are one object.
     ///
     /// # Errors
-    /// [`ChangeError`] when the id is empty or longer than 256 bytes.
+    /// [`ChangeError`] if the id is empty or longer than 256 bytes.
     pub fn delete(id: impl fmt::Display) -> Result<Self, ChangeError> {
         let id = id.to_string();
         let raw = quoted(&id);
         Self::deletion(&raw).ok_or_else(|| no_usable_id(&raw))
     }
 
-    /// Tells it in this scope, of a [scoped entity](crate::Entity::scoped): those hear it who have the scope. Several
-    /// calls name several, and who has any of them hears it.
+    /// Publishes the change in this scope, for a [scoped entity](crate::Entity::scoped). Each call adds a scope. Identities
+    /// with any of the scopes receive the change.
     ///
     /// ```
     /// use serde_json::json;
@@ -126,11 +128,11 @@ impl Change {
         self
     }
 
-    /// Says that the object has been in this scope until now: who has it, and none of those the change is told in, is
-    /// told that the object is gone.
+    /// Names a scope that the object was in until now. Identities that have this scope, and none of the scopes the change is
+    /// published in, receive a delete. Each call adds a scope.
     ///
-    /// The layer remembers by itself for as long as its log holds the object's last change. Say it where an object may
-    /// be older than the log, or than the server's start.
+    /// The layer knows the former scopes while its log holds the object's last change. Call this if the object may be older
+    /// than the log, or than the server's start.
     ///
     /// ```
     /// use serde_json::json;
@@ -145,7 +147,7 @@ impl Change {
         self
     }
 
-    /// What kind of change this is.
+    /// The kind of change.
     #[must_use]
     pub fn kind(&self) -> ChangeKind {
         self.kind
@@ -157,7 +159,7 @@ impl Change {
         &self.id
     }
 
-    /// The object as JSON text; of a deleted one only its id.
+    /// The object as JSON text; only its id if it is deleted.
     #[must_use]
     pub fn object(&self) -> &str {
         &self.object
@@ -165,27 +167,19 @@ impl Change {
 
     /// The deletion of the object whose id is the JSON text `raw_id`.
     pub(crate) fn deletion(raw_id: &str) -> Option<Self> {
-        Some(Self {
-            kind: ChangeKind::Delete,
-            id: usable_id(raw_id)?.into(),
-            object: format!(r#"{{"id":{raw_id}}}"#).into(),
-            read_at: None,
-            is_claimed: false,
-            is_rewritten: false,
-            scopes: Scopes::None,
-            moved_from: Scopes::None,
-            namespace: None,
-            went_to: Scopes::None,
-            before: Before::Unread,
-        })
+        Self::new(ChangeKind::Delete, raw_id, format!(r#"{{"id":{raw_id}}}"#))
     }
 
     /// An add or update of `object`, which holds its id.
     pub(crate) fn of(kind: ChangeKind, object: &Object<'_>) -> Option<Self> {
+        Self::new(kind, object.get("id")?, object.to_json())
+    }
+
+    fn new(kind: ChangeKind, raw_id: &str, object: String) -> Option<Self> {
         Some(Self {
             kind,
-            id: usable_id(object.get("id")?)?.into(),
-            object: object.to_json().into(),
+            id: usable_id(raw_id)?.into(),
+            object: object.into(),
             read_at: None,
             is_claimed: false,
             is_rewritten: false,
@@ -197,19 +191,19 @@ impl Change {
         })
     }
 
-    /// The same change of an object that was read from the store as it is now.
+    /// The same change, whose object is the store's current row.
     pub(crate) fn whole(self) -> Self {
         Self { read_at: Some(u64::MAX), ..self }
     }
 
-    /// The same of a row that was read when the log had come so far: what is told behind that may be newer.
-    pub(crate) fn read_at(self, head: u64) -> Self {
-        Self { read_at: Some(head), ..self }
+    /// The same change, whose row was read when this was the end of the log. Later records may be newer than the row.
+    pub(crate) fn read_at(self, end: u64) -> Self {
+        Self { read_at: Some(end), ..self }
     }
 
-    /// Whether its row was read behind this record.
+    /// Whether its row was read after this record was appended.
     pub(crate) fn is_read_behind(&self, sequence: u64) -> bool {
-        self.read_at.is_some_and(|head| head > sequence)
+        self.read_at.is_some_and(|end| end > sequence)
     }
 
     pub(crate) fn is_whole(&self) -> bool {
@@ -221,27 +215,27 @@ impl Change {
         Self { is_claimed: true, ..self }
     }
 
-    /// True where it was derived from a request alone: what is known of its object may contradict it.
+    /// True if it was derived from a request alone. What is known of its object may contradict it.
     pub(crate) fn is_claimed(&self) -> bool {
         self.is_claimed
     }
 
-    /// The same change, whose object is what the page sent that made it, or is not.
+    /// The same change; `is_rewritten` if its page sent other values than these.
     pub(crate) fn rewritten(self, is_rewritten: bool) -> Self {
         Self { is_rewritten, ..self }
     }
 
-    /// True where the page that made it shows something else.
+    /// True if the page that made it shows other values.
     pub(crate) fn is_rewritten(&self) -> bool {
         self.is_rewritten
     }
 
-    /// Who hears it.
+    /// The scopes it is published in.
     pub(crate) fn scopes(&self) -> &Scopes {
         &self.scopes
     }
 
-    /// The same change, with what was read of its object before the write.
+    /// The same change, with the object that was read before the write.
     pub(crate) fn after(self, before: Before) -> Self {
         Self { before, ..self }
     }
@@ -250,17 +244,17 @@ impl Change {
         &self.before
     }
 
-    /// Where its object was, as far as somebody said so.
+    /// The former scopes of its object that the application named.
     pub(crate) fn former_scopes(&self) -> &Scopes {
         &self.moved_from
     }
 
-    /// Where its id is unique, where that is so for a scope only.
+    /// The scopes in which its id is unique, of an entity whose ids are unique per scope.
     pub(crate) fn namespace(&self) -> &Scopes {
         self.namespace.as_ref().unwrap_or(&self.scopes)
     }
 
-    /// The deletion of an object where it was, which is there now.
+    /// The deletion of an object in its former scopes; it is in these scopes now.
     pub(crate) fn gone_to(self, scopes: &Scopes) -> Self {
         Self { went_to: scopes.clone(), ..self }
     }
@@ -269,18 +263,18 @@ impl Change {
         &self.went_to
     }
 
-    /// True where its object has come to another namespace.
-    pub(crate) fn comes(&self) -> bool {
+    /// True if its object has moved to another namespace.
+    pub(crate) fn enters_namespace(&self) -> bool {
         self.namespace.is_none() && !self.moved_from.is_none()
     }
 
-    /// The same change of an object whose id is unique there.
+    /// The same change, of an object whose id is unique in this namespace.
     pub(crate) fn unique_in(self, namespace: &Scopes) -> Self {
         Self { namespace: Some(namespace.clone()), ..self }
     }
 
-    /// The same change, told in these scopes unless it names its own.
-    pub(crate) fn told_in(mut self, scopes: &Scopes, moved_from: &Scopes) -> Self {
+    /// The same change, published in these scopes unless it names its own.
+    pub(crate) fn in_scopes(mut self, scopes: &Scopes, moved_from: &Scopes) -> Self {
         if self.scopes.is_none() {
             self.scopes = scopes.clone();
         }
@@ -300,18 +294,18 @@ impl Change {
 }
 
 impl fmt::Debug for Change {
-    /// Leaves the object out: it may hold what does not belong into a log.
+    /// Leaves the object out, which may hold data that does not belong into a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Change").field("kind", &self.kind).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// Bytes of an id's text. Ids of what is gone are remembered for long, and anybody can name a long one in a path.
+/// Bytes of an id's text. Tombstones keep ids for long, and outsiders can name a long id in a path.
 const MAX_ID: usize = 256;
 /// Bytes of an id as JSON, with its quotes: of control characters each would be six.
 const MAX_RAW_ID: usize = 2 * MAX_ID + 2;
 
-/// The text of an id the stock client accepts: it drops messages whose id is falsy, and objects as ids crash it.
+/// The text of an id the stock client accepts: it drops messages with a falsy id, and an object as an id crashes it.
 pub(crate) fn usable_id(raw: &str) -> Option<Cow<'_, str>> {
     let id = match raw.as_bytes().first()? {
         b'"' => string(raw).filter(|text| !text.is_empty()),
@@ -337,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_the_client_throws_away_are_refused() {
+    fn ids_that_the_client_drops_are_refused() {
         for id in [json!(null), json!(0), json!(""), json!(0.0), json!({"a": 1}), json!(true), json!([1])] {
             let change = Change::add(&json!({"id": id}));
             assert!(matches!(change, Err(ChangeError::NoUsableId { .. })), "{id}");

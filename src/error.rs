@@ -1,12 +1,12 @@
-//! The errors a program can meet, each naming what was wrong and what helps.
+//! The public errors. Each names what is wrong and the remedy.
 
 use std::{borrow::Cow, error::Error, fmt, io, path::PathBuf, time::Duration};
 
 use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 
-/// Configuration that cannot work, found by `build()`. It names the value and what to write instead.
+/// Configuration that cannot work, returned by `build()`. It names the value and what to write instead.
 ///
-/// `Debug` writes the same words as `Display`: a `main` that returns `Result<(), Box<dyn Error>>` prints errors by `Debug`.
+/// `Debug` writes the same text as `Display`: a `main` that returns `Result<(), Box<dyn Error>>` prints errors by `Debug`.
 ///
 /// ```
 /// use tower_live_updates::{ConfigError, Entity, LiveUpdates};
@@ -21,10 +21,10 @@ use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 /// ```
 #[non_exhaustive]
 pub enum ConfigError {
-    /// No request can have the endpoint's path: it must start with `/` and hold neither query, fragment, parameter nor
+    /// No request can have the endpoint's path. It must start with `/` and must not hold a query, a fragment, a parameter or
     /// white space.
     EndpointPath(String),
-    /// The endpoint would answer requests that an entity's route is for.
+    /// The endpoint would answer requests of an entity's route.
     EndpointConflict {
         /// The endpoint's path as it was given.
         endpoint: String,
@@ -33,102 +33,103 @@ pub enum ConfigError {
         /// The path of that route.
         route: String,
     },
-    /// A route's path must be one that requests can have, and a pattern the router understands: `/events/{id}`.
+    /// No request can have a route's path, or the router does not understand its pattern. A pattern is written
+    /// `/events/{id}`.
     RoutePath {
         /// The entity the route belongs to.
         entity: String,
         /// The path as it was given.
         path: String,
-        /// What the router says about it.
+        /// What is wrong with it.
         reason: String,
     },
-    /// A route that updates or deletes must name the object's id: `{id}`.
+    /// A route that updates or deletes lacks the parameter `{id}`.
     RouteWithoutId {
         /// The entity the route belongs to.
         entity: String,
         /// The path as it was given.
         path: String,
     },
-    /// Two entities, or two routes of one, claim the same method and path.
+    /// Two routes have the same method and path.
     RouteConflict {
-        /// The entity whose route came second.
+        /// The entity of the second route.
         entity: String,
-        /// The method both claim.
+        /// The method of both.
         method: http::Method,
-        /// The path both claim.
+        /// The path of both.
         path: String,
     },
-    /// An entity's name or payload key is empty, longer than 64 bytes, begins with `$` or `/`, or has white space at its
+    /// An entity's name or payload key is empty, longer than 64 bytes, starts with `$` or `/`, or has white space at its
     /// ends.
     Name(String),
     /// Two entities have the same name.
     DuplicateEntity(String),
-    /// More entities than one `LiveUpdates` can hold (65 535).
+    /// There are more than 65 535 entities.
     TooManyEntities(usize),
-    /// A JSON pointer must be empty or start with `/`.
+    /// A JSON pointer is not empty and does not start with `/`.
     Pointer {
         /// The entity the pointer belongs to.
         entity: String,
         /// The pointer as it was given.
         pointer: String,
     },
-    /// The entity takes scopes from requests, so its load hook must know them: use `load_scoped` instead of `load`.
+    /// The entity is scoped, so its load hook needs the scopes: use `load_scoped` instead of `load`.
     LoadWithoutScopes(String),
-    /// The entity has routes and a `visible` or `project` hook, which must see whole rows: give it a load hook.
+    /// The entity has routes and a `visible` or `project` hook, which must see whole rows: add a load hook.
     ViewWithoutLoad(String),
-    /// None of the entity's routes has the parameter that is to name the scope of its writes.
+    /// No route of the entity has the parameter of `scope_param`.
     ScopeParam {
-        /// The entity whose writes it is to scope.
+        /// The entity.
         entity: String,
         /// The parameter as it was given.
         param: String,
     },
-    /// An origin must be `scheme://host` or `scheme://host:port`, as browsers send it.
+    /// An origin is not `scheme://host` or `scheme://host:port`, as browsers send it.
     Origin(String),
     /// A token list is empty, or holds an empty token.
     Token,
-    /// A token list holds a token that no page can send. Which one is not said: it is a secret.
+    /// A token list holds a token that no page can send. The error does not contain the token, which is secret.
     UnsendableToken {
-        /// Its place in the list, from 1.
+        /// Its position in the list, from 1.
         place: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The list of session secrets is empty, or one of them is shorter than 32 bytes.
+    /// The list of `sealed_keys` is empty, or one of its secrets is shorter than 32 bytes.
     SealedKeySecret,
-    /// A limit or a time that must not be zero is zero.
+    /// The setting of this name must not be zero.
     Zero(&'static str),
-    /// Every socket would be closed before it could answer a second ping.
+    /// `pong_timeout` is not longer than `ping_interval`: every socket would be closed before it could answer a second ping.
     PongTimeout {
         /// The timeout as it was given.
         pong_timeout: Duration,
         /// The interval it must be longer than.
         ping_interval: Duration,
     },
-    /// Writes would be told again after the time in which they count as overlapping.
+    /// `settle_overlap` is shorter than `settle_quiet`.
     SettleOverlap {
         /// The overlap as it was given.
         settle_overlap: Duration,
         /// The quiet time it must not be shorter than.
         settle_quiet: Duration,
     },
-    /// More reminders of a deletion than there may be.
+    /// There are too many `deletion_reminders`.
     TooManyReminders {
         /// How many were given.
         given: usize,
-        /// How many there may be.
+        /// How many are allowed.
         most: usize,
     },
-    /// No entity of this name is configured, and so none can be watched.
+    /// No entity of this name is configured, so it cannot be watched.
     UnknownEntity(String),
     /// The [log file](crate::LiveUpdatesBuilder::log_file) cannot be read or written: its folder must exist and be writable.
     LogFile {
         /// The path as it was given.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// With [`Delivery::Plain`](crate::Delivery::Plain) there is no history that a log file could keep.
+    /// A log file was set with [`Delivery::Plain`](crate::Delivery::Plain), which has no history to keep.
     LogFileWithPlain,
 }
 
@@ -141,7 +142,7 @@ impl fmt::Display for ConfigError {
             }
             Self::EndpointConflict { endpoint, entity, route } => write!(
                 f,
-                "endpoint path {endpoint:?} takes requests of entity {entity:?} (route {route:?}) for its own; give the \
+                "endpoint path {endpoint:?} would answer requests of entity {entity:?} (route {route:?}); give the \
                  endpoint another path, \"/api/v1\" for example, and the page's RemoteEvents the same"
             ),
             Self::RoutePath { entity, path, reason } => {
@@ -173,7 +174,7 @@ impl fmt::Display for ConfigError {
             }
             Self::LoadWithoutScopes(entity) => write!(
                 f,
-                "entity {entity:?}: it is scoped, and an id alone does not tell whose row it is; use load_scoped instead of load"
+                "entity {entity:?}: it is scoped, and an id alone does not identify a row; use load_scoped instead of load"
             ),
             Self::ViewWithoutLoad(entity) => write!(
                 f,
@@ -181,7 +182,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::ScopeParam { entity, param } => write!(
                 f,
-                "entity {entity:?}: no route has the parameter \"{{{param}}}\" that is to name the scope of its writes"
+                "entity {entity:?}: no route has the parameter \"{{{param}}}\" of scope_param; add it to the paths, as in \"/{{{param}}}/events\""
             ),
             Self::Origin(origin) => {
                 let reason = origin_fault(origin).unwrap_or_default();
@@ -192,7 +193,9 @@ impl fmt::Display for ConfigError {
             }
             Self::UnsendableToken { place, reason } => write!(f, "token {place} of the token list {reason}"),
             Self::Token => f.write_str("the token list is empty or holds an empty token"),
-            Self::SealedKeySecret => f.write_str("sessions needs a secret, and every secret at least 32 bytes"),
+            Self::SealedKeySecret => {
+                f.write_str("sealed_keys needs at least one secret, and each secret at least 32 bytes")
+            }
             Self::Zero(what) => write!(f, "{what} must not be zero"),
             Self::PongTimeout { pong_timeout, ping_interval } => {
                 write!(f, "pong_timeout ({pong_timeout:?}) must be longer than ping_interval ({ping_interval:?})")
@@ -224,8 +227,8 @@ impl fmt::Debug for ConfigError {
     }
 }
 
-/// An error's words and those of its cause: what `Debug` writes, since that is what a `main` prints of the error that it
-/// returns, and what `unwrap` panics with.
+/// Writes an error and its cause. `Debug` uses it, since a `main` prints the error it returns by `Debug`, and `unwrap` panics
+/// with it.
 fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match error.source() {
         Some(source) => write!(f, "{error}: {source}"),
@@ -242,7 +245,7 @@ impl Error for ConfigError {
     }
 }
 
-/// An object or id that pages could not use, found when a [`Change`](crate::Change) is made.
+/// An object or id that pages could not use, returned when a [`Change`](crate::Change) is created.
 ///
 /// ```
 /// use tower_live_updates::{Change, ChangeError};
@@ -252,14 +255,14 @@ impl Error for ConfigError {
 /// ```
 #[non_exhaustive]
 pub enum ChangeError {
-    /// It serialises to something that is no JSON object.
+    /// The value does not serialise to a JSON object.
     NotAnObject,
-    /// Its `id` is missing, `null`, `0`, `""`, neither text nor number, or longer than 256 bytes.
+    /// The `id` is missing, `null`, `0`, `""`, neither text nor number, or longer than 256 bytes.
     NoUsableId {
-        /// The id as JSON text, `nothing`, or how long it is.
+        /// The id as JSON text, `nothing`, or its length if it is too long.
         found: String,
     },
-    /// It cannot be serialised.
+    /// The value cannot be serialised.
     Serialize(serde_json::Error),
 }
 
@@ -269,7 +272,7 @@ impl fmt::Display for ChangeError {
             Self::NotAnObject => f.write_str("a change needs a JSON object with an id"),
             Self::NoUsableId { found } => write!(
                 f,
-                "an id must be a non-empty text or a non-zero number of at most 256 bytes, others are thrown away by clients; \
+                "an id must be a non-empty text or a non-zero number of at most 256 bytes, since clients drop others; \
                  found {found}"
             ),
             Self::Serialize(_) => f.write_str("the object cannot be serialised to JSON"),
@@ -292,7 +295,7 @@ impl Error for ChangeError {
     }
 }
 
-/// Why something was not published.
+/// Why a change or message was not published.
 ///
 /// ```
 /// use tower_live_updates::{Change, Entity, LiveUpdates, PublishError};
@@ -312,37 +315,38 @@ pub enum PublishError {
     UnknownEntity(String),
     /// The message cannot be serialised.
     Serialize(serde_json::Error),
-    /// The entity is [scoped](crate::Entity::scoped), and nothing says who is to hear this: give the change a scope with
+    /// The entity is [scoped](crate::Entity::scoped), and the change or message has no scope: give the change one with
     /// [`Change::scope`](crate::Change::scope), or send the message with
     /// [`LiveUpdates::send_to`](crate::LiveUpdates::send_to).
     NoScope {
-        /// The entity it was for.
+        /// The entity.
         entity: String,
     },
-    /// It names a scope, and everybody would hear it: the entity is not [scoped](crate::Entity::scoped).
+    /// The change or message has a scope, but the entity is not [scoped](crate::Entity::scoped), so every page would receive
+    /// it.
     NotScoped {
-        /// The entity it was for.
+        /// The entity.
         entity: String,
     },
-    /// A request claims to have changed an object that is in other scopes than the request's. An object does not move by
-    /// itself: say so with [`LiveWrite::moved_from`](crate::LiveWrite::moved_from), or let
-    /// [`Entity::load_scoped`](crate::Entity::load_scoped) show that its row is there.
+    /// A request claims to have changed an object that is in other scopes than the request's. Confirm a move with
+    /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from), or with a row found by
+    /// [`Entity::load_scoped`](crate::Entity::load_scoped).
     OtherScope {
-        /// The entity it was for.
+        /// The entity.
         entity: String,
     },
     /// The object is larger, as JSON, than [`max_body_bytes`](crate::LiveUpdatesBuilder::max_body_bytes) and 4 KiB.
     TooLarge {
-        /// The entity it was for.
+        /// The entity.
         entity: String,
-        /// What it has.
+        /// Its size as JSON.
         bytes: usize,
-        /// What it may have.
+        /// The largest size allowed.
         limit: usize,
     },
-    /// The stock client would stop saving, or throw the message away.
+    /// The stock client would stop saving, or drop the message.
     BreaksPages {
-        /// The entity it was for.
+        /// The entity.
         entity: String,
         /// The object's id.
         id: String,
@@ -358,21 +362,21 @@ impl fmt::Display for PublishError {
             Self::Serialize(_) => f.write_str("the message cannot be serialised to JSON"),
             Self::NoScope { entity } => write!(
                 f,
-                "{entity:?} is scoped, and nothing says who is to hear this; name a scope with Change::scope, \
+                "{entity:?} is scoped, and this has no scope; name one with Change::scope, \
                  LiveWrite::scope or LiveUpdates::send_to"
             ),
             Self::NotScoped { entity } => write!(
                 f,
-                "{entity:?} is not scoped, so everybody would hear this in spite of its scope; add .scoped() to the entity"
+                "{entity:?} is not scoped, so every page would receive this in spite of its scope; add .scoped() to the entity"
             ),
             Self::OtherScope { entity } => write!(
                 f,
-                "{entity:?}: the object is in other scopes than the write; say where it was with LiveWrite::moved_from, or \
+                "{entity:?}: the object is in other scopes than the write; name its former scope with LiveWrite::moved_from, or \
                  give the entity a load_scoped hook that finds its row"
             ),
             Self::TooLarge { entity, bytes, limit } => write!(
                 f,
-                "an object of {entity:?} has {bytes} bytes as JSON, and {limit} are the most; raise max_body_bytes, or \
+                "an object of {entity:?} has {bytes} bytes as JSON, and at most {limit} are allowed; raise max_body_bytes, or \
                  keep large fields out of what pages are sent"
             ),
             Self::BreaksPages { entity, id, reason } => {

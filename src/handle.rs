@@ -1,4 +1,4 @@
-//! The handle: everything an application does with its live updates.
+//! The handle: layers, publishing, counters and shutdown.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -10,8 +10,8 @@ use crate::{
     change::Change,
     connection::Connections,
     endpoint::Endpoint,
+    entity::EntityIndex,
     error::{ConfigError, PublishError},
-    hub::EntityIndex,
     layer::LiveUpdatesLayer,
     observe::Stats,
     publish::Publisher,
@@ -23,11 +23,12 @@ use crate::{
 
 /// Live updates for one application: a cheap, cloneable handle.
 ///
-/// Put [`layer`](Self::layer) around the service, keep the handle (as axum state, for example) to publish what happens
-/// outside HTTP, and end with [`shutdown`](Self::shutdown). Needs tokio with time and I/O enabled.
+/// Wrap the service in [`layer`](Self::layer), keep the handle (as axum state, for example) to publish what happens outside
+/// HTTP, and end with [`shutdown`](Self::shutdown). Needs tokio with time and I/O enabled.
 ///
-/// One handle may serve sockets on several runtimes, which may end while others go on, and start again. Its own tasks run
-/// on the runtime of one of the open sockets; they are as many as the first runtime has worker threads, and one more.
+/// One handle may serve sockets on several runtimes. A runtime may end while others continue, and start again. The handle's
+/// own tasks run on the runtime of one of the open sockets: one task for each worker thread of the first runtime, and one
+/// more.
 ///
 /// ```no_run
 /// use axum::{Router, routing::{get, post, put}};
@@ -52,18 +53,18 @@ use crate::{
 /// ```
 ///
 /// # Audit
-/// With the feature `tracing`, and where the builder was told to ([`audit`](crate::LiveUpdatesBuilder::audit)), it is written down who
-/// was told what. At the target `tower_live_updates::audit` and level INFO there is
+/// With the feature `tracing` and [`audit`](crate::LiveUpdatesBuilder::audit) on the builder, the log records what was sent
+/// to whom. At the target `tower_live_updates::audit` and level INFO there is
 ///
 /// - one line `published` for each change and message, with `entity`, `id`, `kind` (`add`, `update`, `delete` or
-///   `message`), `scope` (`*` where it is told to all), and `recipients`: the subscribers just then whose scopes fit;
-/// - one line `told` for each of those that are told of it, with `who` (their [principal](Identity::principal)) and the
-///   same: live, when they come back, when it is repeated, and of each row of a snapshot. Whoever loses sight of an object
-///   is told a `delete`.
+///   `message`), `scope` (`*` for all), and `recipients`: the number of current subscribers that have one of its scopes;
+/// - one line `sent` for each recipient, with `who` (its [principal](Identity::principal)), `entity`, `id`, `kind` and
+///   `scope`: for a broadcast, a replay, a resend, and each row of a snapshot. When an object leaves the visibility of a
+///   recipient, the `kind` is `delete`.
 ///
-/// Neither says anything of what is in an object or message. A line says that something was handed over to be sent, not
-/// that it arrived. That is a line for each recipient of each change, so it is off by default. Where it is on and nobody
-/// listens to the target, it costs next to nothing. A filter for `EnvFilter` that sends it nowhere:
+/// Neither line shows the content of an object or message. A `sent` line means that a frame was handed over to be sent, not
+/// that it arrived. The audit is off by default, since it writes a line for each recipient of each change. While no
+/// subscriber of `tracing` listens to the target, it costs next to nothing. This filter for `EnvFilter` drops it:
 /// `info,tower_live_updates::audit=off`.
 #[derive(Clone)]
 pub struct LiveUpdates {
@@ -94,14 +95,14 @@ impl LiveUpdates {
         }
     }
 
-    /// The layer: watches the writes of every entity and serves the endpoint.
+    /// The layer, which watches the writes of every entity and serves the endpoint.
     pub fn layer(&self) -> LiveUpdatesLayer {
-        self.shared.publisher.diagnosis.layer_made();
+        self.shared.publisher.diagnosis.layer_created();
         LiveUpdatesLayer::new(self.shared.watcher.clone(), None, Some(self.shared.endpoint.clone()))
     }
 
-    /// A layer that only watches one entity, for a nested router: the entity's paths are matched with the path as the
-    /// wrapped service sees it. Serve the endpoint with [`endpoint`](Self::endpoint).
+    /// A layer that only watches one entity, for a nested router. It matches the entity's paths with the path that the wrapped
+    /// service receives. Serve the endpoint with [`endpoint`](Self::endpoint).
     ///
     /// ```
     /// use axum::{Router, routing::post};
@@ -115,28 +116,28 @@ impl LiveUpdates {
     ///     .route("/events", post(async || r#"{"action":"inserted","tid":"1"}"#))
     ///     .layer(live.watch("events")?);
     /// let app: Router = Router::new()
-    ///     .nest("/calendar", calendar) // POST /calendar/events is told
+    ///     .nest("/calendar", calendar) // POST /calendar/events is broadcast
     ///     .route_service("/api/v1", live.endpoint());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError::UnknownEntity`] when no entity of this name is configured.
+    /// [`ConfigError::UnknownEntity`] if no entity of this name is configured.
     pub fn watch(&self, entity: &str) -> Result<LiveUpdatesLayer, ConfigError> {
         let found = self.shared.publisher.find(entity);
         let index = found.ok_or_else(|| ConfigError::UnknownEntity(entity.to_owned()))?;
-        self.shared.publisher.diagnosis.watch_made(index);
+        self.shared.publisher.diagnosis.watch_created(index);
         Ok(LiveUpdatesLayer::new(self.shared.watcher.clone(), Some(index), None))
     }
 
-    /// The endpoint alone, as a service for a route of its own; an example stands at [`watch`](Self::watch).
+    /// The endpoint alone, as a service for a route of its own; [`watch`](Self::watch) has an example.
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
-        self.shared.publisher.diagnosis.endpoint_made();
+        self.shared.publisher.diagnosis.endpoint_created();
         LiveUpdatesEndpoint::new(self.shared.endpoint.clone())
     }
 
-    /// Tells every subscribed page of a change, for what happens outside HTTP. Neither waits for a socket nor needs a
+    /// Publishes a change to every subscribed page, for what happens outside HTTP. Neither waits for a socket nor needs a
     /// runtime.
     ///
     /// ```
@@ -152,14 +153,14 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError`] when the entity is not configured, the object would break pages, or a scope is missing or of no
-    /// use.
-    #[allow(clippy::needless_pass_by_value, reason = "a change is told once")]
+    /// [`PublishError`] if the entity is not configured, the object would break pages or is too large, or a scope is missing
+    /// or cannot be used.
+    #[allow(clippy::needless_pass_by_value, reason = "a change is published once")]
     pub fn publish(&self, entity: &str, change: Change) -> Result<(), PublishError> {
         self.publish_many(entity, [change])
     }
 
-    /// Tells several changes in order, with nothing in between. One that would break pages holds all of them back.
+    /// Publishes several changes in order, with no other change between them. If one is refused, none is published.
     ///
     /// ```
     /// use tower_live_updates::{Change, Entity, LiveUpdates};
@@ -182,7 +183,8 @@ impl LiveUpdates {
         self.shared.publisher.publish(index, &changes, None)
     }
 
-    /// Sends anything else to an entity's handlers on the page: they get `value` as it is.
+    /// Sends a message to an entity's handlers on the page, which receive `value` unchanged. A message is sent once and in
+    /// order.
     ///
     /// ```
     /// use serde_json::json;
@@ -199,7 +201,7 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError`] when the entity is not configured or is scoped, or the value cannot be serialised.
+    /// [`PublishError`] if the entity is not configured or is scoped, or the value cannot be serialised.
     pub fn send(&self, entity: &str, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
@@ -207,8 +209,7 @@ impl LiveUpdates {
         self.shared.publisher.send(index, Scopes::None, &value)
     }
 
-    /// As [`send`](Self::send), to those who have one of these scopes: what a [scoped](crate::Entity::scoped) entity
-    /// wants.
+    /// As [`send`](Self::send), to identities with one of these scopes, for a [scoped](crate::Entity::scoped) entity.
     ///
     /// ```
     /// use serde_json::json;
@@ -223,8 +224,8 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`PublishError::NoScope`] without any scope, [`PublishError::NotScoped`] where
-    /// everybody would hear it.
+    /// As [`send`](Self::send); also [`PublishError::NoScope`] without any scope, and [`PublishError::NotScoped`] if the
+    /// entity is not scoped.
     pub fn send_to<N: Into<Box<str>>>(
         &self,
         entity: &str,
@@ -237,13 +238,12 @@ impl LiveUpdates {
         self.shared.publisher.send(index, scopes.into_iter().collect(), &value)
     }
 
-    /// Brings every page of an entity to the store's state: after an import, a restore, or anything else that changed
-    /// more than is worth publishing. With a [snapshot hook](crate::Entity::snapshot) pages are told every row; without
-    /// one they are told to load their list again, which their own handler must do (see the README, "Pages that were
-    /// away for too long").
+    /// Brings every page of an entity to the store's state: after an import, a restore, or any change too large to publish.
+    /// With a [snapshot hook](crate::Entity::snapshot) pages are sent every row. Without one they are asked to load their
+    /// list again, which their own handler must do (see the README, "Pages that were away for too long").
     ///
-    /// Call it when the change is committed: what was told before is not told again. Writes that are on their way just
-    /// then may be older than the change or newer, so it is done again when they are answered.
+    /// Call it after the change is committed. PastScopes records are not replayed any more. Writes in flight at that moment may
+    /// be older or newer than the change, so the refresh is repeated after their responses.
     ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
@@ -257,7 +257,7 @@ impl LiveUpdates {
     /// ```
     ///
     /// # Errors
-    /// [`PublishError::UnknownEntity`] when the entity is not configured.
+    /// [`PublishError::UnknownEntity`] if the entity is not configured.
     pub fn refresh(&self, entity: &str) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         self.shared.publisher.hub.refresh(index);
@@ -267,7 +267,6 @@ impl LiveUpdates {
     /// The counters of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let observer = &self.shared.publisher.observer;
         let (connections, subscriptions) = self.shared.connections.count();
         let hub = &self.shared.publisher.hub;
         let (log_records, log_bytes) = hub.log_size();
@@ -279,42 +278,20 @@ impl LiveUpdates {
             log_restored: hub.restored() as u64,
             sessions: hub.sessions() as u64,
             detached_writes: self.shared.watcher.detached_now() as u64,
-            handshakes: observer.handshakes.get(),
-            handshakes_denied: observer.handshakes_denied.get(),
-            sockets_opened: observer.sockets_opened.get(),
-            sockets_denied: observer.sockets_denied.get(),
-            sockets_refused: observer.sockets_refused.get(),
-            origins_refused: observer.origins_refused.get(),
-            upgrades_failed: observer.upgrades_failed.get(),
-            sockets_closed_slow: observer.sockets_closed_slow.get(),
-            sockets_closed_idle: observer.sockets_closed_idle.get(),
-            sockets_closed_rate_limited: observer.sockets_closed_rate_limited.get(),
-            subscriptions_refused: observer.subscriptions_refused.get(),
-            authentication_queue_timeouts: observer.authentication_queue_timeouts.get(),
-            messages_ignored: observer.messages_ignored.get(),
-            calls: observer.calls.get(),
-            changes_published: observer.changes_published.get(),
-            messages_published: observer.messages_published.get(),
             replays: hub.counters().replays.get(),
             repeats: hub.counters().repeats.get(),
             snapshots: hub.counters().snapshots.get(),
             unrecovered_gaps: hub.counters().gaps.get(),
-            writes_unpublished: observer.writes_unpublished.get(),
-            writes_redirected: observer.writes_redirected.get(),
-            writes_replayed: observer.writes_replayed.get(),
-            writes_detached: observer.writes_detached.get(),
-            writes_dropped: observer.writes_dropped.get(),
-            write_lock_timeouts: observer.write_lock_timeouts.get(),
-            hooks_failed: observer.hooks_failed.get(),
+            ..self.shared.publisher.observer.counted()
         }
     }
 
-    /// Closes the sockets of the identities that `chosen` picks, with 1008; returns how many. Their pages reconnect
-    /// after two seconds and are authenticated anew, so take the permission away first.
+    /// Closes the sockets of the identities that `chosen` selects, with 1008, and returns how many. Their pages reconnect
+    /// after two seconds and are authenticated again, so withdraw access first.
     ///
-    /// When it returns, nothing more is sent to them: what was still waiting for a slow reader is dropped. Whoever was
-    /// let in by the authenticator just before, and whose socket is not open yet, is asked about again as soon as it is.
-    /// Calls over HTTP and handshakes that have begun are answered.
+    /// When it returns, nothing more is sent to them: frames that wait for a slow reader are dropped. A page that was
+    /// authenticated just before, and whose socket is not open yet, is authenticated again as soon as it is open. HTTP calls
+    /// and handshakes that have started are answered.
     ///
     /// ```
     /// # use tower_live_updates::{Entity, LiveUpdates};
@@ -326,14 +303,14 @@ impl LiveUpdates {
         self.shared.connections.disconnect(chosen)
     }
 
-    /// Says goodbye to every socket (1001) and waits for writes that go on without their clients; 5 s at most, or what
-    /// the builder's `drain` says.
+    /// Closes every socket (1001) and waits for writes that run without their clients, for at most the builder's
+    /// [`drain_timeout`](crate::LiveUpdatesBuilder::drain_timeout), 5 s by default.
     ///
-    /// Then it writes the [log file](crate::LiveUpdatesBuilder::log_file), where there is one: pages are asked a last time what they
-    /// have received, and get up to a second to answer.
+    /// With a [log file](crate::LiveUpdatesBuilder::log_file), pages are pinged a last time and have up to a second to
+    /// acknowledge what they have received. Then the file is written.
     ///
-    /// Meanwhile HTTP goes on and handshakes are answered; new sockets are refused with 503. A second call waits for
-    /// the same end. Servers forget the connections they have upgraded, so this is the only goodbye they get.
+    /// Meanwhile HTTP goes on and handshakes are answered; new sockets are refused with 503. A second call waits for the same
+    /// end. Servers do not track upgraded connections, so without this call the sockets are cut without a close frame.
     ///
     /// ```
     /// # use tower_live_updates::{Entity, LiveUpdates};
@@ -350,15 +327,17 @@ impl LiveUpdates {
         self.shared.publisher.hub.close().await;
     }
 
-    /// Waits for SIGINT or SIGTERM (Ctrl-C elsewhere than on Unix), then does what [`shutdown`](Self::shutdown) does.
+    /// Waits for SIGINT or SIGTERM (Ctrl-C on other systems than Unix), then calls [`shutdown`](Self::shutdown).
     ///
-    /// Made for `axum::serve(…).with_graceful_shutdown(live.shutdown_on_signals())`: the future owns its handle. Where
-    /// signals cannot be listened to, it never resolves, and the log says so.
+    /// For `axum::serve(…).with_graceful_shutdown(live.shutdown_on_signals())`: the future owns its handle. If the signal
+    /// handlers cannot be installed, it never resolves, and the log says so.
     pub fn shutdown_on_signals(&self) -> impl Future<Output = ()> + Send + 'static {
         let live = self.clone();
         async move {
             if let Err(error) = signal().await {
-                live.shared.publisher.observer.warn(format_args!("signals cannot be listened to: {error}"));
+                live.shared.publisher.observer.warn(format_args!(
+                    "the signal handlers cannot be installed, so shutdown_on_signals never resolves: {error}"
+                ));
                 std::future::pending::<()>().await;
             }
             live.shutdown().await;

@@ -7,35 +7,45 @@ use tower::Layer;
 use crate::{
     body::Generic,
     endpoint::Endpoint,
-    hub::EntityIndex,
+    entity::EntityIndex,
     service::{LiveUpdatesService, Parts},
     watch::watcher::Watcher,
 };
 
-/// Wraps any tower HTTP service: watches its writes, and serves the endpoint where it is the whole layer.
+/// Wraps any tower HTTP service: watches its writes and, unless it watches one entity only, serves the endpoint.
 ///
-/// From [`LiveUpdates::layer`](crate::LiveUpdates::layer) or [`LiveUpdates::watch`](crate::LiveUpdates::watch). Cheap
-/// to clone; every service made by it, and by its clones, belongs to the same `LiveUpdates`.
+/// Created by [`LiveUpdates::layer`](crate::LiveUpdates::layer) or [`LiveUpdates::watch`](crate::LiveUpdates::watch). Cheap
+/// to clone; all services made by it and its clones belong to the same `LiveUpdates`.
 ///
 /// # Where to put it
-/// Outside whatever answers the writes, inside whatever must see handshakes and sockets too: CORS, tracing. Compression
-/// belongs outside (a compressed answer cannot be read); decompression of requests outside too, and so does a layer that
-/// answers repeated requests from an idempotency cache. Wrap the whole `Router` with `layer`, after its routes:
-/// `route_layer` would leave the endpoint out. What goes wrong, and the log's words for it, stands in
-/// `docs/troubleshooting.md`.
+/// Wrap the whole `Router` with `layer`, after its routes: `route_layer` would leave the endpoint out.
+///
+/// | layer | place |
+/// |---|---|
+/// | CORS, tracing, and all that must see handshakes and sockets | outside |
+/// | authentication, if [`Entity::scope_from`](crate::Entity::scope_from) reads its extension | outside |
+/// | compression of responses (a compressed response cannot be read) | outside |
+/// | decompression of requests | outside |
+/// | an idempotency cache, which answers repeated requests itself | outside |
+/// | whatever answers the writes | inside |
+///
+/// `docs/troubleshooting.md` lists common mistakes, and what the log says about each.
 ///
 /// # Order
-/// Writes of one object (entity and id in the path) run one at a time, from the moment the request's body has arrived
-/// until the change is told, so that the order told is the order committed. It holds on one node, for changes made by
-/// these requests. It does not hold where the id stands in the body (`?editing=true`), nor for an inner service that
-/// does its work in `call` instead of in the future it returns. An add waits for nobody; it never overrides what has
-/// been told of the same object since its request came.
+/// Writes of one object (entity and id in the path) run one at a time: from the arrival of the request's body until the
+/// change is published, a keyed lock is held. So changes are published in the order in which they were committed. This
+/// holds on one node, for changes made by these requests. It does not hold
+///
+/// - if the id is in the body (`?editing=true`);
+/// - for an inner service that works in `call` instead of in the future it returns.
+///
+/// An add takes no lock. It never overrides a change of the same object that was published after the add's request arrived.
 ///
 /// # What outer layers log
-/// The stock client puts its key into the address of its socket: `/api/v1?token=KEY&ws=1`. This crate logs neither
-/// addresses nor tokens nor keys, but others do: tower-http's `TraceLayer` has the whole address in the field `uri` of
-/// its default span, and so have the access logs of proxies. A plain key holds the token, base64 being all that hides it.
-/// Have them say the path alone (nginx: `$uri` instead of `$request` in its `log_format`):
+/// The stock client puts its key into the address of its socket: `/api/v1?token=KEY&ws=1`. This crate logs neither addresses
+/// nor tokens nor keys, but others do: tower-http's `TraceLayer` has the whole address in the field `uri` of its default
+/// span, and the access logs of proxies have it too. A plain key holds the token, encoded in base64 only. Configure them to
+/// log the path alone (nginx: `$uri` instead of `$request` in its `log_format`):
 ///
 /// ```
 /// use axum::{Router, extract::Request, routing::post};
@@ -58,8 +68,8 @@ use crate::{
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
 ///
-/// Sealed keys (`LiveUpdatesBuilder::sealed_keys`) keep tokens out of addresses altogether. Whoever reads one of those may still connect
-/// by it until it expires, so hide them as well.
+/// Sealed keys (`LiveUpdatesBuilder::sealed_keys`) keep tokens out of addresses altogether. The holder of a sealed key may
+/// still connect until the key expires, so hide these addresses as well.
 ///
 /// # Example
 /// ```
@@ -85,8 +95,8 @@ impl LiveUpdatesLayer {
         Self { parts: Parts::new(watcher, only, endpoint) }
     }
 
-    /// Keeps axum's own `Body` on both sides: neighbours such as `axum::middleware::from_fn` fit next to it in a
-    /// `ServiceBuilder`, and nothing is boxed once more.
+    /// Keeps axum's own `Body` on both sides. Neighbours such as `axum::middleware::from_fn` then fit next to this layer in a
+    /// `ServiceBuilder`, and no body is boxed a second time.
     ///
     /// ```
     /// use axum::{Router, extract::Request, middleware::{Next, from_fn}, routing::post};

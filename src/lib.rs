@@ -72,7 +72,6 @@ mod error;
 mod expiry;
 mod frame;
 pub mod future;
-mod gate;
 mod handle;
 mod hook;
 mod hub;

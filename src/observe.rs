@@ -1,4 +1,4 @@
-//! What happened: counters that are always on, and log lines that name the remedy.
+//! Observation: counters that are always on, log lines that name the remedy, and the audit.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,37 +18,149 @@ use crate::{
     warnings::{Allowance, WarningBudgets},
 };
 
-/// Everything that is counted, in one place.
-#[derive(Debug, Default)]
-pub(crate) struct Observer {
-    pub(crate) handshakes: Counter,
-    pub(crate) handshakes_denied: Counter,
-    pub(crate) sockets_opened: Counter,
-    pub(crate) sockets_denied: Counter,
-    pub(crate) sockets_refused: Counter,
-    pub(crate) origins_refused: Counter,
-    pub(crate) upgrades_failed: Counter,
-    pub(crate) sockets_closed_slow: Counter,
-    pub(crate) sockets_closed_idle: Counter,
-    pub(crate) sockets_closed_rate_limited: Counter,
-    pub(crate) subscriptions_refused: Counter,
-    pub(crate) authentication_queue_timeouts: Counter,
-    pub(crate) messages_ignored: Counter,
-    pub(crate) calls: Counter,
-    pub(crate) changes_published: Counter,
-    pub(crate) messages_published: Counter,
-    pub(crate) writes_unpublished: Counter,
-    pub(crate) writes_redirected: Counter,
-    pub(crate) writes_replayed: Counter,
-    pub(crate) writes_detached: Counter,
-    pub(crate) writes_dropped: Counter,
-    pub(crate) write_lock_timeouts: Counter,
-    pub(crate) hooks_failed: Counter,
-    budgets: Mutex<WarningBudgets>,
-    /// What [`Observer::warn_once`] has warned of.
-    warned: Mutex<HashSet<u64>>,
-    /// The same of [`Observer::warn_once_of`], which outsiders name: apart, so that they cannot use the others up.
-    warned_of: Mutex<HashMap<&'static str, HashSet<u64>>>,
+/// Declares each number once. Those that the `Observer` counts become a [`Counter`] of it and a field of [`Stats`]; the
+/// others are fields of [`Stats`] only.
+macro_rules! stats {
+    (
+        $(#[$stats:meta])*
+        pub struct Stats {
+            given { $($(#[$given_meta:meta])* pub $given:ident: u64,)* }
+            counted { $($(#[$counted_meta:meta])* pub $counted:ident: u64,)* }
+        }
+    ) => {
+        $(#[$stats])*
+        pub struct Stats {
+            $($(#[$given_meta])* pub $given: u64,)*
+            $($(#[$counted_meta])* pub $counted: u64,)*
+        }
+
+        /// Counters, and the budgets of log lines.
+        #[derive(Debug, Default)]
+        pub(crate) struct Observer {
+            $(pub(crate) $counted: Counter,)*
+            budgets: Mutex<WarningBudgets>,
+            /// What [`Observer::warn_once`] has warned of.
+            warned: Mutex<HashSet<u64>>,
+            /// The same of [`Observer::warn_once_of`], whose lines outsiders cause: kept apart, so that outsiders cannot use
+            /// up the others.
+            warned_of: Mutex<HashMap<&'static str, HashSet<u64>>>,
+        }
+
+        impl Observer {
+            /// The counters of this moment; every other field is 0.
+            pub(crate) fn counted(&self) -> Stats {
+                Stats { $($counted: self.$counted.get(),)* ..Stats::default() }
+            }
+        }
+    };
+}
+
+stats! {
+    /// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
+    ///
+    /// The first seven fields are the current state; the others count since the process started. Recipients are not
+    /// counted; the [audit](crate::LiveUpdates#audit) lists them.
+    ///
+    /// ```
+    /// use tower_live_updates::{Change, Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .build()?;
+    /// live.publish("events", Change::delete(7)?)?;
+    /// assert_eq!(live.stats().changes_published, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Stats {
+        given {
+            /// Sockets open now.
+            pub connections: u64,
+            /// Subscriptions of all sockets together.
+            pub subscriptions: u64,
+            /// Records in the log.
+            pub log_records: u64,
+            /// Bytes the log takes.
+            pub log_bytes: u64,
+            /// Records that were read from the [log file](crate::LiveUpdatesBuilder::log_file) at the start.
+            pub log_restored: u64,
+            /// Sessions kept: one for each page, until
+            /// [`session_retention`](crate::LiveUpdatesBuilder::session_retention) after it has disconnected. Expired sessions
+            /// are dropped when the next page connects.
+            pub sessions: u64,
+            /// Writes that are running to completion after their client has disconnected.
+            pub detached_writes: u64,
+            /// Replays to pages that were loaded or have returned, one for each subscribed entity.
+            pub replays: u64,
+            /// Objects that were resent because some page may have been saving when they were broadcast.
+            pub repeats: u64,
+            /// Snapshots sent to pages, one for each page, entity and time.
+            pub snapshots: u64,
+            /// Subscriptions whose page could only be asked to load its list again: the log does not reach back to the page's
+            /// position, and there is no snapshot hook or it has failed.
+            pub unrecovered_gaps: u64,
+        }
+        counted {
+            /// Handshakes answered with 200.
+            pub handshakes: u64,
+            /// Handshakes answered with 403.
+            pub handshakes_denied: u64,
+            /// Sockets accepted.
+            pub sockets_opened: u64,
+            /// Sockets closed with 1008, or refused with 403, because their credentials were refused: at connection, at
+            /// revalidation, or because they have expired.
+            pub sockets_denied: u64,
+            /// Sockets refused with 503: too many in all or of one principal, authentication unavailable, or shutting down.
+            pub sockets_refused: u64,
+            /// Requests refused because of their `Origin`.
+            pub origins_refused: u64,
+            /// Upgrades that were answered with 101 and then not carried out by the server.
+            pub upgrades_failed: u64,
+            /// Sockets closed because they did not read fast enough.
+            pub sockets_closed_slow: u64,
+            /// Sockets closed because nothing was received from them, not even a pong.
+            pub sockets_closed_idle: u64,
+            /// Sockets closed because their pages exceeded
+            /// [`max_message_rate`](crate::LiveUpdatesBuilder::max_message_rate) for 30 s.
+            pub sockets_closed_rate_limited: u64,
+            /// Subscriptions beyond [`max_subscriptions`](crate::LiveUpdatesBuilder::max_subscriptions), which were ignored, and
+            /// subscriptions that [`authorize`](crate::Entity::authorize) refused.
+            pub subscriptions_refused: u64,
+            /// Calls of the authenticator, or of an [`authorize`](crate::Entity::authorize) hook, that were given up because
+            /// [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) others ran for
+            /// longer than [`authentication_queue_timeout`](crate::LiveUpdatesBuilder::authentication_queue_timeout).
+            /// Authentication then counted as unavailable, and the subscription waits for another call.
+            pub authentication_queue_timeouts: u64,
+            /// Messages from pages that were not understood or not expected.
+            pub messages_ignored: u64,
+            /// HTTP calls answered, each with an error.
+            pub calls: u64,
+            /// Changes published.
+            pub changes_published: u64,
+            /// Messages published.
+            pub messages_published: u64,
+            /// Successful writes that could not be published; the log says why.
+            pub writes_unpublished: u64,
+            /// Writes that were answered with 301, 302 or 303 and so not published: the page follows the redirect, and takes
+            /// what it finds there for success.
+            pub writes_redirected: u64,
+            /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
+            /// published a second time.
+            pub writes_replayed: u64,
+            /// Writes completed after their client had disconnected.
+            pub writes_detached: u64,
+            /// Writes cancelled with their client, because too many were running without one or
+            /// [`max_detached_writes`](crate::LiveUpdatesBuilder::max_detached_writes) is 0.
+            pub writes_dropped: u64,
+            /// Writes that proceeded without the keyed lock of their object, after
+            /// [`write_lock_timeout`](crate::LiveUpdatesBuilder::write_lock_timeout).
+            pub write_lock_timeouts: u64,
+            /// Panics, errors and timeouts in the application's hooks.
+            pub hooks_failed: u64,
+        }
+    }
 }
 
 /// A number that only grows.
@@ -69,9 +181,9 @@ impl Counter {
     }
 }
 
-/// Different lines remembered for "once"; routes and entities are configuration, so this is far off.
+/// Different lines remembered for "once"; routes and entities are configuration, so this is never reached.
 const MAX_ONCE: usize = 4096;
-/// Different lines of one kind about what outsiders send.
+/// Different lines of one kind that outsiders cause.
 const MAX_ONCE_OF: usize = 16;
 
 fn hash_of(what: impl Hash) -> u64 {
@@ -81,8 +193,8 @@ fn hash_of(what: impl Hash) -> u64 {
 }
 
 impl Observer {
-    /// A warning somebody outside can cause again and again. Each place in the code that calls this has a budget of its
-    /// own; what is left out is counted, and the next line of that place says how much it was.
+    /// A warning that outsiders can cause again and again. Each place in the code that calls this has a budget of its own.
+    /// Suppressed lines are counted, and the next line of that place says how many there were.
     #[track_caller]
     pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
         let allowance = lock(&self.budgets).take(Location::caller(), Instant::now());
@@ -103,7 +215,7 @@ impl Observer {
         }
     }
 
-    /// A warning about configuration or an application's answers: once for each `what`.
+    /// A warning about configuration or an application's responses: once for each `what`.
     pub(crate) fn warn_once(&self, what: impl Hash, line: fmt::Arguments<'_>) {
         let hash = hash_of(what);
         let first = {
@@ -115,8 +227,8 @@ impl Observer {
         }
     }
 
-    /// A warning about what pages send, of which there is no end: once for each `what`, and for 16 of one kind at most.
-    /// The last of them says that it is.
+    /// A warning about what pages send, which is unbounded: once for each `what`, and at most 16 of one kind. The last line
+    /// says that it is the last.
     pub(crate) fn warn_once_of(&self, kind: &'static str, what: impl Hash, line: impl FnOnce() -> String) {
         let hash = hash_of(what);
         let count = {
@@ -144,18 +256,18 @@ fn write_warning(line: fmt::Arguments<'_>) {
 #[cfg(not(feature = "tracing"))]
 fn write_warning(_line: fmt::Arguments<'_>) {}
 
-/// The audit: who was told of what, and not what was said of it.
+/// The audit: what was sent to whom, without its content.
 pub(crate) mod audit {
     use crate::scope::Scopes;
 
-    /// What is said of a message instead of the kind of its change.
+    /// Stands for a message where a change has its kind.
     pub(crate) const MESSAGE: &str = "message";
 
     /// The target of its lines.
     #[cfg(feature = "tracing")]
     pub(crate) const TARGET: &str = "tower_live_updates::audit";
 
-    /// Whether somebody reads it, where it is asked for at all.
+    /// Whether a subscriber of `tracing` is interested in the audit.
     #[cfg(feature = "tracing")]
     pub(crate) fn is_read() -> bool {
         tracing::enabled!(target: TARGET, tracing::Level::INFO)
@@ -166,16 +278,16 @@ pub(crate) mod audit {
         false
     }
 
-    /// Somebody was told of an object, or sent a message.
+    /// A change or a message was handed over to be sent to one recipient.
     #[cfg(feature = "tracing")]
-    pub(crate) fn told(who: &str, entity: &str, id: &str, kind: &str, scopes: &Scopes) {
-        tracing::info!(target: TARGET, who, entity, id, kind, scope = %scopes, "told");
+    pub(crate) fn sent(who: &str, entity: &str, id: &str, kind: &str, scopes: &Scopes) {
+        tracing::info!(target: TARGET, who, entity, id, kind, scope = %scopes, "sent");
     }
 
     #[cfg(not(feature = "tracing"))]
-    pub(crate) fn told(_who: &str, _entity: &str, _id: &str, _kind: &str, _scopes: &Scopes) {}
+    pub(crate) fn sent(_who: &str, _entity: &str, _id: &str, _kind: &str, _scopes: &Scopes) {}
 
-    /// Something happened to an object, or a message is sent; so many subscribers are there that may hear it.
+    /// A change or a message was published; `recipients` subscribers have one of its scopes.
     #[cfg(feature = "tracing")]
     pub(crate) fn published(entity: &str, id: &str, kind: &str, scopes: &Scopes, recipients: usize) {
         tracing::info!(target: TARGET, entity, id, kind, scope = %scopes, recipients, "published");
@@ -183,102 +295,4 @@ pub(crate) mod audit {
 
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn published(_entity: &str, _id: &str, _kind: &str, _scopes: &Scopes, _recipients: usize) {}
-}
-
-/// A snapshot of the counters, from [`LiveUpdates::stats`](crate::LiveUpdates::stats).
-///
-/// Counts start with the process; the first seven are the state of this moment. Who was told what is not counted but written
-/// down, for those who want to know: see [Audit](crate::LiveUpdates#audit).
-///
-/// ```
-/// use tower_live_updates::{Change, Entity, LiveUpdates};
-///
-/// let live = LiveUpdates::builder("/api/v1")
-///     .allow_anonymous()
-///     .entity(Entity::scheduler("/events"))
-///     .build()?;
-/// live.publish("events", Change::delete(7)?)?;
-/// assert_eq!(live.stats().changes_published, 1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Sockets open now.
-    pub connections: u64,
-    /// Subscriptions of all of them together.
-    pub subscriptions: u64,
-    /// Records in the log.
-    pub log_records: u64,
-    /// Bytes the log takes.
-    pub log_bytes: u64,
-    /// Records that were read from the [log file](crate::LiveUpdatesBuilder::log_file) at the start.
-    pub log_restored: u64,
-    /// Sessions remembered: one for each page, and for [`session_retention`](crate::LiveUpdatesBuilder::session_retention) after it has gone,
-    /// or until somebody else connects after that.
-    pub sessions: u64,
-    /// Writes being finished now although their client has gone.
-    pub detached_writes: u64,
-    /// Handshakes answered with 200.
-    pub handshakes: u64,
-    /// Handshakes answered with 403.
-    pub handshakes_denied: u64,
-    /// Sockets accepted.
-    pub sockets_opened: u64,
-    /// Sockets closed with 1008, or refused with 403, because nobody was let in by their token, or not any more: the
-    /// authenticator said so when it was asked again, or an expiry has come.
-    pub sockets_denied: u64,
-    /// Sockets refused with 503: too many in all or of one principal, authentication unavailable, or shutting down.
-    pub sockets_refused: u64,
-    /// Requests refused because of their `Origin`.
-    pub origins_refused: u64,
-    /// Upgrades that were answered with 101 and then not carried out by the server.
-    pub upgrades_failed: u64,
-    /// Sockets closed because they did not read fast enough.
-    pub sockets_closed_slow: u64,
-    /// Sockets closed because nothing was heard of them, not even a pong.
-    pub sockets_closed_idle: u64,
-    /// Sockets closed because their pages sent more than [`max_message_rate`](crate::LiveUpdatesBuilder::max_message_rate) allows for
-    /// 30 s.
-    pub sockets_closed_rate_limited: u64,
-    /// Subscriptions beyond [`max_subscriptions`](crate::LiveUpdatesBuilder::max_subscriptions), which were ignored, and answers of
-    /// [`authorize`](crate::Entity::authorize) that were no.
-    pub subscriptions_refused: u64,
-    /// Times the authenticator, or an [`authorize`](crate::Entity::authorize) hook, was not asked, since
-    /// [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) ran for longer than
-    /// [`authentication_queue_timeout`](crate::LiveUpdatesBuilder::authentication_queue_timeout): authentication was unavailable then, and the
-    /// subscription waits to be asked about again.
-    pub authentication_queue_timeouts: u64,
-    /// Messages from pages that were not understood or not wanted.
-    pub messages_ignored: u64,
-    /// Calls answered, each with an error.
-    pub calls: u64,
-    /// Changes told.
-    pub changes_published: u64,
-    /// Messages told.
-    pub messages_published: u64,
-    /// Entities of pages that came, or came back, and were told what they may have missed.
-    pub replays: u64,
-    /// Objects that were told once more, because some page may have been saving when they were told.
-    pub repeats: u64,
-    /// Entities of pages that were brought to the store's state by a snapshot, once for each page and time.
-    pub snapshots: u64,
-    /// Entities of pages that could only be told to load their list again: the log does not reach back to where they
-    /// were, and there is no snapshot hook or it has failed.
-    pub unrecovered_gaps: u64,
-    /// Successful writes that could not be told; the log says why.
-    pub writes_unpublished: u64,
-    /// Writes that were answered with 301, 302 or 303, and so not broadcast: the page takes what it finds there for success.
-    pub writes_redirected: u64,
-    /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
-    /// broadcast a second time.
-    pub writes_replayed: u64,
-    /// Writes finished after their client had gone.
-    pub writes_detached: u64,
-    /// Writes given up with their client, because too many were being finished or finishing is switched off.
-    pub writes_dropped: u64,
-    /// Writes that went on without their turn after waiting for it.
-    pub write_lock_timeouts: u64,
-    /// Panics, errors and timeouts in the application's hooks.
-    pub hooks_failed: u64,
 }

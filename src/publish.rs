@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::{
     change::{Change, ChangeKind},
     diagnosis::Diagnosis,
-    entity::Entity,
+    entity::{Entity, EntityIndex},
     error::PublishError,
-    hub::{Delivery, EntityIndex, Hub},
+    hub::Hub,
     observe::Observer,
     scope::Scopes,
 };

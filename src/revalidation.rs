@@ -1,4 +1,4 @@
-//! What is kept of the request that opened a socket, to ask the authenticator about it again.
+//! The parts of a socket's request that are kept for its revalidation.
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 
@@ -7,11 +7,11 @@ use crate::auth::{AuthRequest, OwnedCredentials, own_query};
 /// Bytes of headers, names and values together, that are kept for a socket.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
 
-/// What is kept of the requests that open sockets.
+/// Which parts of the requests that open sockets are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct RevalidationKeeps {
     headers: Vec<HeaderName>,
-    /// Copies extensions of one type each. Without any, all are kept where the authenticator has looked at them.
+    /// Each copies the extension of one type. If empty, all extensions are kept for an authenticator that reads them.
     extensions: Vec<fn(&Extensions, &mut Extensions)>,
 }
 
@@ -22,7 +22,7 @@ impl Default for RevalidationKeeps {
 }
 
 impl RevalidationKeeps {
-    /// The headers of these names and no others.
+    /// Keeps the headers of these names only.
     pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         self.headers.clear();
         for name in names {
@@ -32,7 +32,7 @@ impl RevalidationKeeps {
         }
     }
 
-    /// The extension of this type, among those that are named so, and no others.
+    /// Adds a type of extensions to keep. Types that were not added are then dropped.
     pub(crate) fn extension<T: Clone + Send + Sync + 'static>(&mut self) {
         self.extensions.push(|from, to| {
             if let Some(extension) = from.get::<T>() {
@@ -41,7 +41,7 @@ impl RevalidationKeeps {
         });
     }
 
-    /// Extensions are kept as a whole only for those who look at them: one of them may hold the buffer that the whole
+    /// All extensions are kept only for an authenticator that reads them: one of them may hold the buffer that the whole
     /// request was read into, as axum's `OriginalUri` does.
     fn extensions_of(&self, extensions: &Extensions, are_read: bool) -> Extensions {
         let mut kept = Extensions::new();
@@ -63,8 +63,7 @@ pub(crate) struct RevalidationRequest {
 }
 
 impl RevalidationRequest {
-    /// Keeps what it is to keep, with how many headers did not fit. `reads_extensions` says whether the authenticator has
-    /// looked at this request's extensions.
+    /// Also returns how many headers did not fit. `reads_extensions`: the authenticator has read this request's extensions.
     pub(crate) fn of(
         credentials: OwnedCredentials,
         parts: &Parts,
@@ -89,7 +88,7 @@ impl RevalidationRequest {
         (Self { credentials: credentials.shrunk(), query, headers: headers.into(), extensions }, left_out)
     }
 
-    /// The request as the authenticator is asked it.
+    /// The request as the authenticator gets it at revalidation.
     pub(crate) fn request(&self) -> AuthRequest {
         let mut headers = HeaderMap::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
@@ -99,7 +98,7 @@ impl RevalidationRequest {
     }
 }
 
-/// A value of its own: a server reads a request into one buffer, which lives for as long as any value in it does.
+/// A copy with a buffer of its own. A server reads a request into one buffer, which lives as long as any value in it.
 fn copy(value: &HeaderValue) -> Option<HeaderValue> {
     let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
     copy.set_sensitive(value.is_sensitive());
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_again_is_kept_and_nothing_else() {
+    fn only_the_parts_of_a_revalidation_are_kept() {
         let lines = [("cookie", &b"a=1"[..]), ("x-device", b"7"), ("user-agent", b"x"), ("cookie", b"b=\xe9")];
         let mut parts = parts("/api/v1?tenant=7&token=demo&ws=1", &lines.map(|(name, value)| (name, value.to_vec())));
         parts.headers.get_mut("x-device").unwrap().set_sensitive(true);
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_are_kept_for_those_who_look_at_them_or_by_type() {
+    fn extensions_are_kept_if_they_were_read_or_by_type() {
         let mut parts = parts("/api/v1", &[]);
         parts.extensions.insert(Peer(7));
         parts.extensions.insert(Other);
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_that_the_request_was_read_into_is_free() {
+    fn the_buffer_of_the_request_is_freed() {
         let buffer = Bytes::from(vec![b'x'; 8192]);
         let mut parts = parts("/api/v1", &[]);
         for name in ["cookie", "x-one"] {
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small() {
+    fn a_kept_request_is_small() {
         assert!(size_of::<RevalidationRequest>() <= 72, "{}", size_of::<RevalidationRequest>());
     }
 }

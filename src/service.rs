@@ -17,8 +17,8 @@ use crate::{
     body::{EndpointBody, Generic, RequestBody, ResponseBody},
     body_mode::BodyMode,
     endpoint::Endpoint,
+    entity::EntityIndex,
     future::{EndpointFuture, ResponseFuture},
-    hub::EntityIndex,
     watch::{
         exchange::Exchange,
         watcher::{Watched, Watcher},

@@ -125,7 +125,7 @@ impl ConnectionState {
         if !hub.is_kept() {
             return false;
         }
-        open.outbox.push(open.subscriber.ping(hub, now).into_frame());
+        open.outbox.push(open.subscriber.ping(now).into_frame());
         open.subscriber.awaits_pong()
     }
 

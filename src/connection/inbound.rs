@@ -11,7 +11,7 @@ use super::{
     state::{ConnectionState, Ending},
 };
 use crate::{
-    hub::EntityIndex,
+    entity::EntityIndex,
     protocol::{self, ClientMessage, close},
 };
 
@@ -51,10 +51,10 @@ impl ConnectionState {
                 }
             }
             Message::Binary(_) => connections.observer().messages_ignored.up(),
-            Message::Pong(payload) => open.subscriber.pong(connections.hub(), &payload),
+            Message::Pong(payload) => open.subscriber.pong(&payload),
             Message::Close(frame) => {
                 if frame.is_some_and(|frame| u16::from(frame.code) == close::GOING_AWAY) {
-                    open.subscriber.goes_away(connections.hub(), self.last_received);
+                    open.subscriber.goes_away(self.last_received);
                 }
                 return Some(Ending::ClosedByPage);
             }

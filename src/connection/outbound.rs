@@ -7,15 +7,18 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::{FutureExt, StreamExt, future::MaybeDone};
+use futures_util::{FutureExt, StreamExt};
 use tokio::{task::yield_now, time::Instant};
 
 use super::{
     outbox::WriteProgress,
     registry::Registration,
-    state::{ColdState, ConnectionState, Ending, Resynchronisation},
+    state::{ConnectionState, Ending, Resynchronisation},
 };
-use crate::hub::{EntityIndex, Inquiry, Progress};
+use crate::{
+    entity::EntityIndex,
+    hub::{Check, Progress},
+};
 
 /// Bytes that may wait for a page that lags behind the start of the log. With more the socket is closed at once, with
 /// less when they are written or the write timeout is over.
@@ -24,7 +27,7 @@ const MAX_UNSHARED: usize = 256 * 1000;
 impl ConnectionState {
     /// Drives the hooks that run for this page: authorization of subscriptions, snapshots, visibility.
     pub(super) fn poll_hooks(&mut self, now: Instant, cx: &mut Context<'_>) {
-        let Registration { connections, open, .. } = &self.registration;
+        let open = &self.registration.open;
         let Some(cold) = &mut self.cold else {
             return;
         };
@@ -33,13 +36,14 @@ impl ConnectionState {
         }
         if let Some(snapshots) = &mut cold.snapshots {
             while let Poll::Ready(Some(read)) = snapshots.poll_next_unpin(cx) {
-                let Resynchronisation { entity, snapshot, earlier } = read;
-                connections.hub().resynchronise(&open.subscriber, entity, snapshot, earlier.as_deref(), now);
+                let Resynchronisation { entity, snapshot, past } = read;
+                open.subscriber.resynchronise(entity, snapshot, past.as_deref(), now);
             }
         }
         // Whether or not there is room to send what they allow.
-        if let Some(inquiry) = &mut cold.inquiry {
-            let _ = inquiry.poll_unpin(cx);
+        if cold.check.as_mut().is_some_and(|check| check.poll_unpin(cx).is_ready()) {
+            cold.check = None;
+            self.may_be_behind = true;
         }
     }
 
@@ -62,22 +66,17 @@ impl ConnectionState {
                     let Registration { connections, open, .. } = &self.registration;
                     let is_late = now.saturating_duration_since(since) >= connections.limits.write_timeout;
                     // What waits is shared with the log. Once the log has dropped it, this page may be the only owner.
-                    let holds_too_much =
-                        || connections.hub().has_fallen_off(&open.subscriber) && open.outbox.bytes() > MAX_UNSHARED;
+                    let holds_too_much = || open.subscriber.lags_behind_log() && open.outbox.bytes() > MAX_UNSHARED;
                     if is_late || (self.may_be_behind && holds_too_much()) {
                         return Poll::Ready(self.too_slow());
                     }
                     return Poll::Pending;
                 }
             }
-            let Registration { connections, open, .. } = &self.registration;
-            let hub = connections.hub();
-            let progress = match self.cold.as_mut().and_then(|cold| cold.poll_verdicts(cx)) {
-                Some(Poll::Ready(answered)) => hub.tell(&open.subscriber, *answered, now),
-                None if self.may_be_behind => hub.catch_up(&open.subscriber, now),
-                Some(Poll::Pending) | None => return Poll::Pending,
-            };
-            self.may_be_behind = true;
+            if !self.may_be_behind || self.is_checking() {
+                return Poll::Pending;
+            }
+            let progress = self.registration.open.subscriber.catch_up(now);
             match progress {
                 Progress::CaughtUp(due) => {
                     self.resend_at = due;
@@ -92,36 +91,43 @@ impl ConnectionState {
                 }
                 Progress::Lagged => return Poll::Ready(self.too_slow()),
                 Progress::NeedsSnapshot(entity, since) => self.read_snapshot(entity, since, cx),
-                Progress::NeedsCheck(inquiry) => self.run_visibility_hooks(inquiry),
+                Progress::NeedsCheck(check) => {
+                    self.run_visibility_hooks(*check);
+                    // `poll_hooks` polls it from the next round on.
+                    cx.waker().wake_by_ref();
+                }
             }
         }
     }
 
     /// True when everything published for this page is written.
     pub(super) fn is_drained(&self) -> bool {
-        let is_asking = self.cold.as_ref().is_some_and(|cold| cold.inquiry.is_some());
-        !self.may_be_behind && !is_asking && self.registration.open.outbox.is_empty()
+        !self.may_be_behind && !self.is_checking() && self.registration.open.outbox.is_empty()
+    }
+
+    fn is_checking(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.check.is_some())
     }
 
     fn read_snapshot(&mut self, entity: EntityIndex, since: u64, cx: &mut Context<'_>) {
         let Registration { connections, open, .. } = &self.registration;
         let connections = connections.clone();
-        let (identity, earlier_identity) = (open.subscriber.identity(), open.subscriber.earlier_identity());
+        let (identity, past_identity) = (open.subscriber.identity(), open.subscriber.past_identity());
         let read = async move {
             let mut snapshot = connections.snapshots.of(entity, &identity, since).await;
-            let mut earlier = None;
-            if let Some(identity) = earlier_identity {
-                earlier = connections.snapshots.of(entity, &identity, since).await;
-                snapshot = snapshot.filter(|_| earlier.is_some());
+            let mut past = None;
+            if let Some(identity) = past_identity {
+                past = connections.snapshots.of(entity, &identity, since).await;
+                snapshot = snapshot.filter(|_| past.is_some());
             }
-            Resynchronisation { entity, snapshot, earlier }
+            Resynchronisation { entity, snapshot, past }
         };
         self.cold().snapshots.get_or_insert_default().push(Box::pin(read));
         // `poll_hooks` polls it from the next round on.
         cx.waker().wake_by_ref();
     }
 
-    fn run_visibility_hooks(&mut self, mut inquiry: Box<Inquiry>) {
+    fn run_visibility_hooks(&mut self, check: Check) {
         let connections = self.registration.connections.clone();
         let run = async move {
             let observer = connections.observer();
@@ -129,27 +135,13 @@ impl ConnectionState {
                 observer.hooks_failed.up();
                 observer.warn(format_args!("a visibility hook of {entity:?} failed: {why}; it counts as no"));
             };
-            inquiry.ask(connections.hub(), connections.hook_timeout, failed).await;
-            inquiry
+            check.run(connections.hook_timeout, failed).await;
         };
-        self.cold().inquiry = Some(MaybeDone::Future(Box::pin(run)));
+        self.cold().check = Some(Box::pin(run));
     }
 
     fn too_slow(&self) -> Ending {
         self.registration.connections.observer().sockets_closed_slow.up();
         Ending::TOO_SLOW
-    }
-}
-
-impl ColdState {
-    /// The verdicts of the visibility hooks, where any run.
-    fn poll_verdicts(&mut self, cx: &mut Context<'_>) -> Option<Poll<Box<Inquiry>>> {
-        if self.inquiry.as_mut()?.poll_unpin(cx).is_pending() {
-            return Some(Poll::Pending);
-        }
-        match self.inquiry.take()? {
-            MaybeDone::Done(inquiry) => Some(Poll::Ready(inquiry)),
-            MaybeDone::Future(_) | MaybeDone::Gone => None,
-        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use super::signals::{Signal, Signals};
 use crate::{
     frame::Frame,
-    hub::{Cleared, FrameSink, Accepted},
+    hub::{Accepted, Cleared, FrameSink},
     lock::lock,
 };
 

@@ -102,7 +102,7 @@ impl Reauth {
                 Some(request) if ask_at.is_some_and(|ask_at| ask_at <= now) => {
                     self.terms.asked_at = connections.disconnects();
                     let (connections, request) = (connections.clone(), request.request());
-                    self.asking = Some(Box::pin(async move { connections.gate.ask_again(request).await }));
+                    self.asking = Some(Box::pin(async move { connections.gate.revalidate(request).await }));
                 }
                 _ => self.due = [expires, ask_at].into_iter().flatten().fold(now + FAR, Instant::min),
             }
@@ -119,7 +119,7 @@ impl Reauth {
         match verdict {
             Ok(identity) if identity.principal() == open.identity().principal() => {
                 self.identity = deadline(identity.expiry().map(Expiry::at), now);
-                open.renew_identity(connections.hub(), identity);
+                open.renew_identity(identity);
                 self.is_overtaken = connections.disconnects() != self.terms.asked_at;
             }
             Ok(_) => return Some(AuthError::Denied),

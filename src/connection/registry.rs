@@ -20,10 +20,11 @@ use super::{
     snapshots::Snapshots,
 };
 use crate::{
+    auth::AuthGate,
     auth::Identity,
     diagnosis::{Diagnosis, PATIENCE},
-    gate::Gate,
-    hub::{EntityIndex, Hub, ResumeFrom, Subscriber},
+    entity::EntityIndex,
+    hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
     publish::Publisher,
@@ -54,7 +55,7 @@ pub(crate) struct Connections {
     pub(super) limits: ConnectionLimits,
     /// The rate limits of what pages send.
     pub(super) read_limits: Arc<ReadLimits>,
-    pub(crate) gate: Gate,
+    pub(crate) gate: AuthGate,
     limiter: ConnectionLimiter,
     open: Mutex<Slab<OpenSocket>>,
     /// Calls of `disconnect` so far.
@@ -77,8 +78,8 @@ impl OpenSocket {
     }
 
     /// Takes the identity that the authenticator has returned anew.
-    pub(super) fn renew_identity(&self, hub: &Hub, identity: Identity) {
-        hub.becomes(&self.subscriber, identity);
+    pub(super) fn renew_identity(&self, identity: Identity) {
+        self.subscriber.becomes(identity);
         self.outbox.signals().raise(Signal::RENEWED);
     }
 
@@ -98,7 +99,7 @@ impl Connections {
         publisher: Publisher,
         limits: ConnectionLimits,
         hook_timeout: Duration,
-        gate: Gate,
+        gate: AuthGate,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
@@ -134,9 +135,9 @@ impl Connections {
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
-        if self.hub().subscribe(subscriber, entity, Instant::now()) {
+        if subscriber.subscribe(entity, Instant::now()) {
             self.subscriptions.fetch_add(1, Ordering::Relaxed);
-            if self.diagnosis().follows(entity) {
+            if self.diagnosis().subscribed(entity) {
                 self.await_requests(entity);
             }
         }
@@ -221,7 +222,7 @@ struct RequestSearch {
 
 impl Drop for RequestSearch {
     fn drop(&mut self) {
-        self.diagnosis.searches_no_more(self.entity);
+        self.diagnosis.search_cancelled(self.entity);
     }
 }
 
@@ -233,7 +234,12 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    pub(super) fn new(connections: Arc<Connections>, identity: Identity, origin: ResumeFrom, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(
+        connections: Arc<Connections>,
+        identity: Identity,
+        origin: ResumeFrom,
+        outbox: Arc<Outbox>,
+    ) -> Self {
         let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
         let key = lock(&connections.open).insert(open.clone());
         // A shutdown either finds this entry in the table, or has begun before it was made.

@@ -21,9 +21,9 @@ use tokio::{
 
 use crate::{
     auth::Identity,
-    entity::ReadAll,
+    entity::{EntityIndex, ReadAll},
     hook::guarded,
-    hub::{EntityIndex, SnapshotFrames},
+    hub::SnapshotFrames,
     lock::lock,
     publish::Publisher,
     scope::Scopes,

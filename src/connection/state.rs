@@ -9,10 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures_util::{
-    future::{BoxFuture, MaybeDone},
-    stream::FuturesUnordered,
-};
+use futures_util::{future::BoxFuture, stream::FuturesUnordered};
 use hyper::upgrade::Upgraded;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{
@@ -31,7 +28,8 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{EntityIndex, Inquiry, ResumeFrom, SnapshotFrames},
+    entity::EntityIndex,
+    hub::{ResumeFrom, SnapshotFrames},
     protocol::{self, close},
     random,
 };
@@ -88,8 +86,8 @@ pub(super) struct ColdState {
     pub(super) subscription_auth: Option<Box<SubscriptionAuth>>,
     /// Snapshots that are being read for entities whose changes have left the log.
     pub(super) snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
-    /// The visibility hooks that run for this page, until their verdicts are sent.
-    pub(super) inquiry: Option<MaybeDone<BoxFuture<'static, Box<Inquiry>>>>,
+    /// The visibility hooks that run for this page, until what they allow is sent.
+    pub(super) check: Option<BoxFuture<'static, ()>>,
     /// Since when the stream has taken no byte of what waits.
     pub(super) stuck_since: Option<Instant>,
     pub(super) phase: Phase,
@@ -129,7 +127,7 @@ pub(super) enum ClosePhase {
 pub(super) struct Resynchronisation {
     pub(super) entity: EntityIndex,
     pub(super) snapshot: Option<Arc<SnapshotFrames>>,
-    pub(super) earlier: Option<Arc<SnapshotFrames>>,
+    pub(super) past: Option<Arc<SnapshotFrames>>,
 }
 
 impl ConnectionState {

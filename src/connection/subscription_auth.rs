@@ -9,11 +9,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::registry::{Connections, Registration};
-use crate::{
-    entity::Authorize,
-    hub::{EntityIndex, Subscriber},
-    random,
-};
+use crate::{entity::Authorize, entity::EntityIndex, hub::Subscriber, random};
 
 /// A hook that failed runs again after these times, and then as often as any.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
@@ -79,7 +75,7 @@ impl SubscriptionAuth {
             let (run, identity) = (self.runs, registration.open.identity());
             (wanted.run, wanted.due) = (run, None);
             self.running.push(Box::pin(async move {
-                let is_allowed = connections.gate.ask_authorize(|| hook(identity)).await;
+                let is_allowed = connections.gate.authorize(|| hook(identity)).await;
                 Verdict { entity, run, is_allowed }
             }));
         }

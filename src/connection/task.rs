@@ -142,7 +142,7 @@ impl ConnectionState {
                 connections.observer().sockets_closed_idle.up();
                 return Some(Ending::Gone);
             }
-            open.outbox.push(open.subscriber.ping(connections.hub(), now).into_frame());
+            open.outbox.push(open.subscriber.ping(now).into_frame());
             self.ping_at = now + limits.ping_interval;
         }
         None

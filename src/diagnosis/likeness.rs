@@ -1,29 +1,29 @@
-//! How a path or a name that is not ours resembles one that is. Nothing of a path is shown but what resembles, and
-//! segments that read like words.
+//! How an unknown path or name resembles a configured one. Only the parts of a path that resemble a route, and segments
+//! that look like words, are shown in the log.
 
-/// Paths of more segments are like none.
+/// Paths with more segments are not compared.
 const MAX_SEGMENTS: usize = 16;
-/// Letters that two words may differ in.
+/// How many letters similar words may differ in.
 const NEAR: usize = 2;
 
-/// What sets a path apart from a pattern that it resembles.
+/// The difference between a path and a pattern that it resembles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Likeness {
-    /// Nothing: the path is one of this pattern.
+    /// None: the path matches the pattern.
     Same,
     /// An empty segment: `//`.
     EmptySegment,
     /// Capitals.
     Case,
-    /// Segments before it, as they may be shown.
+    /// More segments before it, as they may be shown.
     Prefix(String),
-    /// The beginning of the pattern is missing.
+    /// The start of the pattern is missing.
     Stripped(String),
     /// A letter or two.
     Typo,
 }
 
-/// How `path` resembles `pattern`, and what the path looks like with the pattern's parameters in place of its own.
+/// How `path` resembles `pattern`, and the path with the pattern's parameters in place of its values.
 pub(super) fn likeness(pattern: &str, path: &str) -> Option<(Likeness, String)> {
     let patterns: Vec<&str> = segments(pattern).take(MAX_SEGMENTS).collect();
     let seen: Vec<&str> = segments(path).take(MAX_SEGMENTS + 1).collect();
@@ -64,7 +64,7 @@ pub(super) fn likeness(pattern: &str, path: &str) -> Option<(Likeness, String)> 
         .then(|| (Likeness::Stripped(path_of(&head.join("/"))), path_of(&tail.join("/"))))
 }
 
-/// The name that is most like this one, among those that there are.
+/// The known name that is most similar to this one.
 pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = (&'n str, &'n str)>) -> Option<&'n str> {
     let rank = |(known, key): (&'n str, &'n str)| {
         let rank = if known.eq_ignore_ascii_case(name) || key.eq_ignore_ascii_case(name) {
@@ -79,7 +79,7 @@ pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = (&'n str, &'n 
     known.filter_map(rank).min_by_key(|(rank, _)| *rank).map(|(_, known)| known)
 }
 
-/// A path for a log line: of segments that do not read like words nothing is shown, since they may be ids or secrets.
+/// A path for a log line. Segments that do not look like words are hidden, since they may be ids or secrets.
 pub(super) fn shown(path: &str) -> String {
     let mut shown: String = segments(path).take(6).map(|segment| format!("/{}", shown_segment(segment))).collect();
     if segments(path).nth(6).is_some() {
@@ -108,13 +108,13 @@ fn is_param(segment: &str) -> bool {
     segment.contains('{')
 }
 
-/// True of words that differ in a letter or two, and are longer than that.
+/// True for words that differ in a letter or two, and are longer than that.
 fn are_near(one: &str, other: &str) -> bool {
     let shorter = one.len().min(other.len());
     shorter > NEAR && one.len().max(other.len()) <= 64 && distance(one, other) <= NEAR.min(shorter - 2)
 }
 
-/// Letters to insert, leave out, replace or swap to make one word of the other.
+/// How many letters to insert, remove, replace or swap to turn one word into the other.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];

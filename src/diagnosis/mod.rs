@@ -1,6 +1,6 @@
-//! Programs that are put together wrongly: how that looks from inside, and the line in the log that says so, once.
+//! Detects programs whose parts are assembled wrongly, and writes one line in the log with the remedy.
 //!
-//! A request that is none of ours costs one relaxed load here, once everything has been found in its place.
+//! Once every part has been found in its place, an unrelated request costs one relaxed load here.
 
 mod likeness;
 mod usage;
@@ -19,40 +19,44 @@ use self::{
     likeness::{Likeness, likeness, nearest, shown},
     usage::{Like, MAX_LISTED, Usage},
 };
-use crate::{entity::Entity, hub::EntityIndex, lock::lock, observe::Observer};
+use crate::{
+    entity::{Entity, EntityIndex},
+    lock::lock,
+    observe::Observer,
+};
 
-/// So long a page follows an entity, or writes are watched, before it is odd that nothing else comes.
+/// How long a page is subscribed to an entity, or writes are watched, before missing requests are reported.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// GET requests that are looked at for a page's handshake: from the start, from the first write while no page has asked the
-/// endpoint, and from when one has, since another may ask elsewhere. After them all others cost one load again.
+/// How many GET requests are examined for a page's handshake. The count starts with the process, again at the first write
+/// while the endpoint has had no request, and again at the endpoint's first request, since another page may ask elsewhere.
 const LOOKS: usize = 4096;
-/// In `interest`: handshakes that go elsewhere are looked for. Below it the entities are counted that are searched for.
+/// In `interest`: stray handshakes are searched for. The bits below count the entities whose requests are searched for.
 const STRAYS: usize = 1 << 24;
-/// What a page names its token by in the handshake.
+/// The header of a page's token in the handshake.
 const REMOTE_TOKEN: HeaderName = HeaderName::from_static("remote-token");
 /// Longer paths are not compared.
 const MAX_PATH: usize = 512;
 
 /// In `wiring`: a layer serves the endpoint.
 const LAYER: u8 = 1;
-/// The endpoint was given out as a service of its own.
+/// The endpoint is in use as a service of its own.
 const ENDPOINT: u8 = 1 << 1;
-/// A page has asked the endpoint.
+/// The endpoint has had a request.
 const REACHED: u8 = 1 << 2;
-/// A task waits for that.
+/// A task waits for such a request.
 const AWAITED: u8 = 1 << 3;
 
-/// What is known of how layer, endpoint, entities and pages are put together.
+/// What is known about how layer, endpoint, entities and pages are assembled.
 #[derive(Debug)]
 pub(crate) struct Diagnosis {
     observer: Arc<Observer>,
     /// The endpoint's path.
     endpoint: Box<str>,
     entities: Box<[Usage]>,
-    /// What is looked for in requests that are none of ours.
+    /// What is searched for in unrelated requests.
     interest: AtomicUsize,
     looks: AtomicUsize,
-    /// Entities that are not settled.
+    /// How many entities are not settled.
     unsettled: AtomicUsize,
     wiring: AtomicU8,
 }
@@ -87,21 +91,21 @@ impl Diagnosis {
         self.entities.get(usize::from(entity.0))
     }
 
-    /// The whole layer has been made.
-    pub(crate) fn layer_made(&self) {
+    /// The whole layer was created.
+    pub(crate) fn layer_created(&self) {
         self.wiring.fetch_or(LAYER, Ordering::Relaxed);
         self.entities.iter().for_each(|usage| usage.is_watched.store(true, Ordering::Relaxed));
     }
 
-    /// A layer that watches one entity has been made.
-    pub(crate) fn watch_made(&self, entity: EntityIndex) {
+    /// A layer that watches one entity was created.
+    pub(crate) fn watch_created(&self, entity: EntityIndex) {
         if let Some(usage) = self.usage(entity) {
             usage.is_watched.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The endpoint has been given out alone.
-    pub(crate) fn endpoint_made(&self) {
+    /// The endpoint alone was created.
+    pub(crate) fn endpoint_created(&self) {
         self.wiring.fetch_or(ENDPOINT, Ordering::Relaxed);
     }
 
@@ -109,15 +113,15 @@ impl Diagnosis {
         self.wiring.load(Ordering::Relaxed) & wiring != 0
     }
 
-    /// The endpoint is asked.
+    /// The endpoint has got a request.
     pub(crate) fn endpoint_reached(&self) {
         if !self.is(REACHED) {
             self.wiring.fetch_or(REACHED, Ordering::Relaxed);
-            self.look_again();
+            self.restart_search();
         }
     }
 
-    fn look_again(&self) {
+    fn restart_search(&self) {
         self.looks.store(LOOKS, Ordering::Relaxed);
         self.interest.fetch_or(STRAYS, Ordering::Relaxed);
     }
@@ -135,9 +139,9 @@ impl Diagnosis {
         }
     }
 
-    /// A write is watched. True where the caller should wait, and then call
+    /// A write is watched. If this returns true, the caller waits for [`PATIENCE`] and then calls
     /// [`unreached`](Self::unreached).
-    pub(crate) fn write_comes(&self, method: &Method, pattern: &str) -> bool {
+    pub(crate) fn write_watched(&self, method: &Method, pattern: &str) -> bool {
         let wiring = self.wiring.load(Ordering::Relaxed);
         if wiring & (REACHED | AWAITED) != 0 {
             return false;
@@ -156,17 +160,17 @@ impl Diagnosis {
         }
         let is_first = self.wiring.fetch_or(AWAITED, Ordering::Relaxed) & AWAITED == 0;
         if is_first {
-            self.look_again();
+            self.restart_search();
         }
         is_first
     }
 
-    /// The wait was given up; the next write may start another.
-    pub(crate) fn waits_no_more(&self) {
+    /// The wait was cancelled; the next write may start another.
+    pub(crate) fn wait_cancelled(&self) {
         self.wiring.fetch_and(!AWAITED, Ordering::Relaxed);
     }
 
-    /// Writes have been watched for a while: by now a page should have asked the endpoint.
+    /// Writes have been watched for [`PATIENCE`]: by now the endpoint should have had a request.
     pub(crate) fn unreached(&self) {
         if self.is(REACHED) {
             return;
@@ -194,7 +198,7 @@ impl Diagnosis {
         }
     }
 
-    /// True where some entity's requests are still to come.
+    /// True if some entity has had no request yet.
     pub(crate) fn has_unsettled(&self) -> bool {
         self.unsettled.load(Ordering::Relaxed) > 0
     }
@@ -210,9 +214,9 @@ impl Diagnosis {
         }
     }
 
-    /// A page follows an entity. True where the caller should wait, and then call
+    /// A page has subscribed to an entity. If this returns true, the caller waits for [`PATIENCE`] and then calls
     /// [`unmatched`](Self::unmatched).
-    pub(crate) fn follows(&self, entity: EntityIndex) -> bool {
+    pub(crate) fn subscribed(&self, entity: EntityIndex) -> bool {
         if let Some(usage) = self.usage(entity) {
             self.check_payload_key(usage);
         }
@@ -224,7 +228,7 @@ impl Diagnosis {
             self.observer.warn_once(
                 ("unwatched", name),
                 format_args!(
-                    "a page follows {name:?}, and no layer watches its routes ({}); wrap them in live.layer(), or in \
+                    "a page has subscribed to {name:?}, and no layer watches its routes ({}); wrap them in live.layer(), or in \
                      live.watch({name:?}) where the endpoint is mounted by itself",
                     usage.listed_routes()
                 ),
@@ -240,7 +244,7 @@ impl Diagnosis {
         true
     }
 
-    /// The stock handlers know their payload in the singular only, and throw everything else away.
+    /// The stock handlers know their payload key in the singular only, and drop other messages.
     fn check_payload_key(&self, usage: &Usage) {
         let singular = match &*usage.name {
             "events" => "event",
@@ -260,7 +264,7 @@ impl Diagnosis {
         }
     }
 
-    /// A page has followed an entity for a while, and follows it still: by now some request should have matched.
+    /// A page has been subscribed to an entity for [`PATIENCE`]: by now some request should have matched.
     pub(crate) fn unmatched(&self, entity: EntityIndex) {
         let Some(usage) = self.unsettled(entity) else {
             return;
@@ -271,15 +275,15 @@ impl Diagnosis {
         self.observer.warn_once(
             ("unmatched", name),
             format_args!(
-                "a page has followed {name:?} for a minute, and no request has matched its routes ({}): {remedy}",
+                "a page has been subscribed to {name:?} for a minute, and no request has matched its routes ({}): {remedy}",
                 usage.listed_routes()
             ),
         );
         self.settle(usage);
     }
 
-    /// The wait for requests of an entity is over.
-    pub(crate) fn searches_no_more(&self, entity: EntityIndex) {
+    /// The wait for requests of an entity was cancelled.
+    pub(crate) fn search_cancelled(&self, entity: EntityIndex) {
         if let Some(usage) = self.usage(entity) {
             self.end_search(usage);
         }
@@ -292,14 +296,14 @@ impl Diagnosis {
         }
     }
 
-    /// True where requests that are none of ours are worth a look.
+    /// True if unrelated requests are examined.
     #[inline]
     pub(crate) fn is_interested(&self) -> bool {
         self.interest.load(Ordering::Relaxed) != 0
     }
 
-    /// A request that passes: of no route, or of a list (`is_list`) in `Delivery::Plain`.
-    pub(crate) fn passes(
+    /// Examines an unrelated request: of no route, or of a list (`is_list`) in `Delivery::Plain`.
+    pub(crate) fn examine(
         &self,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
         is_list: impl FnOnce() -> bool,
@@ -309,17 +313,17 @@ impl Diagnosis {
         if path.len() > MAX_PATH {
             return;
         }
-        // Where the endpoint is mounted by itself, it may well be behind this layer.
+        // An endpoint that is mounted by itself may be behind this layer.
         let may_stray = if serves_endpoint { !self.is(ENDPOINT) } else { !self.is(LAYER | ENDPOINT) };
         if interest & STRAYS != 0 && method == Method::GET && may_stray {
-            self.look_for_handshake(uri, headers, is_list);
+            self.search_handshake(uri, headers, is_list);
         }
         if interest & (STRAYS - 1) != 0 {
-            self.look_for_routes(method, path);
+            self.search_routes(method, path);
         }
     }
 
-    fn look_for_handshake(&self, uri: &Uri, headers: &HeaderMap, is_list: impl FnOnce() -> bool) {
+    fn search_handshake(&self, uri: &Uri, headers: &HeaderMap, is_list: impl FnOnce() -> bool) {
         let is_socket = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "ws=1"));
         if (is_socket || headers.contains_key(REMOTE_TOKEN)) && !is_list() {
             let seen = shown(uri.path());
@@ -330,7 +334,7 @@ impl Diagnosis {
         }
     }
 
-    /// A page looks for the endpoint somewhere else.
+    /// The line about a page that asks for the endpoint at another path.
     fn stray(&self, path: &str, seen: &str) -> String {
         let endpoint = &*self.endpoint;
         let bare = path.trim_end_matches('/');
@@ -350,11 +354,11 @@ impl Diagnosis {
         format!("a page asks for live updates at {seen:?}, and the endpoint is at {endpoint:?}: {remedy}")
     }
 
-    fn look_for_routes(&self, method: &Method, path: &str) {
+    fn search_routes(&self, method: &Method, path: &str) {
         for usage in self.entities.iter().filter(|usage| !usage.is_settled.load(Ordering::Relaxed)) {
             let alike = usage.routes.iter().filter_map(|(known, pattern)| {
                 let (likeness, path) = likeness(pattern, path)?;
-                // Of another method the path itself must be one that is known, or it shows nothing.
+                // With another method only the exact path is evidence.
                 let counts = if known == method { likeness != Likeness::Same } else { likeness == Likeness::Same };
                 (counts && (known == method || *method != Method::GET)).then(|| Like {
                     method: method.clone(),
@@ -372,7 +376,7 @@ impl Diagnosis {
         }
     }
 
-    /// A page subscribes to a name that no entity has. What begins with `$` is this crate's own.
+    /// A page has subscribed to a name that no entity has. Names that start with `$` belong to this crate.
     pub(crate) fn unknown_name(&self, name: &str) {
         if name.starts_with('$') {
             return;
@@ -398,7 +402,7 @@ impl Diagnosis {
         });
     }
 
-    /// Cross-origin pages ask first whether they may ask, and a layer outside should have answered that.
+    /// A preflight request of a cross-origin page has reached the endpoint; an outer CORS layer should have answered it.
     pub(crate) fn preflight(&self) {
         let endpoint = &self.endpoint;
         self.observer.warn_once(
@@ -411,7 +415,7 @@ impl Diagnosis {
         );
     }
 
-    /// A watched write has been watched before, by this `LiveUpdates`.
+    /// A write passes two layers of this `LiveUpdates`.
     pub(crate) fn watched_twice(&self, method: &Method, pattern: &str) {
         self.observer.warn_once(
             "watched twice",
@@ -422,7 +426,7 @@ impl Diagnosis {
         );
     }
 
-    /// The same, by another one.
+    /// A write passes a layer of this `LiveUpdates` and one of another.
     pub(crate) fn watched_by_two(&self, method: &Method, pattern: &str) {
         self.observer.warn_once(
             "watched by two",

@@ -1,4 +1,4 @@
-//! What is known of one entity, and what helps where its requests do not come.
+//! What is known about one entity, and the remedy if its requests are missing.
 
 use std::{
     fmt::Write as _,
@@ -12,33 +12,33 @@ use super::likeness::Likeness;
 /// Names listed in a line.
 pub(super) const MAX_LISTED: usize = 8;
 
-/// One entity, and what has been seen of it.
+/// One entity, and which of its requests have been seen.
 #[derive(Debug)]
 pub(super) struct Usage {
     pub(super) name: Box<str>,
     pub(super) payload_key: Box<str>,
     pub(super) routes: Box<[(Method, Box<str>)]>,
-    /// A layer looks for its requests.
+    /// A layer watches its routes.
     pub(super) is_watched: AtomicBool,
-    /// It has no routes, a request has matched, or the log has said that none does.
+    /// It has no routes, a request has matched, or the missing requests were reported.
     pub(super) is_settled: AtomicBool,
     pub(super) search: Mutex<Search>,
 }
 
-/// The search for requests of an entity that pages follow.
+/// The search for requests of an entity with subscribers.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     pub(super) is_on: bool,
-    /// What resembles its routes best.
+    /// The request that resembles its routes best.
     pub(super) like: Option<Like>,
 }
 
-/// A request like those that are searched for.
+/// A request that resembles a route.
 #[derive(Debug)]
 pub(super) struct Like {
     pub(super) method: Method,
     pub(super) likeness: Likeness,
-    /// Its path, with parameters instead of what stood there.
+    /// Its path, with the route's parameters in place of the values.
     pub(super) path: String,
 }
 

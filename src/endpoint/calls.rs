@@ -1,6 +1,6 @@
-//! Remote calls over HTTP: what the client does with its `api` stubs when it has no socket.
+//! Remote calls over HTTP, which the client makes with its `api` stubs while it has no socket.
 //!
-//! This crate offers no methods, so every call is answered with an error instead of being left waiting.
+//! This crate offers no methods, so every call is answered with an error instead of being left unanswered.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::{
     watch::capture::collect,
 };
 
-/// Larger bodies are not read.
+/// Larger bodies are refused.
 const MAX_BYTES: usize = 64 * 1024;
-/// Slower ones are not waited for.
+/// Slower bodies are refused.
 const TIME: Duration = Duration::from_secs(10);
 
 /// Answers an array of calls.

@@ -1,19 +1,19 @@
-//! The handshake: the one request a page makes before its socket, once in its life.
+//! The handshake: the request that a page makes once, before its socket.
 //!
-//! The stock client reads the body whatever the status and tries only once, so a refusal must not carry
-//! `"websocket":true`, and nothing that may pass is a reason to refuse.
+//! The stock client reads the body whatever the status, and makes only one handshake. So a refusal must not contain
+//! `"websocket":true`, and a temporary failure is no reason to refuse.
 
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{body::EndpointBody, object::quoted};
 
-/// The answer that lets a page in: the article's, and the key its socket will name.
+/// The answer that accepts a page: the article's, with the key that its socket will present.
 pub(crate) fn welcome(key: Option<&str>) -> Response<EndpointBody> {
     let key = key.map(|key| format!(r#","key":{}"#, quoted(key))).unwrap_or_default();
     json(StatusCode::OK, format!(r#"{{"api":{{}},"data":{{}},"websocket":true{key}}}"#))
 }
 
-/// The answer that does not; the article's too.
+/// The answer that refuses a page; the article's too.
 pub(crate) fn forbidden() -> Response<EndpointBody> {
     error(StatusCode::FORBIDDEN, "Forbidden")
 }
@@ -23,7 +23,7 @@ pub(crate) fn error(status: StatusCode, reason: &str) -> Response<EndpointBody> 
     json(status, format!(r#"{{"error":{}}}"#, quoted(reason)))
 }
 
-/// A JSON answer that no cache keeps: it may hold a key.
+/// A JSON answer with `no-store`, since it may hold a key.
 pub(crate) fn json(status: StatusCode, body: String) -> Response<EndpointBody> {
     let mut response = Response::new(EndpointBody::new(body));
     *response.status_mut() = status;

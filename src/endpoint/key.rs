@@ -1,17 +1,17 @@
-//! The `key` of a handshake: which page this is, and where the log stood when it was loaded.
+//! The `key` of a handshake: identifies the page, and the position of the log at its handshake.
 //!
-//! The client pastes the key unescaped into the socket's address, at every (re)connect, in place of its token. So it
+//! The client puts the key unescaped into the socket's address, at every (re)connect, in place of its token. So the key
 //! holds only `A-Z a-z 0-9 - _ . ~` (a `#` would make the page's constructor throw).
 //!
-//! Plain form, which carries the token inside: `lu1.` token (base64url) `.` session id `.` epoch `.` position.
+//! Plain form, which holds the token: `lu1.` token (base64url) `.` session id `.` epoch `.` position.
 //!
-//! Sealed form, which carries the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
+//! Sealed form, which holds the principal: `lu2.` payload (base64url) `.` tag (base64url), where the payload is
 //! session id `.` epoch `.` position `.` expiry (seconds since 1970) `.` principal, and the tag is the HMAC-SHA256 of
 //! the endpoint's path, a line feed, and the key up to the tag.
 //!
-//! The position is 16 hexadecimal digits: the sequence number, masked by a hash of the session id whose secret belongs to
-//! the epoch. So two keys do not show how much was written between them, by other tenants too. A process with another
-//! epoch reads another number from it, and does not use that.
+//! The position is 16 hexadecimal digits: the sequence number, masked by a keyed hash of the session id. The secret of the
+//! hash belongs to the epoch. So two keys do not show how much was written between them, also by other tenants. A process
+//! with another epoch reads another number, and does not use it.
 
 use std::time::Duration;
 
@@ -30,22 +30,22 @@ const MAX_LENGTH: usize = 8 * 1024;
 const PLAIN: &str = "lu1.";
 const SEALED: &str = "lu2.";
 
-/// What a key says of its page.
+/// The page and the position of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageKey {
-    /// Names the session.
+    /// The session id.
     pub(crate) session: String,
-    /// Names the log that the sequence number is of.
+    /// The log that the sequence number belongs to.
     pub(crate) epoch: String,
-    /// Where in the log the page may have begun to miss something.
+    /// The first record that the page may have missed.
     pub(crate) sequence: u64,
 }
 
-/// Hides sequence numbers in keys, and finds them again.
+/// Masks and unmasks the sequence numbers in keys.
 struct Positions(Secret);
 
 impl Positions {
-    /// Differs for each session, so that the positions of two keys say nothing of each other.
+    /// Differs for each session, so that the positions of two keys cannot be compared.
     fn mask(&self, session: &str) -> u64 {
         self.0.hash(0, session)
     }
@@ -54,8 +54,7 @@ impl Positions {
         format!("{:016x}", page.sequence ^ self.mask(&page.session))
     }
 
-    /// The page of a key. A position that was tampered with is some other number, perhaps one that the log has not
-    /// reached.
+    /// The page of a key. A tampered position decodes to another number, perhaps beyond the end of the log.
     fn decode(&self, session: &str, epoch: &str, position: &str) -> Option<PageKey> {
         let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(position, 16) {
@@ -66,27 +65,27 @@ impl Positions {
     }
 }
 
-/// What a page names itself by: its credentials, and where it comes from when they stood in a key.
+/// What a page has presented: its credentials, and its page key if they came in a key.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct PresentedKey {
     pub(crate) credentials: OwnedCredentials,
     pub(crate) page: Option<PageKey>,
-    /// When a sealed key's time is over.
+    /// When a sealed key expires.
     pub(crate) expires: Option<Expiry>,
 }
 
-impl Named {
+impl PresentedKey {
     fn token(token: String, page: Option<PageKey>) -> Self {
         Self { credentials: OwnedCredentials::Token(token), page, expires: None }
     }
 
-    /// True for a sealed key whose time is over.
+    /// True for an expired sealed key.
     pub(crate) fn is_expired(&self) -> bool {
         self.expires.is_some_and(Expiry::is_over)
     }
 }
 
-/// Makes and reads the keys of one endpoint: sealed ones where it has a seal, plain ones always.
+/// Makes and reads the keys of one endpoint: sealed keys if it has a seal, and plain keys always.
 pub(crate) struct Keys {
     seal: Option<Seal>,
     lifetime: Duration,
@@ -98,28 +97,30 @@ impl Keys {
         Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(positions) }
     }
 
-    /// A key for a page that named itself so at its handshake, and who it is as far as that is known. `None` when the
-    /// token is too long for one.
-    pub(crate) fn make(&self, named: &Named, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
+    /// A key for a page that presented this at its handshake; `identity` is `None` if authentication was unavailable. `None`
+    /// if the token is too long for a key.
+    pub(crate) fn make(&self, presented: &PresentedKey, identity: Option<&Identity>, page: &PageKey) -> Option<String> {
         let principal = identity.map(Identity::principal);
-        let (token, principal) = match &named.credentials {
+        let (token, principal) = match &presented.credentials {
             OwnedCredentials::Token(token) => (Some(token), principal),
             OwnedCredentials::Principal(known) => (None, principal.or(Some(known))),
         };
-        // A key that was made for a key lives no longer than that one: else whoever has one could keep it for ever.
-        let bounds = named.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
+        // A key that replaces a key expires no later: otherwise the holder of one could renew it for ever.
+        let bounds = presented.expires.into_iter().chain(identity.and_then(Identity::expiry).map(Expiry::at));
         let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
             .and_then(|(seal, principal)| self.positions.make_sealed(seal, principal, page, expires))
-            // Without any key the page's address would hold the token as it is.
+            // Without a key the page's address would hold the plain token.
             .or_else(|| self.positions.make_plain(token?, page))
     }
 
-    /// What a page names, by a key or by its token itself.
-    pub(crate) fn read(&self, named: String) -> Named {
-        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &named));
-        sealed.or_else(|| self.positions.parse_plain(&named)).unwrap_or_else(|| Named::token(named, None))
+    /// Reads what a page presents: a key, or its token.
+    pub(crate) fn read(&self, presented: String) -> PresentedKey {
+        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &presented));
+        sealed
+            .or_else(|| self.positions.parse_plain(&presented))
+            .unwrap_or_else(|| PresentedKey::token(presented, None))
     }
 }
 
@@ -139,9 +140,8 @@ impl Positions {
         within_bounds(format!("{signed}.{tag}"))
     }
 
-    /// What is in a plain key; `None` when this is none, or one that was tampered with: then it is a token, and a wrong
-    /// one.
-    fn parse_plain(&self, key: &str) -> Option<Named> {
+    /// The content of a plain key; `None` if this is no key, or a tampered one: then it counts as a token, and a wrong one.
+    fn parse_plain(&self, key: &str) -> Option<PresentedKey> {
         let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
         let mut parts = rest.split('.');
         let (token, session, epoch, position) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -149,11 +149,11 @@ impl Positions {
             return None;
         }
         let page = self.decode(session, epoch, position)?;
-        Some(Named::token(text(token)?, Some(page)))
+        Some(PresentedKey::token(text(token)?, Some(page)))
     }
 
-    /// As `parse_plain`, of a sealed key. Whether its time is over is not looked at.
-    fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<Named> {
+    /// As `parse_plain`, for a sealed key. Expiry is not checked here.
+    fn parse_sealed(&self, seal: &Seal, key: &str) -> Option<PresentedKey> {
         let (signed, tag) = key.rsplit_once('.').filter(|_| key.len() <= MAX_LENGTH)?;
         let payload = signed.strip_prefix(SEALED)?;
         if !seal.verifies(signed, &BASE64URL_NOPAD.decode(tag.as_bytes()).ok()?) {
@@ -164,7 +164,7 @@ impl Positions {
         let page = self.decode(parts.next()?, parts.next()?, parts.next()?)?;
         let expires = Expiry::at_second(parts.next()?.parse().ok()?);
         let credentials = OwnedCredentials::Principal(parts.next()?.to_owned());
-        Some(Named { credentials, page: Some(page), expires: Some(expires) })
+        Some(PresentedKey { credentials, page: Some(page), expires: Some(expires) })
     }
 }
 
@@ -188,10 +188,10 @@ mod seal {
     /// As long as the tag: a shorter secret would be easier to guess than that.
     const MIN_SECRET: usize = 32;
 
-    /// The secrets that keys are signed with. Of them it keeps only what HMAC makes of them.
+    /// The secrets that sign keys, kept as HMAC states only.
     pub(crate) struct Seal {
         signing: Hmac<Sha256>,
-        /// Of the secrets that have signed before.
+        /// For the secrets that signed before.
         verifying: Vec<Hmac<Sha256>>,
     }
 
@@ -206,7 +206,7 @@ mod seal {
             Ok(Self { signing, verifying: macs.collect::<Result<_, _>>()? })
         }
 
-        /// For keys of one endpoint: another one with the same secret has another idea of who its principals are.
+        /// For keys of one endpoint: the principals of another endpoint with the same secrets are other users.
         pub(super) fn bound_to(mut self, path: &str) -> Self {
             for mac in std::iter::once(&mut self.signing).chain(&mut self.verifying) {
                 mac.update(path.as_bytes());
@@ -219,7 +219,7 @@ mod seal {
             self.signing.clone().chain_update(text).finalize().into_bytes().into()
         }
 
-        /// Whether one of the secrets has made this tag; how alike the tags are does not show in the time it takes.
+        /// Whether one of the secrets has made this tag. The comparison takes constant time.
         pub(super) fn verifies(&self, text: &str, tag: &[u8]) -> bool {
             let mut macs = std::iter::once(&self.signing).chain(&self.verifying);
             macs.any(|mac| mac.clone().chain_update(text).verify_slice(tag).is_ok())
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_a_key_is_none() {
+    fn malformed_keys_are_refused() {
         let positions = positions();
         let good = positions.make_plain("demo", &page(5)).unwrap();
         let (start, position) = good.rsplit_once('.').unwrap();
@@ -322,16 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn another_epoch_finds_another_number() {
+    fn another_epoch_reads_another_number() {
         let key = positions().make_plain("demo", &page(5)).unwrap();
         let read = positions().parse_plain(&key).unwrap().page.unwrap();
         assert_ne!(read.sequence, 5);
         assert_eq!(read, page(read.sequence), "and the session and epoch as they are");
     }
 
-    impl std::fmt::Debug for Named {
+    impl std::fmt::Debug for PresentedKey {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("Named").field("page", &self.page).field("expires", &self.expires).finish_non_exhaustive()
+            f.debug_struct("PresentedKey")
+                .field("page", &self.page)
+                .field("expires", &self.expires)
+                .finish_non_exhaustive()
         }
     }
 
@@ -341,7 +344,7 @@ mod tests {
             let positions = positions();
             let key = positions.make_plain(&secret, &page(sequence)).unwrap();
             prop_assert!(has_safe_characters(&key));
-            prop_assert_eq!(positions.parse_plain(&key), Some(Named::token(secret, Some(page(sequence)))));
+            prop_assert_eq!(positions.parse_plain(&key), Some(PresentedKey::token(secret, Some(page(sequence)))));
         }
 
         #[test]
@@ -364,11 +367,11 @@ mod tests {
             Keys::new(Some(Seal::new(secrets).unwrap()), "/api/v1", HOUR, Secret::new())
         }
 
-        fn token(token: &str) -> Named {
-            Named::token(token.to_owned(), None)
+        fn token(token: &str) -> PresentedKey {
+            PresentedKey::token(token.to_owned(), None)
         }
 
-        fn session(principal: &str) -> OwnedCredentials {
+        fn principal(principal: &str) -> OwnedCredentials {
             OwnedCredentials::Principal(principal.to_owned())
         }
 
@@ -412,7 +415,7 @@ mod tests {
                 (&old, &new, false),
             ] {
                 let key = make(of);
-                let expected = if is_known { session("alice") } else { OwnedCredentials::Token(key.clone()) };
+                let expected = if is_known { principal("alice") } else { OwnedCredentials::Token(key.clone()) };
                 assert!(by.read(key).credentials == expected);
             }
         }
@@ -432,9 +435,9 @@ mod tests {
             let keys = keys(&[NEW]);
             for (expires, is_expired) in [(0, true), (now - 1, true), (now, true), (now + 60, false), (u64::MAX, false)]
             {
-                let named = keys.read(until(&keys, expires));
-                assert!(named.credentials == session("alice"));
-                assert_eq!(named.is_expired(), is_expired, "{expires}");
+                let presented = keys.read(until(&keys, expires));
+                assert!(presented.credentials == principal("alice"));
+                assert_eq!(presented.is_expired(), is_expired, "{expires}");
             }
             assert!(!token("t").is_expired());
         }
@@ -447,7 +450,7 @@ mod tests {
             for identity in [Some(&alice()), None] {
                 let second = keys.read(keys.make(&first, identity, &page(2)).unwrap());
                 assert_eq!((second.expires, second.page), (Some(Expiry::at_second(soon)), Some(page(2))));
-                assert!(second.credentials == session("alice"));
+                assert!(second.credentials == principal("alice"));
             }
         }
 
@@ -463,11 +466,11 @@ mod tests {
         }
 
         #[test]
-        fn plain_keys_are_read_on_and_made_where_nobody_knows_who_it_is() {
+        fn plain_keys_are_still_read_and_made_without_an_identity() {
             let keys = keys(&[NEW]);
             let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
             assert_eq!(plain, keys.positions.make_plain("demo", &page(3)).unwrap());
-            assert_eq!(keys.read(plain), Named::token("demo".to_owned(), Some(page(3))));
+            assert_eq!(keys.read(plain), PresentedKey::token("demo".to_owned(), Some(page(3))));
         }
 
         #[test]
@@ -520,9 +523,9 @@ mod tests {
                 let keys = keys(&[NEW]);
                 let key = keys.make(&token("t"), Some(&Identity::new(principal.clone())), &page(sequence)).unwrap();
                 prop_assert!(has_safe_characters(&key));
-                let named = keys.read(key);
-                prop_assert!(named.credentials == session(&principal));
-                prop_assert_eq!(named.page, Some(page(sequence)));
+                let presented = keys.read(key);
+                prop_assert!(presented.credentials == OwnedCredentials::Principal(principal));
+                prop_assert_eq!(presented.page, Some(page(sequence)));
             }
 
             #[test]
@@ -534,7 +537,7 @@ mod tests {
             }
 
             #[test]
-            fn what_is_well_signed_and_no_key_is_none(payload in "[0-9a-f.]{0,90}") {
+            fn a_signed_text_that_is_no_key_is_refused(payload in "[0-9a-f.]{0,90}") {
                 let seal = Seal::new([NEW]).unwrap();
                 let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
                 let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));

@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     handshake::{error, forbidden, welcome},
-    key::{Keys, Named, PageKey, Seal},
+    key::{Keys, PageKey, PresentedKey, Seal},
     origin::Origins,
     upgrade::{Refusal, Upgrade},
 };
@@ -30,29 +30,28 @@ use crate::{
     revalidation::{RevalidationKeeps, RevalidationRequest},
 };
 
-/// Bounds of who is let in, and how those who are not are kept from asking too often.
+/// Bounds of refusals and keys.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointLimits {
-    /// Refusals that are waiting at one time; beyond that, refusing is immediate.
+    /// Refusals that are delayed at one time; beyond that, sockets are refused at once.
     pub(crate) delayed_refusals: usize,
-    /// How long a refusal for a passing reason waits, at most.
+    /// Longest delay of a refusal for a temporary reason.
     pub(crate) refusal_delay: Duration,
-    /// How long a sealed key is good for.
-    pub(crate) session: Duration,
-    /// What is kept of a socket's request to ask about it again.
+    pub(crate) sealed_key_lifetime: Duration,
+    /// Which parts of a socket's request are kept for its revalidation.
     pub(crate) revalidation: RevalidationKeeps,
 }
 
-/// A longer address of a socket is refused: what it says of its page is kept as long as the socket is open.
+/// A longer address of a socket is refused, since its query is kept as long as the socket is open.
 const MAX_QUERY: usize = 16 * 1024;
 
-/// A denied socket is closed after this long, somewhere between the two: a client that retries every two seconds
-/// asks half as often.
+/// A denied socket is closed after a random time between these two, which halves the rate of a client that retries every
+/// two seconds.
 const DENIED_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 const ALLOWED: &str = "GET, HEAD, POST, OPTIONS";
 
-/// Answers everything that comes to its path.
+/// Answers every request to its path.
 pub(crate) struct Endpoint {
     path: String,
     origins: Origins,
@@ -73,7 +72,7 @@ impl Endpoint {
         epoch: Epoch,
     ) -> Self {
         Self {
-            keys: Keys::new(seal, &path, limits.session, epoch.positions),
+            keys: Keys::new(seal, &path, limits.sealed_key_lifetime, epoch.positions),
             path,
             origins,
             refusals: Arc::new(Semaphore::new(limits.delayed_refusals)),
@@ -108,7 +107,7 @@ impl Endpoint {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
                 response
             }
-            Method::CONNECT => self.no_upgrade(upgrade::EXTENDED_CONNECT),
+            Method::CONNECT => self.refuse_upgrade(upgrade::EXTENDED_CONNECT),
             _ => {
                 let mut response = error(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -124,14 +123,15 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        let named = self.keys.read(header_token(&parts.headers));
-        // Taken before anybody is asked: what is told from now on is news to this page.
+        let presented = self.keys.read(header_token(&parts.headers));
+        // Taken before authentication: everything published from now on must reach this page.
         let sequence = self.connections.hub().handshake(Instant::now());
-        match self.authenticated(&named, parts).await.0 {
-            // Passing trouble is no reason to refuse: the page would never ask again. Its socket is asked about anew.
+        match self.authenticated(&presented, parts).await.0 {
+            // A temporary failure is no reason to refuse: the page makes no second handshake. Its socket is authenticated
+            // anew.
             verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
-                welcome(self.key(&named, verdict.as_ref().ok(), sequence).as_deref())
+                welcome(self.key(&presented, verdict.as_ref().ok(), sequence).as_deref())
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -143,7 +143,7 @@ impl Endpoint {
     async fn socket(&self, parts: &mut Parts) -> Response<EndpointBody> {
         let upgrade = match Upgrade::of(parts) {
             Ok(upgrade) => upgrade,
-            Err(refusal) => return self.no_upgrade(refusal),
+            Err(refusal) => return self.refuse_upgrade(refusal),
         };
         if self.is_foreign(parts) {
             return forbidden();
@@ -157,79 +157,85 @@ impl Endpoint {
             self.observer().sockets_refused.up();
             return error(StatusCode::URI_TOO_LONG, "the address of a socket has 16 KiB after its path at most");
         }
-        let named = self.keys.read(query_token(query).into_owned());
-        // Counted before anybody is asked: whoever is disconnected from now on may be who is let in here.
+        let presented = self.keys.read(query_token(query).into_owned());
+        // Read before authentication: a `disconnect` from now on may be about this page.
         let asked_at = self.connections.disconnects();
-        let (verdict, reads_extensions) = self.authenticated(&named, parts).await;
+        let (verdict, reads_extensions) = self.authenticated(&presented, parts).await;
         match verdict {
             Ok(identity) => match self.connections.admit(&identity) {
                 Ok(permit) => {
-                    let origin = self.origin(&named);
-                    let terms = self.access_terms(named, parts, reads_extensions, asked_at);
+                    let origin = self.resume_from(&presented);
+                    let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
                     self.open(upgrade, AcceptedClient { identity, origin, terms, permit })
                 }
                 Err(reached) => {
                     self.observer()
                         .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit()));
-                    self.later(reached.reason()).await
+                    self.refuse_after_delay(reached.reason()).await
                 }
             },
-            Err(AuthError::Unavailable) => self.later("authentication is unavailable").await,
+            Err(AuthError::Unavailable) => self.refuse_after_delay("authentication is unavailable").await,
             Err(denied @ (AuthError::Denied | AuthError::Expired)) => self.deny(upgrade, denied),
         }
     }
 
-    /// The key of a page that makes its handshake, where keys are of use.
-    fn key(&self, named: &Named, identity: Option<&Identity>, sequence: u64) -> Option<String> {
+    /// The key of a page that makes its handshake; `None` without keys, in `Delivery::Plain`.
+    fn key(&self, presented: &PresentedKey, identity: Option<&Identity>, sequence: u64) -> Option<String> {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
         let page = PageKey { session: random::id(), epoch: self.epoch.id.clone(), sequence };
-        self.keys.make(named, identity, &page)
+        self.keys.make(presented, identity, &page)
     }
 
-    /// Where a page comes from, by its credentials and its key.
-    fn origin(&self, named: &Named) -> ResumeFrom {
-        let Some(page) = &named.page else {
+    /// Where the replay of a page starts, by its credentials and its key.
+    fn resume_from(&self, presented: &PresentedKey) -> ResumeFrom {
+        let Some(page) = &presented.page else {
             return ResumeFrom::Unknown;
         };
-        let owner = named.credentials.owner(&self.epoch.owners);
+        let owner = presented.credentials.owner(&self.epoch.owners);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
-        // Where a key was tampered with, the log may not have come that far: there is nothing to miss then.
+        // The position of a tampered key may be beyond the log; then there is nothing to replay.
         let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().log_end()));
         ResumeFrom::Page { session, missed_from }
     }
 
     /// By what a socket is authenticated now and later.
-    fn access_terms(&self, named: Named, parts: &Parts, reads_extensions: bool, asked_at: u64) -> AccessTerms {
+    fn access_terms(
+        &self,
+        presented: PresentedKey,
+        parts: &Parts,
+        reads_extensions: bool,
+        asked_at: u64,
+    ) -> AccessTerms {
         let request = self.connections.gate.may_change().then(|| {
             let (request, left_out) =
-                RevalidationRequest::of(named.credentials, parts, &self.limits.revalidation, reads_extensions);
+                RevalidationRequest::of(presented.credentials, parts, &self.limits.revalidation, reads_extensions);
             if left_out > 0 {
                 self.observer().warn(format_args!(
-                    "{left_out} of the revalidation_headers of a socket are not kept, for they are longer than 4 kB \
-                     together: its authenticator is asked again without them"
+                    "{left_out} of the revalidation_headers of a socket are not kept, since together they exceed 4 kB: the \
+                     authenticator is called again without them; name fewer or shorter headers"
                 ));
             }
             request
         });
-        AccessTerms { request, key_expires: named.expires, asked_at }
+        AccessTerms { request, key_expires: presented.expires, asked_at }
     }
 
     fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle.spawn(async move {
-            if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
+            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
                 connection::serve(upgraded, client, &connections);
             }
         });
         response
     }
 
-    /// Lets the socket come up and closes it a while later: a refusal before the upgrade would bring the page back
-    /// within two seconds, for ever.
+    /// Accepts the upgrade and closes the socket after a delay: after a refusal before the upgrade the page would retry every
+    /// two seconds, for ever.
     fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<EndpointBody> {
         self.observer().sockets_denied.up();
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
@@ -238,7 +244,7 @@ impl Endpoint {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle.spawn(async move {
-            if let Some(upgraded) = carried_out(on_upgrade, connections.observer()).await {
+            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
                 let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
                 let expired = denied == AuthError::Expired;
                 connection::reject_after(upgraded, expired, delay, &connections).await;
@@ -248,8 +254,8 @@ impl Endpoint {
         response
     }
 
-    /// Refuses for a reason that may pass, after a while.
-    async fn later(&self, reason: &str) -> Response<EndpointBody> {
+    /// Refuses for a temporary reason, after a random delay.
+    async fn refuse_after_delay(&self, reason: &str) -> Response<EndpointBody> {
         self.observer().sockets_refused.up();
         if let Ok(_permit) = self.refusals.clone().try_acquire_owned() {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
@@ -261,8 +267,8 @@ impl Endpoint {
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 
-    fn no_upgrade(&self, refusal: Refusal) -> Response<EndpointBody> {
-        // The page comes again every two seconds.
+    fn refuse_upgrade(&self, refusal: Refusal) -> Response<EndpointBody> {
+        // The page retries every two seconds.
         self.observer().warn_once(
             ("no upgrade", refusal.reason),
             format_args!("no WebSocket at {}: {}", self.path, refusal.reason),
@@ -277,12 +283,12 @@ impl Endpoint {
         response
     }
 
-    /// Who it is, and whether the authenticator has looked at the extensions to say so.
-    async fn authenticated(&self, named: &Named, parts: &Parts) -> (Result<Identity, AuthError>, bool) {
-        let (verdict, reads_extensions) = if named.is_expired() {
+    /// The identity, and whether the authenticator has read the request's extensions.
+    async fn authenticated(&self, presented: &PresentedKey, parts: &Parts) -> (Result<Identity, AuthError>, bool) {
+        let (verdict, reads_extensions) = if presented.is_expired() {
             (Err(AuthError::Expired), false)
         } else {
-            self.connections.gate.ask(&named.credentials, parts).await
+            self.connections.gate.authenticate(&presented.credentials, parts).await
         };
         if let Err(error) = &verdict {
             self.observer().warn(format_args!("{} {} refused: {error}", parts.method, self.path));
@@ -314,8 +320,8 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// Waits until the server has carried the upgrade out.
-async fn carried_out(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper::upgrade::Upgraded> {
+/// Waits until the server has carried out the upgrade.
+async fn upgraded(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper::upgrade::Upgraded> {
     match on_upgrade.await {
         Ok(upgraded) => Some(upgraded),
         Err(error) => {

@@ -1,7 +1,7 @@
-//! Which web pages may talk to the endpoint.
+//! Which web pages may use the endpoint.
 //!
-//! Cookies ride along with a socket from anywhere and the same-origin policy does not apply to it, so a page of
-//! another host is refused before the upgrade unless it is listed.
+//! Browsers send cookies with a socket from any page, and the same-origin policy does not apply to sockets. So a page of
+//! another host is refused before the upgrade unless its origin is allowed.
 
 use std::{fmt, sync::Arc};
 
@@ -22,7 +22,7 @@ pub(crate) struct Origins {
     predicate: Option<Predicate>,
 }
 
-/// An origin that may not talk to the endpoint, and the host it was compared with.
+/// A refused origin, and the host it was compared with.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Foreign {
     pub(crate) origin: String,
@@ -46,7 +46,8 @@ impl Origins {
         Ok(self)
     }
 
-    /// A request without `Origin` comes from no web page and passes; one from a page must be of this host, or allowed.
+    /// A request without `Origin` does not come from a web page and passes. The origin of a page must be this host, or
+    /// allowed.
     pub(crate) fn check(&self, parts: &Parts, observer: &Observer) -> Result<(), Foreign> {
         let Some(value) = parts.headers.get(header::ORIGIN) else {
             return Ok(());
@@ -59,7 +60,7 @@ impl Origins {
         if is_same_host(&origin, &host)
             || self.listed.contains(&origin)
             || normal_origin(&origin).is_ok_and(|normal| self.listed.contains(&normal))
-            || self.predicate.as_ref().is_some_and(|allows| asked(allows, &origin, observer))
+            || self.predicate.as_ref().is_some_and(|allows| is_accepted(allows, &origin, observer))
         {
             return Ok(());
         }
@@ -75,7 +76,7 @@ impl Foreign {
         let Some((scheme, authority)) = parse(origin) else {
             return format!(
                 "{refused}: that is no origin of a host (pages of files and of sandboxed frames send \"null\"); serve the \
-                 page over HTTP, or let it in with allow_origin_if; a proxy must forward the Host header"
+                 page over HTTP, or allow it with allow_origin_if; a proxy must forward the Host header"
             );
         };
         let forwarded = parts.headers.get("x-forwarded-host").and_then(|host| host.to_str().ok());
@@ -106,11 +107,11 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A predicate that panics says no.
-fn asked(allows: &Predicate, origin: &str, observer: &Observer) -> bool {
+/// A predicate that panics refuses.
+fn is_accepted(allows: &Predicate, origin: &str, observer: &Observer) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| allows(origin))).unwrap_or_else(|_| {
         observer.hooks_failed.up();
-        observer.warn(format_args!("allow_origin_if panicked at the origin {origin:?}, which counts as no"));
+        observer.warn(format_args!("allow_origin_if panicked at the origin {origin:?}, so the page is refused"));
         false
     })
 }
@@ -129,7 +130,7 @@ fn host(parts: &Parts) -> String {
     host.to_ascii_lowercase()
 }
 
-/// The same letter for letter, as nearly all are; what is not so plain is looked at more closely.
+/// The common case, without parsing: the same host byte for byte.
 fn is_plainly_same_host(origin: &[u8], host: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':');
     let authority = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_differs() {
+    fn a_refusal_names_the_difference() {
         for (origin, host, forwarded, words) in [
             ("https://a.example", "b.example", "", "different hosts"),
             ("https://a.example", "127.0.0.1:3000", "a.example", "X-Forwarded-Host"),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_at_build() {
+    fn malformed_origins_are_refused_at_build() {
         for bad in ["", "*", "https://*.example", "app.example", "https://app.example/path", "null", "https://"] {
             let mut origins = Origins::default();
             origins.allow(bad.into());

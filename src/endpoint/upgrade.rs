@@ -1,4 +1,4 @@
-//! The WebSocket handshake over HTTP/1.1 (RFC 6455 4.2): asked for, half asked for, or not at all.
+//! The WebSocket handshake over HTTP/1.1 (RFC 6455 4.2).
 
 use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request::Parts};
@@ -7,21 +7,21 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::body::EndpointBody;
 
-/// An upgrade that can be carried out.
+/// A valid request for an upgrade.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
     on_upgrade: OnUpgrade,
     accept: String,
 }
 
-/// Why an upgrade cannot be carried out, in words for whoever set this up.
+/// Why an upgrade is refused, with the remedy for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) reason: &'static str,
 }
 
-/// True when a GET means the socket, not the handshake: an upgrade in any of its parts, or the client's `ws=1`.
+/// True if a GET means the socket and not the page's handshake: it has a part of an upgrade, or the client's `ws=1`.
 pub(crate) fn is_wanted(parts: &Parts) -> bool {
     let marked = parts.uri.query().is_some_and(|query| {
         query.split('&').any(|pair| pair.strip_prefix("ws=").is_some_and(|value| !value.is_empty()))
@@ -31,7 +31,7 @@ pub(crate) fn is_wanted(parts: &Parts) -> bool {
         || parts.headers.contains_key(header::SEC_WEBSOCKET_KEY)
 }
 
-/// A WebSocket over HTTP/2 (RFC 8441), which browsers use where a server offers it.
+/// A WebSocket over HTTP/2 (RFC 8441), which browsers use if a server offers it.
 pub(crate) const EXTENDED_CONNECT: Refusal = Refusal {
     status: StatusCode::METHOD_NOT_ALLOWED,
     reason: "WebSockets are served over HTTP/1.1 only; leave extended CONNECT (enable_connect_protocol) off in the server, \
@@ -39,13 +39,13 @@ pub(crate) const EXTENDED_CONNECT: Refusal = Refusal {
 };
 
 impl Upgrade {
-    /// Checks the request, and takes from it what the server needs to carry the upgrade out.
+    /// Checks the request, and takes from it what the server needs for the upgrade.
     pub(crate) fn of(parts: &mut Parts) -> Result<Self, Refusal> {
         let refuse = |status, reason| Err(Refusal { status, reason });
         if parts.version < Version::HTTP_11 {
             return refuse(
                 StatusCode::BAD_REQUEST,
-                "the request came over HTTP/1.0, which knows no WebSockets; a proxy in between must speak HTTP/1.1 and forward \
+                "the request came over HTTP/1.0, which has no WebSockets; a proxy in between must speak HTTP/1.1 and forward \
                  both headers (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header \
                  Connection \"upgrade\";)",
             );
@@ -53,7 +53,7 @@ impl Upgrade {
         if parts.version > Version::HTTP_11 {
             return refuse(
                 StatusCode::BAD_REQUEST,
-                "the request came over HTTP/2, and this way of asking for a WebSocket belongs to HTTP/1.1; have the proxy in \
+                "the request came over HTTP/2, and this form of the WebSocket handshake belongs to HTTP/1.1; have the proxy in \
                  between speak HTTP/1.1 to this server",
             );
         }
@@ -68,7 +68,7 @@ impl Upgrade {
             );
         }
         if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the WebSocket protocol is spoken");
+            return refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 of the WebSocket protocol is supported");
         }
         let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
         let Some(key) = key.filter(|key| BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16)) else {
@@ -85,7 +85,7 @@ impl Upgrade {
         Ok(Self { on_upgrade, accept })
     }
 
-    /// The 101, and the stream that comes after it. No body, and no header about one.
+    /// The 101, without a body or a header about one, and the stream that follows it.
     pub(crate) fn accept(self) -> (Response<EndpointBody>, OnUpgrade) {
         let mut response = Response::new(EndpointBody::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_told_from_the_handshake() {
+    fn the_socket_is_distinguished_from_the_handshake() {
         let wanted = |uri: &str, header: Option<(&str, &str)>| {
             let mut request = http::Request::get(uri);
             if let Some((name, value)) = header {

@@ -1,5 +1,5 @@
-//! Which entity is meant, without its name.
+//! The number of an entity.
 
-/// The place of an entity in the configuration.
+/// The position of an entity in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EntityIndex(pub(crate) u16);

@@ -9,12 +9,11 @@ use bytes::Bytes;
 
 use crate::{
     change::{Change, ChangeKind},
-    entity::Widget,
+    entity::{View, Widget},
     frame::Frame,
     hub::{
         log::Tombstone,
         upsert::{self, Upsert},
-        view::View,
     },
     object::{Object, string},
     protocol::{self, EventFrame, EventHead},

@@ -8,7 +8,7 @@ use super::{
     tests::{ann, times},
     *,
 };
-use crate::entity::Entity;
+use crate::entity::{Entity, View};
 
 const EVENTS: EntityIndex = EntityIndex(0);
 const MEGABYTE: usize = 1_000_000;
@@ -69,9 +69,9 @@ async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stoppe
     let sink = Arc::new(Stopped { direct, held: Mutex::default() });
     let origin = ResumeFrom::Page { session: None, missed_from: Some(0) };
     let subscriber = hub.join(sink.clone(), identity, origin);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     loop {
-        match hub.catch_up(&subscriber, Instant::now()) {
+        match subscriber.catch_up(Instant::now()) {
             Progress::More => {}
             Progress::NeedsCheck(mut inquiry) => {
                 inquiry.ask(hub, Duration::from_secs(60), |entity, why| panic!("{entity}: {why}")).await;
@@ -88,7 +88,7 @@ async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stoppe
 
 /// The bytes of the held frames that are not in the log.
 fn own_bytes(hub: &Hub, sink: &Stopped) -> usize {
-    let log = lock(&hub.log);
+    let log = lock(&hub.core.log);
     let records: Vec<Range<*const u8>> = log.since(0).map(|(_, record)| record.frame.as_ptr_range()).collect();
     let is_shared = |piece: &Bytes| records.iter().any(|record| record.contains(&piece.as_ptr()));
     lock(&sink.held).iter().map(|frame| frame.own_bytes(is_shared)).sum()

@@ -48,17 +48,17 @@ mod subscriber;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upsert;
-mod view;
 mod visibility;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use tokio::time::Instant;
 
+pub use self::core::Delivery;
 pub(crate) use self::{
     activity::{Activity, Missed},
     append::Published,
-    core::{Delivery, DeliveryCounters, DeliveryTimes, Pace},
+    core::{DeliveryCounters, DeliveryTimes, Pace},
     delivery::reminders::{MAX_REMINDERS, ReminderTimes},
     encoder::EntityEncoder,
     log::LogLimits,
@@ -66,7 +66,6 @@ pub(crate) use self::{
     settle::SettleTimes,
     snapshot::SnapshotFrames,
     subscriber::{Accepted, Check, FrameSink, Progress, ResumeFrom, Subscriber},
-    view::View,
     visibility::Cleared,
 };
 use self::{
@@ -75,10 +74,10 @@ use self::{
     fanout::Fanout,
     saved::{Keeper, OngoingWrite},
 };
-pub(crate) use crate::entity::EntityIndex;
 use crate::{
     auth::Identity,
     change::Change,
+    entity::EntityIndex,
     epoch::Epoch,
     lock::lock,
     log_file::{Found, LogFile},

@@ -43,7 +43,7 @@ impl SnapshotFrames {
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             keys: keys(identity.receives(), change.id()),
-            frame: encoder.gone(change.object(), true).frame.into(),
+            frame: encoder.encode_delete(change.object(), true).frame.into(),
             object: None,
             kind: RowKind::Gone,
         });
@@ -60,7 +60,7 @@ impl SnapshotFrames {
             let object = Bytes::copy_from_slice(change.object().as_bytes());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
-                None => (encoder.upsert(&object, encoder.can_add(&object, true)).for_anyone(), None),
+                None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
             };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });

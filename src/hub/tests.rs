@@ -94,7 +94,7 @@ impl FrameSink for Pipe {
 /// One round of what a subscriber's own task does when it has room.
 fn run_slow_way(hub: &Hub, subscriber: &Subscriber) -> Progress {
     loop {
-        match hub.catch_up(subscriber, Instant::now()) {
+        match subscriber.catch_up(Instant::now()) {
             Progress::More => {}
             other => return other,
         }
@@ -113,7 +113,7 @@ fn update(id: u32) -> Change {
 }
 
 fn frame(hub: &Hub, entity: EntityIndex, change: &Change) -> Bytes {
-    hub.encoder(entity).encode(change.kind(), change.object()).frame
+    hub.core.encoder(entity).encode(change.kind(), change.object()).frame
 }
 
 pub(crate) fn ann() -> Identity {
@@ -132,7 +132,7 @@ async fn the_fast_way_needs_nobody_but_the_fan_out() {
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(None)));
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     hub.publish(EVENTS, &[update(1), update(2)], None);
     let_others_run().await;
     assert_eq!(pipe.out(), [frame(&hub, EVENTS, &update(1)), frame(&hub, EVENTS, &update(2))]);
@@ -144,7 +144,7 @@ async fn a_full_outlet_wakes_its_task_and_loses_nothing() {
     let pipe = Pipe::new(true, 2);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
     run_slow_way(&hub, &subscriber);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     let changes: Vec<Change> = (0..5).map(update).collect();
     hub.publish(EVENTS, &changes, None);
     pipe.news.notified().await;
@@ -161,7 +161,7 @@ async fn a_reader_behind_the_log_is_told_that_it_fell_off() {
     let pipe = Pipe::new(true, 0);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
     run_slow_way(&hub, &subscriber);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     hub.publish(EVENTS, &(0..10).map(update).collect::<Vec<_>>(), None);
     pipe.news.notified().await;
     *lock(&pipe.room) = 100;
@@ -176,8 +176,8 @@ async fn what_was_told_before_a_subscription_stays_untold() {
     run_slow_way(&hub, &subscriber);
     // The fan-out has not run yet when the subscription comes.
     hub.publish(EVENTS, &[update(1)], None);
-    assert!(hub.subscribe(&subscriber, EVENTS, Instant::now()));
-    assert!(!hub.subscribe(&subscriber, EVENTS, Instant::now()), "twice is once");
+    assert!(subscriber.subscribe(EVENTS, Instant::now()));
+    assert!(!subscriber.subscribe(EVENTS, Instant::now()), "twice is once");
     hub.publish(EVENTS, &[update(2)], None);
     let_others_run().await;
     assert_eq!(pipe.out(), [frame(&hub, EVENTS, &update(2))]);
@@ -189,7 +189,7 @@ async fn an_add_never_overrides_what_was_told_since_its_write_began() {
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
     run_slow_way(&hub, &subscriber);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     let object = |kind: fn(&serde_json::Value) -> Result<Change, crate::ChangeError>, id: u32, text: &str| {
         kind(&json!({ "id": id, "text": text })).unwrap()
     };
@@ -220,7 +220,7 @@ async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_stil
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
     run_slow_way(&hub, &subscriber);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     hub.leave(&subscriber, Instant::now());
     hub.publish(EVENTS, &[update(1)], None);
     subscriber.deliver(&hub, &hub.batch(0), &mut Vec::new(), &mut Vec::new());
@@ -299,7 +299,7 @@ proptest! {
                         hub.publish(index(entity), &changes, None);
                     }
                     Step::Subscribe { who, entity } => {
-                        hub.subscribe(&subscribers[who], index(entity), Instant::now());
+                        subscribers[who].subscribe(index(entity), Instant::now());
                         follows[who][usize::from(entity)] = true;
                     }
                     Step::Unsubscribe { who, entity } => {
@@ -326,7 +326,7 @@ proptest! {
 /// A page of another log, which only the store can tell where it stands.
 fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     assert_eq!(what_is_lost(&run_slow_way(hub, &subscriber)), Some((EVENTS, 0)));
     subscriber
 }
@@ -348,7 +348,7 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 600);
     hub.publish(EVENTS, &[Change::update(&json!({"id": 600, "text": "new"})).unwrap()], None);
-    hub.resynchronise(&subscriber, EVENTS, Some(frames), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(frames), None, Instant::now());
     *lock(&pipe.room) = 100;
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
     // Another entity takes nothing of this one's history.
@@ -367,7 +367,7 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
         Some((EVENTS, 0)),
         "the update is not in the log any more"
     );
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 600)), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(rows(&hub, 600)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().iter().filter(|frame| frame.ends_with(br#""value":0}}"#)).count(), 10);
     assert_eq!(pipe.out().len(), 150 + 600 + 10, "half of the log is the other's");
@@ -380,7 +380,7 @@ async fn messages_keep_their_order_while_the_store_is_told() {
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 600);
     hub.send(EVENTS, Scopes::All, "101");
-    hub.resynchronise(&subscriber, EVENTS, Some(frames), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(frames), None, Instant::now());
     hub.send(EVENTS, Scopes::All, "102");
     for number in 103..108 {
         *lock(&pipe.room) = 100;
@@ -406,7 +406,7 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     let subscriber = lost(&hub, &pipe);
     let older = rows(&hub, 300);
     hub.refresh(EVENTS);
-    hub.resynchronise(&subscriber, EVENTS, Some(older), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(older), None, Instant::now());
     for number in 0..5 {
         *lock(&pipe.room) = 50;
         assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
@@ -420,13 +420,13 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     );
     assert_eq!(pipe.out().len(), 305, "but it is told, and the messages");
     hub.refresh(EVENTS);
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 300)), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(rows(&hub, 300)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().len(), 605);
-    assert_eq!(hub.counters.snapshots.get(), 2);
+    assert_eq!(hub.core.counters.snapshots.get(), 2);
     hub.refresh(EVENTS);
     assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, hub.log_end())));
-    hub.resynchronise(&subscriber, EVENTS, None, None, Instant::now());
+    subscriber.resynchronise(EVENTS, None, None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "the store is out of order");
 }
 
@@ -436,7 +436,7 @@ async fn a_page_that_has_the_store_keeps_no_rows() {
     let pipe = Pipe::new(false, usize::MAX / 2);
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 10);
-    hub.resynchronise(&subscriber, EVENTS, Some(frames.clone()), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(frames.clone()), None, Instant::now());
     while let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) {
         if Arc::strong_count(&frames) == 1 {
             return;
@@ -451,7 +451,7 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     let hub = hub_with(1000, Delivery::Converging);
     let first = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(first.clone(), ann(), ResumeFrom::Unknown);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     run_slow_way(&hub, &subscriber);
     hub.publish(EVENTS, &[update(1)], None);
     let settled = Resent::Settled { told: 0..1, is_last: true, known_before: 0 };
@@ -461,7 +461,7 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     }
     let second = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(second.clone(), ann(), ResumeFrom::Unknown);
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     run_slow_way(&hub, &subscriber);
     hub.send(EVENTS, Scopes::All, "0");
     second.said(1).await;
@@ -504,7 +504,7 @@ async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
     let session = Some(SessionId { id: [1; 16], owner: 1 });
     let pipe = Pipe::new(true, 1);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session, missed_from: Some(0) });
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
     hub.publish(EVENTS, &[update(1)], None);
@@ -540,7 +540,7 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
     let hub = hub_with(1_000_000, Delivery::Converging);
     let page = || ResumeFrom::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(0) };
     let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), ann(), page());
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     // For longer than the log remembers.
     for second in 0..70 * 60 {
         let write = hub.write_begins(EVENTS);
@@ -550,8 +550,8 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
         tokio::time::sleep(Duration::from_millis(900)).await;
         assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
         if second % 15 == 0 {
-            let ping = subscriber.ping(&hub, Instant::now());
-            subscriber.pong(&hub, &ping.to_bytes()[2..]);
+            let ping = subscriber.ping(Instant::now());
+            subscriber.pong(&ping.to_bytes()[2..]);
         }
     }
     for _ in 0..50 {
@@ -560,7 +560,7 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
     }
     hub.leave(&subscriber, Instant::now());
     let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), ann(), page());
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "when it comes back");
 }
 
@@ -585,12 +585,12 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
         Some(Arc::new(hub.snapshot(EVENTS, hub.log_end(), &ann(), &rows, &[Change::delete(3).unwrap()]).0))
     };
     let snapshot = refresh("imported");
-    hub.resynchronise(&subscriber, EVENTS, snapshot, None, Instant::now());
+    subscriber.resynchronise(EVENTS, snapshot, None, Instant::now());
     let end = Instant::now() + Duration::from_secs(1000);
     while Instant::now() < end {
         match run_slow_way(&hub, &subscriber) {
             Progress::NeedsSnapshot(..) => {
-                hub.resynchronise(&subscriber, EVENTS, refresh("again"), None, Instant::now())
+                subscriber.resynchronise(EVENTS, refresh("again"), None, Instant::now())
             }
             _ => tokio::time::sleep(Duration::from_secs(1)).await,
         }
@@ -603,7 +603,7 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
     assert!(told.is_some_and(|text| text.contains("add-event")), "its deletion is told before the row only");
     // A part of what it was before is no part of what it is now.
     hub.publish(EVENTS, &[Change::update(&json!({"id": 1, "x": 2})).unwrap()], None);
-    assert!(!lock(&hub.log).newest(EVENTS, "1").unwrap().1.whole);
+    assert!(!lock(&hub.core.log).newest(EVENTS, "1").unwrap().1.whole);
 }
 
 #[tokio::test(start_paused = true)]
@@ -612,13 +612,13 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     encoder.has_snapshot = true;
     let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
     let subscriber = lost(&hub, &Pipe::new(true, usize::MAX / 2));
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     let write = hub.write_begins(EVENTS);
     // Committed already, and told later.
     hub.refresh(EVENTS);
     assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, 1)));
-    hub.resynchronise(&subscriber, EVENTS, Some(rows(&hub, 1)), None, Instant::now());
+    subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
     let another = hub.write_begins(EVENTS);
     hub.publish(EVENTS, &[update(0)], None);
@@ -639,7 +639,7 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
     let told = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
     let subscribe = |expected: usize, why: &str| {
-        hub.subscribe(&subscriber, EVENTS, Instant::now());
+        subscriber.subscribe(EVENTS, Instant::now());
         run_slow_way(&hub, &subscriber);
         assert_eq!(told(&pipe), expected, "{why}");
         subscriber.unsubscribe(EVENTS);
@@ -652,7 +652,7 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     tokio::time::advance(Duration::from_secs(31)).await;
     subscribe(50, "a while later");
     // What it is not replayed to at once, it is later; and what happens meanwhile it hears.
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) else { panic!("it has caught up") };
     hub.publish(EVENTS, &[update(7)], None);
     pipe.said(1).await;
@@ -669,7 +669,7 @@ async fn a_page_that_is_lost_again_and_again_has_the_store_asked_once_in_a_while
     let subscriber = lost(&hub, &pipe);
     let again = || {
         subscriber.unsubscribe(EVENTS);
-        hub.subscribe(&subscriber, EVENTS, Instant::now());
+        subscriber.subscribe(EVENTS, Instant::now());
         run_slow_way(&hub, &subscriber)
     };
     assert!(matches!(again(), Progress::NeedsSnapshot(..)), "once more");
@@ -684,7 +684,7 @@ async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_d
     let page = || ResumeFrom::Page { session: None, missed_from: Some(0) };
     let pipe = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(pipe.clone(), ann(), page());
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     run_slow_way(&hub, &subscriber);
     hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap(), Change::delete(7).unwrap()], None);
     hub.publish(EVENTS, &[Change::update(&json!({"id": 7, "text": "dragged"})).unwrap().claimed()], None);
@@ -698,7 +698,7 @@ async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_d
     assert_eq!(kinds(&pipe), ["add", "delete", "update"]);
     let late = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(late.clone(), ann(), page());
-    hub.subscribe(&subscriber, EVENTS, Instant::now());
+    subscriber.subscribe(EVENTS, Instant::now());
     let end = Instant::now() + Duration::from_secs(1000);
     while Instant::now() < end {
         run_slow_way(&hub, &subscriber);

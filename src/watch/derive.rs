@@ -744,7 +744,7 @@ mod tests {
         assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
         assert!(derived().loaded(None).unwrap().is_claimed());
         let scopes = ["a"].into_iter().collect();
-        let scoped = derived().into_change().unwrap().told_in(&scopes, &scopes).unique_in(&scopes);
+        let scoped = derived().into_change().unwrap().in_scopes(&scopes, &scopes).unique_in(&scopes);
         assert!(scoped.is_claimed() && !Change::delete(7).unwrap().is_claimed());
     }
 

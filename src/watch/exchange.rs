@@ -40,7 +40,7 @@ impl Exchange {
         if live_write.has_outer() {
             watcher.diagnosis().watched_by_two(&request.method, &matched.route.pattern);
         }
-        if watcher.diagnosis().write_comes(&request.method, &matched.route.pattern) {
+        if watcher.diagnosis().write_watched(&request.method, &matched.route.pattern) {
             watcher.await_page();
         }
         request.extensions.insert(live_write.clone());

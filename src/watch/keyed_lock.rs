@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{hub::EntityIndex, lock::lock};
+use crate::{entity::EntityIndex, lock::lock};
 
 type Key = (EntityIndex, Arc<str>);
 

@@ -17,9 +17,8 @@ use super::{
 };
 use crate::{
     change::Before,
-    entity::Load,
+    entity::{EntityIndex, Load},
     hook::{BoxFuture, guarded},
-    hub::EntityIndex,
     lock::lock,
     scope::Scopes,
 };

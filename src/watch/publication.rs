@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     change::{Before, Change, ChangeKind},
-    entity::{Entity, Load, Misfit, Widget},
+    entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
     hook::guarded,
     hub::Activity,
@@ -78,8 +78,8 @@ impl Publication {
         let (entity, method) = (self.entity(), self.method.as_str());
         let may_be_odd = entity.widget == Widget::Scheduler && (!derived.is_usual || transcript.is_answer_hidden());
         let oddity = may_be_odd.then(|| transcript.oddity()).flatten();
-        let misfit = entity.widget.misfit(derived.kind, transcript.parts.status, derived.tid);
-        let misfit = misfit.filter(|misfit| *misfit == Misfit::Status || !transcript.is_answer_hidden());
+        let misfit = entity.widget.check_response(derived.kind, transcript.parts.status, derived.tid);
+        let misfit = misfit.filter(|misfit| *misfit == ResponseProblem::Status || !transcript.is_answer_hidden());
         if let Some((what, line)) = oddity {
             self.warn_once(("odd", method, what), format_args!(": {line}"));
         } else if let Some(misfit) = misfit {
@@ -183,7 +183,7 @@ impl Publication {
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
-            let change = change.told_in(scopes, &decision.moved_from);
+            let change = change.in_scopes(scopes, &decision.moved_from);
             // In other scopes than the request's, the same id names another object.
             let is_here = requested.is_none() || !requested.common(change.scopes()).is_none();
             let is_target = is_here && matched.id.as_deref() == Some(change.id());

@@ -6,7 +6,11 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    change::ChangeKind, entity::Entity, error::ConfigError, hub::EntityIndex, path_check::pattern_fault, scope::Scopes,
+    change::ChangeKind,
+    entity::{Entity, EntityIndex},
+    error::ConfigError,
+    path_check::pattern_fault,
+    scope::Scopes,
 };
 
 /// The routes of all entities.

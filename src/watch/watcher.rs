@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     diagnosis::{Diagnosis, PATIENCE},
-    hub::{Activity, Delivery, EntityIndex},
+    entity::EntityIndex,
+    hub::{Activity, Delivery},
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
@@ -108,7 +109,7 @@ impl Watcher {
         if self.diagnosis().is_interested() {
             let uri = request.uri();
             let is_list = || !self.routes.find_list(uri.path()).is_empty();
-            self.diagnosis().passes((request.method(), uri, request.headers()), is_list, serves_endpoint);
+            self.diagnosis().examine((request.method(), uri, request.headers()), is_list, serves_endpoint);
         }
     }
 
@@ -167,7 +168,7 @@ struct PageWait {
 impl Drop for PageWait {
     fn drop(&mut self) {
         if !self.is_over {
-            self.diagnosis.waits_no_more();
+            self.diagnosis.wait_cancelled();
         }
     }
 }

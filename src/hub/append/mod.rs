@@ -186,7 +186,7 @@ impl Appender<'_> {
                 along.extend(found.into_iter().filter(|along| keys.insert(of(along))));
             }
         }
-        if self.encoder.scoped_ids && change.comes() {
+        if self.encoder.scoped_ids && change.enters_namespace() {
             let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
             let deletion = |from| Some(Change::delete(change.id()).ok()?.scope(from).gone_to(change.scopes()));
             along.extend(left.filter_map(deletion));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn newest(hub: &Hub, id: &str) -> (ChangeKind, Value, bool) {
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let (_, subject) = log.newest(EVENTS, id).unwrap();
         (subject.kind, serde_json::from_slice(&subject.object).unwrap(), subject.whole)
     }
@@ -254,7 +254,7 @@ mod tests {
                 "{change:?}: it is broadcast all the same"
             );
             assert_eq!(newest(&hub, "7").0 != ChangeKind::Delete, is_there, "{change:?}");
-            assert_eq!(lock(&hub.log).tombstone(EVENTS, "7").is_none(), is_there, "{change:?}");
+            assert_eq!(lock(&hub.core.log).tombstone(EVENTS, "7").is_none(), is_there, "{change:?}");
         }
     }
 
@@ -288,7 +288,7 @@ mod tests {
             hub.publish(EVENTS, std::slice::from_ref(&known), None);
             let elsewhere = hub.publish(EVENTS, std::slice::from_ref(&change), None).elsewhere;
             assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
-            assert_eq!(lock(&hub.log).end(), 1 + u64::from(published), "{change:?}");
+            assert_eq!(lock(&hub.core.log).end(), 1 + u64::from(published), "{change:?}");
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
         let add = Change::add(&json!({"id": 7})).unwrap().scope("south");
         let published = hub.publish(EVENTS, &[add, Change::delete(7).unwrap().claimed()], None);
         assert_eq!(published, Published { changes: 2, elsewhere: false });
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         assert_eq!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string(), "south");
     }
 
@@ -312,7 +312,7 @@ mod tests {
 
     /// What a page of these scopes that comes back is told of an object: its newest states, and who hears of each.
     fn replayed(hub: &Hub) -> Vec<(String, ChangeKind)> {
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let newest = log.newest_of(EVENTS).map(|(at, record, subject)| (at, record.scopes.to_string(), subject.kind));
         let mut newest: Vec<_> = newest.collect();
         newest.sort_by_key(|(at, ..)| *at);
@@ -351,7 +351,7 @@ mod tests {
         for change in [claim("north", "mine"), claim("south", "a"), claim("south", "b")] {
             hub.publish(EVENTS, std::slice::from_ref(&change), None);
         }
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let (_, record) = log.since(2).next().unwrap();
         let RecordKind::Change(subject) = &record.kind else { panic!("a change") };
         assert_eq!(*subject.object, *br#"{"id":7,"south":"b"}"#);
@@ -373,7 +373,7 @@ mod tests {
         hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
         let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
         hub.snapshot(EVENTS, hub.log_end(), &Identity::new("page").with_scope("south"), &[row], &[]);
-        let tombstones = lock(&hub.log).tombstones(EVENTS, 0..9).count();
+        let tombstones = lock(&hub.core.log).tombstones(EVENTS, 0..9).count();
         assert_eq!(tombstones, 1, "that of the west");
     }
 
@@ -410,7 +410,7 @@ mod tests {
         let delete = Change::delete(7).unwrap().claimed().scope("south").scope("west");
         let add = Change::add(&json!({"id": 7})).unwrap().scope("south").scope("north");
         hub.publish(EVENTS, &[add, delete], None);
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let (_, record, _) = log.newest_record(EVENTS, "7").unwrap();
         assert_eq!(record.scopes.to_string(), "north,south");
     }
@@ -421,7 +421,7 @@ mod tests {
         let delete = Change::delete(7).unwrap().scope("south").scope("north");
         let claim = update(&json!({"id": 7})).claimed().scope("south").scope("west");
         hub.publish(EVENTS, &[delete, claim], None);
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let (_, record) = log.since(1).next().unwrap();
         assert!(matches!(record.kind, RecordKind::Unconfirmed(_)));
         assert_eq!(record.scopes.to_string(), "south");
@@ -445,7 +445,7 @@ mod tests {
         let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
         let mut batch = Batch::of(&changes, Some(0));
-        let mut log = lock(&hub.log);
+        let mut log = lock(&hub.core.log);
         let told = [1, 3].map(|_| {
             for (at, basis) in hub.large(&log, EVENTS, &batch) {
                 batch.encoded[at] = Some(hub.encode(EVENTS, &changes[at], basis));
@@ -465,10 +465,10 @@ mod tests {
             Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
         ];
         let mut batch = Batch::of(&changes, Some(0));
-        hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
+        hub.append(&mut lock(&hub.core.log), EVENTS, &mut batch, false);
         assert_eq!(batch.done, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);
-        hub.append(&mut lock(&hub.log), EVENTS, &mut batch, false);
+        hub.append(&mut lock(&hub.core.log), EVENTS, &mut batch, false);
         assert_eq!((batch.done, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
     }
 

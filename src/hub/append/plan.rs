@@ -56,8 +56,7 @@ impl<'a> Appender<'a> {
 
     /// What a change comes to, by what the log knows of its object.
     pub(super) fn plan(&self, log: &Log, key: &str, change: &Change, meanwhile: Option<Meanwhile<'_>>) -> Plan {
-        let encoder = self.encoder;
-        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
+        let scopes = if self.encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
         if self.is_elsewhere(log, key, change) {
             return Plan::Elsewhere;
         }
@@ -78,8 +77,8 @@ impl<'a> Appender<'a> {
         if known.is_none() && self.is_unconfirmed(log, key, change) {
             // To who may have had it; and nobody can be asked who may see it.
             let had = log.tombstone(self.entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
-            let scopes = if encoder.is_scoped { scopes.common(&had) } else { scopes };
-            let is_nobodys = scopes.is_none() || encoder.view.is_some();
+            let scopes = if self.encoder.is_scoped { scopes.common(&had) } else { scopes };
+            let is_nobodys = scopes.is_none() || self.encoder.view.is_some();
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
         match known {
@@ -124,8 +123,7 @@ impl<'a> Appender<'a> {
     /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
     /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
     pub(super) fn key_of<'c>(&self, log: &Log, change: &'c Change) -> Cow<'c, str> {
-        let encoder = self.encoder;
-        let key = encoder.key(change.namespace(), change.id());
+        let key = self.encoder.key(change.namespace(), change.id());
         if !self.may_be_mere_claim(change) || change.scopes().is_none() {
             return key;
         }
@@ -146,8 +144,7 @@ impl<'a> Appender<'a> {
     /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
     /// move to another scope by itself: the application says so, or the store shows it there.
     pub(super) fn is_elsewhere(&self, log: &Log, key: &str, change: &Change) -> bool {
-        let encoder = self.encoder;
-        let may_be = encoder.is_scoped && !encoder.scoped_ids && change.is_claimed();
+        let may_be = self.encoder.is_scoped && !self.encoder.scoped_ids && change.is_claimed();
         // A deletion without a scope is for those who have the object.
         let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
         if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
@@ -176,9 +173,8 @@ impl<'a> Appender<'a> {
 
     /// Whether a change is a request's word alone, where that says nothing of whose its object is.
     pub(super) fn may_be_mere_claim(&self, change: &Change) -> bool {
-        let encoder = self.encoder;
         let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
-        encoder.is_scoped && !encoder.scoped_ids && is_claim
+        self.encoder.is_scoped && !self.encoder.scoped_ids && is_claim
     }
 
     /// The deletions of the objects known to go with a deleted one, each before the one it goes with.
@@ -199,7 +195,7 @@ impl<'a> Appender<'a> {
             }
             let deletion = Change::delete(&known.id).ok()?.unique_in(change.namespace());
             let scopes = if self.encoder.is_scoped { &record.scopes } else { &Scopes::None };
-            Some(deletion.told_in(scopes, &Scopes::None))
+            Some(deletion.in_scopes(scopes, &Scopes::None))
         };
         along.into_iter().filter_map(deletion).collect()
     }

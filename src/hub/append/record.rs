@@ -22,41 +22,33 @@ use crate::{
 impl Appender<'_> {
     /// Puts a change together with what is known of its object.
     pub(super) fn encode(&self, change: &Change, basis: Basis) -> Encoded {
-        let encoder = self.encoder;
         let sent = || Object::of(change.object()).unwrap_or_default();
         let merged = match &basis {
             Basis::Alone => None,
             Basis::Over { object, .. } => Some(Object::parse(object).unwrap_or_default().overlaid(sent())),
             Basis::Under { object, .. } => Some(sent().overlaid(Object::parse(object).unwrap_or_default())),
         };
-        let merged = merged.map(|object| (object.to_json(), encoder.parent(&object)));
+        let merged = merged.map(|object| (object.to_json(), self.encoder.parent(&object)));
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
         let (event, parent) = match &merged {
-            Some((json, parent)) if !is_cut => (encoder.encode(change.kind(), json), parent.clone()),
-            _ => (encoder.encode(change.kind(), change.object()), encoder.parent_in(change.object())),
+            Some((json, parent)) if !is_cut => (self.encoder.encode(change.kind(), json), parent.clone()),
+            _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parent_in(change.object())),
         };
-        let can_add = (event.object.len() >= LARGE).then(|| encoder.can_add(&event.object, true));
+        let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
         Encoded { basis, event, parent, is_cut, can_add }
     }
 
     /// A deletion is told where it is said to be told, and to those who have the object.
     pub(super) fn deleted(&self, log: &Log, key: &str, change: &Change) -> Record {
-        let encoder = self.encoder;
-        let scopes = if encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
+        let scopes = if self.encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
         let known = log.known(self.entity, key).map(|(_, subject)| subject);
         let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
-        let (may_be_exception, said) = match self.core.delivery {
-            Delivery::Plain => (false, encoder.encode(ChangeKind::Delete, change.object())),
-            Delivery::Converging => {
-                // What is large is not read while others wait for the log; to take it for an exception does no harm.
-                let known = known.map(|subject| (&subject.object[..], subject.whole && subject.object.len() < LARGE));
-                let may_be_exception = match known {
-                    Some((object, _)) if object.len() >= LARGE => encoder.may_be_exception(None),
-                    known => encoder.may_be_exception(known),
-                };
-                (may_be_exception, encoder.gone(change.object(), may_be_exception))
-            }
+        // What is large is not read while others wait for the log; to take it for an exception does no harm.
+        let may_be_exception = match known {
+            Some(known) if known.object.len() >= LARGE => self.encoder.may_be_exception(None),
+            known => self.encoder.may_be_exception(known.map(|known| (&known.object[..], known.whole))),
         };
+        let event = self.encoder.encode_delete(change.object(), may_be_exception);
         let is_claim = self.is_mere_claim(log, key, change);
         let key = Arc::from(key);
         let mut subject = ObjectChange {
@@ -66,7 +58,7 @@ impl Appender<'_> {
             key,
             ever: Scopes::None,
             went_to: change.went_to().clone(),
-            object: said.object,
+            object: event.object,
             whole: true,
             is_only_added: false,
             added: None,
@@ -91,7 +83,7 @@ impl Appender<'_> {
             PriorState::Unknown | PriorState::Absent => scopes,
         };
         subject.ever = subject.prior.ever_and(&scopes);
-        Record { entity: self.entity, frame: said.frame, scopes, kind: RecordKind::Change(subject) }
+        Record { entity: self.entity, frame: event.frame, scopes, kind: RecordKind::Change(subject) }
     }
 
     /// An add or update.
@@ -105,8 +97,7 @@ impl Appender<'_> {
         scopes: Scopes,
         whole: bool,
     ) -> Record {
-        let encoder = self.encoder;
-        let parent = encoded.parent.map(|parent| Arc::from(&*encoder.key(change.namespace(), &parent)));
+        let parent = encoded.parent.map(|parent| Arc::from(&*self.encoder.key(change.namespace(), &parent)));
         let is_claim = self.is_mere_claim(log, key, change);
         let id: Arc<str> = change.id().into();
         let key = if *key == *id { id.clone() } else { Arc::from(key) };
@@ -132,25 +123,26 @@ impl Appender<'_> {
 
     /// What an object was before a change, where somebody may want to know.
     pub(super) fn prior(&self, log: &Log, key: &str, change: &Change) -> PriorState {
-        let encoder = self.encoder;
-        if !encoder.is_restricted() {
+        if !self.encoder.is_restricted() {
             return PriorState::Unknown;
         }
         let known = log.newest_record(self.entity, key);
         // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
-        let comes = encoder.scoped_ids && change.comes();
+        let comes = self.encoder.scoped_ids && change.enters_namespace();
         let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {
             Some((_, record, _)) => record.scopes.and(moved_from),
             None if comes || !moved_from.is_none() => moved_from.clone(),
-            None if encoder.is_scoped => change.scopes().clone(),
+            None if self.encoder.is_scoped => change.scopes().clone(),
             None => Scopes::All,
         };
         // What was told before a refresh says who may have the object, and not what it is.
         let is_sure = |at: u64| at >= log.refreshed(self.entity);
         let was = match (known, change.before()) {
             (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
-            (Some((at, _, subject)), _) if encoder.view.is_some() && is_sure(at) => Was::Object(subject.object.clone()),
+            (Some((at, _, subject)), _) if self.encoder.view.is_some() && is_sure(at) => {
+                Was::Object(subject.object.clone())
+            }
             (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
             (Some(_), _) => Was::Something,
             (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),

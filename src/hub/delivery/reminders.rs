@@ -157,7 +157,7 @@ mod tests {
     /// What is due at each of these seconds after now.
     fn due_at(hub: &Hub, schedule: &mut Schedule, seconds: &[u64]) -> Vec<Vec<u64>> {
         let now = Instant::now();
-        let log = lock(&hub.log);
+        let log = lock(&hub.core.log);
         let at = |seconds| now + Duration::from_secs(seconds);
         seconds.iter().map(|&second| schedule.due(&log, EVENTS, &times(), 0, at(second)).sequences).collect()
     }
@@ -179,7 +179,7 @@ mod tests {
     async fn what_settled_and_what_is_there_again_need_fewer() {
         let (hub, mut schedule) = (hub(), Schedule::default());
         delete(&hub, 0..3);
-        lock(&hub.log).tombstones_settled(EVENTS, 1..2);
+        lock(&hub.core.log).tombstones_settled(EVENTS, 1..2);
         assert_eq!(due_at(&hub, &mut schedule, &[10]), [[0, 1, 2]]);
         hub.publish(EVENTS, &[Change::add(&json!({"id": 3})).unwrap()], None);
         let expected: [&[u64]; 2] = [&[0], &[0, 1]];
@@ -192,9 +192,9 @@ mod tests {
         let deletions = (0..1000).map(|id| Change::delete(format!("{id:04}{}", "x".repeat(250))).unwrap());
         hub.publish(EVENTS, &deletions.collect::<Vec<_>>(), None);
         let due = due_at(&hub, &mut schedule, &[10]).remove(0);
-        let frame = lock(&hub.log).tombstone_at(EVENTS, 999).unwrap().frame_bytes();
+        let frame = lock(&hub.core.log).tombstone_at(EVENTS, 999).unwrap().frame_bytes();
         assert_eq!((due.len(), due.last()), (MAX_BYTES / frame, Some(&999)), "the latest");
-        assert_eq!(begin_of_reminders(&lock(&hub.log), EVENTS, 0, 1000), due[0]);
+        assert_eq!(begin_of_reminders(&lock(&hub.core.log), EVENTS, 0, 1000), due[0]);
     }
 
     #[test]

@@ -320,11 +320,6 @@ impl Resend {
         self.is_repeated
     }
 
-    /// It is the first replay to a page that comes, or comes back.
-    pub(crate) fn is_first_replay(&self) -> bool {
-        self.snapshot.is_none() && !self.is_repeated && !self.only_settles
-    }
-
     /// True while the rows of a snapshot may not have reached the page.
     pub(crate) fn wants_rows(&self) -> bool {
         self.snapshot.is_some()

@@ -261,8 +261,8 @@ mod tests {
         let page = Arc::new(Page::default());
         let subscriber = runtime.block_on(async {
             let subscriber = hub.join(page.clone(), tests::ann(), ResumeFrom::Unknown);
-            hub.subscribe(&subscriber, EVENTS, Instant::now());
-            assert!(matches!(hub.catch_up(&subscriber, Instant::now()), Progress::CaughtUp(_)));
+            subscriber.subscribe(EVENTS, Instant::now());
+            assert!(matches!(subscriber.catch_up(Instant::now()), Progress::CaughtUp(_)));
             tests::let_others_run().await;
             subscriber
         });
@@ -328,7 +328,7 @@ mod tests {
             second.block_on(async {
                 for (_, subscriber) in &pages {
                     hub.serve(subscriber);
-                    hub.catch_up(subscriber, Instant::now());
+                    subscriber.catch_up(Instant::now());
                 }
             });
             run(&second);

@@ -467,7 +467,7 @@ impl World {
             // A full one is woken when it has room again.
             if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
                 loop {
-                    let mut progress = self.hub.catch_up(&socket.subscriber, now);
+                    let mut progress = socket.subscriber.catch_up(now);
                     if let Progress::NeedsCheck(mut inquiry) = progress {
                         let asked = inquiry.ask(&self.hub, Duration::MAX, |_, _| {}).now_or_never();
                         asked.expect("hooks that answer at once");
@@ -544,7 +544,7 @@ impl World {
             Event::Connect(at) => self.connect(at, now),
             Event::Subscribe(number) => {
                 if let Some(socket) = self.sockets.get(&number) {
-                    self.hub.subscribe(&socket.subscriber, EVENTS, now);
+                    socket.subscriber.subscribe(EVENTS, now);
                 }
             }
             Event::User(at) => self.act(at),
@@ -597,12 +597,12 @@ impl World {
             Event::Frames(number, frames) => self.arrive(number, &frames),
             Event::Pong(number, payload) => {
                 if let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) {
-                    socket.subscriber.pong(&self.hub, &payload);
+                    socket.subscriber.pong(&payload);
                 }
             }
             Event::KeepAlive(number) => {
                 if let Some(socket) = self.sockets.get(&number) {
-                    let ping = socket.subscriber.ping(&self.hub, now);
+                    let ping = socket.subscriber.ping(now);
                     lock(&socket.pipe.out).push(ping.to_bytes());
                     self.later(KEEP_ALIVE, Event::KeepAlive(number));
                 }
@@ -634,14 +634,14 @@ impl World {
                 };
                 let client = socket.client;
                 let snapshot = self.snapshot(client, at, &socket.subscriber.identity());
-                let earlier = socket.subscriber.earlier_identity();
+                let earlier = socket.subscriber.past_identity();
                 let earlier = earlier.map(|earlier| self.snapshot(client, at, &earlier));
                 let comes = self.dice.millis(0, 300);
                 self.later(comes, Event::Snapshot(number, Arc::new(snapshot), earlier));
             }
             Event::Snapshot(number, snapshot, earlier) => {
                 if let Some(socket) = self.sockets.get(&number) {
-                    self.hub.resynchronise(&socket.subscriber, EVENTS, Some(snapshot), earlier.as_ref(), now);
+                    socket.subscriber.resynchronise(EVENTS, Some(snapshot), earlier.as_ref(), now);
                 }
             }
             // A list that was read with other rights is loaded anew by its user.
@@ -652,7 +652,7 @@ impl World {
                 self.note(|| format!("the user of page {at} may see {identity:?}"));
                 self.look_around();
                 for socket in self.sockets.values().filter(|socket| socket.client == at) {
-                    self.hub.becomes(&socket.subscriber, identity.clone());
+                    socket.subscriber.becomes(identity.clone());
                 }
             }
             Event::Import => self.import(),
@@ -671,7 +671,7 @@ impl World {
         let change = |row: &Map| {
             let room = std::iter::once(text(row, "room")).collect::<Scopes>();
             let scopes = if self.privacy == Privacy::Scoped { room } else { Scopes::None };
-            Some(Change::update(row).ok()?.told_in(&scopes, &Scopes::None))
+            Some(Change::update(row).ok()?.in_scopes(&scopes, &Scopes::None))
         };
         let rows: Vec<Change> = rows.iter().filter_map(change).collect();
         // It knows what this user has seen and may not see any more.
@@ -860,7 +860,7 @@ impl World {
         let seen = before.as_ref().is_some_and(|row| self.clients[at].sees(row));
         let is_known = match (self.privacy, request.id.as_deref()) {
             (Privacy::Scoped, Some(id)) => {
-                let log = lock(&self.hub.log);
+                let log = lock(&self.hub.core.log);
                 // What others have claimed does not tell it either.
                 log.known(EVENTS, id).is_some_and(|(_, known)| !known.is_claim)
                     || log.tombstone(EVENTS, id).is_some_and(|(_, tombstone)| !tombstone.is_claim)
@@ -969,7 +969,7 @@ impl World {
                     Some(was) if change.is_claimed() && now.as_ref().is_some_and(|now| *now != was) => {
                         change.moved_from(was)
                     }
-                    Some(was) if lock(&self.hub.log).known(EVENTS, change.id()).is_none() => change.moved_from(was),
+                    Some(was) if lock(&self.hub.core.log).known(EVENTS, change.id()).is_none() => change.moved_from(was),
                     _ => change,
                 };
                 let writers = || self.clients[at].rooms.first().map(|&room| room.to_owned());

@@ -141,7 +141,7 @@ fn in_paused_time<T>(test: impl Future<Output = T>) -> T {
 }
 
 fn answers(hub: &Hub) -> Vec<String> {
-    let log = lock(&hub.log);
+    let log = lock(&hub.core.log);
     let mut answers = vec![format!("{:?} {:?}", log.end(), log.size())];
     for millis in [0, 1, 50, 1000, 60_000, 1_000_000] {
         answers.push(format!("{}", log.position(Instant::now(), Duration::from_millis(millis))));
@@ -168,7 +168,7 @@ fn answers(hub: &Hub) -> Vec<String> {
 
 /// What is in a log, but for its times.
 fn told(hub: &Hub) -> Vec<String> {
-    let log = lock(&hub.log);
+    let log = lock(&hub.core.log);
     let records = log.since(0).map(|record| format!("{record:?}"));
     let of = |entity| (1..6).map(move |id| (entity, id.to_string()));
     let objects = of(EVENTS).chain(of(TASKS)).map(|(entity, id)| {
@@ -230,7 +230,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
         hub.send(EVENTS, Scopes::All, "1");
         hub.refresh(TASKS);
         let matters = |hub: &Hub| {
-            let log = lock(&hub.log);
+            let log = lock(&hub.core.log);
             let name = |kind: &RecordKind| match kind {
                 RecordKind::Change(subject) => subject.kind.verb(),
                 RecordKind::Unconfirmed(_) => "unconfirmed",
@@ -276,14 +276,14 @@ fn downtime_counts() {
         let kept = kept(&first);
         let position = |downtime, ago| {
             let hub = restarted(hub(), &kept, Duration::from_secs(downtime));
-            let log = lock(&hub.log);
+            let log = lock(&hub.core.log);
             log.position(Instant::now(), Duration::from_secs(ago))
         };
         assert_eq!([position(0, 10), position(0, 60)], [2, 0]);
         assert_eq!([position(10, 9), position(10, 10), position(10, 60)], [3, 2, 0]);
         let sizes = |downtime| {
             let hub = restarted(hub(), &kept, Duration::from_secs(downtime));
-            let log = lock(&hub.log);
+            let log = lock(&hub.core.log);
             (log.size().0, log.tombstones(EVENTS, 0..u64::MAX).count(), log.start(EVENTS))
         };
         assert_eq!([sizes(0), sizes(3590)], [(3, 1, 0), (1, 1, 2)], "the first are older than an hour");
@@ -340,7 +340,7 @@ fn pages_stand_where_they_stood() {
         let now = Instant::now();
         let scopes: Scopes = ["north"].into_iter().collect();
         let id = |id: u8| SessionId { id: [id; 16], owner: 9 };
-        let take = |hub: &Hub, id, scopes: &Scopes| hub.sessions.take(id, scopes, 4, Instant::now());
+        let take = |hub: &Hub, id, scopes: &Scopes| hub.core.sessions.take(id, scopes, 4, Instant::now());
         let hold = [1, 2, 3, 4].map(|number| take(&first, id(number), &scopes).unwrap().hold);
         for hold in &hold {
             first.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)], Instant::now());
@@ -400,8 +400,8 @@ fn deletions_are_not_resent_all_at_once_but_when_they_are_due() {
         let kept = kept(&first);
         let second = restarted(hub(), &kept, Duration::from_secs(5));
         let due = |hub: &Hub| {
-            let log = lock(&hub.log);
-            lock(&hub.reminders)[0].due(&log, EVENTS, &hub.times.reminders, 0, Instant::now()).sequences
+            let log = lock(&hub.core.log);
+            lock(&hub.core.reminders)[0].due(&log, EVENTS, &hub.core.times.reminders, 0, Instant::now()).sequences
         };
         assert_eq!(due(&second), [0_u64; 0], "the first has been resent before, and the second is not due");
         advance(Duration::from_secs(16)).await;

@@ -278,7 +278,7 @@ pub(super) fn write(saved: &Saved, encoders: &[EntityEncoder], epoch: &Epoch, ou
             clock.age(session.came),
             session.left_at,
             scopes(&session.scopes),
-            session.earlier.iter().map(|(had, until)| (scopes(had), *until)).collect(),
+            session.past.iter().map(|(had, until)| (scopes(had), *until)).collect(),
             session.is_lost,
             positions.collect(),
         );
@@ -483,7 +483,7 @@ pub(super) fn read(text: &[u8], encoders: &[EntityEncoder], now: Instant, today:
             came: clock.at(came, None),
             left_at,
             scopes: reader.known(hears),
-            earlier: earlier.into_iter().map(|(had, until)| (reader.known(had), until)).collect(),
+            past: earlier.into_iter().map(|(had, until)| (reader.known(had), until)).collect(),
             is_lost,
             positions: positions.collect(),
         });
@@ -541,7 +541,7 @@ fn read_change(
     let text = text_of(&object)?;
     let event = encoder.map(|encoder| match kind {
         ChangeKind::Add | ChangeKind::Update => encoder.encode(kind, text),
-        ChangeKind::Delete => encoder.gone(text, may_be_exception),
+        ChangeKind::Delete => encoder.encode_delete(text, may_be_exception),
     });
     let (object, frame) = event.map_or_else(Default::default, |event| (event.object, event.frame));
     let id: Arc<str> = id.into();

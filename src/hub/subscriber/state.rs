@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        core::{Core, Delivery},
+        core::Core,
         delivery::batch::{Repeat, Resent},
         log::{Log, ObjectRef},
         sessions::{Hold, SessionHolder},

@@ -60,7 +60,7 @@ impl AuditBuffer {
         }
         let who = who();
         for AuditEntry { entity, id, kind, scopes } in &self.0 {
-            audit::told(who.principal(), &core.encoder(*entity).entity, id, kind, scopes);
+            audit::sent(who.principal(), &core.encoder(*entity).entity, id, kind, scopes);
         }
     }
 }

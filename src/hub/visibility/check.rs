@@ -6,14 +6,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    super::{core::Core, log::ObjectRef, view::View},
+    super::{core::Core, log::ObjectRef},
     audit::AuditEntry,
     envelope::Envelope,
 };
 use crate::{
     auth::Identity,
     change::ChangeKind,
-    entity::EntityIndex,
+    entity::{EntityIndex, View},
     frame::Frame,
     hook::{BoxError, guarded},
 };

@@ -1,15 +1,11 @@
-//! What an application's hooks say of who may see an object, and what of it.
+//! The visibility filter and the projection of an entity.
 
 use std::{borrow::Cow, fmt};
 
-use crate::{
-    auth::Identity,
-    entity::{Project, Visible},
-    hook::BoxError,
-    object::Object,
-};
+use super::hooks::{Project, Visible};
+use crate::{auth::Identity, hook::BoxError, object::Object};
 
-/// What of an entity's objects somebody may see.
+/// The hooks that decide what an identity may see of an entity's objects.
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) visible: Option<Visible>,
@@ -23,20 +19,20 @@ impl fmt::Debug for View {
 }
 
 impl View {
-    /// The view of an entity with these hooks; `None` where everybody sees everything that they hear of.
+    /// The view of an entity with these hooks; `None` without any.
     pub(crate) fn of(visible: Option<&Visible>, project: Option<&Project>) -> Option<Self> {
         (visible.is_some() || project.is_some()).then(|| Self { visible: visible.cloned(), project: project.cloned() })
     }
 
-    pub(super) async fn may_see(&self, identity: &Identity, object: &str) -> Result<bool, BoxError> {
+    pub(crate) async fn may_see(&self, identity: &Identity, object: &str) -> Result<bool, BoxError> {
         match &self.visible {
             Some(visible) => visible(identity.clone(), object).await,
             None => Ok(true),
         }
     }
 
-    /// What this identity sees of an object.
-    pub(super) async fn seen<'o>(
+    /// What this identity sees of an object; `None` if the object is hidden from it.
+    pub(crate) async fn seen<'o>(
         &self,
         identity: &Identity,
         object: &'o str,

@@ -1,0 +1,174 @@
+//! The builder's state and the defaults.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use crate::{
+    auth::{AuthBackend, GateLimits},
+    connection::{ConnectionLimits, Rate},
+    endpoint::{EndpointLimits, key::Seal, origin::Origins},
+    entity::Entity,
+    error::ConfigError,
+    hub::{Delivery, DeliveryTimes, LogLimits, Pace, ReminderTimes, SessionLimits, SettleTimes},
+    revalidation::RevalidationKeeps,
+    watch::watcher::WatchLimits,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Pings and pongs that a page may send besides its messages. Browsers send only pongs.
+pub(super) const CONTROL_FRAMES: Rate = Rate { burst: 40, per_second: 10 };
+
+/// Bounds a time, since some clocks overflow when a very long time is added.
+pub(super) fn within_a_year(time: Duration) -> Duration {
+    time.min(YEAR)
+}
+
+/// A [`LiveUpdatesBuilder`] without authentication, which cannot be built yet.
+#[derive(Debug)]
+pub struct WantsAuth(());
+
+/// A [`LiveUpdatesBuilder`] with authentication, which can be built.
+pub struct HasAuth(pub(super) Result<AuthBackend, ConfigError>);
+
+impl fmt::Debug for HasAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HasAuth")
+    }
+}
+
+/// Configures a [`LiveUpdates`](crate::LiveUpdates). [`LiveUpdates::builder`](crate::LiveUpdates::builder) creates one.
+///
+/// `build()` exists only after one of these calls, which decide who may connect:
+/// [`authenticate`](LiveUpdatesBuilder::authenticate), [`authenticate_fn`](LiveUpdatesBuilder::authenticate_fn),
+/// [`tokens`](LiveUpdatesBuilder::tokens) or [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous).
+///
+/// ```compile_fail
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1").entity(Entity::scheduler("/events")).build();
+/// ```
+///
+/// ```
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+///
+/// Every limit has a default that suits most applications. To change some:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_live_updates::{Entity, LiveUpdates};
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .tokens(["a-long-random-token"])
+///     .entity(Entity::scheduler("/events"))
+///     .max_body_bytes(2 * 1024 * 1024)
+///     .max_connections(5_000)
+///     .max_log_records(10_000)
+///     .drain_timeout(Duration::from_secs(2))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct LiveUpdatesBuilder<A = WantsAuth> {
+    pub(super) config: Config,
+    pub(super) auth: A,
+}
+
+impl LiveUpdatesBuilder {
+    pub(super) fn new(path: String) -> Self {
+        Self { config: Config::new(path), auth: WantsAuth(()) }
+    }
+}
+
+/// What the setters have set so far.
+#[derive(Debug)]
+pub(super) struct Config {
+    pub(super) path: String,
+    pub(super) entities: Vec<Entity>,
+    pub(super) origins: Origins,
+    pub(super) seal: Option<Result<Seal, ConfigError>>,
+    pub(super) gate: GateLimits,
+    pub(super) endpoint: EndpointLimits,
+    pub(super) watch: WatchLimits,
+    pub(super) connection: ConnectionLimits,
+    pub(super) delivery: Delivery,
+    pub(super) times: DeliveryTimes,
+    pub(super) deletion_reminders: Option<Vec<Duration>>,
+    pub(super) log: LogLimits,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) sessions: SessionLimits,
+    pub(super) drain_timeout: Duration,
+    pub(super) audit: bool,
+}
+
+impl Config {
+    fn new(path: String) -> Self {
+        Self {
+            path,
+            entities: Vec::new(),
+            origins: Origins::default(),
+            seal: None,
+            gate: GateLimits { concurrent: 128, queue_timeout: Duration::from_secs(10) },
+            endpoint: EndpointLimits {
+                delayed_refusals: 1024,
+                refusal_delay: Duration::from_secs(20),
+                sealed_key_lifetime: 12 * HOUR,
+                revalidation: RevalidationKeeps::default(),
+            },
+            watch: WatchLimits {
+                body_bytes: 1024 * 1024,
+                response_time: Duration::from_secs(5),
+                write_lock: Duration::from_secs(5),
+                hook: Duration::from_secs(5),
+                detached: 1024,
+            },
+            connection: ConnectionLimits {
+                connections: 50_000,
+                of_principal: None,
+                subscriptions: 32,
+                messages: Rate { burst: 1000, per_second: 100 },
+                control_frames: CONTROL_FRAMES,
+                revalidation_interval: Duration::from_secs(5 * 60),
+                ping_interval: Duration::from_secs(25),
+                pong_timeout: Duration::from_secs(75),
+                write_timeout: Duration::from_secs(10),
+                message_bytes: 4 * 1024,
+            },
+            delivery: Delivery::default(),
+            times: DeliveryTimes {
+                settle: SettleTimes {
+                    quiet: Duration::from_secs(2),
+                    overlap: Duration::from_secs(4),
+                    longest: Duration::from_secs(30),
+                },
+                second_replay_delay: Duration::from_secs(5),
+                replay_overlap: Duration::from_secs(5),
+                first_load: Duration::from_secs(60),
+                acknowledge_every: Duration::from_secs(15),
+                reminders: ReminderTimes::doubling(Duration::from_secs(30), 5),
+                pace: Pace::DEFAULT,
+            },
+            deletion_reminders: None,
+            log: LogLimits {
+                records: 50_000,
+                bytes: 32 * 1024 * 1024,
+                age: HOUR,
+                tombstones: 100_000,
+                tombstone_age: 24 * HOUR,
+                object_bytes: 0,
+            },
+            log_file: None,
+            sessions: SessionLimits { sessions: 100_000, age: HOUR },
+            drain_timeout: Duration::from_secs(5),
+            audit: false,
+        }
+    }
+}

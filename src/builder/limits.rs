@@ -1,0 +1,141 @@
+//! Setters: bounds of requests, sockets and shutdown.
+
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::config::{LiveUpdatesBuilder, within_a_year};
+use crate::connection::Rate;
+
+impl<A> LiveUpdatesBuilder<A> {
+    /// Largest request body, and largest response body, that the layer reads, each. Default: 1 MiB. A larger body passes
+    /// unread, and the change is derived from the other one.
+    ///
+    /// This also bounds objects. An object of more than this and 4 KiB as JSON is not broadcast, with a line in the log.
+    /// Fields of earlier changes that would exceed the bound are left out of an update.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.config.watch.body_bytes = bytes;
+        self
+    }
+
+    /// How long the layer waits for a complete response before it passes the response on as it arrives. Default: 5 s.
+    pub fn response_timeout(mut self, time: Duration) -> Self {
+        self.config.watch.response_time = time;
+        self
+    }
+
+    /// How long a write waits for an earlier write of the same object. Default: 5 s. After that the write proceeds, and is
+    /// counted in [`Stats::write_lock_timeouts`](crate::Stats::write_lock_timeouts). Writes whose bodies have arrived go
+    /// before those without a body, and deletions without a body do not wait for each other.
+    pub fn write_lock_timeout(mut self, time: Duration) -> Self {
+        self.config.watch.write_lock = time;
+        self
+    }
+
+    /// How long one call of an application's hook may take. Default: 5 s. A longer call counts as failed.
+    pub fn hook_timeout(mut self, time: Duration) -> Self {
+        self.config.watch.hook = time;
+        self
+    }
+
+    /// How many writes may run to completion at one time after their client has disconnected or an outer timeout has
+    /// fired. Default: 1 024; 0 switches this off. Writes beyond that are cancelled with their clients and counted in
+    /// [`Stats::writes_dropped`](crate::Stats::writes_dropped). A write whose handler waits for the rest of its request's
+    /// body is cancelled after it has waited for 5 s.
+    pub fn max_detached_writes(mut self, writes: usize) -> Self {
+        self.config.watch.detached = writes.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How many sockets may be open at one time. Default: 50 000. One more is refused with 503 after a random delay, which
+    /// spreads clients that retry every two seconds.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.config.connection.connections = connections.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How many sockets of one [principal](crate::Identity::principal) may be open at one time. Default: no limit. One more
+    /// is refused as with [`max_connections`](Self::max_connections).
+    ///
+    /// Every tab of a user is a socket, and a socket that has lost its network may keep its permit for the
+    /// [`pong_timeout`](Self::pong_timeout). So allow for more than you expect. With
+    /// [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) all pages are one principal.
+    pub fn max_connections_per_principal(mut self, connections: usize) -> Self {
+        self.config.connection.of_principal = Some(connections);
+        self
+    }
+
+    /// How many entities a page may subscribe to on its socket, `$resync` among them. Default: 32. A subscription beyond
+    /// that is ignored, logged, and counted in [`Stats::subscriptions_refused`](crate::Stats::subscriptions_refused).
+    pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
+        self.config.connection.subscriptions = subscriptions;
+        self
+    }
+
+    /// How many messages a page may send on its socket: `burst` at once, and `per_second` on average. Default: 1000 and
+    /// 100.
+    ///
+    /// A page that sends faster is read at this rate, and TCP makes it wait. A page that has more to send for 30 s without
+    /// a pause is closed with 1008 `Too many messages`, and counted in
+    /// [`Stats::sockets_closed_rate_limited`](crate::Stats::sockets_closed_rate_limited).
+    ///
+    /// - Each fragment of a message counts as a message, even an empty one.
+    /// - A page sends one message for each entity it subscribes to, all at once. So `burst` must not be less than that.
+    /// - Pings and pongs have a bucket of their own: 40 at once and 10 per second, or as many as messages if that is more,
+    ///   and the answers to the server's own pings.
+    /// - What arrives byte by byte may take as many reads as messages of
+    ///   [`max_message_bytes`](Self::max_message_bytes) take.
+    pub fn max_message_rate(mut self, burst: u32, per_second: u32) -> Self {
+        self.config.connection.messages = Rate { burst, per_second };
+        self
+    }
+
+    /// How many refused sockets are delayed at one time. Default: 1 024. Beyond that, sockets are refused at once (403 or
+    /// 503).
+    pub fn max_delayed_refusals(mut self, refusals: usize) -> Self {
+        self.config.endpoint.delayed_refusals = refusals.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Longest delay of a refusal for a temporary reason (too many sockets, authentication unavailable). Default: 20 s.
+    /// Each refusal waits a random part of it. The stock client retries every two seconds and never gives up.
+    pub fn refusal_delay(mut self, time: Duration) -> Self {
+        self.config.endpoint.refusal_delay = time;
+        self
+    }
+
+    /// How often a socket is pinged. Default: 25 s, since proxies close sockets that are idle for 60 s; at most a year.
+    pub fn ping_interval(mut self, time: Duration) -> Self {
+        self.config.connection.ping_interval = within_a_year(time);
+        self
+    }
+
+    /// How long a socket may send nothing, not even a pong, before its next ping closes it instead. Default: 75 s. It must
+    /// be longer than [`ping_interval`](Self::ping_interval). A busy or frozen tab stops answering although it is healthy,
+    /// so shorter is not better.
+    pub fn pong_timeout(mut self, time: Duration) -> Self {
+        self.config.connection.pong_timeout = time;
+        self
+    }
+
+    /// How long a write to a socket may make no progress before the socket is closed with 1013. Default: 10 s; at most a
+    /// year. A socket that lags behind the log is closed at once if it still has to read more than 256 kB of records that
+    /// the log has dropped.
+    pub fn write_timeout(mut self, time: Duration) -> Self {
+        self.config.connection.write_timeout = within_a_year(time);
+        self
+    }
+
+    /// Largest message that is read from a page. Default: 4 KiB. A larger one closes the socket with 1009.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.config.connection.message_bytes = bytes;
+        self
+    }
+
+    /// How long [`shutdown`](crate::LiveUpdates::shutdown) takes at most. Default: 5 s; at most a year. Up to 32 sockets are
+    /// closed at once; more are spread over half of this time.
+    pub fn drain_timeout(mut self, time: Duration) -> Self {
+        self.config.drain_timeout = within_a_year(time);
+        self
+    }
+}

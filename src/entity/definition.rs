@@ -1,0 +1,246 @@
+//! An entity's names and routes.
+
+use std::fmt;
+
+use http::Method;
+
+use super::{
+    hooks::{Authorize, Load, Project, ReadAll, Scoping, Visible},
+    widget::Widget,
+};
+use crate::change::ChangeKind;
+
+/// A named collection that pages subscribe to, and the routes that change it.
+///
+/// ```
+/// use http::Method;
+/// use tower_live_updates::{ChangeKind, Entity};
+///
+/// // The Scheduler's: POST /events, PUT|PATCH|DELETE /events/{id}
+/// let events = Entity::scheduler("/events");
+///
+/// // The Gantt's tasks: the payload key and the paths are singular, the entity is plural
+/// let tasks = Entity::new("tasks")
+///     .payload_key("task")
+///     .collection("/data/task")
+///     .route(Method::POST, "/data/task/{id}/archive", ChangeKind::Delete);
+///
+/// // Published by the application only: no route changes it
+/// let calendars = Entity::new("calendars").payload_key("calendar");
+/// ```
+#[derive(Clone)]
+#[must_use = "an entity does nothing until a builder takes it"]
+pub struct Entity {
+    pub(crate) name: String,
+    pub(crate) payload_key: String,
+    pub(crate) routes: Vec<EntityRoute>,
+    pub(crate) lists: Vec<String>,
+    /// The application sets the caching headers of its lists.
+    pub(crate) has_cacheable_lists: bool,
+    /// The body of a write may name its action.
+    pub(crate) has_body_modes: bool,
+    pub(crate) request_pointer: Option<String>,
+    pub(crate) response_pointer: Option<String>,
+    pub(crate) load: Option<Load>,
+    /// The load hook takes scopes.
+    pub(super) load_knows_scopes: bool,
+    pub(crate) snapshot: Option<ReadAll>,
+    pub(crate) parent_key: Option<String>,
+    /// `None` if every subscriber receives everything.
+    pub(crate) scoping: Option<Scoping>,
+    pub(crate) authorize: Option<Authorize>,
+    pub(crate) visible: Option<Visible>,
+    pub(crate) project: Option<Project>,
+    pub(crate) widget: Widget,
+}
+
+/// One method and path that changes an entity.
+#[derive(Clone, Debug)]
+pub(crate) struct EntityRoute {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) kind: ChangeKind,
+}
+
+impl Entity {
+    /// An entity without routes: pages can subscribe to it, and the application publishes.
+    ///
+    /// Clients subscribe to `name`, which is also the payload key unless [`payload_key`](Self::payload_key) sets another.
+    /// At most 64 bytes.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            payload_key: name.clone(),
+            name,
+            routes: Vec::new(),
+            lists: Vec::new(),
+            has_cacheable_lists: false,
+            has_body_modes: false,
+            request_pointer: None,
+            response_pointer: None,
+            load: None,
+            load_knows_scopes: false,
+            snapshot: None,
+            parent_key: None,
+            scoping: None,
+            authorize: None,
+            visible: None,
+            project: None,
+            widget: Widget::Any,
+        }
+    }
+
+    /// The DHTMLX Scheduler's `events` (payload key `event`) under the REST address `path`.
+    ///
+    /// - Objects that would stop a page are not broadcast: an added event needs `start_date` and `end_date` as text, and an
+    ///   `rrule` must be one that the Scheduler draws (see [`check`](Self::check)).
+    /// - Responses that the Scheduler takes for a failure (201 or 204 instead of 200, a create without `tid`) are named
+    ///   once in the log.
+    /// - The exceptions of a recurring series are deleted with it: the preset sets [`parent_key`](Self::parent_key) to
+    ///   `recurring_event_id`.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events");
+    /// ```
+    pub fn scheduler(path: impl AsRef<str>) -> Self {
+        let events = Self::new("events").payload_key("event").collection(path).parent_key("recurring_event_id");
+        Self { widget: Widget::Scheduler, ..events }
+    }
+
+    /// The singular key of the object in a message, and the end of the message types: `event` gives
+    /// `{"type":"add-event","event":{…}}`. Default: the entity's name.
+    pub fn payload_key(mut self, key: impl Into<String>) -> Self {
+        self.payload_key = key.into();
+        self
+    }
+
+    /// The usual REST routes under `path`: POST on it adds, PUT and PATCH on `path/{id}` update, DELETE deletes, GET on
+    /// it lists.
+    ///
+    /// The path may hold parameters: `/calendars/{calendar}/events`. A trailing slash makes no difference. `build()` refuses
+    /// a path that no request can have (with a query, `:id`, `*` or white space).
+    pub fn collection(self, path: impl AsRef<str>) -> Self {
+        let given = path.as_ref();
+        let bare = given.trim_end_matches('/');
+        let item = format!("{bare}/{{id}}");
+        // Inside `nest` the collection may be all that is left.
+        let path = if bare.is_empty() { given } else { bare };
+        self.route(Method::POST, path, ChangeKind::Add)
+            .route(Method::PUT, &item, ChangeKind::Update)
+            .route(Method::PATCH, &item, ChangeKind::Update)
+            .route(Method::DELETE, &item, ChangeKind::Delete)
+            .list_route(path)
+    }
+
+    /// Adds a route that pages GET their objects from. Changes during the request are resent after its response, since the
+    /// page shows the list as it was read. Several entities may share a route.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let tasks = Entity::new("tasks").payload_key("task").collection("/data/task").list_route("/data");
+    /// let links = Entity::new("links").payload_key("link").collection("/data/link").list_route("/data");
+    /// ```
+    pub fn list_route(mut self, path: impl Into<String>) -> Self {
+        self.lists.push(path.into());
+        self
+    }
+
+    /// Leaves the caching headers of this entity's list responses to the application. Default: a response without
+    /// `Cache-Control`, `Expires` and `Pragma` gets `Cache-Control: no-store`.
+    ///
+    /// A browser that goes back to a page takes its list from the cache, however old the list is, unless the response had
+    /// `no-store`. The page then shows old events, and the server cannot know. A cached list must be at most a minute old
+    /// when a page gets it.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events").cacheable_lists();
+    /// ```
+    pub fn cacheable_lists(mut self) -> Self {
+        self.has_cacheable_lists = true;
+        self
+    }
+
+    /// Adds a route that changes this entity. The path of an update or a deletion must contain `{id}`.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_live_updates::{ChangeKind, Entity};
+    ///
+    /// let events = Entity::scheduler("/events")
+    ///     .route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
+    /// ```
+    pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
+        self.routes.push(EntityRoute { method, path: path.into(), kind });
+        self
+    }
+
+    /// Reads the action in a request's body. Only for back ends that read it too. Default: off.
+    ///
+    /// In the DHTMLX DataProcessor's modes `JSON` and `POST` every write is `POST …?editing=true`, and its action is in the
+    /// body: as `action` beside `id` and `data`, or as `!nativeeditor_status` among the fields. The action is read only with
+    /// that query, and only on a route whose POST adds.
+    ///
+    /// The action is a claim of the page. If the response contradicts it (`inserted` or a `tid` for an update or a deletion,
+    /// another id), the response counts. If the response does not contain enough, nothing is published, and the log says
+    /// why.
+    ///
+    /// ```
+    /// let events = tower_live_updates::Entity::scheduler("/events").body_modes();
+    /// ```
+    pub fn body_modes(mut self) -> Self {
+        self.has_body_modes = true;
+        self
+    }
+
+    /// Where in a request's JSON the object is, as a JSON pointer (RFC 6901). Default: under the payload key if that holds
+    /// an object (the article's `{"event":{…}}`), else the whole body.
+    pub fn request_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.request_pointer = Some(pointer.into());
+        self
+    }
+
+    /// Where in a response's JSON the stored object is, as a JSON pointer. Default: `item`, else the payload key, else the
+    /// whole response if it has an `id`.
+    pub fn response_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.response_pointer = Some(pointer.into());
+        self
+    }
+
+    /// The key under which an object names its parent: `recurring_event_id` of the Scheduler's exceptions, `parent` of the
+    /// Gantt's tasks. When the parent is deleted, the deletion of its children is broadcast too.
+    ///
+    /// The layer knows the children whose last change is in its log. If the store deletes others as well, or deletes them
+    /// for another reason, the handler publishes that with [`LiveWrite`](crate::LiveWrite).
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let tasks = Entity::new("tasks").payload_key("task").collection("/task").parent_key("parent");
+    /// ```
+    pub fn parent_key(mut self, key: impl Into<String>) -> Self {
+        self.parent_key = Some(key.into());
+        self
+    }
+
+    /// True if a hook decides which identity may see which object.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.visible.is_some() || self.project.is_some()
+    }
+
+    /// The patterns of all watched routes.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.path).chain(self.lists.iter().map(String::as_str))
+    }
+}
+
+impl fmt::Debug for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entity")
+            .field("name", &self.name)
+            .field("payload_key", &self.payload_key)
+            .field("routes", &self.routes)
+            .field("widget", &self.widget)
+            .finish_non_exhaustive()
+    }
+}
