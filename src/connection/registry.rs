@@ -288,7 +288,7 @@ mod tests {
         disconnected.discard_pending(&hub);
         let new = open(&hub);
         let events = hub.find("events").unwrap();
-        assert!(hub.subscribe(&new.subscriber, events, Instant::now()));
+        assert!(new.subscriber.subscribe(events, Instant::now()));
         // When its task ends, the disconnected one leaves a second time.
         disconnected.leave(&hub);
         hub.publish(events, &[Change::delete(7).unwrap()], None);

@@ -14,7 +14,7 @@ const KEYS_AT_ONCE: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFrames {
     /// Where the log stood before the store was asked.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// Of who it was asked for.
     pub(super) scopes: Scopes,
     pub(super) gone: Arc<[Row]>,

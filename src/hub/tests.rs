@@ -1,11 +1,21 @@
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::json;
-
 use tokio::sync::Notify;
 
-use super::*;
+use super::{
+    delivery::batch::{Batch, Repeat, Resent},
+    subscriber::spread,
+    *,
+};
 
 const EVENTS: EntityIndex = EntityIndex(0);
 const CALENDARS: EntityIndex = EntityIndex(1);
@@ -19,16 +29,24 @@ fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
 }
 
 pub(super) fn hub_of(encoders: Vec<EntityEncoder>, records: usize, delivery: Delivery) -> Arc<Hub> {
+    hub_with_objects_of(usize::MAX, encoders, records, delivery)
+}
+
+/// A hub whose objects have so many bytes at most.
+pub(super) fn hub_within(encoders: Vec<EntityEncoder>, object_bytes: usize) -> Arc<Hub> {
+    hub_with_objects_of(object_bytes, encoders, 1000, Delivery::Converging)
+}
+
+fn hub_with_objects_of(
+    object_bytes: usize,
+    encoders: Vec<EntityEncoder>,
+    records: usize,
+    delivery: Delivery,
+) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
-    let log = LogLimits {
-        records,
-        bytes: usize::MAX,
-        age: hour,
-        tombstones: 1000,
-        tombstone_age: 24 * hour,
-        object_bytes: usize::MAX,
-    };
-    Arc::new(Hub::new(delivery, encoders, log, times(), SessionLimits { sessions: 100, age: hour }))
+    let log =
+        LogLimits { records, bytes: usize::MAX, age: hour, tombstones: 1000, tombstone_age: 24 * hour, object_bytes };
+    Arc::new(Hub::new(delivery, encoders, log, times(), SessionLimits { sessions: 100, age: hour }, false))
 }
 
 pub(super) fn times() -> DeliveryTimes {
@@ -92,7 +110,7 @@ impl FrameSink for Pipe {
 }
 
 /// One round of what a subscriber's own task does when it has room.
-fn run_slow_way(hub: &Hub, subscriber: &Subscriber) -> Progress {
+fn run_slow_path(subscriber: &Arc<Subscriber>) -> Progress {
     loop {
         match subscriber.catch_up(Instant::now()) {
             Progress::More => {}
@@ -131,7 +149,7 @@ async fn the_fast_way_needs_nobody_but_the_fan_out() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(None)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(None)));
     subscriber.subscribe(EVENTS, Instant::now());
     hub.publish(EVENTS, &[update(1), update(2)], None);
     let_others_run().await;
@@ -143,14 +161,14 @@ async fn a_full_outlet_wakes_its_task_and_loses_nothing() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 2);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     subscriber.subscribe(EVENTS, Instant::now());
     let changes: Vec<Change> = (0..5).map(update).collect();
     hub.publish(EVENTS, &changes, None);
     pipe.news.notified().await;
     assert_eq!(pipe.out().len(), 2);
     *lock(&pipe.room) = 100;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(None)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(None)));
     let all: Vec<Bytes> = changes.iter().map(|change| frame(&hub, EVENTS, change)).collect();
     assert_eq!(pipe.out(), all);
 }
@@ -160,12 +178,12 @@ async fn a_reader_behind_the_log_is_told_that_it_fell_off() {
     let hub = hub(3);
     let pipe = Pipe::new(true, 0);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     subscriber.subscribe(EVENTS, Instant::now());
     hub.publish(EVENTS, &(0..10).map(update).collect::<Vec<_>>(), None);
     pipe.news.notified().await;
     *lock(&pipe.room) = 100;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Lagged));
+    assert!(matches!(run_slow_path(&subscriber), Progress::Lagged));
 }
 
 #[tokio::test]
@@ -173,7 +191,7 @@ async fn what_was_told_before_a_subscription_stays_untold() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     // The fan-out has not run yet when the subscription comes.
     hub.publish(EVENTS, &[update(1)], None);
     assert!(subscriber.subscribe(EVENTS, Instant::now()));
@@ -188,7 +206,7 @@ async fn an_add_never_overrides_what_was_told_since_its_write_began() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     subscriber.subscribe(EVENTS, Instant::now());
     let object = |kind: fn(&serde_json::Value) -> Result<Change, crate::ChangeError>, id: u32, text: &str| {
         kind(&json!({ "id": id, "text": text })).unwrap()
@@ -219,11 +237,11 @@ async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_stil
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     subscriber.subscribe(EVENTS, Instant::now());
     hub.leave(&subscriber, Instant::now());
     hub.publish(EVENTS, &[update(1)], None);
-    subscriber.deliver(&hub, &hub.batch(0), &mut Vec::new(), &mut Vec::new());
+    subscriber.deliver(&Batch::after(&hub.core, 0), &mut Vec::new(), (&mut Vec::new(), &mut Vec::new()));
     assert!(pipe.out().is_empty());
 }
 
@@ -231,7 +249,7 @@ async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_stil
 async fn the_fan_out_ends_with_its_hub() {
     let hub = hub(100);
     hub.join(Pipe::new(true, 1), ann(), ResumeFrom::Unknown);
-    let shard = hub.shards()[0].clone();
+    let shard = hub.fanout.shards()[0].clone();
     let_others_run().await;
     drop(hub);
     let_others_run().await;
@@ -282,7 +300,7 @@ proptest! {
                         *lock(&pipe.room) = room;
                     }
                     if *lock(&pipe.room) > 0 {
-                        run_slow_way(&hub, subscriber);
+                        run_slow_path(&subscriber);
                     }
                 }
             };
@@ -327,7 +345,7 @@ proptest! {
 fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
     subscriber.subscribe(EVENTS, Instant::now());
-    assert_eq!(what_is_lost(&run_slow_way(hub, &subscriber)), Some((EVENTS, 0)));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 0)));
     subscriber
 }
 
@@ -350,25 +368,21 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     hub.publish(EVENTS, &[Change::update(&json!({"id": 600, "text": "new"})).unwrap()], None);
     subscriber.resynchronise(EVENTS, Some(frames), None, Instant::now());
     *lock(&pipe.room) = 100;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
+    assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
     // Another entity takes nothing of this one's history.
     for _ in 0..30 {
         hub.send(CALENDARS, Scopes::All, "0");
     }
     *lock(&pipe.room) = 50;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
+    assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
     // The log turns over.
     for _ in 0..30 {
         hub.send(EVENTS, Scopes::All, "0");
     }
     *lock(&pipe.room) = usize::MAX / 2;
-    assert_eq!(
-        what_is_lost(&run_slow_way(&hub, &subscriber)),
-        Some((EVENTS, 0)),
-        "the update is not in the log any more"
-    );
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 0)), "the update is not in the log any more");
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 600)), None, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().iter().filter(|frame| frame.ends_with(br#""value":0}}"#)).count(), 10);
     assert_eq!(pipe.out().len(), 150 + 600 + 10, "half of the log is the other's");
 }
@@ -384,13 +398,13 @@ async fn messages_keep_their_order_while_the_store_is_told() {
     hub.send(EVENTS, Scopes::All, "102");
     for number in 103..108 {
         *lock(&pipe.room) = 100;
-        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
+        assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
         hub.send(EVENTS, Scopes::All, &number.to_string());
     }
     *lock(&pipe.room) = usize::MAX / 2;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     hub.send(EVENTS, Scopes::All, "108");
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     let texts = texts(&pipe);
     let heard = texts.iter().filter_map(|text| text.split_once(r#""value":1"#)?.1.strip_suffix("}}"));
     assert_eq!(heard.collect::<Vec<_>>(), ["01", "02", "03", "04", "05", "06", "07", "08"]);
@@ -409,25 +423,21 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     subscriber.resynchronise(EVENTS, Some(older), None, Instant::now());
     for number in 0..5 {
         *lock(&pipe.room) = 50;
-        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::Blocked));
+        assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
         hub.send(EVENTS, Scopes::All, &number.to_string());
     }
     *lock(&pipe.room) = usize::MAX / 2;
-    assert_eq!(
-        what_is_lost(&run_slow_way(&hub, &subscriber)),
-        Some((EVENTS, 1)),
-        "the store was asked before the refresh"
-    );
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 1)), "the store was asked before the refresh");
     assert_eq!(pipe.out().len(), 305, "but it is told, and the messages");
     hub.refresh(EVENTS);
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 300)), None, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().len(), 605);
     assert_eq!(hub.core.counters.snapshots.get(), 2);
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, hub.log_end())));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, hub.log_end())));
     subscriber.resynchronise(EVENTS, None, None, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "the store is out of order");
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)), "the store is out of order");
 }
 
 #[tokio::test(start_paused = true)]
@@ -437,7 +447,7 @@ async fn a_page_that_has_the_store_keeps_no_rows() {
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 10);
     subscriber.resynchronise(EVENTS, Some(frames.clone()), None, Instant::now());
-    while let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) {
+    while let Progress::CaughtUp(Some(due)) = run_slow_path(&subscriber) {
         if Arc::strong_count(&frames) == 1 {
             return;
         }
@@ -452,17 +462,17 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     let first = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(first.clone(), ann(), ResumeFrom::Unknown);
     subscriber.subscribe(EVENTS, Instant::now());
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     hub.publish(EVENTS, &[update(1)], None);
     let settled = Resent::Settled { told: 0..1, is_last: true, known_before: 0 };
-    let again = || hub.repeat(&Repeat { entity: EVENTS, what: settled.clone() });
+    let again = || hub.fanout.repeat(&Repeat { entity: EVENTS, what: settled.clone() });
     for _ in 0..10 {
         again();
     }
     let second = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(second.clone(), ann(), ResumeFrom::Unknown);
     subscriber.subscribe(EVENTS, Instant::now());
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     hub.send(EVENTS, Scopes::All, "0");
     second.said(1).await;
     assert_eq!(second.out().len(), 1, "what was told again before it came");
@@ -479,12 +489,11 @@ fn what_waits_to_be_told_again_is_told_as_one() {
     assert!(waits.merge(&settled(2..4, 3)) && waits.merge(&settled(7..12, 7)));
     let Resent::Settled { told, known_before, .. } = &waits.what else { panic!("{waits:?}") };
     assert_eq!((told.clone(), *known_before), (2..12, 3));
-    assert!(!waits.merge(&deletions(&[1])) && !waits.merge(&repeat(Resent::Retractions)));
+    assert!(!waits.merge(&deletions(&[1])));
     assert!(!waits.merge(&Repeat { entity: CALENDARS, ..settled(0..20, 0) }));
     let mut waits = deletions(&[1, 4]);
     assert!(waits.merge(&deletions(&[2])) && !waits.merge(&settled(0..20, 0)));
     assert!(matches!(&waits.what, Resent::Deletions(sequences) if **sequences == [1, 2, 4]));
-    assert!(repeat(Resent::Retractions).merge(&repeat(Resent::Retractions)));
 }
 
 #[test]
@@ -505,13 +514,13 @@ async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
     let pipe = Pipe::new(true, 1);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session, missed_from: Some(0) });
     subscriber.subscribe(EVENTS, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
     hub.publish(EVENTS, &[update(1)], None);
     pipe.said(1).await;
     assert!(!pipe.out().iter().any(is_ping), "there was no room");
     *lock(&pipe.room) = usize::MAX / 2;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let offers = pipe.offers.load(Ordering::Relaxed);
     hub.publish(EVENTS, &[update(2)], None);
     pipe.said(3).await;
@@ -548,7 +557,7 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
         hub.publish(EVENTS, &[update(second % 10)], None);
         drop(write);
         tokio::time::sleep(Duration::from_millis(900)).await;
-        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+        assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
         if second % 15 == 0 {
             let ping = subscriber.ping(Instant::now());
             subscriber.pong(&ping.to_bytes()[2..]);
@@ -556,12 +565,12 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
     }
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "when all is quiet");
+        assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)), "when all is quiet");
     }
     hub.leave(&subscriber, Instant::now());
     let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), ann(), page());
     subscriber.subscribe(EVENTS, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)), "when it comes back");
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)), "when it comes back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -588,10 +597,8 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
     subscriber.resynchronise(EVENTS, snapshot, None, Instant::now());
     let end = Instant::now() + Duration::from_secs(1000);
     while Instant::now() < end {
-        match run_slow_way(&hub, &subscriber) {
-            Progress::NeedsSnapshot(..) => {
-                subscriber.resynchronise(EVENTS, refresh("again"), None, Instant::now())
-            }
+        match run_slow_path(&subscriber) {
+            Progress::NeedsSnapshot(..) => subscriber.resynchronise(EVENTS, refresh("again"), None, Instant::now()),
             _ => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
@@ -613,17 +620,17 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
     let subscriber = lost(&hub, &Pipe::new(true, usize::MAX / 2));
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let write = hub.write_begins(EVENTS);
     // Committed already, and told later.
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, 1)));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 1)));
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::CaughtUp(_)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let another = hub.write_begins(EVENTS);
     hub.publish(EVENTS, &[update(0)], None);
     drop(write);
-    assert_eq!(what_is_lost(&run_slow_way(&hub, &subscriber)), Some((EVENTS, 3)), "the store is asked once more");
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 3)), "the store is asked once more");
     // What begins behind the import is newer, however many writes there are.
     drop(another);
     assert_eq!(hub.log_end(), 3);
@@ -640,7 +647,7 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     let told = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
     let subscribe = |expected: usize, why: &str| {
         subscriber.subscribe(EVENTS, Instant::now());
-        run_slow_way(&hub, &subscriber);
+        run_slow_path(&subscriber);
         assert_eq!(told(&pipe), expected, "{why}");
         subscriber.unsubscribe(EVENTS);
     };
@@ -653,12 +660,12 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     subscribe(50, "a while later");
     // What it is not replayed to at once, it is later; and what happens meanwhile it hears.
     subscriber.subscribe(EVENTS, Instant::now());
-    let Progress::CaughtUp(Some(due)) = run_slow_way(&hub, &subscriber) else { panic!("it has caught up") };
+    let Progress::CaughtUp(Some(due)) = run_slow_path(&subscriber) else { panic!("it has caught up") };
     hub.publish(EVENTS, &[update(7)], None);
     pipe.said(1).await;
     assert_eq!(told(&pipe), 1);
     tokio::time::sleep_until(due).await;
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     assert_eq!(told(&pipe), 50);
 }
 
@@ -670,12 +677,12 @@ async fn a_page_that_is_lost_again_and_again_has_the_store_asked_once_in_a_while
     let again = || {
         subscriber.unsubscribe(EVENTS);
         subscriber.subscribe(EVENTS, Instant::now());
-        run_slow_way(&hub, &subscriber)
+        run_slow_path(&subscriber)
     };
     assert!(matches!(again(), Progress::NeedsSnapshot(..)), "once more");
     let Progress::CaughtUp(Some(due)) = again() else { panic!("not at will") };
     tokio::time::sleep_until(due).await;
-    assert!(matches!(run_slow_way(&hub, &subscriber), Progress::NeedsSnapshot(..)));
+    assert!(matches!(run_slow_path(&subscriber), Progress::NeedsSnapshot(..)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -685,7 +692,7 @@ async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_d
     let pipe = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(pipe.clone(), ann(), page());
     subscriber.subscribe(EVENTS, Instant::now());
-    run_slow_way(&hub, &subscriber);
+    run_slow_path(&subscriber);
     hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap(), Change::delete(7).unwrap()], None);
     hub.publish(EVENTS, &[Change::update(&json!({"id": 7, "text": "dragged"})).unwrap().claimed()], None);
     pipe.said(3).await;
@@ -701,7 +708,7 @@ async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_d
     subscriber.subscribe(EVENTS, Instant::now());
     let end = Instant::now() + Duration::from_secs(1000);
     while Instant::now() < end {
-        run_slow_way(&hub, &subscriber);
+        run_slow_path(&subscriber);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(kinds(&late).len() > 3 && kinds(&late).iter().all(|kind| *kind == "delete"), "{:?}", kinds(&late));

@@ -207,7 +207,7 @@ impl Appender<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use serde_json::{Value, json};
 
@@ -215,7 +215,11 @@ mod tests {
     use crate::{
         auth::Identity,
         entity::Widget,
-        hub::{EntityEncoder, tests::hub_of},
+        hub::{
+            Delivery, EntityEncoder, Hub,
+            encoder::LARGE,
+            tests::{self, hub_of},
+        },
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
@@ -385,20 +389,24 @@ mod tests {
         let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap().scope("south");
         hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
         let delete = |scope: &str| Change::delete(1).unwrap().claimed().scope(scope);
-        assert_eq!(hub.descendants(EVENTS, &delete("south")).len(), 1);
-        assert!(hub.descendants(EVENTS, &delete("north")).is_empty());
+        assert_eq!(hub.publish(EVENTS, &[delete("north")], None).changes, 0);
+        assert_eq!(hub.publish(EVENTS, &[delete("south")], None).changes, 2, "the child, and the object itself");
     }
 
     #[test]
     fn exceptions_of_a_series_have_none_of_their_own() {
         for (widget, along) in [(Widget::Scheduler, ["2", ""]), (Widget::Any, ["3,2", "3"])] {
-            let parent_key = Some("recurring_event_id".into());
-            let hub = hub(EntityEncoder { widget, parent_key, ..EntityEncoder::new("events", "event") });
             let of = |id: u32, series: u32| Change::add(&json!({"id": id, "recurring_event_id": series})).unwrap();
-            hub.publish(EVENTS, &[of(1, 0), of(2, 1), of(3, 2)], None);
             let gone = |id: u32| -> Vec<String> {
-                let gone = hub.descendants(EVENTS, &Change::delete(id).unwrap());
-                gone.iter().map(|change| change.id().to_owned()).collect()
+                let parent_key = Some("recurring_event_id".into());
+                let hub = hub(EntityEncoder { widget, parent_key, ..EntityEncoder::new("events", "event") });
+                hub.publish(EVENTS, &[of(1, 0), of(2, 1), of(3, 2)], None);
+                hub.publish(EVENTS, &[Change::delete(id).unwrap()], None);
+                let log = lock(&hub.core.log);
+                let deleted: Vec<String> =
+                    log.since(3).filter_map(|(_, record)| Some(record.object()?.id.to_string())).collect();
+                assert_eq!(deleted.last(), Some(&id.to_string()), "itself behind the others");
+                deleted[..deleted.len() - 1].to_vec()
             };
             assert_eq!([gone(1).join(","), gone(2).join(",")], along, "{widget:?}");
         }
@@ -447,10 +455,11 @@ mod tests {
         let mut batch = Batch::of(&changes, Some(0));
         let mut log = lock(&hub.core.log);
         let told = [1, 3].map(|_| {
-            for (at, basis) in hub.large(&log, EVENTS, &batch) {
-                batch.encoded[at] = Some(hub.encode(EVENTS, &changes[at], basis));
+            let appender = Appender::new(&hub.core, EVENTS);
+            for (at, basis) in appender.large(&log, &batch) {
+                batch.encoded[at] = Some(appender.encode(&changes[at], basis));
             }
-            hub.append(&mut log, EVENTS, &mut batch, true);
+            appender.append(&mut log, &mut batch, true);
             batch.done
         });
         assert_eq!((told, log.end()), ([1, 3], 3));
@@ -465,10 +474,10 @@ mod tests {
             Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
         ];
         let mut batch = Batch::of(&changes, Some(0));
-        hub.append(&mut lock(&hub.core.log), EVENTS, &mut batch, false);
+        Appender::new(&hub.core, EVENTS).append(&mut lock(&hub.core.log), &mut batch, false);
         assert_eq!(batch.done, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);
-        hub.append(&mut lock(&hub.core.log), EVENTS, &mut batch, false);
+        Appender::new(&hub.core, EVENTS).append(&mut lock(&hub.core.log), &mut batch, false);
         assert_eq!((batch.done, newest(&hub, "9").1["text"].as_str()), (3, Some("new")));
     }
 
@@ -494,8 +503,7 @@ mod tests {
 
     #[test]
     fn an_object_that_would_grow_too_large_is_known_in_part_only() {
-        let mut hub = hub(EntityEncoder::new("events", "event"));
-        Arc::get_mut(&mut hub).unwrap().max_object_bytes = 3 * LARGE;
+        let hub = tests::hub_within(vec![EntityEncoder::new("events", "event")], 3 * LARGE);
         hub.publish(EVENTS, &[Change::add(&large("a")).unwrap(), update(&large("b"))], None);
         assert!(newest(&hub, "7").2, "so far");
         hub.publish(EVENTS, &[update(&large("c"))], None);

@@ -90,7 +90,7 @@ impl OldDeletions {
     /// True when the page is to be reminded of what only the store said to be gone, and the log does not reach back to when
     /// that was: the objects may have come back.
     fn is_doubtful(&self, log_start: u64) -> bool {
-        self.sending.is_some() && self.gone.as_ref().is_some_and(|gone| gone.at < log_start)
+        self.sending.is_some() && self.gone.as_ref().is_some_and(|gone| gone.at < log_start && !gone.gone.is_empty())
     }
 }
 
@@ -279,5 +279,166 @@ impl Retractions {
 
     fn count(&mut self) {
         self.reminded = self.objects.values().filter(|known| known.reminders.is_some()).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        entity::EntityIndex,
+        frame::Frame,
+        hub::snapshot::{Row, RowKind},
+        scope::Scopes,
+    };
+
+    fn due(retractions: &Retractions) -> Vec<&str> {
+        retractions.due_objects().map(|(key, _)| &**key).collect()
+    }
+
+    fn object(key: &str) -> ObjectRef {
+        ObjectRef { entity: EntityIndex(0), key: key.into(), id: key.into() }
+    }
+
+    fn times() -> ReminderTimes {
+        ReminderTimes::doubling(Duration::from_secs(10), 2)
+    }
+
+    #[test]
+    fn what_left_is_resent_further_and_further_apart_and_what_is_rechecked_once() {
+        let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        ["a", "b"].into_iter().for_each(|key| retractions.recheck(key.into(), key.into()));
+        retractions.left(&object("c"), now);
+        retractions.left(&object("d"), now);
+        assert!(due(&retractions).is_empty());
+        retractions.look();
+        assert_eq!(due(&retractions), ["a", "b"]);
+        retractions.left(&object("a"), later(5));
+        retractions.entered("d");
+        retractions.objects_sent(Some("b".into()), &times);
+        assert_eq!(due(&retractions), ["b"]);
+        retractions.objects_sent(None, &times);
+        assert!(due(&retractions).is_empty());
+        for (seconds, expected) in
+            [(9, &[][..]), (10, &["c"]), (15, &["a"]), (29, &[]), (30, &["c"]), (35, &["a"]), (99, &[])]
+        {
+            retractions.remind(&times, later(seconds));
+            assert_eq!(due(&retractions), expected, "{seconds}");
+            retractions.objects_sent(None, &times);
+        }
+        assert!(retractions.objects.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_comes_back_is_sent_what_it_may_not_have_received() {
+        let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
+        retractions.left(&object("a"), now);
+        retractions.recheck("b".into(), "b".into());
+        let mut retractions = Retractions::resumed(retractions.retracted().clone(), &times);
+        assert_eq!(due(&retractions), ["a", "b"]);
+        retractions.objects_sent(None, &times);
+        let retractions = Retractions::resumed(retractions.retracted().clone(), &times);
+        assert_eq!(due(&retractions), ["a"]);
+    }
+
+    #[test]
+    fn what_no_hook_could_say_is_asked_again_until_something_is_sent() {
+        let (mut retractions, now) = (Retractions::default(), Instant::now());
+        let from = |retractions: &Retractions| retractions.objects["a"].undecided_from;
+        retractions.undecided(&object("a"), 7, now);
+        retractions.undecided(&object("a"), 9, now);
+        assert_eq!(from(&retractions), Some(7));
+        retractions.left(&object("a"), now);
+        retractions.undecided(&object("a"), 11, now);
+        assert_eq!(from(&retractions), None);
+    }
+
+    #[test]
+    fn what_is_rechecked_stays_until_it_was_looked_at() {
+        let (mut retractions, times) = (Retractions::default(), times());
+        ["a", "b", "c"].into_iter().for_each(|key| retractions.recheck(key.into(), key.into()));
+        retractions.look();
+        retractions.objects_sent(Some("b".into()), &times);
+        assert_eq!(due(&retractions), ["b", "c"]);
+        retractions.objects_sent(None, &times);
+        assert!(retractions.objects.is_empty() && due(&retractions).is_empty());
+    }
+
+    #[test]
+    fn however_many_leave_only_so_many_are_remembered() {
+        let (mut retractions, now) = (Retractions::default(), Instant::now());
+        for number in 0..5000 {
+            retractions.left(&object(&number.to_string()), now);
+        }
+        assert_eq!(retractions.objects.len(), MAX_OBJECTS);
+        assert!(!retractions.undecided(&object("another"), 0, now), "the store must be asked");
+        assert!(retractions.undecided(&object("7"), 0, now));
+    }
+
+    /// What the store said to be gone when the log stood at 10.
+    fn snapshot(gone: &[&str]) -> Arc<SnapshotFrames> {
+        let row = |id: &&str| Row {
+            id: (*id).into(),
+            keys: Box::default(),
+            frame: Frame::from(Bytes::from_static(b"{}")),
+            object: None,
+            kind: RowKind::Gone,
+        };
+        let gone = gone.iter().map(row).collect();
+        Arc::new(SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default(), takes_away: false })
+    }
+
+    #[test]
+    fn what_only_the_store_says_to_be_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
+        let (now, times) = (Instant::now(), times());
+        let later = now + Duration::from_secs(10);
+        for (gone, log_start, at, doubts) in [
+            (&["7"][..], 11, later, true),
+            (&["7"], 10, later, false),
+            (&["7"], 11, now, false),
+            (&[], 11, later, false),
+        ] {
+            let mut retractions = Retractions::default();
+            retractions.remind_of(0..0, Some(snapshot(gone)), &times, now);
+            assert_eq!(retractions.knows_gone_ids(), !gone.is_empty(), "the next connection asks the store again");
+            retractions.remind(&times, at);
+            assert_eq!(retractions.are_doubtful(log_start), doubts, "{gone:?} {log_start}");
+        }
+    }
+
+    #[test]
+    fn old_deletions_have_each_reminder_once() {
+        let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        retractions.remind_of(5..9, None, &times, now);
+        let mut sent_at = Vec::new();
+        for second in 0..100 {
+            retractions.remind(&times, later(second));
+            if let Some((_, position)) = retractions.due_old() {
+                assert!(matches!(position, OldPosition::Tombstone(5)));
+                sent_at.push(second);
+                retractions.old_sent(None, &times, later(second));
+            }
+        }
+        assert_eq!(sent_at, [10, 30]);
+        assert!(retractions.old.is_none() && retractions.next_due(&times).is_none());
+    }
+
+    #[test]
+    fn of_lists_that_wait_the_oldest_is_forgotten() {
+        let mut retractions = Retractions::default();
+        for first in 0..=MAX_LISTS as u64 {
+            retractions.add_list([first, 100].into());
+        }
+        retractions.list_sent(Some(1));
+        let (list, sent) = retractions.due_list().unwrap();
+        assert_eq!((&**list, sent), (&[1_u64, 100][..], 1));
+        (0..MAX_LISTS).for_each(|_| retractions.list_sent(None));
+        assert!(retractions.due_list().is_none());
     }
 }

@@ -96,7 +96,7 @@ impl Fanout {
         self.shards().iter().map(of_shard).sum()
     }
 
-    fn shards(&self) -> &[Arc<Shard>] {
+    pub(super) fn shards(&self) -> &[Arc<Shard>] {
         self.shards.get().map_or(&[], |shards| shards)
     }
 
@@ -114,7 +114,7 @@ impl Fanout {
         next
     }
 
-    fn repeat(&self, repeat: &Repeat) {
+    pub(super) fn repeat(&self, repeat: &Repeat) {
         for shard in self.shards() {
             shard.repeat(repeat.clone());
         }
@@ -198,16 +198,15 @@ async fn settle(running: Running, core: Arc<Core>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use serde_json::json;
     use tokio::runtime::{Builder, Runtime};
 
-    use super::*;
+    use super::{shard::YIELD_EVERY, *};
     use crate::{
         change::Change,
-        hub::{
-            Accepted, Cleared, EntityEncoder, EntityIndex, FrameSink, Progress, ResumeFrom, delivery::batch::Resent,
-            tests,
-        },
+        hub::{Accepted, Cleared, EntityEncoder, FrameSink, Hub, Progress, ResumeFrom, delivery::batch::Resent, tests},
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
@@ -276,11 +275,11 @@ mod tests {
 
     fn repeat(hub: &Hub) {
         let told = 0..hub.log_end();
-        hub.repeat(&Repeat { entity: EVENTS, what: Resent::Settled { told, is_last: false, known_before: 0 } });
+        hub.fanout.repeat(&Repeat { entity: EVENTS, what: Resent::Settled { told, is_last: false, known_before: 0 } });
     }
 
     fn settles(hub: &Hub) -> bool {
-        hub.settler.runs.load(Ordering::Acquire)
+        hub.fanout.settles.load(Ordering::Acquire)
     }
 
     #[test]
@@ -288,7 +287,7 @@ mod tests {
         let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
         let (_gone, gone) = page(&first, &hub);
         let (stays, subscriber) = page(&second, &hub);
-        let shard = hub.shards()[0].clone();
+        let shard = hub.fanout.shards()[0].clone();
         publish(&hub, 1);
         run(&first);
         assert_eq!(stays.heard(), 1, "the first runtime serves both");

@@ -723,15 +723,15 @@ mod tests {
         let encoder = EntityEncoder::new("events", "event");
         let object = Bytes::from(format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000)));
         for _ in 0..2 {
-            log.upsert(0, || encoder.upsert(&object, true)).unwrap();
+            log.upsert(0, || encoder.encode_upsert(&object, true)).unwrap();
         }
         let after = log.size().1;
         assert!(after > before + 2000 && after < before + 2500, "said once, as add and update: {before} {after}");
-        assert!(log.upsert(1, || encoder.upsert(&object, true)).is_none(), "there is no such record");
+        assert!(log.upsert(1, || encoder.encode_upsert(&object, true)).is_none(), "there is no such record");
         log.append(Instant::now(), record("b", 2000));
         assert_eq!(log.size(), (2, 2 * before + 1900), "no record has to go for it");
         log.append(Instant::now(), record("c", 1000));
-        assert!(log.upsert(2, || encoder.upsert(&object, true)).is_none(), "there is little room");
+        assert!(log.upsert(2, || encoder.encode_upsert(&object, true)).is_none(), "there is little room");
         assert_eq!(log.size().0, 3);
     }
 

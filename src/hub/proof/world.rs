@@ -22,10 +22,10 @@ use super::page::{Answer, Map, Method, Page, Request};
 use crate::{
     auth::Identity,
     change::{Before, Change},
-    entity::{Visible, Widget},
+    entity::{EntityIndex, View, Widget, hooks::Visible},
     hub::{
-        Accepted, Activity, Cleared, Delivery, DeliveryTimes, EntityEncoder, EntityIndex, FrameSink, Hub, LogLimits,
-        Missed, Pace, Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber, View,
+        Accepted, Activity, Cleared, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace,
+        Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -467,14 +467,12 @@ impl World {
             // A full one is woken when it has room again.
             if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
                 loop {
-                    let mut progress = socket.subscriber.catch_up(now);
-                    if let Progress::NeedsCheck(mut inquiry) = progress {
-                        let asked = inquiry.ask(&self.hub, Duration::MAX, |_, _| {}).now_or_never();
-                        asked.expect("hooks that answer at once");
-                        progress = self.hub.tell(&socket.subscriber, *inquiry, now);
-                    }
-                    match progress {
-                        Progress::More | Progress::NeedsCheck(_) => {}
+                    match socket.subscriber.catch_up(now) {
+                        Progress::More => {}
+                        Progress::NeedsCheck(check) => {
+                            let run = check.run(Duration::MAX, |_, _| {}).now_or_never();
+                            run.expect("hooks that answer at once");
+                        }
                         Progress::Blocked => break,
                         Progress::CaughtUp(due) => {
                             socket.due = due;
@@ -969,7 +967,9 @@ impl World {
                     Some(was) if change.is_claimed() && now.as_ref().is_some_and(|now| *now != was) => {
                         change.moved_from(was)
                     }
-                    Some(was) if lock(&self.hub.core.log).known(EVENTS, change.id()).is_none() => change.moved_from(was),
+                    Some(was) if lock(&self.hub.core.log).known(EVENTS, change.id()).is_none() => {
+                        change.moved_from(was)
+                    }
                     _ => change,
                 };
                 let writers = || self.clients[at].rooms.first().map(|&room| room.to_owned());
@@ -1135,5 +1135,5 @@ fn hub(delivery: Delivery, privacy: Privacy, records: usize, pace: Pace) -> Arc<
         ..EntityEncoder::new("events", "event")
     };
     let times = DeliveryTimes { pace, ..times() };
-    Arc::new(Hub::new(delivery, vec![encoder], log, times, SessionLimits { sessions: 100, age: hour }))
+    Arc::new(Hub::new(delivery, vec![encoder], log, times, SessionLimits { sessions: 100, age: hour }, false))
 }

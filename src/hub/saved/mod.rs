@@ -75,27 +75,13 @@ impl Keeper {
         match restored {
             Ok(restored) => {
                 keeper.epoch = restored.epoch;
-                keeper.take_up(restored.saved, restored.downtime, now);
+                keeper.restored = take_up(&keeper.core, restored.saved, restored.downtime, now);
             }
             Err(None) => {}
             Err(Some(reason)) => warn_unusable(&keeper.observer, keeper.file.path(), &reason),
         }
         let epoch = keeper.epoch.clone();
         (keeper, epoch)
-    }
-
-    fn take_up(&mut self, saved: Saved, downtime: Duration, now: Instant) {
-        let core = &self.core;
-        let mut log = lock(&core.log);
-        *log = Log::restored(log.limits(), saved.log, now);
-        core.sessions.restore(saved.sessions);
-        let written = now.checked_sub(downtime).unwrap_or(now);
-        for (entity, schedule) in (0..).map(EntityIndex).zip(lock(&core.reminders).iter_mut()) {
-            // Every page has had what was due by then.
-            schedule.due(&log, entity, &core.times.reminders, 0, written);
-        }
-        self.restored = log.size().0;
-        core.reminds_from.get_or_init(|| now + PAGES_COME_BACK);
     }
 
     /// Records read from the file.
@@ -152,6 +138,20 @@ fn warn_unusable(observer: &Observer, path: &Path, reason: &str) {
         "the log file {path:?} is not used: {reason}. The log starts empty, and pages that come back are brought up to date \
          by snapshots; let one process use the file at a time, and end it with shutdown()"
     ));
+}
+
+/// Takes up what was kept; returns how many records that are.
+fn take_up(core: &Core, saved: Saved, downtime: Duration, now: Instant) -> usize {
+    let mut log = lock(&core.log);
+    *log = Log::restored(log.limits(), saved.log, now);
+    core.sessions.restore(saved.sessions);
+    let written = now.checked_sub(downtime).unwrap_or(now);
+    for (entity, schedule) in (0..).map(EntityIndex).zip(lock(&core.reminders).iter_mut()) {
+        // Every page has had what was due by then.
+        schedule.due(&log, entity, &core.times.reminders, 0, written);
+    }
+    core.reminds_from.get_or_init(|| now + PAGES_COME_BACK);
+    log.size().0
 }
 
 /// A copy of all that is kept.

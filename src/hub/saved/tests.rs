@@ -8,8 +8,12 @@ use super::*;
 use crate::{
     auth::Identity,
     change::Change,
+    entity::View,
     entity::Widget,
-    hub::{Delivery, EntityEncoder, LogLimits, SessionId, SessionLimits, View, log::RecordKind, tests::times},
+    hub::{
+        Delivery, EntityEncoder, Hub, LogLimits, SessionId, SessionLimits, delivery::retractions::Retractions,
+        log::RecordKind, tests::times,
+    },
     scope::Scopes,
 };
 
@@ -24,7 +28,7 @@ fn series() -> EntityEncoder {
 
 /// An entity of which each hears and sees something else.
 fn choosy() -> EntityEncoder {
-    let visible: crate::entity::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
+    let visible: crate::entity::hooks::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
     EntityEncoder {
         is_scoped: true,
         parent_key: Some("of".into()),
@@ -40,7 +44,7 @@ fn limits(records: usize) -> LogLimits {
 
 fn hub_of(encoders: Vec<EntityEncoder>, records: usize) -> Arc<Hub> {
     let sessions = SessionLimits { sessions: 10, age: Duration::from_secs(3600) };
-    Arc::new(Hub::new(Delivery::Converging, encoders, limits(records), times(), sessions))
+    Arc::new(Hub::new(Delivery::Converging, encoders, limits(records), times(), sessions, false))
 }
 
 fn hub() -> Arc<Hub> {
@@ -48,23 +52,22 @@ fn hub() -> Arc<Hub> {
 }
 
 fn saved(hub: &Hub) -> Saved {
-    Saved { written: WHEN, ..hub.saved() }
+    Saved { written: WHEN, ..super::saved(&hub.core) }
 }
 
 /// What a hub keeps, as it stands in a file.
 pub(in crate::hub) fn kept(hub: &Hub) -> Vec<u8> {
     let mut out = Vec::new();
-    text::write(&saved(hub), &hub.encoders, &Epoch::new(), &mut out).unwrap();
+    text::write(&saved(hub), &hub.core.encoders, &Epoch::new(), &mut out).unwrap();
     out
 }
 
 /// A hub that takes up what another has kept, after so long.
-pub(in crate::hub) fn restarted(mut hub: Arc<Hub>, text: &[u8], downtime: Duration) -> Arc<Hub> {
-    let it = Arc::get_mut(&mut hub).unwrap();
+pub(in crate::hub) fn restarted(hub: Arc<Hub>, text: &[u8], downtime: Duration) -> Arc<Hub> {
     let now = Instant::now();
     let today = WHEN + u64::try_from(downtime.as_millis()).unwrap();
-    let restored = text::read(text, &it.encoders, now, today).unwrap();
-    it.take_up(restored.saved, restored.downtime, now);
+    let restored = text::read(text, &hub.core.encoders, now, today).unwrap();
+    super::take_up(&hub.core, restored.saved, restored.downtime, now);
     hub
 }
 
@@ -299,7 +302,7 @@ fn what_does_not_fit_into_new_limits_goes_as_if_it_had_come_then() {
             first.publish(EVENTS, &[Change::add(&json!({ "id": id + 1 })).unwrap()], None);
         }
         let second = restarted(hub_of(vec![series(), choosy()], 4), &kept(&first), Duration::ZERO);
-        let log = lock(&second.log);
+        let log = lock(&second.core.log);
         assert_eq!((log.size().0, log.start(EVENTS), log.start(TASKS), log.end()), (4, 6, 0, 10));
     });
 }
@@ -316,7 +319,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
             [vec![series(), other()], vec![other(), series()], vec![series(), EntityEncoder::new("links", "link")]]
         {
             let second = restarted(hub_of(encoders, 12), &kept, Duration::ZERO);
-            let log = lock(&second.log);
+            let log = lock(&second.core.log);
             let events = second.find("events").unwrap();
             let new = EntityIndex(1 - events.0);
             assert_eq!((log.start(events), log.newest(events, "1").map(|(at, _)| at)), (0, Some(0)));
@@ -325,7 +328,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
             assert!(log.start(new) > first.log_end() && log.start(new) == log.end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);
-        let start = lock(&second.log).start(EVENTS);
+        let start = lock(&second.core.log).start(EVENTS);
         assert_eq!((start, second.log_end()), (0, first.log_end()), "one is configured no more");
     });
 }
@@ -343,30 +346,35 @@ fn pages_stand_where_they_stood() {
         let take = |hub: &Hub, id, scopes: &Scopes| hub.core.sessions.take(id, scopes, 4, Instant::now());
         let hold = [1, 2, 3, 4].map(|number| take(&first, id(number), &scopes).unwrap().hold);
         for hold in &hold {
-            first.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)], Instant::now());
+            first.core.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)], Instant::now());
         }
         let other: Scopes = ["south"].into_iter().collect();
-        first.sessions.change_to(&hold[1], &other, 4);
+        first.core.sessions.change_to(&hold[1], &other, 4);
         for hold in &hold[..2] {
-            first.sessions.leave(hold, Vec::new(), 4, now);
+            first.core.sessions.leave(hold, Vec::new(), 4, now);
         }
-        first.sessions.leave(&hold[2], vec![(EVENTS, Box::default())], 4, now);
+        let mut hidden = Retractions::default();
+        hidden.recheck("7".into(), "7".into());
+        first.core.sessions.leave(&hold[2], vec![(EVENTS, hidden.retracted().clone())], 4, now);
         let second = restarted(hub(), &kept(&first), Duration::ZERO);
         assert!(take(&second, SessionId { owner: 8, ..id(1) }, &scopes).is_none(), "it is not theirs");
         let taken = take(&second, id(1), &other).unwrap();
-        assert_eq!(second.sessions.position(&taken.hold, EVENTS), Some(3));
-        assert_eq!(second.sessions.position(&taken.hold, TASKS), Some(2));
-        assert!(taken.earlier.heard(&scopes, Some(3)) && !taken.earlier.heard(&scopes, Some(4)), "until it had gone");
+        assert_eq!(second.core.sessions.position(&taken.hold, EVENTS), Some(3));
+        assert_eq!(second.core.sessions.position(&taken.hold, TASKS), Some(2));
+        assert!(taken.past.received(&scopes, Some(3)) && !taken.past.received(&scopes, Some(4)), "until it had gone");
         assert!(!taken.is_lost);
         let taken = take(&second, id(2), &other).unwrap();
-        assert!(taken.earlier.heard(&scopes, Some(3)) && !taken.is_lost, "its rights were others before");
+        assert!(taken.past.received(&scopes, Some(3)) && !taken.is_lost, "its rights were others before");
         for number in [3, 4] {
             let taken = take(&second, id(number), &scopes).unwrap();
             assert!(taken.is_lost, "nobody knows what page {number} may be showing");
-            assert_eq!(second.sessions.position(&taken.hold, EVENTS), None);
+            assert_eq!(second.core.sessions.position(&taken.hold, EVENTS), None);
         }
         let late = restarted(hub(), &kept(&first), Duration::from_secs(3601));
-        assert!(late.sessions.position(&take(&late, id(1), &scopes).unwrap().hold, EVENTS).is_none(), "too long ago");
+        assert!(
+            late.core.sessions.position(&take(&late, id(1), &scopes).unwrap().hold, EVENTS).is_none(),
+            "too long ago"
+        );
     });
 }
 
@@ -376,13 +384,17 @@ fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
         let first = hub();
         let slow = first.write_comes(EVENTS);
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
-        let hold =
-            first.sessions.take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now()).unwrap().hold;
-        first.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)], Instant::now());
+        let hold = first
+            .core
+            .sessions
+            .take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now())
+            .unwrap()
+            .hold;
+        first.core.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)], Instant::now());
         // Its page may have dropped what came while it was saving.
         slow.confirm();
         drop(slow);
-        first.sessions.leave(&hold, Vec::new(), 1, Instant::now());
+        first.core.sessions.leave(&hold, Vec::new(), 1, Instant::now());
         let positions = saved(&first).sessions[0].positions.clone();
         assert_eq!(positions, [(EVENTS, 0), (TASKS, 1)]);
     });
@@ -416,7 +428,7 @@ fn another_release_and_junk_are_not_read() {
         let ours = Change::add(&json!({"id": 1})).unwrap().scope("north");
         first.publish(TASKS, &[ours.clone(), Change::delete(1).unwrap().scope("north"), ours], None);
         let good = kept(&first);
-        let read = |text: &[u8]| text::read(text, &first.encoders, Instant::now(), WHEN).map(|_| ());
+        let read = |text: &[u8]| text::read(text, &first.core.encoders, Instant::now(), WHEN).map(|_| ());
         assert_eq!(read(&good), Ok(()));
         let other = String::from_utf8(good.clone()).unwrap().replacen(env!("CARGO_PKG_VERSION"), "0.0.9", 1);
         assert!(read(other.as_bytes()).unwrap_err().contains("release 0.0.9"));

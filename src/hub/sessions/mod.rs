@@ -325,7 +325,7 @@ mod tests {
     fn the_scopes_it_had_are_remembered_with_the_place_where_it_could_hear_them_last() {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
-        let heard = |past: &PastScopes, name: &str, at| past.heard(&scopes(name), Some(at));
+        let heard = |past: &PastScopes, name: &str, at| past.received(&scopes(name), Some(at));
         let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
         assert!(past.is_empty());
         sessions.leave(&hold, Vec::new(), 7, now);
@@ -386,14 +386,14 @@ mod tests {
 
     struct Dead;
 
-    impl Holder for Dead {
+    impl SessionHolder for Dead {
         fn retracted(&self) -> Vec<(EntityIndex, Retracted)> {
-            vec![(EVENTS, Box::default())]
+            vec![(EVENTS, Retracted::default())]
         }
 
         fn ask(&self) {}
 
-        fn doubt(&self, _hub: &Hub, _now: Instant) {}
+        fn restart_replay(&self, _now: Instant) {}
     }
 
     #[test]

@@ -377,7 +377,7 @@ impl fmt::Debug for Subscriber {
 
 /// The turns of many, spread evenly over a time, the first at its beginning: thousands that come back at once must not
 /// be asked at once.
-pub(super) fn spread(number: usize, over: Duration) -> Duration {
+pub(crate) fn spread(number: usize, over: Duration) -> Duration {
     // Multiples of the golden ratio, less their whole parts, lie nowhere close together.
     let share = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     over.mul_f64(share as f64 / f64::from(u32::MAX))
