@@ -101,13 +101,15 @@ where
             return ResponseFuture::new(Kind::Endpoint(Box::pin(endpoint.respond(request))));
         }
         let Shared { watcher, only, endpoint } = &*self.parts.shared;
-        ResponseFuture::new(match watcher.classify(&request, *only) {
+        // Wrapped in each arm: moved out of the match, the large future would be copied once more.
+        match watcher.classify(&request, *only) {
             None => {
                 watcher.observe_unwatched(&request, endpoint.is_some());
-                Kind::Pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request)))
+                ResponseFuture::new(Kind::Pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request))))
             }
             Some(Watched::List(list)) => {
-                Kind::List(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), Some(list))
+                let inner = self.inner.call(<M as BodyMode<Q>>::pass_request(request));
+                ResponseFuture::new(Kind::List(inner, Some(list)))
             }
             Some(Watched::Write(matched)) => {
                 let (mut parts, body) = request.into_parts();
@@ -117,9 +119,9 @@ where
                 let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
                 let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
                 let write = exchange.run(inner).map_ok(move |response| response.map(wrap));
-                Kind::Watch(Detachable::new(write, capture, watcher.clone()))
+                ResponseFuture::new(Kind::Watch(Detachable::new(write, capture, watcher.clone())))
             }
-        })
+        }
     }
 }
 
