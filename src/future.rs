@@ -6,7 +6,6 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,18 +17,15 @@ use crate::{
     body::{EndpointBody, ResponseBody},
     body_mode::BodyMode,
     hook::BoxFuture,
-    watch::{
-        capture::Capture,
-        detached::Detachable,
-        watcher::{ListRead, Watcher},
-    },
+    watch::{detached::Detachable, watcher::ListRead},
 };
 
 /// The future of [`LiveUpdatesService`](crate::LiveUpdatesService).
 ///
 /// Requests that are neither watched writes nor reads of a list pass without an allocation, unless the path holds
 /// escapes. A watched write always runs to completion and is broadcast, even if this future is dropped because the
-/// client disconnects or an outer timeout fires: it goes on in a task of its own.
+/// client disconnects or an outer timeout fires: it goes on in a task of its own, within
+/// [`max_detached_writes`](crate::LiveUpdatesBuilder::max_detached_writes).
 ///
 /// `F` is the inner service's future, `M` the body mode, and `T` the result.
 #[pin_project]
@@ -40,37 +36,16 @@ pub struct ResponseFuture<F, M, T> {
 }
 
 #[pin_project(project = KindProject)]
-enum Kind<F, T> {
+pub(crate) enum Kind<F, T> {
     Pass(#[pin] F),
-    /// Until the inner service has answered.
+    /// The list's activities go on in the response's body.
     List(#[pin] F, Option<ListRead>),
     Watch(Detachable<T>),
     Endpoint(BoxFuture<Response<EndpointBody>>),
 }
 
 impl<F, M, T> ResponseFuture<F, M, T> {
-    pub(crate) fn pass(inner: F) -> Self {
-        Self::new(Kind::Pass(inner))
-    }
-
-    pub(crate) fn list(inner: F, list: ListRead) -> Self {
-        Self::new(Kind::List(inner, Some(list)))
-    }
-
-    pub(crate) fn endpoint(answer: BoxFuture<Response<EndpointBody>>) -> Self {
-        Self::new(Kind::Endpoint(answer))
-    }
-
-    /// `request` is the copy of the write's request body.
-    pub(crate) fn watch(
-        write: impl Future<Output = T> + Send + 'static,
-        request: Capture,
-        watcher: Arc<Watcher>,
-    ) -> Self {
-        Self::new(Kind::Watch(Detachable::new(write, request, watcher)))
-    }
-
-    fn new(kind: Kind<F, T>) -> Self {
+    pub(crate) fn new(kind: Kind<F, T>) -> Self {
         Self { kind, mode: PhantomData }
     }
 }

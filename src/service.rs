@@ -17,9 +17,10 @@ use crate::{
     body::{EndpointBody, Generic, RequestBody, ResponseBody},
     body_mode::BodyMode,
     endpoint::Endpoint,
+    future::{EndpointFuture, Kind, ResponseFuture},
     entity::EntityIndex,
-    future::{EndpointFuture, ResponseFuture},
     watch::{
+        detached::Detachable,
         exchange::Exchange,
         watcher::{Watched, Watcher},
     },
@@ -97,16 +98,18 @@ where
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         if let Some(endpoint) = self.parts.endpoint_for(&request) {
-            return ResponseFuture::endpoint(Box::pin(endpoint.respond(request)));
+            return ResponseFuture::new(Kind::Endpoint(Box::pin(endpoint.respond(request))));
         }
         let Shared { watcher, only, endpoint } = &*self.parts.shared;
+        // Wrapped in each arm: moved out of the match, the large future would be copied once more.
         match watcher.classify(&request, *only) {
             None => {
                 watcher.observe_unwatched(&request, endpoint.is_some());
-                ResponseFuture::pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request)))
+                ResponseFuture::new(Kind::Pass(self.inner.call(<M as BodyMode<Q>>::pass_request(request))))
             }
             Some(Watched::List(list)) => {
-                ResponseFuture::list(self.inner.call(<M as BodyMode<Q>>::pass_request(request)), list)
+                let inner = self.inner.call(<M as BodyMode<Q>>::pass_request(request));
+                ResponseFuture::new(Kind::List(inner, Some(list)))
             }
             Some(Watched::Write(matched)) => {
                 let (mut parts, body) = request.into_parts();
@@ -116,7 +119,7 @@ where
                 let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
                 let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
                 let write = exchange.run(inner).map_ok(move |response| response.map(wrap));
-                ResponseFuture::watch(write, capture, watcher.clone())
+                ResponseFuture::new(Kind::Watch(Detachable::new(write, capture, watcher.clone())))
             }
         }
     }

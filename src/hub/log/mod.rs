@@ -7,7 +7,7 @@ mod times;
 mod tombstones;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
     sync::{
         Arc, OnceLock,
@@ -64,7 +64,7 @@ struct Index {
     /// The newest record of each object by its key, for as long as that or a tombstone is kept.
     newest: HashMap<Arc<str>, u64>,
     /// The keys of the objects that go with another, by that one's.
-    children: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
     /// Behind its latest message.

@@ -472,6 +472,9 @@ impl World {
                         Progress::NeedsCheck(check) => {
                             let run = check.run(Duration::MAX, |_, _| {}).now_or_never();
                             run.expect("hooks that answer at once");
+                            if *lock(&socket.pipe.room) == 0 {
+                                break;
+                            }
                         }
                         Progress::Blocked => break,
                         Progress::CaughtUp(due) => {
