@@ -153,7 +153,7 @@ async fn an_identity_that_ends_while_the_authenticator_hangs_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_far_away_is_borne() {
+async fn a_far_away_expiry_is_accepted() {
     let end = SystemTime::now() + seconds(1000 * 365 * 24 * 3600);
     let (_live, server) = Door::new(move || Ok(Identity::new("alice").with_expiry(end))).serve();
     let mut page = server.page().await;
@@ -180,7 +180,7 @@ async fn every_socket_is_reauthenticated_with_its_original_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_trouble_closes_no_open_socket() {
+async fn an_unavailable_authenticator_closes_no_open_socket() {
     let door = Door::open_to_alice();
     let (live, server) = door.serve();
     let mut page = server.page().await;
