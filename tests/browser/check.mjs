@@ -111,7 +111,7 @@ async function oneEvent(here, there) {
     await here.settled();
     await inStep(here, there, mark, []);
   });
-  await check("each change was broadcast, in order, and nothing older after it", () => receivedInOrder([here, there], id, [
+  await check("each change was broadcast, in order, nothing older after it", () => receivedInOrder([here, there], id, [
     ["add-event", at(10), mark],
     ["update-event", at(10), `${mark}, green`],
     ["update-event", at(13), `${mark}, green`],
@@ -255,7 +255,9 @@ async function afterwards(here, there) {
   await here.remove(id);
   await here.settled();
   await inStep(here, there, mark, []);
-  await receivedInOrder([here, there], id, [["add-event", at(11), mark], ["update-event", at(9), mark], ["delete-event"]]);
+  await receivedInOrder([here, there], id, [
+    ["add-event", at(11), mark], ["update-event", at(9), mark], ["delete-event"],
+  ]);
 }
 
 async function noTrouble(window) {
@@ -370,7 +372,7 @@ async function example(program, name) {
 // ---- The run ---------------------------------------------------------------------------------------------------
 
 function programs() {
-  if (!process.argv[2]) throw new Error("name the demo's program: node check.mjs ../../target/debug/examples/scheduler");
+  if (!process.argv[2]) throw new Error("name the demo: node check.mjs ../../target/debug/examples/scheduler");
   const scheduler = resolve(process.argv[2]);
   const beside = name => join(dirname(scheduler), name);
   const found = { scheduler, axum_router: beside("axum_router"), hyper_service: beside("hyper_service") };

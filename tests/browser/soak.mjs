@@ -375,7 +375,8 @@ async function forms(soak) {
     for (const id of ids) await one.does("remove", id);
     await one.saved();
     await Promise.all(others.map((editor, index) => until(`${editor.name} has received the deletion`, () =>
-      editor.window.received((event, type) => type === "delete-event" && String(event.id) === String(ids[index])).length)));
+      editor.window.received((event, type) => type === "delete-event"
+        && String(event.id) === String(ids[index])).length)));
     await pause(FORM_OPEN);
   });
   await check("what they make as soon as their forms are closed is saved", async () => {

@@ -209,8 +209,8 @@ async fn a_later_denial_ends_the_subscription_and_a_later_approval_replays_what_
         let mut calls = page(&server, transport, "bob").await.connect().await;
         calls.subscribe("calendars").await;
         let began = Instant::now();
-        publish(&live, [added(1, "heard")]);
-        assert_eq!(ann.received().await, ["add 1 heard"], "{transport:?}");
+        publish(&live, [added(1, "received")]);
+        assert_eq!(ann.received().await, ["add 1 received"], "{transport:?}");
         guard.is(Mood::No);
         ann.received_in(ASK_EVERY + 1.0).await;
         let asked = guard.asked_since(began);
@@ -354,8 +354,8 @@ async fn an_entity_under_authorization_counts_against_max_subscriptions() {
     assert_eq!(live.stats().subscriptions_refused, 1, "it has its slot");
     wait(1.1).await;
     live.send("calendars", "blue").unwrap();
-    live.send("events", "heard").unwrap();
-    assert_eq!(ann.received().await, ["heard"]);
+    live.send("events", "received").unwrap();
+    assert_eq!(ann.received().await, ["received"]);
     ann.unsubscribe("events").await;
     ann.subscribe("calendars").await;
     assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (1, 1), "the slot is free again");

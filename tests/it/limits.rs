@@ -49,8 +49,8 @@ fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
 
 /// A page that must keep receiving.
 async fn receives(live: &LiveUpdates, page: &mut Page) {
-    live.send("events", &json!("heard")).unwrap();
-    assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+    live.send("events", &json!("received")).unwrap();
+    assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
 }
 
 /// The answer to an upgrade, and how long it took.
@@ -76,9 +76,9 @@ async fn one_socket_over_the_connection_limit_waits_for_its_503_and_the_others_k
     }
     assert!(delays.iter().all(|delay| *delay <= 20.01), "{delays:?}");
     assert!(delays.iter().any(|delay| *delay > 1.0), "a client that retries every two seconds is kept: {delays:?}");
-    live.send("events", &json!("heard")).unwrap();
+    live.send("events", &json!("received")).unwrap();
     for page in &mut pages {
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     assert_eq!((live.stats().connections, live.stats().sockets_refused), (3, 10));
 }
@@ -375,8 +375,8 @@ async fn answers_to_the_servers_own_pings_are_never_too_many() {
     let mut page = server.page_at(&format!("/api/v1?token={}&ws=1", key["key"].as_str().unwrap())).await.unwrap();
     page.subscribe("events").await;
     for _ in 0..1000 {
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     page.barrier().await;
     assert_eq!(live.stats().sockets_closed_rate_limited, 0);

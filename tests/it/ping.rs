@@ -158,11 +158,11 @@ async fn a_page_on_a_real_client_answers_by_itself() {
     let publishing = tokio::spawn(async move {
         for _ in 0..60 {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            marker.send("events", "heard").unwrap();
+            marker.send("events", "received").unwrap();
         }
     });
     for _ in 0..60 {
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     publishing.await.unwrap();
     assert_eq!(live.stats().sockets_closed_idle, 0);

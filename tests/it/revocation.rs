@@ -367,9 +367,9 @@ async fn others_keep_receiving_after_a_disconnect() {
         next.subscribe("events").await;
         drop(goes);
         until("it is gone", || live.stats().connections == 2).await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(next.message().await.unwrap()["body"]["value"], "heard");
-        assert_eq!(stays.message().await.unwrap()["body"]["value"], "heard");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(next.message().await.unwrap()["body"]["value"], "received");
+        assert_eq!(stays.message().await.unwrap()["body"]["value"], "received");
         drop(next);
         until("it is gone too", || live.stats().connections == 1).await;
     }
