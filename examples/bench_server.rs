@@ -1,7 +1,7 @@
-//! A server to measure from outside: events in memory behind the layer, and `GET /plain`, which is nobody's business.
+//! A server to measure from outside: events in memory behind the layer, and `GET /plain`, which is not watched.
 //!
 //! `cargo run --release --features axum --example bench_server -- 4000 2`: port, worker threads, and `plain` for
-//! [`Delivery::Plain`]. The token is `token`; with `--scopes 10`, `token-7` is let into scope `7`, and an event is told
+//! [`Delivery::Plain`]. The token is `token`; with `--scopes 10`, `token-7` has scope `7`, and an event is published
 //! in the scope that its request's header `x-scope` names. What was measured with it stands in `docs/performance.md`.
 
 use std::{
@@ -33,7 +33,7 @@ use tower_live_updates::{AuthError, AuthRequest, Delivery, Entity, Identity, Liv
 
 /// Events kept: what is measured is the layer, and a list that grows would hide it.
 const MAX_EVENTS: usize = 100;
-/// Thousands of pages come back at once.
+/// Thousands of pages reconnect at once.
 const BACKLOG: u32 = 4096;
 
 #[derive(Parser)]
@@ -43,13 +43,13 @@ struct Options {
     /// Worker threads.
     #[arg(default_value_t = 1)]
     workers: usize,
-    /// What pages are promised.
+    /// The delivery guarantee.
     #[arg(default_value = "converging")]
     promise: Promise,
-    /// Records kept for pages that fall behind or come back.
+    /// Records kept for pages that lag or resume.
     #[arg(long, default_value_t = 50_000)]
     log_records: usize,
-    /// Scopes, each with a token; everybody hears everything without.
+    /// Scopes, each with a token; without scopes every page receives everything.
     #[arg(long)]
     scopes: Option<usize>,
     /// Hides the TCP stream from the layer, as TLS does.

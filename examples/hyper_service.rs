@@ -29,7 +29,7 @@ struct Options {
     /// Address to listen on; port 0 means any.
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: String,
-    /// A token that lets pages in; may be repeated.
+    /// A token that pages may connect with; may be repeated.
     #[arg(long = "token", default_value = "demo")]
     tokens: Vec<String>,
 }
@@ -180,7 +180,7 @@ fn failure(status: StatusCode) -> (StatusCode, Value) {
     (status, json!({"action": "error"}))
 }
 
-/// What a page cannot bear would never reach it, and so it is not stored.
+/// An event that pages cannot show would not be broadcast, and so it is not stored.
 fn is_bearable(event: &Map<String, Value>) -> bool {
     Change::add(event).is_ok_and(|change| Entity::scheduler("/events").check(&change).is_ok())
 }

@@ -64,7 +64,7 @@ async fn update(
 ) -> Result<Json<Answer>, Refusal> {
     let Changed { event, dropped } = store.update(&id, without_transport_fields(changes)).await?;
     if !dropped.is_empty() {
-        tell(&write, &dropped, Change::update(&event).map_err(internal)?)?;
+        publish_with(&write, &dropped, Change::update(&event).map_err(internal)?)?;
     }
     Ok(Json(Answer { action: "updated", tid: None, item: Some(event) }))
 }
@@ -78,7 +78,7 @@ async fn delete(
         Deleted::Marked(event) => Some(event),
         Deleted::Gone { dropped } => {
             if !dropped.is_empty() {
-                tell(&write, &dropped, Change::delete(&id).map_err(internal)?)?;
+                publish_with(&write, &dropped, Change::delete(&id).map_err(internal)?)?;
             }
             None
         }
@@ -86,9 +86,9 @@ async fn delete(
     Ok(Json(Answer { action: "deleted", tid: None, item }))
 }
 
-/// Tells pages of the exceptions that went with a series. They hold those as events of their own, and would show
-/// them for ever; so each is told, and then the change itself, which the layer now leaves to us.
-fn tell(write: &LiveWrite, dropped: &[String], own: Change) -> Result<(), Refusal> {
+/// Publishes the deletions of exceptions that went with a series. Pages hold those as events of their own, and would
+/// show them for ever. Then it publishes the change itself, which the layer now leaves to us.
+fn publish_with(write: &LiveWrite, dropped: &[String], own: Change) -> Result<(), Refusal> {
     for id in dropped {
         write.publish(Change::delete(id).map_err(internal)?);
     }
@@ -104,7 +104,7 @@ fn without_transport_fields(mut event: Event) -> Event {
     event
 }
 
-/// A write that says in its body what it is.
+/// A write whose body names its action.
 enum BodyWrite {
     Insert(Event),
     Update(String, Event),
@@ -160,7 +160,7 @@ struct Answer {
     item: Option<Event>,
 }
 
-/// A request that was not carried out: the status and the reason told to the client.
+/// A request that was not carried out: the status and the reason in the response.
 struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
@@ -186,7 +186,7 @@ impl From<store::Error> for Refusal {
     }
 }
 
-/// What went wrong inside goes to the log; the client is told only that something did.
+/// What went wrong inside goes to the log; the response only says that something did.
 fn internal(error: impl std::fmt::Display) -> Refusal {
     eprintln!("a request failed: {error}");
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here".to_owned())

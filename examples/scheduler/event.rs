@@ -104,7 +104,7 @@ impl Event {
         Ok(())
     }
 
-    /// Says what keeps pages from showing this event: dates that are missing, a rule that their scheduler cannot read.
+    /// Returns what keeps pages from showing this event: dates that are missing, a rule that their scheduler cannot read.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.fields.len() > MOST_FIELDS {
             return Err(too_many::<serde_json::Error>().to_string());

@@ -46,10 +46,10 @@ struct Options {
     /// Keep the events in this SQLite file instead of in memory.
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
-    /// What pages are promised: that they end up equal to the server, or the vendor's bare broadcast.
+    /// The delivery guarantee: pages end up equal to the server, or the vendor's bare broadcast.
     #[arg(long, value_enum, default_value_t = Promise::Converging)]
     delivery: Promise,
-    /// How many changes are remembered for pages that come back; others are brought up to date from the store.
+    /// How many changes are kept for pages that resume; others receive a snapshot of the store.
     #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
     log_records: usize,
     /// Keep what is remembered in this file when the server is stopped with Ctrl-C or SIGTERM: after a restart pages receive
@@ -84,7 +84,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let store = Store::open(options.db.as_deref())?;
     let page = page::routes(options.tokens.first().map_or("", String::as_str)).await?;
 
-    // The endpoint that pages connect to, and what they hear of: every write to /events that succeeds.
+    // The endpoint that pages connect to, and what they receive: every write to /events that succeeds.
     let mut live = LiveUpdates::builder("/api/v1")
         .tokens(options.tokens)
         .delivery(match options.delivery {
@@ -117,7 +117,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     serve(listener, app, live.shutdown_on_signals()).await
 }
 
-/// What pages subscribe to. The store asks it, too, which events pages can bear.
+/// What pages subscribe to. The store asks it, too, which events pages can show.
 fn calendar() -> Entity {
     // `api.rs` reads the action in the bodies of the modes JSON and POST, so the layer may, too.
     Entity::scheduler("/events").body_modes()
@@ -159,7 +159,7 @@ async fn serve(
     let (stopping, stopped) = oneshot::channel();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
-        // Nobody listens any more when the server has ended by itself.
+        // The receiver is gone when the server has ended by itself.
         let _ = stopping.send(());
     });
     let out_of_patience = async {

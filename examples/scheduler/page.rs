@@ -11,8 +11,8 @@ use crate::widget::{self, CSS, JAVASCRIPT};
 
 /// The page at `/` with its files, and the widget's.
 pub(crate) async fn routes(token: &str) -> serde_json::Result<Router> {
-    // A real application gives each user a token of their own, after they have signed in. This is a demo: whoever
-    // can open the page is let in.
+    // A real application gives each user a token of their own, after they have signed in. In this demo,
+    // every browser that can open the page may connect.
     let token = serde_json::to_string(token)?.replace('<', "\\u003c");
     let html = include_str!("page/index.html")
         .replace("WIDGET_ADDRESS", widget::address().await)

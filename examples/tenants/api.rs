@@ -69,12 +69,12 @@ struct Answer {
     item: Option<Event>,
 }
 
-/// A request that was not carried out: the status and the reason told to the client.
+/// A request that was not carried out: the status and the reason in the response.
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) &'static str);
 
 impl Refusal {
-    /// What went wrong inside goes to the log; the client is told only that something did.
+    /// What went wrong inside goes to the log; the response only says that something did.
     pub(crate) fn internal(error: &Error) -> Self {
         eprintln!("a request failed: {error}");
         Self(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here")

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Dates as the scheduler writes them.
 const DATE: &[u8] = b"0000-00-00 00:00";
 
-/// An event as the store holds it, or as somebody sees it.
+/// An event as the store holds it, or as a user sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -14,38 +14,38 @@ pub(crate) struct Event {
     pub(crate) text: String,
     pub(crate) start_date: String,
     pub(crate) end_date: String,
-    /// Missing for everybody but the owner.
+    /// Missing for all users but the owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) notes: Option<String>,
 }
 
 impl Event {
-    /// Whether somebody of the owner's company sees it.
+    /// Whether a user of the owner's company sees it.
     pub(crate) fn is_visible_to(&self, name: &str) -> bool {
         !self.private || self.owner == name
     }
 
-    /// What somebody sees of it.
+    /// What a user sees of it.
     pub(crate) fn seen_by(self, name: &str) -> Self {
         let notes = self.notes.filter(|_| self.owner == name);
         Self { notes, ..self }
     }
 }
 
-/// An event as a page sends it. Whose it is, is not the page's to say.
+/// An event as a page sends it. The owner is not part of it: a page cannot choose that.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Draft {
     pub(crate) text: String,
     pub(crate) start_date: String,
     pub(crate) end_date: String,
-    /// Counts when the owner says it; missing, it stays as it is.
+    /// Counts when the owner sends it; missing, it stays as it is.
     pub(crate) private: Option<bool>,
     /// As `private`.
     pub(crate) notes: Option<String>,
 }
 
 impl Draft {
-    /// Whether pages can show it: the scheduler does not get over dates that it cannot read.
+    /// Whether pages can show it: the scheduler fails at dates that it cannot read.
     pub(crate) fn has_dates(&self) -> bool {
         [&self.start_date, &self.end_date].into_iter().all(|date| {
             date.len() == DATE.len()

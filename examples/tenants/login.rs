@@ -41,7 +41,7 @@ pub(crate) struct Login {
 impl Login {
     /// The login that a live connection was made by.
     pub(crate) fn of(identity: &Identity) -> Result<Self, Error> {
-        identity.data().copied().ok_or_else(|| "nobody has logged in here".into())
+        identity.data().copied().ok_or_else(|| "no user has logged in here".into())
     }
 
     /// What a sealed session remembers. It names the generation, so that a session ends with all others although the
@@ -59,7 +59,7 @@ struct Claims {
     generation: i64,
 }
 
-/// Knows whose logins are good.
+/// Verifies logins.
 #[derive(Clone)]
 pub(crate) struct Logins {
     store: Store,
@@ -125,7 +125,8 @@ impl Logins {
     }
 }
 
-/// Finds out whose request it is, for everything inside. It turns nobody away: that is for those who need a [`Login`].
+/// Finds out whose request it is, for everything inside. It refuses no request: that is for handlers that need a
+/// [`Login`].
 pub(crate) async fn recognise(State(logins): State<Logins>, mut request: Request, next: Next) -> Response {
     if let Some(token) = token_in(request.headers()) {
         match logins.by_token(token).await {
@@ -139,7 +140,7 @@ pub(crate) async fn recognise(State(logins): State<Logins>, mut request: Request
     next.run(request).await
 }
 
-/// What is said aloud counts, and the cookie where nothing is: a window stays with its user when another one logs in
+/// The header counts, and the cookie where there is none: a window stays with its user when another one logs in
 /// with the same browser.
 pub(crate) fn token_in(headers: &HeaderMap) -> Option<&str> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());

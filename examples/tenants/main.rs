@@ -1,23 +1,23 @@
-//! Two companies share one calendar server, and none of them hears a word of the other's.
+//! Two companies share one calendar server, and neither receives anything of the other's.
 //!
 //! ```text
 //! cargo run --release --example tenants --features sealed-keys
 //! ```
 //!
 //! Open the address it prints in several windows and log in: `ann` and `ben` are with the company north, `cid` and
-//! `dee` with south, and everybody's password is the name and `-demo`, as in `ann-demo`. Within one browser, log out in
-//! one window to log in as somebody else in another: until they are loaded again, windows stay with their users.
+//! `dee` with south, and each password is the name and `-demo`, as in `ann-demo`. Within one browser, log out in
+//! one window to log in as another user in another: until they are loaded again, windows stay with their users.
 //!
-//! Who hears what is said in [`main`], in three steps:
+//! [`main`] decides in three steps which page receives what:
 //!
 //! * **Scopes.** Both companies save to the same address and share one table. [`login`] stands outside the live layer
-//!   and puts into each request whose it is; from there `scope_from` takes the company that a write is told to.
+//!   and puts into each request whose it is; from there `scope_from` takes the company that a write is broadcast to.
 //! * **`visible`.** A private event is its owner's alone. When a public one becomes private, it leaves the others'
-//!   pages; when it becomes public again, it comes back.
+//!   pages; when it becomes public again, it enters them.
 //! * **`project`.** An event's notes are its owner's alone, although the others see the event.
 //!
 //! Pages prove themselves by a JSON Web Token that is good for a quarter of an hour. The socket outlives it, since its
-//! key is sealed: it holds no token but who logged in, and the server asks [`login`] whether that one is still welcome.
+//! key is sealed: it holds the user and no token, and the server asks [`login`] whether that login is still valid.
 
 mod api;
 mod event;

@@ -1,6 +1,6 @@
 //! The events of both companies in one table, and whose logins have been ended.
 //!
-//! Everything but [`Store::load`] asks who wants to know, and there is no event that this one may not see.
+//! Everything but [`Store::load`] takes the user who asks, and returns no event that this user may not see.
 
 use std::{
     path::Path,
@@ -21,7 +21,7 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 // AUTOINCREMENT: an id is never given out twice, or pages that missed a delete would take one event for another.
 //
 // `gone` is for pages that come back after a long time: what they may still be showing although it was deleted, or made
-// private. Of an event that nobody else has seen, only its owner is told.
+// private. An event that no other user has seen concerns its owner only.
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
     CREATE TABLE IF NOT EXISTS events (
@@ -96,7 +96,7 @@ impl Store {
         .await
     }
 
-    /// An event of a company, whoever of it asks: for the live layer, which decides for each page what to tell it.
+    /// An event of a company, for any of its users: the live layer decides for each page what to send.
     pub(crate) async fn load(&self, tenant: &str, id: &str) -> Result<Option<Event>, Error> {
         let Some(id) = row_id(id) else {
             return Ok(None);
@@ -171,7 +171,7 @@ impl Store {
 
     // ---- Logins ----------------------------------------------------------------------------------------------------
 
-    /// How often this user has ended all logins: what was given out for an earlier number is good no longer.
+    /// How often this user has ended all logins: what was issued for an earlier number is no longer valid.
     pub(crate) async fn generation(&self, user: &'static User) -> Result<i64, Error> {
         self.run(move |db| {
             let mut query = db.prepare_cached("SELECT generation FROM logins WHERE user = ?1")?;
@@ -258,7 +258,7 @@ mod tests {
         store.list(user(name)).await.unwrap().into_iter().map(|event| event.text).collect()
     }
 
-    /// The ids that this user's pages are told to drop.
+    /// The ids that this user's pages must drop.
     async fn gone(store: &Store, name: &str) -> String {
         let snapshot = format!("{:?}", store.snapshot(user(name)).await.unwrap());
         let gone = snapshot.rsplit_once("deleted: ").unwrap().1;
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_that_come_back_are_told_what_is_gone_from_their_sight() {
+    async fn pages_that_come_back_drop_what_they_may_not_see_any_more() {
         let store = Store::open(None).unwrap();
         let id = store.create(user("ann"), draft("open", None)).await.unwrap().id;
         let never_seen = store.create(user("ann"), draft("secret", Some(true))).await.unwrap().id;

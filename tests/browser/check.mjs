@@ -1,5 +1,5 @@
 // Drives the demo's own page in two windows of a real browser, one as wide as a desktop's and one as narrow as a
-// phone's, and says whether they stay in step; then the two small examples with clients of its own.
+// phone's, and checks that they stay in step; then the two small examples with clients of its own.
 //
 //   node check.mjs ../../target/debug/examples/scheduler
 //
@@ -9,7 +9,7 @@
 import { accessSync, constants } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { launch } from "./browser.mjs";
-import { Client, handshake, save, turnedAway } from "./clients.mjs";
+import { Client, handshake, save, rejected } from "./clients.mjs";
 import { check, close, fail, part, same, until } from "./report.mjs";
 import { Cable, killAll, start, stop } from "./server.mjs";
 import { Window, at } from "./window.mjs";
@@ -39,10 +39,10 @@ async function demo(browser, program) {
     const stranger = await open("stranger", 800, 600, page => page.route("**/api/v1", route =>
       route.continue({ headers: { ...route.request().headers(), "remote-token": "not-a-token" } })));
     for (const window of [desktop, phone]) {
-      await check(`the ${window.name} says that it is live`, () => window.says(LIVE));
+      await check(`the ${window.name} shows that it is live`, () => window.hasStatus(LIVE));
       await window.show();
     }
-    await check("a page with a wrong token says that it is not live", () => stranger.says(REFUSED));
+    await check("a page with a wrong token shows that it is not live", () => stranger.hasStatus(REFUSED));
     await stranger.show();
 
     for (const [here, there] of [[desktop, phone], [phone, desktop]]) {
@@ -69,11 +69,11 @@ async function demo(browser, program) {
   await part("The end", async () => {
     const code = await check("at SIGTERM the process ends by itself, with code 0", async () => {
       const exit = await stop(server);
-      same(exit, { code: 0, signal: null }, `its end ${server.said}`);
+      same(exit, { code: 0, signal: null }, `its end ${server.output}`);
     });
     for (const window of windows.filter(window => window.name !== "stranger")) {
-      await check(`the ${window.name}'s socket was closed with 1001, and it says so`, async () => {
-        await window.says(LOST);
+      await check(`the ${window.name}'s socket was closed with 1001, and it shows so`, async () => {
+        await window.hasStatus(LOST);
         same((await window.closeCodes()).filter(code => code !== 1006), [1001], "close codes");
         same(window.scriptErrors, [], "script errors");
       });
@@ -111,14 +111,14 @@ async function oneEvent(here, there) {
     await here.settled();
     await inStep(here, there, mark, []);
   });
-  await check("each change was told, in order, and nothing older after it", () => toldInOrder([here, there], id, [
+  await check("each change was broadcast, in order, nothing older after it", () => receivedInOrder([here, there], id, [
     ["add-event", at(10), mark],
     ["update-event", at(10), `${mark}, green`],
     ["update-event", at(13), `${mark}, green`],
     ["update-event", at(12), `${mark}, green`],
     ["delete-event"],
   ]));
-  await check("both windows say in words what happened", async () => {
+  await check("both windows describe what happened", async () => {
     const [mine, theirs] = [await here.activity(), await there.activity()];
     for (const [lines, expected] of [[mine, [
       `You added “${mark}”`,
@@ -157,7 +157,7 @@ async function markup(here, there) {
     await inStep(here, there, mark, []);
     for (const window of [here, there]) {
       const named = (await window.activity()).filter(line => line.includes(text));
-      if (named.length < 3) throw new Error(`the ${window.name} has only ${JSON.stringify(named)} to say`);
+      if (named.length < 3) throw new Error(`the ${window.name} has only ${JSON.stringify(named)} in its list`);
       same(await window.page.locator(".planted").count(), 0, `elements made from the text in the ${window.name}`);
       same(window.dialogs, [], `dialogs in the ${window.name}`);
     }
@@ -192,7 +192,7 @@ async function series(here, there) {
   });
   await check("a window opened now shows the same", async () => {
     await there.page.reload();
-    await there.says(LIVE);
+    await there.hasStatus(LIVE);
     await there.show();
     await holding([there], mark, [changed, daily[2], daily[3]]);
   });
@@ -215,10 +215,10 @@ async function lost(cable, desktop, phone) {
   await desktop.create(mark, 12);
   await desktop.settled();
   const [{ id }] = await inStep(desktop, phone, mark, [{ text: mark, start: at(12), end: at(13) }]);
-  await check("both windows say that they are cut off", async () => {
+  await check("both windows show that they are disconnected", async () => {
     same(cable.cut(), 2, "sockets that were open");
-    await desktop.says(LOST);
-    await phone.says(LOST);
+    await desktop.hasStatus(LOST);
+    await phone.hasStatus(LOST);
   });
   await check("both can still be worked with", async () => {
     await desktop.drag(id, at(13));
@@ -230,8 +230,8 @@ async function lost(cable, desktop, phone) {
   });
   await check("both come back", async () => {
     cable.mend();
-    await desktop.says(LIVE);
-    await phone.says(LIVE);
+    await desktop.hasStatus(LIVE);
+    await phone.hasStatus(LIVE);
   });
   await check("what was missed appears in both", () => inStep(desktop, phone, mark, [
     { text: `${mark} for two`, start: at(9), end: at(10) },
@@ -255,7 +255,9 @@ async function afterwards(here, there) {
   await here.remove(id);
   await here.settled();
   await inStep(here, there, mark, []);
-  await toldInOrder([here, there], id, [["add-event", at(11), mark], ["update-event", at(9), mark], ["delete-event"]]);
+  await receivedInOrder([here, there], id, [
+    ["add-event", at(11), mark], ["update-event", at(9), mark], ["delete-event"],
+  ]);
 }
 
 async function noTrouble(window) {
@@ -310,20 +312,20 @@ async function holding(windows, mark, expected) {
   }
 }
 
-/** Each window was told of one event what is expected, in this order: [type, start, text]. */
-function toldInOrder(windows, id, expected) {
+/** Each window received of one event what is expected, in this order: [type, start, text]. */
+function receivedInOrder(windows, id, expected) {
   for (const window of windows) {
-    const told = window.told(event => String(event.id) === id).map(({ type, event }) =>
+    const received = window.received(event => String(event.id) === id).map(({ type, event }) =>
       type === "delete-event" || !event.start_date ? [type]
         : [type, Date.parse(`${event.start_date.replace(" ", "T")}Z`), event.text]);
-    same(states(told), states(expected), `what the ${window.name} was told`);
+    same(states(received), states(expected), `what the ${window.name} received`);
   }
 }
 
-/** What an event was said to be, one after the other. The newest state may be said again, as an add and an update;
- *  around a delete there are updates that say nothing of a state. */
-function states(told) {
-  return told.filter(([type, ...state]) => type === "delete-event" || state.length)
+/** The states of an event, one after the other. The newest state may be resent, as an add and an update;
+ *  around a delete there are updates without a state. */
+function states(received) {
+  return received.filter(([type, ...state]) => type === "delete-event" || state.length)
     .map(([type, ...state]) => JSON.stringify(type === "delete-event" ? "gone" : state))
     .filter((state, at, all) => state !== all[at - 1]);
 }
@@ -335,32 +337,32 @@ async function example(program, name) {
     const server = await start(program);
     await check("a wrong token is refused, at the handshake and at the socket", async () => {
       const answer = await handshake(server.address, "not-a-token");
-      if (answer?.websocket) throw new Error(`the handshake says ${JSON.stringify(answer)}`);
-      const { end, frames } = await turnedAway(server.address, "not-a-token");
+      if (answer?.websocket) throw new Error(`the handshake answers ${JSON.stringify(answer)}`);
+      const { end, frames } = await rejected(server.address, "not-a-token");
       if (![1008, 401, 403].includes(end) || frames.length) throw new Error(`the socket: ${end}, ${frames}`);
     });
     const clients = [await Client.connect(server.address, "demo"), await Client.connect(server.address, "demo")];
-    await check("a create, an update and a delete are heard in order, by two clients", async () => {
+    await check("a create, an update and a delete are received in order, by two clients", async () => {
       const made = { start_date: "2026-05-13 10:00", end_date: "2026-05-13 11:00", text: MARKUP };
       const id = (await save(server.address, "POST", undefined, made)).tid;
       await save(server.address, "PUT", id, { ...made, text: "moved", end_date: "2026-05-13 12:00" });
       await save(server.address, "DELETE", id);
       for (const client of clients) {
-        await until("the delete is heard", () => client.told().some(({ type }) => type === "delete-event"));
-        const told = client.told().filter(({ event }) => event.id === id).map(({ type, event }) =>
+        await until("the delete is received", () => client.received().some(({ type }) => type === "delete-event"));
+        const received = client.received().filter(({ event }) => event.id === id).map(({ type, event }) =>
           type === "delete-event" || !event.start_date ? [type]
             : [type, event.text, event.start_date, event.end_date]);
-        same(states(told), states([
+        same(states(received), states([
           ["add-event", MARKUP, made.start_date, made.end_date],
           ["update-event", "moved", made.start_date, "2026-05-13 12:00"],
           ["delete-event"],
-        ]), "heard");
-        same(told.slice(0, 2).map(([type]) => type), ["add-event", "update-event"], "heard first");
+        ]), "received");
+        same(received.slice(0, 2).map(([type]) => type), ["add-event", "update-event"], "received first");
       }
     });
     await check("at SIGTERM the sockets are closed with 1001 and the process ends with code 0", async () => {
       const exit = await stop(server);
-      same(exit, { code: 0, signal: null }, `its end ${server.said}`);
+      same(exit, { code: 0, signal: null }, `its end ${server.output}`);
       for (const client of clients) await until("the socket is closed", () => client.closed !== null);
       same(clients.map(client => client.closed), [1001, 1001], "close codes");
     });
@@ -370,7 +372,7 @@ async function example(program, name) {
 // ---- The run ---------------------------------------------------------------------------------------------------
 
 function programs() {
-  if (!process.argv[2]) throw new Error("say where the demo is: node check.mjs ../../target/debug/examples/scheduler");
+  if (!process.argv[2]) throw new Error("name the demo: node check.mjs ../../target/debug/examples/scheduler");
   const scheduler = resolve(process.argv[2]);
   const beside = name => join(dirname(scheduler), name);
   const found = { scheduler, axum_router: beside("axum_router"), hyper_service: beside("hyper_service") };

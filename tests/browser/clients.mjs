@@ -9,9 +9,9 @@ export class Client {
 
   static async connect(address, token) {
     const client = new Client();
-    const told = await handshake(address, token);
-    if (told.websocket !== true) throw new Error(`the handshake was answered with ${JSON.stringify(told)}`);
-    const socket = new WebSocket(socketAddress(address, told.key ?? token));
+    const received = await handshake(address, token);
+    if (received.websocket !== true) throw new Error(`the handshake was answered with ${JSON.stringify(received)}`);
+    const socket = new WebSocket(socketAddress(address, received.key ?? token));
     client.socket = socket;
     let trouble = null;
     socket.on("error", error => { trouble = error; });
@@ -22,7 +22,7 @@ export class Client {
       return client.frames.some(frame => frame?.action === "start");
     });
     socket.send(JSON.stringify({ action: "subscribe", name: "events" }));
-    // Frames are read in order: the answer to this ping says that the subscription has been read.
+    // Frames are read in order: the answer to this ping shows that the subscription has been read.
     let answered = false;
     socket.once("pong", () => { answered = true; });
     socket.ping();
@@ -30,15 +30,15 @@ export class Client {
     return client;
   }
 
-  /** The changes of events it was told of, in order. */
-  told() {
+  /** The changes of events it received, in order. */
+  received() {
     return this.frames.filter(frame => frame?.action === "event" && frame.body.name === "events")
       .map(frame => frame.body.value);
   }
 }
 
-/** How a socket with this token ends, and what it was told until then. */
-export async function turnedAway(address, token) {
+/** How a socket with this token ends, and what it received until then. */
+export async function rejected(address, token) {
   const socket = new WebSocket(socketAddress(address, token));
   const frames = [];
   let end = null;

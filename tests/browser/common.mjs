@@ -25,7 +25,7 @@ export function some(lines, most = MOST_LINES) {
   return lines.length > most ? [...lines.slice(0, most), `and ${lines.length - most} more`] : lines;
 }
 
-/** Throws, and says what helps, unless a file is there. */
+/** Throws an error that names the remedy, unless a file is there. */
 export function present(file, mode, remedy) {
   try {
     accessSync(file, mode);

@@ -70,7 +70,7 @@ export class Editor {
     return this.page.evaluate(([what, details]) => hands[what](...details), [what, details]);
   }
 
-  /** Every answer to a save has arrived. (One that said no is not asked again.) */
+  /** Every answer to a save has arrived. (A refused one is not sent again.) */
   saved(within = PATIENCE) {
     return until(`${this.name} has the answers to its saves`, () => this.does("waitsForNothing"), within);
   }
@@ -114,7 +114,7 @@ export function differences(found, expected) {
   return lines;
 }
 
-/** No difference is made between what is empty, missing, null or false, and dates are told to the minute. */
+/** No difference is made between what is empty, missing, null or false, and dates are compared to the minute. */
 function plain(value) {
   if (value === undefined || value === null || value === "" || value === false || value === "false") return null;
   return String(value).replace(/^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(\.\d+)?)?Z?$/, "$1 $2");
@@ -186,14 +186,14 @@ function hands() {
     waitsForNothing: () => Object.keys(scheduler._dataprocessor._in_progress).length === 0,
     everything([from, to], fields) {
       const saving = scheduler._dataprocessor;
-      const told = value => (value instanceof Date ? (isNaN(value) ? "no date" : value.toISOString()) : value);
+      const shown = value => (value instanceof Date ? (isNaN(value) ? "no date" : value.toISOString()) : value);
       return {
         records: records().map(event => ({
           id: String(event.id),
-          ...Object.fromEntries(fields.map(name => [name, told(event[name])])),
+          ...Object.fromEntries(fields.map(name => [name, shown(event[name])])),
         })),
         shown: scheduler.getEvents(new Date(from), new Date(to))
-          .map(({ id, text, start_date, end_date }) => `${id} “${text}” ${told(start_date)} to ${told(end_date)}`)
+          .map(({ id, text, start_date, end_date }) => `${id} “${text}” ${shown(start_date)} to ${shown(end_date)}`)
           .sort(),
         unsaved: saving.updatedRows.map(String).filter(id => scheduler.getEvent(id)),
         savingIsOff: Boolean(saving._silent_mode),

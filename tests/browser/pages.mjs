@@ -1,9 +1,9 @@
 // What a page with a list that is older than it looks shows in the end, and how busy changes keep a page: the widget's
-// page in a real browser, as its guide says it. Takes about five minutes.
+// page in a real browser, as its guide shows it. Takes about five minutes.
 //
 //   node pages.mjs ../../target/debug/examples/scheduler [--only NAME]... [--delivery plain]
 //
-// The names are those of the parts: back, slow, deploy, import, restart. With a delivery the import says,
+// The names are those of the parts: back, slow, deploy, import, restart. With a delivery the import shows,
 // for comparison, what the vendor's bare broadcast costs. The browser is /usr/bin/chromium, or $CHROMIUM.
 // Exit status: 0 when every check passed, 1 when one failed, 2 when nothing could be checked.
 
@@ -19,12 +19,12 @@ import { killAll } from "./server.mjs";
 import { Calendar, DEMO, FILES, Page, RESYNCS, STOCK, numbered } from "./stock.mjs";
 import { pause } from "./wire.mjs";
 
-/** The layer tells a page that has just been loaded of everything since a minute before: this is longer. */
+/** The layer replays to a page that has just been loaded everything since a minute before: this is longer. */
 const LONG_AGO = 65_000;
 const AWAY = 1500;
 /** Longer than a page counts as one that has been loaded lately. */
 const OLD = 135_000;
-/** By then a page that is told something has been pinged, and Chromium has answered for it. */
+/** By then a page that was sent something has been pinged, and Chromium has answered for it. */
 const PINGED = 35_000;
 /** How soon after coming back a page must be right. The client connects two seconds after it has lost its socket. */
 const BACK_WITHIN = 10_000;
@@ -37,7 +37,7 @@ const REPEATED_WITHIN = 30_000;
 const REPEATED_AT_LAST = 120_000;
 const MARGIN = 15_000;
 
-/** By then a page has acknowledged what it was told when it was loaded. */
+/** By then a page has acknowledged what it was sent when it was loaded. */
 const SETTLED = 25_000;
 
 const IMPORTED = 1000;
@@ -52,7 +52,7 @@ const QUIET = 8000;
 
 const DEPLOY_AFTER = 20_000;
 const DEPLOY_FRAMES = 10;
-/** A page that is told to load its list anew is told little else. */
+/** A page that is asked to load its list anew is sent little else. */
 const RESYNC_FRAMES = 50;
 
 // Far more than a run takes: only one that hangs is ended.
@@ -68,7 +68,7 @@ async function measured(name, job) {
 }
 
 function counts(page, since) {
-  return `${page.told(since)} frames of events (${JSON.stringify(page.types(since)).slice(1, -1).replaceAll('"', "")})`;
+  return `${page.received(since)} frames of events (${JSON.stringify(page.types(since)).slice(1, -1).replaceAll('"', "")})`;
 }
 
 // ---- The Back button -------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ async function backOf(name, program, browser, path, kept) {
 
 /**
  * Chromium leaves the socket of a page that it keeps open, and answers pings for it; what has come meanwhile it throws
- * away when the page is shown again. What is told once more to pages that have been loaded lately does not help here.
+ * away when the page is shown again. The second replay to pages that have been loaded lately does not help here.
  */
 async function backOfOld(name, program, browser) {
   const calendar = new Calendar(program);
@@ -177,7 +177,7 @@ async function goBack(page, wanted, kept) {
 
 // ---- A slow link -----------------------------------------------------------------------------------------------
 
-/** A list takes so long to arrive that the page has heard of newer things meanwhile. */
+/** A list takes so long to arrive that the page has received newer changes meanwhile. */
 async function slow({ program, browser }) {
   const model = new Calendar(program);
   try {
@@ -214,7 +214,7 @@ async function slowList(name, browser, calendar, { rate, waits, within }) {
     await calendar.remove(removed);
     const texts = { [changed]: "new text", [removed]: null };
     texts[await calendar.create(numbered(MANY))] = numbered(MANY).text;
-    await until("the page has heard of that", () => page.told(mark) >= 3);
+    await until("the page has received that", () => page.received(mark) >= 3);
     if (wire.listEnded) throw new Error("the list has arrived too early");
     await until("the list has arrived", () => wire.listEnded, 90_000);
     const ended = wire.listEnded;
@@ -226,7 +226,7 @@ async function slowList(name, browser, calendar, { rate, waits, within }) {
     await page.holds(texts, limit - Date.now())
       .catch(error => { throw new Error(`${found}; ${error.message}; ${counts(page)}`); });
     const right = Date.now();
-    // Nothing that is told later may undo it.
+    // No later message may undo it.
     const differs = await page.differs(await calendar.list());
     if (differs) throw new Error(`${found}; it ${differs}`);
     return `${found}, right ${seconds(right - ended)} after the last byte, ${counts(page)}`;
@@ -288,27 +288,27 @@ async function restart({ program, browser }) {
     const marks = pages.map(page => page.mark);
     const subscriptions = pages.map(page => page.subscriptions);
     await calendar.start();
-    await Promise.all(pages.map((page, place) => until(`${page.name} is connected again`, () =>
-      page.live && page.subscriptions > subscriptions[place])));
+    await Promise.all(pages.map((page, index) => until(`${page.name} is connected again`, () =>
+      page.live && page.subscriptions > subscriptions[index])));
     const samples = await followed(pages, RESTART_WITHIN);
     const list = await calendar.list();
-    for (const [place, page] of pages.entries()) {
+    for (const [index, page] of pages.entries()) {
       await measured(`after a restart ${page.name} equals the server`, async () => {
         const differs = await page.differs(list);
         if (differs) throw new Error(differs);
         return `${list.length} events`;
       });
       await measured(`a restart keeps ${page.name} busy for at most half of its time`, async () => {
-        const { most, work, long, time, wide } = shares(samples[place]);
+        const { most, work, long, time, wide } = shares(samples[index]);
         const found = `${percent(most)} of the busiest ${seconds(wide)}, ${seconds(work)} of ${seconds(time)} in all, `
-          + `of that ${seconds(long)} in long tasks, ${counts(page, marks[place])}`;
+          + `of that ${seconds(long)} in long tasks, ${counts(page, marks[index])}`;
         if (most > RESTART_SHARE) throw new Error(found);
         return found;
       });
     }
-    await measured(`${resyncs.name} is told to do so, instead of every event`, async () => {
+    await measured(`${resyncs.name} is asked to do so, instead of every event`, async () => {
       const found = counts(resyncs, marks[1]);
-      if (!resyncs.types(marks[1]).resync || resyncs.told(marks[1]) > RESYNC_FRAMES) throw new Error(found);
+      if (!resyncs.types(marks[1]).resync || resyncs.received(marks[1]) > RESYNC_FRAMES) throw new Error(found);
       return found;
     });
   } finally {
@@ -320,12 +320,12 @@ async function restart({ program, browser }) {
 async function followed(pages, within) {
   const began = Date.now();
   const samples = await Promise.all(pages.map(async page => [await page.busy()]));
-  let [heard, since] = [0, Date.now()];
+  let [received, since] = [0, Date.now()];
   for (;;) {
     await pause(500);
-    await Promise.all(pages.map(async (page, place) => samples[place].push(await page.busy())));
+    await Promise.all(pages.map(async (page, index) => samples[index].push(await page.busy())));
     const now = pages.reduce((sum, page) => sum + page.mark, 0);
-    if (now !== heard) [heard, since] = [now, Date.now()];
+    if (now !== received) [received, since] = [now, Date.now()];
     const [followed, quiet] = [Date.now() - began, Date.now() - since];
     if (followed > within || followed > REPEATED_WITHIN + MARGIN && quiet > QUIET) return samples;
   }
@@ -333,8 +333,8 @@ async function followed(pages, within) {
 
 function shares(samples) {
   let [most, wide] = [0, SHARE_OF];
-  for (const [place, from] of samples.entries()) {
-    const to = samples.slice(place).find(sample => sample.time - from.time >= SHARE_OF);
+  for (const [index, from] of samples.entries()) {
+    const to = samples.slice(index).find(sample => sample.time - from.time >= SHARE_OF);
     if (!to) break;
     const share = (to.work - from.work) / (to.time - from.time);
     if (share > most) [most, wide] = [share, to.time - from.time];
@@ -377,13 +377,13 @@ async function deploy({ program, browser }) {
     await calendar.stop();
     await calendar.start(...options);
     await calendar.change(ids[12], numbered(12, texts[ids[12]]));
-    await Promise.all(pages.map((page, place) => until(`${page.name} is connected again`, () =>
-      page.live && page.subscriptions > subscriptions[place])));
+    await Promise.all(pages.map((page, index) => until(`${page.name} is connected again`, () =>
+      page.live && page.subscriptions > subscriptions[index])));
     await pause(DEPLOY_AFTER);
-    for (const [place, page] of pages.entries()) {
-      await measured(`after a deploy ${page.name} is told fewer than ${DEPLOY_FRAMES} times`, async () => {
-        const found = counts(page, marks[place]);
-        if (page.told(marks[place]) >= DEPLOY_FRAMES) throw new Error(found);
+    for (const [index, page] of pages.entries()) {
+      await measured(`after a deploy ${page.name} is sent fewer than ${DEPLOY_FRAMES} frames`, async () => {
+        const found = counts(page, marks[index]);
+        if (page.received(marks[index]) >= DEPLOY_FRAMES) throw new Error(found);
         return found;
       });
     }
@@ -399,10 +399,10 @@ async function deploy({ program, browser }) {
     await measured("after a deploy keys are of the same log, and pages stay on one socket", async () => {
       const epoch = key => key.split(".").at(-2);
       const found = `epoch ${epoch(before).slice(0, 8)} then ${epoch(await key()).slice(0, 8)}, `
-        + `sockets opened ${pages.map((page, place) => page.sockets - sockets[place]).join(", ")}`;
+        + `sockets opened ${pages.map((page, index) => page.sockets - sockets[index]).join(", ")}`;
       const again = epoch(await key()) === epoch(before);
       // Those that met a server which was not there yet have tried more than once.
-      if (!again || pages.some((page, place) => page.sockets - sockets[place] > 2)) throw new Error(found);
+      if (!again || pages.some((page, index) => page.sockets - sockets[index] > 2)) throw new Error(found);
       return found;
     });
   } finally {
@@ -425,7 +425,7 @@ function options() {
   const unknown = values.only?.find(name => !names.includes(name));
   if (unknown) throw new Error(`there is no part ${unknown}; the parts are ${names.join(", ")}`);
   if (positionals.length !== 1) {
-    throw new Error("say where the demo is: node pages.mjs ../../target/debug/examples/scheduler");
+    throw new Error("name the demo's program: node pages.mjs ../../target/debug/examples/scheduler");
   }
   const program = resolve(positionals[0]);
   present(program, constants.X_OK, "build it with: cargo build --examples");

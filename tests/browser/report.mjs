@@ -31,7 +31,7 @@ export async function check(name, job) {
     ok(name);
     return result;
   } catch (error) {
-    fail(name, said(error));
+    fail(name, describe(error));
     throw new PartFailed();
   }
 }
@@ -43,7 +43,7 @@ export async function part(name, job) {
     await job();
   } catch (error) {
     if (error instanceof PartFailed) console.log("     (the rest of this part was not tried)");
-    else fail(name, said(error));
+    else fail(name, describe(error));
   }
 }
 
@@ -66,6 +66,6 @@ export function same(found, expected, what) {
   if (left !== right) throw new Error(`${what}: found ${left}, expected ${right}`);
 }
 
-function said(error) {
+function describe(error) {
   return String(error?.message ?? error).split("\n").slice(0, 3).join(" ").trim();
 }

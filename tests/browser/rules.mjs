@@ -135,7 +135,7 @@ async function compare(browser, address, rules) {
       if (queue.length) pages.prepare();
       counts[verdict] += 1;
       const line = `${JSON.stringify(rule)}: the client ${verdict}${why ? ` (${why})` : ""}, after ${seconds(time ?? 0)}`;
-      if (expected && verdict !== expected) disagreements.push(`${line}; the table says that it ${expected}`);
+      if (expected && verdict !== expected) disagreements.push(`${line}; in the table it ${expected}`);
       else if (verdict === "reads" && time > NEAR && !expected) counts.near += 1;
       else if (through !== (verdict === "reads")) {
         disagreements.push(`${line}; the layer ${through ? "lets it through" : "refuses it"}`);
@@ -164,7 +164,7 @@ function options() {
     throw new Error("seed and count are whole numbers");
   }
   if (positionals.length !== 1) {
-    throw new Error("say where the demo is: node rules.mjs ../../target/debug/examples/scheduler");
+    throw new Error("name the demo's program: node rules.mjs ../../target/debug/examples/scheduler");
   }
   const program = resolve(positionals[0]);
   present(program, constants.X_OK, "build it with: cargo build --example scheduler");

@@ -6,7 +6,7 @@ import { PATIENCE, until } from "./report.mjs";
 
 const running = new Set();
 
-/** Starts a program on a free port, and returns it once it has said its address. */
+/** Starts a program on a free port, and returns it once it has printed its address. */
 export function start(program) {
   return startOn("127.0.0.1:0", program);
 }
@@ -14,18 +14,18 @@ export function start(program) {
 /** The same on an address of one's choice, and with more options. */
 export async function startOn(listen, program, ...options) {
   const child = spawn(program, ["--listen", listen, ...options], { stdio: ["ignore", "pipe", "pipe"] });
-  const server = { child, exit: null, said: "" };
+  const server = { child, exit: null, output: "" };
   let out = "";
   child.stdout.setEncoding("utf8").on("data", text => { out += text; });
-  child.stderr.setEncoding("utf8").on("data", text => { server.said += text; });
+  child.stderr.setEncoding("utf8").on("data", text => { server.output += text; });
   child.on("error", error => { server.exit = { error: error.message }; });
   child.on("exit", (code, signal) => { server.exit = { code, signal }; running.delete(child); });
   running.add(child);
   // The demo may have to fetch the widget first.
-  await until(`${program} says where it listens`, () => server.exit || out.includes("\n"), 60_000);
+  await until(`${program} prints where it listens`, () => server.exit || out.includes("\n"), 60_000);
   const address = /^listening on (http:\/\/127\.0\.0\.1:\d+)\r?\n/.exec(out)?.[1];
   if (!address) {
-    throw new Error(`${program} did not start: ${JSON.stringify(server.exit)} ${out}${server.said}`.trim());
+    throw new Error(`${program} did not start: ${JSON.stringify(server.exit)} ${out}${server.output}`.trim());
   }
   return Object.assign(server, { address });
 }
@@ -64,7 +64,7 @@ export class Cable {
     return this;
   }
 
-  /** Drops every open WebSocket, and says how many there were. */
+  /** Drops every open WebSocket, and returns how many there were. */
   cut() {
     this.#cut = true;
     const count = this.#sockets.size;

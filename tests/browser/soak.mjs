@@ -5,7 +5,7 @@
 //   node soak.mjs ../../target/debug/examples/scheduler [--seed N]
 //   node soak.mjs --base http://127.0.0.1:3000 [--seed N]
 //
-// The second form takes a server that is running already and that nobody else uses; its events stay on it, and it is
+// The second form takes a server that is running already and that has no other users; its events stay on it, and it is
 // not restarted. The same seed makes the same choices again, though never at quite the same moments. The browser is
 // /usr/bin/chromium, or $CHROMIUM. Exit status: 0 when every check passed, 1 when one failed, 2 when nothing could be
 // checked.
@@ -142,16 +142,16 @@ class Soak {
     const kinds = [
       editor => editor.does("change", id, { text: this.text(editor.name) }),
       editor => this.create(editor, random),
-      (editor, place) => (place === 0
+      (editor, index) => (index === 0
         ? editor.does("change", id, this.time(random))
         : editor.does("change", id, { text: this.text(editor.name) })),
-      (editor, place) => (place === 1
+      (editor, index) => (index === 1
         ? editor.does("remove", id)
         : editor.does("change", id, { text: this.text(editor.name) })),
     ];
-    await this.together(async (editor, place) => {
+    await this.together(async (editor, index) => {
       await pause(random() * 200);
-      await kinds[this.clashes % kinds.length](editor, place);
+      await kinds[this.clashes % kinds.length](editor, index);
     });
     this.clashes += 1;
   }
@@ -173,7 +173,7 @@ class Soak {
   }
 }
 
-/** Breaks one page's socket after the other, until it is told to end. */
+/** Breaks one page's socket after the other, until it is asked to end. */
 class Weather {
   #over = false;
   #ended;
@@ -219,7 +219,7 @@ async function concurrentEdits(soak) {
   const weather = new Weather(soak, "weather over edits");
   soak.editingEnds = Date.now() + EDITING;
   const editing = [soak.clashAllTheTime(), ...soak.editors.map(editor => soak.editAllTheTime(editor))];
-  // What fails is said below.
+  // Failures are reported below.
   for (const job of editing) job.catch(() => {});
   try {
     await pause(EDITING / 4);
@@ -351,8 +351,8 @@ async function restart(soak, how, end) {
     await soak.saved();
   });
   await check("they connect by themselves, and go on", async () => {
-    await soak.together((editor, place) => until(`${editor.name} has subscribed again`, () =>
-      editor.live && editor.subscriptions > before[place]));
+    await soak.together((editor, index) => until(`${editor.name} has subscribed again`, () =>
+      editor.live && editor.subscriptions > before[index]));
     await soak.together(editor => soak.edit(editor, random));
     await soak.saved();
   });
@@ -365,22 +365,23 @@ async function forms(soak) {
   await check("two pages open their edit forms on events, which the third deletes", async () => {
     for (const text of texts) await one.does("create", { text, start: at(12), end: at(13) });
     await one.saved();
-    await Promise.all(others.map(async (editor, place) => {
-      await editor.shows(texts[place]);
+    await Promise.all(others.map(async (editor, index) => {
+      await editor.shows(texts[index]);
       await editor.saved();
-      await editor.does("openForm", await editor.does("idOf", texts[place]));
+      await editor.does("openForm", await editor.does("idOf", texts[index]));
       await editor.page.locator(".dhx_cal_light").waitFor();
     }));
     const ids = await Promise.all(texts.map(text => one.does("idOf", text)));
     for (const id of ids) await one.does("remove", id);
     await one.saved();
-    await Promise.all(others.map((editor, place) => until(`${editor.name} has heard of the deletion`, () =>
-      editor.window.told((event, type) => type === "delete-event" && String(event.id) === String(ids[place])).length)));
+    await Promise.all(others.map((editor, index) => until(`${editor.name} has received the deletion`, () =>
+      editor.window.received((event, type) => type === "delete-event"
+        && String(event.id) === String(ids[index])).length)));
     await pause(FORM_OPEN);
   });
   await check("what they make as soon as their forms are closed is saved", async () => {
-    await Promise.all(others.map((editor, place) =>
-      editor.does("closeFormAndCreate", { text: after[place], start: at(14), end: at(15) })));
+    await Promise.all(others.map((editor, index) =>
+      editor.does("closeFormAndCreate", { text: after[index], start: at(14), end: at(15) })));
     for (const text of after) {
       await soak.stored(text);
     }
@@ -404,7 +405,7 @@ async function rest(soak) {
     const found = await editor.state();
     const lines = differences(found.records, server);
     const [here, there] = [new Set(found.shown), new Set(fresh.shown)];
-    // What is listed already need not be told twice.
+    // What is listed already need not be reported twice.
     if (!lines.length) {
       lines.push(...found.shown.filter(line => !there.has(line)).map(line => `shows ${line}`));
       lines.push(...fresh.shown.filter(line => !here.has(line)).map(line => `does not show ${line}`));
@@ -419,13 +420,13 @@ async function rest(soak) {
   await until("all are equal", async () => {
     await pause(250);
     left = await soak.together(trouble);
-    left.forEach((lines, place) => { equal[place] = lines.length ? null : equal[place] ?? Date.now() - began; });
+    left.forEach((lines, index) => { equal[index] = lines.length ? null : equal[index] ?? Date.now() - began; });
     return left.every(lines => !lines.length);
   }, REST).catch(() => {});
-  soak.editors.forEach((editor, place) => {
-    const lines = left[place];
+  soak.editors.forEach((editor, index) => {
+    const lines = left[index];
     const name = `${editor.name} is equal to the server`;
-    if (!lines.length) ok(`${name} (after ${seconds(equal[place])} of rest)`);
+    if (!lines.length) ok(`${name} (after ${seconds(equal[index])} of rest)`);
     else fail(name, [`not within ${seconds(REST)}: ${lines.length} differences`, ...some(lines)].join("\n       "));
   });
   await check("the server's list has stayed as it was", async () => {
@@ -509,7 +510,7 @@ function options() {
   });
   if (!/^\d+$/.test(values.seed)) throw new Error("a seed is a whole number");
   if (positionals.length !== (values.base ? 0 : 1)) {
-    throw new Error("say where the demo is: node soak.mjs ../../target/debug/examples/scheduler");
+    throw new Error("name the demo's program: node soak.mjs ../../target/debug/examples/scheduler");
   }
   const program = values.base ? undefined : resolve(positionals[0]);
   if (program) present(program, constants.X_OK, "build it with: cargo build --examples");

@@ -20,7 +20,7 @@ export const FILES = {
   "/soak/dhtmlxscheduler.css": join(WIDGET, "dhtmlxscheduler.css"),
 };
 export const STOCK = "/soak/";
-/** The same page, which loads its list anew when the server says so. */
+/** The same page, which loads its list anew on resync. */
 export const RESYNCS = "/soak/?resync";
 export const DEMO = "/";
 
@@ -76,10 +76,10 @@ export class Calendar {
 
   async stop() {
     const exit = await stop(this.server);
-    if (exit.code !== 0) throw new Error(`the demo ended with ${JSON.stringify(exit)} ${this.server.said}`);
+    if (exit.code !== 0) throw new Error(`the demo ended with ${JSON.stringify(exit)} ${this.server.output}`);
   }
 
-  /** Changes events while no page can hear of it: another process does it, on an address of its own. */
+  /** Changes events while no page can receive it: another process does it, on an address of its own. */
   async unheard(job) {
     const other = await this.#startOn("127.0.0.1:0", []);
     await job(other.address);
@@ -145,7 +145,7 @@ export class Page extends Editor {
   static async open(browser, name, wire, path, options = {}) {
     const page = await super.open(browser, name, wire, path, { ...options, enter: watchLongTasks });
     page.#devtools = await page.page.context().newCDPSession(page.page);
-    // CPU time: that others use the machine too says nothing of the page.
+    // CPU time: other programs on the machine do not count.
     await page.#devtools.send("Performance.enable", { timeDomain: "threadTicks" });
     return page;
   }
@@ -166,8 +166,8 @@ export class Page extends Editor {
     return counts;
   }
 
-  /** How many frames told of events. */
-  told(since = 0) {
+  /** How many frames of events it has received. */
+  received(since = 0) {
     return Object.entries(this.types(since)).reduce((sum, [type, count]) =>
       sum + (/^(add|update|delete)-/.test(type) ? count : 0), 0);
   }
@@ -187,7 +187,7 @@ export class Page extends Editor {
   }
 
   /**
-   * Waits until events have these texts in the page, or are gone where null is said, and returns how many milliseconds
+   * Waits until events have these texts in the page, or are gone where null is given, and returns how many milliseconds
    * that took. The server is not asked for its list meanwhile: each list that is read makes the layer repeat things.
    */
   async holds(texts, within) {
@@ -203,7 +203,7 @@ export class Page extends Editor {
       await until("right", right, within);
     } catch {
       throw new Error(`still wrong in ${this.name} after ${within / 1000} s: `
-        + some(wrong.map(([id, found, text]) => `event ${id} is ${said(found)}, not ${said(text)}`), 3).join("; "));
+        + some(wrong.map(([id, found, text]) => `event ${id} is ${quoted(found)}, not ${quoted(text)}`), 3).join("; "));
     }
     return Date.now() - began;
   }
@@ -223,6 +223,6 @@ function watchLongTasks(page) {
   });
 }
 
-function said(text) {
+function quoted(text) {
   return text === null ? "not there" : `“${text}”`;
 }

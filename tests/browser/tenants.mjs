@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { launch } from "./browser.mjs";
-import { turnedAway } from "./clients.mjs";
+import { rejected } from "./clients.mjs";
 import { chance, present, seconds, some } from "./common.mjs";
 import { Editor, byId, differences } from "./editor.mjs";
 import { PATIENCE, check, close, fail, ok, part, same, until } from "./report.mjs";
@@ -26,9 +26,9 @@ const SECRETS = ["--token-secret", "tokens of a browser check, and of nothing el
 const SEED = 20260513;
 const EDITING = 20_000;
 const ENOUGH = 60;
-// Some of what was told is told once more when this has passed without writes, 4 s at most; then all is quiet.
+// Debounced repeats come when this has passed without writes, 4 s at most; then all is quiet.
 const QUIET = 6000;
-// Deletions are told once more every 30 seconds, and must not take away what has come back since.
+// Deletions are repeated every 30 seconds, and must not remove what was added again since.
 const REPEATS = 33_000;
 // Far more than a run takes: only one that hangs is ended.
 const LONGEST_RUN = 900_000;
@@ -117,8 +117,8 @@ class Person {
     return this.editor.does(what, ...details);
   }
 
-  /** What the page was told from a moment on, everything included. */
-  heard(since = 0) {
+  /** What the page received from a moment on, everything included. */
+  received(since = 0) {
     return this.window.frames.slice(since);
   }
 
@@ -126,9 +126,9 @@ class Person {
     return this.window.frames.length;
   }
 
-  // ---- What is said in events ------------------------------------------------------------------------------------
+  // ---- The content of events -------------------------------------------------------------------------------------
 
-  /** A text that nothing else has, which says whose the event is, and whether anybody else may know of it. */
+  /** A text that nothing else has, which names the owner of the event, and whether other users may see it. */
   text(kind = "open") {
     texts += 1;
     const mark = { open: "", secret: ` secret-${this.name}`, hush: ` secret-${this.name} hush` }[kind];
@@ -144,8 +144,8 @@ class Person {
 
   /** The same for a page, where an event has its owner from the start. */
   drawn(kind, random) {
-    const { start_date, end_date, ...said } = this.event(kind);
-    return { ...said, ...time(random), owner: this.name };
+    const { start_date, end_date, ...event } = this.event(kind);
+    return { ...event, ...time(random), owner: this.name };
   }
 }
 
@@ -155,7 +155,7 @@ function time(random) {
 }
 
 /** What in a page's frames is none of its business. */
-function leaks(person, people, frames = person.heard()) {
+function leaks(person, people, frames = person.received()) {
   const others = people.filter(other => other !== person);
   const strangers = others.filter(other => other.tenant !== person.tenant);
   const marks = [
@@ -170,7 +170,7 @@ function idIn(frame) {
   return JSON.parse(frame).body?.value?.event?.id;
 }
 
-/** What is not about any of these events: of what a page knows it may be told once more at any time. */
+/** What is not about any of these events: what a page knows may be repeated at any time. */
 function besides(frames, ids) {
   return frames.filter(frame => !ids.has(String(idIn(frame))));
 }
@@ -189,14 +189,14 @@ async function logins(people, browser, wires) {
     ann.token = "not-a-token";
     same((await ann.ask("GET", "/events")).status, 401, "a wrong token");
   });
-  await check("everybody makes a public and a private event", async () => {
+  await check("each user makes a public and a private event", async () => {
     for (const person of people) {
       await person.logIn();
       await person.post(person.event("open"));
       await person.post(person.event("hush", 12));
     }
   });
-  await check("what somebody may not see cannot be changed either", async () => {
+  await check("what a user may not see cannot be changed either", async () => {
     const [ann, ben, cid] = people;
     const [open, hush] = ann.made;
     for (const [person, id] of [[cid, open], [cid, hush], [ben, hush]]) {
@@ -205,7 +205,7 @@ async function logins(people, browser, wires) {
     }
   });
   await check("four people log in, each with a browser of their own", async () => {
-    await Promise.all(people.map((person, place) => person.open(browser, wires[place])));
+    await Promise.all(people.map((person, index) => person.open(browser, wires[index])));
     for (const { window } of people) {
       const [cookie] = await window.page.context().cookies();
       same([cookie.name, cookie.httpOnly, cookie.sameSite], ["login", true, "Strict"], "the cookie");
@@ -224,7 +224,7 @@ async function logins(people, browser, wires) {
   });
 }
 
-async function sight(people) {
+async function visibility(people) {
   const [ann, ben, ...south] = people;
   const start = { start: at(14), end: at(15) };
   await pause(QUIET);
@@ -237,7 +237,7 @@ async function sight(people) {
     await ann.does("create", open);
     await ben.editor.shows(open.text);
     await ann.editor.saved();
-    same(leaks(ben, people, ben.heard(since)), [], "what ben heard besides");
+    same(leaks(ben, people, ben.received(since)), [], "what ben received besides");
   });
   const id = await ann.does("idOf", open.text);
   known[0].add(id);
@@ -253,7 +253,7 @@ async function sight(people) {
     await ann.does("remove", await ann.does("idOf", secret.text));
     await ann.editor.saved();
     await pause(QUIET);
-    same(besides(ben.heard(since), known[0]), [], "what ben heard");
+    same(besides(ben.received(since), known[0]), [], "what ben received");
   });
 
   since = ben.now;
@@ -261,7 +261,7 @@ async function sight(people) {
     await ann.does("change", id, { private: true, text: ann.text("secret") });
     await until("ben's page has lost it", async () => !(await ben.does("has", open.text)));
     await ann.editor.saved();
-    same(leaks(ben, people, ben.heard(since)), [], "what ben heard besides");
+    same(leaks(ben, people, ben.received(since)), [], "what ben received besides");
     await equal(ben);
   });
   await check("when she makes it public again, ben's page gets it whole", async () => {
@@ -270,7 +270,7 @@ async function sight(people) {
     await ben.editor.shows(text);
     await ann.editor.saved();
     await equal(ben);
-    same(leaks(ben, people), [], "what ben heard besides");
+    same(leaks(ben, people), [], "what ben received besides");
   });
   await check("ben's page can still save, and ann keeps her notes", async () => {
     const text = `${ann.text()} renamed`;
@@ -282,8 +282,8 @@ async function sight(people) {
     await equal(ann);
   });
   await check("all that time, cid and dee were not sent a byte about it", () => {
-    const heard = south.map((person, place) => besides(person.heard(quiet[place]), known[place + 1]));
-    same(heard, [[], []], "what they heard");
+    const received = south.map((person, index) => besides(person.received(quiet[index]), known[index + 1]));
+    same(received, [[], []], "what they received");
   });
 }
 
@@ -302,7 +302,7 @@ async function edits(people, seed) {
     } else if (what < 0.45) {
       await person.does("change", id, time(random));
     } else if (what < 0.88 && mine) {
-      // What is said always goes with who may hear it, whatever arrives meanwhile.
+      // A change and its receivers always belong together, whatever arrives meanwhile.
       const hide = what < 0.6 ? isPrivate : !isPrivate;
       await person.does("change", id, { private: hide, text: person.text(hide ? "secret" : "open") });
     } else if (what < 0.88 && owner !== person.name) {
@@ -342,7 +342,7 @@ async function edits(people, seed) {
   });
 }
 
-/** Waits until a page shows what its user's own list says, has saved everything, and can go on. */
+/** Waits until a page shows what its user's own list holds, has saved everything, and can go on. */
 async function equal(person, within = PATIENCE) {
   const began = Date.now();
   let lines;
@@ -376,7 +376,7 @@ async function nothingLeaked(people) {
     const { name, now } = person;
     await check(`whatever stands in the ${now} frames that ${name} was sent is ${name}'s business`, () => {
       same(leaks(person, people).slice(0, 3), [], "frames");
-      const own = person.heard().filter(frame => frame.includes(`${person.tenant}-`));
+      const own = person.received().filter(frame => frame.includes(`${person.tenant}-`));
       if (own.length < 10) throw new Error(`only ${own.length} speak of ${person.tenant} at all`);
     });
   }
@@ -422,15 +422,15 @@ async function revocation(people) {
   const sockets = others.map(person => person.sockets.length);
   const key = new URL(ben.sockets.at(-1)).searchParams.get("token");
   let since;
-  await check("ben logs out everywhere, elsewhere: his socket is closed with 1008, and his page says so", async () => {
+  await check("ben logs out everywhere, elsewhere: his socket is closed with 1008, and his page shows so", async () => {
     same((await ben.ask("POST", "/logout-everywhere")).status, 204, "the answer");
-    await ben.window.says("offline: Logged out");
+    await ben.window.hasStatus("offline: Logged out");
     same((await ben.window.closeCodes()).at(-1), 1008, "the close code");
     since = ben.now;
   });
   await check("neither his old token nor his old session is good for anything", async () => {
     same((await ben.ask("GET", "/events")).status, 401, "the list");
-    const { end, frames } = await turnedAway(server.address, key);
+    const { end, frames } = await rejected(server.address, key);
     if (![1008, 401, 403].includes(end) || frames.length) throw new Error(`the socket: ${end}, ${frames}`);
   });
   const made = { ...ann.event(), owner: "ann", start: at(7), end: at(8) };
@@ -442,7 +442,7 @@ async function revocation(people) {
     await ann.does("changeNamed", made.text, { start: at(6), end: at(7) });
     await ann.editor.saved();
     await pause(1000);
-    same(ben.heard(since), [], "what ben heard");
+    same(ben.received(since), [], "what ben received");
   });
   await check("the others did not notice", async () => {
     same(others.map(person => person.editor.live), [true, true, true], "connected");
@@ -456,7 +456,7 @@ async function revocation(people) {
     await ben.logIn();
     await ben.editor.shows(made.text);
     await equal(ben);
-    same((await turnedAway(server.address, key)).frames, [], "what the old session hears");
+    same((await rejected(server.address, key)).frames, [], "what the old session receives");
   });
 }
 
@@ -493,7 +493,7 @@ async function outlived(ann, short) {
     await ann.does("create", { ...ann.event(), owner: "ann", start: at(9), end: at(10) });
     await ann.window.page.locator("#unsaved", { hasText: "expired" }).waitFor();
   });
-  await check("her socket breaks, comes back by its sealed key, and hears what ben does", async () => {
+  await check("her socket breaks, comes back by its sealed key, and receives what ben does", async () => {
     const before = ann.sockets.length;
     ann.wire.reset();
     await until("there is another socket", () => ann.sockets.length > before && ann.editor.live);
@@ -543,17 +543,17 @@ async function checkIt(browser, program, seed, wires) {
     entered = true;
   });
   if (!entered) return;
-  await part("Who hears what", () => sight(people));
+  await part("Who receives what", () => visibility(people));
   let quietSince;
-  await part("Everybody at once", async () => {
+  await part("All at once", async () => {
     await edits(people, seed);
     quietSince = Date.now();
   });
   await part("Rest", () => allEqual(people));
-  await part("Nobody else's business", () => nothingLeaked(people));
+  await part("Nothing leaks to other users", () => nothingLeaked(people));
   await part("Logging out everywhere", () => revocation(people));
   await part("Afterwards", () => stillSaving(people));
-  await part("When deletions have been told once more", async () => {
+  await part("When deletions have been repeated", async () => {
     await pause(quietSince + REPEATS - Date.now());
     await allEqual(people);
   });
@@ -578,7 +578,7 @@ function options() {
   });
   if (!/^\d+$/.test(values.seed)) throw new Error("a seed is a whole number");
   if (positionals.length !== 1) {
-    throw new Error("say where the example is: node tenants.mjs ../../target/debug/examples/tenants");
+    throw new Error("name the example's program: node tenants.mjs ../../target/debug/examples/tenants");
   }
   const program = resolve(positionals[0]);
   present(program, constants.X_OK, "build it with: cargo build --example tenants --features sealed-keys");

@@ -80,8 +80,8 @@ export class Window {
     return this.page.$eval("#status", status => `${status.dataset.state}: ${status.textContent}`);
   }
 
-  async says(status, within) {
-    return until(`the ${this.name} says “${status}”`, async () => (await this.status()) === status, within);
+  async hasStatus(status, within) {
+    return until(`the ${this.name} shows “${status}”`, async () => (await this.status()) === status, within);
   }
 
   closeCodes() {
@@ -134,8 +134,8 @@ export class Window {
     return this.page.evaluate(() => !scheduler._dataprocessor._silent_mode);
   }
 
-  /** The changes this page was told of, in order, as far as `wanted` picks them. */
-  told(wanted) {
+  /** The changes this page received, in order, as far as `wanted` picks them. */
+  received(wanted) {
     return this.frames.map(frame => parsed(frame)).filter(frame => frame?.action === "event")
       .map(frame => frame.body.value).filter(value => wanted(value.event, value.type));
   }
@@ -168,21 +168,21 @@ export class Window {
 
   /**
    * Drags an event until it stands at another time, and then lets go. A change of this event that arrives meanwhile,
-   * even one that says what the page knows, puts it back where it was: only then does a person drag it once more.
+   * even one that the page knows, puts it back where it was: only then does a person drag it once more.
    */
   async drag(id, time) {
     // The answer to a save draws the event anew.
     await this.settled();
     for (;;) {
-      const heard = this.frames.length;
+      const received = this.frames.length;
       const stands = await this.#dragOnce(id, time);
       if (stands === time) return;
-      const changes = this.frames.slice(heard).filter(frame => String(parsed(frame)?.body?.value?.event?.id) === id);
+      const changes = this.frames.slice(received).filter(frame => String(parsed(frame)?.body?.value?.event?.id) === id);
       if (!changes.length) throw new Error(`event ${id} was dragged to ${time}, and stands at ${stands}`);
     }
   }
 
-  /** Says at which time the event stands when the mouse has let it go. */
+  /** Returns at which time the event stands when the mouse has let it go. */
   async #dragOnce(id, time) {
     let [x, y] = await this.#body(id);
     const away = () => this.page.evaluate(([id, time]) => {
@@ -210,7 +210,7 @@ export class Window {
     return this.page.evaluate(id => Number(scheduler.getEvent(id).start_date), id);
   }
 
-  /** Clicks an event, and reads what the small box about it says. */
+  /** Clicks an event, and reads the small box about it. */
   async quickInfo(id) {
     await this.page.mouse.click(...await this.#body(id));
     const title = this.page.locator(".dhx_cal_quick_info:not(.dhx_qi_hidden) .dhx_cal_qi_tcontent");
@@ -270,22 +270,22 @@ export class Window {
   }
 
   /**
-   * The place that `find` finds in the page, once it has come to rest there and nothing lies on it. (A locator would
+   * The point that `find` finds in the page, once it rests there and nothing lies on it. (A locator would
    * scroll the calendar when something does, as no person would.)
    */
   async #uncovered(what, selector, find, argument) {
     let before, over;
     try {
-      return await until("a free place", async () => {
-        const place = await this.page.evaluate(find, argument);
-        const rests = place && JSON.stringify(place) === JSON.stringify(before);
-        before = place;
+      return await until("a free point", async () => {
+        const point = await this.page.evaluate(find, argument);
+        const rests = point && JSON.stringify(point) === JSON.stringify(before);
+        before = point;
         if (!rests) return null;
         over = await this.page.evaluate(([[x, y], selector]) => {
           const found = document.elementFromPoint(x, y);
           return found?.matches(selector) ? null : `${found?.tagName} ${found?.className}`;
-        }, [place, selector]);
-        return over ? null : place;
+        }, [point, selector]);
+        return over ? null : point;
       });
     } catch (error) {
       throw new Error(`the mouse cannot reach ${what} in the ${this.name}: ${over ?? error.message}`);

@@ -1,5 +1,5 @@
-// One page's way to the server: it hands the page its files, passes everything else on, and can be made as bad as a
-// train ride. Sockets break; plain requests are only late, for a save that fails is no matter of live updates.
+// The connection of one page to the server: it hands the page its files, passes everything else on, and can be made as
+// bad as a train ride. Sockets break; plain requests are only late, for a save that fails is no matter of live updates.
 
 import { readFile } from "node:fs/promises";
 import http from "node:http";
@@ -13,7 +13,7 @@ const SHORT = 32;
 const TICK = 100;
 
 export class Wire {
-  /** How many milliseconds the next save takes longer than it must: half on its way, half on the way back. */
+  /** How many milliseconds the next save takes longer than it must: half of it to the server, half of it back. */
   saveDelay = () => 0;
   /** Awaited when the server has answered a list, before the page gets it. */
   beforeList = async () => {};

@@ -80,7 +80,7 @@ async fn after_its_pong_a_page_that_resumes_receives_only_what_came_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_pings_that_keep_a_socket_alive_ask_too() {
+async fn keepalive_pings_ask_for_acknowledgement_too() {
     for transport in TRANSPORTS {
         let (live, server) = serve(converging().tokens(["demo"])).await;
         let (page, mut tab) = loaded(&server, transport).await;
@@ -178,7 +178,7 @@ async fn a_pong_is_good_once_and_for_its_own_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_sockets_of_one_key_both_are_served_and_the_newest_is_believed() {
+async fn of_two_sockets_of_one_key_both_are_served_and_the_newest_acknowledges() {
     let (live, server) = serve(patient()).await;
     let (page, mut old) = loaded(&server, Transport::Tcp).await;
     let mut new = page.open().await;
@@ -307,7 +307,7 @@ async fn a_raw_token_is_pinged_but_asked_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_often_a_ping_rides_along_can_be_set() {
+async fn the_acknowledge_interval_can_be_set() {
     let (live, server) = serve(patient().acknowledge_interval(Duration::from_secs(3))).await;
     let (_, mut tab) = loaded(&server, Transport::Tcp).await;
     for _ in 0..10 {

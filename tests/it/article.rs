@@ -191,8 +191,8 @@ async fn a_page_receives_an_entity_from_subscribe_to_unsubscribe() {
     live.send("events", "too early").unwrap();
     page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
     page.barrier().await;
-    live.send("events", "heard").unwrap();
-    assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"heard"}}"#);
+    live.send("events", "received").unwrap();
+    assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"received"}}"#);
     page.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
     page.barrier().await;
     live.send("events", "too late").unwrap();
@@ -219,8 +219,8 @@ async fn a_message_that_cannot_be_parsed_ends_nothing() {
     let mut page = subscribed(&server, "events").await;
     page.send_text("{ no JSON").await;
     page.barrier().await;
-    live.send("events", "heard").unwrap();
-    assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"heard"}}"#);
+    live.send("events", "received").unwrap();
+    assert_eq!(frame(&mut page).await, r#"{"action":"event","body":{"name":"events","value":"received"}}"#);
     assert_eq!(live.stats().messages_ignored, 1);
 }
 

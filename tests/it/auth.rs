@@ -146,7 +146,7 @@ async fn an_expired_sealed_key_is_reported_once_before_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_trouble_is_no_reason_to_refuse_a_handshake_and_delays_a_socket() {
+async fn an_unavailable_authenticator_refuses_no_handshake_and_delays_a_socket() {
     let live = refusing(AuthError::Unavailable).refusal_delay(Duration::from_secs(20)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let handshake = server.handshake("demo").await;
@@ -166,7 +166,7 @@ async fn passing_trouble_is_no_reason_to_refuse_a_handshake_and_delays_a_socket(
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_the_cap_passing_trouble_is_refused_at_once() {
+async fn beyond_the_cap_of_delayed_refusals_an_unavailable_authenticator_refuses_at_once() {
     let live = refusing(AuthError::Unavailable).max_delayed_refusals(0).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let began = Instant::now();
@@ -175,7 +175,7 @@ async fn beyond_the_cap_passing_trouble_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn calls_in_passing_trouble_are_not_let_through() {
+async fn calls_are_refused_while_the_authenticator_is_unavailable() {
     let live = refusing(AuthError::Unavailable).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let request = Request::post("/api/v1").header("remote-token", "demo").body(r#"[{"id":"2"}]"#).unwrap();
@@ -184,7 +184,7 @@ async fn calls_in_passing_trouble_are_not_let_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_authenticator_is_passing_trouble_and_counted() {
+async fn a_panic_in_the_authenticator_counts_as_unavailable() {
     async fn panics((): (), _: AuthRequest) -> Result<Identity, AuthError> {
         panic!("in the authenticator")
     }
@@ -196,7 +196,7 @@ async fn a_panic_in_the_authenticator_is_passing_trouble_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_authenticator_that_hangs_is_passing_trouble_and_counted() {
+async fn an_authenticator_that_hangs_counts_as_unavailable() {
     let live = builder()
         .authenticate_fn((), async |(), _| std::future::pending().await)
         .hook_timeout(Duration::from_secs(3))

@@ -201,7 +201,7 @@ async fn an_authorized_page_receives_what_it_missed_until_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_no_ends_it_and_a_later_yes_brings_it_back_with_what_was_missed() {
+async fn a_later_denial_ends_the_subscription_and_a_later_approval_replays_what_was_missed() {
     for transport in TRANSPORTS {
         let guard = Guard::new(Mood::Yes);
         let (live, server) = guard.serve().await;
@@ -209,8 +209,8 @@ async fn a_later_no_ends_it_and_a_later_yes_brings_it_back_with_what_was_missed(
         let mut calls = page(&server, transport, "bob").await.connect().await;
         calls.subscribe("calendars").await;
         let began = Instant::now();
-        publish(&live, [added(1, "heard")]);
-        assert_eq!(ann.received().await, ["add 1 heard"], "{transport:?}");
+        publish(&live, [added(1, "received")]);
+        assert_eq!(ann.received().await, ["add 1 received"], "{transport:?}");
         guard.is(Mood::No);
         ann.received_in(ASK_EVERY + 1.0).await;
         let asked = guard.asked_since(began);
@@ -285,7 +285,7 @@ async fn an_authorize_hook_that_fails_later_ends_the_subscription_until_it_works
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_about_a_subscription_that_has_ended_does_nothing() {
+async fn the_verdict_on_a_subscription_that_has_ended_does_nothing() {
     let guard = Guard::new(Mood::Slow(1, true));
     let (live, server) = guard.serve().await;
     let mut ann = page(&server, Transport::Tcp, "ann").await.open().await;
@@ -354,8 +354,8 @@ async fn an_entity_under_authorization_counts_against_max_subscriptions() {
     assert_eq!(live.stats().subscriptions_refused, 1, "it has its slot");
     wait(1.1).await;
     live.send("calendars", "blue").unwrap();
-    live.send("events", "heard").unwrap();
-    assert_eq!(ann.received().await, ["heard"]);
+    live.send("events", "received").unwrap();
+    assert_eq!(ann.received().await, ["received"]);
     ann.unsubscribe("events").await;
     ann.subscribe("calendars").await;
     assert_eq!((live.stats().subscriptions, live.stats().subscriptions_refused), (1, 1), "the slot is free again");
@@ -391,7 +391,7 @@ async fn a_hook_that_hangs_keeps_neither_its_page_nor_others_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_identity_is_asked_about_at_once() {
+async fn a_new_identity_is_authorized_at_once() {
     for (before, after) in [(true, false), (false, true)] {
         let guard = Guard::new(Mood::AsTheIdentitySays);
         let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();

@@ -28,8 +28,8 @@ async fn sockets(server: &Server) -> [(&'static str, Raw); 2] {
 async fn works(live: &LiveUpdates, raw: &mut Raw, after: &str) {
     raw.send_text(SUBSCRIBE).await;
     raw.barrier().await;
-    live.send("events", &json!("heard")).unwrap();
-    assert_eq!(raw.json().await["body"]["value"], "heard", "after {after:?}");
+    live.send("events", &json!("received")).unwrap();
+    assert_eq!(raw.json().await["body"]["value"], "received", "after {after:?}");
 }
 
 /// These bytes must end the socket with this code, at once, and affect no other.
@@ -116,8 +116,8 @@ async fn a_ping_between_the_fragments_of_a_message_is_answered_at_once() {
         raw.write(&fragment(raw::CONTINUATION, "")).await.unwrap();
         raw.write(&fragment(FIN | raw::CONTINUATION, &SUBSCRIBE[20..])).await.unwrap();
         raw.barrier().await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(raw.json().await["body"]["value"], "received", "{transport}");
     }
 }
 
@@ -205,8 +205,8 @@ async fn a_message_may_be_as_large_as_configured_and_no_larger() {
     for (transport, mut raw) in sockets(&server).await {
         raw.send_text(&padded(300)).await;
         raw.barrier().await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(raw.json().await["body"]["value"], "received", "{transport}");
         raw.send_text(&padded(301)).await;
         assert_eq!(raw.end().await, End::Close(1009, String::new()), "{transport}");
     }

@@ -56,8 +56,8 @@ async fn a_key_opens_any_number_of_sockets_instead_of_the_token() {
         let mut page = server.page_at(&format!("/api/v1?token={key}&ws=1")).await.unwrap();
         // The second socket receives again what the first did not acknowledge.
         page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
-        live.send("events", &json!({"heard": round})).unwrap();
-        while page.message().await.expect("an event")["body"]["value"] != json!({"heard": round}) {}
+        live.send("events", &json!({"received": round})).unwrap();
+        while page.message().await.expect("an event")["body"]["value"] != json!({"received": round}) {}
         ids.insert(page.id);
     }
     assert_eq!(ids.len(), 2);

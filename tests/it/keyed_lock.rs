@@ -99,7 +99,7 @@ async fn texts(page: &mut Page, live: &LiveUpdates) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_writes_of_one_object_run_one_after_the_other() {
+async fn the_keyed_lock_runs_two_writes_of_one_object_one_after_the_other() {
     let (live, store) = (live(), Store::default());
     let server = store.server(&live);
     let mut page = server.subscribed().await;

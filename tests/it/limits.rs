@@ -49,8 +49,8 @@ fn serve(builder: LiveUpdatesBuilder<HasAuth>) -> (LiveUpdates, Server) {
 
 /// A page that must keep receiving.
 async fn receives(live: &LiveUpdates, page: &mut Page) {
-    live.send("events", &json!("heard")).unwrap();
-    assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+    live.send("events", &json!("received")).unwrap();
+    assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
 }
 
 /// The answer to an upgrade, and how long it took.
@@ -76,15 +76,15 @@ async fn one_socket_over_the_connection_limit_waits_for_its_503_and_the_others_k
     }
     assert!(delays.iter().all(|delay| *delay <= 20.01), "{delays:?}");
     assert!(delays.iter().any(|delay| *delay > 1.0), "a client that retries every two seconds is kept: {delays:?}");
-    live.send("events", &json!("heard")).unwrap();
+    live.send("events", &json!("received")).unwrap();
     for page in &mut pages {
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     assert_eq!((live.stats().connections, live.stats().sockets_refused), (3, 10));
 }
 
 #[tokio::test]
-async fn one_principal_may_have_so_many_sockets_and_others_as_many() {
+async fn the_connection_limit_of_one_principal_does_not_affect_others() {
     let limited = open_to_all(builder()).max_connections_per_principal(2).refusal_delay(Duration::ZERO);
     let (live, server) = serve(limited);
     let alice = "/api/v1?token=alice&ws=1";
@@ -125,7 +125,7 @@ async fn comes_in(server: &Server, address: &str) -> Page {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_principal_too_often_waits_for_its_503() {
+async fn a_principal_over_its_connection_limit_waits_for_its_503() {
     let (_live, server) =
         serve(builder().allow_anonymous().pong_timeout(seconds(24 * 3600)).max_connections_per_principal(1));
     let _page = server.page().await;
@@ -324,7 +324,7 @@ async fn the_rate_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_is_not_read_is_not_taken_for_silent() {
+async fn a_page_that_is_not_read_does_not_count_as_idle() {
     let rare = builder().tokens([TOKEN]).max_message_rate(1, 1);
     let (live, server) = serve(rare.ping_interval(seconds(5)).pong_timeout(seconds(12)));
     let mut raw = Raw::socket(server.connect()).await;
@@ -375,8 +375,8 @@ async fn answers_to_the_servers_own_pings_are_never_too_many() {
     let mut page = server.page_at(&format!("/api/v1?token={}&ws=1", key["key"].as_str().unwrap())).await.unwrap();
     page.subscribe("events").await;
     for _ in 0..1000 {
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     page.barrier().await;
     assert_eq!(live.stats().sockets_closed_rate_limited, 0);
@@ -421,7 +421,7 @@ impl Running {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_handshakes_at_once_all_get_in_and_few_are_asked_about_at_a_time() {
+async fn ten_thousand_handshakes_at_once_are_all_admitted_and_few_are_authenticated_at_a_time() {
     let running = Running::default();
     let live = running.builder().build().unwrap();
     let began = Instant::now();

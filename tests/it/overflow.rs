@@ -118,7 +118,7 @@ async fn writes_go_on_beside_stopped_readers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_stands_still_is_closed_within_the_write_timeout_and_counted() {
+async fn a_stopped_reader_is_closed_within_the_write_timeout_and_counted() {
     for transport in TRANSPORTS {
         let live = builder().tokens(["demo"]).write_timeout(Duration::from_millis(500)).build().unwrap();
         let server = Server::layered(&live.layer(), usual);
@@ -158,7 +158,7 @@ async fn a_reader_that_stands_still_is_closed_within_the_write_timeout_and_count
 }
 
 #[tokio::test(start_paused = true)]
-async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
+async fn the_write_timeout_is_measured_by_the_clock_and_not_by_the_amount() {
     let live = builder().tokens(["demo"]).write_timeout(Duration::from_secs(10)).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = narrow(&server, "any stream").await;
@@ -176,7 +176,7 @@ async fn standing_still_is_measured_by_the_clock_and_not_by_the_amount() {
 }
 
 #[tokio::test]
-async fn a_reader_behind_the_log_is_closed_and_the_others_go_on() {
+async fn a_reader_that_lags_behind_the_log_is_closed_and_the_others_go_on() {
     for transport in TRANSPORTS {
         let live = patient()
             .max_log_records(100)

@@ -60,7 +60,7 @@ async fn the_interval_is_the_configured_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_has_gone_silent_is_given_up_after_the_timeout() {
+async fn an_idle_peer_is_closed_after_the_pong_timeout() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let began = Instant::now();
@@ -128,7 +128,7 @@ async fn every_frame_of_a_peer_counts_as_a_sign_of_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn talking_to_a_peer_is_no_sign_of_its_life() {
+async fn writing_to_a_peer_is_no_sign_of_life() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let mut raw = Raw::socket(server.connect()).await;
@@ -158,11 +158,11 @@ async fn a_page_on_a_real_client_answers_by_itself() {
     let publishing = tokio::spawn(async move {
         for _ in 0..60 {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            marker.send("events", "heard").unwrap();
+            marker.send("events", "received").unwrap();
         }
     });
     for _ in 0..60 {
-        assert_eq!(page.message().await.unwrap()["body"]["value"], "heard");
+        assert_eq!(page.message().await.unwrap()["body"]["value"], "received");
     }
     publishing.await.unwrap();
     assert_eq!(live.stats().sockets_closed_idle, 0);

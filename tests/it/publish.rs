@@ -212,8 +212,8 @@ async fn every_clone_of_the_handle_is_the_same_live_updates() {
     ];
     for server in &servers {
         let mut page = server.subscribed().await;
-        other.send("events", "heard").unwrap();
-        assert_eq!(page.received(&live).await, ["heard"]);
+        other.send("events", "received").unwrap();
+        assert_eq!(page.received(&live).await, ["received"]);
     }
     until("the pages are gone", || other.stats().connections == 0).await;
 }

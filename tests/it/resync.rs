@@ -153,7 +153,7 @@ async fn received_until_quiet(tab: &mut Tab, seconds: f64) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_state() {
+async fn a_page_away_for_longer_than_the_log_receives_a_snapshot() {
     for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
@@ -174,7 +174,7 @@ async fn a_page_that_was_away_for_longer_than_the_log_is_brought_to_the_stores_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn deletions_that_the_log_no_longer_holds_are_known_by_their_tombstones() {
+async fn deletions_that_the_log_no_longer_holds_are_replayed_from_their_tombstones() {
     let store = Store::default();
     let (live, server) = serve(builder(store.entity()).max_log_records(2)).await;
     let page = Client::load(&server, Transport::Tcp).await;
@@ -213,7 +213,7 @@ async fn how_many_tombstones_are_kept_and_for_how_long_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_the_server_before_this_one_is_brought_to_the_stores_state() {
+async fn a_page_of_a_former_server_process_receives_a_snapshot() {
     for transport in TRANSPORTS {
         let store = Store::default();
         store.put(1, "a");
@@ -245,7 +245,7 @@ async fn a_page_of_the_server_before_this_one_is_brought_to_the_stores_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_too_slow_for_the_log_comes_back_to_the_stores_state() {
+async fn a_reader_too_slow_for_the_log_reconnects_and_receives_a_snapshot() {
     for transport in TRANSPORTS {
         let store = Store::default();
         let (live, server) =

@@ -153,7 +153,7 @@ async fn an_identity_that_ends_while_the_authenticator_hangs_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_far_away_is_borne() {
+async fn a_far_away_expiry_is_accepted() {
     let end = SystemTime::now() + seconds(1000 * 365 * 24 * 3600);
     let (_live, server) = Door::new(move || Ok(Identity::new("alice").with_expiry(end))).serve();
     let mut page = server.page().await;
@@ -180,7 +180,7 @@ async fn every_socket_is_reauthenticated_with_its_original_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_trouble_closes_no_open_socket() {
+async fn an_unavailable_authenticator_closes_no_open_socket() {
     let door = Door::open_to_alice();
     let (live, server) = door.serve();
     let mut page = server.page().await;
@@ -367,9 +367,9 @@ async fn others_keep_receiving_after_a_disconnect() {
         next.subscribe("events").await;
         drop(goes);
         until("it is gone", || live.stats().connections == 2).await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(next.message().await.unwrap()["body"]["value"], "heard");
-        assert_eq!(stays.message().await.unwrap()["body"]["value"], "heard");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(next.message().await.unwrap()["body"]["value"], "received");
+        assert_eq!(stays.message().await.unwrap()["body"]["value"], "received");
         drop(next);
         until("it is gone too", || live.stats().connections == 1).await;
     }

@@ -453,7 +453,7 @@ async fn plain_keys_and_tokens_still_let_pages_in_and_are_asked_about_as_such() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_in_passing_trouble_gets_the_best_key_there_is() {
+async fn a_handshake_without_the_authenticator_gets_the_best_key_there_is() {
     let door = Door::new();
     let live = door.live();
     let server = server(&live);

@@ -112,7 +112,7 @@ async fn a_whole_session_at_the_finest_level_leaves_no_secret_in_the_log() {
     page.end().await;
     drop(page);
     live.shutdown().await;
-    until("everybody is gone", || live.stats().connections == 0).await;
+    until("all pages are gone", || live.stats().connections == 0).await;
 
     let debugs = [
         format!("{live:?} {live:#?}"),
@@ -200,7 +200,7 @@ async fn session(live: &LiveUpdates, server: &Server) -> String {
     live.disconnect(|_| true);
     page.end().await;
     live.shutdown().await;
-    until("everybody is gone", || live.stats().connections == 0).await;
+    until("all pages are gone", || live.stats().connections == 0).await;
     key
 }
 

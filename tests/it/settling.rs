@@ -422,7 +422,7 @@ async fn after_concurrent_writes_those_five_seconds_apart_are_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_without_end_are_borne() {
+async fn unlimited_times_are_accepted() {
     let ever = Duration::MAX;
     let settling = patient().settle_quiet(ever).settle_overlap(ever).settle_max_wait(ever);
     let replays =

@@ -48,13 +48,13 @@ async fn a_page_whose_dead_connection_is_still_open_resumes_at_its_position() {
         wait(100.0).await;
         let page = Client::load(&server, transport).await;
         let mut dead = page.open().await;
-        publish(&live, [added(1, "heard")]);
+        publish(&live, [added(1, "received")]);
         dead.received_in(20.0).await;
-        publish(&live, [added(2, "heard")]);
+        publish(&live, [added(2, "received")]);
         dead.received_in(20.0).await;
         let mut tab = page.open().await;
         // What the server sends to the first is not read.
-        assert_eq!(tab.received().await, adds(&[(2, "heard")]), "{transport:?}");
+        assert_eq!(tab.received().await, adds(&[(2, "received")]), "{transport:?}");
         drop(dead);
     }
 }

@@ -42,8 +42,8 @@ async fn nothing_between_unsubscribe_and_the_next_subscribe_is_received() {
     live.send("events", &json!("before")).unwrap();
     for round in 0..3 {
         page.subscribe("events").await;
-        live.send("events", &json!({"heard": round})).unwrap();
-        assert_eq!(page.received(&live).await, [json!({"heard": round})]);
+        live.send("events", &json!({"received": round})).unwrap();
+        assert_eq!(page.received(&live).await, [json!({"received": round})]);
         page.send_text(r#"{"action":"unsubscribe","name":"events"}"#).await;
         page.barrier().await;
         live.send("events", &json!({"missed": round})).unwrap();
@@ -68,8 +68,8 @@ async fn both_transports_receive_nothing_of_the_gap_either() {
         raw.barrier().await;
         raw.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
         raw.barrier().await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(raw.json().await["body"]["value"], "received", "{transport}");
     }
 }
 

@@ -269,7 +269,7 @@ async fn leaving_a_visibility_filter_deletes_and_entering_it_adds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scope_and_view_must_both_allow_it() {
+async fn scope_and_visibility_filter_must_both_allow_it() {
     let no_rows = async |(), _: Vec<String>, _: String| Ok::<Option<Value>, Infallible>(None);
     let live = builder().entity(by_owner().load_scoped((), no_rows).scoped()).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
@@ -328,7 +328,7 @@ async fn a_projection_keeps_fields_from_others_and_leaves_ids_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_projection_must_not_answer_is_not_sent() {
+async fn an_invalid_projection_is_not_sent() {
     let wrong = Arc::new(Mutex::new(json!({})));
     let entity = Entity::scheduler("/events").load((), no_rows).project(
         wrong.clone(),
@@ -354,7 +354,7 @@ async fn what_a_projection_must_not_answer_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_a_write_the_row_is_read_that_the_log_does_not_know() {
+async fn before_a_write_a_row_that_the_log_does_not_know_is_loaded() {
     for was in [Some("ann"), None] {
         let stored = Arc::new(Mutex::new(of(7, "before", was)));
         let row = async |stored: Arc<Mutex<Value>>, _| Ok::<_, Infallible>(Some(stored.lock().unwrap().clone()));

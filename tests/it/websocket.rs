@@ -182,8 +182,8 @@ async fn frames_that_arrive_byte_by_byte_are_read() {
             tokio::task::yield_now().await;
         }
         raw.barrier().await;
-        live.send("events", &json!("heard")).unwrap();
-        assert_eq!(raw.json().await["body"]["value"], "heard", "{transport}");
+        live.send("events", &json!("received")).unwrap();
+        assert_eq!(raw.json().await["body"]["value"], "received", "{transport}");
     }
 }
 
@@ -264,7 +264,7 @@ async fn axums_server_carries_sockets_too() {
     assert_eq!(raw.head().await.status(), 101);
     assert_eq!(raw.json().await["action"], "start");
     raw.barrier().await;
-    live.send("events", &json!("heard")).unwrap();
-    assert_eq!(raw.json().await["body"]["value"], "heard");
+    live.send("events", &json!("received")).unwrap();
+    assert_eq!(raw.json().await["body"]["value"], "received");
     server.abort();
 }

@@ -23,7 +23,7 @@
   scheduler.config.details_on_dblclick = true;
   scheduler.config.icons_select = ["icon_details", "icon_delete"];
 
-  // Templates make markup, and an event's text is whatever somebody typed.
+  // Templates make markup, and an event's text is whatever a user typed.
   const escaped = value => String(value ?? "").replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
   const text = (start, end, event) => escaped(event.text);
   Object.assign(scheduler.templates, {
@@ -127,9 +127,9 @@
     if (!message?.event) return;
     if (!readable(message.event)) return;
     fit(message.event);
-    const tell = describe(message);
+    const report = describe(message);
     remoteUpdates.events(message);
-    tell();
+    report();
   }
 
   async function connect() {
@@ -146,7 +146,7 @@
     }
   }
 
-  // The client reconnects by itself but tells nobody, so the page watches the sockets that it opens.
+  // The client reconnects by itself but reports it nowhere, so the page watches the sockets that it opens.
   let socketSeen = false;
   window.WebSocket = class extends WebSocket {
     constructor(...address) {
@@ -170,7 +170,7 @@
   const names = new Map();
   const when = scheduler.date.date_to_str("%D %j %M, %H:%i");
 
-  // Looks at a change before it is applied; what it returns says afterwards what has become of it.
+  // Looks at a change before it is applied; what it returns reports afterwards what has become of it.
   function describe({ type, event }) {
     const id = String(event.id);
     const before = scheduler.getEvent(id);
@@ -229,7 +229,7 @@
     }
   }
 
-  // Names of events, for when one is gone by the time its delete is told.
+  // Names of events, for when one is gone by the time its delete is reported.
   scheduler.attachEvent("onBeforeEventDelete", (id, event) => {
     names.set(String(id), event?.text);
     return true;

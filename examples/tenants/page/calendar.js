@@ -24,7 +24,7 @@
   scheduler.config.details_on_dblclick = true;
   scheduler.config.icons_select = ["icon_details", "icon_delete"];
 
-  // Templates make markup, and an event's text is whatever somebody typed.
+  // Templates make markup, and an event's text is whatever a user typed.
   const escaped = value => String(value ?? "").replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
   const text = (start, end, event) => escaped(event.text);
   Object.assign(scheduler.templates, {
@@ -34,7 +34,7 @@
     event_class: (start, end, event) => (event.owner !== me ? "theirs" : event.private ? "private" : "mine"),
   });
 
-  // What only the owner may say is asked of nobody else.
+  // Only the owner is asked for what only the owner may set.
   const lines = { name: "description", height: 60, map_to: "text", type: "textarea", focus: true };
   const notes = { name: "notes", height: 60, map_to: "notes", type: "textarea" };
   const alone = { name: "private", map_to: "private", type: "checkbox", checked_value: true, unchecked_value: false };
@@ -103,7 +103,7 @@
     }
   }
 
-  // The client reconnects by itself but tells nobody, so the page watches the sockets that it opens.
+  // The client reconnects by itself but reports it nowhere, so the page watches the sockets that it opens.
   let socketSeen = false;
   window.WebSocket = class extends WebSocket {
     constructor(...address) {
