@@ -1,9 +1,9 @@
 //! One [tower](https://docs.rs/tower) layer that makes any HTTP service speak DHTMLX Live Updates: a change saved by one
 //! page shows on every other, with the unmodified client and without a line in your handlers.
 //!
-//! The layer watches successful POST, PUT, PATCH and DELETE requests on the routes of each [`Entity`], turns them into
+//! The layer watches successful POST, PUT, PATCH and DELETE requests on the routes of each [`Entity`], broadcasts them as
 //! `add-event`, `update-event` and `delete-event` messages, and serves the handshake and the WebSocket itself. Every open
-//! page ends up equal to the server: through lost connections, slow readers, the gap while a page loads, and several users
+//! page ends up equal to the server, despite lost connections, slow readers, the gap while a page loads, and several users
 //! editing one event at once.
 //!
 //! ```no_run
@@ -31,18 +31,19 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | say which routes change what, and read rows back | [`Entity`] |
+//! | declare which routes change an entity, and read rows back | [`Entity`] |
 //! | decide who may connect, and set limits | [`LiveUpdatesBuilder`] |
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
 //! | keep tenants and users apart | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
-//! | keep history over a restart | [`LiveUpdatesBuilder::log_file`], [`Entity::snapshot`] |
+//! | keep the history across a restart | [`LiveUpdatesBuilder::log_file`], [`Entity::snapshot`] |
 //! | count what happens | [`Stats`] |
-//! | see the protocol on one page | [`guide::protocol`] |
-//! | find out why a page stays silent | [`guide::troubleshooting`] |
+//! | read the protocol on one page | [`guide::protocol`] |
+//! | find out why a page shows no changes | [`guide::troubleshooting`] |
 //!
-//! The README tells what is broadcast and when, what the promise costs, and under which conditions it holds.
+//! The README explains what is broadcast and when; the pages under `docs/` explain the delivery guarantees, their conditions
+//! and their cost.
 //!
 //! # Features
 //!
@@ -105,7 +106,7 @@ pub use self::{
     watch::write::LiveWrite,
 };
 
-/// What there is to read besides the reference.
+/// Pages beside the reference.
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #[doc = include_str!("../docs/protocol.md")]

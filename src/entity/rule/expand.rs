@@ -17,7 +17,7 @@ pub(super) fn check(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
     match (rule.start, span.start) {
         (Some(start), event) => check_from(rule, start, span.end, event.unwrap_or(now), now),
         (None, Some(start)) => check_from(rule, start, span.end, start, now),
-        // It must do whenever the series starts. Only the first days are gone through.
+        // Any start must pass. Only the first week is expanded.
         (None, None) => {
             let (year, month, _) = civil(now);
             [(1.0, 0.0, 0.0), (2.0, 1.0, 1.0), (15.0, 10.0, 30.0), (28.0, 23.0, 59.0)].into_iter().try_for_each(
@@ -30,7 +30,7 @@ pub(super) fn check(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
     }
 }
 
-/// `shown` is where the series starts in the calendar: a rule's own start may be another.
+/// `shown` is the start of the series in the calendar, which may differ from the rule's own start.
 fn check_from(rule: &Rule, start: Time, end: Option<Time>, shown: Time, now: Time) -> Result<(), Fault> {
     let has_ended = end.is_some_and(|end| end < now);
     let to = if has_ended { shown + WEEK } else { shown.max(now) + YEAR };
@@ -53,8 +53,7 @@ fn go(rule: &Rule, start: Time, end: Option<Time>, to: Time) -> Result<(), Fault
     run.map_or(Ok(()), |mut run| run.go()).map_err(|endless| fault(rule, endless))
 }
 
-/// How long the steps of a rule are of which there is nothing to find out: a date comes at every step, or on a day of
-/// every year.
+/// The length of the steps of a rule that needs no expansion: a date occurs at every step, or on a day of every year.
 fn plain_step(rule: &Rule) -> Option<f64> {
     let within = |values: &Values, most: f64| {
         values.listed().is_none_or(|numbers| numbers.iter().any(|number| (1.0..=most).contains(number)))

@@ -1,9 +1,9 @@
 //! Which recurrence rules the Scheduler can draw.
 //!
-//! The client reads an event's `rrule` whenever it draws, and goes through the dates from the start of the series to the
-//! end of what it shows. It checks next to nothing: some values throw, on which no later event is drawn or saved, and
-//! with others the dates never come to an end, so that the page answers nothing any more. Seen with Scheduler 7.2.15 in
-//! Chromium; `tests/browser/rules.mjs` compares what stands here with the real client.
+//! The client reads an event's `rrule` whenever it draws, and expands the dates from the start of the series to the end of
+//! what it shows. It checks next to nothing: some values throw, after which no later event is drawn or saved. With others
+//! the dates never end, and the page hangs. Observed with Scheduler 7.2.15 in Chromium; `tests/browser/rules.mjs` compares
+//! this table with the real client.
 //!
 //! | part | read | throws | may never end |
 //! |---|---|---|---|
@@ -21,9 +21,9 @@
 //! | `DTSTART` | as `UNTIL`; it counts instead of the event's start | everything else | |
 //! | others | | always | |
 //!
-//! Of a part that is written twice the last one counts. White space sets several rules apart. Whether the dates end
-//! depends on all parts together and on the start of the series, so that is found out as the client finds it out: by
-//! going through them, though no further than a page gets in half a second.
+//! Of a repeated part the last one counts. White space separates rules. Whether the dates end depends on all parts together
+//! and on the start of the series. So the check expands the dates as the client does, but no further than a page gets in half
+//! a second.
 
 mod counter;
 mod date;

@@ -12,15 +12,15 @@ use super::{
 /// How long a page may draw once, in microseconds on a desktop. A page draws several times in a row, and phones are several
 /// times as slow.
 pub(super) const MOST: f64 = 500_000.0;
-/// One step takes this, whatever it finds; in a year there are many days to look at, and a month is copied day by day.
+/// The cost of one step, whatever it finds. A year has many days to check, and a month is copied day by day.
 pub(super) const STEP: f64 = 2.5;
 const STEP_OF_A_MONTH: f64 = 4.0;
 const STEP_OF_A_YEAR: f64 = 16.0;
-/// One time of the day on a day that counts takes this.
+/// The cost of one time of the day on a day that counts.
 pub(super) const DATE: f64 = 1.0;
-/// One date that is in view takes this besides.
+/// The additional cost of a date in view.
 pub(super) const DRAWN: f64 = 5.0;
-/// After so many years the calendar begins anew, weekdays and all.
+/// After this many years the calendar repeats, weekdays included.
 const CYCLE: f64 = 400.0;
 pub(super) const WEEK: f64 = 7.0 * DAY;
 
