@@ -207,7 +207,7 @@ pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
     percent_decode_str(raw).decode_utf8_lossy()
 }
 
-/// What stands in a query before the token that the client appended.
+/// The part of a query before the token that the client appended.
 pub(crate) fn own_query(query: &str) -> &str {
     token_at(query).map_or(query, |at| query[..at].trim_end_matches('&'))
 }

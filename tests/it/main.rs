@@ -36,6 +36,7 @@ mod ping;
 mod placement;
 mod plain;
 mod public_api;
+mod public_api_list;
 mod publish;
 mod readiness;
 mod refusals;

@@ -2,8 +2,9 @@
 
 use super::{
     date::{DAY, Time, civil, is_leap, time, weekday},
-    read::{Frequency, Rule},
+    read::Rule,
     value::{Filter, Value},
+    words::Frequency,
     year::{COMMON, LEAP},
 };
 

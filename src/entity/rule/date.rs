@@ -11,6 +11,13 @@ const LAST: f64 = 8.64e15;
 /// Milliseconds since 1970, or no date (`NaN`).
 pub(crate) type Time = f64;
 
+/// When a series starts and ends, if its event names that in a known format.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    pub(crate) start: Option<Time>,
+    pub(crate) end: Option<Time>,
+}
+
 pub(super) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs_f64().floor() * 1000.0

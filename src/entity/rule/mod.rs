@@ -1,9 +1,9 @@
-//! Which recurrence rules the Scheduler bears.
+//! Which recurrence rules the Scheduler can draw.
 //!
-//! The client reads an event's `rrule` whenever it draws, and goes through the dates from the start of the series to the
-//! end of what it shows. It checks next to nothing: some values throw, on which no later event is drawn or saved, and
-//! with others the dates never come to an end, so that the page answers nothing any more. Seen with Scheduler 7.2.15 in
-//! Chromium; `tests/browser/rules.mjs` compares what stands here with the real client.
+//! The client reads an event's `rrule` whenever it draws, and expands the dates from the start of the series to the end of
+//! what it shows. It checks next to nothing: some values throw, after which no later event is drawn or saved. With others
+//! the dates never end, and the page hangs. Observed with Scheduler 7.2.15 in Chromium; `tests/browser/rules.mjs` compares
+//! this table with the real client.
 //!
 //! | part | read | throws | may never end |
 //! |---|---|---|---|
@@ -21,77 +21,28 @@
 //! | `DTSTART` | as `UNTIL`; it counts instead of the event's start | everything else | |
 //! | others | | always | |
 //!
-//! Of a part that is written twice the last one counts. White space sets several rules apart. Whether the dates end
-//! depends on all parts together and on the start of the series, so that is found out as the client finds it out: by
-//! going through them, though no further than a page gets in half a second.
+//! Of a repeated part the last one counts. White space separates rules. Whether the dates end depends on all parts together
+//! and on the start of the series. So the check expands the dates as the client does, but no further than a page gets in half
+//! a second.
 
 mod counter;
 mod date;
 mod expand;
+mod fault;
 mod read;
+mod run;
 mod value;
+mod words;
 mod year;
 
-use std::fmt;
+use self::date::Time;
+pub(crate) use self::{
+    date::{Span, event_date},
+    fault::Fault,
+};
 
-pub(crate) use date::{Time, event_date};
-
-/// Longer values, or with other letters than rules are made of, are not quoted.
-const LONGEST_QUOTE: usize = 24;
-
-/// When a series starts and ends, as far as its event says so in a spelling that is known.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Span {
-    pub(crate) start: Option<Time>,
-    pub(crate) end: Option<Time>,
-}
-
-/// What is wrong with a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Fault {
-    /// The part and its value, so far as that may be quoted; empty where no one part is to blame.
-    part: String,
-    /// The page does not answer any more; otherwise it throws.
-    hangs: bool,
-    remedy: &'static str,
-}
-
-impl Fault {
-    fn unread(part: &str, value: &str, remedy: &'static str) -> Self {
-        Self { part: quoted(part, value), hangs: false, remedy }
-    }
-
-    fn endless(part: &str, value: &str, remedy: &'static str) -> Self {
-        Self { part: quoted(part, value), hangs: true, remedy }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { part, hangs, remedy } = self;
-        f.write_str(if part.is_empty() { "its rrule" } else { "its rrule's " })?;
-        let effect = if *hangs { "stops the Scheduler" } else { "cannot be read by the Scheduler" };
-        write!(f, "{part} {effect}; {remedy}")
-    }
-}
-
-/// `INTERVAL=-1`. What could be somebody's data goes into no log: a value is shown where it can only be a rule's.
-fn quoted(part: &str, value: &str) -> String {
-    let is_figure = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.');
-    let of_rules = |token: &str| {
-        let word = token.trim_start_matches(is_figure).to_ascii_uppercase();
-        let is_frequency = read::FREQUENCIES.iter().any(|(name, _)| *name == word);
-        token.chars().all(|c| is_figure(c) || matches!(c, 'T' | 'Z')) || is_frequency || read::DAYS.contains(&&*word)
-    };
-    if !value.is_empty() && value.len() <= LONGEST_QUOTE && value.split(',').all(of_rules) {
-        format!("{part}={value}")
-    } else {
-        part.to_owned()
-    }
-}
-
-/// Whether pages bear this rule in a series of these dates. Looked at is what pages open on: the week in which the
-/// series starts and, unless it has ended, what comes up to a year from now.
+/// Whether pages can draw this rule in a series of these dates. The check expands what pages open on: the week in which the
+/// series starts and, unless it has ended, the year from now.
 pub(crate) fn check(rule: &str, span: Span) -> Result<(), Fault> {
     check_at(rule, span, date::now())
 }

@@ -1,32 +1,11 @@
 //! Reads a rule as the Scheduler does, and finds the part on which it throws.
 
 use super::{
-    Fault,
     date::{Time, instant, now},
+    fault::Fault,
     value::{Filter, Value, Values, is_space, number},
+    words::{DAYS, FREQUENCIES, Frequency},
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Frequency {
-    Yearly,
-    Monthly,
-    Weekly,
-    Daily,
-    Hourly,
-    Minutely,
-    Secondly,
-}
-
-pub(super) const FREQUENCIES: [(&str, Frequency); 7] = [
-    ("YEARLY", Frequency::Yearly),
-    ("MONTHLY", Frequency::Monthly),
-    ("WEEKLY", Frequency::Weekly),
-    ("DAILY", Frequency::Daily),
-    ("HOURLY", Frequency::Hourly),
-    ("MINUTELY", Frequency::Minutely),
-    ("SECONDLY", Frequency::Secondly),
-];
-pub(super) const DAYS: [&str; 7] = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"];
 
 /// One rule, as far as it can be read without the event.
 #[derive(Clone, Debug)]
