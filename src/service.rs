@@ -17,8 +17,8 @@ use crate::{
     body::{EndpointBody, Generic, RequestBody, ResponseBody},
     body_mode::BodyMode,
     endpoint::Endpoint,
-    future::{EndpointFuture, Kind, ResponseFuture},
     entity::EntityIndex,
+    future::{EndpointFuture, Kind, ResponseFuture},
     watch::{
         detached::Detachable,
         exchange::Exchange,
