@@ -314,7 +314,7 @@ async fn no_line_at_any_level_holds_a_byte_of_a_payload() {
         assert!(live.stats().writes_unpublished >= 2);
     }
     let lines = logs.lines("tower_live_updates");
-    assert!(lines.iter().filter(|line| line.contains("::audit: told")).count() > 10, "{lines:?}");
+    assert!(lines.iter().filter(|line| line.contains("::audit: sent")).count() > 10, "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("WARN")), "{lines:?}");
     assert_eq!(logs.lines(PAYLOAD), [""; 0]);
 }

@@ -43,7 +43,7 @@ fn the_list_knows_fields_variants_methods_and_implementations() {
         "variant ConfigError::RouteWithoutId { entity: String, path: String }",
         "async fn LiveUpdates::shutdown(&self)",
         "impl Clone for Change",
-        "impl<S, W> Layer<S> for LiveUpdatesLayer<W>",
+        "impl<S, M> Layer<S> for LiveUpdatesLayer<M>",
         "struct builder::HasAuth",
         "pub use builder::LiveUpdatesBuilder",
         "fn Authenticate::authenticate(&self, request: AuthRequest) -> \

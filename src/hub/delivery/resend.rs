@@ -99,26 +99,36 @@ pub(crate) struct Remainder {
 }
 
 impl Resend {
-    /// What a page may have missed, up to where the log stands at `end`: a second time at `second`, since its list may
-    /// arrive late. Where it `comes_back`, a form may have been open all the while: then it is reminded of the deletions
-    /// that nobody else is.
-    pub(crate) fn of_missed(from: u64, end: u64, second: Instant, comes_back: Option<u64>, now: Instant) -> Self {
-        let missed = Self {
-            attempts: ATTEMPTS,
-            patience: PATIENCE,
-            deletions: comes_back.map(|reminded| from..reminded.max(from)),
+    /// What a page may have missed, at once and a second time: its list may arrive later than the first. Where it
+    /// `comes_back`, a form may have been open all the while: then it is reminded of the deletions that nobody else is.
+    /// `end` is where the log stands.
+    pub(crate) fn of_missed(
+        from: u64,
+        end: u64,
+        second: Instant,
+        comes_back: Option<u64>,
+        pace: &Pace,
+        now: Instant,
+    ) -> Self {
+        Self {
+            phase: Phase::Sending(Position::Record(from)),
+            second: Some(second),
+            messages_from: from,
+            room: pace.first(0),
             began_at: end,
-            ..Self::due(from, second, now)
-        };
-        match from < end {
-            true => Self { phase: Phase::Sending(Position::Record(from)), second: Some(second), ..missed },
-            false => missed,
+            ..Self::of_missed_later(from, comes_back, second, now)
         }
     }
 
-    /// The same, the first time at a later time.
+    /// The same, without messages, once, at that time.
     pub(crate) fn of_missed_later(from: u64, comes_back: Option<u64>, at: Instant, now: Instant) -> Self {
-        Self::of_missed(from, from, at, comes_back, now)
+        Self {
+            attempts: ATTEMPTS,
+            patience: PATIENCE,
+            deletions: comes_back.map(|reminded| from..reminded.max(from)),
+            began_at: from,
+            ..Self::due(from, at, now)
+        }
     }
 
     /// What settles, for a page that could not be sent it with the others.
@@ -187,8 +197,8 @@ impl Resend {
     }
 
     /// Messages from here on have not been sent: they go in their order with the first time.
-    pub(crate) fn with_messages(self, messages_from: u64, pace: &Pace) -> Self {
-        Self { messages_from, room: pace.first(0), ..self }
+    pub(crate) fn with_messages(self, messages_from: u64) -> Self {
+        Self { messages_from, ..self }
     }
 
     /// Many rows are not sent before this time.

@@ -124,18 +124,15 @@ impl Subscriber {
             }
             Some(from) if from < end || !comes_back => {
                 let reminded = comes_back.then(|| core.reminded_before(entity));
-                let resend = match replays_at {
-                    Some(at) => Resend::of_missed_later(from, reminded, at, now),
-                    // A list may arrive later than this, or the page be saving at the moment.
-                    None => {
-                        let second = now + core.times.second_replay_delay;
-                        Resend::of_missed(from, end, second, reminded, now).with_messages(from, &core.times.pace)
-                    }
-                };
-                if from < end && replays_at.is_none() {
+                // A list may arrive later than this, or the page be saving at the moment.
+                let second = replays_at.unwrap_or(now + core.times.second_replay_delay);
+                let resend = if from < end && replays_at.is_none() {
                     subscription.phase = Phase::CatchingUp;
                     core.counters.replays.up();
-                }
+                    Resend::of_missed(from, end, second, reminded, &core.times.pace, now)
+                } else {
+                    Resend::of_missed_later(from, reminded, second, now)
+                };
                 subscription.resend = Some(Box::new(resend.expecting(late)));
             }
             Some(_) => subscription.resend = late.map(|late| Box::new(Resend::of_late_list(late, now))),
@@ -327,7 +324,7 @@ impl SessionHolder for Subscriber {
                     let reminded = Some(core.reminded_before(known.entity));
                     let resend = Resend::of_missed_later(from, reminded, now, now);
                     if known.phase == Phase::CatchingUp {
-                        known.resend = Some(Box::new(resend.with_messages(messages_from, &core.times.pace)));
+                        known.resend = Some(Box::new(resend.with_messages(messages_from)));
                     } else {
                         known.resend = Some(Box::new(resend));
                     }
