@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     delivery::reminders::{ReminderTimes, Schedule},
-    encoder::EntityEncoder,
+    encoder::{EntityEncoder, RESYNC},
     log::{Log, LogLimits, Record, RecordKind},
     sessions::{SessionLimits, Sessions},
     settle::{Settle, SettleTimes},
@@ -21,14 +20,9 @@ use super::{
 use crate::{
     entity::EntityIndex,
     lock::lock,
-    object::quoted,
     observe::{Counter, audit},
-    protocol,
     scope::Scopes,
 };
-
-/// The entity whose subscribers are told that others must be loaded again.
-pub(crate) const RESYNC: &str = "$resync";
 
 /// What pages are promised.
 ///
@@ -247,11 +241,6 @@ impl Core {
 
     pub(super) fn encoder(&self, entity: EntityIndex) -> &EntityEncoder {
         &self.encoders[usize::from(entity.0)]
-    }
-
-    pub(super) fn resync_message(&self, entity: EntityIndex) -> Bytes {
-        let name = quoted(&self.encoder(entity).entity);
-        protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
     }
 
     /// The sequence number the next record will get.

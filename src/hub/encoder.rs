@@ -20,6 +20,8 @@ use crate::{
     scope::Scopes,
 };
 
+/// The entity whose subscribers are told that others must be loaded again.
+pub(crate) const RESYNC: &str = "$resync";
 /// Objects of so many bytes are not read under the log's lock.
 pub(super) const LARGE: usize = 16 * 1024;
 /// Of many scopes that an id may be unique in, so many are tried.
@@ -223,6 +225,12 @@ impl EntityEncoder {
     pub(crate) fn parent_in(&self, object: &str) -> Option<String> {
         self.parent_key.as_ref()?;
         self.parent(&Object::of(object)?)
+    }
+
+    /// The same for handlers of `$resync`, whether or not they are subscribed yet: pages without any ignore it.
+    pub(crate) fn resync_message(&self) -> Bytes {
+        let name = crate::object::quoted(&self.entity);
+        protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
     }
 
     /// What tells a page that it must load its list again.

@@ -251,7 +251,7 @@ impl Hub {
         rows: &[Change],
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
-        SnapshotFrames::new(&self.core, entity, at, identity, rows, gone)
+        SnapshotFrames::new((self.core.encoder(entity), &self.core.log), entity, at, identity, rows, gone)
     }
 
     /// Resends what has settled; returns when to look next.

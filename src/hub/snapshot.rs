@@ -1,10 +1,16 @@
 //! Rows of the store, as the frames that pages which lost their place are sent.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 
-use super::core::{Core, RESYNC};
+use super::{
+    encoder::{EntityEncoder, RESYNC},
+    log::Log,
+};
 use crate::{auth::Identity, change::Change, entity::EntityIndex, frame::Frame, lock::lock, scope::Scopes};
 
 /// Keys looked up in the log at once.
@@ -28,15 +34,14 @@ impl SnapshotFrames {
     /// log stood before the store was asked. Rows that would break pages are left out; how many is said. What has a row
     /// is not taken for deleted any more.
     pub(super) fn new(
-        core: &Core,
+        (encoder, log): (&EntityEncoder, &Mutex<Log>),
         entity: EntityIndex,
         at: u64,
         identity: &Identity,
         rows: &[Change],
         gone: &[Change],
     ) -> (Self, usize) {
-        let encoder = core.encoder(entity);
-        let claims_apart = lock(&core.log).has_claims_apart(entity);
+        let claims_apart = lock(log).has_claims_apart(entity);
         let keys = |scopes: &Scopes, id: &str| -> Box<[Arc<str>]> {
             encoder.keys(scopes, id, claims_apart).into_iter().map(|key| Arc::from(&*key)).collect()
         };
@@ -53,7 +58,7 @@ impl SnapshotFrames {
         let there: Vec<Box<[Arc<str>]>> =
             bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
         for some in there.chunks(KEYS_AT_ONCE) {
-            let mut log = lock(&core.log);
+            let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
         let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
@@ -71,12 +76,12 @@ impl SnapshotFrames {
 
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
-    pub(super) fn marker(core: &Core, entity: EntityIndex, at: u64) -> Self {
+    pub(super) fn marker(encoder: &EntityEncoder, at: u64) -> Self {
         let marker = |frame: Bytes| {
             let frame = frame.into();
             Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
         };
-        let rows = [marker(core.encoder(entity).resync_marker()), marker(core.resync_message(entity))];
+        let rows = [marker(encoder.resync_marker()), marker(encoder.resync_message())];
         Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
     }
 

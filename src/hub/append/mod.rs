@@ -85,7 +85,7 @@ pub(super) fn refresh(core: &Core, entity: EntityIndex) {
 fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant, scopes: &Scopes) {
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
-        let (entity, frame, scopes) = (core.resync, core.resync_message(entity), scopes.clone());
+        let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
         log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
     }
     let (frame, scopes) = (encoder.resync_marker(), scopes.clone());

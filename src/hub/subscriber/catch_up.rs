@@ -314,7 +314,7 @@ impl Subscription {
         let more = |resend: &Box<Resend>| resend.is_more_than_a_list(pace, log.end());
         let Some(asked_at) = self.resend.as_ref().and_then(more) else { return };
         let messages_from = self.messages_missed_from(u64::MAX);
-        let marker = Arc::new(SnapshotFrames::marker(core, self.entity, asked_at));
+        let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
         let reminded = core.reminded_before(self.entity);
         let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, pace, now);
         // It asks for its list now.

@@ -212,7 +212,8 @@ impl Subscriber {
                     None => (&core.counters.gaps, log_start),
                 };
                 counter.up();
-                let snapshot = snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core, entity, log.end())));
+                let snapshot =
+                    snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end())));
                 let reminded = core.reminded_before(entity);
                 let messages_from = messages_from.max(log_start);
                 let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, &core.times.pace, now);
