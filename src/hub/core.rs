@@ -11,9 +11,9 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    delivery::reminders::{ReminderTimes, Schedule},
     encoder::{EntityEncoder, RESYNC},
     log::{Log, LogLimits, Record, RecordKind},
+    reminders::{ReminderTimes, Schedule},
     sessions::{SessionLimits, Sessions},
     settle::{Settle, SettleTimes},
 };

@@ -6,7 +6,7 @@
 //! 2. The fan-out tasks wake (`fanout`), one per worker, each with a shard of the subscribers. A task makes one envelope of
 //!    each record, and sends every subscriber what the visibility filter (`visibility`) lets it receive.
 //! 3. When the entity's writes have gone quiet (`settle`), what may have met a page that was saving is resent once, in its
-//!    newest state: a debounced repeat. Deletions have reminders (`delivery::reminders`).
+//!    newest state: a debounced repeat. Deletions have reminders (`reminders`).
 //! 4. The record is trimmed: the oldest of the entity and scopes that cost most. A page that needed it gets a snapshot.
 //!
 //! # The phases of a subscription
@@ -40,6 +40,8 @@ mod log;
 mod memory_tests;
 #[cfg(test)]
 mod proof;
+mod reminders;
+mod retractions;
 mod saved;
 mod sessions;
 mod settle;
@@ -59,9 +61,9 @@ pub(crate) use self::{
     activity::{Activity, Missed},
     append::Published,
     core::{DeliveryCounters, DeliveryTimes, Pace},
-    delivery::reminders::{MAX_REMINDERS, ReminderTimes},
     encoder::EntityEncoder,
     log::LogLimits,
+    reminders::{MAX_REMINDERS, ReminderTimes},
     sessions::{SessionId, SessionLimits},
     settle::SettleTimes,
     snapshot::SnapshotFrames,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{
-    reminders::begin_of_reminders,
-    retractions::{OldDeletions, OldPosition, Retractions},
-};
 use crate::{
     entity::EntityIndex,
-    hub::visibility::{Mode, Pages, Resolved, Resolver},
+    hub::{
+        reminders::begin_of_reminders,
+        retractions::{OldDeletions, OldPosition, Retractions},
+        visibility::{Mode, Pages, Resolved, Resolver},
+    },
 };
 
 /// Records looked at in one chunk.

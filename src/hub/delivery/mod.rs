@@ -4,14 +4,10 @@
 //! |---|---|
 //! | `resend` | what its page may have missed, and snapshots |
 //! | `late_list` | what a list may lack that arrives late |
-//! | `retractions` | what its page is reminded to take away |
 //! | `chunk` | a bounded piece of these |
-//! | `reminders` | when deletions are resent |
 //! | `batch` | what is sent to many at once |
 
 pub(crate) mod batch;
 pub(crate) mod chunk;
 pub(crate) mod late_list;
-pub(crate) mod reminders;
 pub(crate) mod resend;
-pub(crate) mod retractions;

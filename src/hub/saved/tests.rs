@@ -11,8 +11,8 @@ use crate::{
     entity::View,
     entity::Widget,
     hub::{
-        Delivery, EntityEncoder, Hub, LogLimits, SessionId, SessionLimits, delivery::retractions::Retractions,
-        log::RecordKind, tests::times,
+        Delivery, EntityEncoder, Hub, LogLimits, SessionId, SessionLimits, log::RecordKind, retractions::Retractions,
+        tests::times,
     },
     scope::Scopes,
 };

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(crate) use self::saved::SavedSession;
 use crate::{
     entity::EntityIndex,
-    hub::delivery::retractions::Retracted,
+    hub::retractions::Retracted,
     lock::lock,
     scope::{PastScopes, Scopes},
 };

@@ -20,7 +20,7 @@ use super::{
     sink::{Accepted, FrameSink},
     subscription::{Ask, Ended, Phase, Subscription},
 };
-use crate::{auth::Identity, entity::EntityIndex, hub::delivery::retractions::Retracted, lock::lock, scope::Scopes};
+use crate::{auth::Identity, entity::EntityIndex, hub::retractions::Retracted, lock::lock, scope::Scopes};
 
 /// Repeats that wait until the hooks have answered; of more, those of an entity become one.
 const MAX_WAITING: usize = 8;

@@ -7,12 +7,9 @@ use tokio::time::Instant;
 use super::{
     super::{
         core::{Core, Delivery},
-        delivery::{
-            late_list::LateList,
-            resend::Resend,
-            retractions::{Retracted, Retractions},
-        },
+        delivery::{late_list::LateList, resend::Resend},
         log::{Log, PriorState},
+        retractions::{Retracted, Retractions},
         sessions::{SessionHolder, SessionId},
         snapshot::SnapshotFrames,
         visibility::Recipient,

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::super::{
     core::{Core, Delivery},
-    delivery::{resend::Resend, retractions::Retractions},
+    delivery::resend::Resend,
     log::ObjectRef,
+    retractions::Retractions,
 };
 use crate::entity::EntityIndex;
 

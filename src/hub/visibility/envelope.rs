@@ -8,8 +8,8 @@ use super::{
         encoder::{EntityEncoder, LARGE},
         log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone, Was},
     },
-    AuditBuffer, Cleared,
-    audit::AuditEntry,
+    audit::{AuditBuffer, AuditEntry},
+    frame::Cleared,
 };
 use crate::{
     auth::Identity,

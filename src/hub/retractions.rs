@@ -15,8 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::reminders::ReminderTimes;
-use crate::hub::{log::ObjectRef, snapshot::SnapshotFrames};
+use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
 
 /// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
 /// a page is told once.
