@@ -240,9 +240,10 @@ impl LiveUpdates {
 
     /// Brings every page of an entity to the store's state: after an import, a restore, or any change too large to publish.
     /// With a [snapshot hook](crate::Entity::snapshot) pages are sent every row. Without one they are asked to load their
-    /// list again, which their own handler must do (see the README, "Pages that were away for too long").
+    /// list again, which their own handler must do (see
+    /// [delivery](crate::guide::delivery#pages-that-were-away-for-too-long)).
     ///
-    /// Call it after the change is committed. PastScopes records are not replayed any more. Writes in flight at that moment may
+    /// Call it after the change is committed. Earlier records are not replayed any more. Writes in flight at that moment may
     /// be older or newer than the change, so the refresh is repeated after their responses.
     ///
     /// ```

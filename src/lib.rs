@@ -132,6 +132,11 @@ pub mod guide {
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
+    /// [limits]: crate::guide::limits
+    /// [troubleshooting]: crate::guide::troubleshooting
+    #[doc = include_str!("../docs/architecture.md")]
+    pub mod architecture {}
+
     #[doc = include_str!("../docs/troubleshooting.md")]
     pub mod troubleshooting {}
 }

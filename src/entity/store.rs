@@ -100,8 +100,8 @@ impl Entity {
     /// - All connections of a principal with the same scopes share one result for two seconds. So a principal must name one
     ///   user, whatever its data. Four calls run at one time.
     /// - An error, a panic, or a call longer than the builder's `hook_timeout` is logged and counted, and the call is
-    ///   repeated twice. After that pages are asked to load their list again, as without this hook (see the README, "Pages
-    ///   that were away for too long").
+    ///   repeated twice. After that pages are asked to load their list again, as without this hook: see
+    ///   [delivery](crate::guide::delivery#pages-that-were-away-for-too-long).
     /// - A page receives the rows before anything else of this entity. More than 100 rows are sent in chunks, 24 updates a
     ///   second, with new changes between them. A page that handles `$resync` is asked to load its list instead.
     /// - The hook runs to completion even if its page disconnects.

@@ -28,7 +28,7 @@ enum Of {
     Write(Begun, Mutex<Stage>),
 }
 
-/// Mode far a write has come.
+/// How far a write has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Its body is not here: nothing can have changed.

@@ -1,4 +1,4 @@
-//! Mode an entity's changes are said to its pages: live, and to those who come late.
+//! How an entity's changes are said to its pages: live, and to those who come late.
 //!
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
@@ -47,7 +47,7 @@ pub(crate) struct EntityEncoder {
     pub(crate) heads: EventHeads,
 }
 
-/// Mode the frames of an entity's changes begin, by their kind.
+/// How the frames of an entity's changes begin, by their kind.
 #[derive(Debug)]
 pub(crate) struct EventHeads {
     add: EventHead,

@@ -14,7 +14,7 @@ const SPARED: [usize; 2] = [1, 3];
 /// Bytes of deletions that one page is reminded of at one time; beyond that the oldest are left out.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// Mode long after a deletion it is resent.
+/// How long after a deletion it is resent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReminderTimes {
     waits: [Duration; MAX_REMINDERS],
@@ -49,12 +49,12 @@ impl ReminderTimes {
         &self.waits[..self.count]
     }
 
-    /// Mode long after the one before a reminder is sent; the first is number 0.
+    /// How long after the one before a reminder is sent; the first is number 0.
     pub(crate) fn wait(&self, number: usize) -> Option<Duration> {
         self.waits().get(number).copied()
     }
 
-    /// Mode long after the deletion.
+    /// How long after the deletion.
     fn age(&self, number: usize) -> Duration {
         self.waits().iter().take(number + 1).fold(Duration::ZERO, |sum, wait| sum.saturating_add(*wait))
     }

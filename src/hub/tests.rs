@@ -68,7 +68,7 @@ struct Pipe {
     direct: bool,
     room: Mutex<usize>,
     out: Mutex<Vec<Bytes>>,
-    /// Mode often something was offered.
+    /// How often something was offered.
     offers: AtomicUsize,
     news: Notify,
 }

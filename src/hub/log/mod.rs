@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{change::ChangeKind, entity::EntityIndex, hub::upsert::Upsert, scope::Scopes};
 
-/// Mode much history is kept; what comes first counts.
+/// How much history is kept; what comes first counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogLimits {
     pub(crate) records: usize,
@@ -54,7 +54,7 @@ struct Stored {
     record: Record,
     /// Its place among the shares of its entity.
     share: usize,
-    /// Mode it is told once more, since the first page needed that.
+    /// How it is told once more, since the first page needed that.
     upsert: OnceLock<Upsert>,
 }
 
@@ -210,7 +210,7 @@ impl Log {
         self.records.range(from..).map(|(&sequence, stored)| (sequence, &stored.record))
     }
 
-    /// Mode a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
+    /// How a record is told once more; `say` says it the first time. `None` where it is gone, or there is no room to keep
     /// it.
     pub(crate) fn upsert(&self, sequence: u64, say: impl FnOnce() -> Upsert) -> Option<&Upsert> {
         let kept = &self.records.get(&sequence)?.upsert;

@@ -40,7 +40,7 @@ impl Tombstone {
         OVERHEAD + self.id.len() + key + self.object.len() + scopes + last
     }
 
-    /// AuditEntry what it costs to send: up to three messages that name the id.
+    /// About what it costs to send: up to three messages that name the id.
     pub(crate) fn frame_bytes(&self) -> usize {
         3 * (self.object.len() + 100)
     }

@@ -139,7 +139,7 @@ impl<'de> Visitor<'de> for ScopesVisitor {
     }
 }
 
-/// Mode an entity was configured: what was logged of it under another configuration says something else.
+/// How an entity was configured: what was logged of it under another configuration says something else.
 fn fingerprint(encoder: &EntityEncoder) -> String {
     let EntityEncoder { payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view, .. } = encoder;
     let view = view.as_ref().map(|view| (view.visible.is_some(), view.project.is_some()));
@@ -149,7 +149,7 @@ fn fingerprint(encoder: &EntityEncoder) -> String {
 /// Where times stood when the file was written, or stand now.
 struct Clock {
     now: Instant,
-    /// Mode long ago it was written.
+    /// How long ago it was written.
     downtime: Duration,
 }
 
@@ -361,7 +361,7 @@ fn object_of(sequence: u64, records: &[SavedRecord]) -> Option<&Bytes> {
 pub(super) struct Restored {
     pub(super) saved: Saved,
     pub(super) epoch: Epoch,
-    /// Mode long ago it was written.
+    /// How long ago it was written.
     pub(super) downtime: Duration,
 }
 
@@ -598,7 +598,7 @@ impl Reader<'_> {
         Ok(blobs)
     }
 
-    /// The same scopes, encode_shared their names with those that were read before.
+    /// The same scopes, sharing their names with those that were read before.
     fn known(&mut self, scopes: Line<Scopes>) -> Scopes {
         match self.names.get(&scopes.0) {
             Some(known) => known.clone(),

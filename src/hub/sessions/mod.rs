@@ -24,7 +24,7 @@ use crate::{
     scope::{PastScopes, Scopes},
 };
 
-/// Mode many sessions are remembered, and for how long after their pages have gone.
+/// How many sessions are remembered, and for how long after their pages have gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
     pub(crate) sessions: usize,

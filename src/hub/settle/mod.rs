@@ -30,7 +30,7 @@ pub(crate) struct SettleTimes {
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// A write or a list that takes longer than this is not waited for, and reaches no further back.
 pub(crate) const HANGING: Duration = Duration::from_secs(60);
-/// Mode often things are told again at the end of a window, when writes follow at once each time.
+/// How often things are told again at the end of a window, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
 /// After so many repeats without a quiet moment, what is older than as many is told a last time: somewhere it must end,
@@ -109,7 +109,7 @@ impl InFlight {
     }
 }
 
-/// Retraction when nothing has been on its way; what hangs counts for a while only.
+/// Since when nothing has been on its way; what hangs counts for a while only.
 fn quiet_since<'a>(begun: impl Iterator<Item = &'a Instant>, ended: Option<Instant>, now: Instant) -> Quiet {
     match begun.map(|begun| *begun + HANGING).max() {
         Some(until) if now < until => Quiet::NotNow,
