@@ -1,4 +1,4 @@
-//! Changes that are done together, and what the large ones of them were put together with.
+//! Changes that are published together, and what the large ones of them were merged with.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -20,48 +20,28 @@ pub(crate) struct Published {
     pub(crate) elsewhere: bool,
 }
 
-/// What a change is put together with before it is encoded.
+/// What a change is merged with before it is encoded: what a record of the log holds of its object.
 #[derive(Clone, Debug)]
-pub(crate) enum Basis {
-    Alone,
-    /// It is laid over what this record tells of its object.
-    Over {
-        sequence: u64,
-        object: Bytes,
-    },
-    /// This record is newer, and lies over it.
-    Under {
-        sequence: u64,
-        object: Bytes,
-    },
+pub(crate) struct Basis {
+    pub(crate) sequence: u64,
+    pub(crate) object: Bytes,
+    /// The record is newer than the change, and lies over it.
+    pub(crate) is_newer: bool,
 }
 
-impl Basis {
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Alone, Self::Alone) => true,
-            (Self::Over { sequence, .. }, Self::Over { sequence: other, .. })
-            | (Self::Under { sequence, .. }, Self::Under { sequence: other, .. }) => sequence == other,
-            _ => false,
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Alone => 0,
-            Self::Over { object, .. } | Self::Under { object, .. } => object.len(),
-        }
-    }
+fn is_same(one: Option<&Basis>, other: Option<&Basis>) -> bool {
+    let record = |basis: &Basis| (basis.sequence, basis.is_newer);
+    one.map(record) == other.map(record)
 }
 
-/// An add or update, ready to be done.
+/// An add or update, ready to be published.
 pub(crate) struct Encoded {
-    pub(crate) basis: Basis,
+    pub(crate) basis: Option<Basis>,
     pub(crate) event: EventFrame,
     pub(crate) parent: Option<String>,
-    /// With what it was put together it would be too large: it stands alone, and so it is no whole object.
+    /// Merged it would be too large: it stands alone, and so it is no whole object.
     pub(crate) is_cut: bool,
-    /// Whether pages can be done to add it, where that takes long to find out.
+    /// Whether pages can be sent an add, where that takes long to find out.
     pub(crate) can_add: Option<bool>,
 }
 
@@ -72,7 +52,7 @@ pub(crate) struct Announced {
     pub(crate) scopes: Scopes,
 }
 
-/// Changes that are done together.
+/// Changes that are published together.
 pub(crate) struct Batch<'a> {
     pub(crate) changes: &'a [Change],
     /// So many of them are done with.
@@ -80,7 +60,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) encoded: Vec<Option<Encoded>>,
     /// Where the log stood when their write began.
     pub(crate) began: Option<u64>,
-    /// The stretches of the log that hold what is done so far.
+    /// The ranges of the log that hold what is published so far.
     pub(crate) parts: Vec<Range<u64>>,
     pub(crate) announced: Vec<Announced>,
     /// The keys of all its objects, once that is asked.
@@ -102,24 +82,29 @@ impl<'a> Batch<'a> {
         self.announced.extend(audited.map(announce));
     }
 
-    /// The time since their write began; `ended` is where the log stands before what is done next.
+    /// The time since their write began; `ended` is where the log stands before what is published next.
     pub(crate) fn meanwhile(&self, ended: u64) -> Option<Meanwhile<'_>> {
         self.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
     }
 
-    /// Whether a change is large with what it is to be put together with, and has not been.
-    pub(crate) fn is_unread(&self, at: usize, basis: &Basis) -> bool {
-        let is_ready = self.encoded[at].as_ref().is_some_and(|encoded| encoded.basis.is_same(basis));
-        self.changes[at].object().len() + basis.bytes() >= LARGE && !is_ready
+    /// What a change was encoded to, if that was with the same basis.
+    pub(crate) fn take_encoded(&mut self, at: usize, basis: Option<&Basis>) -> Option<Encoded> {
+        self.encoded[at].take().filter(|encoded| is_same(encoded.basis.as_ref(), basis))
+    }
+
+    /// Whether a change is large with what it is to be merged with, and has not been.
+    pub(crate) fn is_unread(&self, at: usize, basis: Option<&Basis>) -> bool {
+        let is_ready = self.encoded[at].as_ref().is_some_and(|encoded| is_same(encoded.basis.as_ref(), basis));
+        self.changes[at].object().len() + basis.map_or(0, |basis| basis.object.len()) >= LARGE && !is_ready
     }
 }
 
-/// The time from the begin of a write to the telling of what it changed.
+/// The time from the begin of a write to the publication of what it changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Meanwhile<'a> {
     pub(crate) began: u64,
     pub(crate) ended: u64,
-    /// What the same batch done is not of others.
+    /// What the same batch published is not of others.
     pub(crate) parts: &'a [Range<u64>],
 }
 

@@ -94,29 +94,29 @@ fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant,
 
 impl Appender<'_> {
     /// The changes that are too large to be encoded while others wait for the log, and are not encoded yet as it stands.
-    fn large(&self, log: &Log, batch: &Batch<'_>) -> Vec<(usize, Basis)> {
+    fn large(&self, log: &Log, batch: &Batch<'_>) -> Vec<(usize, Option<Basis>)> {
         let meanwhile = batch.meanwhile(log.end());
         let large = (batch.done..batch.changes.len()).filter_map(|at| {
             let change = &batch.changes[at];
             let key = self.key_of(log, change);
             let plan = self.plan(log, &key, change, meanwhile);
-            let basis = plan.basis().filter(|basis| batch.is_unread(at, basis))?;
-            Some((at, basis.clone()))
+            let basis = plan.encodes().filter(|basis| batch.is_unread(at, *basis))?;
+            Some((at, basis.cloned()))
         });
         large.collect()
     }
 
     /// Appends as many changes of a batch as are ready; which comes next, and is too large to be encoded here. Unless it
     /// `waits`, one is appended at least.
-    fn append(&self, log: &mut Log, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Basis)> {
+    fn append(&self, log: &mut Log, batch: &mut Batch<'_>, waits: bool) -> Option<(usize, Option<Basis>)> {
         let (first, first_record, now) = (batch.done, log.end(), Instant::now());
         let mut unread = None;
         let changes = batch.changes;
         for (at, change) in changes.iter().enumerate().skip(first) {
             let key = self.key_of(log, change);
             let plan = self.plan(log, &key, change, batch.meanwhile(first_record));
-            if let Some(basis) = plan.basis().filter(|basis| (waits || at > first) && batch.is_unread(at, basis)) {
-                unread = Some((at, basis.clone()));
+            if let Some(basis) = plan.encodes().filter(|basis| (waits || at > first) && batch.is_unread(at, *basis)) {
+                unread = Some((at, basis.cloned()));
                 break;
             }
             batch.done = at + 1;
@@ -136,13 +136,12 @@ impl Appender<'_> {
                 Plan::Delete => self.deleted(log, &key, change),
                 Plan::Unconfirmed(scopes) => {
                     let kind = RecordKind::Unconfirmed(change.id().into());
-                    let frame = self.encoded(batch, at, &Basis::Alone).event.frame;
+                    let frame = self.encoded(batch, at, None).event.frame;
                     Record { entity: self.entity, frame, scopes, kind }
                 }
                 Plan::Changed { basis, scopes, whole } => {
-                    let encoded = self.encoded(batch, at, &basis);
-                    let whole = whole && !encoded.is_cut;
-                    self.changed(log, &key, change, encoded, scopes, whole)
+                    let encoded = self.encoded(batch, at, basis);
+                    self.changed(log, &key, change, encoded, (scopes, whole))
                 }
             };
             batch.appended(self.append_record(log, now, record), change);
@@ -169,9 +168,9 @@ impl Appender<'_> {
         audited
     }
 
-    fn encoded(&self, batch: &mut Batch<'_>, at: usize, basis: &Basis) -> Encoded {
-        let ready = batch.encoded[at].take().filter(|encoded| encoded.basis.is_same(basis));
-        ready.unwrap_or_else(|| self.encode(&batch.changes[at], basis.clone()))
+    fn encoded(&self, batch: &mut Batch<'_>, at: usize, basis: Option<Basis>) -> Encoded {
+        let ready = batch.take_encoded(at, basis.as_ref());
+        ready.unwrap_or_else(|| self.encode(&batch.changes[at], basis))
     }
 
     /// The deletions that go with a change, and before it: of the objects known to go with a deleted one, unless the batch names
@@ -194,11 +193,11 @@ impl Appender<'_> {
         along
     }
 
-    /// What shows whose an object is ends what was only claimed of it in these scopes.
+    /// What proves whose an object is ends what was only claimed of it in these scopes.
     fn end_claims(&self, log: &mut Log, record: &Record) {
-        let RecordKind::Change(subject) = &record.kind else { return };
-        if !subject.is_claim && log.has_claims_apart(record.entity) {
-            for key in keys_within(&record.scopes, &subject.id) {
+        let RecordKind::Change(change) = &record.kind else { return };
+        if !change.is_claim && log.has_claims_apart(record.entity) {
+            for key in keys_within(&record.scopes, &change.id) {
                 log.forget(record.entity, &key);
             }
         }

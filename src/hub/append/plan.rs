@@ -4,9 +4,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     super::{
-        core::{Core, Delivery},
+        core::Core,
         encoder::{EntityEncoder, key_within},
-        log::{Log, ObjectChange},
+        log::Log,
     },
     batch::{Basis, Meanwhile},
 };
@@ -26,18 +26,19 @@ pub(super) enum Plan {
     /// An update of what is deleted, as far as anybody knows: for these scopes.
     Unconfirmed(Scopes),
     Changed {
-        basis: Basis,
+        basis: Option<Basis>,
         scopes: Scopes,
         whole: bool,
     },
 }
 
 impl Plan {
-    pub(super) fn basis(&self) -> Option<&Basis> {
+    /// What the change is merged with; none where nothing is encoded.
+    pub(super) fn encodes(&self) -> Option<Option<&Basis>> {
         match self {
             Self::Nothing | Self::Elsewhere | Self::Delete => None,
-            Self::Unconfirmed(_) => Some(&Basis::Alone),
-            Self::Changed { basis, .. } => Some(basis),
+            Self::Unconfirmed(_) => Some(None),
+            Self::Changed { basis, .. } => Some(basis.as_ref()),
         }
     }
 }
@@ -63,65 +64,53 @@ impl<'a> Appender<'a> {
         if change.kind() == ChangeKind::Delete {
             return Plan::Delete;
         }
-        if self.core.delivery == Delivery::Plain {
-            return self.plan_add(log, key, change, meanwhile).unwrap_or(Plan::Changed {
-                basis: Basis::Alone,
-                scopes,
-                whole: false,
-            });
-        }
         if let Some(plan) = self.plan_add(log, key, change, meanwhile) {
             return plan;
         }
-        let known = log.known(self.entity, key).filter(|(_, subject)| subject.kind != ChangeKind::Delete);
+        if self.encoder.is_plain {
+            return Plan::Changed { basis: None, scopes, whole: false };
+        }
+        let known = log.known(self.entity, key).filter(|(_, known)| known.kind != ChangeKind::Delete);
         if known.is_none() && self.is_unconfirmed(log, key, change) {
-            // To who may have had it; and nobody can be asked who may see it.
+            // To who may have had it; and no hook can be asked who may see it.
             let had = log.tombstone(self.entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
             let scopes = if self.encoder.is_scoped { scopes.common(&had) } else { scopes };
             let is_nobodys = scopes.is_none() || self.encoder.view.is_some();
             return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
-        match known {
-            Some((sequence, known)) if change.kind() == ChangeKind::Update && !change.is_whole() => {
-                let basis = Basis::Over { sequence, object: known.object.clone() };
+        let is_whole = change.kind() == ChangeKind::Add || change.is_whole();
+        match known.filter(|_| !is_whole) {
+            Some((sequence, known)) => {
+                let basis = Some(Basis { sequence, object: known.object.clone(), is_newer: false });
                 Plan::Changed { basis, scopes, whole: known.whole }
             }
-            _ => {
-                let whole = change.kind() == ChangeKind::Add || change.is_whole();
-                Plan::Changed { basis: Basis::Alone, scopes, whole }
-            }
+            None => Plan::Changed { basis: None, scopes, whole: is_whole },
         }
     }
 
-    /// The same of an add whose object was told while its write was on its way.
-    pub(super) fn plan_add(
-        &self,
-        log: &Log,
-        key: &str,
-        change: &Change,
-        meanwhile: Option<Meanwhile<'_>>,
-    ) -> Option<Plan> {
+    /// The same of an add whose object was published while its write was on its way.
+    fn plan_add(&self, log: &Log, key: &str, change: &Change, meanwhile: Option<Meanwhile<'_>>) -> Option<Plan> {
         let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
-        let (sequence, newer, subject) =
+        let (sequence, newer, known) =
             log.newest_record(self.entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
-        // What was told elsewhere is nothing to it.
+        // What was published elsewhere is nothing to it.
         if self.encoder.is_scoped && newer.scopes != *change.scopes() {
             return None;
         }
-        match subject {
+        match known.kind {
             // The id of an object that was deleted meanwhile has been given to this one.
-            ObjectChange { kind: ChangeKind::Delete, added: Some(added), .. } if *added < meanwhile.began => None,
-            ObjectChange { kind: ChangeKind::Add | ChangeKind::Delete, .. } => Some(Plan::Nothing),
+            ChangeKind::Delete if known.added.is_some_and(|added| added < meanwhile.began) => None,
+            ChangeKind::Add | ChangeKind::Delete => Some(Plan::Nothing),
             // An update may leave fields out that pages need of an add.
-            ObjectChange { object, .. } => {
-                let basis = Basis::Under { sequence, object: object.clone() };
+            ChangeKind::Update => {
+                let basis = Some(Basis { sequence, object: known.object.clone(), is_newer: true });
                 Some(Plan::Changed { basis, scopes: newer.scopes.clone(), whole: true })
             }
         }
     }
 
     /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
-    /// that claim to have changed it may each mean one of their own: no claim hides what was told elsewhere.
+    /// that claim to have changed it may each mean one of their own: no claim hides what was published elsewhere.
     pub(super) fn key_of<'c>(&self, log: &Log, change: &'c Change) -> Cow<'c, str> {
         let key = self.encoder.key(change.namespace(), change.id());
         if !self.may_be_mere_claim(change) || change.scopes().is_none() {
@@ -146,11 +135,11 @@ impl<'a> Appender<'a> {
     pub(super) fn is_elsewhere(&self, log: &Log, key: &str, change: &Change) -> bool {
         let may_be = self.encoder.is_scoped && !self.encoder.scoped_ids && change.is_claimed();
         // A deletion without a scope is for those who have the object.
-        let is_told_where = !change.scopes().is_none() && change.former_scopes().is_none();
-        if !may_be || change.kind() == ChangeKind::Add || !is_told_where {
+        let names_scopes = !change.scopes().is_none() && change.former_scopes().is_none();
+        if !may_be || change.kind() == ChangeKind::Add || !names_scopes {
             return false;
         }
-        // What was itself only claimed says nothing of whose the object is.
+        // What was itself only claimed proves nothing of whose the object is.
         log.said_of(self.entity, key)
             .is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
     }
@@ -158,7 +147,7 @@ impl<'a> Appender<'a> {
     /// Whether this is an update of an object that the log knows to be deleted, and nothing shows that it is there again:
     /// most back ends answer an update of a row that is gone with 200.
     pub(super) fn is_unconfirmed(&self, log: &Log, key: &str, change: &Change) -> bool {
-        let is_update = change.kind() == ChangeKind::Update && self.core.delivery == Delivery::Converging;
+        let is_update = change.kind() == ChangeKind::Update && !self.encoder.is_plain;
         let tombstone = is_update.then(|| log.tombstone(self.entity, key)).flatten();
         tombstone.is_some_and(|(deleted, tombstone)| {
             let is_others = tombstone.is_claim && change.scopes().common(&tombstone.scopes).is_none();

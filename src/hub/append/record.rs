@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::{
     super::{
-        core::Delivery,
         encoder::LARGE,
         log::{Log, ObjectChange, PriorState, Record, RecordKind, Version, Was},
     },
@@ -20,105 +19,92 @@ use crate::{
 };
 
 impl Appender<'_> {
-    /// Puts a change together with what is known of its object.
-    pub(super) fn encode(&self, change: &Change, basis: Basis) -> Encoded {
-        let sent = || Object::of(change.object()).unwrap_or_default();
-        let merged = match &basis {
-            Basis::Alone => None,
-            Basis::Over { object, .. } => Some(Object::parse(object).unwrap_or_default().overlaid(sent())),
-            Basis::Under { object, .. } => Some(sent().overlaid(Object::parse(object).unwrap_or_default())),
-        };
-        let merged = merged.map(|object| (object.to_json(), self.encoder.parent(&object)));
+    /// Merges a change with what is known of its object.
+    pub(super) fn encode(&self, change: &Change, basis: Option<Basis>) -> Encoded {
+        let merged = basis.as_ref().map(|basis| {
+            let sent = Object::of(change.object()).unwrap_or_default();
+            let known = Object::parse(&basis.object).unwrap_or_default();
+            let merged = if basis.is_newer { sent.overlaid(known) } else { known.overlaid(sent) };
+            (merged.to_json(), self.encoder.parent(&merged))
+        });
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
-        let (event, parent) = match &merged {
-            Some((json, parent)) if !is_cut => (self.encoder.encode(change.kind(), json), parent.clone()),
+        let (event, parent) = match merged {
+            Some((json, parent)) if !is_cut => (self.encoder.encode(change.kind(), &json), parent),
             _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parent_in(change.object())),
         };
         let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
         Encoded { basis, event, parent, is_cut, can_add }
     }
 
-    /// A deletion is told where it is said to be told, and to those who have the object.
+    /// A deletion is published where it is said to be, and to those who have the object.
     pub(super) fn deleted(&self, log: &Log, key: &str, change: &Change) -> Record {
         let scopes = if self.encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
-        let known = log.known(self.entity, key).map(|(_, subject)| subject);
-        let known = known.filter(|subject| subject.kind != ChangeKind::Delete);
+        let known = log.known(self.entity, key).map(|(_, known)| known);
+        let known = known.filter(|known| known.kind != ChangeKind::Delete);
         // What is large is not read while others wait for the log; to take it for an exception does no harm.
         let may_be_exception = match known {
             Some(known) if known.object.len() >= LARGE => self.encoder.may_be_exception(None),
             known => self.encoder.may_be_exception(known.map(|known| (&known.object[..], known.whole))),
         };
         let event = self.encoder.encode_delete(change.object(), may_be_exception);
-        let is_claim = self.is_mere_claim(log, key, change);
-        let key = Arc::from(key);
-        let mut subject = ObjectChange {
-            kind: ChangeKind::Delete,
-            id: change.id().into(),
-            prior: self.prior(log, &key, change),
-            key,
-            ever: Scopes::None,
-            went_to: change.went_to().clone(),
-            object: event.object,
-            whole: true,
-            is_only_added: false,
-            added: None,
-            parent: None,
-            may_be_exception,
-            is_claim,
-            can_add: None,
-        };
-        if subject.id == subject.key {
-            subject.key = subject.id.clone();
-        }
-        let scopes = match &subject.prior {
+        let deleted = self.object_change(log, key, change, event.object);
+        let scopes = match &deleted.prior {
             // Who never had it learns nothing by somebody's wish to delete it.
-            PriorState::Known(state)
+            PriorState::Known(version)
                 if change.is_claimed()
-                    && !matches!(state.was, Was::Doubtful)
-                    && (scopes.is_none() || !scopes.common(&state.scopes).is_none()) =>
+                    && !matches!(version.was, Was::Doubtful)
+                    && (scopes.is_none() || !scopes.common(&version.scopes).is_none()) =>
             {
-                state.scopes.clone()
+                version.scopes.clone()
             }
-            PriorState::Known(state) => scopes.and(&state.scopes),
+            PriorState::Known(version) => scopes.and(&version.scopes),
             PriorState::Unknown | PriorState::Absent => scopes,
         };
-        subject.ever = subject.prior.ever_and(&scopes);
-        Record { entity: self.entity, frame: event.frame, scopes, kind: RecordKind::Change(subject) }
+        let deleted = ObjectChange { ever: deleted.prior.ever_and(&scopes), may_be_exception, ..deleted };
+        Record { entity: self.entity, frame: event.frame, scopes, kind: RecordKind::Change(deleted) }
     }
 
     /// An add or update.
-    #[allow(clippy::too_many_arguments, reason = "one step of what is above")]
     pub(super) fn changed(
         &self,
         log: &Log,
         key: &str,
         change: &Change,
         encoded: Encoded,
-        scopes: Scopes,
-        whole: bool,
+        (scopes, whole): (Scopes, bool),
     ) -> Record {
+        let changed = self.object_change(log, key, change, encoded.event.object);
         let parent = encoded.parent.map(|parent| Arc::from(&*self.encoder.key(change.namespace(), &parent)));
-        let is_claim = self.is_mere_claim(log, key, change);
-        let id: Arc<str> = change.id().into();
-        let key = if *key == *id { id.clone() } else { Arc::from(key) };
-        let prior = self.prior(log, &key, change);
-        let subject = ObjectChange {
-            kind: change.kind(),
-            ever: prior.ever_and(&scopes),
-            went_to: Scopes::None,
-            prior,
-            id,
-            key,
-            object: encoded.event.object,
-            whole,
+        let changed = ObjectChange {
+            ever: changed.prior.ever_and(&scopes),
+            whole: whole && !encoded.is_cut,
             is_only_added: is_add(change) && !change.is_rewritten(),
-            added: None,
             parent,
-            may_be_exception: false,
-            is_claim,
             can_add: encoded.can_add,
+            ..changed
         };
-        Record { entity: self.entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(subject) }
+        Record { entity: self.entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(changed) }
+    }
+
+    /// What any change and what the log say of its object.
+    fn object_change(&self, log: &Log, key: &str, change: &Change, object: Bytes) -> ObjectChange {
+        let id: Arc<str> = change.id().into();
+        ObjectChange {
+            kind: change.kind(),
+            prior: self.prior(log, key, change),
+            is_claim: self.is_mere_claim(log, key, change),
+            key: if *key == *id { id.clone() } else { key.into() },
+            id,
+            ever: Scopes::None,
+            went_to: change.went_to().clone(),
+            object,
+            whole: true,
+            is_only_added: false,
+            added: None,
+            parent: None,
+            may_be_exception: false,
+            can_add: None,
+        }
     }
 
     /// What an object was before a change, where somebody may want to know.
@@ -136,12 +122,12 @@ impl Appender<'_> {
             None if self.encoder.is_scoped => change.scopes().clone(),
             None => Scopes::All,
         };
-        // What was told before a refresh says who may have the object, and not what it is.
+        // What was published before a refresh shows who may have the object, and not what it is.
         let is_sure = |at: u64| at >= log.refreshed(self.entity);
         let was = match (known, change.before()) {
             (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
-            (Some((at, _, subject)), _) if self.encoder.view.is_some() && is_sure(at) => {
-                Was::Object(subject.object.clone())
+            (Some((at, _, known)), _) if self.encoder.view.is_some() && is_sure(at) => {
+                Was::Object(known.object.clone())
             }
             (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
             (Some(_), _) => Was::Something,
@@ -151,23 +137,19 @@ impl Appender<'_> {
             (None, Before::Unread) if change.kind() == ChangeKind::Add => return PriorState::Absent,
             (None, Before::Unread) => return PriorState::Unknown,
         };
-        let ever = known.map_or_else(|| scopes.clone(), |(_, _, subject)| subject.ever.clone());
+        let ever = known.map_or_else(|| scopes.clone(), |(_, _, known)| known.ever.clone());
         PriorState::Known(Arc::new(Version { at: known.map(|(at, ..)| at), scopes, ever, was }))
     }
 
-    /// The scopes of an object that was in others before, where those who get it now cannot be told all of it.
+    /// The scopes of an object that was in others before, where those who get it now cannot be sent all of it.
     pub(super) fn moved_without_full_row(&self, record: &Record) -> Option<Scopes> {
-        let RecordKind::Change(ObjectChange {
-            kind: ChangeKind::Update,
-            whole: false,
-            prior: PriorState::Known(state),
-            ..
-        }) = &record.kind
-        else {
-            return None;
-        };
-        let came = self.encoder.is_scoped && record.scopes != state.scopes;
-        (came && self.core.delivery == Delivery::Converging).then(|| record.scopes.clone())
+        match &record.kind {
+            RecordKind::Change(ObjectChange { whole: false, prior: PriorState::Known(version), kind, .. }) => {
+                let came = *kind == ChangeKind::Update && self.encoder.is_scoped && record.scopes != version.scopes;
+                (came && !self.encoder.is_plain).then(|| record.scopes.clone())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -30,14 +30,6 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Where the object of a deletion is now.
-    pub(crate) fn went_to(&self) -> &Scopes {
-        match &self.kind {
-            RecordKind::Change(subject) => &subject.went_to,
-            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => &Scopes::None,
-        }
-    }
-
     /// The object that it is about.
     pub(crate) fn object(&self) -> Option<ObjectRef> {
         match &self.kind {

@@ -31,15 +31,13 @@ impl AuditEntry {
         })
     }
 
-    pub(super) fn of_record(core: &Core, record: &Record, kind: &'static str) -> Option<Box<Self>> {
-        Self::new(core, record.entity, kind, || {
-            let id = match &record.kind {
-                RecordKind::Change(change) => change.id.clone(),
-                RecordKind::Unconfirmed(id) => id.clone(),
-                RecordKind::Message | RecordKind::Refresh => Arc::default(),
-            };
-            (id, record.scopes.clone())
-        })
+    pub(super) fn of_record(core: &Core, record: &Record) -> Option<Box<Self>> {
+        let (kind, id) = match &record.kind {
+            RecordKind::Change(change) => (change.kind.verb(), Some(&change.id)),
+            RecordKind::Unconfirmed(id) => (ChangeKind::Update.verb(), Some(id)),
+            RecordKind::Message | RecordKind::Refresh => (audit::MESSAGE, None),
+        };
+        Self::new(core, record.entity, kind, || (id.cloned().unwrap_or_default(), record.scopes.clone()))
     }
 }
 

@@ -141,6 +141,22 @@ impl<F: Fn(&str, &dyn fmt::Display)> Asking<'_, F> {
 }
 
 impl VisibilityCheck {
+    /// An object that is resent.
+    pub(super) fn of(entity: EntityIndex, object: Bytes, audit: Option<Box<AuditEntry>>) -> Self {
+        Self {
+            entity,
+            object,
+            is_received: false,
+            prior: Vec::new(),
+            form: Form::Resend { is_known: false, is_only_added: false },
+            about: None,
+            from: 0,
+            whole: false,
+            deletion: None,
+            audit,
+        }
+    }
+
     /// The bytes that are read, and may be sent.
     pub(super) fn bytes(&self) -> usize {
         let prior = self.prior.iter().map(|prior| match prior {

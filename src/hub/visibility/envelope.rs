@@ -17,7 +17,6 @@ use crate::{
     entity::EntityIndex,
     frame::Frame,
     object::quoted,
-    observe::audit,
     scope::{PastScopes, Scopes},
 };
 
@@ -196,45 +195,35 @@ impl Envelope {
         only_slowly: bool,
         moved: Option<Vec<PriorScopes>>,
     ) -> Self {
-        let (deletion, kind, frame, moved) = match &record.kind {
-            RecordKind::Message | RecordKind::Refresh => (None, audit::MESSAGE, record.frame.clone().into(), None),
-            RecordKind::Unconfirmed(_) => (None, ChangeKind::Update.verb(), record.frame.clone().into(), None),
-            RecordKind::Change(change) => {
-                let frame = match mode {
-                    Mode::Resend { pages, .. } if !only_slowly => replay_frame(core, place, record, change, pages),
-                    Mode::Live | Mode::Resend { .. } | Mode::Retract { .. } => record.frame.clone().into(),
-                    Mode::Reminder => replay_frame(core, place, record, change, Pages::Any),
-                };
-                if change.kind == ChangeKind::Delete {
-                    (Some(moved.unwrap_or_default()), change.kind.verb(), frame, None)
-                } else {
-                    let encoder = core.encoder(record.entity);
-                    let moved = moved.map(|from| {
-                        let enters = encoder.encode_enter(&change.object, change.can_be_added(encoder));
-                        let leaves = change.leave_frame(encoder);
-                        Box::new(Moved { from, enters: Cleared::new(enters), leaves: Cleared::new(leaves) })
-                    });
-                    (None, change.kind.verb(), frame, moved)
-                }
-            }
-        };
-        let is_drawn = match &record.kind {
-            RecordKind::Change(change) => !change.is_only_added || !matches!(mode, Mode::Live | Mode::Resend { .. }),
-            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => false,
-        };
-        Self {
-            entity: record.entity,
+        let encoder = core.encoder(record.entity);
+        let audit = AuditEntry::of_record(core, record);
+        let envelope = Self {
             only_slowly,
-            is_drawn,
+            is_drawn: false,
             scopes: record.scopes.clone(),
-            deletion,
-            went_to: record.went_to().clone(),
-            frame: Cleared::new(frame),
-            moved,
-            leaves: false,
             object: restricted_object(core, record),
-            audit: AuditEntry::of_record(core, record, kind),
+            ..Self::to_one(record.entity, record.frame.clone(), audit)
+        };
+        let RecordKind::Change(change) = &record.kind else {
+            return envelope;
+        };
+        let frame = match mode {
+            Mode::Resend { pages, .. } if !only_slowly => {
+                Cleared::new(replay_frame(core, place, record, change, pages))
+            }
+            Mode::Reminder => Cleared::new(replay_frame(core, place, record, change, Pages::Any)),
+            Mode::Live | Mode::Resend { .. } | Mode::Retract { .. } => envelope.frame,
+        };
+        let is_drawn = !change.is_only_added || !matches!(mode, Mode::Live | Mode::Resend { .. });
+        let envelope = Self { frame, is_drawn, went_to: change.went_to.clone(), ..envelope };
+        if change.kind == ChangeKind::Delete {
+            return Self { deletion: Some(moved.unwrap_or_default()), ..envelope };
         }
+        let moved = moved.map(|from| {
+            let enters = Cleared::new(encoder.encode_enter(&change.object, change.can_be_added(encoder)));
+            Box::new(Moved { from, enters, leaves: Cleared::new(change.leave_frame(encoder)) })
+        });
+        Self { moved, ..envelope }
     }
 
     /// A deletion that the log holds as a tombstone.

@@ -115,7 +115,8 @@ impl Resolver<'_> {
             ChangeKind::Delete => record.frame.clone(),
             ChangeKind::Add | ChangeKind::Update => change.leave_frame(self.core.encoder(record.entity)),
         };
-        let audit = AuditEntry::of_record(self.core, record, ChangeKind::Delete.verb());
+        let about = || (change.id.clone(), record.scopes.clone());
+        let audit = AuditEntry::new(self.core, record.entity, ChangeKind::Delete.verb(), about);
         Some(Envelope::to_one(record.entity, frame, audit))
     }
 
@@ -151,8 +152,6 @@ impl Resolver<'_> {
         }
         let is_add = change.kind == ChangeKind::Add && !matches!(change.prior, PriorState::Known(_));
         Some(Resolved::Check(Box::new(VisibilityCheck {
-            entity: record.entity,
-            object: change.object.clone(),
             is_received,
             prior,
             form: match mode {
@@ -168,7 +167,7 @@ impl Resolver<'_> {
             from,
             whole: change.whole,
             deletion: is_deletion.then(|| record.frame.clone().into()),
-            audit: AuditEntry::of_record(core, record, change.kind.verb()),
+            ..VisibilityCheck::of(record.entity, change.object.clone(), AuditEntry::of_record(core, record))
         })))
     }
 
@@ -192,16 +191,9 @@ impl Resolver<'_> {
             return Some(Resolved::Send(Envelope::to_one(entity, frame.into_frame(), audit).undrawn()));
         };
         Some(Resolved::Check(Box::new(VisibilityCheck {
-            entity,
-            object: Bytes::copy_from_slice(&tombstone.object),
-            is_received: false,
             prior: vec![PriorView::Object(last.clone())],
-            form: Form::Resend { is_known: false, is_only_added: false },
-            about: None,
-            from: 0,
-            whole: false,
             deletion: Some(frame.into_frame()),
-            audit,
+            ..VisibilityCheck::of(entity, Bytes::copy_from_slice(&tombstone.object), audit)
         })))
     }
 
@@ -243,20 +235,15 @@ impl Resolver<'_> {
                 return Some(Resolved::Send(if is_gone { envelope.undrawn() } else { envelope }));
             }
         };
+        let check = VisibilityCheck::of(entity, object.clone(), audit);
         Some(Resolved::Check(Box::new(VisibilityCheck {
-            entity,
-            object: object.clone(),
             is_received,
             prior,
-            form: match is_gone {
-                true => Form::Retract,
-                false => Form::Resend { is_known: false, is_only_added: false },
-            },
+            form: if is_gone { Form::Retract } else { check.form },
             about: object_ref,
-            from: 0,
             whole: true,
             deletion: is_gone.then(|| row.frame.clone()),
-            audit,
+            ..check
         })))
     }
 }
