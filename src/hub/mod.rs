@@ -26,7 +26,7 @@
 //! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
 //! - Locks are taken in this order: a subscriber's state, the log, settling, reminders, sessions. No lock is held while a
 //!   hook runs or a socket is written by a task of its own.
-//! - While hooks are asked about a chunk, nobody sends anything else to its page.
+//! - While hooks are asked about a chunk, nothing else is sent to its page.
 //! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 
 mod activity;
@@ -133,7 +133,7 @@ impl Hub {
         self.core.find(name)
     }
 
-    /// What tells an object of an entity from others.
+    /// The key of an object in the log.
     pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
         self.core.key(entity, namespace, id)
     }

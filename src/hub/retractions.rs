@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
 
 /// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
-/// a page is told once.
+/// a page is sent the deletion once.
 const MAX_OBJECTS: usize = 512;
 /// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
 const MAX_LISTS: usize = 4;
@@ -72,7 +72,7 @@ impl Reminders {
 pub(crate) struct OldDeletions {
     /// Those that the log holds as tombstones.
     pub(crate) tombstones: Range<u64>,
-    /// What only the store said to be gone: the rows are left out.
+    /// Ids that only the store reported as gone.
     pub(crate) gone: Option<Arc<SnapshotFrames>>,
     reminders: Reminders,
     pub(crate) sending: Option<OldPosition>,
@@ -86,7 +86,7 @@ pub(crate) enum OldPosition {
 }
 
 impl OldDeletions {
-    /// True when the page is to be reminded of what only the store said to be gone, and the log does not reach back to when
+    /// True when the page is to be reminded of ids that only the store reported as gone, and the log does not reach back to when
     /// that was: the objects may have come back.
     fn is_doubtful(&self, log_start: u64) -> bool {
         self.sending.is_some() && self.gone.as_ref().is_some_and(|gone| gone.at < log_start && !gone.gone.is_empty())
@@ -379,7 +379,7 @@ mod tests {
         assert!(retractions.undecided(&object("7"), 0, now));
     }
 
-    /// What the store said to be gone when the log stood at 10.
+    /// Ids that the store reported as gone when the log stood at 10.
     fn snapshot(gone: &[&str]) -> Arc<SnapshotFrames> {
         let row = |id: &&str| Row {
             id: (*id).into(),

@@ -30,8 +30,8 @@ pub(crate) struct SnapshotFrames {
 }
 
 impl SnapshotFrames {
-    /// Rows of the store, and ids of what is gone, as they are told to pages that lost their place. `at` is where the
-    /// log stood before the store was asked. Rows that would break pages are left out; how many is said. What has a row
+    /// Rows of the store, and ids of what is gone, as they are sent to pages that lost their place. `at` is where the
+    /// log stood before the store was asked. Rows that would break pages are left out; their number is returned. What has a row
     /// is not taken for deleted any more.
     pub(super) fn new(
         (encoder, log): (&EntityEncoder, &Mutex<Log>),
@@ -85,7 +85,7 @@ impl SnapshotFrames {
         Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
     }
 
-    /// The same, to somebody who could see `earlier`: what is not among the rows any more is gone.
+    /// The same, for an identity that could see `earlier`: what is not among the rows any more is gone.
     pub(super) fn instead_of(&self, earlier: &Self, gone: impl Fn(&str) -> Frame) -> Self {
         let rows: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
         let lost = earlier.rows.iter().filter(|row| row.kind == RowKind::Object && !rows.contains(&*row.id));

@@ -1,7 +1,7 @@
 //! From a change to a record: under one lock, but for what is large.
 //!
 //! An object may have a megabyte and a hundred thousand fields. It is read, merged with what is known of it, and encoded
-//! while nobody waits for the log; then it is looked whether what it was merged with is still the newest.
+//! outside the lock; then the record that it was merged with must still be the newest.
 
 mod batch;
 mod plan;
@@ -313,7 +313,7 @@ mod tests {
         Change::delete(7).unwrap().claimed().scope(scope)
     }
 
-    /// What a page of these scopes that comes back is told of an object: its newest states, and who hears of each.
+    /// What a page of these scopes that comes back receives of an object: its newest states, and who receives each.
     fn replayed(hub: &Hub) -> Vec<(String, ChangeKind)> {
         let log = lock(&hub.core.log);
         let newest = log.newest_of(EVENTS).map(|(at, record, subject)| (at, record.scopes.to_string(), subject.kind));

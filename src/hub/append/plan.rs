@@ -109,7 +109,7 @@ impl<'a> Appender<'a> {
         }
     }
 
-    /// What the log knows the object of a change by. Where nobody has shown whose object it is, those of disjoint scopes
+    /// What the log knows the object of a change by. Where nothing proves whose object it is, requests of disjoint scopes
     /// that claim to have changed it may each mean one of their own: no claim hides what was published elsewhere.
     pub(super) fn key_of<'c>(&self, log: &Log, change: &'c Change) -> Cow<'c, str> {
         let key = self.encoder.key(change.namespace(), change.id());

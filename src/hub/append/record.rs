@@ -36,7 +36,7 @@ impl Appender<'_> {
         Encoded { basis, event, parent, is_cut, can_add }
     }
 
-    /// A deletion is published where it is said to be, and to those who have the object.
+    /// A deletion is published in the scopes that it names, and to those who have the object.
     pub(super) fn deleted(&self, log: &Log, key: &str, change: &Change) -> Record {
         let scopes = if self.encoder.is_scoped { change.scopes().clone() } else { Scopes::All };
         let known = log.known(self.entity, key).map(|(_, known)| known);
@@ -49,7 +49,7 @@ impl Appender<'_> {
         let event = self.encoder.encode_delete(change.object(), may_be_exception);
         let deleted = self.object_change(log, key, change, event.object);
         let scopes = match &deleted.prior {
-            // Who never had it learns nothing by somebody's wish to delete it.
+            // Pages that never had the object learn nothing of a request to delete it.
             PriorState::Known(version)
                 if change.is_claimed()
                     && !matches!(version.was, Was::Doubtful)
@@ -107,13 +107,13 @@ impl Appender<'_> {
         }
     }
 
-    /// What an object was before a change, where somebody may want to know.
+    /// What an object was before a change, where a recipient may need to know.
     pub(super) fn prior(&self, log: &Log, key: &str, change: &Change) -> PriorState {
         if !self.encoder.is_restricted() {
             return PriorState::Unknown;
         }
         let known = log.newest_record(self.entity, key);
-        // With ids of its own, a scope that was left has had a deletion of its own: nobody here has the object yet.
+        // With ids of its own, a scope that was left has had a deletion of its own: no page here has the object yet.
         let comes = self.encoder.scoped_ids && change.enters_namespace();
         let moved_from = if comes { &Scopes::None } else { change.former_scopes() };
         let scopes = match known {

@@ -52,7 +52,7 @@ pub(crate) enum Resent {
     /// What settled.
     Settled {
         told: Range<u64>,
-        /// Where the log does not hold all of it, pages lose their place; otherwise they are told what it holds.
+        /// Where the log does not hold all of it, pages lose their place; otherwise they are sent what it holds.
         is_last: bool,
         /// What was added before is on every page.
         known_before: u64,
@@ -131,10 +131,10 @@ impl Repeat {
 /// The same, ready to be written.
 pub(crate) struct RepeatBatch {
     pub(crate) repeat: Repeat,
-    /// Whoever has been handed everything before this, and nothing else, can hear it.
+    /// A subscriber that has been sent everything before this, and nothing else, can be sent it.
     pub(crate) until: u64,
     /// The log may not hold all of it any more.
     pub(crate) is_torn: bool,
-    /// With their sequence numbers; `None` where it is so much that each is told at its own pace.
+    /// With their sequence numbers; `None` where it is so much that each subscriber is sent it at its own pace.
     pub(crate) frames: Option<Vec<(u64, Envelope)>>,
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// How long after its list has left a young page is resent what that may lack.
 const LATE_LISTS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
-/// Nobody can be told so soon that a list has left.
+/// So soon it cannot be known that a list has left.
 const SOON: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //! the store says to a page that lost its place.
 //!
 //! A resend is *due*, is *being sent*, and has been *sent*. When some page was saving meanwhile it is sent again, a few
-//! times; when nobody was, it is done with, and its [`Remainder`] goes to the subscription's retractions.
+//! times. When none was, the resend is done with, and its [`Remainder`] goes to the subscription's retractions.
 
 use std::{ops::Range, sync::Arc};
 
@@ -90,7 +90,7 @@ pub(crate) enum Next {
 }
 
 /// What a page that has received a resend is reminded of: deletions before a place of the log, and the ids that only the
-/// store said to be gone.
+/// store reported as gone.
 pub(crate) struct Remainder {
     pub(crate) deletions: Option<Range<u64>>,
     pub(crate) gone: Option<Arc<SnapshotFrames>>,
@@ -100,7 +100,7 @@ pub(crate) struct Remainder {
 
 impl Resend {
     /// What a page may have missed, at once and a second time: its list may arrive later than the first. Where it
-    /// `comes_back`, a form may have been open all the while: then it is reminded of the deletions that nobody else is.
+    /// `comes_back`, a form may have been open all the while: then it is reminded of the deletions that no other page is reminded of.
     /// `end` is where the log stands.
     pub(crate) fn of_missed(
         from: u64,
@@ -393,7 +393,7 @@ impl Resend {
         Next::Arrived(Remainder { deletions: self.deletions.take(), gone, settles })
     }
 
-    /// The list of a young page, where somebody has asked for one since shortly before it came.
+    /// The list of a young page, where a list was requested since shortly before it came.
     fn expects_list(&mut self, settle: &Settle, times: &DeliveryTimes) -> Option<&mut LateList> {
         let is_there =
             |late: &LateList| late.came.checked_sub(times.first_load).is_none_or(|since| settle.has_lists_since(since));

@@ -73,7 +73,7 @@ impl Fanout {
         }
     }
 
-    /// Starts the tasks that serve a subscriber, on the runtime of whoever calls, unless they run.
+    /// Starts the tasks that serve a subscriber, on the runtime of the caller, unless they run.
     pub(super) fn serve(self: &Arc<Self>, subscriber: &Subscriber) {
         if let Some(shard) = subscriber.seat.get().and_then(|&(at, _)| self.shards().get(at)) {
             if let Some(served) = shard.begin(|| self.core.log_end()) {
@@ -311,7 +311,7 @@ mod tests {
         for what in [|hub: &Hub| publish(hub, 2), repeat] {
             let (hub, [first, second]) = (hub(), [(); 2].map(|()| runtime()));
             let (_gone, gone) = page(&first, &hub);
-            // More than are told in one turn.
+            // More than are sent to in one turn.
             let pages: Vec<_> = (0..=YIELD_EVERY).map(|_| page(&second, &hub)).collect();
             publish(&hub, 1);
             run(&first);

@@ -105,7 +105,7 @@ impl Keeper {
     pub(super) async fn close(self: &Arc<Self>) {
         self.file.close();
         let keeper = self.clone();
-        // One that panics has said so.
+        // A panic has been reported.
         if let Ok(saved) = tokio::task::spawn_blocking(move || keeper.save()).await {
             self.warn_unless(saved);
         }
@@ -163,7 +163,7 @@ fn saved(core: &Core) -> Saved {
         (log.saved(), settles.iter().map(|settle| settle.unsettled_from()).collect())
     };
     let mut sessions = core.sessions.saved(at);
-    // What was to be resent to pages that may have missed it, nobody will be sent any more: they are replayed to.
+    // What was to be resent to pages that may have missed it, is sent to no connection any more: those pages are replayed to.
     for (entity, position) in sessions.iter_mut().flat_map(|session| &mut session.positions) {
         if let Some(from) = unsettled.get(usize::from(entity.0)).copied().flatten() {
             *position = from.min(*position);

@@ -58,7 +58,7 @@ impl Subscriber {
             return None;
         };
         let sharer = self.core.sessions.acknowledge(hold, &ping.positions, ping.at);
-        // What the store said to who it is now has reached its page: it shows nothing else any more.
+        // What its present identity may see has reached the page: it shows nothing else any more.
         let has_it = |known: &Subscription| ping.positions.iter().any(|(entity, _)| *entity == known.entity);
         let mut scoped = state.subscriptions.iter().filter(|known| self.core.encoder(known.entity).is_scoped);
         if ping.knows_identity && !state.recipient.past.is_empty() && scoped.all(has_it) {

@@ -1,7 +1,7 @@
 //! The slow path: what a subscriber's own task sends, one chunk after the other, until it stands at the end of the log.
 //!
 //! A chunk is read and resolved under the locks, and sent. Where hooks must be asked first, the chunk leaves the subscriber
-//! as a [`Check`]: until its answers are here, nobody sends anything else to the page. What would change the answers ends
+//! as a [`Check`]: until its answers are here, nothing else is sent to the page. What would change the answers ends
 //! the check, and the chunk is read anew.
 
 use std::{
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{auth::Identity, entity::EntityIndex, lock::lock};
 
-/// So often at most is the store asked anew for what it said to be gone.
+/// How often the store is asked anew for the ids that it reported as gone.
 const MAX_ASKED_ANEW: u8 = 5;
 /// Objects of one recipient that hooks are asked about at one time.
 const AT_ONCE: usize = 16;
@@ -49,7 +49,7 @@ pub(crate) enum Progress {
     Blocked,
     /// Records it has not seen are gone from the log.
     Lagged,
-    /// Only the store can tell where this entity stands, by what it says from a sequence number on: see
+    /// The entity needs a snapshot that is no older than a sequence number: see
     /// [`Subscriber::resynchronise`].
     NeedsSnapshot(EntityIndex, u64),
     /// Hooks must be asked first: see [`Check::run`].
@@ -88,7 +88,7 @@ enum NextChunk {
 impl Subscriber {
     /// One round for a subscriber whose sink is written out.
     pub(crate) fn catch_up(self: &Arc<Self>, now: Instant) -> Progress {
-        // In this order everywhere: whoever holds the log waits for nobody.
+        // In this order everywhere: a holder of the log waits for no other lock.
         let mut state = lock(&self.state);
         if matches!(state.path, Path::Left | Path::Checking(_)) {
             return Progress::CaughtUp(None);

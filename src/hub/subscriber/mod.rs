@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `state` | [`Subscriber`], its state under one mutex, and the [`Path`](state::Path) that says who sends |
 //! | `subscription` | one entity: live, catching up, or in need of a snapshot |
-//! | `subscribe` | how a subscriber joins, resumes, subscribes, and becomes somebody else |
+//! | `subscribe` | how a subscriber joins, resumes, subscribes, and gets another identity |
 //! | `fast` | what the fan-out sends |
 //! | `catch_up` | what its own task sends |
 //! | `ack` | pings, and what their pongs acknowledge |

@@ -86,7 +86,7 @@ impl Live {
         1_u64.checked_shl(u32::from(entity.0)).unwrap_or(0)
     }
 
-    /// Whether an entity is among them; `None` where they cannot tell.
+    /// Whether an entity is among them; `None` where the bits do not decide.
     fn has(self, entity: EntityIndex) -> Option<bool> {
         let is_one = self.entities & Self::bit(entity) != 0;
         (is_one || self.is_all).then_some(is_one)

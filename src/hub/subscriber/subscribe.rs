@@ -1,4 +1,4 @@
-//! How a subscriber begins and ends to follow an entity, and what it means that its page is somebody else.
+//! How a subscriber joins, begins and ends a subscription, and what another identity of its page means.
 
 use std::{sync::Arc, time::Duration};
 
@@ -199,7 +199,7 @@ impl Subscriber {
         let log_start = recipient.log_start(&log, entity);
         let oldest = stale_before.max(log_start);
         match &snapshot {
-            // What happened since is gone from the log already; or it is what somebody else may see.
+            // What happened since is gone from the log already; or it is what another identity may see.
             Some(snapshot) if snapshot.at < oldest || snapshot.scopes != *recipient.identity.receives() => {
                 subscription.phase = Phase::NeedsSnapshot { ask: Ask::Now, messages_from, stale_before: oldest };
             }
@@ -229,7 +229,7 @@ impl Subscriber {
         self.wake();
     }
 
-    /// Its page is known to be somebody else now, or the same with other rights. What that may not receive any more is
+    /// Its page has another identity now, or the same with other rights. What that may not receive any more is
     /// retracted, what it may receive now comes from the store.
     pub(crate) fn becomes(&self, identity: Identity) {
         let core = &*self.core;

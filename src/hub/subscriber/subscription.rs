@@ -23,9 +23,9 @@ pub(super) struct Subscription {
     pub(super) phase: Phase,
     /// Deletions before this are no news to its page: that was loaded later.
     pub(super) deletions_from: u64,
-    /// How often the store was asked anew for what it said to be gone.
+    /// How often the store was asked anew for the ids that it reported as gone.
     pub(super) asked_anew: u8,
-    /// What the store said was broken off: the next time it is sent without a pause.
+    /// A snapshot was broken off: the next time it is sent without a pause.
     pub(super) is_hurried: bool,
     pub(super) resend: Option<Box<Resend>>,
     pub(super) retractions: Option<Box<Retractions>>,
@@ -38,12 +38,12 @@ pub(super) enum Phase {
     Live { from: u64 },
     /// Its resend goes first, to the end of the log.
     CatchingUp,
-    /// Only the store can tell where its page stands.
+    /// Only the store knows what its page lacks.
     NeedsSnapshot {
         ask: Ask,
         /// Messages from here on are kept for it.
         messages_from: u64,
-        /// What the store said before the log stood here is of no use.
+        /// A snapshot from before the log stood here is of no use.
         stale_before: u64,
     },
 }
@@ -125,7 +125,7 @@ impl Subscription {
         }
     }
 
-    /// Only the store can tell where it stands, by what it says from `stale_before` on. Messages from `messages_from` on
+    /// Only a snapshot that is no older than `stale_before` brings its page up to date. Messages from `messages_from` on
     /// have not been sent.
     pub(super) fn lose(&mut self, messages_from: u64, stale_before: u64, ask: Ask) {
         self.is_hurried |= self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());

@@ -53,7 +53,7 @@ impl Recipient {
         if self.past.is_empty() { now } else { now.max(log.start_for(entity, &self.past.scopes())) }
     }
 
-    /// Who it was, where that was somebody with other scopes.
+    /// The identity it had before, where that had other scopes.
     pub(crate) fn past_identity(&self) -> Option<Identity> {
         (!self.past.is_empty()).then(|| self.identity.clone().with_only(self.past.scopes()))
     }

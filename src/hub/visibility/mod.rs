@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{change::ChangeKind, entity::EntityIndex, object::quoted};
 
-/// What one recipient is sent, as far as that can be said without a hook.
+/// What one recipient is sent, as far as no hook is needed for it.
 #[derive(Debug)]
 pub(crate) enum Resolved {
     Send(Envelope),
@@ -136,7 +136,7 @@ impl Resolver<'_> {
                 Was::Object(object) => PriorView::Object(object.clone()),
                 Was::Something | Was::Doubtful | Was::Gone => PriorView::Anything,
             },
-            // Nobody can be asked any more what it saw when it was somebody else.
+            // No hook can be asked any more what it saw with another identity.
             PossiblyShown::Version(version) if recipient.has_received(&version.scopes, version.at) => {
                 PriorView::Anything
             }
@@ -171,7 +171,7 @@ impl Resolver<'_> {
         })))
     }
 
-    /// A deletion, long after it happened: to those who had the object or, where somebody may be missing whatever was sent
+    /// A deletion, long after it happened: to those who had the object or, where the recipient may be missing whatever was sent
     /// before, to `all` who have received it.
     pub(crate) fn tombstone(
         &self,
