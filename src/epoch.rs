@@ -3,13 +3,13 @@
 
 use std::{fmt, hash::Hasher};
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::random;
 
 /// Identifies a log in keys, so that positions in one log are never taken for positions in another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Epoch {
     pub(crate) id: String,
     /// Masks the positions in keys.
@@ -25,7 +25,7 @@ impl Epoch {
 }
 
 /// The secret of a keyed hash. Unlike `RandomState` it can be saved, and hashes the same in every build.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Secret([u8; 16]);
 
 impl Secret {
@@ -39,14 +39,6 @@ impl Secret {
         hasher.write(&[kind]);
         hasher.write(text.as_bytes());
         hasher.finish()
-    }
-
-    pub(crate) fn to_hex(self) -> String {
-        HEXLOWER_PERMISSIVE.encode(&self.0)
-    }
-
-    pub(crate) fn from_hex(text: &str) -> Option<Self> {
-        HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 }
 
@@ -63,13 +55,13 @@ mod tests {
     #[test]
     fn a_saved_secret_hashes_as_before() {
         let secret = Secret::new();
-        let kept = Secret::from_hex(&secret.to_hex()).unwrap();
+        let kept: Secret = serde_json::from_str(&serde_json::to_string(&secret).unwrap()).unwrap();
         assert_eq!(kept.hash(1, "text"), secret.hash(1, "text"));
         assert_ne!(secret.hash(0, "text"), secret.hash(1, "text"));
         assert_ne!(Secret::new().hash(1, "text"), secret.hash(1, "text"));
         // In every build.
         assert_eq!(Secret([7; 16]).hash(1, "text"), 0xb0a88690600f862e);
-        assert_eq!(Secret::from_hex("12"), None);
+        assert!(serde_json::from_str::<Secret>("[12]").is_err());
         assert_eq!(format!("{secret:?}"), "Secret");
     }
 }

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// The longest scope in bytes. Scopes come from paths and headers, and are kept in memory.
 const MAX_NAME: usize = 256;
 
@@ -15,7 +17,8 @@ fn is_usable(name: &str) -> bool {
 }
 
 /// A set of scopes: those of an identity, or those that a record is published in.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub(crate) enum Scopes {
     #[default]
     None,
@@ -132,6 +135,25 @@ impl<N: Into<Box<str>>> FromIterator<N> for Scopes {
     }
 }
 
+/// All scopes in the log file: no name has control characters, or is empty.
+const SAVED_ALL: &str = "\n";
+
+/// One name in each line.
+impl From<Scopes> for String {
+    fn from(scopes: Scopes) -> Self {
+        match scopes {
+            Scopes::All => SAVED_ALL.to_owned(),
+            named => named.to_strings().join("\n"),
+        }
+    }
+}
+
+impl From<String> for Scopes {
+    fn from(text: String) -> Self {
+        if text == SAVED_ALL { Self::All } else { text.split('\n').collect() }
+    }
+}
+
 impl fmt::Debug for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -143,7 +165,7 @@ impl fmt::Debug for Scopes {
 }
 
 /// The scopes that an identity had before, each set with the position in the log where it ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PastScopes(Vec<(Scopes, u64)>);
 
 impl PastScopes {
@@ -158,15 +180,6 @@ impl PastScopes {
             let (next, _) = &mut self.0[0];
             *next = next.and(&oldest);
         }
-    }
-
-    /// The sets, for [`restored`](Self::restored).
-    pub(crate) fn entries(&self) -> &[(Scopes, u64)] {
-        &self.0
-    }
-
-    pub(crate) fn restored(entries: Vec<(Scopes, u64)>) -> Self {
-        Self(entries)
     }
 
     /// Pages no longer show what was published in these scopes.

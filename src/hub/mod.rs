@@ -31,6 +31,7 @@
 
 mod activity;
 mod append;
+mod clock;
 mod core;
 mod delivery;
 mod encoder;
@@ -110,7 +111,8 @@ impl Hub {
 
     /// Keeps the log in this file from now on, and takes up what the file holds. Returns the epoch of the log.
     pub(crate) fn keep_in(&mut self, file: LogFile, found: Found, observer: Arc<Observer>) -> Epoch {
-        let (keeper, epoch) = Keeper::new(self.core.clone(), file, found, observer);
+        let keeper = Keeper::new(self.core.clone(), file, found, observer);
+        let epoch = keeper.epoch.clone();
         self.keeper = Some(Arc::new(keeper));
         epoch
     }
@@ -269,7 +271,7 @@ impl Hub {
 
     /// Records read from the log file.
     pub(crate) fn restored(&self) -> usize {
-        self.keeper.as_ref().map_or(0, |keeper| keeper.restored())
+        self.keeper.as_ref().map_or(0, |keeper| keeper.restored)
     }
 
     /// Writes the log file, when no write is on its way any more: now, or as often as the last of them ends.

@@ -3,6 +3,7 @@
 mod record;
 mod saved;
 mod share;
+mod text;
 mod times;
 mod tombstones;
 
@@ -16,11 +17,12 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub(crate) use self::{
     record::{ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Version, Was},
-    saved::{SavedIndex, SavedLog, SavedRecord},
+    saved::{SavedLog, SavedRecord, SavedTombstone},
     tombstones::Tombstone,
 };
 use self::{
@@ -59,24 +61,29 @@ struct Stored {
 }
 
 /// What is known of one entity's objects.
-#[derive(Debug, Default)]
-struct Index {
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Index {
     /// The newest record of each object by its key, for as long as that or a tombstone is kept.
+    #[serde(skip)]
     newest: HashMap<Arc<str>, u64>,
     /// The keys of the objects that go with another, by that one's.
+    #[serde(skip)]
     children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Behind its latest refresh.
     refreshed: u64,
     /// Behind its latest message.
+    #[serde(skip)]
     messages: u64,
     /// Behind the latest change that told an object in other scopes than before.
     moved: u64,
     /// Refreshes of some scopes only, each with the sequence number behind it.
     refreshed_scopes: Vec<(u64, Scopes)>,
     /// The objects whose newest record is their deletion.
+    #[serde(skip)]
     tombstones: Tombstones,
     /// Some claims have been kept apart from others about the same id.
     has_claims_apart: bool,
+    #[serde(skip)]
     shares: Shares,
     trimmed: Trimmed,
 }
@@ -175,17 +182,22 @@ impl Log {
                 }
             }
         }
-        if let (RecordKind::Message, Some(index)) = (&record.kind, self.indexes.get_mut(usize::from(record.entity.0))) {
-            index.messages = sequence + 1;
-        }
-        self.bytes += record.bytes();
-        let cost = self.cost(&record);
-        let index = self.indexes.get_mut(usize::from(record.entity.0));
-        let share = index.map_or(0, |index| index.shares.add(&record.scopes, sequence, cost));
         self.times.note(now, sequence);
-        self.records.insert(sequence, Box::new(Stored { at: now, record, share, upsert: OnceLock::new() }));
+        self.insert(sequence, now, record);
         self.head += 1;
         self.trim(now);
+    }
+
+    fn insert(&mut self, sequence: u64, at: Instant, record: Record) {
+        self.bytes += record.bytes();
+        let cost = self.cost(&record);
+        let share = self.indexes.get_mut(usize::from(record.entity.0)).map_or(0, |index| {
+            if matches!(record.kind, RecordKind::Message) {
+                index.messages = sequence + 1;
+            }
+            index.shares.add(&record.scopes, sequence, cost)
+        });
+        self.records.insert(sequence, Box::new(Stored { at, record, share, upsert: OnceLock::new() }));
     }
 
     /// Drops what no longer fits. The newest record always stays.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
+use super::text;
 use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
@@ -19,10 +21,11 @@ pub(crate) enum PossiblyShown<'l> {
 }
 
 /// One change or message that was told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) entity: EntityIndex,
     /// What those who listen are told, encoded once for everyone.
+    #[serde(serialize_with = "text::serialize_frame", deserialize_with = "text::deserialize_frame")]
     pub(crate) frame: Bytes,
     /// Who may hear it; of a deletion, who has the object.
     pub(crate) scopes: Scopes,
@@ -74,7 +77,7 @@ pub(crate) struct ObjectRef {
 }
 
 /// What a record is about.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum RecordKind {
     /// An object changed: only its newest state matters to those who come later.
     Change(ObjectChange),
@@ -88,9 +91,19 @@ pub(crate) enum RecordKind {
     Refresh,
 }
 
+/// A kind of change as it is saved.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ChangeKind")]
+enum SavedKind {
+    Add,
+    Update,
+    Delete,
+}
+
 /// The object a change is about.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ObjectChange {
+    #[serde(with = "SavedKind")]
     pub(crate) kind: ChangeKind,
     pub(crate) id: Arc<str>,
     /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
@@ -101,6 +114,7 @@ pub(crate) struct ObjectChange {
     /// Of a deletion: where its object is now. Who hears that has it.
     pub(crate) went_to: Scopes,
     /// The object's JSON, a part of the frame; of a deleted one only its id.
+    #[serde(with = "text")]
     pub(crate) object: Bytes,
     /// Every field is known. Of one that is not whole, pages can be told only what changed.
     pub(crate) whole: bool,
@@ -120,7 +134,7 @@ pub(crate) struct ObjectChange {
 }
 
 /// What an object was before a change; kept where not everybody is told everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum PriorState {
     Unknown,
     /// There was none.
@@ -129,7 +143,7 @@ pub(crate) enum PriorState {
 }
 
 /// An object as it once was.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Version {
     /// The sequence number of the record that made it so, where there was one.
     pub(crate) at: Option<u64>,
@@ -155,9 +169,9 @@ impl PriorState {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Was {
-    Object(Bytes),
+    Object(#[serde(with = "text")] Bytes),
     /// There was one.
     Something,
     /// There was one before a refresh: nobody knows what has become of it.

@@ -1,136 +1,137 @@
 //! The log as it is kept across a restart: everything that cannot be found out again from the rest.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
-use tokio::time::Instant;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::{Index, Log, LogLimits, Record, RecordKind, Stored, Tombstone, share::Trimmed, times::Times};
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
+use super::{Index, Log, PriorState, Record, RecordKind, Tombstone, Version, Was, times::Times};
+use crate::{change::ChangeKind, entity::EntityIndex, hub::clock::Clock};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
-#[derive(Debug, Default)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedLog {
     pub(crate) head: u64,
     pub(crate) trimmed: u64,
     /// When records came, from and until, and the first of them.
-    pub(crate) times: Vec<(Instant, Instant, u64)>,
+    times: Vec<(u64, u64, u64)>,
     /// One for each entity.
-    pub(crate) indexes: Vec<SavedIndex>,
+    pub(crate) indexes: Vec<Index>,
     /// The oldest first.
     pub(crate) records: Vec<SavedRecord>,
     /// The oldest of each entity first.
-    pub(crate) tombstones: Vec<(EntityIndex, u64, Tombstone)>,
+    pub(crate) tombstones: Vec<SavedTombstone>,
 }
 
-/// What is kept of one entity besides its records.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct SavedIndex {
-    pub(crate) refreshed: u64,
-    pub(crate) moved: u64,
-    pub(crate) refreshed_scopes: Vec<(u64, Scopes)>,
-    pub(crate) has_claims_apart: bool,
-    /// Behind the newest record that went and concerned everybody, and those that concerned some scopes.
-    pub(crate) trimmed: (u64, Vec<(Scopes, u64)>),
-}
-
-impl SavedIndex {
-    /// Nothing is known of an entity before this.
-    pub(crate) fn unknown_before(sequence: u64) -> Self {
-        Self { trimmed: (sequence, Vec::new()), ..Self::default() }
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedRecord {
     pub(crate) sequence: u64,
-    pub(crate) at: Instant,
+    age: u64,
     /// It is a change, and the newest of its object.
-    pub(crate) is_newest: bool,
+    is_newest: bool,
+    /// Of a change the frame is empty: it is encoded anew. A prior object is empty where it is that of an earlier record.
     pub(crate) record: Record,
 }
 
-impl Log {
-    pub(crate) fn limits(&self) -> LogLimits {
-        self.limits
-    }
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedTombstone {
+    sequence: u64,
+    age: u64,
+    pub(crate) entity: EntityIndex,
+    pub(crate) tombstone: Tombstone,
+}
 
-    pub(crate) fn saved(&self) -> SavedLog {
+impl Log {
+    pub(crate) fn saved(&self, clock: &Clock) -> SavedLog {
         let records = self.records.iter().map(|(&sequence, stored)| {
-            let Stored { at, record, .. } = &**stored;
-            let index = self.index(record.entity);
-            let is_newest = match &record.kind {
-                RecordKind::Change(subject) => index.is_some_and(|it| it.newest.get(&subject.key) == Some(&sequence)),
-                RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => false,
-            };
-            SavedRecord { sequence, at: *at, is_newest, record: record.clone() }
+            let mut record = stored.record.clone();
+            let mut is_newest = false;
+            if let RecordKind::Change(change) = &mut record.kind {
+                record.frame = Bytes::new();
+                is_newest =
+                    self.index(record.entity).is_some_and(|index| index.newest.get(&change.key) == Some(&sequence));
+                if let PriorState::Known(version) = &mut change.prior {
+                    if self.has_object_of(version) {
+                        *version = Arc::new(Version { was: Was::Object(Bytes::new()), ..(**version).clone() });
+                    }
+                }
+            }
+            SavedRecord { sequence, age: clock.age(stored.at), is_newest, record }
         });
-        let indexes = self.indexes.iter().map(|index| SavedIndex {
-            refreshed: index.refreshed,
-            moved: index.moved,
-            refreshed_scopes: index.refreshed_scopes.clone(),
-            has_claims_apart: index.has_claims_apart,
-            trimmed: index.trimmed.entries(),
-        });
-        let tombstones = (0_u16..).zip(&self.indexes).flat_map(|(entity, index)| {
+        let tombstones = (0_u16..).map(EntityIndex).zip(&self.indexes).flat_map(|(entity, index)| {
             let all = index.tombstones.range(0..u64::MAX);
-            all.map(move |(sequence, tombstone)| (EntityIndex(entity), sequence, tombstone.clone()))
+            all.map(move |(sequence, tombstone)| SavedTombstone {
+                sequence,
+                age: clock.age(tombstone.at),
+                entity,
+                tombstone: tombstone.clone(),
+            })
         });
         SavedLog {
             head: self.head,
             trimmed: self.trimmed,
-            times: self.times.entries(),
-            indexes: indexes.collect(),
+            times: self.times.saved(clock),
+            indexes: self.indexes.iter().map(Index::without_objects).collect(),
             records: records.collect(),
             tombstones: tombstones.collect(),
         }
     }
 
-    /// The log that was saved, as far as it fits into these limits.
-    pub(crate) fn restored(limits: LogLimits, saved: SavedLog, now: Instant) -> Self {
-        let mut log = Self::new(limits, saved.indexes.len());
-        log.head = saved.head;
-        log.trimmed = saved.trimmed;
-        log.times = Times::restored(saved.times);
-        for (index, saved) in log.indexes.iter_mut().zip(saved.indexes) {
-            let (all, scopes) = saved.trimmed;
-            *index = Index {
-                refreshed: saved.refreshed,
-                moved: saved.moved,
-                refreshed_scopes: saved.refreshed_scopes,
-                has_claims_apart: saved.has_claims_apart,
-                trimmed: Trimmed::restored(all, scopes),
-                ..Index::default()
-            };
-        }
-        for SavedRecord { sequence, at, is_newest, record } in saved.records {
-            log.put(sequence, at, is_newest, record);
-        }
-        for (entity, sequence, tombstone) in saved.tombstones {
-            if let Some(index) = log.indexes.get_mut(usize::from(entity.0)) {
-                index.newest.insert(tombstone.key.clone(), sequence);
-                index.tombstones.insert(sequence, tombstone);
+    /// Whether the object of this version is in memory once, as that of its record.
+    fn has_object_of(&self, version: &Version) -> bool {
+        match (&version.was, version.at.and_then(|at| self.change(at))) {
+            (Was::Object(object), Some((_, change))) => {
+                change.object.as_ptr() == object.as_ptr() && change.object.len() == object.len()
             }
+            _ => false,
         }
-        log.trim(now);
-        log
     }
 
-    fn put(&mut self, sequence: u64, at: Instant, is_newest: bool, record: Record) {
-        let cost = self.cost(&record);
-        let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
-            return;
-        };
-        if let (true, RecordKind::Change(subject)) = (is_newest, &record.kind) {
-            index.newest.insert(subject.key.clone(), sequence);
-            if let Some(parent) = subject.parent.as_ref().filter(|_| subject.kind != ChangeKind::Delete) {
-                index.children.entry(parent.clone()).or_default().insert(subject.key.clone());
+    /// Takes up the log that was saved, as far as it fits into the limits.
+    pub(crate) fn restore(&mut self, saved: SavedLog, clock: &Clock) {
+        self.head = saved.head;
+        self.trimmed = saved.trimmed;
+        self.times = Times::restored(saved.times, clock);
+        self.indexes = saved.indexes;
+        for SavedRecord { sequence, age, is_newest, record } in saved.records {
+            let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
+                continue;
+            };
+            if let (true, RecordKind::Change(change)) = (is_newest, &record.kind) {
+                index.newest.insert(change.key.clone(), sequence);
+                if let Some(parent) = change.parent.as_ref().filter(|_| change.kind != ChangeKind::Delete) {
+                    index.children.entry(parent.clone()).or_default().insert(change.key.clone());
+                }
+            }
+            self.insert(sequence, clock.at(age), record);
+        }
+        for SavedTombstone { sequence, age, entity, tombstone } in saved.tombstones {
+            if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {
+                index.newest.insert(tombstone.key.clone(), sequence);
+                index.tombstones.insert(sequence, Tombstone { at: clock.at(age), ..tombstone });
             }
         }
-        if matches!(record.kind, RecordKind::Message) {
-            index.messages = sequence + 1;
+        self.trim(clock.now);
+    }
+}
+
+impl Index {
+    /// Nothing is known of an entity before this.
+    pub(crate) fn unknown_before(sequence: u64) -> Self {
+        let mut unknown = Self::default();
+        unknown.trimmed.all = sequence;
+        unknown
+    }
+
+    /// What cannot be found out again from records and tombstones.
+    fn without_objects(&self) -> Self {
+        Self {
+            refreshed: self.refreshed,
+            moved: self.moved,
+            refreshed_scopes: self.refreshed_scopes.clone(),
+            has_claims_apart: self.has_claims_apart,
+            trimmed: self.trimmed.clone(),
+            ..Self::default()
         }
-        let share = index.shares.add(&record.scopes, sequence, cost);
-        self.bytes += record.bytes();
-        self.records.insert(sequence, Box::new(Stored { at, record, share, upsert: OnceLock::new() }));
     }
 }

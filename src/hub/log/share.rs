@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use crate::scope::Scopes;
@@ -100,10 +101,10 @@ impl Shares {
 }
 
 /// Up to where the log lacks records of one entity.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Trimmed {
     /// Behind the newest one that went and concerned everybody.
-    all: u64,
+    pub(super) all: u64,
     /// The same, of those that concerned some scopes.
     scopes: HashMap<Scopes, u64>,
 }
@@ -123,15 +124,6 @@ impl Trimmed {
                 }
             }
         }
-    }
-
-    /// What [`restored`](Self::restored) makes the same of.
-    pub(super) fn entries(&self) -> (u64, Vec<(Scopes, u64)>) {
-        (self.all, self.scopes.iter().map(|(scopes, behind)| (scopes.clone(), *behind)).collect())
-    }
-
-    pub(super) fn restored(all: u64, scopes: Vec<(Scopes, u64)>) -> Self {
-        Self { all, scopes: scopes.into_iter().collect() }
     }
 
     /// Behind the newest record that went, whomever it concerned.

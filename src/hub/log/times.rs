@@ -4,6 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::hub::clock::Clock;
+
 /// Records this close together are not told apart: a day of history must not need an entry for each.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// Entries at most. With more, each two become one.
@@ -44,13 +46,18 @@ impl Times {
         self.0.get(at).map(|window| window.sequence)
     }
 
-    /// What [`restored`](Self::restored) makes the same of: when records came, from and until, and the first of them.
-    pub(super) fn entries(&self) -> Vec<(Instant, Instant, u64)> {
-        self.0.iter().map(|window| (window.from, window.until, window.sequence)).collect()
+    /// When records came, from and until, and the first of them.
+    pub(super) fn saved(&self, clock: &Clock) -> Vec<(u64, u64, u64)> {
+        self.0.iter().map(|window| (clock.age(window.from), clock.age(window.until), window.sequence)).collect()
     }
 
-    pub(super) fn restored(entries: Vec<(Instant, Instant, u64)>) -> Self {
-        Self(entries.into_iter().map(|(from, until, sequence)| ContendedWindow { from, until, sequence }).collect())
+    pub(super) fn restored(saved: Vec<(u64, u64, u64)>, clock: &Clock) -> Self {
+        let windows = saved.into_iter().map(|(from, until, sequence)| ContendedWindow {
+            from: clock.at(from),
+            until: clock.at(until),
+            sequence,
+        });
+        Self(windows.collect())
     }
 
     /// What came before this record is gone.

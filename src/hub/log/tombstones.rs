@@ -3,20 +3,24 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::text;
 use crate::scope::Scopes;
 
 /// What one tombstone costs besides its texts: the entry, its place in the index, and what an allocation needs.
 const OVERHEAD: usize = 300;
 
 /// What is left of an object that is gone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tombstone {
+    #[serde(skip, default = "Instant::now")]
     pub(crate) at: Instant,
     pub(crate) id: Arc<str>,
     pub(crate) key: Arc<str>,
     /// The object that told it: its id as JSON.
+    #[serde(with = "text")]
     pub(crate) object: Box<[u8]>,
     pub(crate) may_be_exception: bool,
     /// Who had the object.
@@ -27,6 +31,7 @@ pub(crate) struct Tombstone {
     /// Only a request claims that there was such an object here.
     pub(crate) is_claim: bool,
     /// The object as it was; `None` where nobody knows, or everybody may see it.
+    #[serde(serialize_with = "text::serialize_option", deserialize_with = "text::deserialize_option")]
     pub(crate) last: Option<Bytes>,
     /// Everybody who was there has been sent it again, when it settled.
     pub(crate) has_settled: bool,

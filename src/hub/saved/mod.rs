@@ -1,17 +1,17 @@
 //! What the hub keeps across a restart, in a file: see [`LogFile`].
 
+mod content;
 #[cfg(test)]
 pub(super) mod tests;
-mod text;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use self::content::Content;
 use super::{
+    clock::{Clock, wall_clock},
     core::Core,
-    log::{Log, SavedLog},
-    sessions::SavedSession,
 };
 use crate::{
     entity::EntityIndex,
@@ -28,20 +28,11 @@ const PAGES_COME_BACK: Duration = Duration::from_secs(10);
 pub(super) struct Keeper {
     core: Arc<Core>,
     file: LogFile,
-    epoch: Epoch,
+    /// Of the log in it.
+    pub(super) epoch: Epoch,
     observer: Arc<Observer>,
     /// Records read from it.
-    restored: usize,
-}
-
-/// All that is kept, as it was at one time.
-#[derive(Debug)]
-struct Saved {
-    at: Instant,
-    /// The same by the wall clock, in milliseconds since 1970.
-    written: u64,
-    log: SavedLog,
-    sessions: Vec<SavedSession>,
+    pub(super) restored: usize,
 }
 
 /// A write that is on its way: while there is one, the log file holds no log.
@@ -63,30 +54,22 @@ impl Drop for OngoingWrite {
 }
 
 impl Keeper {
-    /// Takes up what the file holds, and keeps the log in it from now on. Returns the epoch of the log, too.
-    pub(super) fn new(core: Arc<Core>, file: LogFile, found: Found, observer: Arc<Observer>) -> (Self, Epoch) {
-        let now = Instant::now();
-        let restored = match found {
-            Found::Nothing => Err(None),
-            Found::Unusable(reason) => Err(Some(reason)),
-            Found::Log(text) => text::read(&text, &core.encoders, now, text::wall_clock()).map_err(Some),
+    /// Takes up what the file holds, and keeps the log in it from now on.
+    pub(super) fn new(core: Arc<Core>, file: LogFile, found: Found, observer: Arc<Observer>) -> Self {
+        let read = match found {
+            Found::Nothing => None,
+            Found::Unusable(reason) => Some(Err(reason)),
+            Found::Log(text) => Some(Content::read(&text, &core.encoders, Instant::now(), wall_clock())),
         };
-        let mut keeper = Self { core, file, epoch: Epoch::new(), observer, restored: 0 };
-        match restored {
-            Ok(restored) => {
-                keeper.epoch = restored.epoch;
-                keeper.restored = take_up(&keeper.core, restored.saved, restored.downtime, now);
+        let (epoch, restored) = match read {
+            Some(Ok((content, clock))) => (content.epoch.clone(), take_up(&core, content, &clock)),
+            Some(Err(reason)) => {
+                warn_unusable(&observer, file.path(), &reason);
+                (Epoch::new(), 0)
             }
-            Err(None) => {}
-            Err(Some(reason)) => warn_unusable(&keeper.observer, keeper.file.path(), &reason),
-        }
-        let epoch = keeper.epoch.clone();
-        (keeper, epoch)
-    }
-
-    /// Records read from the file.
-    pub(super) fn restored(&self) -> usize {
-        self.restored
+            None => (Epoch::new(), 0),
+        };
+        Self { core, file, epoch, observer, restored }
     }
 
     /// A write begins. To be called before it can change anything.
@@ -113,8 +96,7 @@ impl Keeper {
 
     /// Waits for the disk.
     fn save(&self) -> io::Result<log_file::Saved> {
-        let encoders = &self.core.encoders;
-        self.file.save(|| saved(&self.core), |saved, out| text::write(saved, encoders, &self.epoch, out))
+        self.file.save(|| content(&self.core, &self.epoch), Content::write)
     }
 
     fn warn_unless(&self, saved: io::Result<log_file::Saved>) {
@@ -141,33 +123,34 @@ fn warn_unusable(observer: &Observer, path: &Path, reason: &str) {
 }
 
 /// Takes up what was kept; returns how many records that are.
-fn take_up(core: &Core, saved: Saved, downtime: Duration, now: Instant) -> usize {
+fn take_up(core: &Core, content: Content, clock: &Clock) -> usize {
     let mut log = lock(&core.log);
-    *log = Log::restored(log.limits(), saved.log, now);
-    core.sessions.restore(saved.sessions);
-    let written = now.checked_sub(downtime).unwrap_or(now);
+    log.restore(content.log, clock);
+    core.sessions.restore(content.sessions, clock);
     for (entity, schedule) in (0..).map(EntityIndex).zip(lock(&core.reminders).iter_mut()) {
         // Every page has had what was due by then.
-        schedule.due(&log, entity, &core.times.reminders, 0, written);
+        schedule.due(&log, entity, &core.times.reminders, 0, clock.at(0));
     }
-    core.reminds_from.get_or_init(|| now + PAGES_COME_BACK);
+    core.reminds_from.get_or_init(|| clock.now + PAGES_COME_BACK);
     log.size().0
 }
 
 /// A copy of all that is kept.
-fn saved(core: &Core) -> Saved {
-    let (at, written) = (Instant::now(), text::wall_clock());
+fn content(core: &Core, epoch: &Epoch) -> Content {
+    let clock = Clock::new(Instant::now(), Duration::ZERO);
+    let written = wall_clock();
     let (log, unsettled): (_, Vec<Option<u64>>) = {
         let log = lock(&core.log);
         let settles = lock(&core.settles);
-        (log.saved(), settles.iter().map(|settle| settle.unsettled_from()).collect())
+        (log.saved(&clock), settles.iter().map(|settle| settle.unsettled_from()).collect())
     };
-    let mut sessions = core.sessions.saved(at);
+    let mut sessions = core.sessions.saved(&clock);
     // What was to be resent to pages that may have missed it, is sent to no connection any more: those pages are replayed to.
     for (entity, position) in sessions.iter_mut().flat_map(|session| &mut session.positions) {
         if let Some(from) = unsettled.get(usize::from(entity.0)).copied().flatten() {
             *position = from.min(*position);
         }
     }
-    Saved { at, written, log, sessions }
+    let entities = core.encoders.iter().map(content::fingerprint).collect();
+    Content { written, epoch: epoch.clone(), entities, log, sessions }
 }
