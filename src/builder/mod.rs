@@ -112,7 +112,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             entities: entities.into(),
             observer: observer.clone(),
         };
-        let lifecycle = Arc::new(Lifecycle::new(self.config.drain_timeout));
+        let lifecycle = Arc::new(Lifecycle { drain: self.config.drain_timeout, ..Lifecycle::default() });
         let gate = AuthGate::new(backend, self.config.gate, watch.hook, observer);
         let pings = [self.config.connection.ping_interval, times.acknowledge_every];
         let control_frames = control_frames(self.config.connection.messages, pings);

@@ -37,7 +37,7 @@ impl ConnectionState {
             }
             other => self.send_close(other),
         };
-        let over = Box::pin(self.registration.connections.lifecycle.over());
+        let over = Box::pin(self.registration.connections.lifecycle.over.clone().cancelled_owned());
         self.cold().phase = Phase::Closing(Closing { phase, until: now + CLOSE_TIMEOUT, over });
     }
 
@@ -153,7 +153,7 @@ pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Durat
         let wait = async {
             tokio::select! {
                 () = sleep(delay) => {}
-                () = connections.lifecycle.draining() => {}
+                () = connections.lifecycle.draining.cancelled() => {}
             }
         };
         if transport.write_while(wait).await {
@@ -163,7 +163,7 @@ pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Durat
     };
     tokio::select! {
         () = reject => {}
-        () = connections.lifecycle.over() => {}
+        () = connections.lifecycle.over.cancelled() => {}
     }
 }
 

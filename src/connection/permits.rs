@@ -20,27 +20,17 @@ pub(super) struct ConnectionLimiter {
 
 /// Which connection limit one more socket would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LimitReached {
-    All,
-    Principal,
+pub(crate) struct LimitReached {
+    /// The builder's method that sets the limit.
+    pub(crate) limit: &'static str,
+    /// The reason in the refusal.
+    pub(crate) reason: &'static str,
 }
 
 impl LimitReached {
-    /// The reason in the refusal.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::All => "too many connections",
-            Self::Principal => "too many connections of one principal",
-        }
-    }
-
-    /// The builder's method that sets the limit.
-    pub(crate) fn limit(self) -> &'static str {
-        match self {
-            Self::All => "max_connections",
-            Self::Principal => "max_connections_per_principal",
-        }
-    }
+    const ALL: Self = Self { limit: "max_connections", reason: "too many connections" };
+    const PRINCIPAL: Self =
+        Self { limit: "max_connections_per_principal", reason: "too many connections of one principal" };
 }
 
 /// Lets one socket be open; given back when dropped.
@@ -60,7 +50,7 @@ impl ConnectionLimiter {
     }
 
     pub(super) fn acquire(&self, principal: &str) -> Result<ConnectionPermit, LimitReached> {
-        let permit = self.all.clone().try_acquire_owned().map_err(|_| LimitReached::All)?;
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| LimitReached::ALL)?;
         let of_principal = self.of_principal.map(|limit| self.acquire_of(principal, limit)).transpose()?;
         Ok(ConnectionPermit { _permit: permit, _of_principal: of_principal.map(Box::new) })
     }
@@ -70,7 +60,7 @@ impl ConnectionLimiter {
         let mut counts = lock(&self.counts);
         let count = counts.entry(principal.clone()).or_default();
         if *count >= limit {
-            return Err(LimitReached::Principal);
+            return Err(LimitReached::PRINCIPAL);
         }
         *count += 1;
         Ok(OfPrincipal { principal, counts: self.counts.clone() })
@@ -97,9 +87,9 @@ mod tests {
     fn permits_are_given_back_and_principals_without_any_are_forgotten() {
         let limiter = ConnectionLimiter::new(3, Some(2));
         let alices = [limiter.acquire("alice").unwrap(), limiter.acquire("alice").unwrap()];
-        assert_eq!(limiter.acquire("alice").err(), Some(LimitReached::Principal));
+        assert_eq!(limiter.acquire("alice").err(), Some(LimitReached::PRINCIPAL));
         let bobs = limiter.acquire("bob").unwrap();
-        assert_eq!(limiter.acquire("carol").err(), Some(LimitReached::All));
+        assert_eq!(limiter.acquire("carol").err(), Some(LimitReached::ALL));
         drop(alices);
         assert!(limiter.acquire("alice").is_ok());
         drop(bobs);

@@ -147,14 +147,14 @@ impl Connections {
     fn await_requests(self: &Arc<Self>, entity: EntityIndex) {
         let search = RequestSearch { diagnosis: self.publisher.diagnosis.clone(), entity };
         let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
-        self.lifecycle.spawn(async move {
+        self.lifecycle.tasks.spawn(async move {
             tokio::select! {
                 () = sleep(PATIENCE) => {
                     if connections.upgrade().is_some_and(|connections| connections.has_subscriber(entity)) {
                         search.diagnosis.unmatched(entity);
                     }
                 }
-                () = lifecycle.draining() => {}
+                () = lifecycle.draining.cancelled() => {}
             }
         });
     }
@@ -178,9 +178,9 @@ impl Connections {
     /// Closes every socket in an orderly manner, and drops those that are still open at the drain timeout.
     pub(crate) async fn shutdown(&self) {
         let signal = async {
-            self.lifecycle.draining().await;
+            self.lifecycle.draining.cancelled().await;
             self.raise(Signal::LEAVE);
-            self.lifecycle.over().await;
+            self.lifecycle.over.cancelled().await;
             self.raise(Signal::OVER);
         };
         tokio::join!(self.lifecycle.shutdown(), signal);
@@ -243,10 +243,10 @@ impl Registration {
         let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
         let key = lock(&connections.open).insert(open.clone());
         // A shutdown either finds this entry in the table, or has begun before it was made.
-        if connections.lifecycle.is_draining() {
+        if connections.lifecycle.draining.is_cancelled() {
             open.outbox.signals().raise(Signal::LEAVE);
         }
-        if connections.lifecycle.is_over() {
+        if connections.lifecycle.over.is_cancelled() {
             open.outbox.signals().raise(Signal::OVER);
         }
         Self { connections, open, key: Some(key) }

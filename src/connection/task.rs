@@ -26,7 +26,7 @@ const LEAVE_AT_ONCE: usize = 32;
 /// Serves one socket to its end, in a task of its own.
 pub(crate) fn serve(upgraded: Upgraded, client: AcceptedClient, connections: &Arc<Connections>) {
     let state = ConnectionState::new(upgraded, client, connections.clone());
-    connections.lifecycle.spawn(Connection { timer: sleep_until(state.ping_at), state });
+    connections.lifecycle.tasks.spawn(Connection { timer: sleep_until(state.ping_at), state });
 }
 
 #[pin_project]
@@ -116,7 +116,7 @@ impl ConnectionState {
             }
         }
         if raised.has(Signal::LEAVE) {
-            let half = connections.lifecycle.drain() / 2;
+            let half = connections.lifecycle.drain / 2;
             let are_many = connections.count().0 > LEAVE_AT_ONCE;
             let wait = if are_many { random::between(Duration::ZERO, half) } else { Duration::ZERO };
             let phase = &mut self.cold.get_or_insert_default().phase;

@@ -1,9 +1,8 @@
 //! The endpoint: one path for the handshake, the socket and calls.
 
-pub(crate) mod calls;
-pub(crate) mod handshake;
 pub(crate) mod key;
 pub(crate) mod origin;
+mod responses;
 pub(crate) mod upgrade;
 
 use std::{sync::Arc, time::Duration};
@@ -14,9 +13,9 @@ use hyper::upgrade::OnUpgrade;
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
-    handshake::{error, forbidden, welcome},
     key::{Keys, PageKey, PresentedKey, Seal},
     origin::Origins,
+    responses::{answer_calls, error, forbidden, welcome},
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
@@ -94,7 +93,7 @@ impl Endpoint {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
             Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await.0 {
-                Ok(_) => calls::answer(body, self.observer()).await,
+                Ok(_) => answer_calls(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
             },
@@ -148,7 +147,7 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        if self.connections.lifecycle.is_draining() {
+        if self.connections.lifecycle.draining.is_cancelled() {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
@@ -170,8 +169,8 @@ impl Endpoint {
                 }
                 Err(reached) => {
                     self.observer()
-                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit()));
-                    self.refuse_after_delay(reached.reason()).await
+                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit));
+                    self.refuse_after_delay(reached.reason).await
                 }
             },
             Err(AuthError::Unavailable) => self.refuse_after_delay("authentication is unavailable").await,
@@ -226,7 +225,7 @@ impl Endpoint {
     fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle.spawn(async move {
+        self.connections.lifecycle.tasks.spawn(async move {
             if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
                 connection::serve(upgraded, client, &connections);
             }
@@ -243,7 +242,7 @@ impl Endpoint {
         };
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle.spawn(async move {
+        self.connections.lifecycle.tasks.spawn(async move {
             if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
                 let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
                 let expired = denied == AuthError::Expired;
@@ -261,7 +260,7 @@ impl Endpoint {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle.draining() => {}
+                () = self.connections.lifecycle.draining.cancelled() => {}
             }
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
