@@ -44,7 +44,8 @@ impl ConnectionState {
     fn send_close(&mut self, ending: Ending) -> ClosePhase {
         // First, so that no frame follows the close frame.
         self.registration.leave();
-        self.socket.get_mut().unlimit();
+        // The page is read as fast as it sends, to the end: unread bytes would cost it our close frame.
+        self.socket.get_mut().meter = None;
         let frame = match ending {
             Ending::Gone => return ClosePhase::Closed,
             Ending::ClosedByPage => None,
@@ -147,7 +148,7 @@ impl ConnectionState {
 pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Duration, connections: &Connections) {
     let (mut transport, _) = Transport::of(upgraded);
     if expired {
-        push_expired(transport.outbox());
+        push_expired(&transport.outbox);
     }
     let reject = async {
         let wait = async {
@@ -157,7 +158,7 @@ pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Durat
             }
         };
         if transport.write_while(wait).await {
-            transport.outbox().push(protocol::close(close::POLICY, UNAUTHORIZED));
+            transport.outbox.push(protocol::close(close::POLICY, UNAUTHORIZED));
             let _ = timeout(CLOSE_TIMEOUT, transport.finish()).await;
         }
     };

@@ -11,7 +11,7 @@ use crate::lock::lock;
 
 type Counts = Arc<Mutex<HashMap<Box<str>, usize>>>;
 
-pub(super) struct ConnectionLimiter {
+pub(crate) struct ConnectionLimiter {
     all: Arc<Semaphore>,
     /// The limit of one principal; none where only the limit of all counts.
     of_principal: Option<usize>,
@@ -49,7 +49,7 @@ impl ConnectionLimiter {
         Self { all: Arc::new(Semaphore::new(all)), of_principal, counts: Arc::default() }
     }
 
-    pub(super) fn acquire(&self, principal: &str) -> Result<ConnectionPermit, LimitReached> {
+    pub(crate) fn acquire(&self, principal: &str) -> Result<ConnectionPermit, LimitReached> {
         let permit = self.all.clone().try_acquire_owned().map_err(|_| LimitReached::ALL)?;
         let of_principal = self.of_principal.map(|limit| self.acquire_of(principal, limit)).transpose()?;
         Ok(ConnectionPermit { _permit: permit, _of_principal: of_principal.map(Box::new) })

@@ -12,11 +12,7 @@ use slab::Slab;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    meter::ReadLimits,
-    outbox::Outbox,
-    permits::{ConnectionLimiter, ConnectionPermit, LimitReached},
-    rate_limit::Rate,
-    signals::Signal,
+    meter::ReadLimits, outbox::Outbox, permits::ConnectionLimiter, rate_limit::Rate, signals::Signal,
     snapshots::Snapshots,
 };
 use crate::{
@@ -56,7 +52,7 @@ pub(crate) struct Connections {
     /// The rate limits of what pages send.
     pub(super) read_limits: Arc<ReadLimits>,
     pub(crate) gate: AuthGate,
-    limiter: ConnectionLimiter,
+    pub(crate) limiter: ConnectionLimiter,
     open: Mutex<Slab<OpenSocket>>,
     /// Calls of `disconnect` so far.
     disconnects: AtomicU64,
@@ -73,16 +69,6 @@ pub(super) struct OpenSocket {
 }
 
 impl OpenSocket {
-    pub(super) fn identity(&self) -> Identity {
-        self.subscriber.identity()
-    }
-
-    /// Takes the identity that the authenticator has returned anew.
-    pub(super) fn renew_identity(&self, identity: Identity) {
-        self.subscriber.becomes(identity);
-        self.outbox.signals().raise(Signal::RENEWED);
-    }
-
     fn leave(&self, hub: &Hub) {
         hub.leave(&self.subscriber, Instant::now());
     }
@@ -129,11 +115,6 @@ impl Connections {
         &self.publisher.diagnosis
     }
 
-    /// A permit for one more socket, unless a connection limit is reached.
-    pub(crate) fn admit(&self, identity: &Identity) -> Result<ConnectionPermit, LimitReached> {
-        self.limiter.acquire(identity.principal())
-    }
-
     pub(super) fn subscribe(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
         if subscriber.subscribe(entity, Instant::now()) {
             self.subscriptions.fetch_add(1, Ordering::Relaxed);
@@ -150,18 +131,14 @@ impl Connections {
         self.lifecycle.tasks.spawn(async move {
             tokio::select! {
                 () = sleep(PATIENCE) => {
-                    if connections.upgrade().is_some_and(|connections| connections.has_subscriber(entity)) {
+                    let open = connections.upgrade().map(|connections| connections.open_sockets());
+                    if open.into_iter().flatten().any(|open| open.subscriber.follows(entity)) {
                         search.diagnosis.unmatched(entity);
                     }
                 }
                 () = lifecycle.draining.cancelled() => {}
             }
         });
-    }
-
-    /// Whether some page is subscribed to an entity.
-    fn has_subscriber(&self, entity: EntityIndex) -> bool {
-        self.open_sockets().iter().any(|open| open.subscriber.follows(entity))
     }
 
     /// A copy of the table: hub and application code must not run under its lock.
@@ -187,7 +164,7 @@ impl Connections {
     }
 
     fn raise(&self, signal: Signal) {
-        lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals().raise(signal));
+        lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals.raise(signal));
     }
 
     /// Open sockets, and the subscriptions of all of them.
@@ -200,10 +177,10 @@ impl Connections {
         // Before the table is read: a socket that registers later learns from the count that it may have been meant.
         self.disconnects.fetch_add(1, Ordering::SeqCst);
         let open = self.open_sockets();
-        let chosen = open.iter().filter(|open| chosen(&open.identity()));
+        let chosen = open.iter().filter(|open| chosen(&open.subscriber.identity()));
         let close = |open: &OpenSocket| {
             open.discard_pending(self.hub());
-            open.outbox.signals().raise(Signal::DISCONNECTED);
+            open.outbox.signals.raise(Signal::DISCONNECTED);
         };
         chosen.map(close).count()
     }
@@ -244,10 +221,10 @@ impl Registration {
         let key = lock(&connections.open).insert(open.clone());
         // A shutdown either finds this entry in the table, or has begun before it was made.
         if connections.lifecycle.draining.is_cancelled() {
-            open.outbox.signals().raise(Signal::LEAVE);
+            open.outbox.signals.raise(Signal::LEAVE);
         }
         if connections.lifecycle.over.is_cancelled() {
-            open.outbox.signals().raise(Signal::OVER);
+            open.outbox.signals.raise(Signal::OVER);
         }
         Self { connections, open, key: Some(key) }
     }
@@ -292,7 +269,7 @@ mod tests {
         // When its task ends, the disconnected one leaves a second time.
         disconnected.leave(&hub);
         hub.publish(events, &[Change::delete(7).unwrap()], None);
-        let sendable = timeout(Duration::from_secs(5), new.outbox.signals().sendable());
+        let sendable = timeout(Duration::from_secs(5), new.outbox.signals.sendable());
         sendable.await.expect("the new one still receives");
     }
 }

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
@@ -22,7 +22,7 @@ use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
     connection::{self, AcceptedClient, AccessTerms, Connections},
-    epoch::Epoch,
+    epoch::{Epoch, Position},
     hub::{Delivery, ResumeFrom, SessionId},
     observe::Observer,
     random,
@@ -161,7 +161,7 @@ impl Endpoint {
         let asked_at = self.connections.disconnects();
         let (verdict, reads_extensions) = self.authenticated(&presented, parts).await;
         match verdict {
-            Ok(identity) => match self.connections.admit(&identity) {
+            Ok(identity) => match self.connections.limiter.acquire(identity.principal()) {
                 Ok(permit) => {
                     let origin = self.resume_from(&presented);
                     let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
@@ -183,7 +183,8 @@ impl Endpoint {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
-        let page = PageKey { session: random::id(), epoch: self.epoch.id.clone(), sequence };
+        let position = Position { epoch: self.epoch.id.clone(), sequence };
+        let page = PageKey { session: random::id(), position };
         self.keys.make(presented, identity, &page)
     }
 
@@ -196,7 +197,8 @@ impl Endpoint {
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // The position of a tampered key may be beyond the log; then there is nothing to replay.
-        let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().log_end()));
+        let sequence = page.position.sequence_in(&self.epoch);
+        let missed_from = sequence.map(|sequence| sequence.min(self.connections.hub().log_end()));
         ResumeFrom::Page { session, missed_from }
     }
 
