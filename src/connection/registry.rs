@@ -12,7 +12,10 @@ use slab::Slab;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    meter::ReadLimits, outbox::Outbox, permits::ConnectionLimiter, rate_limit::Rate, signals::Signal,
+    limits::{ConnectionLimiter, Rate},
+    meter::ReadLimits,
+    outbox::Outbox,
+    signals::Signal,
     snapshots::Snapshots,
 };
 use crate::{

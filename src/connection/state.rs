@@ -18,8 +18,8 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{
+    limits::ConnectionPermit,
     meter::READ_BUFFER,
-    permits::ConnectionPermit,
     reauth::{AccessTerms, Reauth},
     registry::{Connections, Registration},
     signals::Signal,

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
@@ -225,14 +225,7 @@ impl Endpoint {
     }
 
     fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
-        let (response, on_upgrade) = upgrade.accept();
-        let connections = self.connections.clone();
-        self.connections.lifecycle.tasks.spawn(async move {
-            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, client, &connections);
-            }
-        });
-        response
+        self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
     }
 
     /// Accepts the upgrade and closes the socket after a delay: after a refusal before the upgrade the page would retry every
@@ -242,15 +235,38 @@ impl Endpoint {
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
             return forbidden();
         };
+        self.accept(upgrade, async move |upgraded, connections| {
+            let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
+            connection::reject_after(upgraded, denied == AuthError::Expired, delay, &connections).await;
+            drop(permit);
+        })
+    }
+
+    /// Answers 101, and runs a task on the socket once the server has carried out the upgrade.
+    fn accept<Fut>(
+        &self,
+        upgrade: Upgrade,
+        serve: impl FnOnce(Upgraded, Arc<Connections>) -> Fut + Send + 'static,
+    ) -> Response<EndpointBody>
+    where
+        Fut: Future<Output = ()> + Send,
+    {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle.tasks.spawn(async move {
-            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
-                let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
-                let expired = denied == AuthError::Expired;
-                connection::reject_after(upgraded, expired, delay, &connections).await;
+            match on_upgrade.await {
+                Ok(upgraded) => serve(upgraded, connections).await,
+                Err(error) => {
+                    connections.observer().upgrades_failed.up();
+                    if error.is_user() {
+                        let line = format_args!(
+                            "the server answered 101 but carries no upgrades out ({error}); serve connections with \
+                             hyper's with_upgrades() or hyper-util's serve_connection_with_upgrades"
+                        );
+                        connections.observer().warn_once("no upgrades", line);
+                    }
+                }
             }
-            drop(permit);
         });
         response
     }
@@ -318,23 +334,5 @@ impl std::fmt::Debug for Endpoint {
             .field("origins", &self.origins)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-/// Waits until the server has carried out the upgrade.
-async fn upgraded(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper::upgrade::Upgraded> {
-    match on_upgrade.await {
-        Ok(upgraded) => Some(upgraded),
-        Err(error) => {
-            observer.upgrades_failed.up();
-            if error.is_user() {
-                let line = format_args!(
-                    "the server answered 101 but carries no upgrades out ({error}); serve connections with hyper's \
-                     with_upgrades() or hyper-util's serve_connection_with_upgrades"
-                );
-                observer.warn_once("no upgrades", line);
-            }
-            None
-        }
     }
 }
