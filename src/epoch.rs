@@ -24,6 +24,21 @@ impl Epoch {
     }
 }
 
+/// A position in the log of one epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The id of the epoch.
+    pub(crate) epoch: String,
+    pub(crate) sequence: u64,
+}
+
+impl Position {
+    /// The sequence number in the log of this epoch; `None` if the position is one of another log.
+    pub(crate) fn sequence_in(&self, epoch: &Epoch) -> Option<u64> {
+        (self.epoch == epoch.id).then_some(self.sequence)
+    }
+}
+
 /// The secret of a keyed hash. Unlike `RandomState` it can be saved, and hashes the same in every build.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Secret([u8; 16]);

@@ -68,33 +68,17 @@ use crate::{
 /// `info,tower_live_updates::audit=off`.
 #[derive(Clone)]
 pub struct LiveUpdates {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
-    publisher: Publisher,
-    watcher: Arc<Watcher>,
-    endpoint: Arc<Endpoint>,
-    connections: Arc<Connections>,
+pub(crate) struct Shared {
+    pub(crate) publisher: Publisher,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) connections: Arc<Connections>,
 }
 
 impl LiveUpdates {
-    pub(crate) fn new(
-        publisher: Publisher,
-        watcher: Watcher,
-        endpoint: Endpoint,
-        connections: Arc<Connections>,
-    ) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                publisher,
-                watcher: Arc::new(watcher),
-                endpoint: Arc::new(endpoint),
-                connections,
-            }),
-        }
-    }
-
     /// The layer, which watches the writes of every entity and serves the endpoint.
     pub fn layer(&self) -> LiveUpdatesLayer {
         self.shared.publisher.diagnosis.layer_created();
@@ -203,10 +187,7 @@ impl LiveUpdates {
     /// # Errors
     /// [`PublishError`] if the entity is not configured or is scoped, or the value cannot be serialised.
     pub fn send(&self, entity: &str, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
-        let index = self.index(entity)?;
-        let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
-        self.shared.publisher.diagnosis.publishes();
-        self.shared.publisher.send(index, Scopes::None, &value)
+        self.send_in(entity, Scopes::None, value)
     }
 
     /// As [`send`](Self::send), to identities with one of these scopes, for a [scoped](crate::Entity::scoped) entity.
@@ -232,10 +213,14 @@ impl LiveUpdates {
         scopes: impl IntoIterator<Item = N>,
         value: &(impl Serialize + ?Sized),
     ) -> Result<(), PublishError> {
+        self.send_in(entity, scopes.into_iter().collect(), value)
+    }
+
+    fn send_in(&self, entity: &str, scopes: Scopes, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {
         let index = self.index(entity)?;
         let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
         self.shared.publisher.diagnosis.publishes();
-        self.shared.publisher.send(index, scopes.into_iter().collect(), &value)
+        self.shared.publisher.send(index, scopes, &value)
     }
 
     /// Brings every page of an entity to the store's state: after an import, a restore, or any change too large to publish.

@@ -1,5 +1,7 @@
 //! The parts of a socket's request that are kept for its revalidation.
 
+use std::sync::Arc;
+
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 
 use crate::auth::{AuthRequest, OwnedCredentials, own_query};
@@ -94,7 +96,13 @@ impl RevalidationRequest {
         for (name, value) in &self.headers {
             headers.append(name, value.clone());
         }
-        AuthRequest::with(self.credentials.clone(), self.query.clone().into(), headers, self.extensions.clone())
+        AuthRequest {
+            credentials: self.credentials.clone(),
+            query: self.query.clone().into(),
+            headers,
+            extensions: self.extensions.clone(),
+            reads_extensions: Arc::default(),
+        }
     }
 }
 

@@ -1,24 +1,119 @@
-//! Runs the `authenticate` and `authorize` hooks, with a bound on how many run at one time and for how long. A failure
-//! never grants access.
+//! Who decides (a fixed answer, a token list, or the application), and the gate that runs the `authenticate` and `authorize`
+//! hooks, with a bound on how many run at one time and for how long. A failure never grants access.
 
 use std::{
     fmt,
+    future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use http::request::Parts;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 
 use super::{
-    backend::{AuthBackend, Authenticator},
     identity::{AuthError, Identity},
-    request::{AuthRequest, OwnedCredentials},
+    request::{AuthRequest, Credentials, OwnedCredentials},
 };
-use crate::{hook::guarded, observe::Observer};
+use crate::{
+    hook::{BoxFuture, guarded},
+    observe::Observer,
+};
+
+/// Decides who may connect. For types that hold their own state; a closure goes to
+/// [`authenticate_fn`](crate::LiveUpdatesBuilder::authenticate_fn).
+///
+/// It is called
+///
+/// - at each handshake, at each (re)connect of a socket, and at each call over HTTP;
+/// - again for each open socket, every five minutes
+///   ([`revalidation_interval`](crate::LiveUpdatesBuilder::revalidation_interval)), with
+///   [the parts that are kept](crate::LiveUpdatesBuilder::revalidation_headers) of the request that opened the socket.
+///
+/// No lock is held during a call, and at most
+/// [`max_concurrent_authentications`](crate::LiveUpdatesBuilder::max_concurrent_authentications) calls run at one time. A
+/// panic, or a call longer than [`hook_timeout`](crate::LiveUpdatesBuilder::hook_timeout), counts as
+/// [`AuthError::Unavailable`].
+///
+/// With `LiveUpdatesBuilder::sealed_keys` it must also accept
+/// [`Credentials::Principal`](crate::Credentials::Principal): every call after the handshake names the principal. An
+/// authenticator that knows only tokens refuses sealed keys, and so every socket;
+/// [`authenticate_fn`](crate::LiveUpdatesBuilder::authenticate_fn) has an example.
+///
+/// ```
+/// use tower_live_updates::{AuthError, Authenticate, AuthRequest, Entity, Identity, LiveUpdates};
+///
+/// struct OneUser { token: String }
+///
+/// impl Authenticate for OneUser {
+///     async fn authenticate(&self, request: AuthRequest) -> Result<Identity, AuthError> {
+///         (request.token() == self.token).then(|| Identity::new("me")).ok_or(AuthError::Denied)
+///     }
+/// }
+///
+/// let live = LiveUpdates::builder("/api/v1")
+///     .authenticate(OneUser { token: "secret".into() })
+///     .entity(Entity::scheduler("/events"))
+///     .build()?;
+/// # Ok::<(), tower_live_updates::ConfigError>(())
+/// ```
+pub trait Authenticate: Send + Sync + 'static {
+    /// The identity of the page that sent this request.
+    ///
+    /// # Errors
+    /// [`AuthError`] says why the page may not connect.
+    fn authenticate(&self, request: AuthRequest) -> impl Future<Output = Result<Identity, AuthError>> + Send;
+}
+
+/// Any authenticator, its type erased.
+type Authenticator = Arc<dyn Fn(AuthRequest) -> BoxFuture<Result<Identity, AuthError>> + Send + Sync>;
+
+pub(crate) enum AuthBackend {
+    /// Every page is accepted, as one identity.
+    Anyone(Identity),
+    List(TokenList),
+    /// The application, which may take its time and change its answer.
+    Application(Authenticator),
+}
+
+impl AuthBackend {
+    pub(crate) fn anyone() -> Self {
+        Self::Anyone(Identity::new("anonymous"))
+    }
+}
+
+/// A fixed list of tokens, each with its principal. Every comparison runs to the end, whatever the others found.
+pub(crate) struct TokenList(Vec<(String, Arc<str>)>);
+
+impl TokenList {
+    pub(crate) fn new(tokens: Vec<String>) -> Self {
+        Self(tokens.into_iter().zip(1_u64..).map(|(token, place)| (token, format!("token-{place}").into())).collect())
+    }
+
+    pub(crate) fn verify(&self, credentials: Credentials<'_>) -> Result<Identity, AuthError> {
+        let found = match credentials {
+            Credentials::Token(token) => find(&self.0, token),
+            Credentials::Principal(principal) => self.0.iter().map(|(_, name)| name).find(|name| ***name == *principal),
+        };
+        found.cloned().map(Identity::new).ok_or(AuthError::Denied)
+    }
+}
+
+fn find<'n>(named: &'n [(String, Arc<str>)], token: &str) -> Option<&'n Arc<str>> {
+    let mut is_found = Choice::from(0);
+    let mut index = 0_u64;
+    for ((candidate, _), place) in named.iter().zip(0_u64..) {
+        let is_same = candidate.as_bytes().ct_eq(token.as_bytes());
+        index.conditional_assign(&place, is_same);
+        is_found |= is_same;
+    }
+    let index = bool::from(is_found).then(|| usize::try_from(index).ok())??;
+    named.get(index).map(|(_, name)| name)
+}
 
 /// Bounds of the calls of an application's hooks.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +170,7 @@ impl AuthGate {
             AuthBackend::List(list) => (list.verify(credentials.borrowed()), false),
             AuthBackend::Application(authenticator) => {
                 let request = AuthRequest::new(credentials.clone(), parts);
-                let extensions_read = request.extensions_read();
+                let extensions_read = request.reads_extensions.clone();
                 // Boxed, since requests that a list decides must not carry this future's size.
                 let verdict = Box::pin(self.call(authenticator, request)).await;
                 (verdict, extensions_read.load(Ordering::Relaxed))
@@ -138,5 +233,37 @@ impl AuthGate {
 impl fmt::Debug for AuthGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthGate").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(list: &TokenList, credentials: Credentials<'_>) -> Result<String, AuthError> {
+        list.verify(credentials).map(|identity| identity.principal().to_owned())
+    }
+
+    #[test]
+    fn the_list_knows_its_tokens_and_nothing_else() {
+        let list = TokenList::new(vec!["demo".into(), "a+b/c==".into()]);
+        let named = |token: &str| named(&list, Credentials::Token(token));
+        assert_eq!(named("demo").unwrap(), "token-1");
+        assert_eq!(named("a+b/c==").unwrap(), "token-2");
+        for wrong in ["", "dem", "demox", "Demo", "a b/c==", "token-1"] {
+            assert_eq!(named(wrong).unwrap_err(), AuthError::Denied, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_list_knows_the_principals_of_its_tokens_and_nothing_else() {
+        let list = TokenList::new(vec!["demo".into(), "a+b/c==".into()]);
+        let named = |principal: &str| named(&list, Credentials::Principal(principal));
+        for right in ["token-1", "token-2"] {
+            assert_eq!(named(right).unwrap(), right);
+        }
+        for wrong in ["", "demo", "token-0", "token-3", "token-01", "token-+1", "anonymous"] {
+            assert_eq!(named(wrong).unwrap_err(), AuthError::Denied, "{wrong}");
+        }
     }
 }

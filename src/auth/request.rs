@@ -107,12 +107,12 @@ impl OwnedCredentials {
 /// ```
 #[derive(Clone)]
 pub struct AuthRequest {
-    credentials: OwnedCredentials,
-    query: String,
-    headers: HeaderMap,
-    extensions: Extensions,
+    pub(crate) credentials: OwnedCredentials,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) extensions: Extensions,
     /// Whether the authenticator has read the extensions.
-    reads_extensions: Arc<AtomicBool>,
+    pub(crate) reads_extensions: Arc<AtomicBool>,
 }
 
 impl AuthRequest {
@@ -124,16 +124,6 @@ impl AuthRequest {
             headers: parts.headers.clone(),
             extensions: parts.extensions.clone(),
         }
-    }
-
-    /// A request made of the parts that were kept.
-    pub(crate) fn with(
-        credentials: OwnedCredentials,
-        query: String,
-        headers: HeaderMap,
-        extensions: Extensions,
-    ) -> Self {
-        Self { credentials, query, headers, extensions, reads_extensions: Arc::default() }
     }
 
     /// The page's token or, with `LiveUpdatesBuilder::sealed_keys`, the principal of its sealed key.
@@ -164,11 +154,6 @@ impl AuthRequest {
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
-    }
-
-    /// True once [`extensions`](Self::extensions) has been called.
-    pub(crate) fn extensions_read(&self) -> Arc<AtomicBool> {
-        self.reads_extensions.clone()
     }
 
     /// What outer layers know about the request, such as the peer's address or a login session. At revalidation of an open

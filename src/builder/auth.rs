@@ -126,7 +126,7 @@ impl<A> LiveUpdatesBuilder<A> {
     /// assert!(origins("https://*.app.example").unwrap_err().to_string().contains("allow_origin_if"));
     /// ```
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
-        self.config.origins.allow(origin.into());
+        self.config.origins.listed.push(origin.into());
         self
     }
 
@@ -145,7 +145,7 @@ impl<A> LiveUpdatesBuilder<A> {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_origin_if(mut self, predicate: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        self.config.origins.allow_if(Arc::new(predicate));
+        self.config.origins.predicate = Some(Arc::new(predicate));
         self
     }
 

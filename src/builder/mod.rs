@@ -3,9 +3,7 @@
 mod auth;
 mod config;
 mod delivery;
-mod history;
 mod limits;
-mod validate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +17,7 @@ use crate::{
     entity::{Entity, View},
     epoch::Epoch,
     error::ConfigError,
-    handle::LiveUpdates,
+    handle::{LiveUpdates, Shared},
     hub::{EntityEncoder, Hub, LogLimits, SessionLimits},
     log_file::LogFile,
     observe::Observer,
@@ -55,7 +53,7 @@ impl LiveUpdates {
     /// Starts the configuration of live updates whose endpoint is at `path`: the first argument of the page's
     /// `new RemoteEvents("/api/v1", token)`.
     pub fn builder(path: impl Into<String>) -> LiveUpdatesBuilder {
-        LiveUpdatesBuilder::new(path.into())
+        LiveUpdatesBuilder { config: Config::new(path.into()), auth: WantsAuth(()) }
     }
 }
 
@@ -112,7 +110,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             entities: entities.into(),
             observer: observer.clone(),
         };
-        let lifecycle = Arc::new(Lifecycle::new(self.config.drain_timeout));
+        let lifecycle = Arc::new(Lifecycle { drain: self.config.drain_timeout, ..Lifecycle::default() });
         let gate = AuthGate::new(backend, self.config.gate, watch.hook, observer);
         let pings = [self.config.connection.ping_interval, times.acknowledge_every];
         let control_frames = control_frames(self.config.connection.messages, pings);
@@ -121,6 +119,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             Arc::new(Connections::new(publisher.clone(), connection, watch.hook, gate, lifecycle.clone()));
         let endpoint = Endpoint::new(bare, origins, seal, self.config.endpoint, connections.clone(), epoch);
         let watcher = Watcher::new(publisher.clone(), routes, watch, lifecycle);
-        Ok(LiveUpdates::new(publisher, watcher, endpoint, connections))
+        let (watcher, endpoint) = (Arc::new(watcher), Arc::new(endpoint));
+        Ok(LiveUpdates { shared: Arc::new(Shared { publisher, watcher, endpoint, connections }) })
     }
 }

@@ -37,14 +37,15 @@ impl ConnectionState {
             }
             other => self.send_close(other),
         };
-        let over = Box::pin(self.registration.connections.lifecycle.over());
+        let over = Box::pin(self.registration.connections.lifecycle.over.clone().cancelled_owned());
         self.cold().phase = Phase::Closing(Closing { phase, until: now + CLOSE_TIMEOUT, over });
     }
 
     fn send_close(&mut self, ending: Ending) -> ClosePhase {
         // First, so that no frame follows the close frame.
         self.registration.leave();
-        self.socket.get_mut().unlimit();
+        // The page is read as fast as it sends, to the end: unread bytes would cost it our close frame.
+        self.socket.get_mut().meter = None;
         let frame = match ending {
             Ending::Gone => return ClosePhase::Closed,
             Ending::ClosedByPage => None,
@@ -147,23 +148,23 @@ impl ConnectionState {
 pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Duration, connections: &Connections) {
     let (mut transport, _) = Transport::of(upgraded);
     if expired {
-        push_expired(transport.outbox());
+        push_expired(&transport.outbox);
     }
     let reject = async {
         let wait = async {
             tokio::select! {
                 () = sleep(delay) => {}
-                () = connections.lifecycle.draining() => {}
+                () = connections.lifecycle.draining.cancelled() => {}
             }
         };
         if transport.write_while(wait).await {
-            transport.outbox().push(protocol::close(close::POLICY, UNAUTHORIZED));
+            transport.outbox.push(protocol::close(close::POLICY, UNAUTHORIZED));
             let _ = timeout(CLOSE_TIMEOUT, transport.finish()).await;
         }
     };
     tokio::select! {
         () = reject => {}
-        () = connections.lifecycle.over() => {}
+        () = connections.lifecycle.over.cancelled() => {}
     }
 }
 

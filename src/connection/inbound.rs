@@ -18,7 +18,7 @@ use crate::{
 impl ConnectionState {
     /// Reads what has arrived, as fast as the rate limits allow. Ready when the socket is to end.
     pub(super) fn poll_inbound(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
-        let meter = self.socket.get_ref().meter();
+        let meter = self.socket.get_ref().meter.as_deref();
         if let Some(over_at) = meter.and_then(Meter::over_at) {
             if over_at <= now {
                 return Poll::Ready(too_many_messages(&self.registration.connections));

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::rate_limit::{Bucket, Rate};
+use super::limits::{Bucket, Rate};
 
 /// Bytes read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
 pub(super) const READ_BUFFER: usize = 128;

@@ -6,11 +6,10 @@
 
 mod closing;
 mod inbound;
+mod limits;
 mod meter;
 mod outbound;
 mod outbox;
-mod permits;
-mod rate_limit;
 mod reauth;
 mod registry;
 mod signals;
@@ -22,7 +21,7 @@ mod transport;
 
 pub(crate) use self::{
     closing::reject_after,
-    rate_limit::Rate,
+    limits::Rate,
     reauth::AccessTerms,
     registry::{ConnectionLimits, Connections},
     state::AcceptedClient,

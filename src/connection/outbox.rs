@@ -29,9 +29,9 @@ const PAUSE_READING: usize = 4 * MAX_ANSWERS;
 #[repr(C)]
 pub(crate) struct Outbox {
     /// The socket, where it is a plain TCP stream: frames then go straight to it.
-    tcp: Option<TcpStream>,
+    pub(crate) tcp: Option<TcpStream>,
     waiting: Mutex<Waiting>,
-    signals: Signals,
+    pub(crate) signals: Signals,
 }
 
 #[derive(Default)]
@@ -51,15 +51,6 @@ struct Waiting {
 impl Outbox {
     pub(crate) fn new(tcp: Option<TcpStream>) -> Self {
         Self { tcp, waiting: Mutex::default(), signals: Signals::default() }
-    }
-
-    pub(crate) fn signals(&self) -> &Signals {
-        &self.signals
-    }
-
-    /// The socket itself, where it is a plain TCP stream.
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
-        self.tcp.as_ref()
     }
 
     pub(crate) fn push(&self, frame: impl Into<Frame>) {
@@ -141,11 +132,7 @@ impl Outbox {
         if waiting.broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let outcome = match (&self.tcp, other) {
-            (Some(tcp), _) => waiting.poll_tcp(cx, tcp),
-            (None, Some(other)) => waiting.poll_other(cx, other),
-            (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        };
+        let outcome = waiting.poll_write(cx, self.tcp.as_ref(), other);
         if matches!(outcome, Poll::Ready(Err(_))) {
             waiting.mark_broken();
         }
@@ -162,42 +149,28 @@ pub(crate) enum WriteProgress {
 }
 
 impl Waiting {
-    fn poll_tcp(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<io::Result<WriteProgress>> {
-        loop {
-            if self.frames.is_empty() {
-                return Poll::Ready(Ok(WriteProgress::Drained));
-            }
-            let outcome = match self.slices().get() {
-                [one] => tcp.try_write(one),
-                several => tcp.try_write_vectored(several),
-            };
-            match outcome {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => {
-                    self.advance(written);
-                    return Poll::Ready(Ok(self.progress()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-
-    fn poll_other<W: AsyncWrite + Unpin>(
+    fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        other: &mut W,
+        tcp: Option<&TcpStream>,
+        other: Option<&mut W>,
     ) -> Poll<io::Result<WriteProgress>> {
-        if self.frames.is_empty() {
-            return Pin::new(other).poll_flush(cx).map_ok(|()| WriteProgress::Drained);
-        }
-        let written = ready!(Pin::new(&mut *other).poll_write_vectored(cx, self.slices().get()))?;
+        let written = match (tcp, other) {
+            (Some(_), _) if self.frames.is_empty() => return Poll::Ready(Ok(WriteProgress::Drained)),
+            (Some(tcp), _) => ready!(poll_write_tcp(cx, tcp, self.slices().get()))?,
+            (None, Some(other)) if self.frames.is_empty() => {
+                return Pin::new(other).poll_flush(cx).map_ok(|()| WriteProgress::Drained);
+            }
+            (None, Some(other)) => ready!(Pin::new(other).poll_write_vectored(cx, self.slices().get()))?,
+            (None, None) => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.advance(written);
-        // Not `Drained` yet: the stream may hold bytes back until it is flushed.
-        Poll::Ready(Ok(WriteProgress::Remaining))
+        // Another stream may hold bytes back until it is flushed.
+        let is_drained = tcp.is_some() && self.frames.is_empty();
+        Poll::Ready(Ok(if is_drained { WriteProgress::Drained } else { WriteProgress::Remaining }))
     }
 
     /// What one write can take.
@@ -235,13 +208,22 @@ impl Waiting {
         self.begun = written;
     }
 
-    fn progress(&self) -> WriteProgress {
-        if self.frames.is_empty() { WriteProgress::Drained } else { WriteProgress::Remaining }
-    }
-
     fn mark_broken(&mut self) {
         self.broken = true;
         (self.frames, self.begun) = (VecDeque::new(), 0);
+    }
+}
+
+fn poll_write_tcp(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    loop {
+        let outcome = match slices {
+            [one] => tcp.try_write(one),
+            several => tcp.try_write_vectored(several),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_write_ready(cx))?,
+            outcome => return Poll::Ready(outcome),
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
-use super::registry::{Connections, Registration};
+use super::{
+    registry::{Connections, Registration},
+    signals::Signal,
+};
 use crate::{
     auth::{AuthError, Identity},
     expiry::Expiry,
@@ -43,10 +46,10 @@ pub(super) struct Reauth {
     /// When the authenticator is asked next.
     ask_at: Option<Instant>,
     /// When there is something to do.
-    due: Instant,
+    pub(super) due: Instant,
     asking: Option<BoxFuture<'static, Result<Identity, AuthError>>>,
     /// True once the page may receive something.
-    is_confirmed: bool,
+    pub(super) is_confirmed: bool,
     /// True where a `disconnect` may have meant this socket, which was not registered yet.
     is_overtaken: bool,
 }
@@ -55,7 +58,7 @@ impl Reauth {
     /// For a registered socket; none where it may stay open for ever.
     pub(super) fn new(terms: AccessTerms, registration: &Registration, now: Instant) -> Option<Box<Self>> {
         let Registration { connections, open, .. } = registration;
-        let identity = deadline(open.identity().expiry().map(Expiry::at), now);
+        let identity = deadline(open.subscriber.identity().expiry().map(Expiry::at), now);
         let key = deadline(terms.key_expires, now);
         if terms.request.is_none() && key.is_none() && identity.is_none() {
             return None;
@@ -67,16 +70,6 @@ impl Reauth {
         let ask_at = terms.request.as_ref().map(|_| now + wait);
         let is_confirmed = !is_overtaken;
         Some(Box::new(Self { terms, key, identity, ask_at, due: now, asking: None, is_confirmed, is_overtaken }))
-    }
-
-    /// False while it is not known whether this page is still allowed.
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.is_confirmed
-    }
-
-    /// When it must be polled.
-    pub(super) fn due(&self) -> Instant {
-        self.due
     }
 
     /// Ready when the socket may not stay open any longer.
@@ -93,7 +86,7 @@ impl Reauth {
             if self.due > now {
                 return Poll::Pending;
             }
-            let expires = self.expires(&open.identity(), now);
+            let expires = self.expires(&open.subscriber.identity(), now);
             if expires.is_some_and(|at| at <= now) {
                 return Poll::Ready(AuthError::Expired);
             }
@@ -117,9 +110,10 @@ impl Reauth {
     ) -> Option<AuthError> {
         let Registration { connections, open, .. } = registration;
         match verdict {
-            Ok(identity) if identity.principal() == open.identity().principal() => {
+            Ok(identity) if identity.principal() == open.subscriber.identity().principal() => {
                 self.identity = deadline(identity.expiry().map(Expiry::at), now);
-                open.renew_identity(identity);
+                open.subscriber.becomes(identity);
+                open.outbox.signals.raise(Signal::RENEWED);
                 self.is_overtaken = connections.disconnects() != self.terms.asked_at;
             }
             Ok(_) => return Some(AuthError::Denied),

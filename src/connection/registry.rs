@@ -12,10 +12,9 @@ use slab::Slab;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    limits::{ConnectionLimiter, Rate},
     meter::ReadLimits,
     outbox::Outbox,
-    permits::{ConnectionLimiter, ConnectionPermit, LimitReached},
-    rate_limit::Rate,
     signals::Signal,
     snapshots::Snapshots,
 };
@@ -56,7 +55,7 @@ pub(crate) struct Connections {
     /// The rate limits of what pages send.
     pub(super) read_limits: Arc<ReadLimits>,
     pub(crate) gate: AuthGate,
-    limiter: ConnectionLimiter,
+    pub(crate) limiter: ConnectionLimiter,
     open: Mutex<Slab<OpenSocket>>,
     /// Calls of `disconnect` so far.
     disconnects: AtomicU64,
@@ -73,16 +72,6 @@ pub(super) struct OpenSocket {
 }
 
 impl OpenSocket {
-    pub(super) fn identity(&self) -> Identity {
-        self.subscriber.identity()
-    }
-
-    /// Takes the identity that the authenticator has returned anew.
-    pub(super) fn renew_identity(&self, identity: Identity) {
-        self.subscriber.becomes(identity);
-        self.outbox.signals().raise(Signal::RENEWED);
-    }
-
     fn leave(&self, hub: &Hub) {
         hub.leave(&self.subscriber, Instant::now());
     }
@@ -129,11 +118,6 @@ impl Connections {
         &self.publisher.diagnosis
     }
 
-    /// A permit for one more socket, unless a connection limit is reached.
-    pub(crate) fn admit(&self, identity: &Identity) -> Result<ConnectionPermit, LimitReached> {
-        self.limiter.acquire(identity.principal())
-    }
-
     pub(super) fn subscribe(self: &Arc<Self>, subscriber: &Subscriber, entity: EntityIndex) {
         if subscriber.subscribe(entity, Instant::now()) {
             self.subscriptions.fetch_add(1, Ordering::Relaxed);
@@ -147,21 +131,17 @@ impl Connections {
     fn await_requests(self: &Arc<Self>, entity: EntityIndex) {
         let search = RequestSearch { diagnosis: self.publisher.diagnosis.clone(), entity };
         let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
-        self.lifecycle.spawn(async move {
+        self.lifecycle.tasks.spawn(async move {
             tokio::select! {
                 () = sleep(PATIENCE) => {
-                    if connections.upgrade().is_some_and(|connections| connections.has_subscriber(entity)) {
+                    let open = connections.upgrade().map(|connections| connections.open_sockets());
+                    if open.into_iter().flatten().any(|open| open.subscriber.follows(entity)) {
                         search.diagnosis.unmatched(entity);
                     }
                 }
-                () = lifecycle.draining() => {}
+                () = lifecycle.draining.cancelled() => {}
             }
         });
-    }
-
-    /// Whether some page is subscribed to an entity.
-    fn has_subscriber(&self, entity: EntityIndex) -> bool {
-        self.open_sockets().iter().any(|open| open.subscriber.follows(entity))
     }
 
     /// A copy of the table: hub and application code must not run under its lock.
@@ -178,16 +158,16 @@ impl Connections {
     /// Closes every socket in an orderly manner, and drops those that are still open at the drain timeout.
     pub(crate) async fn shutdown(&self) {
         let signal = async {
-            self.lifecycle.draining().await;
+            self.lifecycle.draining.cancelled().await;
             self.raise(Signal::LEAVE);
-            self.lifecycle.over().await;
+            self.lifecycle.over.cancelled().await;
             self.raise(Signal::OVER);
         };
         tokio::join!(self.lifecycle.shutdown(), signal);
     }
 
     fn raise(&self, signal: Signal) {
-        lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals().raise(signal));
+        lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals.raise(signal));
     }
 
     /// Open sockets, and the subscriptions of all of them.
@@ -200,10 +180,10 @@ impl Connections {
         // Before the table is read: a socket that registers later learns from the count that it may have been meant.
         self.disconnects.fetch_add(1, Ordering::SeqCst);
         let open = self.open_sockets();
-        let chosen = open.iter().filter(|open| chosen(&open.identity()));
+        let chosen = open.iter().filter(|open| chosen(&open.subscriber.identity()));
         let close = |open: &OpenSocket| {
             open.discard_pending(self.hub());
-            open.outbox.signals().raise(Signal::DISCONNECTED);
+            open.outbox.signals.raise(Signal::DISCONNECTED);
         };
         chosen.map(close).count()
     }
@@ -243,11 +223,11 @@ impl Registration {
         let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
         let key = lock(&connections.open).insert(open.clone());
         // A shutdown either finds this entry in the table, or has begun before it was made.
-        if connections.lifecycle.is_draining() {
-            open.outbox.signals().raise(Signal::LEAVE);
+        if connections.lifecycle.draining.is_cancelled() {
+            open.outbox.signals.raise(Signal::LEAVE);
         }
-        if connections.lifecycle.is_over() {
-            open.outbox.signals().raise(Signal::OVER);
+        if connections.lifecycle.over.is_cancelled() {
+            open.outbox.signals.raise(Signal::OVER);
         }
         Self { connections, open, key: Some(key) }
     }
@@ -292,7 +272,7 @@ mod tests {
         // When its task ends, the disconnected one leaves a second time.
         disconnected.leave(&hub);
         hub.publish(events, &[Change::delete(7).unwrap()], None);
-        let sendable = timeout(Duration::from_secs(5), new.outbox.signals().sendable());
+        let sendable = timeout(Duration::from_secs(5), new.outbox.signals.sendable());
         sendable.await.expect("the new one still receives");
     }
 }

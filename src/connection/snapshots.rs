@@ -44,6 +44,7 @@ type Key = (EntityIndex, Box<str>, Scopes);
 type Reads = Arc<Mutex<HashMap<Key, Read>>>;
 
 /// Runs the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
+#[derive(Clone)]
 pub(crate) struct Snapshots {
     publisher: Publisher,
     hook_timeout: Duration,
@@ -124,10 +125,9 @@ impl Snapshots {
         drop(reads);
         drop(replaced);
         let mut entry = Entry { reads: self.reads.clone(), key, is_done, sender: Some(sender) };
-        let run =
-            run_hook(self.publisher.clone(), entity, identity.clone(), hook, self.hook_timeout, self.permits.clone());
+        let (snapshots, identity) = (self.clone(), identity.clone());
         tokio::spawn(async move {
-            let snapshot = run.await;
+            let snapshot = snapshots.run_hook(entity, identity, hook).await;
             entry.is_done.store(true, Ordering::Release);
             if let Some(sender) = entry.sender.take() {
                 let _ = sender.send(snapshot);
@@ -137,51 +137,44 @@ impl Snapshots {
         });
         result
     }
-}
 
-async fn run_hook(
-    publisher: Publisher,
-    entity: EntityIndex,
-    identity: Identity,
-    hook: ReadAll,
-    timeout: Duration,
-    permits: Arc<Semaphore>,
-) -> Option<Arc<SnapshotFrames>> {
-    let observer = &publisher.observer;
-    let name = &publisher.entities.get(usize::from(entity.0))?.name;
-    for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
-        let permit = permits.acquire().await.ok()?;
-        let at = publisher.hub.log_end();
-        let outcome = guarded(timeout, || hook(identity.clone())).await;
-        drop(permit);
-        let failure = match outcome {
-            Ok(Ok(everything)) => {
-                let (frames, unusable) =
-                    publisher.hub.snapshot(entity, at, &identity, &everything.rows, &everything.gone);
-                if everything.without_id > 0 {
-                    observer.warn(format_args!(
-                        "{} rows of the snapshot of {name:?} have no usable id (see Change::update) and are not sent",
-                        everything.without_id
-                    ));
+    async fn run_hook(&self, entity: EntityIndex, identity: Identity, hook: ReadAll) -> Option<Arc<SnapshotFrames>> {
+        let observer = &self.publisher.observer;
+        let name = &self.publisher.entities.get(usize::from(entity.0))?.name;
+        for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
+            let permit = self.permits.acquire().await.ok()?;
+            let at = self.publisher.hub.log_end();
+            let outcome = guarded(self.hook_timeout, || hook(identity.clone())).await;
+            drop(permit);
+            let failure = match outcome {
+                Ok(Ok(everything)) => {
+                    let (frames, unusable) =
+                        self.publisher.hub.snapshot(entity, at, &identity, &everything.rows, &everything.gone);
+                    if everything.without_id > 0 {
+                        observer.warn(format_args!(
+                            "{} rows of the snapshot of {name:?} have no usable id (see Change::update) and are not sent",
+                            everything.without_id
+                        ));
+                    }
+                    if unusable > 0 {
+                        observer.warn(format_args!(
+                            "{unusable} rows of {name:?} would make pages stop saving and are not sent to those that \
+                             come back; see Entity::check"
+                        ));
+                    }
+                    return Some(Arc::new(frames));
                 }
-                if unusable > 0 {
-                    observer.warn(format_args!(
-                        "{unusable} rows of {name:?} would make pages stop saving and are not sent to those that \
-                         come back; see Entity::check"
-                    ));
-                }
-                return Some(Arc::new(frames));
+                Ok(Err(error)) => error.to_string(),
+                Err(failure) => failure.to_string(),
+            };
+            observer.hooks_failed.up();
+            observer.warn(format_args!("the snapshot hook of {name:?} failed: {failure}"));
+            if let Some(time) = retry_after {
+                sleep(time).await;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(failure) => failure.to_string(),
-        };
-        observer.hooks_failed.up();
-        observer.warn(format_args!("the snapshot hook of {name:?} failed: {failure}"));
-        if let Some(time) = retry_after {
-            sleep(time).await;
         }
+        None
     }
-    None
 }
 
 #[cfg(test)]

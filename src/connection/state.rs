@@ -18,11 +18,11 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{
+    limits::ConnectionPermit,
     meter::READ_BUFFER,
-    permits::ConnectionPermit,
     reauth::{AccessTerms, Reauth},
     registry::{Connections, Registration},
-    signals::{Signal, Signals},
+    signals::Signal,
     subscription_auth::SubscriptionAuth,
     transport::Transport,
 };
@@ -135,7 +135,7 @@ impl ConnectionState {
         let AcceptedClient { identity, origin, terms, permit } = client;
         let (mut transport, read) = Transport::of(upgraded);
         transport.limit(connections.read_limits.clone(), &read);
-        let outbox = transport.outbox().clone();
+        let outbox = transport.outbox.clone();
         outbox.push(protocol::start(&random::id()));
         connections.observer().sockets_opened.up();
         let config = config(connections.limits.message_bytes);
@@ -181,12 +181,8 @@ impl ConnectionState {
         }
     }
 
-    pub(super) fn signals(&self) -> &Signals {
-        self.registration.open.outbox.signals()
-    }
-
     pub(super) fn take_signals(&mut self) -> Signal {
-        let raised = self.signals().take();
+        let raised = self.registration.open.outbox.signals.take();
         if raised.has(Signal::SEND) {
             self.may_be_behind = true;
             // A runtime may have ended, and with it the fan-out task that wrote to this socket.

@@ -23,7 +23,7 @@ pub(super) struct SubscriptionAuth {
 }
 
 /// An entity that the page has subscribed to.
-struct Wanted {
+pub(super) struct Wanted {
     entity: EntityIndex,
     /// The run of the hook whose verdict counts: an earlier one may be for a subscription that has ended since.
     run: u64,
@@ -60,19 +60,14 @@ impl SubscriptionAuth {
         self.wanted.retain(|wanted| wanted.entity != entity);
     }
 
-    /// Runs every hook again, for the page's new identity.
-    pub(super) fn ask_again(&mut self, registration: &Registration) {
-        self.ask(registration, |_| true);
-    }
-
-    fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
+    pub(super) fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
         for wanted in self.wanted.iter_mut().filter(|wanted| is_due(wanted)) {
             let (entity, connections) = (wanted.entity, registration.connections.clone());
             let Some(hook) = connections.authorize(entity).cloned() else {
                 continue;
             };
             self.runs += 1;
-            let (run, identity) = (self.runs, registration.open.identity());
+            let (run, identity) = (self.runs, registration.open.subscriber.identity());
             (wanted.run, wanted.due) = (run, None);
             self.running.push(Box::pin(async move {
                 let is_allowed = connections.gate.authorize(|| hook(identity)).await;

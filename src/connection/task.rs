@@ -26,7 +26,7 @@ const LEAVE_AT_ONCE: usize = 32;
 /// Serves one socket to its end, in a task of its own.
 pub(crate) fn serve(upgraded: Upgraded, client: AcceptedClient, connections: &Arc<Connections>) {
     let state = ConnectionState::new(upgraded, client, connections.clone());
-    connections.lifecycle.spawn(Connection { timer: sleep_until(state.ping_at), state });
+    connections.lifecycle.tasks.spawn(Connection { timer: sleep_until(state.ping_at), state });
 }
 
 #[pin_project]
@@ -44,7 +44,7 @@ impl Future for Connection {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let (mut timer, state) = (this.timer, this.state);
-        state.signals().listen(cx);
+        state.registration.open.outbox.signals.listen(cx);
         state.socket.get_mut().listen(cx);
         loop {
             let now = Instant::now();
@@ -80,7 +80,7 @@ impl ConnectionState {
             if let Poll::Ready(why) = reauth.poll(&self.registration, now, cx) {
                 return Poll::Ready(self.revoke(why));
             }
-            if !reauth.is_confirmed() {
+            if !reauth.is_confirmed {
                 // Until then it is not pinged, and its silence does not count.
                 self.last_received = now;
                 self.ping_at = self.ping_at.max(now + self.registration.connections.limits.ping_interval / 2);
@@ -112,11 +112,11 @@ impl ConnectionState {
         let connections = &self.registration.connections;
         if raised.has(Signal::RENEWED) {
             if let Some(auth) = self.cold.as_mut().and_then(|cold| cold.subscription_auth.as_mut()) {
-                auth.ask_again(&self.registration);
+                auth.ask(&self.registration, |_| true);
             }
         }
         if raised.has(Signal::LEAVE) {
-            let half = connections.lifecycle.drain() / 2;
+            let half = connections.lifecycle.drain / 2;
             let are_many = connections.count().0 > LEAVE_AT_ONCE;
             let wait = if are_many { random::between(Duration::ZERO, half) } else { Duration::ZERO };
             let phase = &mut self.cold.get_or_insert_default().phase;
@@ -150,9 +150,9 @@ impl ConnectionState {
 
     /// When the task must run next, even if nothing wakes it.
     fn next_time(&self, now: Instant) -> Instant {
-        let meter = self.socket.get_ref().meter();
+        let meter = self.socket.get_ref().meter.as_deref();
         let read_at = meter.map(Meter::paused_until).filter(|until| *until > now);
-        let reauth_at = self.reauth.as_ref().map(|reauth| reauth.due());
+        let reauth_at = self.reauth.as_ref().map(|reauth| reauth.due);
         let next = [self.resend_at, read_at, reauth_at].into_iter().flatten().fold(self.ping_at, Instant::min);
         let Some(cold) = &self.cold else {
             return next;
@@ -172,7 +172,7 @@ impl ConnectionState {
         open.discard_pending(connections.hub());
         let observer = connections.observer();
         observer.sockets_denied.up();
-        observer.warn(format_args!("an open socket of {:?} is closed: {why}", open.identity().principal()));
+        observer.warn(format_args!("an open socket of {:?} is closed: {why}", open.subscriber.identity().principal()));
         if why == AuthError::Expired {
             push_expired(&open.outbox);
         }

@@ -29,11 +29,11 @@ use super::{
 /// [`Transport::poll_more`] waits instead. That spares each socket the two wakers that tokio-tungstenite's own stream
 /// keeps for it.
 pub(crate) struct Transport {
-    outbox: Arc<Outbox>,
+    pub(crate) outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
     other: Option<Box<OtherStream>>,
     /// Limits how fast its page is read; none where it is read as fast as it sends.
-    meter: Option<Box<Meter>>,
+    pub(super) meter: Option<Box<Meter>>,
 }
 
 /// A stream that is no plain TCP stream: only its own task reads and writes it.
@@ -67,21 +67,8 @@ impl Transport {
         self.meter = Some(meter);
     }
 
-    /// Reads its page as fast as it sends, to the end: unread bytes would cost it our close frame.
-    pub(super) fn unlimit(&mut self) {
-        self.meter = None;
-    }
-
-    pub(super) fn meter(&self) -> Option<&Meter> {
-        self.meter.as_deref()
-    }
-
     fn is_paused(&self) -> bool {
         self.meter.as_ref().is_some_and(|meter| meter.paused_until() > Instant::now())
-    }
-
-    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
     }
 
     /// Has this task woken when there is more to read.
@@ -94,11 +81,10 @@ impl Transport {
     /// Waits after a read that would have blocked, for the task that [listens](Self::listen). Where the page is not
     /// read for a while, the task has its timer wake it.
     pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.outbox.tcp() {
-            _ if self.is_paused() => Poll::Pending,
-            Some(tcp) if self.outbox.has_room() => tcp.poll_read_ready(cx),
+        match &self.outbox.tcp {
+            Some(tcp) if !self.is_paused() && self.outbox.has_room() => tcp.poll_read_ready(cx),
             // Another stream was read already and has our waker; and the outbox wakes the task when there is room.
-            Some(_) | None => Poll::Pending,
+            _ => Poll::Pending,
         }
     }
 
@@ -116,8 +102,8 @@ impl Transport {
     pub(crate) async fn write_while(&mut self, other: impl Future<Output = ()>) -> bool {
         let mut other = pin!(other);
         let other_ends_first = poll_fn(|cx| {
-            self.outbox.signals().listen(cx);
-            self.outbox.signals().take();
+            self.outbox.signals.listen(cx);
+            self.outbox.signals.take();
             match (self.poll_flush(cx), other.as_mut().poll(cx)) {
                 (Poll::Ready(Err(_)), _) => Poll::Ready(false),
                 (_, Poll::Ready(())) => Poll::Ready(true),
@@ -130,8 +116,8 @@ impl Transport {
     /// Writes out the outbox, and discards what arrives until the peer ends.
     pub(crate) async fn finish(&mut self) {
         poll_fn(|cx| {
-            self.outbox.signals().listen(cx);
-            self.outbox.signals().take();
+            self.outbox.signals.listen(cx);
+            self.outbox.signals.take();
             self.listen(cx);
             let is_at_end = self.poll_until_eof(cx).is_ready();
             self.poll_finish(is_at_end, cx)
@@ -160,11 +146,8 @@ impl Transport {
     ///
     /// Unread bytes would make the kernel reset the connection, and our close frame would be lost with it.
     pub(crate) fn poll_finish(&mut self, is_at_end: bool, cx: &mut Context<'_>) -> Poll<()> {
-        match self.poll_flush(cx) {
-            Poll::Ready(Ok(())) if !is_at_end => Poll::Pending,
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
-        }
+        let flushed = ready!(self.poll_flush(cx));
+        if flushed.is_ok() && !is_at_end { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -185,7 +168,7 @@ impl Read for Transport {
         }
         let read = match &mut self.other {
             Some(other) => Poll::Ready(other.read(buffer)),
-            None => poll_read_some(self.outbox.tcp().ok_or(io::ErrorKind::NotConnected)?, buffer),
+            None => poll_read_some(self.outbox.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?, buffer),
         };
         let Poll::Ready(read) = read else {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -271,7 +254,7 @@ mod tests {
             .await
             .unwrap();
         let (transport, _) = Transport::of(upgraded.recv().await.unwrap());
-        assert!(transport.outbox.tcp().unwrap().nodelay().unwrap());
+        assert!(transport.outbox.tcp.as_ref().unwrap().nodelay().unwrap());
     }
 
     #[tokio::test]

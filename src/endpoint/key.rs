@@ -21,7 +21,7 @@ use data_encoding::BASE64URL_NOPAD;
 pub(crate) use self::seal::Seal;
 use crate::{
     auth::{Identity, OwnedCredentials},
-    epoch::Secret,
+    epoch::{Position, Secret},
     expiry::Expiry,
 };
 
@@ -35,34 +35,8 @@ const SEALED: &str = "lu2.";
 pub(crate) struct PageKey {
     /// The session id.
     pub(crate) session: String,
-    /// The log that the sequence number belongs to.
-    pub(crate) epoch: String,
     /// The first record that the page may have missed.
-    pub(crate) sequence: u64,
-}
-
-/// Masks and unmasks the sequence numbers in keys.
-struct Positions(Secret);
-
-impl Positions {
-    /// Differs for each session, so that the positions of two keys cannot be compared.
-    fn mask(&self, session: &str) -> u64 {
-        self.0.hash(0, session)
-    }
-
-    fn encode(&self, page: &PageKey) -> String {
-        format!("{:016x}", page.sequence ^ self.mask(&page.session))
-    }
-
-    /// The page of a key. A tampered position decodes to another number, perhaps beyond the end of the log.
-    fn decode(&self, session: &str, epoch: &str, position: &str) -> Option<PageKey> {
-        let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(position, 16) {
-            return None;
-        }
-        let sequence = u64::from_str_radix(position, 16).ok()? ^ self.mask(session);
-        Some(PageKey { session: session.to_owned(), epoch: epoch.to_owned(), sequence })
-    }
+    pub(crate) position: Position,
 }
 
 /// What a page has presented: its credentials, and its page key if they came in a key.
@@ -89,12 +63,13 @@ impl PresentedKey {
 pub(crate) struct Keys {
     seal: Option<Seal>,
     lifetime: Duration,
-    positions: Positions,
+    /// Masks the sequence numbers.
+    positions: Secret,
 }
 
 impl Keys {
     pub(crate) fn new(seal: Option<Seal>, path: &str, lifetime: Duration, positions: Secret) -> Self {
-        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions: Positions(positions) }
+        Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions }
     }
 
     /// A key for a page that presented this at its handshake; `identity` is `None` if authentication was unavailable. `None`
@@ -110,31 +85,41 @@ impl Keys {
         let expires = bounds.fold(Expiry::after(self.lifetime), Expiry::min);
         let sealed = self.seal.as_ref().zip(principal);
         sealed
-            .and_then(|(seal, principal)| self.positions.make_sealed(seal, principal, page, expires))
+            .and_then(|(seal, principal)| self.make_sealed(seal, principal, page, expires))
             // Without a key the page's address would hold the plain token.
-            .or_else(|| self.positions.make_plain(token?, page))
+            .or_else(|| self.make_plain(token?, page))
     }
 
     /// Reads what a page presents: a key, or its token.
     pub(crate) fn read(&self, presented: String) -> PresentedKey {
-        let sealed = self.seal.as_ref().and_then(|seal| self.positions.parse_sealed(seal, &presented));
-        sealed
-            .or_else(|| self.positions.parse_plain(&presented))
-            .unwrap_or_else(|| PresentedKey::token(presented, None))
+        let sealed = self.seal.as_ref().and_then(|seal| self.parse_sealed(seal, &presented));
+        sealed.or_else(|| self.parse_plain(&presented)).unwrap_or_else(|| PresentedKey::token(presented, None))
     }
-}
 
-impl Positions {
+    /// The page as text; its sequence number masked. The mask differs for each session, so that the positions of two keys
+    /// cannot be compared.
+    fn encode(&self, PageKey { session, position }: &PageKey) -> String {
+        let masked = position.sequence ^ self.positions.hash(0, session);
+        format!("{session}.{}.{masked:016x}", position.epoch)
+    }
+
+    /// The page of a key. A tampered position decodes to another number, perhaps beyond the end of the log.
+    fn decode(&self, session: &str, epoch: &str, masked: &str) -> Option<PageKey> {
+        let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(masked, 16) {
+            return None;
+        }
+        let sequence = u64::from_str_radix(masked, 16).ok()? ^ self.positions.hash(0, session);
+        Some(PageKey { session: session.to_owned(), position: Position { epoch: epoch.to_owned(), sequence } })
+    }
+
     fn make_plain(&self, token: &str, page: &PageKey) -> Option<String> {
         let token = BASE64URL_NOPAD.encode(token.as_bytes());
-        let (position, PageKey { session, epoch, .. }) = (self.encode(page), page);
-        within_bounds(format!("{PLAIN}{token}.{session}.{epoch}.{position}"))
+        within_bounds(format!("{PLAIN}{token}.{}", self.encode(page)))
     }
 
     fn make_sealed(&self, seal: &Seal, principal: &str, page: &PageKey, expires: Expiry) -> Option<String> {
-        let (position, PageKey { session, epoch, .. }) = (self.encode(page), page);
-        let expires = expires.seconds();
-        let payload = format!("{session}.{epoch}.{position}.{expires}.{principal}");
+        let payload = format!("{}.{}.{principal}", self.encode(page), expires.seconds());
         let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
         let tag = BASE64URL_NOPAD.encode(&seal.tag(&signed));
         within_bounds(format!("{signed}.{tag}"))
@@ -144,11 +129,8 @@ impl Positions {
     fn parse_plain(&self, key: &str) -> Option<PresentedKey> {
         let rest = key.strip_prefix(PLAIN).filter(|_| key.len() <= MAX_LENGTH)?;
         let mut parts = rest.split('.');
-        let (token, session, epoch, position) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() {
-            return None;
-        }
-        let page = self.decode(session, epoch, position)?;
+        let token = parts.next()?;
+        let page = self.decode(parts.next()?, parts.next()?, parts.next()?).filter(|_| parts.next().is_none())?;
         Some(PresentedKey::token(text(token)?, Some(page)))
     }
 
@@ -262,12 +244,12 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef";
     const POSITION: &str = "0123456789abcdef";
 
-    fn positions() -> Positions {
-        Positions(Secret::new())
+    fn plain() -> Keys {
+        Keys::new(None, "/api/v1", Duration::ZERO, Secret::new())
     }
 
     fn page(sequence: u64) -> PageKey {
-        PageKey { session: ID.to_owned(), epoch: ID.to_owned(), sequence }
+        PageKey { session: ID.to_owned(), position: Position { epoch: ID.to_owned(), sequence } }
     }
 
     fn has_safe_characters(key: &str) -> bool {
@@ -276,14 +258,14 @@ mod tests {
 
     #[test]
     fn oversized_tokens_get_no_key() {
-        assert_eq!(positions().make_plain(&"x".repeat(7000), &page(1)), None);
-        assert_eq!(positions().parse_plain(&format!("{PLAIN}{}.{ID}.{ID}.{POSITION}", "A".repeat(9000))), None);
+        assert_eq!(plain().make_plain(&"x".repeat(7000), &page(1)), None);
+        assert_eq!(plain().parse_plain(&format!("{PLAIN}{}.{ID}.{ID}.{POSITION}", "A".repeat(9000))), None);
     }
 
     #[test]
     fn malformed_keys_are_refused() {
-        let positions = positions();
-        let good = positions.make_plain("demo", &page(5)).unwrap();
+        let keys = plain();
+        let good = keys.make_plain("demo", &page(5)).unwrap();
         let (start, position) = good.rsplit_once('.').unwrap();
         for bad in [
             String::new(),
@@ -300,17 +282,17 @@ mod tests {
             good.replace(ID, "xyz"),
             good.replacen('Z', "*", 1),
         ] {
-            assert_eq!(positions.parse_plain(&bad), None, "{bad}");
+            assert_eq!(keys.parse_plain(&bad), None, "{bad}");
         }
     }
 
     #[test]
     fn keys_do_not_show_how_much_was_written_between_them() {
-        let positions = positions();
+        let keys = plain();
         let of = |session: &str, sequence| {
             let page = PageKey { session: session.to_owned(), ..page(sequence) };
-            let key = positions.make_plain("demo", &page).unwrap();
-            assert_eq!(positions.parse_plain(&key).unwrap().page, Some(page));
+            let key = keys.make_plain("demo", &page).unwrap();
+            assert_eq!(keys.parse_plain(&key).unwrap().page, Some(page));
             u64::from_str_radix(key.rsplit_once('.').unwrap().1, 16).unwrap()
         };
         let other = ID.replace('0', "1");
@@ -323,10 +305,10 @@ mod tests {
 
     #[test]
     fn another_epoch_reads_another_number() {
-        let key = positions().make_plain("demo", &page(5)).unwrap();
-        let read = positions().parse_plain(&key).unwrap().page.unwrap();
-        assert_ne!(read.sequence, 5);
-        assert_eq!(read, page(read.sequence), "and the session and epoch as they are");
+        let key = plain().make_plain("demo", &page(5)).unwrap();
+        let read = plain().parse_plain(&key).unwrap().page.unwrap();
+        assert_ne!(read.position.sequence, 5);
+        assert_eq!(read, page(read.position.sequence), "and the session and epoch as they are");
     }
 
     impl std::fmt::Debug for PresentedKey {
@@ -341,15 +323,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_token_comes_back_through_safe_characters(secret in ".{0,60}", sequence: u64) {
-            let positions = positions();
-            let key = positions.make_plain(&secret, &page(sequence)).unwrap();
+            let keys = plain();
+            let key = keys.make_plain(&secret, &page(sequence)).unwrap();
             prop_assert!(has_safe_characters(&key));
-            prop_assert_eq!(positions.parse_plain(&key), Some(PresentedKey::token(secret, Some(page(sequence)))));
+            prop_assert_eq!(keys.parse_plain(&key), Some(PresentedKey::token(secret, Some(page(sequence)))));
         }
 
         #[test]
         fn junk_is_read_without_panic(key in "lu1[.].{0,60}") {
-            let _ = positions().parse_plain(&key);
+            let _ = plain().parse_plain(&key);
         }
     }
 
@@ -387,7 +369,7 @@ mod tests {
         /// A key whose expiry is this.
         fn until(keys: &Keys, expires: u64) -> String {
             let seal = Seal::new([NEW]).unwrap().bound_to("/api/v1");
-            keys.positions.make_sealed(&seal, "alice", &page(1), Expiry::at_second(expires)).unwrap()
+            keys.make_sealed(&seal, "alice", &page(1), Expiry::at_second(expires)).unwrap()
         }
 
         #[test]
@@ -396,8 +378,8 @@ mod tests {
             let key = keys.make(&token("a-token"), Some(&alice()), &page(5)).unwrap();
             let payload = text(key.split('.').nth(1).unwrap()).unwrap();
             let expires = keys.read(key).expires.unwrap();
-            let position = keys.positions.encode(&page(5));
-            assert_eq!(payload, format!("{ID}.{ID}.{position}.{}.alice", expires.seconds()));
+            assert_eq!(payload, format!("{}.{}.alice", keys.encode(&page(5)), expires.seconds()));
+            assert!(payload.starts_with(&format!("{ID}.{ID}.")));
             let life = expires.remaining();
             assert!(life <= HOUR && life > HOUR - Duration::from_secs(10), "{life:?}");
         }
@@ -469,7 +451,7 @@ mod tests {
         fn plain_keys_are_still_read_and_made_without_an_identity() {
             let keys = keys(&[NEW]);
             let plain = keys.make(&token("demo"), None, &page(3)).unwrap();
-            assert_eq!(plain, keys.positions.make_plain("demo", &page(3)).unwrap());
+            assert_eq!(plain, keys.make_plain("demo", &page(3)).unwrap());
             assert_eq!(keys.read(plain), PresentedKey::token("demo".to_owned(), Some(page(3))));
         }
 
@@ -485,7 +467,7 @@ mod tests {
             let payload = format!("{ID}.{ID}.{POSITION}.{}.{}", u64::MAX, "x".repeat(7000));
             let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
             let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
-            assert_eq!(positions().parse_sealed(&seal, &key), None);
+            assert_eq!(plain().parse_sealed(&seal, &key), None);
         }
 
         #[test]
@@ -541,7 +523,7 @@ mod tests {
                 let seal = Seal::new([NEW]).unwrap();
                 let signed = format!("{SEALED}{}", BASE64URL_NOPAD.encode(payload.as_bytes()));
                 let key = format!("{signed}.{}", BASE64URL_NOPAD.encode(&seal.tag(&signed)));
-                prop_assert_eq!(positions().parse_sealed(&seal, &key), None);
+                prop_assert_eq!(plain().parse_sealed(&seal, &key), None);
             }
         }
     }

@@ -1,29 +1,28 @@
 //! The endpoint: one path for the handshake, the socket and calls.
 
-pub(crate) mod calls;
-pub(crate) mod handshake;
 pub(crate) mod key;
 pub(crate) mod origin;
+mod responses;
 pub(crate) mod upgrade;
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::Upgraded;
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
-    handshake::{error, forbidden, welcome},
     key::{Keys, PageKey, PresentedKey, Seal},
     origin::Origins,
+    responses::{answer_calls, error, forbidden, welcome},
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
     connection::{self, AcceptedClient, AccessTerms, Connections},
-    epoch::Epoch,
+    epoch::{Epoch, Position},
     hub::{Delivery, ResumeFrom, SessionId},
     observe::Observer,
     random,
@@ -94,7 +93,7 @@ impl Endpoint {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
             Method::GET | Method::HEAD => self.handshake(&parts).await,
             Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await.0 {
-                Ok(_) => calls::answer(body, self.observer()).await,
+                Ok(_) => answer_calls(body, self.observer()).await,
                 Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
                 Err(_) => forbidden(),
             },
@@ -148,7 +147,7 @@ impl Endpoint {
         if self.is_foreign(parts) {
             return forbidden();
         }
-        if self.connections.lifecycle.is_draining() {
+        if self.connections.lifecycle.draining.is_cancelled() {
             self.observer().sockets_refused.up();
             return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         }
@@ -162,7 +161,7 @@ impl Endpoint {
         let asked_at = self.connections.disconnects();
         let (verdict, reads_extensions) = self.authenticated(&presented, parts).await;
         match verdict {
-            Ok(identity) => match self.connections.admit(&identity) {
+            Ok(identity) => match self.connections.limiter.acquire(identity.principal()) {
                 Ok(permit) => {
                     let origin = self.resume_from(&presented);
                     let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
@@ -170,8 +169,8 @@ impl Endpoint {
                 }
                 Err(reached) => {
                     self.observer()
-                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit()));
-                    self.refuse_after_delay(reached.reason()).await
+                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit));
+                    self.refuse_after_delay(reached.reason).await
                 }
             },
             Err(AuthError::Unavailable) => self.refuse_after_delay("authentication is unavailable").await,
@@ -184,7 +183,8 @@ impl Endpoint {
         if self.connections.hub().delivery() == Delivery::Plain {
             return None;
         }
-        let page = PageKey { session: random::id(), epoch: self.epoch.id.clone(), sequence };
+        let position = Position { epoch: self.epoch.id.clone(), sequence };
+        let page = PageKey { session: random::id(), position };
         self.keys.make(presented, identity, &page)
     }
 
@@ -197,7 +197,8 @@ impl Endpoint {
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // The position of a tampered key may be beyond the log; then there is nothing to replay.
-        let missed_from = (page.epoch == self.epoch.id).then(|| page.sequence.min(self.connections.hub().log_end()));
+        let sequence = page.position.sequence_in(&self.epoch);
+        let missed_from = sequence.map(|sequence| sequence.min(self.connections.hub().log_end()));
         ResumeFrom::Page { session, missed_from }
     }
 
@@ -224,14 +225,7 @@ impl Endpoint {
     }
 
     fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
-        let (response, on_upgrade) = upgrade.accept();
-        let connections = self.connections.clone();
-        self.connections.lifecycle.spawn(async move {
-            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
-                connection::serve(upgraded, client, &connections);
-            }
-        });
-        response
+        self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
     }
 
     /// Accepts the upgrade and closes the socket after a delay: after a refusal before the upgrade the page would retry every
@@ -241,15 +235,38 @@ impl Endpoint {
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
             return forbidden();
         };
+        self.accept(upgrade, async move |upgraded, connections| {
+            let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
+            connection::reject_after(upgraded, denied == AuthError::Expired, delay, &connections).await;
+            drop(permit);
+        })
+    }
+
+    /// Answers 101, and runs a task on the socket once the server has carried out the upgrade.
+    fn accept<Fut>(
+        &self,
+        upgrade: Upgrade,
+        serve: impl FnOnce(Upgraded, Arc<Connections>) -> Fut + Send + 'static,
+    ) -> Response<EndpointBody>
+    where
+        Fut: Future<Output = ()> + Send,
+    {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
-        self.connections.lifecycle.spawn(async move {
-            if let Some(upgraded) = upgraded(on_upgrade, connections.observer()).await {
-                let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
-                let expired = denied == AuthError::Expired;
-                connection::reject_after(upgraded, expired, delay, &connections).await;
+        self.connections.lifecycle.tasks.spawn(async move {
+            match on_upgrade.await {
+                Ok(upgraded) => serve(upgraded, connections).await,
+                Err(error) => {
+                    connections.observer().upgrades_failed.up();
+                    if error.is_user() {
+                        let line = format_args!(
+                            "the server answered 101 but carries no upgrades out ({error}); serve connections with \
+                             hyper's with_upgrades() or hyper-util's serve_connection_with_upgrades"
+                        );
+                        connections.observer().warn_once("no upgrades", line);
+                    }
+                }
             }
-            drop(permit);
         });
         response
     }
@@ -261,7 +278,7 @@ impl Endpoint {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle.draining() => {}
+                () = self.connections.lifecycle.draining.cancelled() => {}
             }
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -317,23 +334,5 @@ impl std::fmt::Debug for Endpoint {
             .field("origins", &self.origins)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-/// Waits until the server has carried out the upgrade.
-async fn upgraded(on_upgrade: OnUpgrade, observer: &Observer) -> Option<hyper::upgrade::Upgraded> {
-    match on_upgrade.await {
-        Ok(upgraded) => Some(upgraded),
-        Err(error) => {
-            observer.upgrades_failed.up();
-            if error.is_user() {
-                let line = format_args!(
-                    "the server answered 101 but carries no upgrades out ({error}); serve connections with hyper's \
-                     with_upgrades() or hyper-util's serve_connection_with_upgrades"
-                );
-                observer.warn_once("no upgrades", line);
-            }
-            None
-        }
     }
 }

@@ -18,8 +18,8 @@ type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// The origins allowed besides the server's own.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
-    listed: Vec<String>,
-    predicate: Option<Predicate>,
+    pub(crate) listed: Vec<String>,
+    pub(crate) predicate: Option<Predicate>,
 }
 
 /// A refused origin, and the host it was compared with.
@@ -30,14 +30,6 @@ pub(crate) struct Foreign {
 }
 
 impl Origins {
-    pub(crate) fn allow(&mut self, origin: String) {
-        self.listed.push(origin);
-    }
-
-    pub(crate) fn allow_if(&mut self, predicate: Predicate) {
-        self.predicate = Some(predicate);
-    }
-
     /// Brings the list into the form browsers send.
     pub(crate) fn validated(mut self) -> Result<Self, ConfigError> {
         for listed in &mut self.listed {
@@ -170,10 +162,10 @@ mod tests {
     #[test]
     fn own_host_and_the_listed_pass() {
         let mut origins = Origins::default();
-        origins.allow("https://App.example".into());
-        origins.allow("http://dev.example:5173/".into());
-        origins.allow("https://port.example:443".into());
-        origins.allow("capacitor://localhost".into());
+        origins.listed.push("https://App.example".into());
+        origins.listed.push("http://dev.example:5173/".into());
+        origins.listed.push("https://port.example:443".into());
+        origins.listed.push("capacitor://localhost".into());
         let origins = origins.validated().unwrap();
         for (origin, host, passes) in [
             (None, "a.example", true),
@@ -228,7 +220,7 @@ mod tests {
     #[test]
     fn a_predicate_decides_the_rest() {
         let mut origins = Origins::default();
-        origins.allow_if(Arc::new(|origin| {
+        origins.predicate = Some(Arc::new(|origin| {
             assert!(!origin.contains("panic"));
             origin.ends_with(".example.com")
         }));
@@ -241,7 +233,7 @@ mod tests {
     fn malformed_origins_are_refused_at_build() {
         for bad in ["", "*", "https://*.example", "app.example", "https://app.example/path", "null", "https://"] {
             let mut origins = Origins::default();
-            origins.allow(bad.into());
+            origins.listed.push(bad.into());
             assert!(matches!(origins.validated(), Err(ConfigError::Origin(_))), "{bad}");
         }
     }

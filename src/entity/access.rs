@@ -1,12 +1,19 @@
 //! Setters: in which scopes changes are published, who may subscribe, and which objects an identity may see.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+};
 
+use futures_util::{FutureExt, TryFutureExt};
 use http::request::Parts;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::definition::Entity;
-use crate::{auth::Identity, hook::BoxError};
+use crate::{
+    auth::Identity,
+    hook::{BoxError, BoxFuture},
+};
 
 impl Entity {
     /// Publishes each change in scopes: only identities that have one of them ([`Identity::with_scope`]) receive it.
@@ -141,10 +148,7 @@ impl Entity {
         F: Fn(S, Identity) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<bool, E>> + Send + 'static,
     {
-        self.authorize = Some(Arc::new(move |identity| {
-            let may = hook(state.clone(), identity);
-            Box::pin(async move { may.await.map_err(Into::into) })
-        }));
+        self.authorize = Some(Arc::new(move |identity| hook(state.clone(), identity).err_into().boxed()));
         self
     }
 
@@ -195,12 +199,8 @@ impl Entity {
         F: Fn(S, Identity, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<bool, E>> + Send + 'static,
     {
-        self.visible = Some(Arc::new(move |identity, object| match serde_json::from_str(object) {
-            Ok(object) => {
-                let sees = hook(state.clone(), identity, object);
-                Box::pin(async move { sees.await.map_err(Into::into) })
-            }
-            Err(error) => Box::pin(std::future::ready(Err(unreadable(&error)))),
+        self.visible = Some(Arc::new(move |identity, object| {
+            with_object(object, |object| hook(state.clone(), identity, object).err_into())
         }));
         self
     }
@@ -239,18 +239,27 @@ impl Entity {
         F: Fn(S, Identity, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<U, E>> + Send + 'static,
     {
-        self.project = Some(Arc::new(move |identity, object| match serde_json::from_str(object) {
-            Ok(object) => {
-                let sees = hook(state.clone(), identity, object);
-                Box::pin(async move { Ok(serde_json::to_string(&sees.await.map_err(Into::into)?)?) })
-            }
-            Err(error) => Box::pin(std::future::ready(Err(unreadable(&error)))),
+        self.project = Some(Arc::new(move |identity, object| {
+            with_object(object, |object| {
+                let seen = hook(state.clone(), identity, object);
+                seen.map(|seen| Ok(serde_json::to_string(&seen.map_err(Into::into)?)?))
+            })
         }));
         self
     }
 }
 
-/// The error of a hook that cannot read an object. The message of serde may quote the object, so it is not logged.
-fn unreadable(error: &serde_json::Error) -> BoxError {
-    format!("it cannot read the object as its type ({:?} error at column {})", error.classify(), error.column()).into()
+/// Calls a hook with the object as its type. The message of serde may quote the object, so it is not logged.
+fn with_object<T, O, Fut>(json: &str, hook: impl FnOnce(T) -> Fut) -> BoxFuture<Result<O, BoxError>>
+where
+    T: DeserializeOwned,
+    O: Send + 'static,
+    Fut: Future<Output = Result<O, BoxError>> + Send + 'static,
+{
+    let why = match serde_json::from_str(json) {
+        Ok(object) => return hook(object).boxed(),
+        Err(error) => error,
+    };
+    let line = format!("it cannot read the object as its type ({:?} error at column {})", why.classify(), why.column());
+    ready(Err(line.into())).boxed()
 }

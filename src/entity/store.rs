@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
+use futures_util::FutureExt;
 use serde::Serialize;
 
 use super::{definition::Entity, hooks::Everything};
@@ -76,12 +77,7 @@ impl Entity {
         self.load_knows_scopes = true;
         self.load = Some(Arc::new(move |scopes, id| {
             let row = hook(state.clone(), scopes, id);
-            Box::pin(async move {
-                match row.await.map_err(Into::into)? {
-                    None => Ok(None),
-                    Some(row) => Ok(Some(serde_json::to_string(&row)?)),
-                }
-            })
+            row.map(|row| Ok(row.map_err(Into::into)?.as_ref().map(serde_json::to_string).transpose()?)).boxed()
         }));
         self
     }
@@ -135,18 +131,7 @@ impl Entity {
     {
         self.snapshot = Some(Arc::new(move |identity| {
             let snapshot = hook(state.clone(), identity);
-            Box::pin(async move {
-                let Snapshot { rows, deleted, scopes } = snapshot.await.map_err(Into::into)?;
-                let count = rows.len() + deleted.len();
-                let rows = rows.iter().zip(scopes.into_iter().chain(std::iter::repeat(Scopes::None)));
-                let change = |(row, scopes): (&T, Scopes)| {
-                    Some(Change::update(row).ok()?.whole().in_scopes(&scopes, &Scopes::None))
-                };
-                let rows: Vec<Change> = rows.filter_map(change).collect();
-                let gone: Vec<Change> = deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
-                let without_id = count - rows.len() - gone.len();
-                Ok(Everything { rows, gone, without_id })
-            })
+            snapshot.map(|snapshot| Ok(snapshot.map_err(Into::into)?.into_changes())).boxed()
         }));
         self
     }
@@ -193,5 +178,19 @@ impl<T> Snapshot<T> {
     pub fn deleted<I: fmt::Display>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
         self.deleted.extend(ids.into_iter().map(|id| id.to_string()));
         self
+    }
+
+    fn into_changes(self) -> Everything
+    where
+        T: Serialize,
+    {
+        let Self { rows, deleted, scopes } = self;
+        let count = rows.len() + deleted.len();
+        let rows = rows.iter().zip(scopes.into_iter().chain(std::iter::repeat(Scopes::None)));
+        let change =
+            |(row, scopes): (&T, Scopes)| Some(Change::update(row).ok()?.whole().in_scopes(&scopes, &Scopes::None));
+        let rows: Vec<Change> = rows.filter_map(change).collect();
+        let gone: Vec<Change> = deleted.iter().filter_map(|id| Change::delete(id).ok()).collect();
+        Everything { without_id: count - rows.len() - gone.len(), rows, gone }
     }
 }

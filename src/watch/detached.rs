@@ -107,7 +107,7 @@ fn spawn(watcher: &Arc<Watcher>, request: &Capture, write: impl Future<Output = 
     };
     observer.writes_detached.up();
     let (request, task_watcher) = (request.clone(), watcher.clone());
-    watcher.lifecycle.spawn(async move {
+    watcher.lifecycle.tasks.spawn(async move {
         if !run_to_completion(write, &request).await {
             let observer = task_watcher.observer();
             observer.writes_dropped.up();

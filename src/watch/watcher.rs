@@ -136,13 +136,13 @@ impl Watcher {
             return;
         }
         let lifecycle = self.lifecycle.clone();
-        self.lifecycle.spawn(async move {
+        self.lifecycle.tasks.spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(PATIENCE) => {
                     wait.is_over = true;
                     wait.diagnosis.unreached();
                 }
-                () = lifecycle.draining() => {}
+                () = lifecycle.draining.cancelled() => {}
             }
         });
     }

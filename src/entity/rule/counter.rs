@@ -3,15 +3,12 @@
 use super::{
     date::{DAY, Time, civil, is_leap, time, weekday},
     read::Rule,
-    value::{Filter, Value},
-    words::Frequency,
+    value::{Filter, Frequency, Value},
     year::{COMMON, LEAP},
 };
 
-/// After as many steps the clock comes back to where it began.
-const HOURS: u32 = 24;
-const MINUTES: u32 = 24 * 60;
-const SECONDS: u32 = 24 * 60 * 60;
+/// How many hours, minutes and seconds a day has: after as many steps the clock comes back to where it began.
+const OF_A_DAY: [f64; 3] = [24.0, 24.0 * 60.0, 24.0 * 60.0 * 60.0];
 /// Where the client gives up.
 pub(super) const LAST_YEAR: f64 = 9999.0;
 
@@ -31,21 +28,18 @@ pub(super) struct Counter {
     pub(super) year: Value,
     pub(super) month: Value,
     pub(super) day: Value,
-    pub(super) hour: Value,
-    pub(super) minute: Value,
-    pub(super) second: Value,
-    pub(super) hours: Filter,
-    pub(super) minutes: Filter,
-    pub(super) seconds: Filter,
+    /// The hour, the minute and the second.
+    pub(super) clock: [Value; 3],
+    filters: [Filter; 3],
 }
 
 impl Counter {
-    pub(super) fn new(start: Time, [hours, minutes, seconds]: [Filter; 3]) -> Self {
+    pub(super) fn new(start: Time, filters: [Filter; 3]) -> Self {
         let (year, month, day) = civil(start);
         let clock = start.rem_euclid(DAY) / 1000.0;
-        let (hour, minute, second) = ((clock / 3600.0).floor(), (clock / 60.0).floor() % 60.0, clock.floor() % 60.0);
-        let [year, month, day, hour, minute, second] = [year, month, day, hour, minute, second].map(Value::Number);
-        Self { year, month, day, hour, minute, second, hours, minutes, seconds }
+        let clock = [(clock / 3600.0).floor(), (clock / 60.0).floor() % 60.0, clock.floor() % 60.0].map(Value::Number);
+        let [year, month, day] = [year, month, day].map(Value::Number);
+        Self { year, month, day, clock, filters }
     }
 
     /// Leads to the next step. True when the client stops because there are no more years.
@@ -75,35 +69,24 @@ impl Counter {
                 self.fix_day();
             }
             Frequency::Daily => self.add_days(interval),
-            Frequency::Hourly => {
+            Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => {
+                let unit = rule.frequency.clock_unit().unwrap_or_default();
                 if last_is_filtered {
-                    let (hour, hours) = (self.hour.number(), interval.number());
-                    self.hour.add(&Value::Number(((23.0 - hour) / hours).floor() * hours));
+                    // The client steps over the rest of the day.
+                    let weights = &[3600.0, 60.0, 1.0][2 - unit..];
+                    let passed: f64 = self.clock.iter().zip(weights).map(|(part, weight)| part.number() * weight).sum();
+                    let step = interval.number();
+                    self.clock[unit].add(&Value::Number(((OF_A_DAY[unit] - 1.0 - passed) / step).floor() * step));
                 }
-                self.add_hours(interval)?;
-            }
-            Frequency::Minutely => {
-                if last_is_filtered {
-                    let (minute, minutes) = (self.hour.number() * 60.0 + self.minute.number(), interval.number());
-                    self.minute.add(&Value::Number(((1439.0 - minute) / minutes).floor() * minutes));
-                }
-                self.add_minutes(interval)?;
-            }
-            Frequency::Secondly => {
-                if last_is_filtered {
-                    let minute = self.hour.number() * 3600.0 + self.minute.number() * 60.0;
-                    let (second, seconds) = (minute + self.second.number(), interval.number());
-                    self.second.add(&Value::Number(((86_399.0 - second) / seconds).floor() * seconds));
-                }
-                self.add_seconds(interval)?;
+                self.add_time(unit, interval)?;
             }
         }
         if self.year.number() > LAST_YEAR {
             return Ok(true);
         }
         // Nothing comes of what is no number, and it stays so.
-        let parts = [&self.year, &self.month, &self.day, &self.hour, &self.minute, &self.second];
-        if parts.iter().any(|part| part.number().is_nan()) { Err(Endless::Step) } else { Ok(false) }
+        let mut parts = [&self.year, &self.month, &self.day].into_iter().chain(&self.clock);
+        if parts.any(|part| part.number().is_nan()) { Err(Endless::Step) } else { Ok(false) }
     }
 
     fn add_days(&mut self, days: &Value) {
@@ -136,68 +119,32 @@ impl Counter {
         self.month = Value::Number(month);
     }
 
-    fn add_hours(&mut self, hours: &Value) -> Result<(), Endless> {
-        for _ in 0..=HOURS {
-            self.hour.add(hours);
-            let hour = self.hour.number();
-            let days = (hour / 24.0).floor();
-            if days != 0.0 && !days.is_nan() {
-                self.hour = Value::Number(modulo(hour, 24.0));
-                self.add_days(&Value::Number(days));
+    /// Steps the hour (0), the minute (1) or the second (2), until the filters down to that unit pass.
+    fn add_time(&mut self, unit: usize, amount: &Value) -> Result<(), Endless> {
+        let of_next = if unit == 0 { 24.0 } else { 60.0 };
+        for _ in 0..=OF_A_DAY[unit] as u32 {
+            self.clock[unit].add(amount);
+            let number = self.clock[unit].number();
+            let carry = (number / of_next).floor();
+            if carry != 0.0 && !carry.is_nan() {
+                self.clock[unit] = Value::Number(number.rem_euclid(of_next));
+                match unit.checked_sub(1) {
+                    None => self.add_days(&Value::Number(carry)),
+                    Some(larger) => self.add_time(larger, &Value::Number(carry))?,
+                }
             }
-            if self.hours.passes(self.hour.number()) {
+            if self.passes(unit) {
                 return Ok(());
             }
-            if self.hour.number().is_nan() {
+            if self.clock[..=unit].iter().any(|part| part.number().is_nan()) {
                 break;
             }
         }
         Err(Endless::Clock)
     }
 
-    fn add_minutes(&mut self, minutes: &Value) -> Result<(), Endless> {
-        for _ in 0..=MINUTES {
-            self.minute.add(minutes);
-            let minute = self.minute.number();
-            let hours = (minute / 60.0).floor();
-            if hours != 0.0 && !hours.is_nan() {
-                self.minute = Value::Number(modulo(minute, 60.0));
-                self.add_hours(&Value::Number(hours))?;
-            }
-            if self.hours.passes(self.hour.number()) && self.minutes.passes(self.minute.number()) {
-                return Ok(());
-            }
-            if self.hour.number().is_nan() || self.minute.number().is_nan() {
-                break;
-            }
-        }
-        Err(Endless::Clock)
+    /// Whether the hour, and the minute and second down to this unit, are among those that the rule asks for.
+    pub(super) fn passes(&self, unit: usize) -> bool {
+        self.clock.iter().zip(&self.filters).take(unit + 1).all(|(part, filter)| filter.passes(part.number()))
     }
-
-    fn add_seconds(&mut self, seconds: &Value) -> Result<(), Endless> {
-        for _ in 0..=SECONDS {
-            self.second.add(seconds);
-            let second = self.second.number();
-            let minutes = (second / 60.0).floor();
-            if minutes != 0.0 && !minutes.is_nan() {
-                self.second = Value::Number(modulo(second, 60.0));
-                self.add_minutes(&Value::Number(minutes))?;
-            }
-            if self.hours.passes(self.hour.number())
-                && self.minutes.passes(self.minute.number())
-                && self.seconds.passes(self.second.number())
-            {
-                return Ok(());
-            }
-            if [&self.hour, &self.minute, &self.second].iter().any(|part| part.number().is_nan()) {
-                break;
-            }
-        }
-        Err(Endless::Clock)
-    }
-}
-
-/// The remainder that has the divisor's sign; `NaN` of what is infinite.
-fn modulo(number: f64, divisor: f64) -> f64 {
-    number.rem_euclid(divisor)
 }

@@ -32,11 +32,15 @@ pub(super) fn time(year: f64, month: f64, day: f64, hour: f64, minute: f64, seco
     let year = if (0.0..FIRST_YEAR).contains(&year) { 1900.0 + year } else { year };
     let month = (month - 1.0).trunc();
     let days = days_before(year + (month / 12.0).floor(), month.rem_euclid(12.0)) + day.trunc() - 1.0;
-    let time = days * DAY + hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0;
+    let time = days * DAY + time_of_day(hour, minute, second);
     if time.abs() > LAST { f64::NAN } else { time }
 }
 
 /// Days from 1970 to the first of a month, counted from 0.
+pub(super) fn time_of_day(hour: f64, minute: f64, second: f64) -> Time {
+    hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0
+}
+
 fn days_before(year: f64, month: f64) -> f64 {
     const BEFORE: [f64; 12] = [0.0, 31.0, 59.0, 90.0, 120.0, 151.0, 181.0, 212.0, 243.0, 273.0, 304.0, 334.0];
     let past = year - 1.0;

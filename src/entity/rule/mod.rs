@@ -27,19 +27,25 @@
 
 mod counter;
 mod date;
-mod expand;
-mod fault;
 mod read;
 mod run;
 mod value;
-mod words;
 mod year;
 
-use self::date::Time;
+use self::{
+    counter::Endless,
+    date::{DAY, Time, civil, time},
+    read::Rule,
+    run::{DATE, DRAWN, MOST, Run, STEP, WEEK},
+    value::{Frequency, Value, Values},
+};
 pub(crate) use self::{
     date::{Span, event_date},
-    fault::Fault,
+    value::Fault,
 };
+
+/// The check covers pages that open within this time.
+const YEAR: f64 = 366.0 * DAY;
 
 /// Whether pages can draw this rule in a series of these dates. The check expands what pages open on: the week in which the
 /// series starts and, unless it has ended, the year from now.
@@ -49,7 +55,7 @@ pub(crate) fn check(rule: &str, span: Span) -> Result<(), Fault> {
 
 fn check_at(rule: &str, span: Span, now: Time) -> Result<(), Fault> {
     let rules = read::read(rule)?;
-    if span.end.is_some_and(|end| date::civil(end).0 > 9999.0) {
+    if span.end.is_some_and(|end| civil(end).0 > 9999.0) {
         return Err(Fault {
             part: String::new(),
             hangs: false,
@@ -60,9 +66,105 @@ fn check_at(rule: &str, span: Span, now: Time) -> Result<(), Fault> {
     for (at, rule) in rules.iter().enumerate() {
         // Only the last one ends where the event does.
         let end = if at == last { span.end } else { rule.until };
-        expand::check(rule, Span { end, ..span }, now)?;
+        check_rule(rule, Span { end, ..span }, now)?;
     }
     Ok(())
+}
+
+fn check_rule(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
+    match (rule.start, span.start) {
+        (Some(start), event) => check_from(rule, start, span.end, event.unwrap_or(now), now),
+        (None, Some(start)) => check_from(rule, start, span.end, start, now),
+        // Any start must pass. Only the first week is expanded.
+        (None, None) => {
+            let (year, month, _) = civil(now);
+            [(1.0, 0.0, 0.0), (2.0, 1.0, 1.0), (15.0, 10.0, 30.0), (28.0, 23.0, 59.0)].into_iter().try_for_each(
+                |(day, hour, minute)| {
+                    let start = time(year, month, day, hour, minute, 0.0);
+                    go(rule, start, None, start + WEEK)
+                },
+            )
+        }
+    }
+}
+
+/// `shown` is the start of the series in the calendar, which may differ from the rule's own start.
+fn check_from(rule: &Rule, start: Time, end: Option<Time>, shown: Time, now: Time) -> Result<(), Fault> {
+    let has_ended = end.is_some_and(|end| end < now);
+    let to = if has_ended { shown + WEEK } else { shown.max(now) + YEAR };
+    go(rule, start, end, to)
+}
+
+/// `to` is the last instant that is shown.
+fn go(rule: &Rule, start: Time, end: Option<Time>, to: Time) -> Result<(), Fault> {
+    // Less than a whole step leads nowhere, but some spellings do so months later only: the client writes `0.5` behind
+    // the day 21, and takes that for the day 210.5.
+    let leads_nowhere = (f64::MIN_POSITIVE..1.0).contains(&rule.interval.number());
+    let to = if leads_nowhere { to.max(start + YEAR) } else { to };
+    if let Some(step) = plain_step(rule) {
+        let last = end.map_or(to, |end| end.min(to));
+        if (last - start) / step * (STEP + DATE) + WEEK / step * DRAWN < MOST {
+            return Ok(());
+        }
+    }
+    let run = Run::new(rule, start, end, to);
+    run.map_or(Ok(()), |mut run| run.go()).map_err(|endless| fault(rule, endless))
+}
+
+/// The length of the steps of a rule that needs no expansion: a date occurs at every step, or on a day of every year.
+fn plain_step(rule: &Rule) -> Option<f64> {
+    let within = |values: &Values, most: f64| {
+        values.listed().is_none_or(|numbers| numbers.iter().any(|number| (1.0..=most).contains(number)))
+    };
+    let Value::Number(interval) = rule.interval else { return None };
+    let is_any_day = rule.months.is_absent() && rule.month_days.is_absent();
+    let is_every_day = is_any_day && rule.weekdays.is_none();
+    let (step, is_plain) = match rule.frequency {
+        Frequency::Yearly | Frequency::Monthly => (28.0 * DAY, is_every_day),
+        Frequency::Weekly => (7.0 * DAY, is_any_day),
+        Frequency::Daily if interval == 1.0 => (DAY, within(&rule.months, 12.0) && within(&rule.month_days, 28.0)),
+        Frequency::Daily => (DAY, is_every_day),
+        Frequency::Hourly => (3_600_000.0, is_every_day),
+        Frequency::Minutely => (60_000.0, is_every_day),
+        Frequency::Secondly => (1000.0, is_every_day),
+    };
+    // A week may have seven dates.
+    let step = if rule.frequency == Frequency::Weekly { step / 7.0 } else { step * interval };
+    let rest = [&rule.year_days, &rule.weeks, &rule.hours, &rule.minutes, &rule.seconds];
+    let has_no_more = rest.iter().all(|values| values.is_absent());
+    let is_plain = is_plain && interval >= 1.0 && has_no_more;
+    (is_plain && rule.set_positions.is_empty() && rule.easter.is_none()).then_some(step)
+}
+
+fn fault(rule: &Rule, endless: Endless) -> Fault {
+    let interval = || {
+        let text = match &rule.interval {
+            Value::Number(number) => number.to_string(),
+            Value::Text(text) => text.clone(),
+        };
+        Fault::endless("INTERVAL", &text, "send a whole number of 1 or more")
+    };
+    let clock = || {
+        let parts = [("BYHOUR", &rule.hours), ("BYMINUTE", &rule.minutes), ("BYSECOND", &rule.seconds)];
+        let named: Vec<&str> =
+            parts.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name)).collect();
+        Fault::endless(&named.join(", "), "", "send hours, minutes and seconds that its FREQ and INTERVAL step on")
+    };
+    let days = rule.day_parts();
+    let is_step = matches!(rule.interval, Value::Number(number) if number >= 0.0);
+    match endless {
+        Endless::Clock => clock(),
+        Endless::Step => interval(),
+        Endless::Dates { .. } if !is_step => interval(),
+        Endless::Dates { found: false } if !days.is_empty() => {
+            Fault::endless(&days.join(", "), "", "send days that come within the years that a page goes through")
+        }
+        Endless::Dates { .. } => Fault {
+            part: String::new(),
+            hangs: true,
+            remedy: "it has too many dates from its start to what pages show; send a longer FREQ, a later start or a COUNT",
+        },
+    }
 }
 
 #[cfg(test)]

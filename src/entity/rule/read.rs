@@ -2,13 +2,11 @@
 
 use super::{
     date::{Time, instant, now},
-    fault::Fault,
-    value::{Filter, Value, Values, is_space, number},
-    words::{DAYS, FREQUENCIES, Frequency},
+    value::{DAYS, FREQUENCIES, Fault, Filter, Frequency, Value, Values, is_space, number},
 };
 
 /// One rule, as far as it can be read without the event.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rule {
     pub(super) frequency: Frequency,
     pub(super) interval: Value,
@@ -61,35 +59,25 @@ pub(super) fn read(text: &str) -> Result<Vec<Rule>, Fault> {
     Ok(rules)
 }
 
-/// What is known of a rule while its parts are read: those that are written twice count as they are written last.
+/// A rule while its parts are read: those that are written twice count as they are written last.
 #[derive(Default)]
 struct Parts<'a> {
+    rule: Rule,
     frequency: Option<&'a str>,
-    week_start: Option<&'a str>,
-    interval: Values,
-    count: Values,
-    until: Option<Time>,
-    set_positions: Option<(&'a str, Values)>,
-    weekdays: Option<Vec<(f64, f64)>>,
-    months: Values,
-    month_days: Values,
-    year_days: Values,
-    weeks: Values,
-    hours: (&'a str, Values),
-    minutes: (&'a str, Values),
-    seconds: (&'a str, Values),
-    easter: Option<f64>,
+    set_positions: Option<&'a str>,
+    /// Of hours, minutes and seconds.
+    clock: [&'a str; 3],
 }
 
 fn parts(line: &str) -> Result<Rule, Fault> {
     let mut parts = Parts::default();
-    let start = dtstart(line)?;
+    parts.rule.start = dtstart(line)?;
     for part in line.split(';') {
         let mut sides = part.split('=');
         let (key, value) = (sides.next().unwrap_or_default(), sides.next());
         parts.take(key, value)?;
     }
-    parts.finish(start)
+    parts.finish()
 }
 
 impl<'a> Parts<'a> {
@@ -106,88 +94,77 @@ impl<'a> Parts<'a> {
             return match &*upper {
                 "DTSTART" | "TZID" => Ok(()),
                 "BYEASTER" => {
-                    self.easter = Some(f64::NAN);
+                    self.rule.easter = Some(f64::NAN);
                     Ok(())
                 }
                 known if is_known(known) => Err(Fault::unread(known, "", "give it a value after an equals sign")),
                 _ => Err(unknown()),
             };
         };
+        let rule = &mut self.rule;
         match &*upper {
             "FREQ" => self.frequency = Some(value),
-            "WKST" => self.week_start = Some(value),
-            "INTERVAL" => self.interval = Values::read(value),
-            "COUNT" => self.count = Values::read(value),
+            "WKST" => {
+                let value = value.to_uppercase();
+                rule.week_start = DAYS.iter().position(|day| *day == value).map_or(0.0, |day| day as f64);
+            }
+            "INTERVAL" => rule.interval = interval(value),
+            "COUNT" => rule.count = Values::read(value),
             "UNTIL" => {
                 let why = "send a date such as 20301231 or 20301231T235959Z, in capitals";
-                self.until = Some(instant(value).ok_or_else(|| Fault::unread("UNTIL", value, why))?);
+                rule.until = Some(instant(value).ok_or_else(|| Fault::unread("UNTIL", value, why))?);
             }
             "BYDAY" | "BYWEEKDAY" => {
                 let days = value.split(',').map(weekday).collect::<Option<_>>();
                 let why = "send weekdays such as MO or -1FR, in capitals, with a number other than 0 or none";
-                self.weekdays = Some(days.ok_or_else(|| Fault::unread("BYDAY", value, why))?);
+                rule.weekdays = Some(days.ok_or_else(|| Fault::unread("BYDAY", value, why))?);
             }
-            "BYSETPOS" => self.set_positions = Some((value, Values::read(value))),
-            "BYMONTH" => self.months = Values::read(value),
-            "BYMONTHDAY" => self.month_days = Values::read(value),
-            "BYYEARDAY" => self.year_days = Values::read(value),
-            "BYWEEKNO" => self.weeks = Values::read(value),
-            "BYHOUR" => self.hours = (value, Values::read(value)),
-            "BYMINUTE" => self.minutes = (value, Values::read(value)),
-            "BYSECOND" => self.seconds = (value, Values::read(value)),
-            "BYEASTER" => self.easter = Some(number(value)),
+            "BYSETPOS" => self.set_positions = Some(value),
+            "BYMONTH" => rule.months = Values::read(value),
+            "BYMONTHDAY" => rule.month_days = Values::read(value),
+            "BYYEARDAY" => rule.year_days = Values::read(value),
+            "BYWEEKNO" => rule.weeks = Values::read(value),
+            "BYHOUR" => (self.clock[0], rule.hours) = (value, Values::read(value)),
+            "BYMINUTE" => (self.clock[1], rule.minutes) = (value, Values::read(value)),
+            "BYSECOND" => (self.clock[2], rule.seconds) = (value, Values::read(value)),
+            "BYEASTER" => rule.easter = Some(number(value)),
             "DTSTART" | "TZID" => {}
             _ => return Err(unknown()),
         }
         Ok(())
     }
 
-    fn finish(self, start: Option<Time>) -> Result<Rule, Fault> {
-        let named = self.frequency.map(|name| (name, frequency(name)));
-        let frequency = match named {
-            _ if self.easter.is_some() => Frequency::Yearly,
-            None => Frequency::Yearly,
-            Some((_, Some(frequency))) => frequency,
-            Some((name, None)) => {
-                return Err(Fault::unread("FREQ", name, "send YEARLY, MONTHLY, WEEKLY, DAILY or HOURLY"));
-            }
-        };
-        let week_start = self.week_start.map(str::to_uppercase);
-        let week_start = DAYS.iter().position(|day| week_start.as_deref() == Some(day));
+    fn finish(self) -> Result<Rule, Fault> {
+        let mut rule = self.rule;
+        if let Some(name) = self.frequency.filter(|_| rule.easter.is_none()) {
+            let why = "send YEARLY, MONTHLY, WEEKLY, DAILY or HOURLY";
+            rule.frequency = frequency(name).ok_or_else(|| Fault::unread("FREQ", name, why))?;
+        }
         // Where the frequency does not step through them, hours, minutes and seconds are lists, and the client does not
         // make one of a lone text.
-        let is_nothing = [&self.interval, &self.count].contains(&&Values::One(Value::Number(0.0)));
-        for (name, from, (text, values)) in [
-            ("BYHOUR", Frequency::Hourly, &self.hours),
-            ("BYMINUTE", Frequency::Minutely, &self.minutes),
-            ("BYSECOND", Frequency::Secondly, &self.seconds),
-        ] {
-            if !is_nothing && frequency < from && matches!(values, Values::One(Value::Text(_))) {
+        let clock = [
+            ("BYHOUR", Frequency::Hourly, &rule.hours),
+            ("BYMINUTE", Frequency::Minutely, &rule.minutes),
+            ("BYSECOND", Frequency::Secondly, &rule.seconds),
+        ];
+        for ((name, from, values), text) in clock.into_iter().zip(self.clock) {
+            if !rule.is_nothing() && rule.frequency < from && matches!(values, Values::One(Value::Text(_))) {
                 return Err(Fault::unread(name, text, "send whole numbers"));
             }
         }
-        Ok(Rule {
-            frequency,
-            interval: interval(self.interval),
-            count: self.count,
-            until: self.until,
-            week_start: week_start.map_or(0.0, |day| day as f64),
-            start,
-            set_positions: self.set_positions.map_or(Ok(Vec::new()), |(text, values)| set_positions(text, values))?,
-            months: self.months,
-            month_days: self.month_days,
-            year_days: self.year_days,
-            weeks: self.weeks,
-            weekdays: self.weekdays,
-            hours: self.hours.1,
-            minutes: self.minutes.1,
-            seconds: self.seconds.1,
-            easter: self.easter,
-        })
+        if let Some(text) = self.set_positions {
+            rule.set_positions = set_positions(text)?;
+        }
+        Ok(rule)
     }
 }
 
 impl Rule {
+    /// No dates come of it.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.interval == Value::Number(0.0) || self.count == Values::One(Value::Number(0.0))
+    }
+
     /// The parts that say on which days there are dates, as they are named.
     pub(super) fn day_parts(&self) -> Vec<&'static str> {
         let named = [
@@ -211,13 +188,9 @@ fn frequency(name: &str) -> Option<Frequency> {
     FREQUENCIES.iter().find(|(known, _)| **known == name).map(|(_, frequency)| *frequency)
 }
 
-/// An absent one is 1; a list is taken for the text it is.
-fn interval(values: Values) -> Value {
-    match values {
-        Values::Absent => Value::Number(1.0),
-        Values::One(value) => value,
-        Values::Many(_) => Value::Text(",".to_owned()),
-    }
+/// A list is taken for the text it is.
+fn interval(text: &str) -> Value {
+    if text.contains(',') { Value::Text(",".to_owned()) } else { Value::read(text) }
 }
 
 /// `MO`, `-1FR`, `+13TU`: Monday is 0, and so is a number that is not there.
@@ -234,18 +207,16 @@ fn weekday(text: &str) -> Option<(f64, f64)> {
     Some((day, nth))
 }
 
-fn set_positions(text: &str, values: Values) -> Result<Vec<Value>, Fault> {
-    let fault = || Fault::unread("BYSETPOS", text, "send whole numbers from 1 to 366 or from -366 to -1");
-    match values {
-        Values::Absent => Ok(Vec::new()),
+fn set_positions(text: &str) -> Result<Vec<Value>, Fault> {
+    let values = Values::read(text);
+    let fits = |value: &Value| *value != Value::Number(0.0) && (-366.0..=366.0).contains(&value.number());
+    match &values {
         Values::One(Value::Text(text)) if text.is_empty() => Ok(Vec::new()),
         // The client looks at the letters of a text one by one, and at least one is no digit.
-        Values::One(Value::Text(_)) => Err(fault()),
-        Values::One(value) => set_positions(text, Values::Many(vec![value])),
-        Values::Many(values) => {
-            let fits = |value: &Value| *value != Value::Number(0.0) && (-366.0..=366.0).contains(&value.number());
-            if values.iter().all(fits) { Ok(values) } else { Err(fault()) }
+        values if !matches!(values, Values::One(Value::Text(_))) && values.all().iter().all(fits) => {
+            Ok(values.all().to_vec())
         }
+        _ => Err(Fault::unread("BYSETPOS", text, "send whole numbers from 1 to 366 or from -366 to -1")),
     }
 }
 
@@ -260,19 +231,17 @@ fn dtstart(text: &str) -> Result<Option<Time>, Fault> {
             let end = rest[6..].find([':', '='])?;
             (end > 0).then(|| (&rest[6..6 + end], &rest[6 + end..]))
         });
-        let value = |rest: &'_ str| -> Option<String> {
+        let value = |rest: &str| -> Option<String> {
             let value = rest.strip_prefix([':', '='])?;
             let value = value.split(|c| c == ';' || is_space(c)).next().unwrap_or_default();
             (!value.is_empty()).then(|| value.to_owned())
         };
-        if let Some((zone, value)) = zone.and_then(|(zone, rest)| Some((zone, value(rest)?))) {
-            if !zone.eq_ignore_ascii_case("UTC") {
-                // Which zones a page knows is its browser's matter; it throws on others.
-                return Err(Fault::unread("DTSTART", "", "send no TZID with it"));
-            }
-            return instant(&value).map(Some).ok_or_else(|| Fault::unread(NAME, &value, why));
+        let zoned = zone.and_then(|(zone, rest)| Some((zone, value(rest)?)));
+        if zoned.as_ref().is_some_and(|(zone, _)| !zone.eq_ignore_ascii_case("UTC")) {
+            // Which zones a page knows is its browser's matter; it throws on others.
+            return Err(Fault::unread("DTSTART", "", "send no TZID with it"));
         }
-        if let Some(value) = value(rest) {
+        if let Some(value) = zoned.map(|(_, value)| value).or_else(|| value(rest)) {
             return instant(&value).map(Some).ok_or_else(|| Fault::unread(NAME, &value, why));
         }
     }
@@ -280,27 +249,9 @@ fn dtstart(text: &str) -> Result<Option<Time>, Fault> {
 }
 
 fn is_known(key: &str) -> bool {
-    matches!(
-        key,
-        "FREQ"
-            | "WKST"
-            | "INTERVAL"
-            | "COUNT"
-            | "UNTIL"
-            | "BYDAY"
-            | "BYWEEKDAY"
-            | "BYSETPOS"
-            | "BYMONTH"
-            | "BYMONTHDAY"
-            | "BYYEARDAY"
-            | "BYWEEKNO"
-            | "BYHOUR"
-            | "BYMINUTE"
-            | "BYSECOND"
-            | "BYEASTER"
-            | "DTSTART"
-            | "TZID"
-    )
+    const KNOWN: &str = "FREQ WKST INTERVAL COUNT UNTIL BYDAY BYWEEKDAY BYSETPOS BYMONTH BYMONTHDAY BYYEARDAY BYWEEKNO \
+                         BYHOUR BYMINUTE BYSECOND BYEASTER DTSTART TZID";
+    KNOWN.split(' ').any(|known| known == key)
 }
 
 fn unknown() -> Fault {

@@ -2,10 +2,9 @@
 
 use super::{
     counter::{Counter, Endless, LAST_YEAR},
-    date::{DAY, Time, time, weekday},
+    date::{DAY, Time, time, time_of_day, weekday},
     read::Rule,
-    value::{Filter, Value, Values, numbers},
-    words::Frequency,
+    value::{Filter, Frequency, Value, Values},
     year::{Year, easter},
 };
 
@@ -61,25 +60,19 @@ impl<'r> Run<'r> {
     /// `None` if the client stops before the first step.
     pub(super) fn new(rule: &'r Rule, start: Time, until: Option<Time>, to: Time) -> Option<Self> {
         let zero = Values::One(Value::Number(0.0));
-        if rule.count == zero || rule.interval == Value::Number(0.0) {
+        if rule.is_nothing() {
             return None;
         }
         let count = match &rule.count {
-            Values::Absent => None,
-            Values::One(Value::Text(text)) if text.is_empty() => None,
+            count if count.is_empty() => None,
             Values::One(value) => Some(value.number()),
-            Values::Many(_) => Some(f64::NAN),
+            _ => Some(f64::NAN),
         };
         let at = Counter::new(start, rule.filters());
-        let [year, month, day, hour, minute, second] =
-            [&at.year, &at.month, &at.day, &at.hour, &at.minute, &at.second].map(Value::number);
+        let [year, month, day] = [&at.year, &at.month, &at.day].map(Value::number);
+        let [hour, minute, second] = at.clock.each_ref().map(Value::number);
         let frequency = rule.frequency;
-        let list = |values: &Values, own: f64| match values {
-            Values::Absent => vec![own],
-            Values::One(value) => vec![value.number()],
-            Values::Many(values) => values.iter().map(Value::number).collect(),
-        };
-        let lone = |number: f64| Some(vec![number]);
+        let list = |values: &Values, own: f64| if values.is_absent() { vec![own] } else { values.as_numbers() };
         // A rule that names no days takes those of its start.
         let names_days = !rule.weeks.is_absent() && rule.weeks != Values::One(Value::Text(String::new()))
             || !rule.year_days.is_empty()
@@ -92,7 +85,7 @@ impl<'r> Run<'r> {
         match frequency {
             Frequency::Yearly if !names_days => {
                 let is_nothing = rule.months.is_empty() || rule.months == zero;
-                months = if is_nothing { lone(month) } else { months };
+                months = if is_nothing { Some(vec![month]) } else { months };
                 month_days = Values::One(Value::Number(day));
             }
             Frequency::Monthly if !names_days => month_days = Values::One(Value::Number(day)),
@@ -102,18 +95,11 @@ impl<'r> Run<'r> {
         let has_numbers = frequency <= Frequency::Monthly;
         let numbered = weekdays.iter().copied().filter(|(_, nth)| has_numbers && *nth != 0.0).collect();
         let plain = weekdays.iter().filter(|(_, nth)| !has_numbers || *nth == 0.0).map(|(day, _)| *day).collect();
-        let (forth, back, has_month_days) = match &month_days {
-            Values::Absent => (Vec::new(), Vec::new(), false),
-            Values::One(value) if value.number() < 0.0 => (Vec::new(), numbers(std::slice::from_ref(value)), true),
-            Values::One(value) => (numbers(std::slice::from_ref(value)), Vec::new(), true),
-            // The client leaves 0 and what is no number out of a list.
-            Values::Many(values) => {
-                let has = values.iter().any(|value| value.number() < 0.0 || value.number() > 0.0);
-                let numbers = numbers(values);
-                let (back, forth) =
-                    numbers.into_iter().filter(|number| *number != 0.0).partition(|number| *number < 0.0);
-                (forth, back, has)
-            }
+        let (back, forth) = month_days.numbers().into_iter().partition(|number| *number < 0.0);
+        let has_month_days = match &month_days {
+            Values::Absent => false,
+            Values::One(_) => true,
+            Values::Many(values) => values.iter().any(|value| value.number() < 0.0 || value.number() > 0.0),
         };
         let mut run = Self {
             rule,
@@ -139,44 +125,28 @@ impl<'r> Run<'r> {
             found: false,
             week: (f64::NAN, 0.0),
         };
-        if frequency < Frequency::Hourly {
-            for hour in list(&rule.hours, hour) {
-                run.push_times(hour);
+        match frequency.clock_unit() {
+            None => {
+                push_times(&mut run.times, &list(&rule.hours, hour), &run.minute_list, &run.second_list);
             }
-        } else if (frequency < Frequency::Hourly || run.at.hours.passes(hour))
-            && (frequency < Frequency::Minutely || run.at.minutes.passes(minute))
-            && (frequency < Frequency::Secondly || run.at.seconds.passes(second))
-        {
-            run.set_times();
+            Some(unit) if run.at.passes(unit) => run.set_times(),
+            Some(_) => {}
         }
         Some(run)
     }
 
-    fn push_times(&mut self, hour: f64) {
-        for minute in &self.minute_list {
-            for second in &self.second_list {
-                self.times.push(hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0);
-            }
-        }
-    }
-
-    /// The times of the current step, if steps are shorter than days.
     fn set_times(&mut self) {
         self.times.clear();
-        let (hour, minute, second) = (self.at.hour.number(), self.at.minute.number(), self.at.second.number());
-        match self.rule.frequency {
-            Frequency::Hourly => self.push_times(hour),
-            Frequency::Minutely => {
-                let of =
-                    |second: &f64| hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0;
-                self.times.extend(self.second_list.iter().map(of));
-            }
-            _ => self.times.push(hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0),
-        }
+        let [hour, minute, second] = self.at.clock.each_ref().map(Value::number);
+        let (minutes, seconds): (&[f64], &[f64]) = match self.rule.frequency {
+            Frequency::Hourly => (&self.minute_list, &self.second_list),
+            Frequency::Minutely => (&[minute], &self.second_list),
+            _ => (&[minute], &[second]),
+        };
+        push_times(&mut self.times, &[hour], minutes, seconds);
         self.times.sort_by(f64::total_cmp);
     }
 
-    /// Expands until the client would stop.
     pub(super) fn go(&mut self) -> Result<(), Endless> {
         let (step, of_a_cycle) = match self.rule.frequency {
             Frequency::Yearly => (STEP_OF_A_YEAR, CYCLE),
@@ -201,10 +171,7 @@ impl<'r> Run<'r> {
             }
             let last_is_filtered = self.days(&mut days);
             let is_over = if self.rule.set_positions.is_empty() { self.every(&days) } else { self.positions(&days) };
-            if is_over {
-                break;
-            }
-            if self.at.advance(self.rule, last_is_filtered)? {
+            if is_over || self.at.advance(self.rule, last_is_filtered)? {
                 break;
             }
             if self.rule.frequency >= Frequency::Hourly {
@@ -262,14 +229,8 @@ impl<'r> Run<'r> {
             }
             Frequency::Weekly => {
                 let start = ordinal()?;
-                let mut end = start;
-                for _ in 0..7 {
-                    end += 1;
-                    if self.shape.weekday(end as f64) == self.rule.week_start {
-                        break;
-                    }
-                }
-                Some((start, end))
+                let ends_week = |end: &usize| self.shape.weekday(*end as f64) == self.rule.week_start;
+                Some((start, (start + 1..start + 7).find(ends_week).unwrap_or(start + 7)))
             }
             _ => ordinal().map(|day| (day, day + 1)),
         }
@@ -415,6 +376,14 @@ impl<'r> Run<'r> {
                 // 0, or no number.
                 *count == 0.0 || count.is_nan()
             }
+        }
+    }
+}
+
+fn push_times(times: &mut Vec<Time>, hours: &[f64], minutes: &[f64], seconds: &[f64]) {
+    for hour in hours {
+        for minute in minutes {
+            times.extend(seconds.iter().map(|second| time_of_day(*hour, *minute, *second)));
         }
     }
 }

@@ -1,5 +1,37 @@
-//! The values of a rule's parts as JavaScript has them: the Scheduler's rule reader keeps a text where it finds no whole
-//! number, and counts on with that.
+//! The words and values of rules, and what is wrong with one. Values are as JavaScript has them: the Scheduler's rule reader
+//! keeps a text where it finds no whole number, and counts on with that.
+
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Frequency {
+    #[default]
+    Yearly,
+    Monthly,
+    Weekly,
+    Daily,
+    Hourly,
+    Minutely,
+    Secondly,
+}
+
+impl Frequency {
+    /// Where it steps through the hours (0), the minutes (1) or the seconds (2) of a day.
+    pub(super) fn clock_unit(self) -> Option<usize> {
+        (self as usize).checked_sub(Self::Hourly as usize)
+    }
+}
+
+pub(super) const FREQUENCIES: [(&str, Frequency); 7] = [
+    ("YEARLY", Frequency::Yearly),
+    ("MONTHLY", Frequency::Monthly),
+    ("WEEKLY", Frequency::Weekly),
+    ("DAILY", Frequency::Daily),
+    ("HOURLY", Frequency::Hourly),
+    ("MINUTELY", Frequency::Minutely),
+    ("SECONDLY", Frequency::Secondly),
+];
+pub(super) const DAYS: [&str; 7] = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"];
 
 /// The number that the client calculates with where it holds this text.
 pub(super) fn number(text: &str) -> f64 {
@@ -37,6 +69,13 @@ pub(super) enum Value {
     Number(f64),
     /// What is no whole number stays the text it was.
     Text(String),
+}
+
+impl Default for Value {
+    /// An interval that is not given.
+    fn default() -> Self {
+        Self::Number(1.0)
+    }
 }
 
 impl Value {
@@ -105,30 +144,38 @@ impl Values {
         }
     }
 
+    pub(super) fn all(&self) -> &[Value] {
+        match self {
+            Self::Absent => &[],
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+
+    /// The members that can equal a number: a text never does.
+    pub(super) fn numbers(&self) -> Vec<f64> {
+        let number = |value: &Value| if let Value::Number(number) = value { Some(*number) } else { None };
+        self.all().iter().filter_map(number).collect()
+    }
+
+    /// All members as the numbers that the client calculates with.
+    pub(super) fn as_numbers(&self) -> Vec<f64> {
+        self.all().iter().map(Value::number).collect()
+    }
+
     /// A filter that is a list everywhere, even where one text stands alone.
     pub(super) fn listed(&self) -> Option<Vec<f64>> {
-        match self {
-            Self::Absent => None,
-            Self::One(value) => Some(numbers(std::slice::from_ref(value))),
-            Self::Many(values) => Some(numbers(values)),
-        }
+        (!self.is_absent()).then(|| self.numbers())
     }
 
     /// A filter of which the client keeps a lone text as text, and then searches that for a number's digits.
     pub(super) fn filter(&self) -> Filter {
         match self {
-            Self::Absent => Filter::Any,
-            Self::One(Value::Text(text)) if text.is_empty() => Filter::Any,
+            _ if self.is_empty() => Filter::Any,
             Self::One(Value::Text(text)) => Filter::Digits(text.clone()),
-            Self::One(value) => Filter::Of(numbers(std::slice::from_ref(value))),
-            Self::Many(values) => Filter::Of(numbers(values)),
+            _ => Filter::Of(self.numbers()),
         }
     }
-}
-
-/// The members that can equal a number: a text never does.
-pub(super) fn numbers(values: &[Value]) -> Vec<f64> {
-    values.iter().filter_map(|value| if let Value::Number(number) = value { Some(*number) } else { None }).collect()
 }
 
 /// Which numbers pass.
@@ -146,5 +193,53 @@ impl Filter {
             Self::Of(numbers) => numbers.contains(&number),
             Self::Digits(text) => text.contains(&number.to_string()),
         }
+    }
+}
+
+/// Longer values, and values with other letters than those of rules, are not quoted.
+const LONGEST_QUOTE: usize = 24;
+
+/// What is wrong with a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fault {
+    /// The part, with its value if that may be quoted; empty if no single part is the cause.
+    pub(super) part: String,
+    /// The page hangs; otherwise it throws.
+    pub(super) hangs: bool,
+    pub(super) remedy: &'static str,
+}
+
+impl Fault {
+    pub(super) fn unread(part: &str, value: &str, remedy: &'static str) -> Self {
+        Self { part: quoted(part, value), hangs: false, remedy }
+    }
+
+    pub(super) fn endless(part: &str, value: &str, remedy: &'static str) -> Self {
+        Self { part: quoted(part, value), hangs: true, remedy }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { part, hangs, remedy } = self;
+        f.write_str(if part.is_empty() { "its rrule" } else { "its rrule's " })?;
+        let effect = if *hangs { "stops the Scheduler" } else { "cannot be read by the Scheduler" };
+        write!(f, "{part} {effect}; {remedy}")
+    }
+}
+
+/// `INTERVAL=-1`. Data of users must not be logged, so a value is shown only if all of it consists of a rule's words and
+/// figures.
+fn quoted(part: &str, value: &str) -> String {
+    let is_figure = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.');
+    let of_rules = |token: &str| {
+        let word = token.trim_start_matches(is_figure).to_ascii_uppercase();
+        let is_frequency = FREQUENCIES.iter().any(|(name, _)| *name == word);
+        token.chars().all(|c| is_figure(c) || matches!(c, 'T' | 'Z')) || is_frequency || DAYS.contains(&&*word)
+    };
+    if !value.is_empty() && value.len() <= LONGEST_QUOTE && value.split(',').all(of_rules) {
+        format!("{part}={value}")
+    } else {
+        part.to_owned()
     }
 }

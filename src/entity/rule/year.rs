@@ -3,7 +3,6 @@
 use super::{
     date::{DAY, Time, is_leap, time, weekday},
     read::Rule,
-    value::{Value, Values},
 };
 
 /// A year's shape.
@@ -63,12 +62,7 @@ impl Year {
     /// Which days are in one of the rule's weeks.
     fn weeks(&self, rule: &Rule) -> Vec<bool> {
         let mut days = vec![false; self.length + 7];
-        let all: Vec<f64> = match &rule.weeks {
-            Values::Absent => Vec::new(),
-            Values::One(value) => vec![value.number()],
-            Values::Many(values) => values.iter().map(Value::number).collect(),
-        };
-        let exact = rule.weeks.listed().unwrap_or_default();
+        let exact = rule.weeks.numbers();
         let week_start = rule.week_start;
         let modulo = |a: f64, b: f64| a.rem_euclid(b);
         let first = modulo(7.0 - self.weekday as f64 + week_start, 7.0);
@@ -91,7 +85,7 @@ impl Year {
                 }
             }
         };
-        for week in all {
+        for week in rule.weeks.as_numbers() {
             let week = if week < 0.0 { week + count + 1.0 } else { week };
             if week > 0.0 && week <= count {
                 mark(if week > 1.0 { start + (week - 1.0) * 7.0 - back } else { start });
@@ -118,9 +112,7 @@ impl Year {
                 (52.0 + modulo(rest, 7.0) / 4.0).floor()
             };
             if exact.contains(&last) {
-                for day in days.iter_mut().take(start as usize) {
-                    *day = true;
-                }
+                days[..start as usize].fill(true);
             }
         }
         days
