@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
@@ -135,7 +136,7 @@ impl<B: Body> Body for RequestBody<B> {
         };
         tee.capture.arrive();
         if let Some(lock) = &mut tee.lock {
-            if lock.poll(cx).is_pending() {
+            if lock.poll_unpin(cx).is_pending() {
                 tee.held = frame;
                 return Poll::Pending;
             }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::Arc,
 };
 
@@ -25,26 +25,12 @@ pub(crate) enum Scopes {
 }
 
 /// Some scopes, named.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Named {
     /// One bit for each name: for most disjoint sets it shows that they are, without a comparison of names.
     bits: u64,
     /// Sorted, each once.
     names: Arc<[Box<str>]>,
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.bits == other.bits && (Arc::ptr_eq(&self.names, &other.names) || self.names == other.names)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.names.hash(state);
-    }
 }
 
 impl Scopes {

@@ -3,7 +3,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::OptionFuture};
 use http::{Method, Response, StatusCode, request, response::Parts};
 use http_body::Body;
 
@@ -12,7 +12,7 @@ use super::{
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
     live_write::LiveWrite,
-    object_lock::{LockFuture, Locked, Target},
+    object_lock::{LockFuture, Target},
     publication::{Loaded, Publication},
     request_body::{Format, is_editing},
     route::Matched,
@@ -88,8 +88,9 @@ impl Exchange {
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        // The inner future is gone before what follows begins: the two take the same room.
-        Locked::new(self.lock_if(self.without_body), inner).then(|result| async move {
+        let lock = OptionFuture::from(self.lock_if(self.without_body));
+        // Each future is gone before the next begins, so they take the same room.
+        lock.then(|_| inner).then(|result| async move {
             let Publication { target, activity, .. } = &self.publication;
             match &result {
                 Ok(response) if is_refusal(response.status()) => {
