@@ -125,7 +125,7 @@ impl DerivedChange<'_> {
             ChangeKind::Delete => ChangeKind::Update,
             other => other,
         };
-        Some(Change::of(kind, &row)?.whole().rewritten(self.is_rewritten_as(&row)))
+        Some(Change { is_rewritten: self.is_rewritten_as(&row), ..Change::of(kind, &row)?.whole() })
     }
 
     /// Whether the store holds other values of a new object than its page has sent, and shows.
@@ -145,7 +145,7 @@ impl DerivedChange<'_> {
         let change = match (self.kind, &self.object) {
             (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(NotPublished::NoId),
             (kind, Some(object)) => Change::of(kind, object)
-                .map(|change| change.rewritten(self.is_rewritten_as(object)))
+                .map(|change| Change { is_rewritten: self.is_rewritten_as(object), ..change })
                 .ok_or(NotPublished::NoId),
             (_, None) => Err(NotPublished::NoObject),
         };
@@ -740,12 +740,12 @@ mod tests {
             Ok(Some(derived)) => derived,
             other => panic!("{other:?}"),
         };
-        assert!(derived().into_change().unwrap().is_claimed());
-        assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
-        assert!(derived().loaded(None).unwrap().is_claimed());
+        assert!(derived().into_change().unwrap().is_claimed);
+        assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed);
+        assert!(derived().loaded(None).unwrap().is_claimed);
         let scopes = ["a"].into_iter().collect();
         let scoped = derived().into_change().unwrap().in_scopes(&scopes, &scopes).unique_in(&scopes);
-        assert!(scoped.is_claimed() && !Change::delete(7).unwrap().is_claimed());
+        assert!(scoped.is_claimed && !Change::delete(7).unwrap().is_claimed);
     }
 
     #[test]

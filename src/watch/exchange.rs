@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode, request, response::Parts};
 use http_body::Body;
 
 use super::{
-    capture::{Capture, Collected, Forwarded, Rest, collect},
+    capture::{Capture, Collected, Forwarded, collect},
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
     live_write::LiveWrite,
@@ -137,7 +137,7 @@ impl Exchange {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (forwarded, answer, answer_obstacle) = self.read_answer(&parts, body).await;
-        if let Forwarded::Collected(Collected { rest: Rest::Broken(_), .. }) = &forwarded {
+        if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
             publication.not_published("broken", &"the inner service's answer broke off");
         } else {
             let request = self.capture.take();
@@ -175,11 +175,8 @@ impl Exchange {
         let limits = &self.publication.target.watcher.limits;
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
         let whole = collected.whole();
-        let obstacle = match &collected.rest {
-            Rest::More(_) if collected.is_slow => Some(Obstacle::TooSlow),
-            Rest::More(_) => Some(Obstacle::TooLarge),
-            Rest::End | Rest::Broken(_) => None,
-        };
+        let why_not = if collected.is_slow { Obstacle::TooSlow } else { Obstacle::TooLarge };
+        let obstacle = collected.rest.as_ref().map(|_| why_not);
         (Forwarded::Collected(collected), whole, obstacle)
     }
 

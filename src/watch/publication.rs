@@ -12,7 +12,7 @@ use super::{
     request_body::Format,
 };
 use crate::{
-    change::{Before, Change, ChangeKind},
+    change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
     hook::guarded,
@@ -162,7 +162,7 @@ impl Publication {
         let head = watcher.publisher.hub.log_end();
         let failure = match guarded(watcher.limits.hook, || hook(scopes.to_strings(), id)).await {
             Ok(Ok(row)) => match derived.loaded(row.as_deref()) {
-                Some(change) => return Loaded::Change(Box::new(change.read_at(head))),
+                Some(change) => return Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),
                 None => "its row is no JSON object with an id".to_owned(),
             },
             Ok(Err(error)) => error.to_string(),
@@ -183,11 +183,13 @@ impl Publication {
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
-            let change = change.in_scopes(scopes, &decision.moved_from);
+            let mut change = change.in_scopes(scopes, &decision.moved_from);
             // In other scopes than the request's, the same id names another object.
             let is_here = requested.is_none() || !requested.common(change.scopes()).is_none();
             let is_target = is_here && matched.id.as_deref() == Some(change.id());
-            let change = change.after(if is_target { before.clone() } else { Before::Unread });
+            if is_target {
+                change.before = before.clone();
+            }
             // An object that leaves the request's scopes is found in the scopes it moves to.
             let stays = is_here && !requested.is_none() && !requested.intersects(change.former_scopes());
             if stays { change.unique_in(requested) } else { change }

@@ -57,7 +57,7 @@ impl Appender<'_> {
             prior: self.prior(log, &key, change),
             key,
             ever: Scopes::None,
-            went_to: change.went_to().clone(),
+            went_to: change.went_to.clone(),
             object: event.object,
             whole: true,
             is_only_added: false,
@@ -73,7 +73,7 @@ impl Appender<'_> {
         let scopes = match &subject.prior {
             // Who never had it learns nothing by somebody's wish to delete it.
             PriorState::Known(state)
-                if change.is_claimed()
+                if change.is_claimed
                     && !matches!(state.was, Was::Doubtful)
                     && (scopes.is_none() || !scopes.common(&state.scopes).is_none()) =>
             {
@@ -111,7 +111,7 @@ impl Appender<'_> {
             key,
             object: encoded.event.object,
             whole,
-            is_only_added: is_add(change) && !change.is_rewritten(),
+            is_only_added: is_add(change) && !change.is_rewritten,
             added: None,
             parent,
             may_be_exception: false,
@@ -138,7 +138,7 @@ impl Appender<'_> {
         };
         // What was told before a refresh says who may have the object, and not what it is.
         let is_sure = |at: u64| at >= log.refreshed(self.entity);
-        let was = match (known, change.before()) {
+        let was = match (known, &change.before) {
             (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
             (Some((at, _, subject)), _) if self.encoder.view.is_some() && is_sure(at) => {
                 Was::Object(subject.object.clone())
