@@ -1,6 +1,8 @@
 //! The public errors. Each names what is wrong and the remedy.
 
-use std::{borrow::Cow, error::Error, fmt, io, path::PathBuf, time::Duration};
+use std::{borrow::Cow, fmt, io, path::PathBuf, time::Duration};
+
+use thiserror::Error;
 
 use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 
@@ -19,7 +21,7 @@ use crate::{origin_check::origin_fault, path_check::endpoint_fault};
 /// assert!(matches!(error, ConfigError::RoutePath { .. }));
 /// assert!(error.to_string().contains("\"events\""));
 /// ```
-#[derive(thiserror::Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// No request can have the endpoint's path. It must start with `/` and must not hold a query, a fragment, a parameter or
@@ -177,7 +179,7 @@ impl fmt::Debug for ConfigError {
 
 /// Writes an error and its cause. `Debug` uses it, since a `main` prints the error it returns by `Debug`, and `unwrap` panics
 /// with it.
-fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn with_source(error: &dyn std::error::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match error.source() {
         Some(source) => write!(f, "{error}: {source}"),
         None => write!(f, "{error}"),
@@ -192,7 +194,7 @@ fn with_source(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// let error = Change::add(&serde_json::json!({"id": 0, "text": "no page would show it"})).unwrap_err();
 /// assert!(matches!(error, ChangeError::NoUsableId { .. }));
 /// ```
-#[derive(thiserror::Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// The value does not serialise to a JSON object.
@@ -231,7 +233,7 @@ impl fmt::Debug for ChangeError {
 /// assert!(matches!(live.publish("evnts", Change::delete(7)?), Err(PublishError::UnknownEntity(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(thiserror::Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// No entity of this name is configured: add `.entity(Entity::new(name))` to the builder.

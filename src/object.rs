@@ -25,6 +25,11 @@ impl<'a> Object<'a> {
         raw.starts_with('{').then(|| Self::read(raw)).flatten()
     }
 
+    /// The object that `pointer` (RFC 6901) leads to in `json`.
+    pub(crate) fn at(json: &[u8], pointer: &str) -> Option<Object<'static>> {
+        Some(Object::of(&pointed(std::str::from_utf8(json).ok()?, pointer)?)?.into_owned())
+    }
+
     fn read(json: &'a str) -> Option<Self> {
         Self::read_simple(json).or_else(|| serde_json::from_str(json).ok())
     }
@@ -201,7 +206,7 @@ pub(crate) fn string(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// The JSON text that `pointer` (RFC 6901) leads to.
-pub(crate) fn pointed<'a>(json: &'a str, pointer: &str) -> Option<Cow<'a, str>> {
+fn pointed<'a>(json: &'a str, pointer: &str) -> Option<Cow<'a, str>> {
     let mut at = Cow::Borrowed(json);
     for step in pointer.split('/').skip(1) {
         let key = step.replace("~1", "/").replace("~0", "~");

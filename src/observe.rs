@@ -225,15 +225,14 @@ impl Observer {
     }
 }
 
-#[cfg(feature = "tracing")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 fn write_warning(line: fmt::Arguments<'_>) {
+    #[cfg(feature = "tracing")]
     tracing::warn!(target: "tower_live_updates", "{line}");
 }
 
-#[cfg(not(feature = "tracing"))]
-fn write_warning(_line: fmt::Arguments<'_>) {}
-
 /// The audit: what was sent to whom, without its content.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) mod audit {
     use crate::scope::Scopes;
 
@@ -256,20 +255,14 @@ pub(crate) mod audit {
     }
 
     /// A change or a message was handed over to be sent to one recipient.
-    #[cfg(feature = "tracing")]
     pub(crate) fn sent(who: &str, entity: &str, id: &str, kind: &str, scopes: &Scopes) {
+        #[cfg(feature = "tracing")]
         tracing::info!(target: TARGET, who, entity, id, kind, scope = %scopes, "sent");
     }
 
-    #[cfg(not(feature = "tracing"))]
-    pub(crate) fn sent(_who: &str, _entity: &str, _id: &str, _kind: &str, _scopes: &Scopes) {}
-
     /// A change or a message was published; `recipients` subscribers have one of its scopes.
-    #[cfg(feature = "tracing")]
     pub(crate) fn published(entity: &str, id: &str, kind: &str, scopes: &Scopes, recipients: usize) {
+        #[cfg(feature = "tracing")]
         tracing::info!(target: TARGET, entity, id, kind, scope = %scopes, recipients, "published");
     }
-
-    #[cfg(not(feature = "tracing"))]
-    pub(crate) fn published(_entity: &str, _id: &str, _kind: &str, _scopes: &Scopes, _recipients: usize) {}
 }

@@ -130,7 +130,7 @@ impl fmt::Debug for Scopes {
 
 /// The scopes that an identity had before, each set with the position in the log where it ended.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PastScopes(Vec<(Scopes, u64)>);
+pub(crate) struct PastScopes(pub(crate) Vec<(Scopes, u64)>);
 
 impl PastScopes {
     /// Sets that are remembered one by one; the oldest of more are merged.
@@ -144,20 +144,6 @@ impl PastScopes {
             let (next, _) = &mut self.0[0];
             *next = next.and(&oldest);
         }
-    }
-
-    /// The sets, for [`restored`](Self::restored).
-    pub(crate) fn entries(&self) -> &[(Scopes, u64)] {
-        &self.0
-    }
-
-    pub(crate) fn restored(entries: Vec<(Scopes, u64)>) -> Self {
-        Self(entries)
-    }
-
-    /// Pages no longer show what was published in these scopes.
-    pub(crate) fn forget(&mut self) {
-        self.0 = Vec::new();
     }
 
     pub(crate) fn is_empty(&self) -> bool {

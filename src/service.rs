@@ -111,7 +111,7 @@ where
             Some(Watched::Write(matched)) => {
                 let (mut parts, body) = request.into_parts();
                 let exchange = Exchange::begin(watcher, matched, &mut parts, &body);
-                let capture = exchange.capture();
+                let capture = exchange.capture.clone();
                 let body = RequestBody::watched(body, capture.clone(), exchange.lock());
                 let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
                 let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));

@@ -23,7 +23,8 @@ use crate::{change::ChangeKind, hub::Missed, scope::Scopes};
 #[derive(Debug)]
 pub(crate) struct Exchange {
     publication: Publication,
-    capture: Capture,
+    /// The copy of the request's body.
+    pub(crate) capture: Capture,
     without_body: bool,
     live_write: LiveWrite,
 }
@@ -64,11 +65,6 @@ impl Exchange {
             activity,
         };
         Self { publication, capture, without_body, live_write }
-    }
-
-    /// The copy of the request's body.
-    pub(crate) fn capture(&self) -> Capture {
-        self.capture.clone()
     }
 
     /// The object's lock, for the request's body to wait for. A write without a body waits in [`run`](Self::run), and

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Display, hash::Hash, sync::Arc};
 use http::{Method, StatusCode, header};
 
 use super::{
-    derive::{DerivedChange, NotPublished, RequestFacts, ResponseFacts, derive_change},
+    derive::{DerivedChange, NotPublished, WriteFacts, derive_change},
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
@@ -49,16 +49,17 @@ impl Publication {
     /// be derived, or was published before.
     pub(super) fn derive<'a>(&'a self, transcript: &Transcript<'a>) -> Option<DerivedChange<'a>> {
         let Transcript { parts, request, answer, .. } = *transcript;
-        let request = RequestFacts {
+        let facts = WriteFacts {
             kind: self.target.matched.route.kind,
             path_id: self.target.matched.id.as_deref(),
             editing: self.editing,
             format: self.format,
-            body: request,
+            request,
+            status: parts.status,
+            location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
+            response: answer,
         };
-        let location = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let response = ResponseFacts { status: parts.status, location, body: answer };
-        let derived = match derive_change(self.entity(), request, response) {
+        let derived = match derive_change(self.entity(), facts) {
             Ok(derived) => derived?,
             Err(reason) => {
                 self.not_derived(reason, transcript);
@@ -213,7 +214,7 @@ impl Publication {
 
     fn not_derived(&self, reason: NotPublished, transcript: &Transcript<'_>) {
         let clues = transcript.clues(reason, self.entity());
-        self.not_published(reason, &format_args!("{}{clues}", reason.remedy()));
+        self.not_published(reason, &format_args!("{reason}{clues}"));
     }
 
     pub(super) fn not_published(&self, what: impl Hash, why: &dyn Display) {

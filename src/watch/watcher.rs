@@ -90,11 +90,8 @@ impl Watcher {
         watched().next()?;
         watched().for_each(|entity| self.diagnosis().matches(entity));
         let hub = &self.publisher.hub;
-        let is_cacheable = |entity: EntityIndex| {
-            self.publisher.entities.get(usize::from(entity.0)).is_some_and(|entity| entity.has_cacheable_lists)
-        };
         Some(ListRead {
-            is_cacheable: watched().all(is_cacheable),
+            is_cacheable: watched().all(|entity| self.publisher.entity(entity).has_cacheable_lists),
             activities: match hub.delivery() {
                 Delivery::Converging => watched().map(|entity| hub.list_begins(entity)).collect(),
                 Delivery::Plain => Vec::new(),

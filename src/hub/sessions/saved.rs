@@ -41,7 +41,7 @@ impl Sessions {
                 came: *came,
                 left_at: *left_at,
                 scopes: scopes.clone(),
-                past: past.entries().to_vec(),
+                past: past.0.clone(),
                 is_lost,
                 positions: if is_lost { Vec::new() } else { positions.clone() },
             }
@@ -68,7 +68,7 @@ impl Sessions {
                     is_shared: false,
                     positions,
                     scopes,
-                    past: PastScopes::restored(past),
+                    past: PastScopes(past),
                     left_at,
                     is_lost,
                     retracted: Vec::new(),
