@@ -14,13 +14,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use crate::{
     hub::Activity,
     watch::{
-        capture::{Capture, Collected, Forwarded, Rest},
+        capture::{Capture, Collected, Forwarded},
         object_lock::LockFuture,
     },
 };
@@ -135,7 +136,7 @@ impl<B: Body> Body for RequestBody<B> {
         };
         tee.capture.arrive();
         if let Some(lock) = &mut tee.lock {
-            if lock.poll(cx).is_pending() {
+            if lock.poll_unpin(cx).is_pending() {
                 tee.held = frame;
                 return Poll::Pending;
             }
@@ -256,18 +257,14 @@ impl<B: Body> Body for ResponseBody<B> {
         match self.project().0.project() {
             KindProject::Inner(body) => poll_bytes(body, cx),
             KindProject::Listed(listed) => listed.poll_piece(cx),
-            KindProject::Endpoint(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
+            KindProject::Endpoint(body) => Poll::Ready(body.0.take().map(|data| Ok(Frame::data(data)))),
             KindProject::Collected(collected) => {
                 if let Some(frame) = collected.frames.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 match &mut collected.rest {
-                    Rest::End => Poll::Ready(None),
-                    Rest::More(body) => poll_bytes(body.as_mut(), cx),
-                    Rest::Broken(_) => match std::mem::replace(&mut collected.rest, Rest::End) {
-                        Rest::Broken(error) => Poll::Ready(Some(Err(error))),
-                        Rest::End | Rest::More(_) => Poll::Ready(None),
-                    },
+                    Some(body) => poll_bytes(body.as_mut(), cx),
+                    None => Poll::Ready(collected.error.take().map(Err)),
                 }
             }
         }
@@ -281,10 +278,9 @@ impl<B: Body> Body for ResponseBody<B> {
             Kind::Collected(collected) => {
                 collected.frames.is_empty()
                     && match &collected.rest {
+                        Some(body) => body.is_end_stream(),
                         // Without a promised length only reading on shows the end, as with the body itself.
-                        Rest::End => collected.is_exact,
-                        Rest::More(body) => body.is_end_stream(),
-                        Rest::Broken(_) => false,
+                        None => collected.is_exact && collected.error.is_none(),
                     }
             }
         }
@@ -298,9 +294,9 @@ impl<B: Body> Body for ResponseBody<B> {
             Kind::Collected(collected) => {
                 let read = collected.frames.iter().filter_map(|frame| frame.data_ref()).map(Bytes::len).sum();
                 let rest = match &collected.rest {
-                    Rest::More(body) => body.size_hint(),
-                    Rest::End if collected.is_exact => SizeHint::with_exact(0),
-                    Rest::End | Rest::Broken(_) => SizeHint::default(),
+                    Some(body) => body.size_hint(),
+                    None if collected.is_exact && collected.error.is_none() => SizeHint::with_exact(0),
+                    None => SizeHint::default(),
                 };
                 longer(rest, read)
             }
@@ -338,10 +334,6 @@ impl EndpointBody {
     pub(crate) fn new(data: impl Into<Bytes>) -> Self {
         Self(Some(data.into()).filter(|data| !data.is_empty()))
     }
-
-    fn take(&mut self) -> Option<Bytes> {
-        self.0.take()
-    }
 }
 
 impl Body for EndpointBody {
@@ -349,7 +341,7 @@ impl Body for EndpointBody {
     type Error = std::convert::Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.take().map(|data| Ok(Frame::data(data))))
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {

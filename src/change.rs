@@ -50,24 +50,25 @@ impl ChangeKind {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Change {
-    kind: ChangeKind,
-    id: Box<str>,
-    object: Box<str>,
+    pub(crate) kind: ChangeKind,
+    pub(crate) id: Box<str>,
+    pub(crate) object: Box<str>,
     /// The end of the log before the object was read from the store, which makes it whole; `None` if it was not read.
-    read_at: Option<u64>,
+    /// Later records may be newer than the row.
+    pub(crate) read_at: Option<u64>,
     /// Derived from a request whose response does not contradict it; not confirmed by the store.
-    is_claimed: bool,
+    pub(crate) is_claimed: bool,
     /// The page that made the write sent other values, and shows them.
-    is_rewritten: bool,
+    pub(crate) is_rewritten: bool,
     /// The scopes it is published in, of a scoped entity.
-    scopes: Scopes,
+    pub(crate) scopes: Scopes,
     /// The scopes of the object before.
-    moved_from: Scopes,
+    pub(crate) moved_from: Scopes,
     /// The scopes in which its id is unique, if these are not `scopes`.
-    namespace: Option<Scopes>,
+    pub(crate) namespace: Option<Scopes>,
     /// Of a deletion: the scopes of the object now.
-    went_to: Scopes,
-    before: Before,
+    pub(crate) went_to: Scopes,
+    pub(crate) before: Before,
 }
 
 /// What was read of an object before a write.
@@ -196,16 +197,6 @@ impl Change {
         Self { read_at: Some(u64::MAX), ..self }
     }
 
-    /// The same change, whose row was read when this was the end of the log. Later records may be newer than the row.
-    pub(crate) fn read_at(self, end: u64) -> Self {
-        Self { read_at: Some(end), ..self }
-    }
-
-    /// Whether its row was read after this record was appended.
-    pub(crate) fn is_read_behind(&self, sequence: u64) -> bool {
-        self.read_at.is_some_and(|end| end > sequence)
-    }
-
     pub(crate) fn is_whole(&self) -> bool {
         self.read_at.is_some()
     }
@@ -215,33 +206,9 @@ impl Change {
         Self { is_claimed: true, ..self }
     }
 
-    /// True if it was derived from a request alone. What is known of its object may contradict it.
-    pub(crate) fn is_claimed(&self) -> bool {
-        self.is_claimed
-    }
-
-    /// The same change; `is_rewritten` if its page sent other values than these.
-    pub(crate) fn rewritten(self, is_rewritten: bool) -> Self {
-        Self { is_rewritten, ..self }
-    }
-
-    /// True if the page that made it shows other values.
-    pub(crate) fn is_rewritten(&self) -> bool {
-        self.is_rewritten
-    }
-
     /// The scopes it is published in.
     pub(crate) fn scopes(&self) -> &Scopes {
         &self.scopes
-    }
-
-    /// The same change, with the object that was read before the write.
-    pub(crate) fn after(self, before: Before) -> Self {
-        Self { before, ..self }
-    }
-
-    pub(crate) fn before(&self) -> &Before {
-        &self.before
     }
 
     /// The former scopes of its object that the application named.
@@ -252,15 +219,6 @@ impl Change {
     /// The scopes in which its id is unique, of an entity whose ids are unique per scope.
     pub(crate) fn namespace(&self) -> &Scopes {
         self.namespace.as_ref().unwrap_or(&self.scopes)
-    }
-
-    /// The deletion of an object in its former scopes; it is in these scopes now.
-    pub(crate) fn gone_to(self, scopes: &Scopes) -> Self {
-        Self { went_to: scopes.clone(), ..self }
-    }
-
-    pub(crate) fn went_to(&self) -> &Scopes {
-        &self.went_to
     }
 
     /// True if its object has moved to another namespace.

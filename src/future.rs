@@ -89,13 +89,7 @@ impl<F, M, T> fmt::Debug for ResponseFuture<F, M, T> {
 
 /// The future of [`LiveUpdatesEndpoint`](crate::LiveUpdatesEndpoint).
 #[must_use = "futures do nothing until they are polled"]
-pub struct EndpointFuture(BoxFuture<Response<EndpointBody>>);
-
-impl EndpointFuture {
-    pub(crate) fn new(answer: BoxFuture<Response<EndpointBody>>) -> Self {
-        Self(answer)
-    }
-}
+pub struct EndpointFuture(pub(crate) BoxFuture<Response<EndpointBody>>);
 
 impl Future for EndpointFuture {
     type Output = Result<Response<EndpointBody>, Infallible>;

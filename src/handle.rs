@@ -118,7 +118,7 @@ impl LiveUpdates {
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
         self.shared.publisher.diagnosis.endpoint_created();
-        LiveUpdatesEndpoint::new(self.shared.endpoint.clone())
+        LiveUpdatesEndpoint(self.shared.endpoint.clone())
     }
 
     /// Publishes a change to every subscribed page, for what happens outside HTTP. Neither waits for a socket nor needs a

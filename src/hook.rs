@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    fmt,
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
@@ -20,19 +19,12 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How a hook failed without a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HookFailure {
+    #[error("it panicked")]
     Panicked,
+    #[error("it took longer than hook_timeout")]
     TimedOut,
-}
-
-impl fmt::Display for HookFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Panicked => "it panicked",
-            Self::TimedOut => "it took longer than hook_timeout",
-        })
-    }
 }
 
 /// Runs a hook, its first call included, for `limit` at most.

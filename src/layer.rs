@@ -1,6 +1,6 @@
 //! The tower layer.
 
-use std::{fmt, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use tower::Layer;
 
@@ -8,7 +8,7 @@ use crate::{
     body::Generic,
     endpoint::Endpoint,
     entity::EntityIndex,
-    service::{LiveUpdatesService, Parts},
+    service::{LiveUpdatesService, Shared},
     watch::watcher::Watcher,
 };
 
@@ -85,14 +85,16 @@ use crate::{
 ///     .layer(live.layer());
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
+#[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct LiveUpdatesLayer<M = Generic> {
-    parts: Parts<M>,
+    shared: Arc<Shared>,
+    mode: PhantomData<fn() -> M>,
 }
 
 impl LiveUpdatesLayer {
     pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { parts: Parts::new(watcher, only, endpoint) }
+        Self { shared: Arc::new(Shared { watcher, only, endpoint }), mode: PhantomData }
     }
 
     /// Keeps axum's own `Body` on both sides. Neighbours such as `axum::middleware::from_fn` then fit next to this layer in a
@@ -118,7 +120,7 @@ impl LiveUpdatesLayer {
     #[cfg(feature = "axum")]
     #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
     pub fn axum(self) -> LiveUpdatesLayer<crate::body::Axum> {
-        LiveUpdatesLayer { parts: self.parts.with_mode() }
+        LiveUpdatesLayer { shared: self.shared, mode: PhantomData }
     }
 }
 
@@ -126,18 +128,6 @@ impl<S, M> Layer<S> for LiveUpdatesLayer<M> {
     type Service = LiveUpdatesService<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LiveUpdatesService::from_parts(inner, self.parts.clone())
-    }
-}
-
-impl<M> Clone for LiveUpdatesLayer<M> {
-    fn clone(&self) -> Self {
-        Self { parts: self.parts.clone() }
-    }
-}
-
-impl<M> fmt::Debug for LiveUpdatesLayer<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveUpdatesLayer").field("parts", &self.parts).finish()
+        LiveUpdatesService { inner, shared: self.shared.clone(), mode: PhantomData }
     }
 }

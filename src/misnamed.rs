@@ -1,18 +1,11 @@
 //! Recognises an event's dates under other names than the stock client's.
 
+use std::borrow::Cow;
+
 use crate::object::Object;
 
-/// The error for an event whose dates have other names.
-macro_rules! dates {
-    ($(($start:literal, $end:literal)),* $(,)?) => {
-        [$(($start, $end, concat!(
-            "an added event needs start_date and end_date, and it has `", $start, "` or `", $end, "` in their place; rename \
-             them in what is stored and answered, in the list as well (serde: rename = \"start_date\")"
-        ))),*]
-    };
-}
-
-const DATES: [(&str, &str, &str); 22] = dates![
+/// Names of the start and the end in other systems.
+const DATES: [(&str, &str); 22] = [
     ("startDate", "endDate"),
     ("StartDate", "EndDate"),
     ("startdate", "enddate"),
@@ -38,15 +31,19 @@ const DATES: [(&str, &str, &str); 22] = dates![
 ];
 
 /// Why an added event has no dates, judged by its other fields.
-pub(crate) fn dates(object: &Object<'_>) -> Option<&'static str> {
+pub(crate) fn dates(object: &Object<'_>) -> Option<Cow<'static, str>> {
     let has = |key: &str| object.get(key).is_some();
     if has("start_date") && has("end_date") {
-        return Some(
+        return Some(Cow::Borrowed(
             "an added event needs start_date and end_date as text, and one of them is none or empty; write dates as in \
              \"2026-11-25 09:00\", not as numbers or objects",
-        );
+        ));
     }
-    DATES.iter().find(|(start, end, _)| has(start) || has(end)).map(|(_, _, reason)| *reason)
+    let (start, end) = DATES.iter().find(|(start, end)| has(start) || has(end))?;
+    Some(Cow::Owned(format!(
+        "an added event needs start_date and end_date, and it has `{start}` or `{end}` in their place; rename them in what \
+         is stored and answered, in the list as well (serde: rename = \"start_date\")"
+    )))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The fields of one JSON object, in order, values verbatim.
@@ -23,6 +23,11 @@ impl<'a> Object<'a> {
     /// Reads the object in `raw`; `None` when it holds something else.
     pub(crate) fn of(raw: &'a str) -> Option<Self> {
         raw.starts_with('{').then(|| Self::read(raw)).flatten()
+    }
+
+    /// The object that `pointer` (RFC 6901) leads to in `json`.
+    pub(crate) fn at(json: &[u8], pointer: &str) -> Option<Object<'static>> {
+        Some(Object::of(&pointed(std::str::from_utf8(json).ok()?, pointer)?)?.into_owned())
     }
 
     fn read(json: &'a str) -> Option<Self> {
@@ -196,12 +201,12 @@ fn is_plain(byte: u8) -> bool {
 pub(crate) fn string(raw: &str) -> Option<Cow<'_, str>> {
     match raw.strip_prefix('"')?.strip_suffix('"') {
         Some(text) if text.bytes().all(is_plain) => Some(Cow::Borrowed(text)),
-        _ => serde_json::from_str::<Text<'_>>(raw).ok().map(|text| text.0),
+        _ => serde_json::from_str(raw).ok().map(Cow::Owned),
     }
 }
 
 /// The JSON text that `pointer` (RFC 6901) leads to.
-pub(crate) fn pointed<'a>(json: &'a str, pointer: &str) -> Option<Cow<'a, str>> {
+fn pointed<'a>(json: &'a str, pointer: &str) -> Option<Cow<'a, str>> {
     let mut at = Cow::Borrowed(json);
     for step in pointer.split('/').skip(1) {
         let key = step.replace("~1", "/").replace("~0", "~");
@@ -216,28 +221,6 @@ pub(crate) fn pointed<'a>(json: &'a str, pointer: &str) -> Option<Cow<'a, str>> 
     Some(at)
 }
 
-/// A string that borrows from the input where it holds no escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ObjectVisitor;
@@ -248,8 +231,8 @@ impl<'de> Deserialize<'de> for Object<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut object = Object::default();
-                while let Some((key, raw)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    object.push(key.0, raw.get());
+                while let Some((key, raw)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
+                    object.push(string(key.get()).ok_or_else(|| Error::custom("a key is no text"))?, raw.get());
                 }
                 Ok(object)
             }

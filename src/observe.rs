@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
     panic::Location,
     sync::{
         Mutex,
@@ -186,10 +186,10 @@ const MAX_ONCE: usize = 4096;
 /// Different lines of one kind that outsiders cause.
 const MAX_ONCE_OF: usize = 16;
 
-fn hash_of(what: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
+/// Remembers `what`, and returns how many are remembered then; `None` where it was, or `most` are.
+fn insert_some(warned: &mut HashSet<u64>, most: usize, what: impl Hash) -> Option<usize> {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(what);
+    (warned.len() < most && warned.insert(hash)).then_some(warned.len())
 }
 
 impl Observer {
@@ -198,31 +198,19 @@ impl Observer {
     #[track_caller]
     pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
         let allowance = lock(&self.budgets).take(Location::caller(), Instant::now());
-        match allowance {
-            Allowance::Write { suppressed: 0 } => write_warning(line),
-            Allowance::Write { suppressed } => {
-                write_warning(format_args!("{line} ({suppressed} more like this were left out)"));
-            }
-            Allowance::WriteLast { suppressed: 0 } => {
-                write_warning(format_args!("{line} (more like this are left out for up to 10 s)"));
-            }
-            Allowance::WriteLast { suppressed } => {
-                write_warning(format_args!(
-                    "{line} ({suppressed} more like this were left out, and more are for up to 10 s)"
-                ));
-            }
-            Allowance::Suppress => {}
-        }
+        let Some(Allowance { suppressed, is_last }) = allowance else { return };
+        let note = match (suppressed, is_last) {
+            (0, false) => String::new(),
+            (0, true) => " (more like this are left out for up to 10 s)".to_owned(),
+            (_, false) => format!(" ({suppressed} more like this were left out)"),
+            (_, true) => format!(" ({suppressed} more like this were left out, and more are for up to 10 s)"),
+        };
+        write_warning(format_args!("{line}{note}"));
     }
 
     /// A warning about configuration or an application's responses: once for each `what`.
     pub(crate) fn warn_once(&self, what: impl Hash, line: fmt::Arguments<'_>) {
-        let hash = hash_of(what);
-        let first = {
-            let mut warned = lock(&self.warned);
-            warned.len() < MAX_ONCE && warned.insert(hash)
-        };
-        if first {
+        if insert_some(&mut lock(&self.warned), MAX_ONCE, what).is_some() {
             write_warning(line);
         }
     }
@@ -230,33 +218,21 @@ impl Observer {
     /// A warning about what pages send, which is unbounded: once for each `what`, and at most 16 of one kind. The last line
     /// says that it is the last.
     pub(crate) fn warn_once_of(&self, kind: &'static str, what: impl Hash, line: impl FnOnce() -> String) {
-        let hash = hash_of(what);
-        let count = {
-            let mut warned = lock(&self.warned_of);
-            let of_kind = warned.entry(kind).or_default();
-            if of_kind.len() >= MAX_ONCE_OF || !of_kind.insert(hash) {
-                return;
-            }
-            of_kind.len()
-        };
-        let line = line();
-        if count == MAX_ONCE_OF {
-            write_warning(format_args!("{line} (no more like this are written)"));
-        } else {
-            write_warning(format_args!("{line}"));
-        }
+        let inserted = insert_some(lock(&self.warned_of).entry(kind).or_default(), MAX_ONCE_OF, what);
+        let Some(count) = inserted else { return };
+        let note = if count == MAX_ONCE_OF { " (no more like this are written)" } else { "" };
+        write_warning(format_args!("{}{note}", line()));
     }
 }
 
-#[cfg(feature = "tracing")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 fn write_warning(line: fmt::Arguments<'_>) {
+    #[cfg(feature = "tracing")]
     tracing::warn!(target: "tower_live_updates", "{line}");
 }
 
-#[cfg(not(feature = "tracing"))]
-fn write_warning(_line: fmt::Arguments<'_>) {}
-
 /// The audit: what was sent to whom, without its content.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) mod audit {
     use crate::scope::Scopes;
 
@@ -279,20 +255,14 @@ pub(crate) mod audit {
     }
 
     /// A change or a message was handed over to be sent to one recipient.
-    #[cfg(feature = "tracing")]
     pub(crate) fn sent(who: &str, entity: &str, id: &str, kind: &str, scopes: &Scopes) {
+        #[cfg(feature = "tracing")]
         tracing::info!(target: TARGET, who, entity, id, kind, scope = %scopes, "sent");
     }
 
-    #[cfg(not(feature = "tracing"))]
-    pub(crate) fn sent(_who: &str, _entity: &str, _id: &str, _kind: &str, _scopes: &Scopes) {}
-
     /// A change or a message was published; `recipients` subscribers have one of its scopes.
-    #[cfg(feature = "tracing")]
     pub(crate) fn published(entity: &str, id: &str, kind: &str, scopes: &Scopes, recipients: usize) {
+        #[cfg(feature = "tracing")]
         tracing::info!(target: TARGET, entity, id, kind, scope = %scopes, recipients, "published");
     }
-
-    #[cfg(not(feature = "tracing"))]
-    pub(crate) fn published(_entity: &str, _id: &str, _kind: &str, _scopes: &Scopes, _recipients: usize) {}
 }

@@ -54,10 +54,8 @@ fn parameter_fault(segment: &str) -> Option<String> {
             )
         });
     }
-    if (segment.starts_with(':') && segment.len() > 1) || segment.contains(['<', '>']) {
-        return not(segment);
-    }
-    if segment.starts_with('[') && segment.ends_with(']') {
+    let is_colon = segment.starts_with(':') && segment.len() > 1;
+    if is_colon || segment.contains(['<', '>']) || (segment.starts_with('[') && segment.ends_with(']')) {
         return not(segment);
     }
     (segment.starts_with('*') || segment.ends_with('*')).then(|| {

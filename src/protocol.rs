@@ -87,14 +87,14 @@ pub(crate) fn message(entity: &str, value: &str) -> Bytes {
 }
 
 /// The answers to `calls`, as the array the client expects in a `result` message and over HTTP.
-pub(crate) fn call_results(calls: &[CallId<'_>]) -> String {
+pub(crate) fn call_results(calls: &[CallId]) -> String {
     let answers: Vec<String> =
         calls.iter().map(|id| format!(r#"{{"id":{},"error":"this server offers no methods"}}"#, id.0)).collect();
     format!("[{}]", answers.join(","))
 }
 
 /// The `result` message that answers calls made over the socket.
-pub(crate) fn result(calls: &[CallId<'_>]) -> Bytes {
+pub(crate) fn result(calls: &[CallId]) -> Bytes {
     text([r#"{"action":"result","body":"#, &call_results(calls), "}"])
 }
 
@@ -149,30 +149,27 @@ fn put_header(frame: &mut BytesMut, opcode: u8, length: usize) {
 
 /// A message of a page's.
 #[derive(Debug, PartialEq)]
-pub(crate) enum ClientMessage<'a> {
+pub(crate) enum ClientMessage {
     /// Starts the entity's broadcasts.
-    Subscribe(Cow<'a, str>),
+    Subscribe(String),
     /// Ends them. The stock client's `detach()` sends the entity under `key` instead of `name`.
-    Unsubscribe(Cow<'a, str>),
+    Unsubscribe(String),
     /// Remote calls, each of which expects an answer.
-    Call(Vec<CallId<'a>>),
+    Call(Vec<CallId>),
 }
 
 /// A call's id, as JSON text.
 #[derive(Debug, PartialEq)]
-pub(crate) struct CallId<'a>(Cow<'a, str>);
+pub(crate) struct CallId(String);
 
 /// The most calls in one message; the client sends one.
 const MAX_CALLS: usize = 64;
 
-impl<'a> ClientMessage<'a> {
+impl ClientMessage {
     /// Reads one text message; `None` for any but the three known actions.
-    pub(crate) fn decode(text: &'a str) -> Option<Self> {
+    pub(crate) fn decode(text: &str) -> Option<Self> {
         let message = Object::parse(text.as_bytes())?;
-        let name = || -> Option<Cow<'a, str>> {
-            let name = message.get_str("name").or_else(|| message.get_str("key"))?;
-            Some(Cow::Owned(name.into_owned()))
-        };
+        let name = || message.get_str("name").or_else(|| message.get_str("key")).map(Cow::into_owned);
         match message.get_str("action")?.as_ref() {
             "subscribe" => name().map(Self::Subscribe),
             "unsubscribe" => name().map(Self::Unsubscribe),
@@ -182,19 +179,17 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-impl CallId<'_> {
+impl CallId {
     /// The ids in a JSON array of calls; `None` when it is no array of objects with an id each.
-    pub(crate) fn list(calls: &str) -> Option<Vec<CallId<'static>>> {
-        let calls: Vec<Object<'_>> = serde_json::from_str(calls).ok()?;
-        if calls.len() > MAX_CALLS {
-            return None;
-        }
+    pub(crate) fn list(calls: &str) -> Option<Vec<Self>> {
+        let calls: Vec<Object<'_>> =
+            serde_json::from_str(calls).ok().filter(|calls: &Vec<_>| calls.len() <= MAX_CALLS)?;
         calls
             .iter()
             .map(|call| {
                 let id = call.get("id")?;
                 let scalar = string(id).is_some() || id.parse::<serde_json::Number>().is_ok();
-                scalar.then(|| CallId(Cow::Owned(id.to_owned())))
+                scalar.then(|| Self(id.to_owned()))
             })
             .collect()
     }

@@ -42,19 +42,16 @@ impl Publisher {
         let entity = self.entity(index);
         for change in changes {
             entity.check(change)?;
-            self.check_size(entity, change)?;
+            // A body of escapes is six times as large as JSON.
+            let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
+            if bytes > limit {
+                return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
+            }
             self.check_scopes(index, change)?;
         }
         let published = self.hub.publish(index, changes, began);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
-    }
-
-    /// Bounds a change's size in the log: a body of escapes is six times as large as JSON.
-    fn check_size(&self, entity: &Entity, change: &Change) -> Result<(), PublishError> {
-        let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
-        let too_large = || PublishError::TooLarge { entity: entity.name.clone(), bytes, limit };
-        if bytes > limit { Err(too_large()) } else { Ok(()) }
     }
 
     /// A change of a scoped entity needs a scope, and a change of another entity has none.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::Arc,
 };
 
@@ -28,26 +28,12 @@ pub(crate) enum Scopes {
 }
 
 /// Some scopes, named.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Named {
     /// One bit for each name: for most disjoint sets it shows that they are, without a comparison of names.
     bits: u64,
     /// Sorted, each once.
     names: Arc<[Box<str>]>,
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.bits == other.bits && (Arc::ptr_eq(&self.names, &other.names) || self.names == other.names)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.names.hash(state);
-    }
 }
 
 impl Scopes {
@@ -166,7 +152,7 @@ impl fmt::Debug for Scopes {
 
 /// The scopes that an identity had before, each set with the position in the log where it ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct PastScopes(Vec<(Scopes, u64)>);
+pub(crate) struct PastScopes(pub(crate) Vec<(Scopes, u64)>);
 
 impl PastScopes {
     /// Sets that are remembered one by one; the oldest of more are merged.
@@ -180,11 +166,6 @@ impl PastScopes {
             let (next, _) = &mut self.0[0];
             *next = next.and(&oldest);
         }
-    }
-
-    /// Pages no longer show what was published in these scopes.
-    pub(crate) fn forget(&mut self) {
-        self.0 = Vec::new();
     }
 
     pub(crate) fn is_empty(&self) -> bool {

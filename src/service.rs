@@ -51,15 +51,12 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct LiveUpdatesService<S, M = Generic> {
-    inner: S,
-    parts: Parts<M>,
+    pub(crate) inner: S,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) mode: PhantomData<fn() -> M>,
 }
 
 impl<S, M> LiveUpdatesService<S, M> {
-    pub(crate) fn from_parts(inner: S, parts: Parts<M>) -> Self {
-        Self { inner, parts }
-    }
-
     /// The wrapped service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -97,10 +94,10 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        if let Some(endpoint) = self.parts.endpoint_for(&request) {
+        if let Some(endpoint) = self.shared.endpoint_for(&request) {
             return ResponseFuture::new(Kind::Endpoint(Box::pin(endpoint.respond(request))));
         }
-        let Shared { watcher, only, endpoint } = &*self.parts.shared;
+        let Shared { watcher, only, endpoint } = &*self.shared;
         // Wrapped in each arm: moved out of the match, the large future would be copied once more.
         match watcher.classify(&request, *only) {
             None => {
@@ -114,7 +111,7 @@ where
             Some(Watched::Write(matched)) => {
                 let (mut parts, body) = request.into_parts();
                 let exchange = Exchange::begin(watcher, matched, &mut parts, &body);
-                let capture = exchange.capture();
+                let capture = exchange.capture.clone();
                 let body = RequestBody::watched(body, capture.clone(), exchange.lock());
                 let inner = self.inner.call(Request::from_parts(parts, <M as BodyMode<Q>>::wrap_request(body)));
                 let wrap = |body| <M as BodyMode<R>>::wrap_response(ResponseBody::forwarded(body));
@@ -126,38 +123,23 @@ where
 }
 
 /// What a layer and its services share. Routers clone their services for each request: it is one pointer.
-pub(crate) struct Parts<M> {
-    shared: Arc<Shared>,
-    mode: PhantomData<fn() -> M>,
-}
-
-struct Shared {
-    watcher: Arc<Watcher>,
+pub(crate) struct Shared {
+    pub(crate) watcher: Arc<Watcher>,
     /// The entity watched, where it is only one.
-    only: Option<EntityIndex>,
-    endpoint: Option<Arc<Endpoint>>,
+    pub(crate) only: Option<EntityIndex>,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
 }
 
-impl<M> Parts<M> {
-    pub(crate) fn new(watcher: Arc<Watcher>, only: Option<EntityIndex>, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { shared: Arc::new(Shared { watcher, only, endpoint }), mode: PhantomData }
-    }
-
-    /// The same in another body mode.
-    #[cfg(feature = "axum")]
-    pub(crate) fn with_mode<N>(self) -> Parts<N> {
-        Parts { shared: self.shared, mode: PhantomData }
-    }
-
+impl Shared {
     /// The endpoint, where this request is for it. OPTIONS goes to the application, whose CORS layer answers it.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
-        let endpoint = self.shared.endpoint.as_ref()?;
+        let endpoint = self.endpoint.as_ref()?;
         if !endpoint.is_at(request.uri().path()) {
             return None;
         }
         if request.method() == Method::OPTIONS {
             if request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
-                self.shared.watcher.diagnosis().preflight();
+                self.watcher.diagnosis().preflight();
             }
             return None;
         }
@@ -165,18 +147,10 @@ impl<M> Parts<M> {
     }
 }
 
-impl<M> Clone for Parts<M> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), mode: PhantomData }
-    }
-}
-
-impl<M> fmt::Debug for Parts<M> {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts")
-            .field("endpoint", &self.shared.endpoint.is_some())
-            .field("only", &self.shared.only)
-            .finish_non_exhaustive()
+        let has_endpoint = self.endpoint.is_some();
+        f.debug_struct("Shared").field("endpoint", &has_endpoint).field("only", &self.only).finish_non_exhaustive()
     }
 }
 
@@ -186,13 +160,7 @@ impl<M> fmt::Debug for Parts<M> {
 /// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It answers on every path: mount it where the client's
 /// `RemoteEvents` expects it.
 #[derive(Clone, Debug)]
-pub struct LiveUpdatesEndpoint(Arc<Endpoint>);
-
-impl LiveUpdatesEndpoint {
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self(endpoint)
-    }
-}
+pub struct LiveUpdatesEndpoint(pub(crate) Arc<Endpoint>);
 
 impl<Q> Service<Request<Q>> for LiveUpdatesEndpoint
 where
@@ -208,6 +176,6 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> EndpointFuture {
-        EndpointFuture::new(Box::pin(self.0.clone().respond(request)))
+        EndpointFuture(Box::pin(self.0.clone().respond(request)))
     }
 }

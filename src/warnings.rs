@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// fewer.
 const MAX_KINDS: usize = 256;
 
-/// A budget for each kind of warning. The kind is the place in the code that warns.
+/// The budget of each kind of warning. The kind is the place in the code that warns.
 #[derive(Debug, Default)]
 pub(crate) struct WarningBudgets {
     kinds: HashMap<&'static Location<'static>, Budget>,
@@ -26,22 +26,17 @@ struct Budget {
     suppressed: u64,
 }
 
-/// What to do with one line.
+/// A line that may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Allowance {
-    /// Write the line, and the number of lines suppressed before it.
-    Write {
-        suppressed: u64,
-    },
-    /// Write the line, and announce that the rest of this window is suppressed.
-    WriteLast {
-        suppressed: u64,
-    },
-    Suppress,
+pub(crate) struct Allowance {
+    /// Lines that were suppressed before it.
+    pub(crate) suppressed: u64,
+    /// The rest of this window is suppressed.
+    pub(crate) is_last: bool,
 }
 
 impl WarningBudgets {
-    pub(crate) fn take(&mut self, kind: &'static Location<'static>, now: Instant) -> Allowance {
+    pub(crate) fn take(&mut self, kind: &'static Location<'static>, now: Instant) -> Option<Allowance> {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(kind) {
             return self.shared.take(now);
         }
@@ -50,28 +45,29 @@ impl WarningBudgets {
 }
 
 impl Budget {
-    fn take(&mut self, now: Instant) -> Allowance {
+    fn take(&mut self, now: Instant) -> Option<Allowance> {
         if self.window.is_none_or(|since| now.saturating_duration_since(since) > WINDOW) {
             self.window = Some(now);
             self.in_window = 0;
         }
         if self.in_window >= LINES_PER_WINDOW {
             self.suppressed += 1;
-            return Allowance::Suppress;
+            return None;
         }
         self.in_window += 1;
-        let suppressed = std::mem::take(&mut self.suppressed);
-        if self.in_window == LINES_PER_WINDOW {
-            Allowance::WriteLast { suppressed }
-        } else {
-            Allowance::Write { suppressed }
-        }
+        let is_last = self.in_window == LINES_PER_WINDOW;
+        Some(Allowance { suppressed: std::mem::take(&mut self.suppressed), is_last })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[allow(clippy::unnecessary_wraps, reason = "what `take` returns")]
+    fn written(suppressed: u64, is_last: bool) -> Option<Allowance> {
+        Some(Allowance { suppressed, is_last })
+    }
 
     #[track_caller]
     fn here() -> &'static Location<'static> {
@@ -83,11 +79,11 @@ mod tests {
         let (flooding, quiet) = (here(), here());
         assert_ne!(flooding, quiet);
         let mut budgets = WarningBudgets::default();
-        let taken: Vec<Allowance> = (0..25).map(|_| budgets.take(flooding, Instant::now())).collect();
-        assert!(taken[..19].iter().all(|it| *it == Allowance::Write { suppressed: 0 }), "{taken:?}");
-        assert_eq!(taken[19], Allowance::WriteLast { suppressed: 0 });
-        assert!(taken[20..].iter().all(|it| *it == Allowance::Suppress), "{taken:?}");
-        assert_eq!(budgets.take(quiet, Instant::now()), Allowance::Write { suppressed: 0 });
+        let taken: Vec<Option<Allowance>> = (0..25).map(|_| budgets.take(flooding, Instant::now())).collect();
+        assert!(taken[..19].iter().all(|it| *it == written(0, false)), "{taken:?}");
+        assert_eq!(taken[19], written(0, true));
+        assert!(taken[20..].iter().all(|it| it.is_none()), "{taken:?}");
+        assert_eq!(budgets.take(quiet, Instant::now()), written(0, false));
     }
 
     #[tokio::test(start_paused = true)]
@@ -98,9 +94,9 @@ mod tests {
             budgets.take(kind, Instant::now());
         }
         tokio::time::advance(WINDOW).await;
-        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Suppress, "the same window still");
+        assert_eq!(budgets.take(kind, Instant::now()), None, "the same window still");
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Write { suppressed: 38 });
-        assert_eq!(budgets.take(kind, Instant::now()), Allowance::Write { suppressed: 0 });
+        assert_eq!(budgets.take(kind, Instant::now()), written(38, false));
+        assert_eq!(budgets.take(kind, Instant::now()), written(0, false));
     }
 }

@@ -6,6 +6,8 @@ mod likeness;
 mod usage;
 
 use std::{
+    fmt,
+    panic::Location,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -56,25 +58,16 @@ pub(crate) struct Diagnosis {
     /// What is searched for in unrelated requests.
     interest: AtomicUsize,
     looks: AtomicUsize,
-    /// How many entities are not settled.
-    unsettled: AtomicUsize,
     wiring: AtomicU8,
 }
 
 impl Diagnosis {
     pub(crate) fn new(endpoint: &str, entities: &[Entity], observer: Arc<Observer>) -> Self {
-        let usage = |entity: &Entity| {
-            let routes = entity.routes.iter().map(|route| (route.method.clone(), route.path.as_str().into()));
-            let lists = entity.lists.iter().map(|path| (Method::GET, path.as_str().into()));
-            let is_settled = AtomicBool::new(entity.paths().next().is_none());
-            Usage {
-                name: entity.name.as_str().into(),
-                payload_key: entity.payload_key.as_str().into(),
-                routes: routes.chain(lists).collect(),
-                is_watched: AtomicBool::new(false),
-                is_settled,
-                search: Mutex::default(),
-            }
+        let usage = |entity: &Entity| Usage {
+            entity: entity.clone(),
+            is_watched: AtomicBool::new(false),
+            is_settled: AtomicBool::new(entity.paths().next().is_none()),
+            search: Mutex::default(),
         };
         Self {
             observer,
@@ -82,9 +75,14 @@ impl Diagnosis {
             entities: entities.iter().map(usage).collect(),
             interest: AtomicUsize::new(STRAYS),
             looks: AtomicUsize::new(LOOKS),
-            unsettled: AtomicUsize::new(entities.iter().filter(|entity| entity.paths().next().is_some()).count()),
             wiring: AtomicU8::new(0),
         }
+    }
+
+    /// Warns of a mistake: once for each place in the code that calls this.
+    #[track_caller]
+    fn warn(&self, line: fmt::Arguments<'_>) {
+        self.observer.warn_once(Location::caller(), line);
     }
 
     fn usage(&self, entity: EntityIndex) -> Option<&Usage> {
@@ -129,13 +127,10 @@ impl Diagnosis {
     /// The application publishes.
     pub(crate) fn publishes(&self) {
         if !self.is(LAYER | ENDPOINT | REACHED) {
-            self.observer.warn_once(
-                "publishes",
-                format_args!(
-                    "something is published by a LiveUpdates of which neither layer() nor endpoint() is in use, so no page \
-                     can receive it; build one LiveUpdates, wrap the application in its layer, and publish by clones of it"
-                ),
-            );
+            self.warn(format_args!(
+                "something is published by a LiveUpdates of which neither layer() nor endpoint() is in use, so no page \
+                 can receive it; build one LiveUpdates, wrap the application in its layer, and publish by clones of it"
+            ));
         }
     }
 
@@ -148,14 +143,11 @@ impl Diagnosis {
         }
         if wiring & (LAYER | ENDPOINT) == 0 {
             let endpoint = &self.endpoint;
-            self.observer.warn_once(
-                "no endpoint",
-                format_args!(
-                    "{method} {pattern} is watched, and nothing serves the endpoint, so no page can receive it; mount \
-                     live.endpoint() where pages ask, as in .route_service({endpoint:?}, live.endpoint()), or use \
-                     live.layer() instead of live.watch()"
-                ),
-            );
+            self.warn(format_args!(
+                "{method} {pattern} is watched, and nothing serves the endpoint, so no page can receive it; mount \
+                 live.endpoint() where pages ask, as in .route_service({endpoint:?}, live.endpoint()), or use \
+                 live.layer() instead of live.watch()"
+            ));
             return false;
         }
         let is_first = self.wiring.fetch_or(AWAITED, Ordering::Relaxed) & AWAITED == 0;
@@ -181,14 +173,11 @@ impl Diagnosis {
         } else {
             "mount live.endpoint() at the path that they ask"
         };
-        self.observer.warn_once(
-            "unreached",
-            format_args!(
-                "writes have been watched for a minute, and no page has asked for live updates at {endpoint:?}; if pages \
-                 are open, their requests do not reach the endpoint: {how}, and have them call new \
-                 RemoteEvents({endpoint:?}, token)"
-            ),
-        );
+        self.warn(format_args!(
+            "writes have been watched for a minute, and no page has asked for live updates at {endpoint:?}; if pages \
+             are open, their requests do not reach the endpoint: {how}, and have them call new \
+             RemoteEvents({endpoint:?}, token)"
+        ));
     }
 
     /// A request of an entity has matched.
@@ -198,18 +187,12 @@ impl Diagnosis {
         }
     }
 
-    /// True if some entity has had no request yet.
-    pub(crate) fn has_unsettled(&self) -> bool {
-        self.unsettled.load(Ordering::Relaxed) > 0
-    }
-
     fn unsettled(&self, entity: EntityIndex) -> Option<&Usage> {
         self.usage(entity).filter(|usage| !usage.is_settled.load(Ordering::Relaxed))
     }
 
     fn settle(&self, usage: &Usage) {
         if !usage.is_settled.swap(true, Ordering::Relaxed) {
-            self.unsettled.fetch_sub(1, Ordering::Relaxed);
             self.end_search(usage);
         }
     }
@@ -224,7 +207,7 @@ impl Diagnosis {
             return false;
         };
         if !usage.is_watched.load(Ordering::Relaxed) {
-            let name = &usage.name;
+            let name = &usage.entity.name;
             self.observer.warn_once(
                 ("unwatched", name),
                 format_args!(
@@ -246,14 +229,14 @@ impl Diagnosis {
 
     /// The stock handlers know their payload key in the singular only, and drop other messages.
     fn check_payload_key(&self, usage: &Usage) {
-        let singular = match &*usage.name {
+        let singular = match &*usage.entity.name {
             "events" => "event",
             "tasks" => "task",
             "links" => "link",
             _ => return,
         };
-        if usage.payload_key == usage.name {
-            let name = &usage.name;
+        if usage.entity.payload_key == usage.entity.name {
+            let name = &usage.entity.name;
             self.observer.warn_once(
                 ("payload key", name),
                 format_args!(
@@ -271,7 +254,7 @@ impl Diagnosis {
         };
         let like = lock(&usage.search).like.take();
         let remedy = usage.remedy(like.as_ref());
-        let name = &usage.name;
+        let name = &usage.entity.name;
         self.observer.warn_once(
             ("unmatched", name),
             format_args!(
@@ -356,7 +339,7 @@ impl Diagnosis {
 
     fn search_routes(&self, method: &Method, path: &str) {
         for usage in self.entities.iter().filter(|usage| !usage.is_settled.load(Ordering::Relaxed)) {
-            let alike = usage.routes.iter().filter_map(|(known, pattern)| {
+            let alike = usage.routes().filter_map(|(known, pattern)| {
                 let (likeness, path) = likeness(pattern, path)?;
                 // With another method only the exact path is evidence.
                 let counts = if known == method { likeness != Likeness::Same } else { likeness == Likeness::Same };
@@ -384,10 +367,11 @@ impl Diagnosis {
         self.observer.warn_once_of("unknown name", name, || {
             let shown = if name.len() > 64 { format!("a name of {} bytes", name.len()) } else { format!("{name:?}") };
             let known: Vec<String> =
-                self.entities.iter().take(MAX_LISTED).map(|usage| format!("{:?}", usage.name)).collect();
+                self.entities.iter().take(MAX_LISTED).map(|usage| format!("{:?}", usage.entity.name)).collect();
             let more = self.entities.len().saturating_sub(MAX_LISTED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let near = nearest(name, self.entities.iter().map(|usage| (&*usage.name, &*usage.payload_key)));
+            let near =
+                nearest(name, self.entities.iter().map(|usage| (&*usage.entity.name, &*usage.entity.payload_key)));
             let remedy = match near {
                 Some(near) => format!("the page should subscribe to {near:?}, as in remote.on({near:?}, …)"),
                 None if self.entities.is_empty() => {
@@ -405,35 +389,26 @@ impl Diagnosis {
     /// A preflight request of a cross-origin page has reached the endpoint; an outer CORS layer should have answered it.
     pub(crate) fn preflight(&self) {
         let endpoint = &self.endpoint;
-        self.observer.warn_once(
-            "preflight",
-            format_args!(
-                "a page of another origin asks whether it may use {endpoint:?} (OPTIONS), and no CORS layer outside the \
-                 live layer has answered; put CorsLayer outside (a later .layer(…) on the Router), have it allow the \
-                 headers Remote-Token and Content-Type, and allow the page with allow_origin"
-            ),
-        );
+        self.warn(format_args!(
+            "a page of another origin asks whether it may use {endpoint:?} (OPTIONS), and no CORS layer outside the \
+             live layer has answered; put CorsLayer outside (a later .layer(…) on the Router), have it allow the \
+             headers Remote-Token and Content-Type, and allow the page with allow_origin"
+        ));
     }
 
     /// A write passes two layers of this `LiveUpdates`.
     pub(crate) fn watched_twice(&self, method: &Method, pattern: &str) {
-        self.observer.warn_once(
-            "watched twice",
-            format_args!(
-                "{method} {pattern} passes two layers of one LiveUpdates, of which the inner one does nothing; keep one of \
-                 them: live.layer() around everything, or live.watch() inside and live.endpoint()"
-            ),
-        );
+        self.warn(format_args!(
+            "{method} {pattern} passes two layers of one LiveUpdates, of which the inner one does nothing; keep one of \
+             them: live.layer() around everything, or live.watch() inside and live.endpoint()"
+        ));
     }
 
     /// A write passes a layer of this `LiveUpdates` and one of another.
     pub(crate) fn watched_by_two(&self, method: &Method, pattern: &str) {
-        self.observer.warn_once(
-            "watched by two",
-            format_args!(
-                "{method} {pattern} is watched by two LiveUpdates, and pages of the one receive nothing that only the other \
-                 publishes; build one LiveUpdates with all entities, and clone it"
-            ),
-        );
+        self.warn(format_args!(
+            "{method} {pattern} is watched by two LiveUpdates, and pages of the one receive nothing that only the \
+             other publishes; build one LiveUpdates with all entities, and clone it"
+        ));
     }
 }

@@ -1,13 +1,11 @@
 //! What is known about one entity, and the remedy if its requests are missing.
 
-use std::{
-    fmt::Write as _,
-    sync::{Mutex, atomic::AtomicBool},
-};
+use std::sync::{Mutex, atomic::AtomicBool};
 
 use http::Method;
 
 use super::likeness::Likeness;
+use crate::entity::Entity;
 
 /// Names listed in a line.
 pub(super) const MAX_LISTED: usize = 8;
@@ -15,9 +13,7 @@ pub(super) const MAX_LISTED: usize = 8;
 /// One entity, and which of its requests have been seen.
 #[derive(Debug)]
 pub(super) struct Usage {
-    pub(super) name: Box<str>,
-    pub(super) payload_key: Box<str>,
-    pub(super) routes: Box<[(Method, Box<str>)]>,
+    pub(super) entity: Entity,
     /// A layer watches its routes.
     pub(super) is_watched: AtomicBool,
     /// It has no routes, a request has matched, or the missing requests were reported.
@@ -55,19 +51,21 @@ impl Like {
 }
 
 impl Usage {
+    /// The routes that write, and the lists.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&Method, &str)> {
+        let lists = self.entity.lists.iter().map(|path| (&Method::GET, path.as_str()));
+        self.entity.routes.iter().map(|route| (&route.method, route.path.as_str())).chain(lists)
+    }
+
     pub(super) fn listed_routes(&self) -> String {
-        let mut listed = String::new();
-        for (at, (method, path)) in self.routes.iter().take(MAX_LISTED).enumerate() {
-            let _ = write!(listed, "{}{method} {path}", if at > 0 { ", " } else { "" });
-        }
-        if self.routes.len() > MAX_LISTED {
-            listed.push_str(", …");
-        }
-        listed
+        let mut listed: Vec<String> =
+            self.routes().take(MAX_LISTED).map(|(method, path)| format!("{method} {path}")).collect();
+        listed.extend(self.routes().nth(MAX_LISTED).map(|_| "…".to_owned()));
+        listed.join(", ")
     }
 
     pub(super) fn remedy(&self, like: Option<&Like>) -> String {
-        let name = &self.name;
+        let name = &self.entity.name;
         let Some(Like { method, likeness, path }) = like else {
             return format!(
                 "either its routes are not behind the layer (a Router's layer wraps the routes that stand before it: call \

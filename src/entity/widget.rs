@@ -33,7 +33,7 @@ impl ObjectProblem {
     /// The reason, as precise as this object allows.
     pub(super) fn reason_for(&self, object: &Object<'_>) -> Cow<'static, str> {
         match self {
-            Self::Dates => misnamed::dates(object).map_or_else(|| self.reason(), Cow::Borrowed),
+            Self::Dates => misnamed::dates(object).unwrap_or_else(|| self.reason()),
             Self::Rule(_) | Self::NoRule => self.reason(),
         }
     }

@@ -3,10 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -19,19 +16,10 @@ use crate::{hook::within, hub::Activity, lock::lock};
 /// A bounded copy of a request body, made while the inner service reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
-    shared: Arc<Shared>,
+    copy: Arc<Mutex<Copied>>,
     limit: usize,
     /// The write, which settling waits for once its body has arrived.
     activity: Weak<Activity>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    copy: Mutex<Copied>,
-    /// The last piece has come from the client.
-    arrived: AtomicBool,
-    /// The inner service waits for a piece that has not come.
-    awaited: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -39,18 +27,22 @@ struct Copied {
     whole: Whole,
     bytes: usize,
     is_over: bool,
+    /// The last piece has come from the client.
+    has_arrived: bool,
+    /// The inner service waits for a piece that has not come.
+    is_awaited: bool,
     /// The last piece has gone on to the inner service.
     has_ended: bool,
 }
 
 impl Capture {
     pub(crate) fn new(limit: usize, activity: Weak<Activity>) -> Self {
-        Self { shared: Arc::default(), limit, activity }
+        Self { copy: Arc::default(), limit, activity }
     }
 
     /// Copies one more piece.
     pub(crate) fn push(&self, chunk: &Bytes) {
-        let mut copy = lock(&self.shared.copy);
+        let mut copy = lock(&self.copy);
         copy.bytes += chunk.len();
         if copy.bytes > self.limit {
             copy.is_over = true;
@@ -62,42 +54,41 @@ impl Capture {
 
     /// Notes whether the inner service waits for the client to send more.
     pub(crate) fn await_more(&self, awaited: bool) {
-        self.shared.awaited.store(awaited, Ordering::Relaxed);
+        lock(&self.copy).is_awaited = awaited;
     }
 
     /// The last piece has come from the client, and may have to wait for the object's lock.
     pub(crate) fn arrive(&self) {
-        if self.shared.arrived.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let Some(activity) = self.activity.upgrade() {
+        let had_arrived = std::mem::replace(&mut lock(&self.copy).has_arrived, true);
+        if let Some(activity) = self.activity.upgrade().filter(|_| !had_arrived) {
             activity.arrive();
         }
     }
 
     /// The last piece has gone on to the inner service.
     pub(crate) fn end(&self) {
-        lock(&self.shared.copy).has_ended = true;
+        lock(&self.copy).has_ended = true;
     }
 
     /// True when nothing more of the body is to come from the client.
     pub(crate) fn has_arrived(&self) -> bool {
-        self.shared.arrived.load(Ordering::Relaxed)
+        lock(&self.copy).has_arrived
     }
 
     /// True when the inner service waits for a part of the body that has not come.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.shared.awaited.load(Ordering::Relaxed) && !self.has_arrived()
+        let copy = lock(&self.copy);
+        copy.is_awaited && !copy.has_arrived
     }
 
     /// True when the body was larger than the limit.
     pub(crate) fn is_over(&self) -> bool {
-        lock(&self.shared.copy).is_over
+        lock(&self.copy).is_over
     }
 
     /// The whole body; `None` where it did not end, or was larger than the limit.
     pub(crate) fn take(&self) -> Option<Bytes> {
-        let mut copy = lock(&self.shared.copy);
+        let mut copy = lock(&self.copy);
         (copy.has_ended && !copy.is_over).then(|| std::mem::take(&mut copy.whole).bytes())
     }
 }
@@ -106,7 +97,10 @@ impl Capture {
 pub(crate) struct Collected<B: Body> {
     /// Everything read, to be sent on unchanged.
     pub(crate) frames: VecDeque<Frame<Bytes>>,
-    pub(crate) rest: Rest<B>,
+    /// What was not read: the body is larger than the limit, or took too long.
+    pub(crate) rest: Option<Pin<Box<B>>>,
+    /// The body broke off.
+    pub(crate) error: Option<B::Error>,
     /// The body promised its length. One that did not stays chunked, for its trailers' sake.
     pub(crate) is_exact: bool,
     /// Reading took too long.
@@ -117,16 +111,6 @@ pub(crate) struct Collected<B: Body> {
 pub(crate) enum Forwarded<B: Body> {
     Unread(B),
     Collected(Collected<B>),
-}
-
-/// What comes after the frames that were read.
-pub(crate) enum Rest<B: Body> {
-    /// Nothing: the body was read to its end.
-    End,
-    /// The body goes on: it is larger than the limit, or took too long.
-    More(Pin<Box<B>>),
-    /// The body broke off.
-    Broken(B::Error),
 }
 
 /// Frames that are kept one by one. Data behind them is joined; other frames behind them end the reading ahead.
@@ -176,18 +160,18 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
         frames.push_back(Frame::data(together.freeze()));
     }
     let is_slow = outcome.is_none();
-    let rest = match outcome {
-        Some(Ok(true)) => Rest::End,
-        Some(Ok(false)) | None => Rest::More(body),
-        Some(Err(error)) => Rest::Broken(error),
+    let (rest, error) = match outcome {
+        Some(Ok(true)) => (None, None),
+        Some(Ok(false)) | None => (Some(body), None),
+        Some(Err(error)) => (None, Some(error)),
     };
-    Collected { frames, rest, is_exact, is_slow }
+    Collected { frames, rest, error, is_exact, is_slow }
 }
 
 impl<B: Body> Collected<B> {
     /// The whole body, where it was read to its end.
     pub(crate) fn whole(&self) -> Option<Bytes> {
-        matches!(self.rest, Rest::End).then(|| {
+        (self.rest.is_none() && self.error.is_none()).then(|| {
             let mut whole = Whole::default();
             self.frames.iter().filter_map(|frame| frame.data_ref()).for_each(|chunk| whole.push(chunk));
             whole.bytes()
@@ -274,7 +258,7 @@ mod tests {
     async fn frames_without_data_and_without_end_are_not_kept() {
         let trailers = || Frame::trailers(HeaderMap::new());
         let read = collected(body((0..1000).map(|_| trailers()).collect())).await;
-        assert!(matches!(read.rest, Rest::More(_)) && read.frames.len() <= 2 * MANY + 1);
+        assert!(read.rest.is_some() && read.frames.len() <= 2 * MANY + 1);
         let read = collected(body((0..1000).map(|_| data("")).collect())).await;
         assert!(read.frames.len() <= MANY && read.whole().unwrap().is_empty());
     }

@@ -13,12 +13,12 @@ use super::request_body::{
 use crate::{
     change::{Change, ChangeKind, usable_id},
     entity::Entity,
-    object::{Object, pointed, quoted, string},
+    object::{Object, quoted, string},
 };
 
-/// A watched request, read to its end.
+/// A watched request and its response, read to their ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RequestFacts<'a> {
+pub(crate) struct WriteFacts<'a> {
     /// The kind that the route is configured for.
     pub(crate) kind: ChangeKind,
     /// The id in the path.
@@ -26,66 +26,52 @@ pub(crate) struct RequestFacts<'a> {
     /// True for a POST with `?editing=true`.
     pub(crate) editing: bool,
     pub(crate) format: Format,
-    /// The whole body, where its end was seen.
-    pub(crate) body: Option<&'a [u8]>,
-}
-
-/// The response to it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ResponseFacts<'a> {
+    /// The request's whole body, where its end was seen.
+    pub(crate) request: Option<&'a [u8]>,
     pub(crate) status: StatusCode,
     pub(crate) location: Option<&'a str>,
-    /// The whole body, where it was collected; empty where there is none.
-    pub(crate) body: Option<&'a [u8]>,
+    /// The response's whole body, where it was collected; empty where there is none.
+    pub(crate) response: Option<&'a [u8]>,
 }
 
-/// Why a successful write is not published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a successful write is not published, with the remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub(crate) enum NotPublished {
+    #[error(
+        "the answer holds no usable id; answer JSON with `tid` or `id`, uncompressed and with content-type \
+         application/json, or publish from the handler with LiveWrite"
+    )]
     NoId,
+    #[error(
+        "neither request nor answer holds a readable object; answer the stored row in `item`, give the entity a load \
+         hook, or publish from the handler with LiveWrite"
+    )]
     NoObject,
+    #[error("the request's action is neither inserted, updated nor deleted; publish from the handler with LiveWrite")]
     UnknownAction,
+    #[error(
+        "several changes in one request; publish them from the handler with LiveWrite, or switch the page's \
+         DataProcessor to REST-JSON"
+    )]
     Batch,
     /// The response names an update or a deletion, and the object's id stands in the request's body alone.
+    #[error(
+        "the answer is updated or deleted, and only the request's body names the object; where the back end reads that \
+         (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
+    )]
     BodyMode,
     /// A POST to the collection whose response is `deleted`.
+    #[error(
+        "a POST was answered with `deleted`, and its object is no occurrence of a series; publish from the handler with \
+         LiveWrite"
+    )]
     PostDeleted,
     /// Request and response name different objects.
+    #[error(
+        "the answer names another id than the request; answer the stored row in `item`, or publish from the handler \
+         with LiveWrite"
+    )]
     OtherId,
-}
-
-impl NotPublished {
-    pub(crate) fn remedy(self) -> &'static str {
-        match self {
-            Self::NoId => {
-                "the answer holds no usable id; answer JSON with `tid` or `id`, uncompressed and with content-type \
-                 application/json, or publish from the handler with LiveWrite"
-            }
-            Self::NoObject => {
-                "neither request nor answer holds a readable object; answer the stored row in `item`, give the entity \
-                 a load hook, or publish from the handler with LiveWrite"
-            }
-            Self::UnknownAction => {
-                "the request's action is neither inserted, updated nor deleted; publish from the handler with LiveWrite"
-            }
-            Self::Batch => {
-                "several changes in one request; publish them from the handler with LiveWrite, or switch the page's \
-                 DataProcessor to REST-JSON"
-            }
-            Self::BodyMode => {
-                "the answer is updated or deleted, and only the request's body names the object; where the back end reads \
-                 that (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
-            }
-            Self::PostDeleted => {
-                "a POST was answered with `deleted`, and its object is no occurrence of a series; publish from the \
-                 handler with LiveWrite"
-            }
-            Self::OtherId => {
-                "the answer names another id than the request; answer the stored row in `item`, or publish from the \
-                 handler with LiveWrite"
-            }
-        }
-    }
 }
 
 /// A change as far as request and response show it.
@@ -125,7 +111,7 @@ impl DerivedChange<'_> {
             ChangeKind::Delete => ChangeKind::Update,
             other => other,
         };
-        Some(Change::of(kind, &row)?.whole().rewritten(self.is_rewritten_as(&row)))
+        Some(Change { is_rewritten: self.is_rewritten_as(&row), ..Change::of(kind, &row)?.whole() })
     }
 
     /// Whether the store holds other values of a new object than its page has sent, and shows.
@@ -143,13 +129,13 @@ impl DerivedChange<'_> {
     /// The change from request and response alone.
     pub(crate) fn into_change(self) -> Result<Change, NotPublished> {
         let change = match (self.kind, &self.object) {
-            (ChangeKind::Delete, _) => Change::deletion(&self.raw_id).ok_or(NotPublished::NoId),
-            (kind, Some(object)) => Change::of(kind, object)
-                .map(|change| change.rewritten(self.is_rewritten_as(object)))
-                .ok_or(NotPublished::NoId),
-            (_, None) => Err(NotPublished::NoObject),
+            (ChangeKind::Delete, _) => Change::deletion(&self.raw_id),
+            (kind, Some(object)) => {
+                Change::of(kind, object).map(|change| Change { is_rewritten: self.is_rewritten_as(object), ..change })
+            }
+            (_, None) => return Err(NotPublished::NoObject),
         };
-        change.map(Change::claimed)
+        change.map(Change::claimed).ok_or(NotPublished::NoId)
     }
 }
 
@@ -166,31 +152,30 @@ fn shown(raw: &str) -> Cow<'_, str> {
 /// `"action":"error"` or `"invalid"`.
 pub(crate) fn derive_change<'a>(
     entity: &Entity,
-    request: RequestFacts<'a>,
-    response: ResponseFacts<'a>,
+    facts: WriteFacts<'a>,
 ) -> Result<Option<DerivedChange<'a>>, NotPublished> {
-    let answer = ParsedResponse::read(entity, response);
+    let answer = ParsedResponse::read(entity, &facts);
     if answer.has_failed {
         return Ok(None);
     }
-    let is_mode = request.editing && request.kind == ChangeKind::Add;
+    let is_mode = facts.editing && facts.kind == ChangeKind::Add;
     let has_modes = is_mode && entity.has_body_modes;
-    let ParsedRequest { claim, object } = match request.body {
-        Some(body) => request_body::read(entity, body, request.format, has_modes, answer.row.as_ref()),
+    let ParsedRequest { claim, object } = match facts.request {
+        Some(body) => request_body::read(entity, body, facts.format, has_modes, answer.row.as_ref()),
         None => ParsedRequest::default(),
     };
     let claim = believed(claim, &answer)?;
-    let claimed = claim.as_ref().map_or(request.kind, |(kind, _)| *kind);
+    let claimed = claim.as_ref().map_or(facts.kind, |(kind, _)| *kind);
     let kind = kind_of(claimed, claim.is_some(), &answer, object.as_ref())?;
 
     let tid = answer.tid.is_some();
     let raw_id = match kind {
-        ChangeKind::Add => answer.id_of_new().or_else(|| request.path_id.map(|id| Cow::Owned(quoted(id)))),
+        ChangeKind::Add => answer.id_of_new().or_else(|| facts.path_id.map(|id| Cow::Owned(quoted(id)))),
         ChangeKind::Update | ChangeKind::Delete => match claim {
             Some((_, Some(id))) => Some(answer.confirmed(id)?),
             // Without an action, the id in a response may be that of a new object.
             Some((_, None)) if answer.action.is_none() => None,
-            Some((_, None)) | None => answer.id_of_known(request.path_id, object.as_ref()),
+            Some((_, None)) | None => answer.id_of_known(facts.path_id, object.as_ref()),
         },
     };
     // The back end may read an action and an id in this body, which are not read here.
@@ -267,15 +252,15 @@ struct ParsedResponse<'a> {
 }
 
 impl<'a> ParsedResponse<'a> {
-    fn read(entity: &Entity, response: ResponseFacts<'a>) -> Self {
-        let parsed = response.body.and_then(Object::parse);
-        let is_empty = response.body.is_none_or(<[u8]>::is_empty);
+    fn read(entity: &Entity, facts: &WriteFacts<'a>) -> Self {
+        let parsed = facts.response.and_then(Object::parse);
+        let is_empty = facts.response.is_none_or(<[u8]>::is_empty);
         let is_object = parsed.is_some();
         let fields = parsed.unwrap_or_default();
         let action = fields.get_str("action").unwrap_or_default();
         let is_known = matches!(action.as_ref(), "inserted" | "updated" | "deleted" | "error" | "invalid");
         Self {
-            status: response.status,
+            status: facts.status,
             is_usual: is_empty || (is_object && (is_known || fields.get("action").is_none())),
             has_failed: matches!(action.as_ref(), "error" | "invalid"),
             action: match action.as_ref() {
@@ -287,8 +272,8 @@ impl<'a> ParsedResponse<'a> {
             tid: usable(&fields, "tid"),
             // With a pointer to the row, an id beside the row may be anything: a request's, for example.
             id: usable(&fields, "id").filter(|_| entity.response_pointer.is_none()),
-            row: stored_object(entity, response.body, &fields),
-            location: response.location,
+            row: stored_object(entity, facts.response, &fields),
+            location: facts.location,
         }
     }
 
@@ -336,8 +321,7 @@ impl<'a> ParsedResponse<'a> {
 /// The stored object, where the response holds it.
 fn stored_object<'a>(entity: &Entity, body: Option<&'a [u8]>, answer: &Object<'a>) -> Option<Object<'a>> {
     if let Some(pointer) = &entity.response_pointer {
-        let json = std::str::from_utf8(body?).ok()?;
-        return Object::of(&pointed(json, pointer)?).map(Object::into_owned);
+        return Object::at(body?, pointer);
     }
     if let Some(row) = answer.get_object("item").or_else(|| answer.get_object(&entity.payload_key)) {
         return Some(row);
@@ -393,14 +377,16 @@ mod tests {
         fn derive(&self, entity: &Entity) -> Result<Option<DerivedChange<'static>>, NotPublished> {
             derive_change(
                 entity,
-                RequestFacts {
+                WriteFacts {
                     kind: self.kind,
                     path_id: self.path_id,
                     editing: self.editing,
                     format: self.format,
-                    body: Some(self.request.as_bytes()),
+                    request: Some(self.request.as_bytes()),
+                    status: self.status,
+                    location: self.location,
+                    response: Some(self.response.as_bytes()),
                 },
-                ResponseFacts { status: self.status, location: self.location, body: Some(self.response.as_bytes()) },
             )
         }
 
@@ -740,12 +726,12 @@ mod tests {
             Ok(Some(derived)) => derived,
             other => panic!("{other:?}"),
         };
-        assert!(derived().into_change().unwrap().is_claimed());
-        assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed());
-        assert!(derived().loaded(None).unwrap().is_claimed());
+        assert!(derived().into_change().unwrap().is_claimed);
+        assert!(!derived().loaded(Some(r#"{"text":"row"}"#)).unwrap().is_claimed);
+        assert!(derived().loaded(None).unwrap().is_claimed);
         let scopes = ["a"].into_iter().collect();
         let scoped = derived().into_change().unwrap().in_scopes(&scopes, &scopes).unique_in(&scopes);
-        assert!(scoped.is_claimed() && !Change::delete(7).unwrap().is_claimed());
+        assert!(scoped.is_claimed && !Change::delete(7).unwrap().is_claimed);
     }
 
     #[test]
@@ -810,14 +796,16 @@ mod tests {
         ) {
             let _ = derive_change(
                 &Entity::scheduler("/events"),
-                RequestFacts {
+                WriteFacts {
                     kind,
                     path_id: Some("1"),
                     editing,
                     format: if form { Format::Form } else { Format::Json },
-                    body: Some(request.as_bytes()),
+                    request: Some(request.as_bytes()),
+                    status: OK,
+                    location: None,
+                    response: Some(response.as_bytes()),
                 },
-                ResponseFacts { status: OK, location: None, body: Some(response.as_bytes()) },
             );
         }
     }

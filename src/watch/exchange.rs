@@ -3,16 +3,16 @@
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::OptionFuture};
 use http::{Method, Response, StatusCode, request, response::Parts};
 use http_body::Body;
 
 use super::{
-    capture::{Capture, Collected, Forwarded, Rest, collect},
+    capture::{Capture, Collected, Forwarded, collect},
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
     live_write::LiveWrite,
-    object_lock::{LockFuture, Locked, Target},
+    object_lock::{LockFuture, Target},
     publication::{Loaded, Publication},
     request_body::{Format, is_editing},
     route::Matched,
@@ -23,7 +23,8 @@ use crate::{change::ChangeKind, hub::Missed, scope::Scopes};
 #[derive(Debug)]
 pub(crate) struct Exchange {
     publication: Publication,
-    capture: Capture,
+    /// The copy of the request's body.
+    pub(crate) capture: Capture,
     without_body: bool,
     live_write: LiveWrite,
 }
@@ -66,11 +67,6 @@ impl Exchange {
         Self { publication, capture, without_body, live_write }
     }
 
-    /// The copy of the request's body.
-    pub(crate) fn capture(&self) -> Capture {
-        self.capture.clone()
-    }
-
     /// The object's lock, for the request's body to wait for. A write without a body waits in [`run`](Self::run), and
     /// an add needs no lock.
     pub(crate) fn lock(&self) -> Option<LockFuture> {
@@ -88,8 +84,9 @@ impl Exchange {
         F: Future<Output = Result<Response<B>, E>>,
         B: Body,
     {
-        // The inner future is gone before what follows begins: the two take the same room.
-        Locked::new(self.lock_if(self.without_body), inner).then(|result| async move {
+        let lock = OptionFuture::from(self.lock_if(self.without_body));
+        // Each future is gone before the next begins, so they take the same room.
+        lock.then(|_| inner).then(|result| async move {
             let Publication { target, activity, .. } = &self.publication;
             match &result {
                 Ok(response) if is_refusal(response.status()) => {
@@ -136,7 +133,7 @@ impl Exchange {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (forwarded, answer, answer_obstacle) = self.read_answer(&parts, body).await;
-        if let Forwarded::Collected(Collected { rest: Rest::Broken(_), .. }) = &forwarded {
+        if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
             publication.not_published("broken", &"the inner service's answer broke off");
         } else {
             let request = self.capture.take();
@@ -174,11 +171,8 @@ impl Exchange {
         let limits = &self.publication.target.watcher.limits;
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
         let whole = collected.whole();
-        let obstacle = match &collected.rest {
-            Rest::More(_) if collected.is_slow => Some(Obstacle::TooSlow),
-            Rest::More(_) => Some(Obstacle::TooLarge),
-            Rest::End | Rest::Broken(_) => None,
-        };
+        let why_not = if collected.is_slow { Obstacle::TooSlow } else { Obstacle::TooLarge };
+        let obstacle = collected.rest.as_ref().map(|_| why_not);
         (Forwarded::Collected(collected), whole, obstacle)
     }
 

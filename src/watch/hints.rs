@@ -7,7 +7,7 @@ use super::derive::NotPublished;
 use crate::{
     change::{ChangeKind, usable_id},
     entity::Entity,
-    object::{Object, pointed, string},
+    object::{Object, string},
 };
 
 /// Why a body was not read.
@@ -55,11 +55,8 @@ impl Transcript<'_> {
         let is_worth_a_line = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Type | Obstacle::Unread);
         let request = self.request_obstacle.filter(is_worth_a_line).and_then(|_| self.request_clue());
         let answer = self.answer_obstacle.filter(is_worth_a_line).and_then(|_| self.answer_clue());
-        match (request, answer) {
-            (Some(clue), _) => Some(format!("what is broadcast comes from the answer alone: {clue}")),
-            (None, Some(clue)) => Some(format!("what is broadcast comes from the request alone: {clue}")),
-            (None, None) => None,
-        }
+        let request = request.map(|clue| format!("what is broadcast comes from the answer alone: {clue}"));
+        request.or_else(|| Some(format!("what is broadcast comes from the request alone: {}", answer?)))
     }
 
     fn request_clue(&self) -> Option<String> {
@@ -98,7 +95,9 @@ impl Transcript<'_> {
         let Some(fields) = Object::parse(answer) else {
             return Some("the answer is no JSON object".to_owned());
         };
-        if let Some(pointer) = entity.response_pointer.as_deref().filter(|pointer| leads_nowhere(answer, pointer)) {
+        if let Some(pointer) =
+            entity.response_pointer.as_deref().filter(|pointer| Object::at(answer, pointer).is_none())
+        {
             return Some(format!("response_pointer {pointer:?} leads to no object in the answer"));
         }
         if let Some((key, raw)) = ["tid", "id"].into_iter().find_map(|key| Some((key, fields.get(key)?))) {
@@ -122,7 +121,7 @@ impl Transcript<'_> {
         if Object::parse(request).is_none() {
             return Some("the request's body is no JSON object".to_owned());
         }
-        let pointer = entity.request_pointer.as_deref().filter(|pointer| leads_nowhere(request, pointer))?;
+        let pointer = entity.request_pointer.as_deref().filter(|pointer| Object::at(request, pointer).is_none())?;
         Some(format!("request_pointer {pointer:?} leads to no object in the request"))
     }
 
@@ -187,17 +186,15 @@ pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
 }
 
 /// The log line for a row that a load hook does not find right behind a write.
-pub(super) fn finds_nothing(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::Add => {
-            "its load hook finds no row of the id that the answer names, so a deletion is broadcast; the hook is given \
-             the new id as text, and must see what has just been committed"
-        }
-        ChangeKind::Update | ChangeKind::Delete => {
-            "its load hook finds no row of the id in the path, so a deletion is broadcast; the hook is given that id as \
-             text, and must see what has just been committed"
-        }
-    }
+pub(super) fn finds_nothing(kind: ChangeKind) -> String {
+    let (named, given) = match kind {
+        ChangeKind::Add => ("that the answer names", "the new id"),
+        ChangeKind::Update | ChangeKind::Delete => ("in the path", "that id"),
+    };
+    format!(
+        "its load hook finds no row of the id {named}, so a deletion is broadcast; the hook is given {given} as text, and \
+         must see what has just been committed"
+    )
 }
 
 fn content_type(headers: &HeaderMap) -> String {
@@ -208,11 +205,6 @@ fn content_type(headers: &HeaderMap) -> String {
 /// JSON that is no object: pages understand an empty list, for example.
 fn is_other_json(text: &[u8]) -> bool {
     text != b"null" && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
-}
-
-fn leads_nowhere(json: &[u8], pointer: &str) -> bool {
-    let text = std::str::from_utf8(json).unwrap_or_default();
-    pointed(text, pointer).is_none_or(|raw| !raw.starts_with('{'))
 }
 
 fn is_id(object: &Object<'_>, key: &str) -> bool {

@@ -25,15 +25,15 @@ pub(crate) struct KeyedLock {
     held: Mutex<HashMap<Key, Slot>>,
 }
 
-/// The class of a write.
+/// The class of a write, in the order in which classes get the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Its body has arrived.
     Arrived,
-    /// It has no body.
-    Bodiless,
     /// It has no body and deletes: it shares the lock with others of this class.
     BodilessDelete,
+    /// It has no body.
+    Bodiless,
 }
 
 /// An object's lock while it is held, with those who wait.
@@ -42,18 +42,15 @@ struct Slot {
     holders: usize,
     /// The holders are deletions that share it.
     is_shared: bool,
-    arrived: VecDeque<oneshot::Sender<KeyedGuard>>,
-    deletes: VecDeque<oneshot::Sender<KeyedGuard>>,
-    bodiless: VecDeque<oneshot::Sender<KeyedGuard>>,
+    /// The queue of each class.
+    waiting: [VecDeque<oneshot::Sender<KeyedGuard>>; 3],
 }
 
 /// Holds an object's lock until it is dropped.
 #[derive(Debug)]
-pub(crate) struct KeyedGuard(Option<Held>);
-
-#[derive(Debug)]
-struct Held {
-    lock: Arc<KeyedLock>,
+pub(crate) struct KeyedGuard {
+    /// `None` where the lock is released already.
+    lock: Option<Arc<KeyedLock>>,
     key: Key,
 }
 
@@ -74,27 +71,29 @@ impl KeyedLock {
         let slot = match held.entry(key.clone()) {
             Entry::Occupied(slot) => slot.into_mut(),
             Entry::Vacant(free) => {
-                free.insert(Slot::new(access == Access::BodilessDelete));
+                let is_shared = access == Access::BodilessDelete;
+                free.insert(Slot { holders: 1, is_shared, waiting: Default::default() });
                 return Ok(self.guard(key));
             }
         };
-        slot.forget_cancelled();
-        let shares = access == Access::BodilessDelete;
-        if shares && slot.is_shared && slot.arrived.is_empty() && slot.deletes.is_empty() {
+        // Most cancelled waiters are the oldest; the others are skipped when the lock would go to them.
+        for waiting in &mut slot.waiting {
+            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                waiting.pop_front();
+            }
+        }
+        let [arrived, deletes, _] = &slot.waiting;
+        if access == Access::BodilessDelete && slot.is_shared && arrived.is_empty() && deletes.is_empty() {
             slot.holders += 1;
             return Ok(self.guard(key));
         }
         let (give, waiter) = oneshot::channel();
-        match access {
-            Access::Arrived => slot.arrived.push_back(give),
-            Access::BodilessDelete => slot.deletes.push_back(give),
-            Access::Bodiless => slot.bodiless.push_back(give),
-        }
+        slot.waiting[access as usize].push_back(give);
         Err(Waiter(waiter))
     }
 
     fn guard(self: &Arc<Self>, key: Key) -> KeyedGuard {
-        KeyedGuard(Some(Held { lock: self.clone(), key }))
+        KeyedGuard { lock: Some(self.clone()), key }
     }
 
     /// Some holders have released the lock; it goes to the next waiters that are still there.
@@ -119,33 +118,21 @@ impl KeyedLock {
             released = next
                 .into_iter()
                 .filter_map(|next| next.send(self.guard(key.clone())).err())
-                .map(KeyedGuard::forget)
+                .map(|mut unclaimed| unclaimed.lock = None)
                 .count();
         }
     }
 }
 
 impl Slot {
-    fn new(is_shared: bool) -> Self {
-        Self { holders: 1, is_shared, arrived: VecDeque::new(), deletes: VecDeque::new(), bodiless: VecDeque::new() }
-    }
-
-    /// Most cancelled waiters are the oldest; the others are skipped when the lock would go to them.
-    fn forget_cancelled(&mut self) {
-        for waiting in [&mut self.arrived, &mut self.deletes, &mut self.bodiless] {
-            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                waiting.pop_front();
-            }
-        }
-    }
-
     /// The waiters that get the lock next, counted as its holders: one, or all deletions, which share it.
     fn next(&mut self) -> Vec<oneshot::Sender<KeyedGuard>> {
-        self.is_shared = self.arrived.is_empty() && !self.deletes.is_empty();
+        let [arrived, deletes, bodiless] = &mut self.waiting;
+        self.is_shared = arrived.is_empty() && !deletes.is_empty();
         let next: Vec<_> = if self.is_shared {
-            self.deletes.drain(..).collect()
+            deletes.drain(..).collect()
         } else {
-            self.arrived.pop_front().or_else(|| self.bodiless.pop_front()).into_iter().collect()
+            arrived.pop_front().or_else(|| bodiless.pop_front()).into_iter().collect()
         };
         self.holders = next.len();
         next
@@ -159,16 +146,10 @@ impl Waiter {
     }
 }
 
-impl KeyedGuard {
-    fn forget(mut self) {
-        self.0 = None;
-    }
-}
-
 impl Drop for KeyedGuard {
     fn drop(&mut self) {
-        if let Some(Held { lock, key }) = self.0.take() {
-            lock.release(&key, 1);
+        if let Some(lock) = self.lock.take() {
+            lock.release(&self.key, 1);
         }
     }
 }
@@ -242,8 +223,7 @@ mod tests {
                 drop(locks.take(EntityIndex(0), "7".into(), access).unwrap_err());
             }
         }
-        let waiting = |slot: &Slot| slot.arrived.len() + slot.deletes.len() + slot.bodiless.len();
-        assert!(lock(&locks.held).values().map(waiting).sum::<usize>() <= 3);
+        assert!(lock(&locks.held).values().flat_map(|slot| &slot.waiting).map(VecDeque::len).sum::<usize>() <= 3);
     }
 
     #[test]

@@ -5,10 +5,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
-
-use pin_project::pin_project;
 
 use super::{
     keyed_lock::{Access, KeyedGuard},
@@ -111,16 +109,14 @@ impl Target {
         let Some(load) = self.load_before(&id) else {
             return Before::Unread;
         };
-        let failed = |failure: &dyn std::fmt::Display| {
-            let failure = format_args!("failed before a write: {failure}");
-            self.watcher.hook_failed("the load hook", self.entity(), failure);
-            Before::Unread
+        let failure = match guarded(self.watcher.limits.hook, || load(self.scopes.to_strings(), id)).await {
+            Ok(Ok(row)) => return row.map_or(Before::Absent, |row| Before::Object(row.into())),
+            Ok(Err(error)) => error.to_string(),
+            Err(failure) => failure.to_string(),
         };
-        match guarded(self.watcher.limits.hook, || load(self.scopes.to_strings(), id)).await {
-            Ok(Ok(row)) => row.map_or(Before::Absent, |row| Before::Object(row.into())),
-            Ok(Err(error)) => failed(&error),
-            Err(failure) => failed(&failure),
-        }
+        let failure = format_args!("failed before a write: {failure}");
+        self.watcher.hook_failed("the load hook", self.entity(), failure);
+        Before::Unread
     }
 }
 
@@ -131,44 +127,19 @@ pub(crate) enum LockFuture {
     Waiting(Mutex<BoxFuture<()>>),
 }
 
-impl LockFuture {
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Unpolled(target) = self {
+impl Future for LockFuture {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unpolled(target) = &*self {
             match target.acquire() {
                 None => return Poll::Ready(()),
                 Some(waiting) => *self = Self::Waiting(Mutex::new(waiting)),
             }
         }
-        match self {
+        match &mut *self {
             Self::Unpolled(_) => Poll::Ready(()),
             Self::Waiting(future) => future.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx),
         }
-    }
-}
-
-/// An inner service's future, which begins once the write holds its object's lock.
-#[pin_project]
-pub(super) struct Locked<F> {
-    lock: Option<LockFuture>,
-    #[pin]
-    inner: F,
-}
-
-impl<F> Locked<F> {
-    pub(super) fn new(lock: Option<LockFuture>, inner: F) -> Self {
-        Self { lock, inner }
-    }
-}
-
-impl<F: Future> Future for Locked<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        if let Some(lock) = this.lock {
-            ready!(lock.poll(cx));
-            *this.lock = None;
-        }
-        this.inner.poll(cx)
     }
 }

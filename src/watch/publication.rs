@@ -5,14 +5,14 @@ use std::{borrow::Cow, fmt::Display, hash::Hash, sync::Arc};
 use http::{Method, StatusCode, header};
 
 use super::{
-    derive::{DerivedChange, NotPublished, RequestFacts, ResponseFacts, derive_change},
+    derive::{DerivedChange, NotPublished, WriteFacts, derive_change},
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
     request_body::Format,
 };
 use crate::{
-    change::{Before, Change, ChangeKind},
+    change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
     hook::guarded,
@@ -49,16 +49,17 @@ impl Publication {
     /// be derived, or was published before.
     pub(super) fn derive<'a>(&'a self, transcript: &Transcript<'a>) -> Option<DerivedChange<'a>> {
         let Transcript { parts, request, answer, .. } = *transcript;
-        let request = RequestFacts {
+        let facts = WriteFacts {
             kind: self.target.matched.route.kind,
             path_id: self.target.matched.id.as_deref(),
             editing: self.editing,
             format: self.format,
-            body: request,
+            request,
+            status: parts.status,
+            location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
+            response: answer,
         };
-        let location = parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let response = ResponseFacts { status: parts.status, location, body: answer };
-        let derived = match derive_change(self.entity(), request, response) {
+        let derived = match derive_change(self.entity(), facts) {
             Ok(derived) => derived?,
             Err(reason) => {
                 self.not_derived(reason, transcript);
@@ -162,7 +163,7 @@ impl Publication {
         let head = watcher.publisher.hub.log_end();
         let failure = match guarded(watcher.limits.hook, || hook(scopes.to_strings(), id)).await {
             Ok(Ok(row)) => match derived.loaded(row.as_deref()) {
-                Some(change) => return Loaded::Change(Box::new(change.read_at(head))),
+                Some(change) => return Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),
                 None => "its row is no JSON object with an id".to_owned(),
             },
             Ok(Err(error)) => error.to_string(),
@@ -183,11 +184,13 @@ impl Publication {
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
-            let change = change.in_scopes(scopes, &decision.moved_from);
+            let mut change = change.in_scopes(scopes, &decision.moved_from);
             // In other scopes than the request's, the same id names another object.
             let is_here = requested.is_none() || !requested.common(change.scopes()).is_none();
             let is_target = is_here && matched.id.as_deref() == Some(change.id());
-            let change = change.after(if is_target { before.clone() } else { Before::Unread });
+            if is_target {
+                change.before = before.clone();
+            }
             // An object that leaves the request's scopes is found in the scopes it moves to.
             let stays = is_here && !requested.is_none() && !requested.intersects(change.former_scopes());
             if stays { change.unique_in(requested) } else { change }
@@ -211,7 +214,7 @@ impl Publication {
 
     fn not_derived(&self, reason: NotPublished, transcript: &Transcript<'_>) {
         let clues = transcript.clues(reason, self.entity());
-        self.not_published(reason, &format_args!("{}{clues}", reason.remedy()));
+        self.not_published(reason, &format_args!("{reason}{clues}"));
     }
 
     pub(super) fn not_published(&self, what: impl Hash, why: &dyn Display) {

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     change::{ChangeKind, usable_id},
     entity::Entity,
-    object::{Object, pointed, quoted, string},
+    object::{Object, quoted, string},
 };
 
 /// The format of a body.
@@ -111,10 +111,7 @@ pub(crate) fn read<'a>(
             }
             let is_envelope = row.is_none_or(|row| row.get_object(&entity.payload_key).is_none());
             let object = match &entity.request_pointer {
-                Some(pointer) => std::str::from_utf8(body)
-                    .ok()
-                    .and_then(|json| pointed(json, pointer))
-                    .and_then(|raw| Some(Object::of(&raw)?.into_owned())),
+                Some(pointer) => Object::at(body, pointer),
                 None => {
                     let inner = is_envelope.then(|| fields.get_object(&entity.payload_key)).flatten();
                     Some(inner.unwrap_or(fields))
@@ -203,13 +200,7 @@ fn without_transport(mut object: Object<'_>) -> Object<'_> {
 
 /// True of an object that is marked as deleted: a store may keep such objects.
 pub(crate) fn is_marked_deleted(object: &Object<'_>) -> bool {
-    match object.get("deleted") {
-        None => false,
-        Some(raw) => match string(raw) {
-            Some(text) => matches!(text.as_ref(), "true" | "1"),
-            None => matches!(raw, "true" | "1"),
-        },
-    }
+    object.get("deleted").is_some_and(|raw| matches!(string(raw).as_deref().unwrap_or(raw), "true" | "1"))
 }
 
 /// True of an occurrence that was removed from its series: the store keeps it as an object, and calls the write

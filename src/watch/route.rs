@@ -1,6 +1,6 @@
 //! Finds the entity and the id of a request by its method and path.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -14,11 +14,11 @@ use crate::{
 };
 
 /// The routes of all entities.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Routes {
     /// Literal beginnings of all routes. They rule out nearly every request without a walk down a tree.
     prefixes: Vec<Box<str>>,
-    methods: Vec<(Method, matchit::Router<Arc<Route>>)>,
+    methods: HashMap<Method, matchit::Router<Arc<Route>>>,
     /// The paths of lists, each with the entities in the list.
     lists: matchit::Router<Vec<EntityIndex>>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Matched {
 
 impl Routes {
     pub(crate) fn new(entities: &[Entity]) -> Result<Self, ConfigError> {
-        let mut routes = Self { prefixes: Vec::new(), methods: Vec::new(), lists: matchit::Router::new() };
+        let mut routes = Self::default();
         let mut lists: Vec<(&str, Vec<EntityIndex>)> = Vec::new();
         for (entity, index) in entities.iter().zip(0_u16..) {
             for path in &entity.lists {
@@ -59,17 +59,9 @@ impl Routes {
             let scope_params: Vec<String> = entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect();
             for route in &entity.routes {
                 let path = without_slash(&route.path);
-                let refuse = |reason: &str| ConfigError::RoutePath {
-                    entity: entity.name.clone(),
-                    path: path.to_owned(),
-                    reason: reason.to_owned(),
-                };
+                let refuse = |reason: &str| refused(entity, path, reason);
                 if let Some(reason) = pattern_fault(&route.path) {
-                    return Err(ConfigError::RoutePath {
-                        entity: entity.name.clone(),
-                        path: route.path.clone(),
-                        reason,
-                    });
+                    return Err(refused(entity, &route.path, &reason));
                 }
                 if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT, Method::TRACE].contains(&route.method)
                 {
@@ -91,13 +83,13 @@ impl Routes {
                     }
                     return Err(refuse("only the object itself may be named {id}; give what is above it another name"));
                 }
-                let tree = routes.tree(&route.method);
                 let target = Route {
                     entity: EntityIndex(index),
                     kind: route.kind,
                     pattern: path.into(),
                     scope_params: scope_params.clone(),
                 };
+                let tree = routes.methods.entry(route.method.clone()).or_default();
                 tree.insert(path, Arc::new(target)).map_err(|error| match error {
                     matchit::InsertError::Conflict { .. } => ConfigError::RouteConflict {
                         entity: entity.name.clone(),
@@ -110,16 +102,11 @@ impl Routes {
             }
         }
         for (path, sharing) in lists {
-            let entity = sharing.first().and_then(|first| entities.get(usize::from(first.0)));
-            let refuse = |reason: String| ConfigError::RoutePath {
-                entity: entity.map(|entity| entity.name.clone()).unwrap_or_default(),
-                path: path.to_owned(),
-                reason,
-            };
+            let entity = &entities[usize::from(sharing[0].0)];
             if let Some(reason) = pattern_fault(path) {
-                return Err(refuse(reason));
+                return Err(refused(entity, path, &reason));
             }
-            routes.lists.insert(path, sharing).map_err(|error| refuse(error.to_string()))?;
+            routes.lists.insert(path, sharing).map_err(|error| refused(entity, path, &error.to_string()))?;
             routes.prefixes.push(literal(path).into());
         }
         routes.prefixes.sort();
@@ -135,9 +122,8 @@ impl Routes {
 
     /// The route of a request with this method and path. The query never matters.
     pub(crate) fn find(&self, method: &Method, path: &str) -> Option<Matched> {
-        let (_, tree) = self.methods.iter().find(|(known, _)| known == method)?;
         let path = normalized(path);
-        let found = tree.at(&path).ok()?;
+        let found = self.methods.get(method)?.at(&path).ok()?;
         let decoded = |raw| percent_decode_str(raw).decode_utf8().ok();
         // On a route that adds, `{id}` is that of another object: the new one has no id yet.
         let named = found.params.get("id").filter(|_| found.value.kind != ChangeKind::Add);
@@ -152,17 +138,10 @@ impl Routes {
         let path = normalized(path);
         self.lists.at(&path).map_or(&[], |found| found.value)
     }
+}
 
-    fn tree(&mut self, method: &Method) -> &mut matchit::Router<Arc<Route>> {
-        let at = match self.methods.iter().position(|(known, _)| known == method) {
-            Some(at) => at,
-            None => {
-                self.methods.push((method.clone(), matchit::Router::new()));
-                self.methods.len() - 1
-            }
-        };
-        &mut self.methods[at].1
-    }
+fn refused(entity: &Entity, path: &str, reason: &str) -> ConfigError {
+    ConfigError::RoutePath { entity: entity.name.clone(), path: path.to_owned(), reason: reason.to_owned() }
 }
 
 /// A pattern up to its first parameter.
@@ -184,27 +163,17 @@ fn normalized(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }
-    let mut out = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        let plain = rest
-            .get(at + 1..at + 3)
+    let mut pieces = path.split('%');
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let plain = piece
+            .get(..2)
             .filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
             .and_then(|hex| u8::from_str_radix(hex, 16).ok())
             .filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
-        match plain {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 3..];
-            }
-            None => {
-                out.push('%');
-                rest = &rest[at + 1..];
-            }
-        }
+        out.push(plain.map_or('%', char::from));
+        out.push_str(if plain.is_some() { &piece[2..] } else { piece });
     }
-    out.push_str(rest);
     Cow::Owned(out)
 }
 

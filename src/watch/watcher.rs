@@ -88,15 +88,10 @@ impl Watcher {
         let listed = self.routes.find_list(request.uri().path()).iter();
         let watched = || listed.clone().copied().filter(|entity| only.is_none_or(|only| only == *entity));
         watched().next()?;
-        if self.diagnosis().has_unsettled() {
-            watched().for_each(|entity| self.diagnosis().matches(entity));
-        }
+        watched().for_each(|entity| self.diagnosis().matches(entity));
         let hub = &self.publisher.hub;
-        let is_cacheable = |entity: EntityIndex| {
-            self.publisher.entities.get(usize::from(entity.0)).is_some_and(|entity| entity.has_cacheable_lists)
-        };
         Some(ListRead {
-            is_cacheable: watched().all(is_cacheable),
+            is_cacheable: watched().all(|entity| self.publisher.entity(entity).has_cacheable_lists),
             activities: match hub.delivery() {
                 Delivery::Converging => watched().map(|entity| hub.list_begins(entity)).collect(),
                 Delivery::Plain => Vec::new(),

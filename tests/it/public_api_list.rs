@@ -167,9 +167,16 @@ impl Api {
     /// Takes in what the block of a type or trait declares.
     fn read_body(&mut self, path: &str, kind: &str, body: &[&str]) {
         if kind == "enum" {
-            let body: Vec<&str> =
-                body.iter().filter(|line| !line.trim_start().starts_with(['/', '#'])).copied().collect();
-            for variant in parts(&normal(&body.join(" "))) {
+            let mut is_attribute = false;
+            let is_code = |line: &&&str| {
+                let line = line.trim_start();
+                let is_start = line.starts_with("#[");
+                let is_code = !is_attribute && !is_start && !line.starts_with('/');
+                is_attribute = (is_attribute || is_start) && !line.ends_with(']');
+                is_code
+            };
+            let body: Vec<&str> = body.iter().filter(is_code).copied().collect();
+            for variant in parts(&normal(&body.join(" ").replace("#[source] ", ""))) {
                 self.add(path, format!("variant {path}::{variant}"));
             }
         }

@@ -187,7 +187,8 @@ impl Appender<'_> {
         }
         if self.encoder.scoped_ids && change.enters_namespace() {
             let left = change.former_scopes().names().filter(|from| !change.scopes().names().any(|to| to == *from));
-            let deletion = |from| Some(Change::delete(change.id()).ok()?.scope(from).gone_to(change.scopes()));
+            let deletion =
+                |from| Some(Change { went_to: change.scopes.clone(), ..Change::delete(&change.id).ok()?.scope(from) });
             along.extend(left.filter_map(deletion));
         }
         along
@@ -244,8 +245,8 @@ mod tests {
             (update(&row), false),
             (update(&row).claimed(), false),
             (update(&row).whole(), true),
-            (update(&row).whole().read_at(2), true),
-            (update(&row).whole().read_at(1), false),
+            (Change { read_at: Some(2), ..update(&row) }, true),
+            (Change { read_at: Some(1), ..update(&row) }, false),
             (Change::add(&row).unwrap().claimed(), true),
         ] {
             let hub = hub(EntityEncoder::new("events", "event"));

@@ -133,7 +133,7 @@ impl<'a> Appender<'a> {
     /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
     /// move to another scope by itself: the application says so, or the store shows it there.
     pub(super) fn is_elsewhere(&self, log: &Log, key: &str, change: &Change) -> bool {
-        let may_be = self.encoder.is_scoped && !self.encoder.scoped_ids && change.is_claimed();
+        let may_be = self.encoder.is_scoped && !self.encoder.scoped_ids && change.is_claimed;
         // A deletion without a scope is for those who have the object.
         let names_scopes = !change.scopes().is_none() && change.former_scopes().is_none();
         if !may_be || change.kind() == ChangeKind::Add || !names_scopes {
@@ -151,7 +151,7 @@ impl<'a> Appender<'a> {
         let tombstone = is_update.then(|| log.tombstone(self.entity, key)).flatten();
         tombstone.is_some_and(|(deleted, tombstone)| {
             let is_others = tombstone.is_claim && change.scopes().common(&tombstone.scopes).is_none();
-            !is_others && !change.is_read_behind(deleted)
+            !is_others && change.read_at.is_none_or(|end| end <= deleted)
         })
     }
 
@@ -162,7 +162,7 @@ impl<'a> Appender<'a> {
 
     /// Whether a change is a request's word alone, where that says nothing of whose its object is.
     pub(super) fn may_be_mere_claim(&self, change: &Change) -> bool {
-        let is_claim = change.is_claimed() && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
+        let is_claim = change.is_claimed && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
         self.encoder.is_scoped && !self.encoder.scoped_ids && is_claim
     }
 

@@ -51,7 +51,7 @@ impl Appender<'_> {
         let scopes = match &deleted.prior {
             // Pages that never had the object learn nothing of a request to delete it.
             PriorState::Known(version)
-                if change.is_claimed()
+                if change.is_claimed
                     && !matches!(version.was, Was::Doubtful)
                     && (scopes.is_none() || !scopes.common(&version.scopes).is_none()) =>
             {
@@ -78,7 +78,7 @@ impl Appender<'_> {
         let changed = ObjectChange {
             ever: changed.prior.ever_and(&scopes),
             whole: whole && !encoded.is_cut,
-            is_only_added: is_add(change) && !change.is_rewritten(),
+            is_only_added: is_add(change) && !change.is_rewritten,
             parent,
             can_add: encoded.can_add,
             ..changed
@@ -96,7 +96,7 @@ impl Appender<'_> {
             key: if *key == *id { id.clone() } else { key.into() },
             id,
             ever: Scopes::None,
-            went_to: change.went_to().clone(),
+            went_to: change.went_to.clone(),
             object,
             whole: true,
             is_only_added: false,
@@ -124,7 +124,7 @@ impl Appender<'_> {
         };
         // What was published before a refresh shows who may have the object, and not what it is.
         let is_sure = |at: u64| at >= log.refreshed(self.entity);
-        let was = match (known, change.before()) {
+        let was = match (known, &change.before) {
             (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
             (Some((at, _, known)), _) if self.encoder.view.is_some() && is_sure(at) => {
                 Was::Object(known.object.clone())

@@ -967,7 +967,7 @@ impl World {
                 let change = match was.clone() {
                     // Where the log knows, nobody needs to say so.
                     // A claim moves nothing.
-                    Some(was) if change.is_claimed() && now.as_ref().is_some_and(|now| *now != was) => {
+                    Some(was) if change.is_claimed && now.as_ref().is_some_and(|now| *now != was) => {
                         change.moved_from(was)
                     }
                     Some(was) if lock(&self.hub.core.log).known(EVENTS, change.id()).is_none() => {
@@ -980,7 +980,7 @@ impl World {
             }
             Privacy::Viewed if self.hub.lacks(EVENTS, &Scopes::None, change.id()) => {
                 let before = before.map(|row| Value::Object(row.clone()).to_string());
-                change.after(before.map_or(Before::Absent, |row| Before::Object(row.into())))
+                Change { before: before.map_or(Before::Absent, |row| Before::Object(row.into())), ..change }
             }
             Privacy::Open | Privacy::Viewed => change,
         }

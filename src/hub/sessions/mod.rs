@@ -235,7 +235,7 @@ impl Sessions {
     pub(crate) fn forget_past(&self, hold: &Hold) {
         let mut known = lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
-            session.past.forget();
+            session.past = PastScopes::default();
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     state::{PageState, Subscriber},
     subscription::Subscription,
 };
-use crate::lock::lock;
+use crate::{lock::lock, scope::PastScopes};
 
 /// Chromium keeps a page that was left for ten minutes.
 const KEPT_BY_BROWSERS: Duration = Duration::from_secs(11 * 60);
@@ -62,7 +62,7 @@ impl Subscriber {
         let has_it = |known: &Subscription| ping.positions.iter().any(|(entity, _)| *entity == known.entity);
         let mut scoped = state.subscriptions.iter().filter(|known| self.core.encoder(known.entity).is_scoped);
         if ping.knows_identity && !state.recipient.past.is_empty() && scoped.all(has_it) {
-            state.recipient.past.forget();
+            state.recipient.past = PastScopes::default();
             self.core.sessions.forget_past(hold);
         }
         sharer
