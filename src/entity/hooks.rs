@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::request::Parts;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     auth::Identity,
     change::Change,
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// The position of an entity in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct EntityIndex(pub(crate) u16);
 
 /// Reads an object back after the commit, by the scopes its request names and its id: JSON text, or `None` if the row is

@@ -12,8 +12,8 @@ use crate::{
     entity::Widget,
     hub::{
         Delivery, EntityEncoder, Hub, LogLimits, SessionId, SessionLimits,
-        retractions::Retractions,
         log::{ObjectChange, PriorState, RecordKind, Was},
+        retractions::Retractions,
         tests::times,
     },
     scope::Scopes,
