@@ -255,19 +255,19 @@ impl LiveUpdates {
     pub fn stats(&self) -> Stats {
         let (connections, subscriptions) = self.shared.connections.count();
         let hub = &self.shared.publisher.hub;
-        let (log_records, log_bytes) = hub.log_size();
+        let (log_records, log_bytes) = crate::lock::lock(&hub.core.log).size();
         Stats {
             connections: connections as u64,
             subscriptions: subscriptions as u64,
             log_records: log_records as u64,
             log_bytes: log_bytes as u64,
             log_restored: hub.restored() as u64,
-            sessions: hub.sessions() as u64,
+            sessions: hub.core.sessions.len() as u64,
             detached_writes: self.shared.watcher.detached_now() as u64,
-            replays: hub.counters().replays.get(),
-            repeats: hub.counters().repeats.get(),
-            snapshots: hub.counters().snapshots.get(),
-            unrecovered_gaps: hub.counters().gaps.get(),
+            replays: hub.core.counters.replays.get(),
+            repeats: hub.core.counters.repeats.get(),
+            snapshots: hub.core.counters.snapshots.get(),
+            unrecovered_gaps: hub.core.counters.gaps.get(),
             ..self.shared.publisher.observer.counted()
         }
     }

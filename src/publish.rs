@@ -24,7 +24,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// The configured entity of this name.
     pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
-        self.hub.find(name).filter(|index| usize::from(index.0) < self.entities.len())
+        self.hub.core.find(name).filter(|index| usize::from(index.0) < self.entities.len())
     }
 
     pub(crate) fn entity(&self, index: EntityIndex) -> &Entity {
@@ -43,7 +43,7 @@ impl Publisher {
         for change in changes {
             entity.check(change)?;
             // A body of escapes is six times as large as JSON.
-            let (bytes, limit) = (change.object().len(), self.hub.max_object_bytes());
+            let (bytes, limit) = (change.object().len(), self.hub.core.max_object_bytes);
             if bytes > limit {
                 return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
             }
@@ -58,7 +58,7 @@ impl Publisher {
     fn check_scopes(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let has_scope = !change.scopes().is_none();
-        let is_known = || change.kind() == ChangeKind::Delete && self.hub.knows_scopes_of(index, change.id());
+        let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
         match entity.scoping {
             None if has_scope || !change.former_scopes().is_none() => {
                 Err(PublishError::NotScoped { entity: entity.name.clone() })
@@ -77,7 +77,7 @@ impl Publisher {
             (Some(_), true) => return Err(PublishError::NoScope { entity: entity.name.clone() }),
             (Some(_), false) => scopes,
         };
-        self.hub.send(index, scopes, value);
+        self.hub.send(index, &scopes, value);
         self.observer.messages_published.up();
         Ok(())
     }

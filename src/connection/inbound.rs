@@ -67,7 +67,7 @@ impl ConnectionState {
     /// reconnect and send it again.
     fn act_on(&mut self, text: &str) -> bool {
         let Registration { connections, open, .. } = &self.registration;
-        let entity = |name: &str| connections.hub().find(name);
+        let entity = |name: &str| connections.hub().core.find(name);
         match ClientMessage::decode(text) {
             None => false,
             Some(ClientMessage::Subscribe(name)) => match entity(&name) {

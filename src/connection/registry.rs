@@ -267,7 +267,7 @@ mod tests {
         let disconnected = open(&hub);
         disconnected.discard_pending(&hub);
         let new = open(&hub);
-        let events = hub.find("events").unwrap();
+        let events = hub.core.find("events").unwrap();
         assert!(new.subscriber.subscribe(events, Instant::now()));
         // When its task ends, the disconnected one leaves a second time.
         disconnected.leave(&hub);

@@ -119,7 +119,7 @@ impl Snapshots {
         let (sender, receiver) = oneshot::channel();
         let is_done = Arc::<AtomicBool>::default();
         let result = receiver.map(Result::ok).boxed().shared();
-        let head = self.publisher.hub.log_end();
+        let head = self.publisher.hub.core.log_end();
         let read = Read { started: now, head, result: result.clone(), is_done: is_done.clone() };
         let replaced = reads.insert(key.clone(), read);
         drop(reads);
@@ -143,7 +143,7 @@ impl Snapshots {
         let name = &self.publisher.entities.get(usize::from(entity.0))?.name;
         for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
             let permit = self.permits.acquire().await.ok()?;
-            let at = self.publisher.hub.log_end();
+            let at = self.publisher.hub.core.log_end();
             let outcome = guarded(self.hook_timeout, || hook(identity.clone())).await;
             drop(permit);
             let failure = match outcome {
@@ -243,9 +243,9 @@ mod tests {
         let early = snapshots.of(EVENTS, &identity, 0);
         let late = async {
             tokio::task::yield_now().await;
-            snapshots.publisher.hub.send(EVENTS, Scopes::All, "1");
+            snapshots.publisher.hub.send(EVENTS, &Scopes::All, "1");
             sleep(Duration::from_millis(500)).await;
-            snapshots.of(EVENTS, &identity, snapshots.publisher.hub.log_end()).await
+            snapshots.of(EVENTS, &identity, snapshots.publisher.hub.core.log_end()).await
         };
         let (early, late) = tokio::join!(early, late);
         assert!(early.unwrap().at < late.unwrap().at);

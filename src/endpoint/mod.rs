@@ -124,7 +124,7 @@ impl Endpoint {
         }
         let presented = self.keys.read(header_token(&parts.headers));
         // Taken before authentication: everything published from now on must reach this page.
-        let sequence = self.connections.hub().handshake(Instant::now());
+        let sequence = self.connections.hub().core.handshake(Instant::now());
         match self.authenticated(&presented, parts).await.0 {
             // A temporary failure is no reason to refuse: the page makes no second handshake. Its socket is authenticated
             // anew.
@@ -180,7 +180,7 @@ impl Endpoint {
 
     /// The key of a page that makes its handshake; `None` without keys, in `Delivery::Plain`.
     fn key(&self, presented: &PresentedKey, identity: Option<&Identity>, sequence: u64) -> Option<String> {
-        if self.connections.hub().delivery() == Delivery::Plain {
+        if self.connections.hub().core.delivery == Delivery::Plain {
             return None;
         }
         let position = Position { epoch: self.epoch.id.clone(), sequence };
@@ -198,7 +198,7 @@ impl Endpoint {
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
         // The position of a tampered key may be beyond the log; then there is nothing to replay.
         let sequence = page.position.sequence_in(&self.epoch);
-        let missed_from = sequence.map(|sequence| sequence.min(self.connections.hub().log_end()));
+        let missed_from = sequence.map(|sequence| sequence.min(self.connections.hub().core.log_end()));
         ResumeFrom::Page { session, missed_from }
     }
 

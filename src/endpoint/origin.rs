@@ -219,11 +219,11 @@ mod tests {
 
     #[test]
     fn a_predicate_decides_the_rest() {
-        let mut origins = Origins::default();
-        origins.predicate = Some(Arc::new(|origin| {
+        let predicate: Predicate = Arc::new(|origin| {
             assert!(!origin.contains("panic"));
             origin.ends_with(".example.com")
-        }));
+        });
+        let origins = Origins { predicate: Some(predicate), ..Origins::default() };
         assert!(check(&origins, Some("https://x.example.com"), "a.example"));
         assert!(!check(&origins, Some("https://example.org"), "a.example"));
         assert!(!check(&origins, Some("https://panic.example.com"), "a.example"));

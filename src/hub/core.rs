@@ -107,22 +107,22 @@ pub(crate) struct DeliveryCounters {
 
 /// The log, and what is known of everything that follows it.
 pub(crate) struct Core {
-    pub(super) delivery: Delivery,
+    pub(crate) delivery: Delivery,
     pub(super) times: DeliveryTimes,
     pub(super) started: Instant,
     /// What objects are merged to at most.
-    pub(super) max_object_bytes: usize,
+    pub(crate) max_object_bytes: usize,
     /// One for each entity; the last is `$resync`.
     pub(super) encoders: Vec<EntityEncoder>,
     pub(super) resync: EntityIndex,
-    pub(super) log: Mutex<Log>,
+    pub(crate) log: Mutex<Log>,
     pub(super) settles: Mutex<Vec<Settle>>,
     /// One for each entity.
     pub(super) reminders: Mutex<Vec<Schedule>>,
     /// After a restart no deletion is resent before this.
     pub(super) reminds_from: OnceLock<Instant>,
-    pub(super) sessions: Sessions,
-    pub(super) counters: DeliveryCounters,
+    pub(crate) sessions: Sessions,
+    pub(crate) counters: DeliveryCounters,
     /// Whether the audit is asked for.
     pub(super) audit: bool,
     /// Wakes the fan-out tasks; there are none before the first subscriber.
@@ -167,35 +167,35 @@ impl Core {
     }
 
     /// The entity of this name, [`RESYNC`] among them.
-    pub(super) fn find(&self, name: &str) -> Option<EntityIndex> {
+    pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
         let at = self.encoders.iter().position(|encoder| encoder.entity == name)?;
         u16::try_from(at).ok().map(EntityIndex)
     }
 
     /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
-    pub(super) fn handshake(&self, now: Instant) -> u64 {
+    pub(crate) fn handshake(&self, now: Instant) -> u64 {
         let log = lock(&self.log);
         log.position(now, self.times.first_load)
     }
 
     /// What tells an object of an entity from others.
-    pub(super) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
+    pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
         self.encoder(entity).key(namespace, id)
     }
 
     /// True where the log knows who has heard of an object.
-    pub(super) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
+    pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
         !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
     }
 
     /// True where the log knows of an object, or of its deletion.
-    pub(super) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
+    pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
         let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
         log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
     }
 
     /// True where somebody may ask what this object was before, and the log does not know.
-    pub(super) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
+    pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
         let encoder = self.encoder(entity);
         encoder.view.is_some() && lock(&self.log).newest(entity, &encoder.key(scopes, id)).is_none()
     }
@@ -244,7 +244,7 @@ impl Core {
     }
 
     /// The sequence number the next record will get.
-    pub(super) fn log_end(&self) -> u64 {
+    pub(crate) fn log_end(&self) -> u64 {
         lock(&self.log).end()
     }
 

@@ -53,7 +53,7 @@ pub(crate) mod tests;
 mod upsert;
 mod visibility;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ pub use self::core::Delivery;
 pub(crate) use self::{
     activity::{Activity, Missed},
     append::Published,
-    core::{DeliveryCounters, DeliveryTimes, Pace},
+    core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
     log::LogLimits,
     reminders::{MAX_REMINDERS, ReminderTimes},
@@ -90,7 +90,8 @@ use crate::{
 
 /// The log and everyone who follows it.
 pub(crate) struct Hub {
-    core: Arc<Core>,
+    /// What the log knows; for reading.
+    pub(crate) core: Arc<Core>,
     fanout: Arc<Fanout>,
     /// Keeps the log across a restart.
     keeper: Option<Arc<Keeper>>,
@@ -117,64 +118,6 @@ impl Hub {
         epoch
     }
 
-    /// What one object may have, as JSON.
-    pub(crate) fn max_object_bytes(&self) -> usize {
-        self.core.max_object_bytes
-    }
-
-    pub(crate) fn delivery(&self) -> Delivery {
-        self.core.delivery
-    }
-
-    pub(crate) fn counters(&self) -> &DeliveryCounters {
-        &self.core.counters
-    }
-
-    /// The entity of this name, `$resync` among them.
-    pub(crate) fn find(&self, name: &str) -> Option<EntityIndex> {
-        self.core.find(name)
-    }
-
-    /// The key of an object in the log.
-    pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
-        self.core.key(entity, namespace, id)
-    }
-
-    /// True where the log knows who has received an object.
-    pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
-        self.core.knows_scopes_of(entity, id)
-    }
-
-    /// True where the log knows of an object, or of its deletion.
-    pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
-        self.core.has_published(entity, namespace, id)
-    }
-
-    /// True where a hook may be asked what this object was before, and the log does not know.
-    pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
-        self.core.lacks(entity, scopes, id)
-    }
-
-    /// The sequence number the next record will get.
-    pub(crate) fn log_end(&self) -> u64 {
-        self.core.log_end()
-    }
-
-    /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
-    pub(crate) fn handshake(&self, now: Instant) -> u64 {
-        self.core.handshake(now)
-    }
-
-    /// Records kept, and the bytes they cost.
-    pub(crate) fn log_size(&self) -> (usize, usize) {
-        lock(&self.core.log).size()
-    }
-
-    /// Sessions remembered.
-    pub(crate) fn sessions(&self) -> usize {
-        self.core.sessions.len()
-    }
-
     /// Publishes changes: see [`append::publish`].
     pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
         let (published, announced) = append::publish(&self.core, entity, changes, began);
@@ -185,11 +128,11 @@ impl Hub {
     }
 
     /// Publishes a message: `value` is JSON text.
-    pub(crate) fn send(&self, entity: EntityIndex, scopes: Scopes, value: &str) {
+    pub(crate) fn send(&self, entity: EntityIndex, scopes: &Scopes, value: &str) {
         let _ongoing = self.change_begins();
-        append::send(&self.core, entity, scopes.clone(), value);
+        append::send(&self.core, entity, scopes, value);
         if self.core.is_audited() {
-            self.announce(entity, "", audit::MESSAGE, &scopes);
+            self.announce(entity, "", audit::MESSAGE, scopes);
         }
     }
 

@@ -211,7 +211,7 @@ async fn an_add_never_overrides_what_was_told_since_its_write_began() {
     let object = |kind: fn(&serde_json::Value) -> Result<Change, crate::ChangeError>, id: u32, text: &str| {
         kind(&json!({ "id": id, "text": text })).unwrap()
     };
-    let began = hub.log_end();
+    let began = hub.core.log_end();
     hub.publish(EVENTS, &[object(Change::update, 1, "newer"), object(Change::add, 2, "newer")], None);
     hub.publish(EVENTS, &[Change::delete(3).unwrap()], None);
     let late = [1, 2, 3, 4].map(|id| object(Change::add, id, "older"));
@@ -300,7 +300,7 @@ proptest! {
                         *lock(&pipe.room) = room;
                     }
                     if *lock(&pipe.room) > 0 {
-                        run_slow_path(&subscriber);
+                        run_slow_path(subscriber);
                     }
                 }
             };
@@ -352,7 +352,7 @@ fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
 /// What a store with so many rows says now.
 fn rows(hub: &Hub, count: u32) -> Arc<SnapshotFrames> {
     let rows: Vec<Change> = (0..count).map(|id| update(id).whole()).collect();
-    Arc::new(hub.snapshot(EVENTS, hub.log_end(), &ann(), &rows, &[]).0)
+    Arc::new(hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &rows, &[]).0)
 }
 
 fn texts(pipe: &Pipe) -> Vec<String> {
@@ -371,13 +371,13 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
     assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
     // Another entity takes nothing of this one's history.
     for _ in 0..30 {
-        hub.send(CALENDARS, Scopes::All, "0");
+        hub.send(CALENDARS, &Scopes::All, "0");
     }
     *lock(&pipe.room) = 50;
     assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
     // The log turns over.
     for _ in 0..30 {
-        hub.send(EVENTS, Scopes::All, "0");
+        hub.send(EVENTS, &Scopes::All, "0");
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 0)), "the update is not in the log any more");
@@ -393,17 +393,17 @@ async fn messages_keep_their_order_while_the_store_is_told() {
     let pipe = Pipe::new(false, 0);
     let subscriber = lost(&hub, &pipe);
     let frames = rows(&hub, 600);
-    hub.send(EVENTS, Scopes::All, "101");
+    hub.send(EVENTS, &Scopes::All, "101");
     subscriber.resynchronise(EVENTS, Some(frames), None, Instant::now());
-    hub.send(EVENTS, Scopes::All, "102");
+    hub.send(EVENTS, &Scopes::All, "102");
     for number in 103..108 {
         *lock(&pipe.room) = 100;
         assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
-        hub.send(EVENTS, Scopes::All, &number.to_string());
+        hub.send(EVENTS, &Scopes::All, &number.to_string());
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
-    hub.send(EVENTS, Scopes::All, "108");
+    hub.send(EVENTS, &Scopes::All, "108");
     run_slow_path(&subscriber);
     let texts = texts(&pipe);
     let heard = texts.iter().filter_map(|text| text.split_once(r#""value":1"#)?.1.strip_suffix("}}"));
@@ -424,7 +424,7 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     for number in 0..5 {
         *lock(&pipe.room) = 50;
         assert!(matches!(run_slow_path(&subscriber), Progress::Blocked));
-        hub.send(EVENTS, Scopes::All, &number.to_string());
+        hub.send(EVENTS, &Scopes::All, &number.to_string());
     }
     *lock(&pipe.room) = usize::MAX / 2;
     assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 1)), "the store was asked before the refresh");
@@ -435,7 +435,7 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
     assert_eq!(pipe.out().len(), 605);
     assert_eq!(hub.core.counters.snapshots.get(), 2);
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, hub.log_end())));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, hub.core.log_end())));
     subscriber.resynchronise(EVENTS, None, None, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)), "the store is out of order");
 }
@@ -473,7 +473,7 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     let subscriber = hub.join(second.clone(), ann(), ResumeFrom::Unknown);
     subscriber.subscribe(EVENTS, Instant::now());
     run_slow_path(&subscriber);
-    hub.send(EVENTS, Scopes::All, "0");
+    hub.send(EVENTS, &Scopes::All, "0");
     second.said(1).await;
     assert_eq!(second.out().len(), 1, "what was told again before it came");
     again();
@@ -535,7 +535,7 @@ async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
 async fn an_id_that_was_given_away_again_is_added() {
     let hub = hub_with(100, Delivery::Converging);
     hub.publish(EVENTS, &[Change::add(&json!({"id": 5, "text": "first"})).unwrap()], None);
-    let began = hub.log_end();
+    let began = hub.core.log_end();
     hub.publish(EVENTS, &[Change::delete(5).unwrap()], None);
     let second = Change::add(&json!({"id": 5, "text": "second"})).unwrap();
     assert_eq!(hub.publish(EVENTS, std::slice::from_ref(&second), Some(began)).changes, 1);
@@ -591,7 +591,7 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
     let refresh = |text: &str| {
         hub.refresh(EVENTS);
         let rows = [Change::update(&event(text)).unwrap().whole(), update(1).whole()];
-        Some(Arc::new(hub.snapshot(EVENTS, hub.log_end(), &ann(), &rows, &[Change::delete(3).unwrap()]).0))
+        Some(Arc::new(hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &rows, &[Change::delete(3).unwrap()]).0))
     };
     let snapshot = refresh("imported");
     subscriber.resynchronise(EVENTS, snapshot, None, Instant::now());
@@ -633,7 +633,7 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 3)), "the store is asked once more");
     // What begins behind the import is newer, however many writes there are.
     drop(another);
-    assert_eq!(hub.log_end(), 3);
+    assert_eq!(hub.core.log_end(), 3);
 }
 
 #[tokio::test(start_paused = true)]

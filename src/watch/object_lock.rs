@@ -50,7 +50,7 @@ impl Target {
     /// The object's key in the log and in the keyed lock; `None` for a new object.
     pub(super) fn key(&self) -> Option<Arc<str>> {
         let id = self.matched.id.as_ref()?;
-        Some(match self.watcher.publisher.hub.key(self.entity(), &self.scopes, id) {
+        Some(match self.watcher.publisher.hub.core.key(self.entity(), &self.scopes, id) {
             Cow::Borrowed(_) => id.clone(),
             Cow::Owned(key) => key.into(),
         })
@@ -102,7 +102,7 @@ impl Target {
         let configured = watcher.publisher.entity(self.entity());
         let is_readable = configured.scoping.is_none() || !scopes.is_none();
         let load = configured.load.as_ref().filter(|_| is_readable);
-        load.filter(|_| watcher.publisher.hub.lacks(self.entity(), scopes, id))
+        load.filter(|_| watcher.publisher.hub.core.lacks(self.entity(), scopes, id))
     }
 
     async fn read_before(&self, id: String) -> Before {

@@ -96,7 +96,7 @@ impl Publication {
     /// A cached response may be that of a create that was never published: its process ended right after the commit.
     fn is_unpublished_add(&self, derived: &DerivedChange<'_>) -> bool {
         let is_published = |id: Cow<'_, str>| {
-            self.target.watcher.publisher.hub.has_published(self.target.entity(), &self.target.scopes, &id)
+            self.target.watcher.publisher.hub.core.has_published(self.target.entity(), &self.target.scopes, &id)
         };
         derived.kind == ChangeKind::Add && derived.id().is_some_and(|id| !is_published(id))
     }
@@ -160,7 +160,7 @@ impl Publication {
             return Loaded::Failed;
         };
         let watcher = &self.target.watcher;
-        let head = watcher.publisher.hub.log_end();
+        let head = watcher.publisher.hub.core.log_end();
         let failure = match guarded(watcher.limits.hook, || hook(scopes.to_strings(), id)).await {
             Ok(Ok(row)) => match derived.loaded(row.as_deref()) {
                 Some(change) => return Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),

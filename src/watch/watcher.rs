@@ -92,7 +92,7 @@ impl Watcher {
         let hub = &self.publisher.hub;
         Some(ListRead {
             is_cacheable: watched().all(|entity| self.publisher.entity(entity).has_cacheable_lists),
-            activities: match hub.delivery() {
+            activities: match hub.core.delivery {
                 Delivery::Converging => watched().map(|entity| hub.list_begins(entity)).collect(),
                 Delivery::Plain => Vec::new(),
             },

@@ -68,9 +68,9 @@ pub(super) fn publish(
 }
 
 /// Publishes a message: `value` is JSON text.
-pub(super) fn send(core: &Core, entity: EntityIndex, scopes: Scopes, value: &str) {
+pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &str) {
     let frame = protocol::message(&core.encoder(entity).entity, value);
-    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes, kind: RecordKind::Message });
+    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes: scopes.clone(), kind: RecordKind::Message });
     core.wake();
 }
 
@@ -376,7 +376,7 @@ mod tests {
         let hub = scoped();
         hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
         let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
-        hub.snapshot(EVENTS, hub.log_end(), &Identity::new("page").with_scope("south"), &[row], &[]);
+        hub.snapshot(EVENTS, hub.core.log_end(), &Identity::new("page").with_scope("south"), &[row], &[]);
         let tombstones = lock(&hub.core.log).tombstones(EVENTS, 0..9).count();
         assert_eq!(tombstones, 1, "that of the west");
     }

@@ -147,7 +147,7 @@ async fn fan_out(fanout: Weak<Fanout>, core: Arc<Core>, served: Served) {
         if prepared.until == batch.start {
             let sending = shard.sending(repeat);
             shard.for_each(|some| some.iter().for_each(|it| it.repeat(&prepared, batch.now))).await;
-            sending.is_done();
+            sending.finish();
         } else {
             // Something new has come in between, which every page must have first.
             shard.repeat(repeat);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn repeat(hub: &Hub) {
-        let told = 0..hub.log_end();
+        let told = 0..hub.core.log_end();
         hub.fanout.repeat(&Repeat { entity: EVENTS, what: Resent::Settled { told, is_last: false, known_before: 0 } });
     }
 

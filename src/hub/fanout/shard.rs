@@ -146,7 +146,7 @@ pub(super) struct Sending<'s> {
 }
 
 impl Sending<'_> {
-    pub(super) fn is_done(mut self) {
+    pub(super) fn finish(mut self) {
         self.repeat = None;
     }
 }

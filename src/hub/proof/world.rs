@@ -486,7 +486,7 @@ impl World {
                             break;
                         }
                         Progress::NeedsSnapshot(..) => {
-                            let at = self.hub.log_end();
+                            let at = self.hub.core.log_end();
                             let asks = self.dice.millis(0, 300);
                             self.counter += 1;
                             self.events.insert((now + asks, self.counter), Event::Asked(number, at));
@@ -538,7 +538,7 @@ impl World {
                 self.clients[at].has_list = true;
             }
             Event::Handshake(at) => {
-                self.clients[at].key = Some((self.epoch, self.hub.handshake(now)));
+                self.clients[at].key = Some((self.epoch, self.hub.core.handshake(now)));
                 let connects = self.dice.millis(10, 500);
                 self.later(connects, Event::Connect(at));
             }
@@ -564,7 +564,7 @@ impl World {
                 self.send(at);
             }
             Event::Comes(at, request) => {
-                let began = self.hub.log_end();
+                let began = self.hub.core.log_end();
                 let activity = self.hub.write_comes(EVENTS);
                 // One that takes longer than a replay is only promised what is published meanwhile: anybody can let others
                 // wait for a body.
@@ -978,7 +978,7 @@ impl World {
                 let writers = || self.clients[at].rooms.first().map(|&room| room.to_owned());
                 now.or(was).or_else(writers).into_iter().fold(change, Change::scope)
             }
-            Privacy::Viewed if self.hub.lacks(EVENTS, &Scopes::None, change.id()) => {
+            Privacy::Viewed if self.hub.core.lacks(EVENTS, &Scopes::None, change.id()) => {
                 let before = before.map(|row| Value::Object(row.clone()).to_string());
                 Change { before: before.map_or(Before::Absent, |row| Before::Object(row.into())), ..change }
             }

@@ -122,12 +122,12 @@ async fn run(hub: &Arc<Hub>, op: &Op) {
         Op::Delete(entity, id, scopes, is_claim) => {
             (entity, claimed(in_scopes(Change::delete(id).unwrap(), entity, scopes), is_claim))
         }
-        Op::Message(entity) => return hub.send(EntityIndex(entity), Scopes::All, r#""hello""#),
+        Op::Message(entity) => return hub.send(EntityIndex(entity), &Scopes::All, r#""hello""#),
         Op::Refresh(entity) => return hub.refresh(EntityIndex(entity)),
         Op::Snapshot(entity, id) => {
             let row = in_scopes(Change::update(&object(id, 0)).unwrap(), entity, 0);
             let reader = Identity::new("reader").with_all_scopes();
-            hub.snapshot(EntityIndex(entity), hub.log_end(), &reader, &[row], &[]);
+            hub.snapshot(EntityIndex(entity), hub.core.log_end(), &reader, &[row], &[]);
             return;
         }
         Op::Wait(millis) => return advance(Duration::from_millis(millis)).await,
@@ -228,7 +228,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
         hub.publish(TASKS, &[ours(Change::add(&object("x")).unwrap())], None);
         hub.publish(TASKS, &[Change::update(&object("y")).unwrap().scope("south").moved_from("north")], None);
         hub.publish(TASKS, &[Change::delete(7).unwrap().scope("south")], None);
-        hub.send(EVENTS, Scopes::All, "1");
+        hub.send(EVENTS, &Scopes::All, "1");
         hub.refresh(TASKS);
         let matters = |hub: &Hub| {
             let log = lock(&hub.core.log);
@@ -324,16 +324,16 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
         {
             let second = restarted(hub_of(encoders, 12), &kept, Duration::ZERO);
             let log = lock(&second.core.log);
-            let events = second.find("events").unwrap();
+            let events = second.core.find("events").unwrap();
             let new = EntityIndex(1 - events.0);
             assert_eq!((log.start(events), log.newest(events, "1").map(|(at, _)| at)), (0, Some(0)));
             assert_eq!(log.size().0, 1);
             // Of a page that stood at the head as well.
-            assert!(log.start(new) > first.log_end() && log.start(new) == log.end());
+            assert!(log.start(new) > first.core.log_end() && log.start(new) == log.end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);
         let start = lock(&second.core.log).start(EVENTS);
-        assert_eq!((start, second.log_end()), (0, first.log_end()), "one is configured no more");
+        assert_eq!((start, second.core.log_end()), (0, first.core.log_end()), "one is configured no more");
     });
 }
 

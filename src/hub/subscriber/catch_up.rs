@@ -311,8 +311,8 @@ impl Subscription {
     /// A page that can load its list again does that sooner than it draws many rows one by one.
     fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
         let pace = &core.times.pace;
-        let more = |resend: &Box<Resend>| resend.is_more_than_a_list(pace, log.end());
-        let Some(asked_at) = self.resend.as_ref().and_then(more) else { return };
+        let resend = self.resend.as_deref();
+        let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) else { return };
         let messages_from = self.messages_missed_from(u64::MAX);
         let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
         let reminded = core.reminded_before(self.entity);
