@@ -119,7 +119,7 @@ impl Activity {
         let Of::Write(begun, _) = &self.of else { return };
         let has_missed = match missed {
             Missed::Nothing => false,
-            Missed::Object(key) => lock(&self.core.log).is_told_since(self.entity, key, begun.head),
+            Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, begun.head),
             Missed::Adds => self.settle(|settle| settle.was_added_beside(begun)),
         };
         if has_missed {

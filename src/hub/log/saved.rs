@@ -1,11 +1,16 @@
 //! The log as it is kept across a restart: everything that cannot be found out again from the rest.
 
-use std::sync::OnceLock;
-
 use tokio::time::Instant;
 
-use super::{Index, Log, LogLimits, Record, RecordKind, Stored, Tombstone, share::Trimmed, times::Times};
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
+use super::{
+    index::Index,
+    record::Record,
+    share::Trimmed,
+    store::{Log, LogLimits, Stored},
+    times::Times,
+    tombstones::Tombstone,
+};
+use crate::{entity::EntityIndex, scope::Scopes};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
 #[derive(Debug, Default)]
@@ -58,10 +63,7 @@ impl Log {
         let records = self.records.iter().map(|(&sequence, stored)| {
             let Stored { at, record, .. } = &**stored;
             let index = self.index(record.entity);
-            let is_newest = match &record.kind {
-                RecordKind::Change(subject) => index.is_some_and(|it| it.newest.get(&subject.key) == Some(&sequence)),
-                RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => false,
-            };
+            let is_newest = record.change().is_some_and(|change| index.newest.get(&change.key) == Some(&sequence));
             SavedRecord { sequence, at: *at, is_newest, record: record.clone() }
         });
         let indexes = self.indexes.iter().map(|index| SavedIndex {
@@ -103,34 +105,19 @@ impl Log {
             };
         }
         for SavedRecord { sequence, at, is_newest, record } in saved.records {
-            log.put(sequence, at, is_newest, record);
+            if let Some(change) = record.change().filter(|_| is_newest) {
+                let index = &mut log.indexes[usize::from(record.entity.0)];
+                index.newest.insert(change.key.clone(), sequence);
+                index.add_child(change);
+            }
+            log.store(sequence, at, record);
         }
         for (entity, sequence, tombstone) in saved.tombstones {
-            if let Some(index) = log.indexes.get_mut(usize::from(entity.0)) {
-                index.newest.insert(tombstone.key.clone(), sequence);
-                index.tombstones.insert(sequence, tombstone);
-            }
+            let index = &mut log.indexes[usize::from(entity.0)];
+            index.newest.insert(tombstone.key.clone(), sequence);
+            index.tombstones.insert(sequence, tombstone);
         }
         log.trim(now);
         log
-    }
-
-    fn put(&mut self, sequence: u64, at: Instant, is_newest: bool, record: Record) {
-        let cost = self.cost(&record);
-        let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
-            return;
-        };
-        if let (true, RecordKind::Change(subject)) = (is_newest, &record.kind) {
-            index.newest.insert(subject.key.clone(), sequence);
-            if let Some(parent) = subject.parent.as_ref().filter(|_| subject.kind != ChangeKind::Delete) {
-                index.children.entry(parent.clone()).or_default().insert(subject.key.clone());
-            }
-        }
-        if matches!(record.kind, RecordKind::Message) {
-            index.messages = sequence + 1;
-        }
-        let share = index.shares.add(&record.scopes, sequence, cost);
-        self.bytes += record.bytes();
-        self.records.insert(sequence, Box::new(Stored { at, record, share, upsert: OnceLock::new() }));
     }
 }

@@ -159,7 +159,7 @@ fn answers(hub: &Hub) -> Vec<String> {
             let id = id.to_string();
             let mut children: Vec<_> = log.children(entity, &id);
             children.sort();
-            answers.push(format!("{children:?} {:?}", log.said_of(entity, &id)));
+            answers.push(format!("{children:?} {:?}", log.published_scopes(entity, &id)));
             answers.push(format!("{:?} {:?}", log.newest(entity, &id), log.tombstone(entity, &id)));
         }
         answers.push(format!("{:?}", log.tombstones(entity, 0..u64::MAX).collect::<Vec<_>>()));
@@ -176,7 +176,7 @@ fn told(hub: &Hub) -> Vec<String> {
     let of = |entity| (1..6).map(move |id| (entity, id.to_string()));
     let objects = of(EVENTS).chain(of(TASKS)).map(|(entity, id)| {
         let tombstone = log.tombstone(entity, &id).map(|(at, tombstone)| (at, &tombstone.scopes, &tombstone.last));
-        format!("{:?} {:?} {tombstone:?}", log.newest(entity, &id), log.said_of(entity, &id))
+        format!("{:?} {:?} {tombstone:?}", log.newest(entity, &id), log.published_scopes(entity, &id))
     });
     records.chain(objects).collect()
 }
