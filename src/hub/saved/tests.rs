@@ -382,7 +382,7 @@ fn pages_stand_where_they_stood() {
 fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
     in_paused_time(async {
         let first = hub();
-        let slow = first.write_comes(EVENTS);
+        let slow = first.start_write(EVENTS);
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         let hold = first
             .core
