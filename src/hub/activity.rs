@@ -8,7 +8,7 @@ use super::{
     append,
     core::{Core, Delivery},
     saved::OngoingWrite,
-    settle::{Begun, HANGING, Settle},
+    settle::{HANGING, Settle, WriteStart},
 };
 use crate::{entity::EntityIndex, lock::lock};
 
@@ -25,7 +25,7 @@ pub(crate) struct Activity {
 #[derive(Debug)]
 enum Of {
     List(Instant),
-    Write(Begun, Mutex<Stage>),
+    Write(WriteStart, Mutex<Stage>),
 }
 
 /// How far a write has come.
@@ -44,96 +44,95 @@ enum Stage {
 /// What the page that sent a refused write may have missed while it was saving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missed<'k> {
-    /// It is a stranger's, or one that nobody let in.
+    /// The write was not authenticated, or not authorized.
     Nothing,
     /// What was published of the object of this key while the write was on its way.
     Object(&'k str),
-    /// What others added meanwhile or shortly before: it holds that back.
+    /// What others added meanwhile or shortly before: the page defers these adds.
     Adds,
 }
 
 impl Activity {
-    /// The request of a write is here. It counts for nothing yet: anybody can send one.
+    /// The request of a write is here. It has no effect yet, since its sender is not authenticated.
     pub(super) fn of_write(core: Arc<Core>, entity: EntityIndex, ongoing: Option<OngoingWrite>) -> Self {
         let (now, end) = (Instant::now(), core.log_end());
-        let begun = lock(&core.settles)[usize::from(entity.0)].write_comes(now, end, &core.times.settle);
-        Self { core, entity, of: Of::Write(begun, Mutex::new(Stage::Pending)), _ongoing: ongoing }
+        let start = lock(&core.settles)[usize::from(entity.0)].start_write(now, end, &core.times.settle);
+        Self { core, entity, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
 
     /// A page reads an entity's list.
     pub(super) fn of_list(core: Arc<Core>, entity: EntityIndex) -> Self {
-        let begun = Instant::now();
+        let start = Instant::now();
         if core.delivery == Delivery::Converging {
-            lock(&core.settles)[usize::from(entity.0)].list_begins(begun);
+            lock(&core.settles)[usize::from(entity.0)].list_begins(start);
         }
-        Self { core, entity, of: Of::List(begun), _ongoing: None }
+        Self { core, entity, of: Of::List(start), _ongoing: None }
     }
 
     /// Where the log stood when this write began.
     pub(crate) fn since(&self) -> Option<u64> {
         match &self.of {
             Of::List(_) => None,
-            Of::Write(begun, _) => Some(begun.head),
+            Of::Write(start, _) => Some(start.head),
         }
     }
 
     /// The write's body is here.
     pub(crate) fn arrive(&self) {
-        self.step(|stage, settle, begun| {
+        self.step(|stage, settle, start| {
             if *stage == Stage::Pending {
                 *stage = Stage::Arrived;
-                settle.write_arrives(begun);
+                settle.write_arrives(start);
             }
         });
     }
 
     /// The write may have changed something. To be called before that is published.
     pub(crate) fn confirm(&self) {
-        let Of::Write(begun, stage) = &self.of else { return };
+        let Of::Write(start, stage) = &self.of else { return };
         if self.core.delivery == Delivery::Converging {
-            self.confirm_at(begun, &mut lock(stage));
+            self.confirm_at(start, &mut lock(stage));
         }
     }
 
-    fn confirm_at(&self, begun: &Begun, stage: &mut Stage) {
-        let was = std::mem::replace(stage, Stage::Confirmed);
-        if !matches!(was, Stage::Pending | Stage::Arrived) {
-            *stage = was;
+    fn confirm_at(&self, start: &WriteStart, stage: &mut Stage) {
+        if !matches!(stage, Stage::Pending | Stage::Arrived) {
             return;
         }
+        let was = std::mem::replace(stage, Stage::Confirmed);
         let now = Instant::now();
         {
             let log = lock(&self.core.log);
             let settles = &mut lock(&self.core.settles);
             let settle = &mut settles[usize::from(self.entity.0)];
             if was == Stage::Pending {
-                settle.write_arrives(begun);
+                settle.write_arrives(start);
             }
-            settle.write_confirmed(begun, now, || log.position(now, HANGING));
+            settle.write_confirmed(start, now, || log.position(now, HANGING));
         }
         self.core.settling.notify_one();
     }
 
     /// The write was refused, and has changed nothing; it leaves no trace unless its page may have missed something.
     pub(crate) fn refuse(&self, missed: Missed<'_>) {
-        let Of::Write(begun, _) = &self.of else { return };
+        let Of::Write(start, _) = &self.of else { return };
         let has_missed = match missed {
             Missed::Nothing => false,
-            Missed::Object(key) => lock(&self.core.log).is_told_since(self.entity, key, begun.head),
-            Missed::Adds => self.settle(|settle| settle.was_added_beside(begun)),
+            Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, start.head),
+            Missed::Adds => lock(&self.core.settles)[usize::from(self.entity.0)].was_added_beside(start),
         };
         if has_missed {
             return self.confirm();
         }
         let now = Instant::now();
-        let refreshes = self.step(|stage, settle, begun| {
+        let refreshes = self.step(|stage, settle, start| {
             let was = std::mem::replace(stage, Stage::Refused);
             match missed {
                 Missed::Nothing => {}
                 Missed::Object(key) => settle.save_refused(now, Some(key.into())),
                 Missed::Adds => settle.save_refused(now, None),
             }
-            was == Stage::Arrived && settle.write_refused(begun)
+            was == Stage::Arrived && settle.write_refused(start)
         });
         // What waits for a quiet moment may find it earlier now.
         self.core.settling.notify_one();
@@ -142,18 +141,14 @@ impl Activity {
         }
     }
 
-    fn settle<T>(&self, look: impl FnOnce(&Settle) -> T) -> T {
-        look(&lock(&self.core.settles)[usize::from(self.entity.0)])
-    }
-
-    /// Something happens to a write, where that is of interest.
-    fn step<T>(&self, happen: impl FnOnce(&mut Stage, &mut Settle, &Begun) -> T) -> Option<T> {
-        let Of::Write(begun, stage) = &self.of else { return None };
+    /// Changes the stage of a write. Does nothing with plain delivery.
+    fn step<T>(&self, change: impl FnOnce(&mut Stage, &mut Settle, &WriteStart) -> T) -> Option<T> {
+        let Of::Write(start, stage) = &self.of else { return None };
         if self.core.delivery == Delivery::Plain {
             return None;
         }
         let stage = &mut lock(stage);
-        Some(happen(stage, &mut lock(&self.core.settles)[usize::from(self.entity.0)], begun))
+        Some(change(stage, &mut lock(&self.core.settles)[usize::from(self.entity.0)], start))
     }
 }
 
@@ -163,21 +158,21 @@ impl Drop for Activity {
             return;
         }
         let now = Instant::now();
-        let begun = match &self.of {
-            Of::List(begun) => return lock(&self.core.settles)[usize::from(self.entity.0)].list_ends(*begun, now),
-            Of::Write(begun, stage) => {
+        let start = match &self.of {
+            Of::List(start) => return lock(&self.core.settles)[usize::from(self.entity.0)].list_ends(*start, now),
+            Of::Write(start, stage) => {
                 let stage = &mut lock(stage);
                 if **stage == Stage::Arrived {
-                    self.confirm_at(begun, stage);
+                    self.confirm_at(start, stage);
                 }
                 if **stage != Stage::Confirmed {
                     return;
                 }
-                begun
+                start
             }
         };
         // What began behind the refresh is newer, so this one needs no other.
-        if lock(&self.core.settles)[usize::from(self.entity.0)].write_ends(begun, now) {
+        if lock(&self.core.settles)[usize::from(self.entity.0)].write_ends(start, now) {
             append::refresh(&self.core, self.entity);
         }
     }

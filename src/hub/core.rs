@@ -42,16 +42,16 @@ pub enum Delivery {
     /// Every open page ends up equal to the server. The default.
     #[default]
     Converging,
-    /// Each change is said once, in the words of the vendor's article and no others: no key, no history, no repeats.
+    /// Each change is sent once, in the protocol of the vendor's article alone: no key, no history, no repeats.
     /// A page keeps what it missed, and what its own client dropped, until it is loaded again.
     Plain,
 }
 
-/// The times of delivering.
+/// The times of delivery.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeliveryTimes {
     pub(crate) settle: SettleTimes,
-    /// A replay is told once more after this long: the page's list may arrive later than the replay.
+    /// A replay is sent once more after this long: the page's list may arrive later than the replay.
     pub(crate) second_replay_delay: Duration,
     /// A replay begins this long before what is known to have arrived.
     pub(crate) replay_overlap: Duration,
@@ -64,13 +64,13 @@ pub(crate) struct DeliveryTimes {
     pub(crate) pace: Pace,
 }
 
-/// How fast a page is told what it must draw: for each update the stock client draws the whole calendar anew, which takes
+/// How fast a page is sent what it must draw: for each update the stock client draws the whole calendar anew, which takes
 /// about 12 ms where that has a thousand events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// So many lines are told at once. A replay of more is a long one.
+    /// So many lines are sent at once. A replay of more is a long one.
     pub(crate) long: usize,
-    /// Of a long one, so many are told behind these …
+    /// Of a long one, so many are sent behind these …
     pub(crate) at_once: usize,
     /// … each time so long after the ones before.
     pub(crate) every: Duration,
@@ -80,12 +80,12 @@ impl Pace {
     /// Twenty-four lines in a second.
     pub(crate) const DEFAULT: Self = Self { long: 100, at_once: 6, every: Duration::from_millis(250) };
 
-    /// How many lines are told at once first, where so many rows are known to follow.
+    /// How many lines are sent at once first, where so many rows are known to follow.
     pub(super) fn first(&self, rows: usize) -> usize {
         if rows > self.long { self.at_once } else { self.long }
     }
 
-    /// How long a page is left alone that has been told so many lines.
+    /// How long a page is left alone that has been sent so many lines.
     pub(super) fn time_for(&self, drawn: usize) -> Duration {
         let times = u32::try_from(drawn.div_ceil(self.at_once.max(1))).unwrap_or(u32::MAX);
         self.every.saturating_mul(times)
@@ -99,9 +99,9 @@ pub(crate) struct DeliveryCounters {
     pub(crate) replays: Counter,
     /// Entities brought to the store's state.
     pub(crate) snapshots: Counter,
-    /// Entities of which nobody could say where they stand.
+    /// Gaps in an entity that neither the log nor a snapshot could fill.
     pub(crate) gaps: Counter,
-    /// Objects told again, each time and to each subscriber.
+    /// Objects resent, each time and to each subscriber.
     pub(crate) repeats: Counter,
 }
 
@@ -123,7 +123,7 @@ pub(crate) struct Core {
     pub(super) reminds_from: OnceLock<Instant>,
     pub(crate) sessions: Sessions,
     pub(crate) counters: DeliveryCounters,
-    /// Whether the audit is asked for.
+    /// Whether the audit is enabled.
     pub(super) audit: bool,
     /// Wakes the fan-out tasks; there are none before the first subscriber.
     pub(super) fan_out: OnceLock<Box<[Arc<Notify>]>>,
@@ -178,12 +178,12 @@ impl Core {
         log.position(now, self.times.first_load)
     }
 
-    /// What tells an object of an entity from others.
+    /// The key that the log knows an object of an entity by.
     pub(crate) fn key<'k>(&self, entity: EntityIndex, namespace: &Scopes, id: &'k str) -> Cow<'k, str> {
         self.encoder(entity).key(namespace, id)
     }
 
-    /// True where the log knows who has heard of an object.
+    /// True where the log knows the scopes that an object was published in.
     pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
         !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
     }
@@ -194,24 +194,24 @@ impl Core {
         log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
     }
 
-    /// True where somebody may ask what this object was before, and the log does not know.
+    /// True where the visibility filter may need what this object was before, and the log does not know.
     pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
         let encoder = self.encoder(entity);
         encoder.view.is_some() && lock(&self.log).newest(entity, &encoder.key(scopes, id)).is_none()
     }
 
-    /// Everybody has had every reminder of an entity's deletions before this.
+    /// Every reminder of an entity's deletions before this has been sent.
     pub(super) fn reminded_before(&self, entity: EntityIndex) -> u64 {
         lock(&self.reminders)[usize::from(entity.0)].done_before(&self.times.reminders)
     }
 
-    /// Ids that were deleted before this may be there again. Where the store can be asked, it has said which.
+    /// Ids that were deleted before this may be in use again. Where there is a snapshot, it has shown which.
     pub(super) fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
         if self.encoder(entity).has_snapshot { 0 } else { log.refreshed(entity) }
     }
 
     /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
-    /// entity's objects, with those from `messages_from` on what else was said.
+    /// entity's objects, with those from `messages_from` on the messages.
     pub(super) fn newest<'l>(
         &'l self,
         log: &'l Log,

@@ -1,4 +1,4 @@
-//! How an entity's changes are said to its pages: live, and to those who come late.
+//! Encodes an entity's changes as frames: for the live broadcast, and for replays and resends.
 //!
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
@@ -20,62 +20,41 @@ use crate::{
     scope::Scopes,
 };
 
-/// The entity whose subscribers are told that others must be loaded again.
+/// The entity whose subscribers receive notice that other entities must be loaded again.
 pub(crate) const RESYNC: &str = "$resync";
-/// Objects of so many bytes are not read under the log's lock.
+/// Objects of so many bytes are not parsed under the log's lock.
 pub(super) const LARGE: usize = 16 * 1024;
 /// Of many scopes that an id may be unique in, so many are tried.
 const MAX_KEYS: usize = 16;
 
-/// Everything that is needed to speak of one entity.
+/// What is needed to encode the changes of one entity.
 #[derive(Debug)]
 pub(crate) struct EntityEncoder {
     pub(crate) entity: String,
     pub(crate) payload_key: String,
     pub(crate) widget: Widget,
-    /// The key under which an object names the one it goes with.
+    /// The key under which an object names its parent, which it is deleted with.
     pub(crate) parent_key: Option<String>,
     /// True when the store can be asked for all its rows.
     pub(crate) has_snapshot: bool,
-    /// Not everyone hears everything.
+    /// Not every page receives every change.
     pub(crate) is_scoped: bool,
     /// An id names an object of its scope only.
     pub(crate) scoped_ids: bool,
     pub(crate) view: Option<View>,
-    /// Nothing is said but the words of the article.
+    /// Nothing is sent but the messages of the vendor's article.
     pub(crate) is_plain: bool,
-    pub(crate) heads: EventHeads,
-}
-
-/// How the frames of an entity's changes begin, by their kind.
-#[derive(Debug)]
-pub(crate) struct EventHeads {
-    add: EventHead,
-    update: EventHead,
-    delete: EventHead,
-}
-
-impl EventHeads {
-    fn new(entity: &str, payload_key: &str) -> Self {
-        let head = |kind: ChangeKind| EventHead::new(entity, kind.verb(), payload_key);
-        Self { add: head(ChangeKind::Add), update: head(ChangeKind::Update), delete: head(ChangeKind::Delete) }
-    }
-
-    fn of(&self, kind: ChangeKind) -> &EventHead {
-        match kind {
-            ChangeKind::Add => &self.add,
-            ChangeKind::Update => &self.update,
-            ChangeKind::Delete => &self.delete,
-        }
-    }
+    /// How the frames of its changes begin, by their kind: add, update, delete.
+    pub(crate) heads: [EventHead; 3],
 }
 
 impl EntityEncoder {
-    /// Speaks of anything, in the article's words.
+    /// For any widget, without a snapshot, scopes or a view.
     pub(crate) fn new(entity: impl Into<String>, payload_key: impl Into<String>) -> Self {
         let (entity, payload_key) = (entity.into(), payload_key.into());
         Self {
-            heads: EventHeads::new(&entity, &payload_key),
+            heads: [ChangeKind::Add, ChangeKind::Update, ChangeKind::Delete]
+                .map(|kind| EventHead::new(&entity, kind.verb(), &payload_key)),
             entity,
             payload_key,
             widget: Widget::Any,
@@ -93,23 +72,22 @@ impl EntityEncoder {
         if self.scoped_ids { Cow::Owned(key_within(namespace, id)) } else { Cow::Borrowed(id) }
     }
 
-    /// What the log may find an object by that is told in these scopes: all of them, or one, may be where its id is unique
-    /// or, with `claims_apart`, where somebody claims to have changed it.
+    /// The keys that the log may know an object of these scopes by: the id may be unique within all scopes, or within each.
+    /// With `claims_apart`, a request may also claim to have changed it within each.
     pub(crate) fn keys<'k>(&self, scopes: &Scopes, id: &'k str, claims_apart: bool) -> Vec<Cow<'k, str>> {
         let one = (!self.scoped_ids).then_some(Cow::Borrowed(id));
         let within = if self.scoped_ids || claims_apart { keys_within(scopes, id) } else { Vec::new() };
         one.into_iter().chain(within.into_iter().map(Cow::Owned)).collect()
     }
 
-    /// True where some may hear or see what others may not.
+    /// True where some pages receive what others may not.
     pub(crate) fn is_restricted(&self) -> bool {
         self.is_scoped || self.view.is_some()
     }
 
     /// Whether pages can bear a row of this kind.
     pub(crate) fn accepts_row(&self, change: &Change) -> bool {
-        let object = Object::of(change.object()).unwrap_or_default();
-        self.widget.check(change.kind(), &object).is_ok()
+        self.widget.check(change.kind(), &Object::of(change.object()).unwrap_or_default()).is_ok()
     }
 
     /// Whether pages can bear this object in a change of this kind.
@@ -122,36 +100,40 @@ impl EntityEncoder {
         self.is_enough(whole) && std::str::from_utf8(object).is_ok_and(|object| self.accepts(ChangeKind::Add, object))
     }
 
-    /// Whether so much of an object is known that pages can be sent an add. Plain delivery has no other word for an object
-    /// that enters.
+    /// Whether so much of an object is known that pages can be sent an add. Plain delivery has no other message for an
+    /// object that enters.
     pub(crate) fn is_enough(&self, whole: bool) -> bool {
         whole || self.is_plain
     }
 
-    /// A change as it happens, in the article's words and no others.
+    fn head(&self, kind: ChangeKind) -> &EventHead {
+        &self.heads[kind as usize]
+    }
+
+    /// A change as it happens, in the protocol of the vendor's article alone.
     pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
-        self.heads.of(kind).event(object)
+        self.head(kind).event(object)
     }
 
     /// The same of an object that is kept besides, and not copied where it is large.
     pub(crate) fn encode_shared(&self, kind: ChangeKind, object: &Bytes) -> Frame {
-        upsert::event(self.heads.of(kind), object)
+        upsert::event(self.head(kind), object)
     }
 
     /// The newest state of an object, which is not copied where it is large; see [`can_add`](Self::can_add).
     pub(crate) fn encode_upsert(&self, object: &Bytes, can_add: bool) -> Upsert {
-        Upsert::of(can_add.then_some(&self.heads.add), &self.heads.update, object)
+        Upsert::of(can_add.then(|| self.head(ChangeKind::Add)), self.head(ChangeKind::Update), object)
     }
 
-    /// The same of one that was only ever added: who has it needs nothing, and the client applies a thousand adds in the
-    /// time of four updates.
+    /// The same of one that was only ever added: a page that has it needs nothing, and the client applies a thousand adds
+    /// in the time of four updates.
     pub(crate) fn encode_add(&self, object: &Bytes) -> Upsert {
-        Upsert::alone(&self.heads.add, object)
+        Upsert::alone(self.head(ChangeKind::Add), object)
     }
 
-    /// That an object is gone; `object` holds its id.
+    /// A deletion; `object` holds the id.
     ///
-    /// The Scheduler keeps an exception of a series that it is told to delete, to hide that occurrence: where
+    /// The Scheduler does not remove a deleted exception of a series, so that the occurrence stays hidden: where
     /// `may_be_exception`, it is made an event like others first. A delete that meets the open form of its event
     /// throws and leaves saving switched off; an update of what is not there any more is skipped by the others and
     /// switches saving on again.
@@ -161,9 +143,7 @@ impl EntityEncoder {
             return delete;
         };
         match self.widget {
-            _ if self.is_plain => delete,
-            Widget::Any => delete,
-            Widget::Scheduler => {
+            Widget::Scheduler if !self.is_plain => {
                 let awake = self.encode(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
                 let ordinary = format!(r#"{{"id":{id},"recurring_event_id":"","original_start":null,"rrule":""}}"#);
                 let first = may_be_exception.then(|| self.encode(ChangeKind::Update, &ordinary).frame);
@@ -173,15 +153,16 @@ impl EntityEncoder {
                 let frame = protocol::glued(&frames);
                 EventFrame { object: frame.slice(within..within + delete.object.len()), frame }
             }
+            Widget::Scheduler | Widget::Any => delete,
         }
     }
 
-    /// That an object is gone, long after it went.
+    /// A deletion, as a replay or a resend sends it.
     pub(crate) fn encode_tombstone(&self, tombstone: &Tombstone) -> Bytes {
         self.encode_delete(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
     }
 
-    /// An object that enters a page's sight; see [`can_add`](Self::can_add).
+    /// An object that enters what a page may see; see [`can_add`](Self::can_add).
     pub(crate) fn encode_enter(&self, object: &Bytes, can_add: bool) -> Frame {
         match (self.is_plain, can_add) {
             (false, _) => self.encode_upsert(object, can_add).for_pages(false),
@@ -190,7 +171,7 @@ impl EntityEncoder {
         }
     }
 
-    /// An object that leaves a page's sight.
+    /// An object that leaves what a page may see.
     pub(crate) fn encode_leave(&self, object: &[u8]) -> Bytes {
         let object = Object::parse(object).unwrap_or_default();
         self.encode_leave_by_id(object.get("id").unwrap_or("null"))
@@ -211,36 +192,36 @@ impl EntityEncoder {
         }
     }
 
-    /// Whether what goes with an object may itself have others that go with it: exceptions of a series have none.
+    /// Whether children of an object may have children themselves: exceptions of a series have none.
     pub(crate) fn has_trees(&self) -> bool {
         self.widget != Widget::Scheduler || self.parent_key.as_deref() != Some("recurring_event_id")
     }
 
-    /// The id of the object that this one goes with.
+    /// The id of the object that this one is deleted with.
     pub(crate) fn parent(&self, object: &Object<'_>) -> Option<String> {
         named(object, self.parent_key.as_deref()?)
     }
 
-    /// The same, of an object as JSON text.
+    /// The same, of an object as JSON text, which is parsed only where the entity has parents.
     pub(crate) fn parent_in(&self, object: &str) -> Option<String> {
         self.parent_key.as_ref()?;
         self.parent(&Object::of(object)?)
     }
 
-    /// The same for handlers of `$resync`, whether or not they are subscribed yet: pages without any ignore it.
+    /// The message for handlers of `$resync`, whether or not they are subscribed yet: pages without any ignore it.
     pub(crate) fn resync_message(&self) -> Bytes {
         let name = crate::object::quoted(&self.entity);
         protocol::message(RESYNC, &format!(r#"{{"type":"resync","entity":{name}}}"#))
     }
 
-    /// What tells a page that it must load its list again.
+    /// The message after which a page must load its list again.
     pub(crate) fn resync_marker(&self) -> Bytes {
         let key = crate::object::quoted(&self.payload_key);
         protocol::message(&self.entity, &format!(r#"{{"type":"resync",{key}:{{"id":"$resync"}}}}"#))
     }
 }
 
-/// What tells an object of these scopes from those that have the same id elsewhere.
+/// The key of an object in these scopes, which differs from that of the same id elsewhere.
 pub(crate) fn key_within(scopes: &Scopes, id: &str) -> String {
     // With their lengths, so that no two can be mistaken for each other.
     let names = scopes.names().map(|name| format!("{}.{name}", name.len()));
@@ -284,9 +265,9 @@ mod tests {
     }
 
     /// The values of the messages in some frames.
-    fn said(frames: &Bytes) -> Vec<String> {
+    fn values(frames: &Bytes) -> Vec<String> {
         let mut rest = &frames[..];
-        let mut said = Vec::new();
+        let mut values = Vec::new();
         while !rest.is_empty() {
             let (length, head) = match rest[1] {
                 126 => (usize::from(u16::from_be_bytes([rest[2], rest[3]])), 4),
@@ -294,10 +275,10 @@ mod tests {
             };
             let text = String::from_utf8(rest[head..head + length].to_vec()).unwrap();
             let value = text.split_once(r#","value":"#).unwrap().1;
-            said.push(value.strip_suffix("}}").unwrap().to_owned());
+            values.push(value.strip_suffix("}}").unwrap().to_owned());
             rest = &rest[head + length..];
         }
-        said
+        values
     }
 
     const WHOLE: &str = r#"{"id":1,"start_date":"2026-11-25 09:00","end_date":"2026-11-25 10:00"}"#;
@@ -305,10 +286,10 @@ mod tests {
     #[test]
     fn a_whole_object_is_added_and_updated() {
         let upsert = upsert(&scheduler(), WHOLE, true);
-        let frames = said(&upsert.for_pages(false).to_bytes());
+        let frames = values(&upsert.for_pages(false).to_bytes());
         let expected = ["add", "update"].map(|verb| format!(r#"{{"type":"{verb}-event","event":{WHOLE}}}"#));
         assert_eq!(frames, expected);
-        assert_eq!(said(&upsert.for_pages(true).to_bytes()), expected[1..]);
+        assert_eq!(values(&upsert.for_pages(true).to_bytes()), expected[1..]);
     }
 
     #[test]
@@ -320,14 +301,14 @@ mod tests {
         let encoder = scheduler();
         let whole = encoder.encode_upsert(&object, encoder.can_add(&object, true));
         let partial = encoder.encode_upsert(&object, encoder.can_add(&object, false));
-        for (frame, said_of_it) in [
+        for (frame, expected_values) in [
             (whole.for_pages(false), &expected[..]),
             (whole.for_pages(true), &expected[1..]),
             (partial.for_pages(false), &expected[1..]),
             (partial.for_pages(true), &expected[1..]),
             (encoder.encode_shared(ChangeKind::Add, &object), &expected[..1]),
         ] {
-            assert_eq!(said(&frame.to_bytes()), said_of_it);
+            assert_eq!(values(&frame.to_bytes()), expected_values);
             let own = frame.own_bytes(|piece| piece.as_ptr() == object.as_ptr());
             assert!(own < 600, "{own}");
         }
@@ -339,10 +320,10 @@ mod tests {
         let undated = r#"{"id":1,"text":"x"}"#;
         for (object, whole) in [(undated, true), (WHOLE, false)] {
             let frame = upsert(&scheduler(), object, whole).for_pages(false);
-            assert_eq!(said(&frame.to_bytes()).len(), 1, "{object}");
+            assert_eq!(values(&frame.to_bytes()).len(), 1, "{object}");
         }
         let link = upsert(&EntityEncoder::new("links", "link"), undated, true).for_pages(false);
-        assert_eq!(said(&link.to_bytes()).len(), 2);
+        assert_eq!(values(&link.to_bytes()).len(), 2);
     }
 
     #[test]
@@ -353,11 +334,11 @@ mod tests {
             r#"{"type":"delete-event","event":{"id":"7"}}"#,
             r#"{"type":"update-event","event":{"id":"7"}}"#,
         ];
-        assert_eq!(said(&gone.frame), expected);
+        assert_eq!(values(&gone.frame), expected);
         assert_eq!(&gone.object[..], br#"{"id":"7"}"#);
-        assert_eq!(said(&scheduler().encode_delete(r#"{"id":"7"}"#, false).frame), expected[1..]);
+        assert_eq!(values(&scheduler().encode_delete(r#"{"id":"7"}"#, false).frame), expected[1..]);
         let bare = EntityEncoder::new("links", "link").encode_delete(r#"{"id":7}"#, true);
-        assert_eq!(said(&bare.frame), [r#"{"type":"delete-link","link":{"id":7}}"#]);
+        assert_eq!(values(&bare.frame), [r#"{"type":"delete-link","link":{"id":7}}"#]);
         assert_eq!(&bare.object[..], br#"{"id":7}"#);
     }
 
@@ -380,6 +361,6 @@ mod tests {
 
     #[test]
     fn the_marker_is_what_stock_handlers_ignore() {
-        assert_eq!(said(&scheduler().resync_marker()), [r#"{"type":"resync","event":{"id":"$resync"}}"#]);
+        assert_eq!(values(&scheduler().resync_marker()), [r#"{"type":"resync","event":{"id":"$resync"}}"#]);
     }
 }

@@ -97,8 +97,8 @@ fn own_bytes(hub: &Hub, sink: &Stopped) -> usize {
 async fn assert_bounded(hub: &Arc<Hub>, case: &str, identity: Identity, expected: usize) {
     for direct in [true, false] {
         let first = stopped(hub, direct, identity.clone()).await;
-        let told: usize = lock(&first.held).iter().map(|frame| frame.len()).sum();
-        assert!(told > 2000, "{case}: it is told something");
+        let sent: usize = lock(&first.held).iter().map(|frame| frame.len()).sum();
+        assert!(sent > 2000, "{case}: something is sent");
         let own = own_bytes(hub, &first);
         assert!(own <= expected.min(BOUND), "{case}, {direct}: {own}");
     }
@@ -106,12 +106,12 @@ async fn assert_bounded(hub: &Arc<Hub>, case: &str, identity: Identity, expected
 
 #[tokio::test]
 async fn a_stopped_page_shares_large_objects_with_the_log() {
-    let everybody = hub(None, false);
-    publish(&everybody, 29, MEGABYTE, "");
-    let size = lock(&everybody.core.log).size();
+    let unscoped = hub(None, false);
+    publish(&unscoped, 29, MEGABYTE, "");
+    let size = lock(&unscoped.core.log).size();
     assert!(size.0 == 29 && size.1 > 32 * 1024 * 1024 / 4 * 3, "there is no room to keep copies: {size:?}");
-    assert_bounded(&everybody, "upserts", ann(), 2000).await;
-    assert_eq!(lock(&everybody.core.log).size(), size, "and none is kept");
+    assert_bounded(&unscoped, "upserts", ann(), 2000).await;
+    assert_eq!(lock(&unscoped.core.log).size(), size, "and none is kept");
 
     let scoped = hub(None, true);
     publish(&scoped, 10, MEGABYTE, "a");
@@ -129,10 +129,10 @@ async fn a_stopped_page_shares_what_a_hook_lets_it_see_as_it_is() {
 
 #[tokio::test]
 async fn what_is_copied_for_a_stopped_page_is_bounded() {
-    let everybody = hub(None, false);
+    let unscoped = hub(None, false);
     // Of these each has a copy of its own, an add and an update.
-    publish(&everybody, 7800, 3800, "");
-    assert_bounded(&everybody, "small objects", ann(), BOUND).await;
+    publish(&unscoped, 7800, 3800, "");
+    assert_bounded(&unscoped, "small objects", ann(), BOUND).await;
 
     // A projected object is a copy of the page's own, however large; but the page holds one at a time.
     let entity = Entity::new("events").project((), async |(), _: Identity, mut event: Value| {

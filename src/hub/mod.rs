@@ -151,13 +151,13 @@ impl Hub {
 
     /// Somebody publishes by hand, until what comes back is dropped.
     pub(crate) fn write_begins(&self, entity: EntityIndex) -> Activity {
-        let activity = self.write_comes(entity);
+        let activity = self.start_write(entity);
         activity.confirm();
         activity
     }
 
     /// The request of a write is here. It counts for nothing yet: anybody can send one.
-    pub(crate) fn write_comes(&self, entity: EntityIndex) -> Activity {
+    pub(crate) fn start_write(&self, entity: EntityIndex) -> Activity {
         let ongoing = self.change_begins();
         Activity::of_write(self.core.clone(), entity, ongoing)
     }

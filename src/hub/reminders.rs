@@ -34,8 +34,8 @@ impl ReminderTimes {
         let count = count.min(MAX_REMINDERS);
         let mut times = Self { waits: [Duration::ZERO; MAX_REMINDERS], count };
         let mut wait = first;
-        for place in &mut times.waits[..count] {
-            *place = wait;
+        for slot in &mut times.waits[..count] {
+            *slot = wait;
             wait = wait.saturating_mul(2);
         }
         times
@@ -60,7 +60,7 @@ impl ReminderTimes {
     }
 }
 
-/// Which deletions of one entity everybody has been reminded of, and how often.
+/// Which deletions of one entity have been resent as reminders, and how often.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
     /// For each reminder: the deletions before this have had it.
@@ -110,7 +110,7 @@ impl Schedule {
         DueReminders { sequences, next: next_time }
     }
 
-    /// Everybody has had every reminder of the deletions before this.
+    /// Every reminder of the deletions before this has been sent.
     pub(crate) fn done_before(&self, times: &ReminderTimes) -> u64 {
         times.count().checked_sub(1).map_or(u64::MAX, |last| self.next[last])
     }

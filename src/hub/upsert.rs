@@ -1,4 +1,4 @@
-//! An object's newest state, as it is told to those who come late.
+//! An object's newest state, as replays and resends send it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
 /// which is cheaper to write and to keep than several pieces.
 const SHARED_FROM: usize = 4 * 1024;
 
-/// An add, where that can be said, and an update.
+/// An add, where pages can bear one, and an update.
 #[derive(Debug)]
 pub(crate) struct Upsert {
     frame: Frame,
@@ -36,7 +36,7 @@ impl Upsert {
         Self { frame: Frame::Pieces(add.into_iter().chain(update.around(object)).collect()), update_at }
     }
 
-    /// One frame, for whomever it is.
+    /// One frame, the same for every page.
     pub(crate) fn alone(head: &EventHead, object: &Bytes) -> Self {
         Self { frame: event(head, object), update_at: 0 }
     }

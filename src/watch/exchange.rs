@@ -45,7 +45,7 @@ impl Exchange {
             watcher.await_page();
         }
         request.extensions.insert(live_write.clone());
-        let activity = Arc::new(watcher.publisher.hub.write_comes(matched.route.entity));
+        let activity = Arc::new(watcher.publisher.hub.start_write(matched.route.entity));
         let capture = Capture::new(watcher.limits.body_bytes, Arc::downgrade(&activity));
         let without_body = body.is_end_stream() || body.size_hint().exact() == Some(0);
         if without_body {

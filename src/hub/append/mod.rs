@@ -150,8 +150,10 @@ impl Appender<'_> {
         if log.end() > first_record {
             // To who could not see it before, any change may add an object.
             let has_added = self.encoder.is_restricted() || batch.changes[first..batch.done].iter().any(is_add);
-            let is_of = |key: &str| log.since(first_record).any(|(_, record)| record.is_of(key));
-            lock(&self.core.settles)[usize::from(self.entity.0)].told(now, log.end(), has_added, is_of);
+            let is_change_of = |key: &str| {
+                log.since(first_record).any(|(_, record)| record.change().is_some_and(|change| *change.key == *key))
+            };
+            lock(&self.core.settles)[usize::from(self.entity.0)].published(now, log.end(), has_added, is_change_of);
         }
         unread
     }

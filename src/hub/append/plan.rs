@@ -117,12 +117,12 @@ impl<'a> Appender<'a> {
             return key;
         }
         let is_disjoint = |known: &Scopes| change.scopes().common(known).is_none();
-        match log.said_of(self.entity, &key) {
+        match log.published_scopes(self.entity, &key) {
             Some((_, false)) => key,
             Some((known, true)) if is_disjoint(known) => Cow::Owned(key_within(change.scopes(), change.id())),
             _ => {
                 let apart = log.has_claims_apart(self.entity).then(|| key_within(change.scopes(), change.id()));
-                match apart.filter(|apart| log.said_of(self.entity, apart).is_some()) {
+                match apart.filter(|apart| log.published_scopes(self.entity, apart).is_some()) {
                     Some(apart) => Cow::Owned(apart),
                     None => key,
                 }
@@ -140,7 +140,7 @@ impl<'a> Appender<'a> {
             return false;
         }
         // What was itself only claimed proves nothing of whose the object is.
-        log.said_of(self.entity, key)
+        log.published_scopes(self.entity, key)
             .is_some_and(|(known, is_claim)| !is_claim && change.scopes().common(known).is_none())
     }
 
@@ -157,7 +157,7 @@ impl<'a> Appender<'a> {
 
     /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
     pub(super) fn is_mere_claim(&self, log: &Log, key: &str, change: &Change) -> bool {
-        self.may_be_mere_claim(change) && log.said_of(self.entity, key).is_none_or(|(_, is_claim)| is_claim)
+        self.may_be_mere_claim(change) && log.published_scopes(self.entity, key).is_none_or(|(_, is_claim)| is_claim)
     }
 
     /// Whether a change is a request's word alone, where that says nothing of whose its object is.

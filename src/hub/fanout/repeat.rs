@@ -19,7 +19,7 @@ pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant
         let due = settle.repeat(now, log.start(entity)..log.end(), &core.times.settle);
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
         drop(settles);
-        for Due { told, is_last, known_before } in due {
+        for Due { range: told, is_last, known_before } in due {
             log.tombstones_settled(entity, told.clone());
             repeats.push(Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
         }

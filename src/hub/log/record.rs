@@ -1,4 +1,4 @@
-//! What the log holds of one change or message, and of what an object was before.
+//! What the log holds of one change or message, and what an object was before.
 
 use std::sync::Arc;
 
@@ -11,57 +11,41 @@ use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
 
-/// What a page may show of an object.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PossiblyShown<'l> {
-    Version(&'l Version),
-    /// Any of what this state or an earlier one was.
-    UpTo(&'l Version),
-    Unknown,
-}
-
-/// One change or message that was told.
+/// One entry of the log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) entity: EntityIndex,
-    /// What those who listen are told, encoded once for everyone.
+    /// The frame that is broadcast, encoded once for all pages.
     #[serde(serialize_with = "text::serialize_frame", deserialize_with = "text::deserialize_frame")]
     pub(crate) frame: Bytes,
-    /// Who may hear it; of a deletion, who has the object.
+    /// The scopes whose pages receive it; of a deletion, the scopes whose pages have the object.
     pub(crate) scopes: Scopes,
     pub(crate) kind: RecordKind,
 }
 
 impl Record {
-    /// The object that it is about.
-    pub(crate) fn object(&self) -> Option<ObjectRef> {
+    pub(crate) fn change(&self) -> Option<&ObjectChange> {
         match &self.kind {
-            RecordKind::Change(change) => {
-                Some(ObjectRef { entity: self.entity, key: change.key.clone(), id: change.id.clone() })
-            }
+            RecordKind::Change(change) => Some(change),
             RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
         }
     }
 
-    /// Whether this is a change of the object of this key.
-    pub(crate) fn is_of(&self, key: &str) -> bool {
-        matches!(&self.kind, RecordKind::Change(subject) if *subject.key == *key)
+    /// The object that changed.
+    pub(crate) fn object(&self) -> Option<ObjectRef> {
+        let change = self.change()?;
+        Some(ObjectRef { entity: self.entity, key: change.key.clone(), id: change.id.clone() })
     }
 
-    /// Everybody who may have received this object, as far as the log knows.
+    /// All scopes whose pages may have received this object, as far as the log knows.
     pub(super) fn audience(&self) -> Scopes {
-        match &self.kind {
-            RecordKind::Change(subject) => self.scopes.and(&subject.ever),
-            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => self.scopes.clone(),
-        }
+        self.change().map_or_else(|| self.scopes.clone(), |change| self.scopes.and(&change.ever))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let prior = match &self.kind {
-            RecordKind::Change(ObjectChange { prior: PriorState::Known(state), ever, .. }) => {
-                state.bytes() + ever.bytes()
-            }
-            RecordKind::Change(_) | RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => 0,
+        let prior = match self.change() {
+            Some(ObjectChange { prior: PriorState::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
+            _ => 0,
         };
         OVERHEAD + self.frame.len() + self.scopes.bytes() + prior
     }
@@ -76,18 +60,18 @@ pub(crate) struct ObjectRef {
     pub(crate) id: Arc<str>,
 }
 
-/// What a record is about.
+/// What happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum RecordKind {
-    /// An object changed: only its newest state matters to those who come later.
+    /// An object changed: only its newest state matters to pages that come later.
     Change(ObjectChange),
-    /// An update of the object of this id, which the log knows to be deleted and nothing has shown to be there again.
+    /// An update of the object of this id, which the log knows to be deleted and nothing has shown to exist again.
     /// It is broadcast once, and never replayed or resent: the tombstone stays in force.
     Unconfirmed(Arc<str>),
-    /// Something else was said: everyone hears it once, in its place.
+    /// Any other message: each page receives it once, in order.
     Message,
     /// Anything may have changed: pages are brought to the store's state. In some scopes only, it stands for an object
-    /// that came there and is not known whole.
+    /// that moved there and is not known whole.
     Refresh,
 }
 
@@ -109,31 +93,31 @@ pub(crate) struct ObjectChange {
     /// What the log finds it by: its id or, where ids are unique within a scope only, that and the scope.
     pub(crate) key: Arc<str>,
     pub(crate) prior: PriorState,
-    /// All scopes it was told in since it was last added, as far as the log knows.
+    /// All scopes it was published in since it was last added, as far as the log knows.
     pub(crate) ever: Scopes,
-    /// Of a deletion: where its object is now. Who hears that has it.
+    /// Of a deletion: the scopes its object moved to. Their pages have it.
     pub(crate) went_to: Scopes,
     /// The object's JSON, a part of the frame; of a deleted one only its id.
     #[serde(with = "text")]
     pub(crate) object: Bytes,
-    /// Every field is known. Of one that is not whole, pages can be told only what changed.
+    /// Every field is known. Otherwise pages can only be sent what changed.
     pub(crate) whole: bool,
-    /// It was added, and nothing else is known of its object: who has it has this, unless it is the page that made it and
-    /// shows something else.
+    /// It was added, and nothing else is known of its object: a page that has the object has this state, unless it is the
+    /// page that created it and shows something else.
     pub(crate) is_only_added: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<u64>,
-    /// The key of the object this one goes with when that is deleted.
+    /// The key of the object that this one is deleted with.
     pub(crate) parent: Option<Arc<str>>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
-    /// Only a request claims that there is such an object here: it is no knowledge of others'.
+    /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.
     pub(crate) is_claim: bool,
-    /// Of a large object, which is not read again for that: whether pages can bear it in an add, where it is whole.
+    /// Of a large object, which is not parsed again for this: whether pages can bear it in an add, where it is whole.
     pub(crate) can_add: Option<bool>,
 }
 
-/// What an object was before a change; kept where not everybody is told everything.
+/// What an object was before a change; kept where not every page receives every object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum PriorState {
     Unknown,
@@ -148,21 +132,21 @@ pub(crate) struct Version {
     /// The sequence number of the record that made it so, where there was one.
     pub(crate) at: Option<u64>,
     pub(crate) scopes: Scopes,
-    /// All scopes it had been told in by then.
+    /// All scopes it had been published in by then.
     pub(crate) ever: Scopes,
     pub(crate) was: Was,
 }
 
-/// Scopes that are remembered of one object: everybody may move one about.
-const EVER: usize = 64;
+/// Scopes that are remembered of one object. The bound is needed because any page may move an object often.
+const MAX_EVER: usize = 64;
 
 impl PriorState {
-    /// All scopes an object has been told in, with those it is told in now.
+    /// All scopes an object has been published in, with those of now.
     pub(crate) fn ever_and(&self, now: &Scopes) -> Scopes {
         match self {
             Self::Known(state) if !matches!(state.was, Was::Gone) => {
                 let ever = state.ever.and(&state.scopes).and(now);
-                if ever.names().count() > EVER { state.scopes.and(now) } else { ever }
+                if ever.names().count() > MAX_EVER { state.scopes.and(now) } else { ever }
             }
             Self::Known(_) | Self::Unknown | Self::Absent => now.clone(),
         }
@@ -174,7 +158,7 @@ pub(crate) enum Was {
     Object(#[serde(with = "text")] Bytes),
     /// There was one.
     Something,
-    /// There was one before a refresh: nobody knows what has become of it.
+    /// There was one before a refresh: what has become of it is unknown.
     Doubtful,
     Gone,
 }

@@ -5,8 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Index, Log, PriorState, Record, RecordKind, Tombstone, Version, Was, times::Times};
-use crate::{change::ChangeKind, entity::EntityIndex, hub::clock::Clock};
+use super::{
+    index::Index,
+    record::{PriorState, Record, RecordKind, Version, Was},
+    store::Log,
+    times::Times,
+    tombstones::Tombstone,
+};
+use crate::{entity::EntityIndex, hub::clock::Clock};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,8 +54,7 @@ impl Log {
             let mut is_newest = false;
             if let RecordKind::Change(change) = &mut record.kind {
                 record.frame = Bytes::new();
-                is_newest =
-                    self.index(record.entity).is_some_and(|index| index.newest.get(&change.key) == Some(&sequence));
+                is_newest = self.index(record.entity).newest.get(&change.key) == Some(&sequence);
                 if let PriorState::Known(version) = &mut change.prior {
                     if self.has_object_of(version) {
                         *version = Arc::new(Version { was: Was::Object(Bytes::new()), ..(**version).clone() });
@@ -99,11 +104,9 @@ impl Log {
             };
             if let (true, RecordKind::Change(change)) = (is_newest, &record.kind) {
                 index.newest.insert(change.key.clone(), sequence);
-                if let Some(parent) = change.parent.as_ref().filter(|_| change.kind != ChangeKind::Delete) {
-                    index.children.entry(parent.clone()).or_default().insert(change.key.clone());
-                }
+                index.add_child(change);
             }
-            self.insert(sequence, clock.at(age), record);
+            self.store(sequence, clock.at(age), record);
         }
         for SavedTombstone { sequence, age, entity, tombstone } in saved.tombstones {
             if let Some(index) = self.indexes.get_mut(usize::from(entity.0)) {

@@ -1,4 +1,4 @@
-//! Which sequence number was the first at a time.
+//! Which record was the first at a time.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,17 +6,17 @@ use tokio::time::Instant;
 
 use crate::hub::clock::Clock;
 
-/// Records this close together are not told apart: a day of history must not need an entry for each.
+/// Records this close together share an entry: a day of history must not need one for each.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// Entries at most. With more, each two become one.
 const MOST: usize = 32 * 1024;
 
-/// When records were appended, some at a time.
+/// When records were appended, the records of a short period together.
 #[derive(Debug, Default)]
-pub(super) struct Times(VecDeque<ContendedWindow>);
+pub(super) struct Times(VecDeque<Period>);
 
 #[derive(Clone, Copy, Debug)]
-struct ContendedWindow {
+struct Period {
     from: Instant,
     until: Instant,
     sequence: u64,
@@ -26,14 +26,14 @@ impl Times {
     pub(super) fn note(&mut self, now: Instant, sequence: u64) {
         match self.0.back_mut().filter(|last| now < last.from + TOGETHER) {
             Some(last) => last.until = last.until.max(now),
-            None => self.0.push_back(ContendedWindow { from: now, until: now, sequence }),
+            None => self.0.push_back(Period { from: now, until: now, sequence }),
         }
         if self.0.len() > MOST {
             let mut single = self.0.drain(..);
             let mut pairs = VecDeque::with_capacity(MOST);
             while let Some(first) = single.next() {
                 let until = single.next().map_or(first.until, |second| second.until);
-                pairs.push_back(ContendedWindow { until, ..first });
+                pairs.push_back(Period { until, ..first });
             }
             drop(single);
             self.0 = pairs;
@@ -42,25 +42,21 @@ impl Times {
 
     /// The first record that is no older than this, or one shortly before it; `None` where all are older.
     pub(super) fn position(&self, time: Instant) -> Option<u64> {
-        let at = self.0.partition_point(|window| window.until < time);
-        self.0.get(at).map(|window| window.sequence)
+        let at = self.0.partition_point(|period| period.until < time);
+        self.0.get(at).map(|period| period.sequence)
     }
 
     /// When records came, from and until, and the first of them.
     pub(super) fn saved(&self, clock: &Clock) -> Vec<(u64, u64, u64)> {
-        self.0.iter().map(|window| (clock.age(window.from), clock.age(window.until), window.sequence)).collect()
+        self.0.iter().map(|period| (clock.age(period.from), clock.age(period.until), period.sequence)).collect()
     }
 
     pub(super) fn restored(saved: Vec<(u64, u64, u64)>, clock: &Clock) -> Self {
-        let windows = saved.into_iter().map(|(from, until, sequence)| ContendedWindow {
-            from: clock.at(from),
-            until: clock.at(until),
-            sequence,
-        });
-        Self(windows.collect())
+        let period = |(from, until, sequence)| Period { from: clock.at(from), until: clock.at(until), sequence };
+        Self(saved.into_iter().map(period).collect())
     }
 
-    /// What came before this record is gone.
+    /// Every record before this one has been dropped.
     pub(super) fn forget_before(&mut self, sequence: u64) {
         while self.0.get(1).is_some_and(|next| next.sequence <= sequence) {
             self.0.pop_front();
@@ -73,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_close_together_has_one_place() {
+    fn records_close_together_share_an_entry() {
         let (mut times, begin) = (Times::default(), Instant::now());
         let at = |millis| begin + Duration::from_millis(millis);
         for (sequence, millis) in [0, 99, 100, 500].into_iter().enumerate() {
@@ -87,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn however_long_the_history_is_there_are_only_so_many_entries() {
+    fn the_number_of_entries_is_bounded() {
         let (mut times, begin) = (Times::default(), Instant::now());
         let at = |number: u64| begin + TOGETHER * u32::try_from(number).unwrap();
         for number in 0..100_000 {

@@ -9,31 +9,32 @@ use tokio::time::Instant;
 use super::text;
 use crate::scope::Scopes;
 
-/// What one tombstone costs besides its texts: the entry, its place in the index, and what an allocation needs.
+/// What one tombstone costs besides its texts: the entry, its entry in the index, and what an allocation needs.
 const OVERHEAD: usize = 300;
 
-/// What is left of an object that is gone.
+/// What is left of a deleted object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tombstone {
     #[serde(skip, default = "Instant::now")]
     pub(crate) at: Instant,
     pub(crate) id: Arc<str>,
     pub(crate) key: Arc<str>,
-    /// The object that told it: its id as JSON.
+    /// The object of the deletion: its id as JSON.
     #[serde(with = "text")]
     pub(crate) object: Box<[u8]>,
     pub(crate) may_be_exception: bool,
-    /// Who had the object.
+    /// The scopes whose pages had the object.
     pub(crate) scopes: Scopes,
-    /// All who have heard of it.
+    /// All scopes it was published in.
     pub(crate) ever: Scopes,
+    /// The scopes it moved to: their pages have it.
     pub(crate) went_to: Scopes,
     /// Only a request claims that there was such an object here.
     pub(crate) is_claim: bool,
-    /// The object as it was; `None` where nobody knows, or everybody may see it.
+    /// The object as it was; `None` where that is unknown, or every page may see it.
     #[serde(serialize_with = "text::serialize_option", deserialize_with = "text::deserialize_option")]
     pub(crate) last: Option<Bytes>,
-    /// Everybody who was there has been sent it again, when it settled.
+    /// The deletion has been resent to every page that was open, when it settled.
     pub(crate) has_settled: bool,
 }
 
@@ -54,8 +55,8 @@ impl Tombstone {
 /// The tombstones of one entity, by the sequence numbers of the deletions.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
-    by_sequence: BTreeMap<u64, Tombstone>,
-    bytes: usize,
+    pub(super) by_sequence: BTreeMap<u64, Tombstone>,
+    pub(super) bytes: usize,
 }
 
 impl Tombstones {
@@ -70,28 +71,13 @@ impl Tombstones {
         Some(removed)
     }
 
-    pub(super) fn get(&self, sequence: u64) -> Option<&Tombstone> {
-        self.by_sequence.get(&sequence)
+    pub(super) fn pop_oldest(&mut self) -> Option<(u64, Tombstone)> {
+        let (sequence, removed) = self.by_sequence.pop_first()?;
+        self.bytes -= removed.bytes();
+        Some((sequence, removed))
     }
 
     pub(super) fn range(&self, within: Range<u64>) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
         self.by_sequence.range(within).map(|(&sequence, tombstone)| (sequence, tombstone))
-    }
-
-    pub(super) fn range_mut(&mut self, within: Range<u64>) -> impl Iterator<Item = &mut Tombstone> {
-        self.by_sequence.range_mut(within).map(|(_, tombstone)| tombstone)
-    }
-
-    /// The sequence number of the oldest, and when that was deleted.
-    pub(super) fn oldest(&self) -> Option<(u64, Instant)> {
-        self.by_sequence.first_key_value().map(|(&sequence, tombstone)| (sequence, tombstone.at))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.by_sequence.len()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 }

@@ -565,7 +565,7 @@ impl World {
             }
             Event::Comes(at, request) => {
                 let began = self.hub.core.log_end();
-                let activity = self.hub.write_comes(EVENTS);
+                let activity = self.hub.start_write(EVENTS);
                 // One that takes longer than a replay is only promised what is published meanwhile: anybody can let others
                 // wait for a body.
                 let slow = if self.dice.one_in(8) { 2000 } else { 0 };

@@ -157,7 +157,7 @@ fn answers(hub: &Hub) -> Vec<String> {
             let id = id.to_string();
             let mut children: Vec<_> = log.children(entity, &id);
             children.sort();
-            answers.push(format!("{children:?} {:?}", log.said_of(entity, &id)));
+            answers.push(format!("{children:?} {:?}", log.published_scopes(entity, &id)));
             answers.push(format!("{:?} {:?}", log.newest(entity, &id), log.tombstone(entity, &id)));
         }
         answers.push(format!("{:?}", log.tombstones(entity, 0..u64::MAX).collect::<Vec<_>>()));
@@ -174,7 +174,7 @@ fn told(hub: &Hub) -> Vec<String> {
     let of = |entity| (1..6).map(move |id| (entity, id.to_string()));
     let objects = of(EVENTS).chain(of(TASKS)).map(|(entity, id)| {
         let tombstone = log.tombstone(entity, &id).map(|(at, tombstone)| (at, &tombstone.scopes, &tombstone.last));
-        format!("{:?} {:?} {tombstone:?}", log.newest(entity, &id), log.said_of(entity, &id))
+        format!("{:?} {:?} {tombstone:?}", log.newest(entity, &id), log.published_scopes(entity, &id))
     });
     records.chain(objects).collect()
 }
@@ -386,7 +386,7 @@ fn pages_stand_where_they_stood() {
 fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
     in_paused_time(async {
         let first = hub();
-        let slow = first.write_comes(EVENTS);
+        let slow = first.start_write(EVENTS);
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         let hold = first
             .core

@@ -24,19 +24,19 @@ use crate::{
     scope::{PastScopes, Scopes},
 };
 
-/// How many sessions are remembered, and for how long after their pages have gone.
+/// How many sessions are kept, and for how long after their pages have gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
     pub(crate) sessions: usize,
     pub(crate) age: Duration,
 }
 
-/// Who comes back: a session, and what proves that it is the same page.
+/// Which page comes back: its session, and what proves that it is the same page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionId {
     /// A number as bytes, which need no room to be aligned.
     pub(crate) id: [u8; 16],
-    /// Of the credentials: with others, the id is somebody else's.
+    /// Of the credentials: with other credentials, the id belongs to another page.
     pub(crate) owner: u64,
 }
 
@@ -63,19 +63,19 @@ struct Session {
     came: Instant,
     /// When the newest connection took it over.
     taken: Instant,
-    /// Two pages have it: a cache has answered the handshake of one with the other's. What one acknowledges says nothing
-    /// of the other.
+    /// Two pages have it: a cache has answered the handshake of one with the other's. What one acknowledges does not
+    /// hold for the other.
     is_shared: bool,
     /// Of each entity: everything before is known to have reached the page.
     positions: Vec<(EntityIndex, u64)>,
     scopes: Scopes,
-    /// Those it had before: of what was told in these it may be showing something.
+    /// Those it had before: the page may be showing objects that were published in these.
     past: PastScopes,
     /// Where the log stood when its connection went.
     left_at: u64,
-    /// What its page was not to see, and may be showing, was lost at a restart.
+    /// The list of what its page may be showing, and must not see, was lost at a restart.
     is_lost: bool,
-    /// What it is not to see, and may be showing.
+    /// What its page may be showing, and must not see.
     retracted: Vec<(EntityIndex, Retracted)>,
     /// Its newest connection, while that is there.
     holder: Option<Weak<dyn SessionHolder>>,
@@ -83,13 +83,13 @@ struct Session {
 
 /// A connection that holds a session.
 pub(crate) trait SessionHolder: Send + Sync {
-    /// What is out of its page's sight.
+    /// What its page may be showing, and must not see.
     fn retracted(&self) -> Vec<(EntityIndex, Retracted)>;
 
     /// Asks its page for a pong, to see whether that is there still.
     fn ask(&self);
 
-    /// Its page is told again all that it may have missed since its handshake: nobody knows where it stands.
+    /// Replays to its page all that it may have missed since its handshake, since its position is unknown.
     fn restart_replay(&self, now: Instant);
 }
 
@@ -98,9 +98,9 @@ pub(crate) struct Resumed {
     pub(crate) hold: Hold,
     pub(crate) past: PastScopes,
     pub(crate) retracted: Vec<(EntityIndex, Retracted)>,
-    /// Nobody knows what it may be showing: only the store can tell where it stands.
+    /// What it may be showing is unknown: only a snapshot brings it up to date.
     pub(crate) is_lost: bool,
-    /// Its past connection, where that is there still: the server may notice late that it is dead.
+    /// Its past connection, where that is still open: the server may notice late that it is dead.
     pub(crate) before: Option<Arc<dyn SessionHolder>>,
 }
 
@@ -116,63 +116,65 @@ impl Sessions {
         Self { limits, known: Mutex::default(), connections: AtomicU64::new(0) }
     }
 
-    /// A connection takes its session over; with the scopes it had before, where these are others. `None` where it
-    /// belongs to other credentials, or there are too many. `head` is where the log stands.
+    /// A connection takes its session over. `None` where the session belongs to other credentials, or there are too many
+    /// sessions. `head` is where the log stands.
     pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<Resumed> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
-        if let Some(session) = known.sessions.get_mut(&id.id) {
-            if session.owner != id.owner {
-                return None;
-            }
-            session.connection = connection;
-            session.taken = now;
-            let until = if session.gone.take().is_some() { session.left_at } else { head };
-            session.change_to(scopes, until);
-            let retracted = std::mem::take(&mut session.retracted);
-            let before = session.holder.take().and_then(|holder| holder.upgrade());
-            let hold = Hold { id: id.id, connection };
-            let (past, is_lost) = (session.past.clone(), session.is_lost);
-            return Some(Resumed { hold, past, retracted, is_lost, before });
-        }
-        if known.sessions.len() >= self.limits.sessions && !known.forget_one() {
+        let is_new = !known.sessions.contains_key(&id.id);
+        if is_new && known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
         }
-        let session = Session {
-            owner: id.owner,
-            connection,
-            gone: None,
-            came: now,
-            taken: now,
-            is_shared: false,
-            positions: Vec::new(),
-            scopes: scopes.clone(),
-            past: PastScopes::default(),
-            left_at: head,
-            is_lost: false,
-            retracted: Vec::new(),
-            holder: None,
-        };
-        known.sessions.insert(id.id, Box::new(session));
-        let hold = Hold { id: id.id, connection };
-        Some(Resumed { hold, past: PastScopes::default(), retracted: Vec::new(), is_lost: false, before: None })
+        let session = known.sessions.entry(id.id).or_insert_with(|| {
+            Box::new(Session {
+                owner: id.owner,
+                connection,
+                gone: None,
+                came: now,
+                taken: now,
+                is_shared: false,
+                positions: Vec::new(),
+                scopes: scopes.clone(),
+                past: PastScopes::default(),
+                left_at: head,
+                is_lost: false,
+                retracted: Vec::new(),
+                holder: None,
+            })
+        });
+        if session.owner != id.owner {
+            return None;
+        }
+        session.connection = connection;
+        session.taken = now;
+        let until = if session.gone.take().is_some() { session.left_at } else { head };
+        session.change_to(scopes, until);
+        Some(Resumed {
+            hold: Hold { id: id.id, connection },
+            past: session.past.clone(),
+            retracted: std::mem::take(&mut session.retracted),
+            is_lost: session.is_lost,
+            before: session.holder.take().and_then(|holder| holder.upgrade()),
+        })
     }
 
-    /// Whose the connection is that holds a session.
-    pub(crate) fn is_held_by(&self, hold: &Hold, holder: Weak<dyn SessionHolder>) {
+    /// Changes the session of its newest connection; an older connection changes nothing.
+    fn update(&self, hold: &Hold, change: impl FnOnce(&mut Session)) {
         let mut known = lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
-            session.holder = Some(holder);
+            change(session);
         }
+    }
+
+    /// Sets the connection that holds a session.
+    pub(crate) fn set_holder(&self, hold: &Hold, holder: Weak<dyn SessionHolder>) {
+        self.update(hold, |session| session.holder = Some(holder));
     }
 
     /// The page has these scopes from now on, where the log stands at `head`.
     pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: u64) {
-        let mut known = lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
-            session.change_to(scopes, head);
-        }
+        self.update(hold, |session| session.change_to(scopes, head));
     }
 
     /// Where the page stands with an entity, if it has ever acknowledged anything of it.
@@ -187,7 +189,7 @@ impl Sessions {
         lock(&self.known).sessions.get(&hold.id).map(|session| session.came)
     }
 
-    /// The page has acknowledged this much, as its newest connection says, with the answer to a ping of this time.
+    /// The page has acknowledged this much, on its newest connection, with the answer to a ping of this time.
     ///
     /// A page that has a newer connection answers nothing on the one before. Where one does, two pages have the key; the
     /// newest connection of theirs comes back, since it may have begun where the other page stands.
@@ -223,20 +225,16 @@ impl Sessions {
         None
     }
 
-    /// The page may have thrown away what it was told from this place on, whatever it has acknowledged.
+    /// The page may have dropped what it received from this position on, whatever it has acknowledged.
     pub(crate) fn reach_back(&self, hold: &Hold, position: u64) {
-        let mut known = lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
+        self.update(hold, |session| {
             session.positions.iter_mut().for_each(|(_, known)| *known = position.min(*known));
-        }
+        });
     }
 
-    /// Nothing is shown any more of what was told in past scopes.
+    /// The page shows nothing any more that was published in its past scopes.
     pub(crate) fn forget_past(&self, hold: &Hold) {
-        let mut known = lock(&self.known);
-        if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
-            session.past = PastScopes::default();
-        }
+        self.update(hold, |session| session.past = PastScopes::default());
     }
 
     /// A connection is over.
@@ -282,7 +280,7 @@ impl Known {
         }
     }
 
-    /// Forgets the session that has been gone for longest; false when none has.
+    /// Forgets the session that has been gone for longest; false where every page is connected.
     fn forget_one(&mut self) -> bool {
         while let Some((gone, id)) = self.gone.pop_front() {
             if self.sessions.get(&id).is_some_and(|session| session.gone == Some(gone)) {
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn each_entity_has_a_place_of_its_own() {
+    fn each_entity_has_its_own_position() {
         let (sessions, now) = (sessions(10), Instant::now());
         let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
         assert_eq!(sessions.position(&hold, EVENTS), None);
@@ -322,18 +320,18 @@ mod tests {
     }
 
     #[test]
-    fn the_scopes_it_had_are_remembered_with_the_place_where_it_could_hear_them_last() {
+    fn past_scopes_are_kept_with_the_position_up_to_which_the_page_received_them() {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
-        let heard = |past: &PastScopes, name: &str, at| past.received(&scopes(name), Some(at));
+        let received = |past: &PastScopes, name: &str, at| past.received(&scopes(name), Some(at));
         let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
         assert!(past.is_empty());
         sessions.leave(&hold, Vec::new(), 7, now);
         let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
-        assert!(heard(&past, "a", 6) && !heard(&past, "a", 7), "it had gone");
+        assert!(received(&past, "a", 6) && !received(&past, "a", 7), "it had gone");
         sessions.change_to(&hold, &scopes("c"), 30);
         let Resumed { past, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
-        assert!(heard(&past, "b", 29) && !heard(&past, "b", 30) && !heard(&past, "c", 0));
+        assert!(received(&past, "b", 29) && !received(&past, "b", 30) && !received(&past, "c", 0));
     }
 
     #[test]
@@ -346,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_connections_the_newest_is_believed() {
+    fn of_two_connections_the_newest_counts() {
         let (sessions, now) = (sessions(10), Instant::now());
         let before = now.checked_sub(Duration::from_secs(1)).unwrap();
         let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
@@ -359,14 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn where_the_earlier_of_two_connections_answers_two_pages_share_a_session_and_nothing_is_known_of_them() {
+    fn if_the_earlier_of_two_connections_answers_two_pages_share_the_session_and_it_has_no_position() {
         let (sessions, now) = (sessions(10), Instant::now());
         let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
         sessions.acknowledge(&new, &[(EVENTS, 5)], now);
         let newest: Arc<dyn SessionHolder> = Arc::new(Dead);
-        sessions.is_held_by(&new, Arc::downgrade(&newest));
+        sessions.set_holder(&new, Arc::downgrade(&newest));
         let sharer = sessions.acknowledge(&old, &[(EVENTS, 9)], now + Duration::from_secs(1));
-        assert!(sharer.is_some_and(|sharer| Arc::ptr_eq(&sharer, &newest)), "it must be told again");
+        assert!(sharer.is_some_and(|sharer| Arc::ptr_eq(&sharer, &newest)), "its replay must restart");
         sessions.acknowledge(&new, &[(EVENTS, 10)], now + Duration::from_secs(2));
         assert_eq!(sessions.position(&new, EVENTS), None, "for good");
         let third = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
@@ -397,16 +395,16 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_before_its_end_was_noticed_finds_its_earlier_connection() {
+    fn a_page_that_comes_back_before_its_end_was_noticed_finds_its_earlier_connection() {
         let (sessions, now) = (sessions(10), Instant::now());
         let take = || sessions.take(id(1), &Scopes::None, 0, now).unwrap();
         let dead: Arc<dyn SessionHolder> = Arc::new(Dead);
         let hold = take().hold;
-        sessions.is_held_by(&hold, Arc::downgrade(&dead));
+        sessions.set_holder(&hold, Arc::downgrade(&dead));
         let again = take();
         assert_eq!(again.before.map(|before| before.retracted().len()), Some(1));
-        sessions.is_held_by(&again.hold, Arc::downgrade(&dead));
-        sessions.is_held_by(&hold, Arc::downgrade(&dead));
+        sessions.set_holder(&again.hold, Arc::downgrade(&dead));
+        sessions.set_holder(&hold, Arc::downgrade(&dead));
         sessions.leave(&again.hold, Vec::new(), 0, now);
         assert!(take().before.is_none(), "it has left what it knew with the session");
     }
@@ -415,7 +413,7 @@ mod tests {
     fn when_there_are_too_many_those_gone_for_longest_go_first() {
         let (sessions, now) = (sessions(2), Instant::now());
         let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, 0, now).unwrap().hold);
-        assert!(sessions.take(id(3), &Scopes::None, 0, now).is_none(), "nobody has gone");
+        assert!(sessions.take(id(3), &Scopes::None, 0, now).is_none(), "every page is connected");
         sessions.leave(&second, Vec::new(), 0, now);
         sessions.leave(&first, Vec::new(), 0, now + Duration::from_secs(1));
         sessions.take(id(3), &Scopes::None, 0, now + Duration::from_secs(2)).unwrap();

@@ -1,10 +1,10 @@
-//! When to say it again: once an entity's writes have gone quiet.
+//! The debounced repeat ("settling"): when an entity's changes are resent, once its writes have gone quiet.
 //!
-//! The stock client drops what is said of an object while it saves that object itself, and holds new objects back
-//! while it saves a new one of its own. Nothing shows which page that was. What was told while some page may have been
-//! saving is a *window*: it is told once more, each object in its newest state, when nobody can be saving any more.
+//! The stock client drops updates of an object while it saves that object, and defers the adds of others while it saves
+//! a new object. The server cannot see which page that was. What was published while some page may have been saving is a
+//! *window*: it is resent, each object in its newest state, when no page can be saving any more.
 //!
-//! Callers say what time it is; nothing here waits.
+//! Callers pass the time; nothing here waits.
 
 mod refusals;
 
@@ -17,51 +17,51 @@ use self::refusals::Refusals;
 /// The times of settling.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SettleTimes {
-    /// Quiet for this long, and the window is told again.
+    /// After so long a quiet time, the window is resent.
     pub(crate) quiet: Duration,
     /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and learns some
     /// time after the answer left that it is saved.
     pub(crate) overlap: Duration,
-    /// Without a quiet moment, what is new is told again this often.
+    /// Without a quiet moment, what is new is resent this often.
     pub(crate) longest: Duration,
 }
 
 /// A page shows its list this long after the answer left.
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
-/// A write or a list that takes longer than this is not waited for, and reaches no further back.
+/// Settling does not wait for a write or a list that takes longer than this, and the window reaches no further back.
 pub(crate) const HANGING: Duration = Duration::from_secs(60);
-/// How often things are told again at the end of a window, when writes follow at once each time.
+/// How often changes are resent at the end of a window, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
-/// After so many repeats without a quiet moment, what is older than as many is told a last time: somewhere it must end,
-/// or the log would not reach back to it.
+/// After so many repeats without a quiet moment, what is older than as many repeats is resent a last time. Without an end
+/// the window would outgrow the log.
 const FORCED: u32 = 10;
 
-/// What is to be told again.
+/// What is to be resent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
-    pub(crate) told: Range<u64>,
-    /// Nothing will be told of it after this: where the log does not reach back to its beginning, pages can only be
+    pub(crate) range: Range<u64>,
+    /// It is not resent after this: where the log does not reach back to its beginning, pages can only be
     /// brought to the store's state.
     pub(crate) is_last: bool,
-    /// What was added before has had its last word.
+    /// What was added before this has been resent a last time.
     pub(crate) known_before: u64,
 }
 
-/// One entity's writes, and what of them must be told again.
+/// One entity's writes, and what of them must be resent.
 #[derive(Debug)]
 pub(crate) struct Settle {
     writes: InFlight,
     lists: InFlight,
-    /// When the latest list left that may be older than what was told last.
+    /// When the latest list left that may be older than the latest change.
     stale_list: Option<Instant>,
-    /// When somebody asked for a list last.
+    /// When a page asked for a list last.
     latest_list: Option<Instant>,
-    /// When something was told last: a list that is asked for later holds it.
-    told_at: Instant,
+    /// When something was published last: a list that is asked for later holds it.
+    published_at: Instant,
     refusals: Refusals,
     window: Option<ContendedWindow>,
-    /// Writes that were on their way at the latest refresh, and are still: what they tell may be older than it.
+    /// Writes that were on their way at the latest refresh, and are still: their changes may be older than it.
     doubtful: Vec<Instant>,
     /// One that was has ended, and not by being refused: the refresh must be done again.
     refreshes: bool,
@@ -73,9 +73,9 @@ pub(crate) struct Settle {
     marks: u64,
 }
 
-/// A write, and how things stood when its request came.
+/// A write, and the state of the log and the window when its request came.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Begun {
+pub(crate) struct WriteStart {
     at: Instant,
     /// Where the log stood.
     pub(crate) head: u64,
@@ -113,33 +113,30 @@ impl InFlight {
 fn quiet_since<'a>(begun: impl Iterator<Item = &'a Instant>, ended: Option<Instant>, now: Instant) -> Quiet {
     match begun.map(|begun| *begun + HANGING).max() {
         Some(until) if now < until => Quiet::NotNow,
-        hanging => hanging.max(ended).map_or(Quiet::Always, Quiet::Retraction),
+        hanging => hanging.max(ended).map_or(Quiet::Always, Quiet::Since),
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Quiet {
     Always,
-    Retraction(Instant),
+    Since(Instant),
     NotNow,
 }
 
 /// Writes so close together that pages may have missed something of them.
 #[derive(Debug)]
 struct ContendedWindow {
-    /// The first sequence number that somebody may have missed.
+    /// The first sequence number that some page may have missed.
     from: u64,
     /// Where the latest repeat ended, and the next one begins.
     repeated: u64,
     /// Where the latest quiet repeat began: what came before may have been missed with every repeat so far.
     unsure_until: u64,
-    /// There was more than one write, or a list that was read meanwhile.
-    contended: bool,
-    /// Something has happened since the latest quiet repeat.
-    fresh: bool,
+    state: WindowState,
     /// The latest repeat, or the beginning.
     since: Instant,
-    /// Where the log stood when all was told again at the end, and writes followed.
+    /// Where the log stood when all was resent at the end, and writes followed.
     closed: [u64; CLOSINGS],
     /// Repeats without a quiet moment.
     forced: u32,
@@ -148,6 +145,16 @@ struct ContendedWindow {
     /// The first and the latest write that belong to it.
     born: u64,
     mark: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WindowState {
+    /// One write, which no other overlapped: no page can have missed it.
+    Uncontended,
+    /// Writes overlapped, or a list was read meanwhile: some page may have missed something.
+    Missed,
+    /// All was resent in a quiet moment, and nothing has happened since.
+    Resent,
 }
 
 impl Settle {
@@ -159,7 +166,7 @@ impl Settle {
             lists: ended(),
             stale_list: Some(now),
             latest_list: None,
-            told_at: now,
+            published_at: now,
             refusals: Refusals::default(),
             window: None,
             doubtful: Vec::new(),
@@ -171,60 +178,52 @@ impl Settle {
     }
 
     /// The request of a write comes. It leaves no trace here: it may be refused. `head` is where the log stands.
-    pub(crate) fn write_comes(&self, now: Instant, head: u64, times: &SettleTimes) -> Begun {
+    pub(crate) fn start_write(&self, now: Instant, head: u64, times: &SettleTimes) -> WriteStart {
         let (mut unsettled, mut over) = (None, None);
         match &self.window {
             Some(window) if self.is_over(now, times) => over = Some(window.mark),
             Some(window) => unsettled = Some((window.from, window.born)),
             None => {}
         }
-        Begun { at: now, head, unsettled, over }
+        WriteStart { at: now, head, unsettled, over }
     }
 
     /// Its body is here: until it ends, it is not quiet.
-    pub(crate) fn write_arrives(&mut self, write: &Begun) {
+    pub(crate) fn write_arrives(&mut self, write: &WriteStart) {
         self.writes.begun.push(write.at);
     }
 
     /// True when something was published while it was on its way.
-    fn was_overtaken(&self, write: &Begun) -> bool {
+    fn was_overtaken(&self, write: &WriteStart) -> bool {
         self.published > write.head
     }
 
     /// True when something was added while it was on its way, or had not settled when it came.
-    pub(crate) fn was_added_beside(&self, write: &Begun) -> bool {
+    pub(crate) fn was_added_beside(&self, write: &WriteStart) -> bool {
         let from = write.unsettled.map_or(write.head, |(from, _)| from.min(write.head));
         self.added > from
     }
 
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
-    /// nobody is waited for any more.
-    pub(crate) fn write_confirmed(&mut self, write: &Begun, now: Instant, reach: impl FnOnce() -> u64) {
+    /// settling waits for no write of then.
+    pub(crate) fn write_confirmed(&mut self, write: &WriteStart, now: Instant, reach: impl FnOnce() -> u64) {
         if self.window.as_ref().is_some_and(|window| Some(window.mark) == write.over) {
             self.window = None;
         }
         self.marks += 1;
         let mark = self.marks;
         let hangs = now.saturating_duration_since(write.at) > HANGING;
-        // A window that has ended since was told a last time while this page was saving.
+        // A window that has ended since was resent a last time while this page was saving.
         let born = self.window.as_ref().map(|window| window.born);
         let missed = write.unsettled.filter(|(_, known)| born != Some(*known)).map(|(from, _)| from);
         let from = missed.map_or(write.head, |from| from.min(write.head));
         let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
-        if let Some(window) = &mut self.window {
-            window.from = window.from.min(from);
-            window.contended = true;
-            window.fresh = true;
-            window.mark = mark;
-            return;
-        }
-        let contended = self.was_overtaken(write) || missed.is_some();
-        self.window = Some(ContendedWindow {
+        let is_contended = born.is_some() || missed.is_some() || self.was_overtaken(write);
+        let window = self.window.get_or_insert(ContendedWindow {
             from,
             repeated: from,
             unsure_until: from,
-            contended,
-            fresh: true,
+            state: WindowState::Uncontended,
             since: now,
             closed: [from; CLOSINGS],
             forced: 0,
@@ -232,10 +231,15 @@ impl Settle {
             born: mark,
             mark,
         });
+        window.from = window.from.min(from);
+        window.mark = mark;
+        if is_contended {
+            window.state = WindowState::Missed;
+        }
     }
 
     /// It was refused: it leaves no trace. True when an earlier refresh must be done again.
-    pub(crate) fn write_refused(&mut self, write: &Begun) -> bool {
+    pub(crate) fn write_refused(&mut self, write: &WriteStart) -> bool {
         self.writes.forget(write.at);
         self.end_doubt(write.at, false)
     }
@@ -246,7 +250,7 @@ impl Settle {
     }
 
     /// It is answered. True when an earlier refresh must be done again.
-    pub(crate) fn write_ends(&mut self, write: &Begun, now: Instant) -> bool {
+    pub(crate) fn write_ends(&mut self, write: &WriteStart, now: Instant) -> bool {
         self.writes.end(write.at, now);
         self.end_doubt(write.at, true)
     }
@@ -275,35 +279,35 @@ impl Settle {
     /// It has the list, or nearly so.
     pub(crate) fn list_ends(&mut self, begun: Instant, now: Instant) {
         self.lists.end(begun, now);
-        if begun <= self.told_at {
+        if begun <= self.published_at {
             self.stale_list = Some(now);
         }
     }
 
-    /// Whether somebody has asked for a list from then on.
+    /// Whether a page has asked for a list from then on.
     pub(crate) fn has_lists_since(&self, then: Instant) -> bool {
         self.latest_list.is_some_and(|latest| latest >= then)
     }
 
-    /// Lists that are on their way at this time may not hold what is told now.
+    /// Lists that are on their way at this time may not hold what is published now.
     pub(crate) fn lists_may_be_older(&mut self, now: Instant) {
-        self.told_at = now;
+        self.published_at = now;
         self.stale_list = self.stale_list.max(self.lists.ended);
     }
 
-    /// Something was told, and the log stands at `head`. A list that is read at the same time may be older, and undo it
-    /// on its page; and a page may be saving that object still. `has_added`: some page had to add something; `is_of` says
-    /// whether it was told of the object of a key.
-    pub(crate) fn told(&mut self, now: Instant, head: u64, has_added: bool, is_of: impl Fn(&str) -> bool) {
+    /// Something was published, and the log stands at `head`. A list that is read at the same time may be older, and undo it
+    /// on its page; and a page may be saving that object still. `has_added`: some page had to add something; `is_change_of` returns
+    /// whether the object of a key was published.
+    pub(crate) fn published(&mut self, now: Instant, head: u64, has_added: bool, is_change_of: impl Fn(&str) -> bool) {
         self.published = head;
         self.lists_may_be_older(now);
         if has_added {
             self.added = head;
         }
         let undone =
-            self.lists_quiet_since(now) > Quiet::Retraction(now) || self.refusals.concern(now, has_added, is_of);
-        if let Some(window) = self.window.as_mut().filter(|_| undone) {
-            window.contended = true;
+            self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, has_added, is_change_of);
+        if let Some(window) = self.window.as_mut().filter(|it| undone && it.state == WindowState::Uncontended) {
+            window.state = WindowState::Missed;
         }
     }
 
@@ -314,12 +318,12 @@ impl Settle {
         match self.quiet_since(now) {
             Quiet::NotNow => Some(forced),
             Quiet::Always => Some(now),
-            Quiet::Retraction(since) if window.contended && window.fresh => Some((since + times.quiet).min(forced)),
-            Quiet::Retraction(since) => Some((since + times.overlap).max(window.since + times.quiet)),
+            Quiet::Since(since) if window.state == WindowState::Missed => Some((since + times.quiet).min(forced)),
+            Quiet::Since(since) => Some((since + times.overlap).max(window.since + times.quiet)),
         }
     }
 
-    /// What is to be told again at this time, of what the log holds.
+    /// What is to be resent at this time, of what the log holds.
     pub(crate) fn repeat(&mut self, now: Instant, log: Range<u64>, times: &SettleTimes) -> Vec<Due> {
         if self.due(now, times).is_none_or(|due| due > now) {
             return Vec::new();
@@ -330,12 +334,13 @@ impl Settle {
         };
         let known_before = window.from;
         let mut again = Vec::new();
-        if window.contended && window.fresh {
+        if window.state == WindowState::Missed {
             let from = std::mem::replace(&mut window.repeated, log.end);
-            window.fresh = !is_quiet;
             window.unsure_until = from;
             again.push((from..log.end, is_quiet));
-            if !is_quiet {
+            if is_quiet {
+                window.state = WindowState::Resent;
+            } else {
                 window.forced += 1;
                 if window.forced % FORCED == 0 {
                     // A log that is too short for this is left for a quiet moment.
@@ -347,9 +352,9 @@ impl Settle {
                 }
             }
         } else if !is_quiet {
-            // Nobody has missed anything yet.
+            // No page has missed anything yet.
         } else if window.from < window.unsure_until {
-            // For so long has nobody written that nobody was saving at the latest repeat, nor is now.
+            // There has been no write for so long that no page was saving at the latest repeat, nor is now.
             again.push((window.from..window.unsure_until, true));
             window.closed.rotate_left(1);
             window.closed[CLOSINGS - 1] = log.end;
@@ -361,23 +366,23 @@ impl Settle {
             return Vec::new();
         }
         window.since = now;
-        again.retain(|(told, _)| !told.is_empty());
-        again.into_iter().map(|(told, is_last)| Due { told, is_last, known_before }).collect()
+        again.retain(|(range, _)| !range.is_empty());
+        again.into_iter().map(|(range, is_last)| Due { range, is_last, known_before }).collect()
     }
 
-    /// The first sequence number that somebody may have missed, until it has been told again.
+    /// The first sequence number that some page may have missed, until it has been resent.
     pub(crate) fn unsettled_from(&self) -> Option<u64> {
         self.window.as_ref().map(|window| window.from)
     }
 
-    /// From where on everyone will be told again without anything more happening.
+    /// From here on all pages will be sent everything again without anything more happening.
     pub(crate) fn will_repeat_from(&self) -> Option<u64> {
-        self.window.as_ref().filter(|window| window.contended && window.fresh).map(|window| window.repeated)
+        self.window.as_ref().filter(|window| window.state == WindowState::Missed).map(|window| window.repeated)
     }
 
-    /// True when nobody has been writing, or reading a list, from then on.
+    /// True when there has been no write, nor a list on its way, from then on.
     pub(crate) fn is_calm_since(&self, then: Instant, now: Instant) -> bool {
-        self.quiet_since(now) <= Quiet::Retraction(then)
+        self.quiet_since(now) <= Quiet::Since(then)
     }
 
     /// The same, and no save of a page has been refused since then either.
@@ -386,8 +391,7 @@ impl Settle {
     }
 
     fn is_over(&self, now: Instant, times: &SettleTimes) -> bool {
-        let settled = self.window.as_ref().is_some_and(|window| !(window.contended && window.fresh));
-        settled && self.due(now, times).is_some_and(|due| due < now)
+        self.will_repeat_from().is_none() && self.due(now, times).is_some_and(|due| due < now)
     }
 
     fn quiet_since(&self, now: Instant) -> Quiet {
@@ -395,7 +399,7 @@ impl Settle {
     }
 
     fn lists_quiet_since(&self, now: Instant) -> Quiet {
-        let stale = self.lists.begun.iter().filter(|begun| **begun <= self.told_at);
+        let stale = self.lists.begun.iter().filter(|begun| **begun <= self.published_at);
         quiet_since(stale, self.stale_list.map(|left| left + LIST_ON_ITS_WAY), now)
     }
 }
@@ -412,13 +416,13 @@ mod tests {
         longest: Duration::from_secs(10),
     };
 
-    /// One entity in a time of its own; whatever is told makes the log longer by one.
+    /// One entity in a time of its own; each change makes the log longer by one.
     struct World {
         start: Instant,
         settle: Settle,
         head: u64,
         base: u64,
-        /// When something was told again, and from where on.
+        /// When something was resent, and from where on.
         repeats: Vec<(f64, Due)>,
     }
 
@@ -434,22 +438,22 @@ mod tests {
         }
 
         /// A request whose body is there at once.
-        fn begins(&mut self, from: f64) -> Begun {
-            let write = self.settle.write_comes(self.at(from), self.head, &TIMES);
+        fn begins(&mut self, from: f64) -> WriteStart {
+            let write = self.settle.start_write(self.at(from), self.head, &TIMES);
             self.settle.write_arrives(&write);
             write
         }
 
-        /// It is answered with a success, and something is told of it.
-        fn succeeds(&mut self, write: &Begun, to: f64) {
+        /// It is answered with a success, and published.
+        fn succeeds(&mut self, write: &WriteStart, to: f64) {
             self.until(to);
             self.settle.write_confirmed(write, self.at(to), || 0);
-            self.settle.told(self.at(to), self.head + 1, true, |_| true);
+            self.settle.published(self.at(to), self.head + 1, true, |_| true);
             self.head += 1;
             assert!(!self.settle.write_ends(write, self.at(to)));
         }
 
-        /// A write from then to then, which tells something at its end.
+        /// A write from then to then, which is published at its end.
         fn write(&mut self, from: f64, to: f64) {
             self.until(from);
             let write = self.begins(from);
@@ -464,7 +468,7 @@ mod tests {
             assert!(!self.settle.write_refused(&write));
         }
 
-        /// Lets the time pass, telling again what is due.
+        /// Lets the time pass, and resends what is due.
         fn until(&mut self, seconds: f64) {
             let end = self.at(seconds);
             let mut now = self.start;
@@ -476,12 +480,12 @@ mod tests {
         }
 
         fn repeats(&self) -> Vec<(f64, Range<u64>)> {
-            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.told.clone())).collect()
+            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.range.clone())).collect()
         }
     }
 
     #[test]
-    fn a_write_alone_is_never_told_again() {
+    fn a_write_alone_is_never_resent() {
         let mut world = World::new();
         for at in [0.0, 5.0, 10.0, 15.0] {
             world.write(at, at + 0.5);
@@ -492,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_overlap_are_told_again_when_both_are_long_answered() {
+    fn overlapping_writes_are_resent_when_both_are_long_answered() {
         let mut world = World::new();
         world.write(0.0, 0.5);
         world.write(4.0, 4.3);
@@ -503,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quiet_moment_everything_is_told_once_more_and_all_of_it_at_the_end() {
+    fn without_a_quiet_moment_everything_is_resent_once_and_all_of_it_at_the_end() {
         let mut world = World::new();
         for second in 0..35 {
             world.write(f64::from(second), f64::from(second) + 0.2);
@@ -514,13 +518,13 @@ mod tests {
     }
 
     #[test]
-    fn in_traffic_that_never_ends_everything_is_told_twice_more_and_is_settled_then() {
+    fn in_traffic_that_never_ends_everything_is_resent_twice_and_is_settled_then() {
         let mut world = World::new();
         for second in 0..450 {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
         assert_eq!(world.settle.unsettled_from(), Some(300));
-        let times = |sequence| world.repeats.iter().filter(|(_, due)| due.told.contains(&sequence)).count();
+        let times = |sequence| world.repeats.iter().filter(|(_, due)| due.range.contains(&sequence)).count();
         assert!((0..300).all(|sequence| times(sequence) == 2), "{:?}", world.repeats());
         assert!((300..440).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
         world.until(500.0);
@@ -529,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_drops_before_its_last_word_is_for_the_store_to_tell() {
+    fn the_last_repeat_covers_what_the_log_has_dropped_before_it() {
         let mut world = World::new();
         for second in 0..250 {
             world.write(f64::from(second), f64::from(second) + 0.2);
@@ -537,7 +541,7 @@ mod tests {
         }
         world.until(300.0);
         let last: Vec<Range<u64>> =
-            world.repeats.iter().filter(|(_, due)| due.is_last).map(|(_, due)| due.told.clone()).collect();
+            world.repeats.iter().filter(|(_, due)| due.is_last).map(|(_, due)| due.range.clone()).collect();
         assert_eq!(last, std::slice::from_ref(&(0..250)), "when all is quiet");
     }
 
@@ -552,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_on_its_way_holds_the_last_word_back_for_a_minute() {
+    fn a_write_on_its_way_defers_the_last_repeat_for_a_minute() {
         let mut world = World::new();
         let _hangs = world.begins(0.0);
         world.write(1.0, 1.2);
@@ -561,13 +565,13 @@ mod tests {
         world.until(59.0);
         assert_eq!(world.repeats(), [(11.2, 0..2)]);
         world.until(100.0);
-        assert_eq!(world.repeats().last().map(|(_, told)| told.clone()), Some(0..2));
+        assert_eq!(world.repeats().last().map(|(_, range)| range.clone()), Some(0..2));
         assert!(world.settle.window.is_none());
     }
 
     #[test]
-    fn what_is_refused_leaves_no_trace() {
-        let tell = |refused: &[(f64, f64)]| {
+    fn refused_writes_leave_no_trace() {
+        let repeats = |refused: &[(f64, f64)]| {
             let mut world = World::new();
             for at in [0.0, 5.0, 10.0, 11.0, 30.0] {
                 world.write(at, at + 0.5);
@@ -578,10 +582,10 @@ mod tests {
             world.until(100.0);
             world.repeats()
         };
-        let alone = tell(&[]);
+        let alone = repeats(&[]);
         assert_eq!(alone, [(13.5, 2..4)]);
-        assert_eq!(tell(&[(0.0, 0.1)]), alone);
-        assert_eq!(tell(&[(0.0, 0.0), (0.1, 0.2), (0.3, 0.1)]), alone);
+        assert_eq!(repeats(&[(0.0, 0.1)]), alone);
+        assert_eq!(repeats(&[(0.0, 0.0), (0.1, 0.2), (0.3, 0.1)]), alone);
     }
 
     #[test]
@@ -589,20 +593,20 @@ mod tests {
         let mut world = World::new();
         world.write(0.0, 0.5);
         world.until(1.0);
-        let slow = world.settle.write_comes(world.at(1.0), world.head, &TIMES);
+        let slow = world.settle.start_write(world.at(1.0), world.head, &TIMES);
         world.until(20.0);
         assert_eq!((world.repeats(), world.settle.unsettled_from()), (vec![], None), "it has not come");
         world.settle.write_arrives(&slow);
         world.succeeds(&slow, 21.0);
-        assert_eq!(world.settle.unsettled_from(), Some(0), "its page was saving when the first was told");
+        assert_eq!(world.settle.unsettled_from(), Some(0), "its page was saving when the first was published");
         world.until(100.0);
         assert_eq!(world.repeats(), [(23.0, 0..2)]);
     }
 
     #[test]
-    fn what_was_told_while_a_body_was_on_its_way_is_told_again() {
+    fn what_was_published_while_a_body_was_on_its_way_is_resent() {
         let mut world = World::new();
-        let slow = world.settle.write_comes(world.at(0.0), world.head, &TIMES);
+        let slow = world.settle.start_write(world.at(0.0), world.head, &TIMES);
         world.write(1.0, 1.5);
         world.until(20.0);
         assert!(world.settle.window.is_none());
@@ -615,7 +619,7 @@ mod tests {
     #[test]
     fn a_body_that_takes_for_ever_reaches_back_a_minute() {
         let mut world = World::new();
-        let slow = world.settle.write_comes(world.at(0.0), 0, &TIMES);
+        let slow = world.settle.start_write(world.at(0.0), 0, &TIMES);
         for at in [1.0, 50.0, 120.0] {
             world.write(at, at + 0.5);
         }
@@ -626,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_while_a_list_is_read_is_told_again_when_the_page_has_the_list() {
+    fn what_is_published_while_a_list_is_read_is_resent_when_the_page_has_the_list() {
         for (list, told_again) in [((0.5, 3.0), vec![(7.0, 0..1)]), ((5.0, 6.0), vec![])] {
             let mut world = World::new();
             let (begins, ends) = (world.at(list.0), world.at(list.1));
@@ -670,14 +674,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_calm_while_answers_may_be_on_their_way() {
+    fn an_entity_is_not_calm_while_answers_may_be_on_their_way() {
         let mut world = World::new();
         assert!(world.settle.is_calm_since(world.start, world.at(1.0)));
         world.write(0.0, 1.0);
         assert!(!world.settle.is_calm_since(world.at(0.9), world.at(9.0)));
         assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)));
         world.settle.list_begins(world.at(2.0));
-        assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)), "it holds what was told before");
+        assert!(world.settle.is_calm_since(world.at(1.0), world.at(9.0)), "it holds what was published before");
         world.write(2.0, 2.5);
         assert!(!world.settle.is_calm_since(world.at(3.0), world.at(9.0)));
         world.settle.list_ends(world.at(2.0), world.at(9.0));
@@ -686,31 +690,31 @@ mod tests {
     }
 
     proptest! {
-        /// However writes come: what was told while another was near is told again when nobody was writing for the
+        /// However writes come: what was published while another was near is resent when there was no write for the
         /// quiet time, and then all is over.
         #[test]
-        fn everything_contended_has_a_last_word(
+        fn everything_contended_has_a_last_repeat(
             gaps in proptest::collection::vec((0.0_f64..7.0, 0.01_f64..3.0), 1..40),
         ) {
             let mut world = World::new();
-            let mut told = Vec::new();
+            let mut writes = Vec::new();
             let mut now = 0.0;
             for (gap, length) in gaps {
                 let begins = now + gap;
                 world.write(begins, begins + length);
-                told.push((begins, begins + length));
+                writes.push((begins, begins + length));
                 now = begins + length;
             }
             world.until(now + 60.0);
             prop_assert!(world.settle.window.is_none());
-            for (sequence, pair) in told.windows(2).enumerate() {
+            for (sequence, pair) in writes.windows(2).enumerate() {
                 let [(_, ended), (begins, later)] = [pair[0], pair[1]];
                 if begins - ended < 2.0 {
-                    let heard = world.repeats.iter().any(|(at, due)| {
-                        let quiet = told.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
-                        *at >= later + 1.999 && due.told.contains(&(sequence as u64)) && quiet
+                    let is_resent = world.repeats.iter().any(|(at, due)| {
+                        let quiet = writes.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
+                        *at >= later + 1.999 && due.range.contains(&(sequence as u64)) && quiet
                     });
-                    prop_assert!(heard, "{sequence} of {told:?}: {:?}", world.repeats());
+                    prop_assert!(is_resent, "{sequence} of {writes:?}: {:?}", world.repeats());
                 }
             }
         }
@@ -727,7 +731,7 @@ mod tests {
             world.settle.list_begins(world.at(poll));
             world.settle.list_ends(world.at(poll), world.at(poll + 0.1));
         }
-        assert_eq!(world.repeats(), [(4.2, 0..2)], "as if nobody had read a list");
+        assert_eq!(world.repeats(), [(4.2, 0..2)], "as if no page had read a list");
         world.until(30.0);
         let mut other = World::new();
         other.write(1.0, 2.0);
@@ -741,7 +745,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_before_a_page_knows_that_its_save_was_refused_is_told_again() {
+    fn what_is_published_before_a_page_knows_that_its_save_was_refused_is_resent() {
         for (key, write, is_repeated) in [(Some("7"), 10.5, true), (None, 10.5, true), (Some("7"), 12.5, false)] {
             let mut world = World::new();
             world.until(10.0);

@@ -1,8 +1,7 @@
 //! Saves that were refused a moment ago: their pages may not know yet.
 //!
-//! The stock client drops what is broadcast of an object while it saves that object, and holds the adds of others back
-//! while it saves a new one of its own. A refused save changes nothing, so others are told nothing because of it; only
-//! what is published before its page can have learned of the refusal is resent.
+//! The stock client drops updates of an object while it saves that object, and defers the adds of others while it saves a
+//! new object. A refused save changes nothing, so nothing is resent to other pages because of it; only what is published before its page can have learned of the refusal is resent.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 
 /// A page, be it a busy one, knows this long after the answer that its save was refused.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
-/// Refusals that are remembered: anybody can provoke them.
+/// Refusals that are kept. The bound is needed because any page can provoke them.
 const MAX_REFUSALS: usize = 256;
 
 /// The refused saves of one entity.
@@ -31,10 +30,11 @@ impl Refusals {
         self.recent.push_back((now, key));
     }
 
-    /// Whether a page that does not know yet may have missed a change; `is_of` says whether that is of an object.
-    pub(crate) fn concern(&mut self, now: Instant, has_added: bool, is_of: impl Fn(&str) -> bool) -> bool {
+    /// Whether a page that does not know yet may have missed a change; `is_change_of` returns
+    /// whether that is of an object.
+    pub(crate) fn concern(&mut self, now: Instant, has_added: bool, is_change_of: impl Fn(&str) -> bool) -> bool {
         self.forget_old(now);
-        self.recent.iter().any(|(_, key)| key.as_deref().map_or(has_added, &is_of))
+        self.recent.iter().any(|(_, key)| key.as_deref().map_or(has_added, &is_change_of))
     }
 
     /// Whether some page may have been saving since then.
@@ -58,8 +58,8 @@ mod tests {
         let (mut refusals, begin) = (Refusals::default(), Instant::now());
         let at = |millis| begin + Duration::from_millis(millis);
         refusals.note(at(0), Some("7".into()));
-        for (millis, told, concerned) in [(1900, "7", true), (1900, "8", false), (2100, "7", false)] {
-            assert_eq!(refusals.concern(at(millis), true, |key| key == told), concerned, "{told} at {millis}");
+        for (millis, changed, concerned) in [(1900, "7", true), (1900, "8", false), (2100, "7", false)] {
+            assert_eq!(refusals.concern(at(millis), true, |key| key == changed), concerned, "{changed} at {millis}");
         }
         refusals.note(at(3000), None);
         let concern = |refusals: &mut Refusals, has_added| refusals.concern(at(3500), has_added, |_| false);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_remembered() {
+    fn the_number_of_refusals_is_bounded() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         for number in 0..10_000 {
             refusals.note(now, Some(number.to_string().into()));

@@ -183,7 +183,7 @@ impl Subscriber {
     pub(super) fn holds_its_session(self: &Arc<Self>) {
         if let Some(PageState { hold: Some(hold), .. }) = &lock(&self.state).page {
             let holder: Arc<dyn SessionHolder> = self.clone();
-            self.core.sessions.is_held_by(hold, Arc::downgrade(&holder));
+            self.core.sessions.set_holder(hold, Arc::downgrade(&holder));
         }
     }
 

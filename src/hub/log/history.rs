@@ -1,0 +1,218 @@
+//! What the log knows of an object: its newest record, its tombstone, and what it was before.
+
+use std::{collections::HashSet, ops::Range, sync::Arc};
+
+use super::{
+    record::{ObjectChange, PriorState, Record, Version, Was},
+    store::Log,
+    tombstones::Tombstone,
+};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
+
+/// Versions of one object that are compared to find out what a page may be showing. The bound is needed because any page
+/// may change an object often.
+const MAX_VERSIONS: usize = 64;
+
+/// What a page may show of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PossiblyShown<'l> {
+    Version(&'l Version),
+    /// This version or any earlier one.
+    UpTo(&'l Version),
+    Unknown,
+}
+
+impl Log {
+    /// The newest change of an object that is still kept, and its sequence number.
+    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
+        self.newest_record(entity, key).map(|(sequence, _, change)| (sequence, change))
+    }
+
+    /// The same, with the record of the change.
+    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Record, &ObjectChange)> {
+        let sequence = *self.index(entity).newest.get(key)?;
+        self.change(sequence).map(|(record, change)| (sequence, record, change))
+    }
+
+    /// The changes that are the newest of their objects, of one entity.
+    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (u64, &Record, &ObjectChange)> {
+        let newest = self.index(entity).newest.values();
+        newest.filter_map(|&sequence| self.change(sequence).map(|(record, change)| (sequence, record, change)))
+    }
+
+    /// The newest change of an object, unless the entity was refreshed since: then what the object is now is unknown.
+    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
+        self.newest(entity, key).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
+    }
+
+    /// The scopes in which an object or its deletion was published last, and whether that was only claimed.
+    pub(crate) fn published_scopes(&self, entity: EntityIndex, key: &str) -> Option<(&Scopes, bool)> {
+        match self.newest_record(entity, key) {
+            Some((_, record, change)) => Some((&record.scopes, change.is_claim)),
+            None => self.tombstone(entity, key).map(|(_, tombstone)| (&tombstone.scopes, tombstone.is_claim)),
+        }
+    }
+
+    /// Whether some claims have been kept apart from others about the same id.
+    pub(crate) fn has_claims_apart(&self, entity: EntityIndex) -> bool {
+        self.index(entity).has_claims_apart
+    }
+
+    /// True where the log holds a change that published an object of an entity in other scopes than before.
+    pub(crate) fn has_moves(&self, entity: EntityIndex) -> bool {
+        self.index(entity).moved > self.oldest()
+    }
+
+    /// Whether a message was published from a sequence number on.
+    pub(crate) fn has_messages_since(&self, entity: EntityIndex, from: u64) -> bool {
+        self.index(entity).messages > from
+    }
+
+    /// True when nothing newer than this record is known of its object, nor was the entity refreshed since.
+    pub(crate) fn is_newest(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        let index = self.index(entity);
+        index.newest.get(key) == Some(&sequence) && sequence >= index.refreshed
+    }
+
+    /// Whether an object was published from `sequence` on, or the log does not reach back to that.
+    pub(crate) fn may_have_changed_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        self.index(entity).newest.get(key).is_some_and(|newest| *newest >= sequence) || self.start(entity) > sequence
+    }
+
+    /// True when what was published of an object from `sequence` on is all there is to know of it.
+    pub(crate) fn is_whole_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+        let index = self.index(entity);
+        let is_new = |newest: &u64| *newest >= sequence.max(index.refreshed);
+        index.newest.get(key).is_some_and(is_new) && self.newest(entity, key).is_none_or(|(_, change)| change.whole)
+    }
+
+    /// The newest change of an object that was published from `sequence` on and shows that the object exists. A part of
+    /// an object shows nothing: it is what a page wanted the object to be.
+    pub(crate) fn there_since(
+        &self,
+        entity: EntityIndex,
+        key: &str,
+        sequence: u64,
+    ) -> Option<(&Record, &ObjectChange)> {
+        let (newest, record, change) = self.newest_record(entity, key)?;
+        let is_there = newest >= sequence.max(self.refreshed(entity)) && change.kind != ChangeKind::Delete;
+        (is_there && change.whole).then_some((record, change))
+    }
+
+    /// The newest change of an object, where that was published from `sequence` on and is only a part of the object.
+    pub(crate) fn part_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(u64, &Record)> {
+        let (newest, record, change) = self.newest_record(entity, key)?;
+        (newest >= sequence && !change.whole).then_some((newest, record))
+    }
+
+    /// What a page that has received everything before `from` may show of an object besides its newest state, newest
+    /// first.
+    pub(crate) fn shown_since<'l>(
+        &'l self,
+        newest: &'l ObjectChange,
+        from: u64,
+    ) -> impl Iterator<Item = PossiblyShown<'l>> + 'l {
+        let mut prior = Some(&newest.prior);
+        let mut compared = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let state = match prior.take()? {
+                    PriorState::Unknown => return Some(PossiblyShown::Unknown),
+                    PriorState::Absent => return None,
+                    PriorState::Known(state) => &**state,
+                };
+                compared += 1;
+                if compared > MAX_VERSIONS {
+                    return Some(PossiblyShown::UpTo(state));
+                }
+                if let Some(at) = state.at.filter(|at| *at >= from) {
+                    match self.change(at) {
+                        Some((_, change)) => prior = Some(&change.prior),
+                        // Its record was dropped, and with it what was before.
+                        None => return Some(PossiblyShown::UpTo(state)),
+                    }
+                }
+                if !matches!(state.was, Was::Gone) {
+                    return Some(PossiblyShown::Version(state));
+                }
+            }
+        })
+    }
+
+    /// The keys of the objects known to be deleted with this one, its descendants not among them.
+    pub(crate) fn children(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
+        self.index(entity).children.get(key).into_iter().flatten().cloned().collect()
+    }
+
+    /// The keys of the objects known to be deleted with this one, each before its parent.
+    pub(crate) fn descendants(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
+        let children = &self.index(entity).children;
+        let of = |key: &str| children.get(key).into_iter().flatten();
+        let mut found: Vec<&Arc<str>> = of(key).collect();
+        let mut known: HashSet<&str> = found.iter().map(|child| &***child).chain([key]).collect();
+        let mut next = 0;
+        while let Some(&parent) = found.get(next) {
+            found.extend(of(parent).filter(|child| known.insert(child)));
+            next += 1;
+        }
+        found.into_iter().rev().cloned().collect()
+    }
+
+    /// Behind the latest refresh of all scopes: what was published before this may be outdated.
+    pub(crate) fn refreshed(&self, entity: EntityIndex) -> u64 {
+        self.index(entity).refreshed
+    }
+
+    /// The same, with the refreshes of these scopes.
+    pub(crate) fn refreshed_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
+        let index = self.index(entity);
+        let of_scopes = index.refreshed_scopes.iter().filter(|(_, refreshed)| refreshed.intersects(scopes));
+        of_scopes.map(|(behind, _)| *behind).fold(index.refreshed, u64::max)
+    }
+
+    /// The tombstone of an object, where its deletion is the last that is known of it.
+    pub(crate) fn tombstone(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Tombstone)> {
+        let index = self.index(entity);
+        let sequence = index.newest.get(key).copied().filter(|sequence| *sequence >= index.refreshed)?;
+        index.tombstones.by_sequence.get(&sequence).map(|tombstone| (sequence, tombstone))
+    }
+
+    /// The tombstone of this sequence number, for as long as it is in force.
+    pub(crate) fn tombstone_at(&self, entity: EntityIndex, sequence: u64) -> Option<&Tombstone> {
+        self.index(entity).tombstones.by_sequence.get(&sequence)
+    }
+
+    /// The tombstones of an entity, by the sequence numbers of the deletions.
+    pub(crate) fn tombstones(
+        &self,
+        entity: EntityIndex,
+        within: Range<u64>,
+    ) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
+        self.index(entity).tombstones.range(within)
+    }
+
+    /// Notes that these deletions have been resent to every page that was open.
+    pub(crate) fn tombstones_settled(&mut self, entity: EntityIndex, within: Range<u64>) {
+        let tombstones = &mut self.indexes[usize::from(entity.0)].tombstones;
+        tombstones.by_sequence.range_mut(within).for_each(|(_, tombstone)| tombstone.has_settled = true);
+    }
+
+    /// Removes the tombstone of an object that was deleted before `before` and is in the store again.
+    pub(crate) fn remove_tombstone(&mut self, entity: EntityIndex, key: &str, before: u64) {
+        let index = &mut self.indexes[usize::from(entity.0)];
+        let Some(sequence) = index.newest.get(key).copied().filter(|sequence| *sequence < before) else { return };
+        if index.tombstones.remove(sequence).is_some() && !self.records.contains_key(&sequence) {
+            index.newest.remove(key);
+        }
+    }
+
+    /// Forgets which record is the newest of an object.
+    pub(crate) fn forget(&mut self, entity: EntityIndex, key: &str) {
+        let index = &mut self.indexes[usize::from(entity.0)];
+        let Some(sequence) = index.newest.remove(key) else { return };
+        index.tombstones.remove(sequence);
+        if let Some(change) = self.records.get(&sequence).and_then(|stored| stored.record.change()) {
+            index.remove_child(change);
+        }
+    }
+}

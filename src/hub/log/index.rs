@@ -1,0 +1,105 @@
+//! What the log knows of one entity's objects: which records are the newest, and which objects belong together.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{
+    record::{ObjectChange, PriorState, Was},
+    share::{Shares, Trimmed},
+    tombstones::{Tombstone, Tombstones},
+};
+use crate::{change::ChangeKind, scope::Scopes};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Index {
+    /// The newest record of each object by its key, for as long as that record or a tombstone is kept.
+    #[serde(skip)]
+    pub(super) newest: HashMap<Arc<str>, u64>,
+    /// The keys of the objects that are deleted with another, by the key of that one.
+    #[serde(skip)]
+    pub(super) children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Behind its latest refresh of all scopes.
+    pub(super) refreshed: u64,
+    /// Behind its latest message.
+    #[serde(skip)]
+    pub(super) messages: u64,
+    /// Behind the latest change that published an object in other scopes than before.
+    pub(super) moved: u64,
+    /// Refreshes of some scopes only, each with the sequence number behind it.
+    pub(super) refreshed_scopes: Vec<(u64, Scopes)>,
+    /// The objects whose newest record is their deletion.
+    #[serde(skip)]
+    pub(super) tombstones: Tombstones,
+    /// Some claims have been kept apart from others about the same id.
+    pub(super) has_claims_apart: bool,
+    #[serde(skip)]
+    pub(super) shares: Shares,
+    pub(super) trimmed: Trimmed,
+}
+
+impl Index {
+    /// Notes a refresh of these scopes, where the log is kept from `oldest` on.
+    pub(super) fn refresh(&mut self, scopes: &Scopes, sequence: u64, oldest: u64) {
+        self.refreshed_scopes.retain(|(behind, known)| *behind > oldest && known != scopes);
+        match scopes {
+            Scopes::All => self.refreshed = sequence + 1,
+            scopes => self.refreshed_scopes.push((sequence + 1, scopes.clone())),
+        }
+    }
+
+    pub(super) fn add_child(&mut self, child: &ObjectChange) {
+        if let Some(parent) = child.parent.as_ref().filter(|_| child.kind != ChangeKind::Delete) {
+            self.children.entry(parent.clone()).or_default().insert(child.key.clone());
+        }
+    }
+
+    pub(super) fn remove_child(&mut self, child: &ObjectChange) {
+        let Some(parent) = &child.parent else { return };
+        if let Some(children) = self.children.get_mut(parent) {
+            children.remove(&child.key);
+            if children.is_empty() {
+                self.children.remove(parent);
+            }
+        }
+    }
+
+    /// Adds the tombstone of an object, which may have had an earlier one.
+    pub(super) fn bury(
+        &mut self,
+        at: Instant,
+        sequence: u64,
+        deletion: &ObjectChange,
+        scopes: &Scopes,
+        earlier: Option<Tombstone>,
+    ) {
+        let (earlier_last, earlier_ever) = earlier.map_or((None, Scopes::None), |earlier| (earlier.last, earlier.ever));
+        let last = match &deletion.prior {
+            PriorState::Known(state) => match &state.was {
+                Was::Object(object) => Some(object.clone()),
+                // Deleted twice: the earlier tombstone knows what the object was.
+                Was::Gone => earlier_last,
+                Was::Something | Was::Doubtful => None,
+            },
+            PriorState::Unknown | PriorState::Absent => None,
+        };
+        let tombstone = Tombstone {
+            at,
+            id: deletion.id.clone(),
+            key: deletion.key.clone(),
+            object: deletion.object.to_vec().into(),
+            may_be_exception: deletion.may_be_exception,
+            scopes: scopes.clone(),
+            ever: earlier_ever.and(&deletion.ever),
+            went_to: deletion.went_to.clone(),
+            is_claim: deletion.is_claim,
+            last,
+            has_settled: false,
+        };
+        self.tombstones.insert(sequence, tombstone);
+    }
+}
