@@ -12,17 +12,17 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use crate::object::Object;
-
 const FORMAT: &str = "tower-live-updates log";
-const VERSION: &str = "1";
+const VERSION: u32 = 1;
 /// The longest first line.
 const MAX_HEADER: u64 = 4 * 1024;
 
 /// The first line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) holds: Holds,
     /// The process that wrote the file.
@@ -31,7 +31,8 @@ pub(super) struct Header {
     pub(super) generation: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Holds {
     Log,
     /// A process runs, or has ended without writing its log.
@@ -41,32 +42,20 @@ pub(super) enum Holds {
 impl Header {
     pub(super) fn to_line(&self) -> String {
         let Self { holds, holder, generation } = self;
-        let holds = match holds {
-            Holds::Log => "log",
-            Holds::Claim => "claim",
-        };
-        format!(
-            r#"{{"format":"{FORMAT}","version":{VERSION},"holds":"{holds}","holder":"{holder}","generation":{generation}}}"#
-        )
+        json!({"format": FORMAT, "version": VERSION, "holds": holds, "holder": holder, "generation": generation})
+            .to_string()
     }
 
     /// Reads the first line, or returns what is wrong with it.
     fn of(line: &[u8]) -> Result<Self, String> {
-        let header = Object::parse(line).filter(|header| header.get_str("format").as_deref() == Some(FORMAT));
-        let header = header.ok_or("it is no log file")?;
-        match header.get("version") {
-            Some(VERSION) => {}
-            Some(other) => return Err(format!("it is of version {other}, and this is version {VERSION}")),
-            None => return Err(DAMAGED.to_owned()),
+        let header: Value = serde_json::from_slice(line).unwrap_or_default();
+        if header["format"] != FORMAT {
+            return Err("it is no log file".to_owned());
         }
-        let holds = match header.get_str("holds").as_deref() {
-            Some("log") => Holds::Log,
-            Some("claim") => Holds::Claim,
-            _ => return Err(DAMAGED.to_owned()),
-        };
-        let holder = header.get_str("holder").ok_or(DAMAGED)?.into_owned();
-        let generation = header.get("generation").and_then(|text| text.parse().ok()).ok_or(DAMAGED)?;
-        Ok(Self { holds, holder, generation })
+        if header["version"] != VERSION {
+            return Err(format!("it is of version {}, and this is version {VERSION}", header["version"]));
+        }
+        serde_json::from_value(header).map_err(|_| DAMAGED.to_owned())
     }
 }
 
@@ -79,18 +68,12 @@ pub(super) fn decode(content: &[u8]) -> Result<(Header, &[u8]), String> {
     let lines = content.strip_suffix(b"\n").ok_or(DAMAGED)?;
     let last_at = lines.iter().rposition(|byte| *byte == b'\n').ok_or(DAMAGED)? + 1;
     let (before, last) = content.split_at(last_at);
-    let last = Object::parse(last.trim_ascii_end()).ok_or(DAMAGED)?;
-    let is_whole = last.get("bytes") == Some(&before.len().to_string())
-        && last.get_str("sum").as_deref() == Some(&*checksum(before));
+    let mut checked = Checksummed::new(io::sink());
+    // A sink takes everything.
+    let _ = checked.write_all(before);
+    let is_whole = last.trim_ascii_end() == checked.last_line().as_bytes();
     let body = before[header_end + 1..].strip_suffix(b"\n").filter(|_| is_whole);
     body.map(|body| (header, body)).ok_or_else(|| DAMAGED.to_owned())
-}
-
-fn checksum(bytes: &[u8]) -> String {
-    let mut writer = Checksummed::new(io::sink());
-    // A sink takes everything.
-    let _ = writer.write_all(bytes);
-    writer.sum()
 }
 
 /// Counts and hashes the bytes written.
@@ -105,8 +88,9 @@ impl<W> Checksummed<W> {
         Self { inner, hasher: SipHasher24::new_with_key(&[0; 16]), bytes: 0 }
     }
 
-    fn sum(&self) -> String {
-        HEXLOWER.encode(&self.hasher.finish128().as_bytes())
+    fn last_line(&self) -> String {
+        let sum = HEXLOWER.encode(&self.hasher.finish128().as_bytes());
+        json!({"bytes": self.bytes, "sum": sum}).to_string()
     }
 }
 
@@ -180,7 +164,9 @@ impl Location {
         header: &Header,
         body: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<Written<'_>> {
-        let written = Written { location: self, path: self.beside(&header.holder) };
+        let mut name = self.beside_prefix();
+        name.push(&header.holder);
+        let written = Written { location: self, path: self.folder.join(name) };
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
@@ -190,19 +176,13 @@ impl Location {
         body(&mut out)?;
         // The body need not end with a line break.
         writeln!(out)?;
-        let last = format!(r#"{{"bytes":{},"sum":"{}"}}"#, out.bytes, out.sum());
-        let mut out = out.inner;
+        let last = out.last_line();
         writeln!(out, "{last}")?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        out.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         Ok(written)
     }
 
-    fn beside(&self, holder: &str) -> PathBuf {
-        let mut name = self.beside_prefix();
-        name.push(holder);
-        self.folder.join(name)
-    }
-
+    /// How the names of files begin that are being written beside this one.
     fn beside_prefix(&self) -> OsString {
         let mut name = self.name.clone();
         name.push(".tmp-");

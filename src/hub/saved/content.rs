@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::{self, Write},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -65,7 +66,8 @@ impl Content {
         if release != RELEASE {
             return Err(format!("release {release} has written it, and this is {RELEASE}"));
         }
-        let content: Self = serde_json::from_slice(content).map_err(|error| format!("it cannot be read: {error}"))?;
+        let mut content: Self =
+            serde_json::from_slice(content).map_err(|error| format!("it cannot be read: {error}"))?;
         let records = &content.log.records;
         let is_sorted = records.is_sorted_by(|one, next| one.sequence < next.sequence);
         if !is_sorted || records.last().is_some_and(|last| last.sequence >= content.log.head) {
@@ -73,23 +75,22 @@ impl Content {
         }
         // Nor is it of the future where the clock was set back.
         let downtime = Duration::from_millis(today.saturating_sub(content.written));
-        Ok((content.adapted(encoders), Clock::new(now, downtime)))
+        content.move_to(encoders);
+        content.complete(encoders);
+        Ok((content, Clock::new(now, downtime)))
     }
 
     /// Moves everything to the entities as they are configured now; what was of others goes.
-    fn adapted(mut self, encoders: &[EntityEncoder]) -> Self {
-        let Self { entities, log, sessions, .. } = &mut self;
-        let now: Vec<String> = encoders.iter().map(fingerprint).collect();
-        let places = entities.iter().map(|entity| (0..).zip(&now).find(|(_, it)| *it == entity));
-        let places: Vec<Option<EntityIndex>> = places.map(|place| Some(EntityIndex(place?.0))).collect();
-        let is_kept = |entity: &mut EntityIndex| match places.get(usize::from(entity.0)) {
-            Some(Some(place)) => {
-                *entity = *place;
-                true
-            }
-            _ => false,
+    fn move_to(&mut self, encoders: &[EntityEncoder]) {
+        let Self { entities, log, sessions, .. } = self;
+        let configured: Vec<String> = encoders.iter().map(fingerprint).collect();
+        let now_at = |entity| (0..).zip(&configured).find_map(|(at, it)| (it == entity).then_some(EntityIndex(at)));
+        let places: Vec<Option<EntityIndex>> = entities.iter().map(now_at).collect();
+        let is_kept = |entity: &mut EntityIndex| {
+            let place = places.get(usize::from(entity.0)).copied().flatten();
+            place.map(|place| *entity = place).is_some()
         };
-        for session in &mut *sessions {
+        for session in sessions {
             session.positions.retain_mut(|(entity, position)| {
                 *position = log.head.min(*position);
                 is_kept(entity)
@@ -97,20 +98,23 @@ impl Content {
         }
         log.records.retain_mut(|saved| is_kept(&mut saved.record.entity));
         log.tombstones.retain_mut(|saved| is_kept(&mut saved.entity));
-        if (0..).zip(&now).any(|(at, _)| !places.contains(&Some(EntityIndex(at)))) {
+        if configured.iter().any(|entity| !entities.contains(entity)) {
             // Nobody has logged what happened to an entity that is new, or was another. A page may stand at the head: it
             // has missed something all the same.
             log.head += 1;
             log.trimmed = log.head;
         }
-        let mut indexes: Vec<Index> = encoders.iter().map(|_| Index::unknown_before(log.head)).collect();
-        for (place, index) in places.iter().zip(log.indexes.drain(..)) {
-            if let Some(place) = place {
-                indexes[usize::from(place.0)] = index;
-            }
-        }
-        log.indexes = indexes;
+        let mut saved = mem::take(&mut log.indexes);
+        let indexes = configured.iter().map(|entity| {
+            let index = entities.iter().position(|it| it == entity).and_then(|at| saved.get_mut(at));
+            index.map_or_else(|| Index::unknown_before(log.head), mem::take)
+        });
+        log.indexes = indexes.collect();
+    }
 
+    /// Encodes frames anew, and shares again what was shared before it was written.
+    fn complete(&mut self, encoders: &[EntityEncoder]) {
+        let Self { log, sessions, .. } = self;
         // Most sets of scopes are there many times.
         let mut known: HashSet<Scopes> = HashSet::new();
         let mut share = |scopes: &mut Scopes| match known.get(scopes) {
@@ -147,7 +151,6 @@ impl Content {
             [&mut tombstone.scopes, &mut tombstone.ever, &mut tombstone.went_to].into_iter().for_each(&mut share);
         }
         sessions.iter_mut().for_each(|session| share(&mut session.scopes));
-        self
     }
 }
 
