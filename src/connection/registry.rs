@@ -72,13 +72,9 @@ pub(super) struct OpenSocket {
 }
 
 impl OpenSocket {
-    fn leave(&self, hub: &Hub) {
-        hub.leave(&self.subscriber, Instant::now());
-    }
-
     /// Ends delivery at once: frames that wait in the outbox are dropped too.
     pub(super) fn discard_pending(&self, hub: &Hub) {
-        self.leave(hub);
+        hub.leave(&self.subscriber, Instant::now());
         self.outbox.discard_pending();
     }
 }
@@ -238,7 +234,7 @@ impl Registration {
         };
         let open = lock(&self.connections.open).try_remove(key);
         drop(open);
-        self.open.leave(self.connections.hub());
+        self.connections.hub().leave(&self.open.subscriber, Instant::now());
         self.connections.subscriptions.fetch_sub(self.open.subscriber.subscriptions(), Ordering::Relaxed);
     }
 }
@@ -270,7 +266,7 @@ mod tests {
         let events = hub.find("events").unwrap();
         assert!(new.subscriber.subscribe(events, Instant::now()));
         // When its task ends, the disconnected one leaves a second time.
-        disconnected.leave(&hub);
+        hub.leave(&disconnected.subscriber, Instant::now());
         hub.publish(events, &[Change::delete(7).unwrap()], None);
         let sendable = timeout(Duration::from_secs(5), new.outbox.signals.sendable());
         sendable.await.expect("the new one still receives");

@@ -137,13 +137,7 @@ fn plain_step(rule: &Rule) -> Option<f64> {
 }
 
 fn fault(rule: &Rule, endless: Endless) -> Fault {
-    let interval = || {
-        let text = match &rule.interval {
-            Value::Number(number) => number.to_string(),
-            Value::Text(text) => text.clone(),
-        };
-        Fault::endless("INTERVAL", &text, "send a whole number of 1 or more")
-    };
+    let interval = || Fault::endless("INTERVAL", &rule.interval.text(), "send a whole number of 1 or more");
     let clock = || {
         let parts = [("BYHOUR", &rule.hours), ("BYMINUTE", &rule.minutes), ("BYSECOND", &rule.seconds)];
         let named: Vec<&str> =
