@@ -79,12 +79,6 @@ pub(crate) enum AuthBackend {
     Application(Authenticator),
 }
 
-impl AuthBackend {
-    pub(crate) fn anyone() -> Self {
-        Self::Anyone(Identity::new("anonymous"))
-    }
-}
-
 /// A fixed list of tokens, each with its principal. Every comparison runs to the end, whatever the others found.
 pub(crate) struct TokenList(Vec<(String, Arc<str>)>);
 

@@ -108,7 +108,7 @@ impl ConnectionState {
             observer.warn(format_args!("a subscription is refused: the page has as many as max_subscriptions allows"));
             return;
         }
-        if connections.publisher.entity(entity).authorize.is_some() {
+        if connections.authorize(entity).is_some() {
             let cold = self.cold.get_or_insert_default();
             cold.subscription_auth.get_or_insert_default().subscribe(&self.registration, entity);
         } else {

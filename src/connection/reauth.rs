@@ -198,7 +198,7 @@ impl SubscriptionAuth {
     pub(super) fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
         for wanted in self.wanted.iter_mut().filter(|wanted| is_due(wanted)) {
             let (entity, connections) = (wanted.entity, registration.connections.clone());
-            let Some(hook) = connections.publisher.entity(entity).authorize.clone() else {
+            let Some(hook) = connections.authorize(entity).cloned() else {
                 continue;
             };
             self.runs += 1;

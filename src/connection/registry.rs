@@ -22,7 +22,7 @@ use crate::{
     auth::AuthGate,
     auth::Identity,
     diagnosis::{Diagnosis, PATIENCE},
-    entity::EntityIndex,
+    entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
@@ -143,6 +143,11 @@ impl Connections {
     /// A copy of the table: hub and application code must not run under its lock.
     fn open_sockets(&self) -> Vec<OpenSocket> {
         lock(&self.open).iter().map(|(_, open)| open.clone()).collect()
+    }
+    /// The hook that authorizes subscriptions to an entity. The name of a message that this crate itself sends, `$resync`, is no
+    /// entity of the application, and has none.
+    pub(super) fn authorize(&self, entity: EntityIndex) -> Option<&Authorize> {
+        self.publisher.entities.get(usize::from(entity.0))?.authorize.as_ref()
     }
 
     pub(super) fn unsubscribe(&self, subscriber: &Subscriber, entity: EntityIndex) {

@@ -98,7 +98,7 @@ impl Snapshots {
     /// The rows of an entity that this identity may see, no older than the log at `since`; `None` where the entity has
     /// no snapshot hook, or it failed.
     pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity, since: u64) -> Option<Arc<SnapshotFrames>> {
-        let hook = self.publisher.entity(entity).snapshot.clone()?;
+        let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
         for _ in 0..MAX_ATTEMPTS {
             if let Some(snapshot) = self.read(entity, identity, since, hook.clone()).await {
                 return snapshot;
