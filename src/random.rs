@@ -28,6 +28,11 @@ pub(crate) fn between(from: Duration, to: Duration) -> Duration {
     from + to.saturating_sub(from).mul_f64(share)
 }
 
+/// A time between half of this and all of it: what many pages do at intervals they do not all do at once.
+pub(crate) fn within_half(time: Duration) -> Duration {
+    between(time / 2, time)
+}
+
 fn hashed() -> u64 {
     RandomState::new().hash_one(Instant::now())
 }

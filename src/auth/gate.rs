@@ -2,7 +2,6 @@
 //! hooks, with a bound on how many run at one time and for how long. A failure never grants access.
 
 use std::{
-    fmt,
     future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -78,12 +77,6 @@ pub(crate) enum AuthBackend {
     List(TokenList),
     /// The application, which may take its time and change its answer.
     Application(Authenticator),
-}
-
-impl AuthBackend {
-    pub(crate) fn anyone() -> Self {
-        Self::Anyone(Identity::new("anonymous"))
-    }
 }
 
 /// A fixed list of tokens, each with its principal. Every comparison runs to the end, whatever the others found.
@@ -227,12 +220,6 @@ impl AuthGate {
     async fn authorize_permits(&self) -> Option<[SemaphorePermit<'_>; 2]> {
         let of_authorize = self.for_authorize.acquire().await.ok()?;
         Some([of_authorize, self.permits.acquire().await.ok()?])
-    }
-}
-
-impl fmt::Debug for AuthGate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthGate").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 

@@ -99,7 +99,7 @@ impl LiveUpdatesBuilder {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn allow_anonymous(self) -> LiveUpdatesBuilder<HasAuth> {
-        self.with(Ok(AuthBackend::anyone()))
+        self.with(Ok(AuthBackend::Anyone(Identity::new("anonymous"))))
     }
 
     fn with(self, backend: Result<AuthBackend, ConfigError>) -> LiveUpdatesBuilder<HasAuth> {

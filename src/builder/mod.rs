@@ -2,8 +2,7 @@
 
 mod auth;
 mod config;
-mod delivery;
-mod limits;
+mod settings;
 
 use std::{sync::Arc, time::Duration};
 

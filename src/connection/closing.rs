@@ -122,8 +122,7 @@ impl ConnectionState {
     /// Asks the page what it has received, where the log is kept beyond this process. True when a pong is to come.
     fn sends_last_ping(&self, now: Instant) -> bool {
         let Registration { connections, open, .. } = &self.registration;
-        let hub = connections.hub();
-        if !hub.is_kept() {
+        if !connections.hub().is_kept() {
             return false;
         }
         open.outbox.push(open.subscriber.ping(now).into_frame());

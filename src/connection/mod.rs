@@ -15,7 +15,6 @@ mod registry;
 mod signals;
 mod snapshots;
 mod state;
-mod subscription_auth;
 mod task;
 mod transport;
 

@@ -1,21 +1,21 @@
-//! Whether a socket may stay open: when its key or identity expires, and what the authenticator returns when it is
-//! asked again.
+//! What a socket may go on doing. Whether it may stay open: when its key or identity expires, and what the authenticator
+//! returns when it is asked again. And whether it may be subscribed: the `authorize` hook runs at each subscription, and
+//! again later.
 
 use std::{
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use super::{
-    registry::{Connections, Registration},
-    signals::Signal,
-};
+use super::{registry::Registration, signals::Signal};
 use crate::{
     auth::{AuthError, Identity},
+    entity::EntityIndex,
     expiry::Expiry,
+    hub::Subscriber,
     random,
     revalidation::RevalidationRequest,
 };
@@ -24,6 +24,9 @@ use crate::{
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// How soon the authenticator is asked again when `disconnect` was called while it ran.
 const OVERTAKEN_RETRY: Duration = Duration::from_secs(1);
+
+/// A hook that failed runs again after these times, and then as often as any.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// What a socket was authenticated by.
 pub(crate) struct AccessTerms {
@@ -66,7 +69,8 @@ impl Reauth {
         // `disconnect` was called since the authenticator was asked, and this socket was not registered yet.
         let is_overtaken = terms.request.is_some() && connections.disconnects() != terms.asked_at;
         // The first time anywhere within the interval: thousands of sockets must not ask together.
-        let wait = if is_overtaken { Duration::ZERO } else { first_wait(connections) };
+        let wait =
+            if is_overtaken { Duration::ZERO } else { random::within_half(connections.limits.revalidation_interval) };
         let ask_at = terms.request.as_ref().map(|_| now + wait);
         let is_confirmed = !is_overtaken;
         Some(Box::new(Self { terms, key, identity, ask_at, due: now, asking: None, is_confirmed, is_overtaken }))
@@ -123,7 +127,7 @@ impl Reauth {
         let wait = match (self.is_overtaken, self.is_confirmed) {
             (true, _) => OVERTAKEN_RETRY,
             (false, true) => connections.limits.revalidation_interval,
-            (false, false) => first_wait(connections),
+            (false, false) => random::within_half(connections.limits.revalidation_interval),
         };
         self.is_confirmed |= !self.is_overtaken;
         self.ask_at = Some(now + wait);
@@ -140,12 +144,110 @@ impl Reauth {
     }
 }
 
-fn first_wait(connections: &Connections) -> Duration {
-    let every = connections.limits.revalidation_interval;
-    random::between(every / 2, every)
-}
-
 /// An expiry on the clock of timers.
 fn deadline(expiry: Option<Expiry>, now: Instant) -> Option<Instant> {
     expiry.map(|expiry| now + expiry.remaining().min(FAR))
+}
+
+/// The subscriptions of one socket that need authorization.
+#[derive(Default)]
+pub(super) struct SubscriptionAuth {
+    wanted: Vec<Wanted>,
+    running: FuturesUnordered<BoxFuture<'static, Verdict>>,
+    runs: u64,
+}
+
+/// An entity that the page has subscribed to.
+pub(super) struct Wanted {
+    entity: EntityIndex,
+    /// The run of the hook whose verdict counts: an earlier one may be for a subscription that has ended since.
+    run: u64,
+    /// When the hook runs again; `None` while it does.
+    due: Option<Instant>,
+    failures: usize,
+}
+
+struct Verdict {
+    entity: EntityIndex,
+    run: u64,
+    /// `None` where the hook failed.
+    is_allowed: Option<bool>,
+}
+
+impl SubscriptionAuth {
+    /// How many entities are wanted that this subscriber is not subscribed to.
+    pub(super) fn waiting(&self, subscriber: &Subscriber) -> usize {
+        self.wanted.iter().filter(|wanted| !subscriber.follows(wanted.entity)).count()
+    }
+
+    pub(super) fn wants(&self, entity: EntityIndex) -> bool {
+        self.wanted.iter().any(|wanted| wanted.entity == entity)
+    }
+
+    pub(super) fn subscribe(&mut self, registration: &Registration, entity: EntityIndex) {
+        if !self.wants(entity) {
+            self.wanted.push(Wanted { entity, run: 0, due: None, failures: 0 });
+            self.ask(registration, |wanted| wanted.entity == entity);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, entity: EntityIndex) {
+        self.wanted.retain(|wanted| wanted.entity != entity);
+    }
+
+    pub(super) fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
+        for wanted in self.wanted.iter_mut().filter(|wanted| is_due(wanted)) {
+            let (entity, connections) = (wanted.entity, registration.connections.clone());
+            let Some(hook) = connections.authorize(entity).cloned() else {
+                continue;
+            };
+            self.runs += 1;
+            let (run, identity) = (self.runs, registration.open.subscriber.identity());
+            (wanted.run, wanted.due) = (run, None);
+            self.running.push(Box::pin(async move {
+                let is_allowed = connections.gate.authorize(|| hook(identity)).await;
+                Verdict { entity, run, is_allowed }
+            }));
+        }
+    }
+
+    /// When the next hook is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.wanted.iter().filter_map(|wanted| wanted.due).min()
+    }
+
+    /// Runs the hooks that are due, and acts on their verdicts.
+    pub(super) fn poll(&mut self, registration: &Registration, now: Instant, cx: &mut Context<'_>) {
+        self.ask(registration, |wanted| wanted.due.is_some_and(|due| due <= now));
+        while let Poll::Ready(Some(verdict)) = self.running.poll_next_unpin(cx) {
+            self.act_on(registration, &verdict);
+        }
+    }
+
+    fn act_on(&mut self, registration: &Registration, verdict: &Verdict) {
+        let Registration { connections, open, .. } = registration;
+        let mut current = self.wanted.iter_mut();
+        let Some(wanted) = current.find(|it| it.entity == verdict.entity && it.run == verdict.run) else {
+            return;
+        };
+        let mut wait = random::within_half(connections.limits.revalidation_interval);
+        if verdict.is_allowed.is_some() {
+            wanted.failures = 0;
+        } else {
+            connections.observer().hooks_failed.up();
+            let name = &connections.publisher.entity(verdict.entity).name;
+            connections
+                .observer()
+                .warn(format_args!("the authorize hook of {name:?} failed: it counts as no, and is asked again"));
+            wait = RETRY_AFTER.get(wanted.failures).copied().unwrap_or(wait);
+            wanted.failures += 1;
+        }
+        wanted.due = Some(Instant::now() + wait);
+        if verdict.is_allowed == Some(true) {
+            connections.subscribe(&open.subscriber, verdict.entity);
+        } else {
+            connections.observer().subscriptions_refused.up();
+            connections.unsubscribe(&open.subscriber, verdict.entity);
+        }
+    }
 }

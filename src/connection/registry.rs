@@ -22,7 +22,7 @@ use crate::{
     auth::AuthGate,
     auth::Identity,
     diagnosis::{Diagnosis, PATIENCE},
-    entity::EntityIndex,
+    entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
@@ -72,13 +72,9 @@ pub(super) struct OpenSocket {
 }
 
 impl OpenSocket {
-    fn leave(&self, hub: &Hub) {
-        hub.leave(&self.subscriber, Instant::now());
-    }
-
     /// Ends delivery at once: frames that wait in the outbox are dropped too.
     pub(super) fn discard_pending(&self, hub: &Hub) {
-        self.leave(hub);
+        hub.leave(&self.subscriber, Instant::now());
         self.outbox.discard_pending();
     }
 }
@@ -147,6 +143,11 @@ impl Connections {
     /// A copy of the table: hub and application code must not run under its lock.
     fn open_sockets(&self) -> Vec<OpenSocket> {
         lock(&self.open).iter().map(|(_, open)| open.clone()).collect()
+    }
+    /// The hook that authorizes subscriptions to an entity. The name of a message that this crate itself sends, `$resync`, is no
+    /// entity of the application, and has none.
+    pub(super) fn authorize(&self, entity: EntityIndex) -> Option<&Authorize> {
+        self.publisher.entities.get(usize::from(entity.0))?.authorize.as_ref()
     }
 
     pub(super) fn unsubscribe(&self, subscriber: &Subscriber, entity: EntityIndex) {
@@ -238,7 +239,7 @@ impl Registration {
         };
         let open = lock(&self.connections.open).try_remove(key);
         drop(open);
-        self.open.leave(self.connections.hub());
+        self.connections.hub().leave(&self.open.subscriber, Instant::now());
         self.connections.subscriptions.fetch_sub(self.open.subscriber.subscriptions(), Ordering::Relaxed);
     }
 }
@@ -270,7 +271,7 @@ mod tests {
         let events = hub.core.find("events").unwrap();
         assert!(new.subscriber.subscribe(events, Instant::now()));
         // When its task ends, the disconnected one leaves a second time.
-        disconnected.leave(&hub);
+        hub.leave(&disconnected.subscriber, Instant::now());
         hub.publish(events, &[Change::delete(7).unwrap()], None);
         let sendable = timeout(Duration::from_secs(5), new.outbox.signals.sendable());
         sendable.await.expect("the new one still receives");

@@ -140,7 +140,7 @@ impl Snapshots {
 
     async fn run_hook(&self, entity: EntityIndex, identity: Identity, hook: ReadAll) -> Option<Arc<SnapshotFrames>> {
         let observer = &self.publisher.observer;
-        let name = &self.publisher.entities.get(usize::from(entity.0))?.name;
+        let name = &self.publisher.entity(entity).name;
         for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
             let permit = self.permits.acquire().await.ok()?;
             let at = self.publisher.hub.core.log_end();

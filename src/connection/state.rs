@@ -20,10 +20,9 @@ use tokio_tungstenite::tungstenite::{
 use super::{
     limits::ConnectionPermit,
     meter::READ_BUFFER,
-    reauth::{AccessTerms, Reauth},
+    reauth::{AccessTerms, Reauth, SubscriptionAuth},
     registry::{Connections, Registration},
     signals::Signal,
-    subscription_auth::SubscriptionAuth,
     transport::Transport,
 };
 use crate::{
@@ -138,7 +137,12 @@ impl ConnectionState {
         let outbox = transport.outbox.clone();
         outbox.push(protocol::start(&random::id()));
         connections.observer().sockets_opened.up();
-        let config = config(connections.limits.message_bytes);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(ANSWER_BUFFER)
+            .max_message_size(Some(connections.limits.message_bytes))
+            .max_frame_size(Some(connections.limits.message_bytes));
         let socket = WebSocket::from_partially_read(transport, read.to_vec(), Role::Server, Some(config));
         let now = Instant::now();
         let ping_interval = connections.limits.ping_interval;
@@ -151,7 +155,7 @@ impl ConnectionState {
             reauth,
             last_received: now,
             // Anywhere within the interval: thousands of sockets must not ping together.
-            ping_at: now + random::between(ping_interval / 2, ping_interval),
+            ping_at: now + random::within_half(ping_interval),
             resend_at: None,
             may_be_behind: true,
             cold: None,
@@ -191,13 +195,4 @@ impl ConnectionState {
         }
         raised
     }
-}
-
-fn config(message_bytes: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_write_buffer_size(ANSWER_BUFFER)
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes))
 }

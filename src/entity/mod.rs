@@ -1,13 +1,12 @@
 //! Entities: what pages subscribe to, which routes change it, and what its widget accepts.
 
-mod access;
 mod definition;
 pub(crate) mod hooks;
 mod rule;
-mod store;
+mod setters;
 mod widget;
 
-pub use self::{definition::Entity, store::Snapshot};
+pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
     hooks::{Authorize, EntityIndex, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},

@@ -137,23 +137,16 @@ fn plain_step(rule: &Rule) -> Option<f64> {
 }
 
 fn fault(rule: &Rule, endless: Endless) -> Fault {
-    let interval = || {
-        let text = match &rule.interval {
-            Value::Number(number) => number.to_string(),
-            Value::Text(text) => text.clone(),
-        };
-        Fault::endless("INTERVAL", &text, "send a whole number of 1 or more")
-    };
-    let clock = || {
-        let parts = [("BYHOUR", &rule.hours), ("BYMINUTE", &rule.minutes), ("BYSECOND", &rule.seconds)];
-        let named: Vec<&str> =
-            parts.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name)).collect();
-        Fault::endless(&named.join(", "), "", "send hours, minutes and seconds that its FREQ and INTERVAL step on")
-    };
+    let interval = || Fault::endless("INTERVAL", &rule.interval.text(), "send a whole number of 1 or more");
     let days = rule.day_parts();
     let is_step = matches!(rule.interval, Value::Number(number) if number >= 0.0);
     match endless {
-        Endless::Clock => clock(),
+        Endless::Clock => {
+            let parts = [("BYHOUR", &rule.hours), ("BYMINUTE", &rule.minutes), ("BYSECOND", &rule.seconds)];
+            let named = parts.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name));
+            let named: Vec<&str> = named.collect();
+            Fault::endless(&named.join(", "), "", "send hours, minutes and seconds that its FREQ and INTERVAL step on")
+        }
         Endless::Step => interval(),
         Endless::Dates { .. } if !is_step => interval(),
         Endless::Dates { found: false } if !days.is_empty() => {

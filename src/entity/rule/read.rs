@@ -138,7 +138,9 @@ impl<'a> Parts<'a> {
         let mut rule = self.rule;
         if let Some(name) = self.frequency.filter(|_| rule.easter.is_none()) {
             let why = "send YEARLY, MONTHLY, WEEKLY, DAILY or HOURLY";
-            rule.frequency = frequency(name).ok_or_else(|| Fault::unread("FREQ", name, why))?;
+            let upper = name.to_uppercase();
+            let known = FREQUENCIES.iter().find(|(known, _)| **known == upper);
+            rule.frequency = known.ok_or_else(|| Fault::unread("FREQ", name, why))?.1;
         }
         // Where the frequency does not step through them, hours, minutes and seconds are lists, and the client does not
         // make one of a lone text.
@@ -181,11 +183,6 @@ impl Rule {
     pub(super) fn filters(&self) -> [Filter; 3] {
         [&self.hours, &self.minutes, &self.seconds].map(Values::filter)
     }
-}
-
-fn frequency(name: &str) -> Option<Frequency> {
-    let name = name.to_uppercase();
-    FREQUENCIES.iter().find(|(known, _)| **known == name).map(|(_, frequency)| *frequency)
 }
 
 /// A list is taken for the text it is.

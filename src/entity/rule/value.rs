@@ -95,7 +95,7 @@ impl Value {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             // Beside text a number is written out; the two languages do so alike in every size that a date has.
             Self::Number(number) => number.to_string(),
