@@ -153,7 +153,10 @@ impl Api {
                 let generics = &head[ident(&head).len()..];
                 let attributes = attributes(&lines[..at]);
                 for derived in attributes.iter().filter_map(|it| it.strip_prefix("#[derive(")?.strip_suffix(")]")) {
-                    derived.split(", ").for_each(|derived| self.add(&path, format!("impl {derived} for {path}")));
+                    // The derive of `thiserror` writes both.
+                    let display = derived.split(", ").any(|it| it == "Error").then_some("Display");
+                    let derived = derived.split(", ").chain(display);
+                    derived.for_each(|derived| self.add(&path, format!("impl {derived} for {path}")));
                 }
                 self.add(&path, format!("{}{kind} {path}{generics}", shown(&attributes)));
                 for field in parts(&fields).iter().filter(|field| field.starts_with("pub ")) {
