@@ -23,6 +23,7 @@ use crate::{
         ReminderTimes, ResumeFrom, SessionId, SessionLimits, SettleTimes, Subscriber,
     },
     lock::lock,
+    sequence::Sequence,
 };
 
 const EVENTS: EntityIndex = EntityIndex(0);
@@ -212,7 +213,7 @@ impl Bench {
             _ => Identity::new("page").with_scope("0"),
         };
         let session = Some(SessionId { id: (index as u128).to_ne_bytes(), owner: 0 });
-        let origin = ResumeFrom::Page { session, missed_from: Some(self.hub.core.log_end() - missed) };
+        let origin = ResumeFrom::Page { session, missed_from: Some(Sequence(self.hub.core.log_end().0 - missed)) };
         let page = Arc::new(Page { index, received: self.received.clone() });
         let subscriber = self.hub.join(page.clone(), identity, origin);
         subscriber.subscribe(EVENTS, Instant::now());

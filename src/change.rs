@@ -8,6 +8,7 @@ use crate::{
     error::ChangeError,
     object::{Object, quoted, string},
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// What a write does to an object. [`Entity::route`](crate::Entity::route) has an example.
@@ -55,7 +56,7 @@ pub struct Change {
     pub(crate) object: Box<str>,
     /// The end of the log before the object was read from the store, which makes it whole; `None` if it was not read.
     /// Later records may be newer than the row.
-    pub(crate) read_at: Option<u64>,
+    pub(crate) read_at: Option<Sequence>,
     /// Derived from a request whose response does not contradict it; not confirmed by the store.
     pub(crate) is_claimed: bool,
     /// The page that made the write sent other values, and shows them.
@@ -194,7 +195,7 @@ impl Change {
 
     /// The same change, whose object is the store's current row.
     pub(crate) fn whole(self) -> Self {
-        Self { read_at: Some(u64::MAX), ..self }
+        Self { read_at: Some(Sequence::MAX), ..self }
     }
 
     pub(crate) fn is_whole(&self) -> bool {

@@ -6,7 +6,7 @@ use std::{fmt, hash::Hasher};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::random;
+use crate::{random, sequence::Sequence};
 
 /// Identifies a log in keys, so that positions in one log are never taken for positions in another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,12 +29,12 @@ impl Epoch {
 pub(crate) struct Position {
     /// The id of the epoch.
     pub(crate) epoch: String,
-    pub(crate) sequence: u64,
+    pub(crate) sequence: Sequence,
 }
 
 impl Position {
     /// The sequence number in the log of this epoch; `None` if the position is one of another log.
-    pub(crate) fn sequence_in(&self, epoch: &Epoch) -> Option<u64> {
+    pub(crate) fn sequence_in(&self, epoch: &Epoch) -> Option<Sequence> {
         (self.epoch == epoch.id).then_some(self.sequence)
     }
 }

@@ -88,6 +88,7 @@ mod publish;
 mod random;
 mod revalidation;
 mod scope;
+mod sequence;
 mod service;
 mod shutdown;
 mod warnings;

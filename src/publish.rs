@@ -10,6 +10,7 @@ use crate::{
     hub::Hub,
     observe::Observer,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// Publishes changes and messages of the configured entities.
@@ -37,7 +38,7 @@ impl Publisher {
         &self,
         index: EntityIndex,
         changes: &[Change],
-        began: Option<u64>,
+        began: Option<Sequence>,
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
         for change in changes {

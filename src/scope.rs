@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::sequence::Sequence;
 use serde::{Deserialize, Serialize};
 
 /// The longest scope in bytes. Scopes come from paths and headers, and are kept in memory.
@@ -152,14 +153,14 @@ impl fmt::Debug for Scopes {
 
 /// The scopes that an identity had before, each set with the position in the log where it ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct PastScopes(pub(crate) Vec<(Scopes, u64)>);
+pub(crate) struct PastScopes(pub(crate) Vec<(Scopes, Sequence)>);
 
 impl PastScopes {
     /// Sets that are remembered one by one; the oldest of more are merged.
     const CHANGES: usize = 8;
 
     /// The identity had these scopes until that position.
-    pub(crate) fn add(&mut self, scopes: Scopes, until: u64) {
+    pub(crate) fn add(&mut self, scopes: Scopes, until: Sequence) {
         self.0.push((scopes, until));
         if self.0.len() > Self::CHANGES {
             let (oldest, _) = self.0.remove(0);
@@ -174,7 +175,7 @@ impl PastScopes {
 
     /// Whether a record published in these scopes at that position reached the identity. False where the position is
     /// unknown.
-    pub(crate) fn received(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+    pub(crate) fn received(&self, scopes: &Scopes, at: Option<Sequence>) -> bool {
         self.0.iter().any(|(had, until)| at.is_some_and(|at| at < *until) && scopes.intersects(had))
     }
 
@@ -254,18 +255,18 @@ mod tests {
     #[test]
     fn past_scopes_are_remembered_with_their_end() {
         let mut earlier = PastScopes::default();
-        earlier.add(set(&["a"]), 10);
-        earlier.add(set(&["b"]), 20);
+        earlier.add(set(&["a"]), Sequence(10));
+        earlier.add(set(&["b"]), Sequence(20));
         for (scope, at, was_reached) in
             [("a", 9, true), ("a", 10, false), ("b", 19, true), ("b", 20, false), ("c", 0, false)]
         {
-            assert_eq!(earlier.received(&set(&[scope]), Some(at)), was_reached, "{scope} {at}");
+            assert_eq!(earlier.received(&set(&[scope]), Some(Sequence(at))), was_reached, "{scope} {at}");
         }
         assert!(!earlier.received(&set(&["a"]), None), "an unknown position");
         for change in 0..100 {
-            earlier.add(set(&["c"]), 30 + change);
+            earlier.add(set(&["c"]), Sequence(30 + change));
         }
-        assert!(earlier.0.len() <= PastScopes::CHANGES && earlier.received(&set(&["a"]), Some(9)));
+        assert!(earlier.0.len() <= PastScopes::CHANGES && earlier.received(&set(&["a"]), Some(Sequence(9))));
         assert_eq!(earlier.scopes(), set(&["a", "b", "c"]));
     }
 

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     entity::EntityIndex,
     hub::{Check, Progress},
+    sequence::Sequence,
 };
 
 /// Bytes that may wait for a page that lags behind the start of the log. With more the socket is closed at once, with
@@ -109,7 +110,7 @@ impl ConnectionState {
         self.cold.as_ref().is_some_and(|cold| cold.check.is_some())
     }
 
-    fn read_snapshot(&mut self, entity: EntityIndex, since: u64, cx: &mut Context<'_>) {
+    fn read_snapshot(&mut self, entity: EntityIndex, since: Sequence, cx: &mut Context<'_>) {
         let Registration { connections, open, .. } = &self.registration;
         let connections = connections.clone();
         let (identity, past_identity) = (open.subscriber.identity(), open.subscriber.past_identity());

@@ -27,6 +27,7 @@ use crate::{
     lock::lock,
     publish::Publisher,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// A snapshot is shared for this long.
@@ -56,7 +57,7 @@ pub(crate) struct Snapshots {
 struct Read {
     started: Instant,
     /// The end of the log then: the snapshot is no older.
-    head: u64,
+    head: Sequence,
     result: ReadResult,
     /// Also tells this read from a later one of the same key.
     is_done: Arc<AtomicBool>,
@@ -97,7 +98,12 @@ impl Snapshots {
 
     /// The rows of an entity that this identity may see, no older than the log at `since`; `None` where the entity has
     /// no snapshot hook, or it failed.
-    pub(crate) async fn of(&self, entity: EntityIndex, identity: &Identity, since: u64) -> Option<Arc<SnapshotFrames>> {
+    pub(crate) async fn of(
+        &self,
+        entity: EntityIndex,
+        identity: &Identity,
+        since: Sequence,
+    ) -> Option<Arc<SnapshotFrames>> {
         let hook = self.publisher.entities.get(usize::from(entity.0))?.snapshot.clone()?;
         for _ in 0..MAX_ATTEMPTS {
             if let Some(snapshot) = self.read(entity, identity, since, hook.clone()).await {
@@ -109,7 +115,7 @@ impl Snapshots {
         None
     }
 
-    fn read(&self, entity: EntityIndex, identity: &Identity, since: u64, hook: ReadAll) -> ReadResult {
+    fn read(&self, entity: EntityIndex, identity: &Identity, since: Sequence, hook: ReadAll) -> ReadResult {
         let now = Instant::now();
         let key: Key = (entity, identity.principal().into(), identity.receives().clone());
         let mut reads = lock(&self.reads);
@@ -211,7 +217,7 @@ mod tests {
     async fn a_snapshot_is_kept_for_as_long_as_it_is_shared() {
         let (snapshots, runs) = snapshots(Duration::from_secs(1));
         let identity = Identity::new("ann");
-        let of = || snapshots.of(EVENTS, &identity, 0);
+        let of = || snapshots.of(EVENTS, &identity, Sequence(0));
         assert!(of().await.is_some() && of().await.is_some());
         assert_eq!((runs.load(Ordering::Relaxed), lock(&snapshots.reads).len()), (1, 1));
         sleep(SHARED_FOR).await;
@@ -225,7 +231,7 @@ mod tests {
     async fn pages_that_come_and_go_share_one_read() {
         let (snapshots, runs) = snapshots(Duration::from_secs(30));
         let identity = Identity::new("ann");
-        let of = || snapshots.of(EVENTS, &identity, 0);
+        let of = || snapshots.of(EVENTS, &identity, Sequence(0));
         for _ in 0..10 {
             assert!(tokio::time::timeout(Duration::from_secs(2), of()).await.is_err());
         }
@@ -240,7 +246,7 @@ mod tests {
     async fn a_snapshot_too_old_for_one_page_is_read_anew_and_the_newer_one_stays() {
         let (snapshots, runs) = snapshots(Duration::from_secs(1));
         let identity = Identity::new("ann");
-        let early = snapshots.of(EVENTS, &identity, 0);
+        let early = snapshots.of(EVENTS, &identity, Sequence(0));
         let late = async {
             tokio::task::yield_now().await;
             snapshots.publisher.hub.send(EVENTS, &Scopes::All, "1");
@@ -262,7 +268,7 @@ mod tests {
         let (snapshots, runs) = snapshots(Duration::from_millis(1));
         let reads = (0..2000).map(|name| {
             let snapshots = &snapshots;
-            async move { snapshots.of(EVENTS, &Identity::new(name.to_string()), 0).await.is_some() }
+            async move { snapshots.of(EVENTS, &Identity::new(name.to_string()), Sequence(0)).await.is_some() }
         });
         assert!(join_all(reads).await.into_iter().all(|is_there| is_there));
         assert_eq!(runs.load(Ordering::Relaxed), 2000);
@@ -286,7 +292,8 @@ mod tests {
         });
         let publisher = publisher(events);
         let snapshots = Arc::new(Snapshots::new(publisher, Duration::from_secs(60)));
-        let of = |snapshots: Arc<Snapshots>| async move { snapshots.of(EVENTS, &Identity::new("ann"), 0).await };
+        let of =
+            |snapshots: Arc<Snapshots>| async move { snapshots.of(EVENTS, &Identity::new("ann"), Sequence(0)).await };
 
         let (first, second) = (runtime(), runtime());
         let first_page = first.spawn(of(snapshots.clone()));

@@ -23,6 +23,7 @@ use crate::{
     auth::{Identity, OwnedCredentials},
     epoch::{Position, Secret},
     expiry::Expiry,
+    sequence::Sequence,
 };
 
 /// Longer keys are neither made nor read; the token is then used as it is.
@@ -99,7 +100,7 @@ impl Keys {
     /// The page as text; its sequence number masked. The mask differs for each session, so that the positions of two keys
     /// cannot be compared.
     fn encode(&self, PageKey { session, position }: &PageKey) -> String {
-        let masked = position.sequence ^ self.positions.hash(0, session);
+        let masked = position.sequence.0 ^ self.positions.hash(0, session);
         format!("{session}.{}.{masked:016x}", position.epoch)
     }
 
@@ -109,7 +110,7 @@ impl Keys {
         if !is_hex(session, 32) || !is_hex(epoch, 32) || !is_hex(masked, 16) {
             return None;
         }
-        let sequence = u64::from_str_radix(masked, 16).ok()? ^ self.positions.hash(0, session);
+        let sequence = Sequence(u64::from_str_radix(masked, 16).ok()? ^ self.positions.hash(0, session));
         Some(PageKey { session: session.to_owned(), position: Position { epoch: epoch.to_owned(), sequence } })
     }
 
@@ -249,7 +250,7 @@ mod tests {
     }
 
     fn page(sequence: u64) -> PageKey {
-        PageKey { session: ID.to_owned(), position: Position { epoch: ID.to_owned(), sequence } }
+        PageKey { session: ID.to_owned(), position: Position { epoch: ID.to_owned(), sequence: Sequence(sequence) } }
     }
 
     fn has_safe_characters(key: &str) -> bool {
@@ -307,8 +308,8 @@ mod tests {
     fn another_epoch_reads_another_number() {
         let key = plain().make_plain("demo", &page(5)).unwrap();
         let read = plain().parse_plain(&key).unwrap().page.unwrap();
-        assert_ne!(read.position.sequence, 5);
-        assert_eq!(read, page(read.position.sequence), "and the session and epoch as they are");
+        assert_ne!(read.position.sequence, Sequence(5));
+        assert_eq!(read, page(read.position.sequence.0), "and the session and epoch as they are");
     }
 
     impl std::fmt::Debug for PresentedKey {

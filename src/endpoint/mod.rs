@@ -27,6 +27,7 @@ use crate::{
     observe::Observer,
     random,
     revalidation::{RevalidationKeeps, RevalidationRequest},
+    sequence::Sequence,
 };
 
 /// Bounds of refusals and keys.
@@ -179,7 +180,7 @@ impl Endpoint {
     }
 
     /// The key of a page that makes its handshake; `None` without keys, in `Delivery::Plain`.
-    fn key(&self, presented: &PresentedKey, identity: Option<&Identity>, sequence: u64) -> Option<String> {
+    fn key(&self, presented: &PresentedKey, identity: Option<&Identity>, sequence: Sequence) -> Option<String> {
         if self.connections.hub().core.delivery == Delivery::Plain {
             return None;
         }

@@ -10,7 +10,7 @@ use super::{
     saved::OngoingWrite,
     settle::{HANGING, Settle, WriteStart},
 };
-use crate::{entity::EntityIndex, lock::lock};
+use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// A write or a list that is on its way.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Activity {
     }
 
     /// Where the log stood when this write began.
-    pub(crate) fn since(&self) -> Option<u64> {
+    pub(crate) fn since(&self) -> Option<Sequence> {
         match &self.of {
             Of::List(_) => None,
             Of::Write(start, _) => Some(start.head),

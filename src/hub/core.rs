@@ -22,6 +22,7 @@ use crate::{
     lock::lock,
     observe::{Counter, audit},
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// What pages are promised.
@@ -173,7 +174,7 @@ impl Core {
     }
 
     /// Where a page that makes its handshake now may have begun to miss something: its list is a little older.
-    pub(crate) fn handshake(&self, now: Instant) -> u64 {
+    pub(crate) fn handshake(&self, now: Instant) -> Sequence {
         let log = lock(&self.log);
         log.position(now, self.times.first_load)
     }
@@ -201,13 +202,13 @@ impl Core {
     }
 
     /// Every reminder of an entity's deletions before this has been sent.
-    pub(super) fn reminded_before(&self, entity: EntityIndex) -> u64 {
+    pub(super) fn reminded_before(&self, entity: EntityIndex) -> Sequence {
         lock(&self.reminders)[usize::from(entity.0)].done_before(&self.times.reminders)
     }
 
     /// Ids that were deleted before this may be in use again. Where there is a snapshot, it has shown which.
-    pub(super) fn reimported_before(&self, log: &Log, entity: EntityIndex) -> u64 {
-        if self.encoder(entity).has_snapshot { 0 } else { log.refreshed(entity) }
+    pub(super) fn reimported_before(&self, log: &Log, entity: EntityIndex) -> Sequence {
+        if self.encoder(entity).has_snapshot { Sequence::ZERO } else { log.refreshed(entity) }
     }
 
     /// The sequence numbers from one on; with those from `changes_from` on the record that is the newest of one of this
@@ -216,10 +217,10 @@ impl Core {
         &'l self,
         log: &'l Log,
         entity: EntityIndex,
-        from: u64,
-        changes_from: u64,
-        messages_from: u64,
-    ) -> impl Iterator<Item = (u64, Option<&'l Record>)> + 'l {
+        from: Sequence,
+        changes_from: Sequence,
+        messages_from: Sequence,
+    ) -> impl Iterator<Item = (Sequence, Option<&'l Record>)> + 'l {
         log.since(from).map(move |(sequence, record)| {
             let is_wanted = record.entity == entity
                 && match &record.kind {
@@ -244,7 +245,7 @@ impl Core {
     }
 
     /// The sequence number the next record will get.
-    pub(crate) fn log_end(&self) -> u64 {
+    pub(crate) fn log_end(&self) -> Sequence {
         lock(&self.log).end()
     }
 

@@ -68,7 +68,7 @@ fn publish(hub: &Hub, count: usize, length: usize, scope: &str) {
 /// A page that comes back, having missed everything, and reads nothing.
 async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stopped> {
     let sink = Arc::new(Stopped { direct, held: Mutex::default() });
-    let origin = ResumeFrom::Page { session: None, missed_from: Some(0) };
+    let origin = ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
     let subscriber = hub.join(sink.clone(), identity, origin);
     subscriber.subscribe(EVENTS, Instant::now());
     loop {
@@ -89,7 +89,8 @@ async fn stopped(hub: &Arc<Hub>, direct: bool, identity: Identity) -> Arc<Stoppe
 /// The bytes of the held frames that are not in the log.
 fn own_bytes(hub: &Hub, sink: &Stopped) -> usize {
     let log = lock(&hub.core.log);
-    let records: Vec<Range<*const u8>> = log.since(0).map(|(_, record)| record.frame.as_ptr_range()).collect();
+    let records: Vec<Range<*const u8>> =
+        log.since(Sequence(0)).map(|(_, record)| record.frame.as_ptr_range()).collect();
     let is_shared = |piece: &Bytes| records.iter().any(|record| record.contains(&piece.as_ptr()));
     lock(&sink.held).iter().map(|frame| frame.own_bytes(is_shared)).sum()
 }

@@ -86,6 +86,7 @@ use crate::{
     log_file::{Found, LogFile},
     observe::{Observer, audit},
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// The log and everyone who follows it.
@@ -119,7 +120,7 @@ impl Hub {
     }
 
     /// Publishes changes: see [`append::publish`].
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<u64>) -> Published {
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<Sequence>) -> Published {
         let (published, announced) = append::publish(&self.core, entity, changes, began);
         for Announced { id, kind, scopes } in announced {
             self.announce(entity, &id, kind.verb(), &scopes);
@@ -193,7 +194,7 @@ impl Hub {
     pub(crate) fn snapshot(
         &self,
         entity: EntityIndex,
-        at: u64,
+        at: Sequence,
         identity: &Identity,
         rows: &[Change],
         gone: &[Change],

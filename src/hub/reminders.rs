@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{entity::EntityIndex, hub::log::Log};
+use crate::{entity::EntityIndex, hub::log::Log, sequence::Sequence};
 
 /// Reminders of one deletion at most.
 pub(crate) const MAX_REMINDERS: usize = 8;
@@ -64,12 +64,12 @@ impl ReminderTimes {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Schedule {
     /// For each reminder: the deletions before this have had it.
-    next: [u64; MAX_REMINDERS],
+    next: [Sequence; MAX_REMINDERS],
 }
 
 /// The deletions to be resent now, and when to look again.
 pub(crate) struct DueReminders {
-    pub(crate) sequences: Vec<u64>,
+    pub(crate) sequences: Vec<Sequence>,
     pub(crate) next: Option<Instant>,
 }
 
@@ -80,20 +80,20 @@ impl Schedule {
         log: &Log,
         entity: EntityIndex,
         times: &ReminderTimes,
-        from: u64,
+        from: Sequence,
         now: Instant,
     ) -> DueReminders {
         let (mut sequences, mut next_time) = (Vec::new(), None);
         for (number, next) in self.next.iter_mut().enumerate().take(times.count()) {
             *next = from.max(*next);
             let age = times.age(number);
-            for (sequence, tombstone) in log.tombstones(entity, *next..u64::MAX) {
+            for (sequence, tombstone) in log.tombstones(entity, *next..Sequence::MAX) {
                 let at = tombstone.at + age;
                 if at > now {
                     next_time = Some(next_time.map_or(at, |earlier: Instant| earlier.min(at)));
                     break;
                 }
-                *next = sequence + 1;
+                *next = sequence.next();
                 if !(tombstone.has_settled && SPARED.contains(&number)) {
                     sequences.push(sequence);
                 }
@@ -111,19 +111,19 @@ impl Schedule {
     }
 
     /// Every reminder of the deletions before this has been sent.
-    pub(crate) fn done_before(&self, times: &ReminderTimes) -> u64 {
-        times.count().checked_sub(1).map_or(u64::MAX, |last| self.next[last])
+    pub(crate) fn done_before(&self, times: &ReminderTimes) -> Sequence {
+        times.count().checked_sub(1).map_or(Sequence::MAX, |last| self.next[last])
     }
 }
 
 /// Where the deletions of a range begin of which a page is reminded at one time.
-pub(crate) fn begin_of_reminders(log: &Log, entity: EntityIndex, from: u64, end: u64) -> u64 {
+pub(crate) fn begin_of_reminders(log: &Log, entity: EntityIndex, from: Sequence, end: Sequence) -> Sequence {
     let mut bytes = 0;
     let too_many = log.tombstones(entity, from..end.max(from)).rev().find(|(_, tombstone)| {
         bytes += tombstone.frame_bytes();
         bytes > MAX_BYTES
     });
-    too_many.map_or(from, |(sequence, _)| sequence + 1)
+    too_many.map_or(from, |(sequence, _)| sequence.next())
 }
 
 #[cfg(test)]
@@ -159,7 +159,8 @@ mod tests {
         let now = Instant::now();
         let log = lock(&hub.core.log);
         let at = |seconds| now + Duration::from_secs(seconds);
-        seconds.iter().map(|&second| schedule.due(&log, EVENTS, &times(), 0, at(second)).sequences).collect()
+        let mut due = |second| schedule.due(&log, EVENTS, &times(), Sequence::ZERO, at(second)).sequences;
+        seconds.iter().map(|&second| due(second).iter().map(|at| at.0).collect()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,14 +173,14 @@ mod tests {
         let due = due_at(&hub, &mut schedule, &[4, 5, 9, 10, 24, 30, 31, 64, 65, 70, 1000]);
         let expected: [&[u64]; 11] = [&[], &[0], &[], &[1, 2], &[], &[0, 1, 2], &[], &[], &[0], &[1, 2], &[]];
         assert_eq!(due, expected);
-        assert_eq!(schedule.done_before(&times()), 3);
+        assert_eq!(schedule.done_before(&times()), Sequence(3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_settled_and_what_is_there_again_need_fewer() {
         let (hub, mut schedule) = (hub(), Schedule::default());
         delete(&hub, 0..3);
-        lock(&hub.core.log).tombstones_settled(EVENTS, 1..2);
+        lock(&hub.core.log).tombstones_settled(EVENTS, Sequence(1)..Sequence(2));
         assert_eq!(due_at(&hub, &mut schedule, &[10]), [[0, 1, 2]]);
         hub.publish(EVENTS, &[Change::add(&json!({"id": 3})).unwrap()], None);
         let expected: [&[u64]; 2] = [&[0], &[0, 1]];
@@ -192,9 +193,9 @@ mod tests {
         let deletions = (0..1000).map(|id| Change::delete(format!("{id:04}{}", "x".repeat(250))).unwrap());
         hub.publish(EVENTS, &deletions.collect::<Vec<_>>(), None);
         let due = due_at(&hub, &mut schedule, &[10]).remove(0);
-        let frame = lock(&hub.core.log).tombstone_at(EVENTS, 999).unwrap().frame_bytes();
+        let frame = lock(&hub.core.log).tombstone_at(EVENTS, Sequence(999)).unwrap().frame_bytes();
         assert_eq!((due.len(), due.last()), (MAX_BYTES / frame, Some(&999)), "the latest");
-        assert_eq!(begin_of_reminders(&lock(&hub.core.log), EVENTS, 0, 1000), due[0]);
+        assert_eq!(begin_of_reminders(&lock(&hub.core.log), EVENTS, Sequence::ZERO, Sequence(1000)).0, due[0]);
     }
 
     #[test]
@@ -203,6 +204,6 @@ mod tests {
         let doubling = ReminderTimes::doubling(Duration::from_secs(30), 5);
         assert_eq!(doubling.waits().iter().map(Duration::as_secs).collect::<Vec<_>>(), [30, 60, 120, 240, 480]);
         assert_eq!(ReminderTimes::new(doubling.waits()), Some(doubling));
-        assert_eq!(Schedule::default().done_before(&ReminderTimes::new(&[]).unwrap()), u64::MAX);
+        assert_eq!(Schedule::default().done_before(&ReminderTimes::new(&[]).unwrap()), Sequence::MAX);
     }
 }

@@ -16,6 +16,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
+use crate::sequence::Sequence;
 
 /// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
 /// a page is sent the deletion once.
@@ -31,7 +32,7 @@ pub(crate) struct Retractions {
     /// The first object that is due.
     next: Option<Arc<str>>,
     old: Option<OldDeletions>,
-    lists: VecDeque<Arc<[u64]>>,
+    lists: VecDeque<Arc<[Sequence]>>,
     /// How many of the first list have been sent.
     sent_of_list: usize,
 }
@@ -44,7 +45,7 @@ pub(crate) struct Retraction {
     /// What may only be showing is sent once, and has none.
     pub(crate) reminders: Option<Reminders>,
     /// No hook could say whether it may be seen, and nothing was sent of what was published from there on.
-    pub(crate) undecided_from: Option<u64>,
+    pub(crate) undecided_from: Option<Sequence>,
     is_due: bool,
 }
 
@@ -71,7 +72,7 @@ impl Reminders {
 #[derive(Debug)]
 pub(crate) struct OldDeletions {
     /// Those that the log holds as tombstones.
-    pub(crate) tombstones: Range<u64>,
+    pub(crate) tombstones: Range<Sequence>,
     /// Ids that only the store reported as gone.
     pub(crate) gone: Option<Arc<SnapshotFrames>>,
     reminders: Reminders,
@@ -81,14 +82,14 @@ pub(crate) struct OldDeletions {
 /// How far the old deletions are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OldPosition {
-    Tombstone(u64),
+    Tombstone(Sequence),
     Row(usize),
 }
 
 impl OldDeletions {
     /// True when the page is to be reminded of ids that only the store reported as gone, and the log does not reach back to when
     /// that was: the objects may have come back.
-    fn is_doubtful(&self, log_start: u64) -> bool {
+    fn is_doubtful(&self, log_start: Sequence) -> bool {
         self.sending.is_some() && self.gone.as_ref().is_some_and(|gone| gone.at < log_start && !gone.gone.is_empty())
     }
 }
@@ -128,7 +129,7 @@ impl Retractions {
 
     /// No hook could say whether an object may be seen that was published from a place of the log on. False where there is
     /// no room to remember it.
-    pub(crate) fn undecided(&mut self, object: &ObjectRef, from: u64, now: Instant) -> bool {
+    pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, now: Instant) -> bool {
         let Some(known) = self.known(object) else {
             return false;
         };
@@ -161,7 +162,7 @@ impl Retractions {
     /// It is reminded of old deletions from now on.
     pub(crate) fn remind_of(
         &mut self,
-        tombstones: Range<u64>,
+        tombstones: Range<Sequence>,
         gone: Option<Arc<SnapshotFrames>>,
         times: &ReminderTimes,
         now: Instant,
@@ -181,7 +182,7 @@ impl Retractions {
     }
 
     /// Everyone is reminded of these deletions, and this page was not with the others.
-    pub(crate) fn add_list(&mut self, sequences: Arc<[u64]>) {
+    pub(crate) fn add_list(&mut self, sequences: Arc<[Sequence]>) {
         if self.lists.len() >= MAX_LISTS {
             self.next_list();
         }
@@ -231,7 +232,7 @@ impl Retractions {
     }
 
     /// The list that is sent next, and how much of it has been sent.
-    pub(crate) fn due_list(&self) -> Option<(&Arc<[u64]>, usize)> {
+    pub(crate) fn due_list(&self) -> Option<(&Arc<[Sequence]>, usize)> {
         self.lists.front().map(|list| (list, self.sent_of_list))
     }
 
@@ -241,7 +242,7 @@ impl Retractions {
     }
 
     /// True when the store must be asked anew what is gone.
-    pub(crate) fn are_doubtful(&self, log_start: u64) -> bool {
+    pub(crate) fn are_doubtful(&self, log_start: Sequence) -> bool {
         self.old.as_ref().is_some_and(|old| old.is_doubtful(log_start))
     }
 
@@ -349,11 +350,11 @@ mod tests {
     fn what_no_hook_could_say_is_asked_again_until_something_is_sent() {
         let (mut retractions, now) = (Retractions::default(), Instant::now());
         let from = |retractions: &Retractions| retractions.objects["a"].undecided_from;
-        retractions.undecided(&object("a"), 7, now);
-        retractions.undecided(&object("a"), 9, now);
-        assert_eq!(from(&retractions), Some(7));
+        retractions.undecided(&object("a"), Sequence(7), now);
+        retractions.undecided(&object("a"), Sequence(9), now);
+        assert_eq!(from(&retractions), Some(Sequence(7)));
         retractions.left(&object("a"), now);
-        retractions.undecided(&object("a"), 11, now);
+        retractions.undecided(&object("a"), Sequence(11), now);
         assert_eq!(from(&retractions), None);
     }
 
@@ -375,8 +376,8 @@ mod tests {
             retractions.left(&object(&number.to_string()), now);
         }
         assert_eq!(retractions.objects.len(), MAX_OBJECTS);
-        assert!(!retractions.undecided(&object("another"), 0, now), "the store must be asked");
-        assert!(retractions.undecided(&object("7"), 0, now));
+        assert!(!retractions.undecided(&object("another"), Sequence(0), now), "the store must be asked");
+        assert!(retractions.undecided(&object("7"), Sequence(0), now));
     }
 
     /// Ids that the store reported as gone when the log stood at 10.
@@ -389,7 +390,13 @@ mod tests {
             kind: RowKind::Gone,
         };
         let gone = gone.iter().map(row).collect();
-        Arc::new(SnapshotFrames { at: 10, scopes: Scopes::All, gone, rows: Arc::default(), takes_away: false })
+        Arc::new(SnapshotFrames {
+            at: Sequence(10),
+            scopes: Scopes::All,
+            gone,
+            rows: Arc::default(),
+            takes_away: false,
+        })
     }
 
     #[test]
@@ -403,10 +410,10 @@ mod tests {
             (&[], 11, later, false),
         ] {
             let mut retractions = Retractions::default();
-            retractions.remind_of(0..0, Some(snapshot(gone)), &times, now);
+            retractions.remind_of(Sequence::ZERO..Sequence::ZERO, Some(snapshot(gone)), &times, now);
             assert_eq!(retractions.knows_gone_ids(), !gone.is_empty(), "the next connection asks the store again");
             retractions.remind(&times, at);
-            assert_eq!(retractions.are_doubtful(log_start), doubts, "{gone:?} {log_start}");
+            assert_eq!(retractions.are_doubtful(Sequence(log_start)), doubts, "{gone:?} {log_start}");
         }
     }
 
@@ -414,12 +421,12 @@ mod tests {
     fn old_deletions_have_each_reminder_once() {
         let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
         let later = |seconds| now + Duration::from_secs(seconds);
-        retractions.remind_of(5..9, None, &times, now);
+        retractions.remind_of(Sequence(5)..Sequence(9), None, &times, now);
         let mut sent_at = Vec::new();
         for second in 0..100 {
             retractions.remind(&times, later(second));
             if let Some((_, position)) = retractions.due_old() {
-                assert!(matches!(position, OldPosition::Tombstone(5)));
+                assert!(matches!(position, OldPosition::Tombstone(Sequence(5))));
                 sent_at.push(second);
                 retractions.old_sent(None, &times, later(second));
             }
@@ -432,11 +439,11 @@ mod tests {
     fn of_lists_that_wait_the_oldest_is_forgotten() {
         let mut retractions = Retractions::default();
         for first in 0..=MAX_LISTS as u64 {
-            retractions.add_list([first, 100].into());
+            retractions.add_list([first, 100].map(Sequence).into());
         }
         retractions.list_sent(Some(1));
         let (list, sent) = retractions.due_list().unwrap();
-        assert_eq!((&**list, sent), (&[1_u64, 100][..], 1));
+        assert_eq!((&**list, sent), (&[Sequence(1), Sequence(100)][..], 1));
         (0..MAX_LISTS).for_each(|_| retractions.list_sent(None));
         assert!(retractions.due_list().is_none());
     }

@@ -11,7 +11,9 @@ use super::{
     encoder::{EntityEncoder, RESYNC},
     log::Log,
 };
-use crate::{auth::Identity, change::Change, entity::EntityIndex, frame::Frame, lock::lock, scope::Scopes};
+use crate::{
+    auth::Identity, change::Change, entity::EntityIndex, frame::Frame, lock::lock, scope::Scopes, sequence::Sequence,
+};
 
 /// Keys looked up in the log at once.
 const KEYS_AT_ONCE: usize = 1024;
@@ -20,7 +22,7 @@ const KEYS_AT_ONCE: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFrames {
     /// Where the log stood before the store was asked.
-    pub(crate) at: u64,
+    pub(crate) at: Sequence,
     /// Of who it was asked for.
     pub(super) scopes: Scopes,
     pub(super) gone: Arc<[Row]>,
@@ -36,7 +38,7 @@ impl SnapshotFrames {
     pub(super) fn new(
         (encoder, log): (&EntityEncoder, &Mutex<Log>),
         entity: EntityIndex,
-        at: u64,
+        at: Sequence,
         identity: &Identity,
         rows: &[Change],
         gone: &[Change],
@@ -76,7 +78,7 @@ impl SnapshotFrames {
 
     /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
-    pub(super) fn marker(encoder: &EntityEncoder, at: u64) -> Self {
+    pub(super) fn marker(encoder: &EntityEncoder, at: Sequence) -> Self {
         let marker = |frame: Bytes| {
             let frame = frame.into();
             Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }

@@ -1,4 +1,5 @@
 use std::{
+    ops::Range,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +17,7 @@ use super::{
     subscriber::spread,
     *,
 };
+use crate::sequence::Sequence;
 
 const EVENTS: EntityIndex = EntityIndex(0);
 const CALENDARS: EntityIndex = EntityIndex(1);
@@ -119,7 +121,7 @@ fn run_slow_path(subscriber: &Arc<Subscriber>) -> Progress {
     }
 }
 
-fn what_is_lost(progress: &Progress) -> Option<(EntityIndex, u64)> {
+fn what_is_lost(progress: &Progress) -> Option<(EntityIndex, Sequence)> {
     match progress {
         Progress::NeedsSnapshot(entity, since) => Some((*entity, *since)),
         _ => None,
@@ -241,7 +243,7 @@ async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_stil
     subscriber.subscribe(EVENTS, Instant::now());
     hub.leave(&subscriber, Instant::now());
     hub.publish(EVENTS, &[update(1)], None);
-    subscriber.deliver(&Batch::after(&hub.core, 0), &mut Vec::new(), (&mut Vec::new(), &mut Vec::new()));
+    subscriber.deliver(&Batch::after(&hub.core, Sequence(0)), &mut Vec::new(), (&mut Vec::new(), &mut Vec::new()));
     assert!(pipe.out().is_empty());
 }
 
@@ -345,7 +347,7 @@ proptest! {
 fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
     subscriber.subscribe(EVENTS, Instant::now());
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 0)));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, Sequence(0))));
     subscriber
 }
 
@@ -380,7 +382,11 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
         hub.send(EVENTS, &Scopes::All, "0");
     }
     *lock(&pipe.room) = usize::MAX / 2;
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 0)), "the update is not in the log any more");
+    assert_eq!(
+        what_is_lost(&run_slow_path(&subscriber)),
+        Some((EVENTS, Sequence(0))),
+        "the update is not in the log any more"
+    );
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 600)), None, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     assert_eq!(pipe.out().iter().filter(|frame| frame.ends_with(br#""value":0}}"#)).count(), 10);
@@ -427,7 +433,11 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
         hub.send(EVENTS, &Scopes::All, &number.to_string());
     }
     *lock(&pipe.room) = usize::MAX / 2;
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 1)), "the store was asked before the refresh");
+    assert_eq!(
+        what_is_lost(&run_slow_path(&subscriber)),
+        Some((EVENTS, Sequence(1))),
+        "the store was asked before the refresh"
+    );
     assert_eq!(pipe.out().len(), 305, "but it is told, and the messages");
     hub.refresh(EVENTS);
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 300)), None, Instant::now());
@@ -464,7 +474,7 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     subscriber.subscribe(EVENTS, Instant::now());
     run_slow_path(&subscriber);
     hub.publish(EVENTS, &[update(1)], None);
-    let settled = Resent::Settled { told: 0..1, is_last: true, known_before: 0 };
+    let settled = Resent::Settled { told: Sequence(0)..Sequence(1), is_last: true, known_before: Sequence(0) };
     let again = || hub.fanout.repeat(&Repeat { entity: EVENTS, what: settled.clone() });
     for _ in 0..10 {
         again();
@@ -483,17 +493,20 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
 #[test]
 fn what_waits_to_be_told_again_is_told_as_one() {
     let repeat = |what| Repeat { entity: EVENTS, what };
-    let settled = |told, known_before| repeat(Resent::Settled { told, is_last: false, known_before });
-    let deletions = |sequences: &[u64]| repeat(Resent::Deletions(sequences.into()));
+    let settled = |told: Range<u64>, known_before| {
+        let (told, known_before) = (Sequence(told.start)..Sequence(told.end), Sequence(known_before));
+        repeat(Resent::Settled { told, is_last: false, known_before })
+    };
+    let deletions = |sequences: &[u64]| repeat(Resent::Deletions(sequences.iter().copied().map(Sequence).collect()));
     let mut waits = settled(5..9, 5);
     assert!(waits.merge(&settled(2..4, 3)) && waits.merge(&settled(7..12, 7)));
     let Resent::Settled { told, known_before, .. } = &waits.what else { panic!("{waits:?}") };
-    assert_eq!((told.clone(), *known_before), (2..12, 3));
+    assert_eq!((told.clone(), *known_before), (Sequence(2)..Sequence(12), Sequence(3)));
     assert!(!waits.merge(&deletions(&[1])));
     assert!(!waits.merge(&Repeat { entity: CALENDARS, ..settled(0..20, 0) }));
     let mut waits = deletions(&[1, 4]);
     assert!(waits.merge(&deletions(&[2])) && !waits.merge(&settled(0..20, 0)));
-    assert!(matches!(&waits.what, Resent::Deletions(sequences) if **sequences == [1, 2, 4]));
+    assert!(matches!(&waits.what, Resent::Deletions(sequences) if **sequences == [1, 2, 4].map(Sequence)));
 }
 
 #[test]
@@ -512,7 +525,7 @@ async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
     let hub = hub_with(100, Delivery::Converging);
     let session = Some(SessionId { id: [1; 16], owner: 1 });
     let pipe = Pipe::new(true, 1);
-    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session, missed_from: Some(0) });
+    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session, missed_from: Some(Sequence(0)) });
     subscriber.subscribe(EVENTS, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
@@ -547,7 +560,8 @@ async fn an_id_that_was_given_away_again_is_added() {
 #[tokio::test(start_paused = true)]
 async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
     let hub = hub_with(1_000_000, Delivery::Converging);
-    let page = || ResumeFrom::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(0) };
+    let page =
+        || ResumeFrom::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(Sequence(0)) };
     let subscriber = hub.join(Pipe::new(true, usize::MAX / 2), ann(), page());
     subscriber.subscribe(EVENTS, Instant::now());
     // For longer than the log remembers.
@@ -624,22 +638,23 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     let write = hub.write_begins(EVENTS);
     // Committed already, and told later.
     hub.refresh(EVENTS);
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 1)));
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, Sequence(1))));
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let another = hub.write_begins(EVENTS);
     hub.publish(EVENTS, &[update(0)], None);
     drop(write);
-    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, 3)), "the store is asked once more");
+    assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, Sequence(3))), "the store is asked once more");
     // What begins behind the import is newer, however many writes there are.
     drop(another);
-    assert_eq!(hub.core.log_end(), 3);
+    assert_eq!(hub.core.log_end(), Sequence(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while() {
     let hub = hub_with(1000, Delivery::Converging);
-    let page = || ResumeFrom::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(0) };
+    let page =
+        || ResumeFrom::Page { session: Some(SessionId { id: [1; 16], owner: 1 }), missed_from: Some(Sequence(0)) };
     hub.publish(EVENTS, &(0..50).map(|id| update(id).whole()).collect::<Vec<_>>(), None);
     let pipe = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(pipe.clone(), ann(), page());
@@ -688,7 +703,7 @@ async fn a_page_that_is_lost_again_and_again_has_the_store_asked_once_in_a_while
 #[tokio::test(start_paused = true)]
 async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_deletion() {
     let hub = hub_with(1000, Delivery::Converging);
-    let page = || ResumeFrom::Page { session: None, missed_from: Some(0) };
+    let page = || ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
     let pipe = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(pipe.clone(), ann(), page());
     subscriber.subscribe(EVENTS, Instant::now());

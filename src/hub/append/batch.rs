@@ -9,6 +9,7 @@ use crate::{
     change::{Change, ChangeKind},
     protocol::EventFrame,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// What came of changes that were to be published.
@@ -23,7 +24,7 @@ pub(crate) struct Published {
 /// What a change is merged with before it is encoded: what a record of the log holds of its object.
 #[derive(Clone, Debug)]
 pub(crate) struct Basis {
-    pub(crate) sequence: u64,
+    pub(crate) sequence: Sequence,
     pub(crate) object: Bytes,
     /// The record is newer than the change, and lies over it.
     pub(crate) is_newer: bool,
@@ -59,9 +60,9 @@ pub(crate) struct Batch<'a> {
     pub(crate) done: usize,
     pub(crate) encoded: Vec<Option<Encoded>>,
     /// Where the log stood when their write began.
-    pub(crate) began: Option<u64>,
+    pub(crate) began: Option<Sequence>,
     /// The ranges of the log that hold what is published so far.
-    pub(crate) parts: Vec<Range<u64>>,
+    pub(crate) parts: Vec<Range<Sequence>>,
     pub(crate) announced: Vec<Announced>,
     /// The keys of all its objects, once that is asked.
     pub(crate) keys: Option<HashSet<String>>,
@@ -69,7 +70,7 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn of(changes: &'a [Change], began: Option<u64>) -> Self {
+    pub(crate) fn of(changes: &'a [Change], began: Option<Sequence>) -> Self {
         let encoded = changes.iter().map(|_| None).collect();
         let published = Published { changes: 0, elsewhere: false };
         Self { changes, done: 0, encoded, began, parts: Vec::new(), announced: Vec::new(), keys: None, published }
@@ -83,7 +84,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The time since their write began; `ended` is where the log stands before what is published next.
-    pub(crate) fn meanwhile(&self, ended: u64) -> Option<Meanwhile<'_>> {
+    pub(crate) fn meanwhile(&self, ended: Sequence) -> Option<Meanwhile<'_>> {
         self.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
     }
 
@@ -102,14 +103,14 @@ impl<'a> Batch<'a> {
 /// The time from the begin of a write to the publication of what it changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Meanwhile<'a> {
-    pub(crate) began: u64,
-    pub(crate) ended: u64,
+    pub(crate) began: Sequence,
+    pub(crate) ended: Sequence,
     /// What the same batch published is not of others.
-    pub(crate) parts: &'a [Range<u64>],
+    pub(crate) parts: &'a [Range<Sequence>],
 }
 
 impl Meanwhile<'_> {
-    pub(crate) fn contains(&self, at: u64) -> bool {
+    pub(crate) fn contains(&self, at: Sequence) -> bool {
         (self.began..self.ended).contains(&at) && !self.parts.iter().any(|part| part.contains(&at))
     }
 }

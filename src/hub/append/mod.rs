@@ -26,6 +26,7 @@ use crate::{
     lock::lock,
     protocol,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// So often is a large change encoded anew because its object has changed meanwhile.
@@ -40,7 +41,7 @@ pub(super) fn publish(
     core: &Core,
     entity: EntityIndex,
     changes: &[Change],
-    began: Option<u64>,
+    began: Option<Sequence>,
 ) -> (Published, Vec<Announced>) {
     let appender = Appender::new(core, entity);
     let mut batch = Batch::of(changes, began);
@@ -247,8 +248,8 @@ mod tests {
             (update(&row), false),
             (update(&row).claimed(), false),
             (update(&row).whole(), true),
-            (Change { read_at: Some(2), ..update(&row) }, true),
-            (Change { read_at: Some(1), ..update(&row) }, false),
+            (Change { read_at: Some(Sequence(2)), ..update(&row) }, true),
+            (Change { read_at: Some(Sequence(1)), ..update(&row) }, false),
             (Change::add(&row).unwrap().claimed(), true),
         ] {
             let hub = hub(EntityEncoder::new("events", "event"));
@@ -294,7 +295,7 @@ mod tests {
             hub.publish(EVENTS, std::slice::from_ref(&known), None);
             let elsewhere = hub.publish(EVENTS, std::slice::from_ref(&change), None).elsewhere;
             assert_eq!(!elsewhere, published, "{change:?} {}", change.object());
-            assert_eq!(lock(&hub.core.log).end(), 1 + u64::from(published), "{change:?}");
+            assert_eq!(lock(&hub.core.log).end(), Sequence(1 + u64::from(published)), "{change:?}");
         }
     }
 
@@ -358,7 +359,7 @@ mod tests {
             hub.publish(EVENTS, std::slice::from_ref(&change), None);
         }
         let log = lock(&hub.core.log);
-        let (_, record) = log.since(2).next().unwrap();
+        let (_, record) = log.since(Sequence(2)).next().unwrap();
         let RecordKind::Change(subject) = &record.kind else { panic!("a change") };
         assert_eq!(*subject.object, *br#"{"id":7,"south":"b"}"#);
     }
@@ -379,7 +380,7 @@ mod tests {
         hub.publish(EVENTS, &[claim("north", "x"), claimed_deletion("south"), claimed_deletion("west")], None);
         let row = Change::update(&json!({"id": 7})).unwrap().scope("south");
         hub.snapshot(EVENTS, hub.core.log_end(), &Identity::new("page").with_scope("south"), &[row], &[]);
-        let tombstones = lock(&hub.core.log).tombstones(EVENTS, 0..9).count();
+        let tombstones = lock(&hub.core.log).tombstones(EVENTS, Sequence(0)..Sequence(9)).count();
         assert_eq!(tombstones, 1, "that of the west");
     }
 
@@ -406,7 +407,7 @@ mod tests {
                 hub.publish(EVENTS, &[Change::delete(id).unwrap()], None);
                 let log = lock(&hub.core.log);
                 let deleted: Vec<String> =
-                    log.since(3).filter_map(|(_, record)| Some(record.object()?.id.to_string())).collect();
+                    log.since(Sequence(3)).filter_map(|(_, record)| Some(record.object()?.id.to_string())).collect();
                 assert_eq!(deleted.last(), Some(&id.to_string()), "itself behind the others");
                 deleted[..deleted.len() - 1].to_vec()
             };
@@ -432,7 +433,7 @@ mod tests {
         let claim = update(&json!({"id": 7})).claimed().scope("south").scope("west");
         hub.publish(EVENTS, &[delete, claim], None);
         let log = lock(&hub.core.log);
-        let (_, record) = log.since(1).next().unwrap();
+        let (_, record) = log.since(Sequence(1)).next().unwrap();
         assert!(matches!(record.kind, RecordKind::Unconfirmed(_)));
         assert_eq!(record.scopes.to_string(), "south");
     }
@@ -454,7 +455,7 @@ mod tests {
     fn large_changes_of_one_object_are_not_put_together_under_the_lock() {
         let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
-        let mut batch = Batch::of(&changes, Some(0));
+        let mut batch = Batch::of(&changes, Some(Sequence(0)));
         let mut log = lock(&hub.core.log);
         let told = [1, 3].map(|_| {
             let appender = Appender::new(&hub.core, EVENTS);
@@ -464,7 +465,7 @@ mod tests {
             appender.append(&mut log, &mut batch, true);
             batch.done
         });
-        assert_eq!((told, log.end()), ([1, 3], 3));
+        assert_eq!((told, log.end()), ([1, 3], Sequence(3)));
     }
 
     #[test]
@@ -475,7 +476,7 @@ mod tests {
             update(&large("b")),
             Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
         ];
-        let mut batch = Batch::of(&changes, Some(0));
+        let mut batch = Batch::of(&changes, Some(Sequence(0)));
         Appender::new(&hub.core, EVENTS).append(&mut lock(&hub.core.log), &mut batch, false);
         assert_eq!(batch.done, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);

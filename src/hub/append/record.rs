@@ -16,6 +16,7 @@ use crate::{
     change::{Before, Change, ChangeKind},
     object::Object,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 impl Appender<'_> {
@@ -123,7 +124,7 @@ impl Appender<'_> {
             None => Scopes::All,
         };
         // What was published before a refresh shows who may have the object, and not what it is.
-        let is_sure = |at: u64| at >= log.refreshed(self.entity);
+        let is_sure = |at: Sequence| at >= log.refreshed(self.entity);
         let was = match (known, &change.before) {
             (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
             (Some((at, _, known)), _) if self.encoder.view.is_some() && is_sure(at) => {

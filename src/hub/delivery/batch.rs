@@ -8,7 +8,7 @@ use super::super::{
     core::Core,
     visibility::{Envelope, Mode, Pages},
 };
-use crate::{entity::EntityIndex, lock::lock};
+use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// Records handed to the fast path at once.
 const BATCH_RECORDS: usize = 256;
@@ -19,10 +19,10 @@ const REPEAT_BYTES: usize = 1024 * 1024;
 
 /// A run of new records.
 pub(crate) struct Batch {
-    pub(crate) start: u64,
+    pub(crate) start: Sequence,
     /// Behind the last of them.
-    pub(crate) end: u64,
-    pub(crate) records: Vec<(u64, Envelope)>,
+    pub(crate) end: Sequence,
+    pub(crate) records: Vec<(Sequence, Envelope)>,
     /// Some of the run went before it was handed out: each must find out itself whether that was for it.
     pub(crate) is_torn: bool,
     pub(crate) now: Instant,
@@ -30,12 +30,13 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// What is new from a place of the log on.
-    pub(crate) fn after(core: &Core, from: u64) -> Self {
+    pub(crate) fn after(core: &Core, from: Sequence) -> Self {
         let log = lock(&core.log);
         let unread = log.since(from).take(BATCH_RECORDS);
         let envelope = |(sequence, record)| (sequence, Envelope::of_record(core, &log, sequence, record, Mode::Live));
-        let records: Vec<(u64, Envelope)> = unread.map(envelope).collect();
-        let end = if records.len() < BATCH_RECORDS { log.end() } else { records.last().map_or(from, |(at, _)| at + 1) };
+        let records: Vec<(Sequence, Envelope)> = unread.map(envelope).collect();
+        let end =
+            if records.len() < BATCH_RECORDS { log.end() } else { records.last().map_or(from, |(at, _)| at.next()) };
         Self { start: from, end, records, is_torn: log.trimmed() > from, now: Instant::now() }
     }
 }
@@ -51,14 +52,14 @@ pub(crate) struct Repeat {
 pub(crate) enum Resent {
     /// What settled.
     Settled {
-        told: Range<u64>,
+        told: Range<Sequence>,
         /// Where the log does not hold all of it, pages lose their place; otherwise they are sent what it holds.
         is_last: bool,
         /// What was added before is on every page.
-        known_before: u64,
+        known_before: Sequence,
     },
     /// These deletions.
-    Deletions(Arc<[u64]>),
+    Deletions(Arc<[Sequence]>),
 }
 
 impl Repeat {
@@ -78,7 +79,7 @@ impl Repeat {
                 true
             }
             (Resent::Deletions(sequences), Resent::Deletions(others)) => {
-                let mut all: Vec<u64> = sequences.iter().chain(&**others).copied().collect();
+                let mut all: Vec<Sequence> = sequences.iter().chain(&**others).copied().collect();
                 all.sort_unstable();
                 all.dedup();
                 *sequences = all.into();
@@ -101,25 +102,27 @@ impl Repeat {
             Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
             Resent::Deletions(_) if is_filtered => (false, None),
             Resent::Deletions(sequences) => {
-                let envelope =
-                    |&at: &u64| Some((at, Envelope::of_tombstone(core, entity, at, log.tombstone_at(entity, at)?)));
+                let envelope = |&at: &Sequence| {
+                    Some((at, Envelope::of_tombstone(core, entity, at, log.tombstone_at(entity, at)?)))
+                };
                 let few = sequences.len() <= REPEAT_FRAMES;
                 (false, few.then(|| sequences.iter().filter_map(envelope).collect()))
             }
             Resent::Settled { told, is_last, known_before } => {
                 let pages = Pages::ThatHave { everything_before: *known_before };
                 let mode = Mode::Resend { from: told.start, pages };
-                let newest = core.newest(&log, entity, told.start, told.start, u64::MAX);
+                let newest = core.newest(&log, entity, told.start, told.start, Sequence::MAX);
                 let newest = newest.take_while(|(at, _)| *at < told.end);
-                let envelope =
-                    |(at, record): (u64, Option<_>)| Some((at, Envelope::of_record(core, &log, at, record?, mode)));
+                let envelope = |(at, record): (Sequence, Option<_>)| {
+                    Some((at, Envelope::of_record(core, &log, at, record?, mode)))
+                };
                 let mut bytes = 0;
                 let records = newest.filter_map(envelope).take_while(|(_, envelope)| {
                     let is_little = bytes <= REPEAT_BYTES;
                     bytes += envelope.frame_bytes();
                     is_little
                 });
-                let frames: Vec<(u64, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
+                let frames: Vec<(Sequence, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
                 let is_torn = *is_last && told.start < log.start(entity);
                 (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
             }
@@ -132,9 +135,9 @@ impl Repeat {
 pub(crate) struct RepeatBatch {
     pub(crate) repeat: Repeat,
     /// A subscriber that has been sent everything before this, and nothing else, can be sent it.
-    pub(crate) until: u64,
+    pub(crate) until: Sequence,
     /// The log may not hold all of it any more.
     pub(crate) is_torn: bool,
     /// With their sequence numbers; `None` where it is so much that each subscriber is sent it at its own pace.
-    pub(crate) frames: Option<Vec<(u64, Envelope)>>,
+    pub(crate) frames: Option<Vec<(Sequence, Envelope)>>,
 }

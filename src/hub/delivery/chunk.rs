@@ -9,6 +9,7 @@ use crate::{
         retractions::{OldDeletions, OldPosition, Retractions},
         visibility::{Mode, Pages, Resolved, Resolver},
     },
+    sequence::Sequence,
 };
 
 /// Records looked at in one chunk.
@@ -20,10 +21,10 @@ pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
 /// Where a line stands: in this order a resend sends deletions, then rows of the store, then the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Position {
-    Tombstone(u64),
+    Tombstone(Sequence),
     /// One of some rows, ids or sequence numbers.
     Row(usize),
-    Record(u64),
+    Record(Sequence),
     /// Behind everything.
     End,
 }
@@ -91,7 +92,7 @@ impl Chunk {
                     let undecided = known.undecided_from.map(|from| Mode::Resend { from, pages: Pages::Any });
                     resolver.record(at, record, undecided.unwrap_or(Mode::Reminder))
                 }
-                (Some((at, record, _)), None) => resolver.record(at, record, Mode::Retract { from: 0 }),
+                (Some((at, record, _)), None) => resolver.record(at, record, Mode::Retract { from: Sequence::ZERO }),
                 (None, Some(_)) if known.undecided_from.is_none() => Some(resolver.reminder_by_id(entity, id)),
                 (None, _) => None,
             };
@@ -106,7 +107,7 @@ impl Chunk {
     }
 
     /// The deletions of a list, but for the first ones.
-    pub(crate) fn of_list(resolver: Resolver<'_>, entity: EntityIndex, sequences: &[u64], from: usize) -> Self {
+    pub(crate) fn of_list(resolver: Resolver<'_>, entity: EntityIndex, sequences: &[Sequence], from: usize) -> Self {
         let mut chunk = Self::new(usize::MAX);
         for (at, &sequence) in sequences.iter().enumerate().skip(from) {
             let tombstone = resolver.log.tombstone_at(entity, sequence);

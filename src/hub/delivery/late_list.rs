@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::sequence::Sequence;
 use tokio::time::Instant;
 
 /// How long after its list has left a young page is resent what that may lack.
@@ -15,7 +16,7 @@ pub(crate) struct LateList {
     /// When the page came.
     pub(crate) came: Instant,
     /// Its list may lack what was published from there on.
-    pub(crate) from: u64,
+    pub(crate) from: Sequence,
     /// When its list had left, as far as that can be seen; at first, when it came.
     left: Instant,
     /// How often the page was resent what it may lack.
@@ -23,7 +24,7 @@ pub(crate) struct LateList {
 }
 
 impl LateList {
-    pub(crate) fn new(came: Instant, from: u64) -> Self {
+    pub(crate) fn new(came: Instant, from: Sequence) -> Self {
         Self { came, from, left: came, resent: 0 }
     }
 

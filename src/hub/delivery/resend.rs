@@ -21,6 +21,7 @@ use crate::{
         snapshot::{RowKind, SnapshotFrames},
         visibility::{Mode, Pages, Resolver},
     },
+    sequence::Sequence,
 };
 
 /// How often something is resent because some page was saving meanwhile …
@@ -31,15 +32,15 @@ const PATIENCE: u8 = 15;
 /// Everything from one sequence number on.
 #[derive(Debug)]
 pub(crate) struct Resend {
-    pub(crate) from: u64,
+    pub(crate) from: Sequence,
     /// Messages from here on have not been sent: they follow the first time.
-    messages_from: u64,
+    messages_from: Sequence,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
     /// The deletions its page is reminded of later, by itself.
-    deletions: Option<Range<u64>>,
+    deletions: Option<Range<Sequence>>,
     /// Where the log stood when this was known to be all.
-    began_at: u64,
+    began_at: Sequence,
     phase: Phase,
     /// When it is sent a second time in any case: its page's list may arrive later than the first time.
     second: Option<Instant>,
@@ -48,11 +49,11 @@ pub(crate) struct Resend {
     /// It has been sent to its end before.
     is_repeated: bool,
     /// All pages have what was added before this, and are sent the rest just now.
-    known_before: Option<u64>,
+    known_before: Option<Sequence>,
     /// Its page has received everything besides what settles.
     only_settles: bool,
     /// What settled before the rows of the store have arrived, and is sent behind these.
-    settles_then: Option<(u64, u64)>,
+    settles_then: Option<(Sequence, Sequence)>,
     /// When it began to be sent the last time.
     began: Instant,
     /// So many lines that are drawn may be sent before it pauses.
@@ -92,7 +93,7 @@ pub(crate) enum Next {
 /// What a page that has received a resend is reminded of: deletions before a place of the log, and the ids that only the
 /// store reported as gone.
 pub(crate) struct Remainder {
-    pub(crate) deletions: Option<Range<u64>>,
+    pub(crate) deletions: Option<Range<Sequence>>,
     pub(crate) gone: Option<Arc<SnapshotFrames>>,
     /// What settled meanwhile, and is resent now.
     pub(crate) settles: Option<Box<Resend>>,
@@ -103,10 +104,10 @@ impl Resend {
     /// `comes_back`, a form may have been open all the while: then it is reminded of the deletions that no other page is reminded of.
     /// `end` is where the log stands.
     pub(crate) fn of_missed(
-        from: u64,
-        end: u64,
+        from: Sequence,
+        end: Sequence,
         second: Instant,
-        comes_back: Option<u64>,
+        comes_back: Option<Sequence>,
         pace: &Pace,
         now: Instant,
     ) -> Self {
@@ -121,7 +122,7 @@ impl Resend {
     }
 
     /// The same, without messages, once, at that time.
-    pub(crate) fn of_missed_later(from: u64, comes_back: Option<u64>, at: Instant, now: Instant) -> Self {
+    pub(crate) fn of_missed_later(from: Sequence, comes_back: Option<Sequence>, at: Instant, now: Instant) -> Self {
         Self {
             attempts: ATTEMPTS,
             patience: PATIENCE,
@@ -132,7 +133,7 @@ impl Resend {
     }
 
     /// What settles, for a page that could not be sent it with the others.
-    pub(crate) fn of_settled(from: u64, known_before: u64, now: Instant) -> Self {
+    pub(crate) fn of_settled(from: Sequence, known_before: Sequence, now: Instant) -> Self {
         Self { only_settles: true, known_before: Some(known_before), ..Self::due(from, now, now) }
     }
 
@@ -140,21 +141,21 @@ impl Resend {
     /// deletions end of which everyone has had all reminders.
     pub(crate) fn of_snapshot(
         snapshot: Arc<SnapshotFrames>,
-        from: u64,
-        messages_from: u64,
-        reminded: u64,
+        from: Sequence,
+        messages_from: Sequence,
+        reminded: Sequence,
         pace: &Pace,
         now: Instant,
     ) -> Self {
         Self {
             messages_from,
-            phase: Phase::Sending(Position::Tombstone(0)),
+            phase: Phase::Sending(Position::Tombstone(Sequence::ZERO)),
             room: pace.first(snapshot.rows.len()),
             began_at: snapshot.at,
             snapshot: Some(snapshot),
             attempts: ATTEMPTS,
             patience: PATIENCE,
-            deletions: Some(0..reminded),
+            deletions: Some(Sequence::ZERO..reminded),
             ..Self::due(from, now, now)
         }
     }
@@ -165,13 +166,13 @@ impl Resend {
             .expecting(Some(late))
     }
 
-    fn due(from: u64, at: Instant, now: Instant) -> Self {
+    fn due(from: Sequence, at: Instant, now: Instant) -> Self {
         Self {
             from,
-            messages_from: u64::MAX,
+            messages_from: Sequence::MAX,
             snapshot: None,
             deletions: None,
-            began_at: u64::MAX,
+            began_at: Sequence::MAX,
             phase: Phase::Due(at),
             second: None,
             attempts: 0,
@@ -197,7 +198,7 @@ impl Resend {
     }
 
     /// Messages from here on have not been sent: they go in their order with the first time.
-    pub(crate) fn with_messages(self, messages_from: u64) -> Self {
+    pub(crate) fn with_messages(self, messages_from: Sequence) -> Self {
         Self { messages_from, ..self }
     }
 
@@ -215,7 +216,7 @@ impl Resend {
 
     /// Where the log stood before a page loads its list anew that does that sooner than it draws all this; `end` is where it
     /// stands. `None` where it is not much, or something must be taken away.
-    pub(crate) fn is_more_than_a_list(&self, pace: &Pace, end: u64) -> Option<u64> {
+    pub(crate) fn is_more_than_a_list(&self, pace: &Pace, end: Sequence) -> Option<Sequence> {
         match &self.snapshot {
             Some(snapshot) => self.has_many_rows(pace).then(|| snapshot.at.min(end)),
             None => (!self.is_repeated && !self.only_settles && self.is_pausing()).then_some(end),
@@ -234,7 +235,7 @@ impl Resend {
 
     /// Messages are sent as they are published from now on.
     pub(crate) fn leaves_messages(&mut self) {
-        self.messages_from = u64::MAX;
+        self.messages_from = Sequence::MAX;
     }
 
     /// It is sent without a pause: something else waits for it, or it has been broken off before.
@@ -258,7 +259,7 @@ impl Resend {
     }
 
     /// What settles is sent with it.
-    pub(crate) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+    pub(crate) fn settle(&mut self, from: Sequence, known_before: Sequence, now: Instant) {
         if self.wants_rows() {
             let (earlier, known) = self.settles_then.unwrap_or((from, known_before));
             self.settles_then = Some((from.min(earlier), known_before.min(known)));
@@ -292,7 +293,7 @@ impl Resend {
     }
 
     /// The first sequence number that its page may lack; `None` when only the store knows.
-    pub(crate) fn missed_from(&self, cursor: u64) -> Option<u64> {
+    pub(crate) fn missed_from(&self, cursor: Sequence) -> Option<Sequence> {
         match self.wants_rows() {
             true => None,
             // On another connection it is expected again.
@@ -302,7 +303,7 @@ impl Resend {
     }
 
     /// True when the log does not reach back to what is to be sent now.
-    pub(crate) fn is_trimmed(&self, log_start: u64, now: Instant) -> bool {
+    pub(crate) fn is_trimmed(&self, log_start: Sequence, now: Instant) -> bool {
         match self.phase {
             Phase::Due(due) => due <= now && self.from < log_start,
             Phase::Sending(Position::Record(at)) => at < log_start,
@@ -311,17 +312,17 @@ impl Resend {
         }
     }
 
-    fn records_from(&self) -> u64 {
+    fn records_from(&self) -> Sequence {
         self.from.min(self.messages_from)
     }
 
     /// True when anything may have changed, behind this place, since it was known what is to be sent.
-    pub(crate) fn is_stale(&self, refreshed: u64) -> bool {
+    pub(crate) fn is_stale(&self, refreshed: Sequence) -> bool {
         self.began_at < refreshed
     }
 
     /// Messages from here on have not been sent.
-    pub(crate) fn messages_missed_from(&self, cursor: u64) -> u64 {
+    pub(crate) fn messages_missed_from(&self, cursor: Sequence) -> Sequence {
         self.messages_from.min(cursor)
     }
 
@@ -350,8 +351,11 @@ impl Resend {
                 self.put_off(times, now)
             }
             Phase::Due(_) => {
-                let first =
-                    if self.wants_rows() { Position::Tombstone(0) } else { Position::Record(self.records_from()) };
+                let first = if self.wants_rows() {
+                    Position::Tombstone(Sequence::ZERO)
+                } else {
+                    Position::Record(self.records_from())
+                };
                 self.phase = Phase::Sending(first);
                 let rows = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len());
                 let room = if self.is_hurried { usize::MAX } else { times.pace.first(rows) };
@@ -411,7 +415,7 @@ impl Resend {
             return;
         }
         if rest == Position::End {
-            (self.is_repeated, self.known_before, self.messages_from) = (true, None, u64::MAX);
+            (self.is_repeated, self.known_before, self.messages_from) = (true, None, Sequence::MAX);
             self.phase = match self.second.take() {
                 Some(second) => {
                     self.is_punctual = true;

@@ -207,6 +207,7 @@ mod tests {
     use crate::{
         change::Change,
         hub::{Accepted, Cleared, EntityEncoder, FrameSink, Hub, Progress, ResumeFrom, delivery::batch::Resent, tests},
+        sequence::Sequence,
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
@@ -274,8 +275,11 @@ mod tests {
     }
 
     fn repeat(hub: &Hub) {
-        let told = 0..hub.core.log_end();
-        hub.fanout.repeat(&Repeat { entity: EVENTS, what: Resent::Settled { told, is_last: false, known_before: 0 } });
+        let told = Sequence::ZERO..hub.core.log_end();
+        hub.fanout.repeat(&Repeat {
+            entity: EVENTS,
+            what: Resent::Settled { told, is_last: false, known_before: Sequence::ZERO },
+        });
     }
 
     fn settles(hub: &Hub) -> bool {

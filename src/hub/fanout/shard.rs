@@ -9,7 +9,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::super::{delivery::batch::Repeat, subscriber::Subscriber};
-use crate::lock::lock;
+use crate::{lock::lock, sequence::Sequence};
 
 /// Sockets written to before a fan-out task lets others run.
 pub(super) const YIELD_EVERY: usize = 128;
@@ -29,23 +29,23 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Begins to serve it, where no task does.
-    pub(super) fn begin(self: &Arc<Self>, log_end: impl FnOnce() -> u64) -> Option<Served> {
+    pub(super) fn begin(self: &Arc<Self>, log_end: impl FnOnce() -> Sequence) -> Option<Served> {
         // The flag is read first, since every subscriber that is woken does so.
         if self.served.load(Ordering::Acquire) || self.served.swap(true, Ordering::AcqRel) {
             return None;
         }
         // Fixed before any subscriber's first round of the slow path, which reads what came earlier.
-        self.position.get_or_init(|| AtomicU64::new(log_end()));
+        self.position.get_or_init(|| AtomicU64::new(log_end().0));
         Some(Served(self.clone()))
     }
 
-    pub(super) fn position(&self) -> u64 {
-        self.position.get().map_or(0, |position| position.load(Ordering::Acquire))
+    pub(super) fn position(&self) -> Sequence {
+        self.position.get().map_or(Sequence::ZERO, |position| Sequence(position.load(Ordering::Acquire)))
     }
 
-    pub(super) fn move_to(&self, end: u64) {
+    pub(super) fn move_to(&self, end: Sequence) {
         if let Some(position) = self.position.get() {
-            position.store(end, Ordering::Release);
+            position.store(end.0, Ordering::Release);
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     store::Log,
     tombstones::Tombstone,
 };
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Sequence};
 
 /// Versions of one object that are compared to find out what a page may be showing. The bound is needed because any page
 /// may change an object often.
@@ -24,24 +24,24 @@ pub(crate) enum PossiblyShown<'l> {
 
 impl Log {
     /// The newest change of an object that is still kept, and its sequence number.
-    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
+    pub(crate) fn newest(&self, entity: EntityIndex, key: &str) -> Option<(Sequence, &ObjectChange)> {
         self.newest_record(entity, key).map(|(sequence, _, change)| (sequence, change))
     }
 
     /// The same, with the record of the change.
-    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Record, &ObjectChange)> {
+    pub(crate) fn newest_record(&self, entity: EntityIndex, key: &str) -> Option<(Sequence, &Record, &ObjectChange)> {
         let sequence = *self.index(entity).newest.get(key)?;
         self.change(sequence).map(|(record, change)| (sequence, record, change))
     }
 
     /// The changes that are the newest of their objects, of one entity.
-    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (u64, &Record, &ObjectChange)> {
+    pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (Sequence, &Record, &ObjectChange)> {
         let newest = self.index(entity).newest.values();
         newest.filter_map(|&sequence| self.change(sequence).map(|(record, change)| (sequence, record, change)))
     }
 
     /// The newest change of an object, unless the entity was refreshed since: then what the object is now is unknown.
-    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(u64, &ObjectChange)> {
+    pub(crate) fn known(&self, entity: EntityIndex, key: &str) -> Option<(Sequence, &ObjectChange)> {
         self.newest(entity, key).filter(|(sequence, _)| *sequence >= self.refreshed(entity))
     }
 
@@ -64,25 +64,25 @@ impl Log {
     }
 
     /// Whether a message was published from a sequence number on.
-    pub(crate) fn has_messages_since(&self, entity: EntityIndex, from: u64) -> bool {
+    pub(crate) fn has_messages_since(&self, entity: EntityIndex, from: Sequence) -> bool {
         self.index(entity).messages > from
     }
 
     /// True when nothing newer than this record is known of its object, nor was the entity refreshed since.
-    pub(crate) fn is_newest(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+    pub(crate) fn is_newest(&self, entity: EntityIndex, key: &str, sequence: Sequence) -> bool {
         let index = self.index(entity);
         index.newest.get(key) == Some(&sequence) && sequence >= index.refreshed
     }
 
     /// Whether an object was published from `sequence` on, or the log does not reach back to that.
-    pub(crate) fn may_have_changed_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+    pub(crate) fn may_have_changed_since(&self, entity: EntityIndex, key: &str, sequence: Sequence) -> bool {
         self.index(entity).newest.get(key).is_some_and(|newest| *newest >= sequence) || self.start(entity) > sequence
     }
 
     /// True when what was published of an object from `sequence` on is all there is to know of it.
-    pub(crate) fn is_whole_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> bool {
+    pub(crate) fn is_whole_since(&self, entity: EntityIndex, key: &str, sequence: Sequence) -> bool {
         let index = self.index(entity);
-        let is_new = |newest: &u64| *newest >= sequence.max(index.refreshed);
+        let is_new = |newest: &Sequence| *newest >= sequence.max(index.refreshed);
         index.newest.get(key).is_some_and(is_new) && self.newest(entity, key).is_none_or(|(_, change)| change.whole)
     }
 
@@ -92,7 +92,7 @@ impl Log {
         &self,
         entity: EntityIndex,
         key: &str,
-        sequence: u64,
+        sequence: Sequence,
     ) -> Option<(&Record, &ObjectChange)> {
         let (newest, record, change) = self.newest_record(entity, key)?;
         let is_there = newest >= sequence.max(self.refreshed(entity)) && change.kind != ChangeKind::Delete;
@@ -100,7 +100,7 @@ impl Log {
     }
 
     /// The newest change of an object, where that was published from `sequence` on and is only a part of the object.
-    pub(crate) fn part_since(&self, entity: EntityIndex, key: &str, sequence: u64) -> Option<(u64, &Record)> {
+    pub(crate) fn part_since(&self, entity: EntityIndex, key: &str, sequence: Sequence) -> Option<(Sequence, &Record)> {
         let (newest, record, change) = self.newest_record(entity, key)?;
         (newest >= sequence && !change.whole).then_some((newest, record))
     }
@@ -110,7 +110,7 @@ impl Log {
     pub(crate) fn shown_since<'l>(
         &'l self,
         newest: &'l ObjectChange,
-        from: u64,
+        from: Sequence,
     ) -> impl Iterator<Item = PossiblyShown<'l>> + 'l {
         let mut prior = Some(&newest.prior);
         let mut compared = 0;
@@ -159,26 +159,26 @@ impl Log {
     }
 
     /// Behind the latest refresh of all scopes: what was published before this may be outdated.
-    pub(crate) fn refreshed(&self, entity: EntityIndex) -> u64 {
+    pub(crate) fn refreshed(&self, entity: EntityIndex) -> Sequence {
         self.index(entity).refreshed
     }
 
     /// The same, with the refreshes of these scopes.
-    pub(crate) fn refreshed_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
+    pub(crate) fn refreshed_for(&self, entity: EntityIndex, scopes: &Scopes) -> Sequence {
         let index = self.index(entity);
         let of_scopes = index.refreshed_scopes.iter().filter(|(_, refreshed)| refreshed.intersects(scopes));
-        of_scopes.map(|(behind, _)| *behind).fold(index.refreshed, u64::max)
+        of_scopes.map(|(behind, _)| *behind).fold(index.refreshed, Sequence::max)
     }
 
     /// The tombstone of an object, where its deletion is the last that is known of it.
-    pub(crate) fn tombstone(&self, entity: EntityIndex, key: &str) -> Option<(u64, &Tombstone)> {
+    pub(crate) fn tombstone(&self, entity: EntityIndex, key: &str) -> Option<(Sequence, &Tombstone)> {
         let index = self.index(entity);
         let sequence = index.newest.get(key).copied().filter(|sequence| *sequence >= index.refreshed)?;
         index.tombstones.by_sequence.get(&sequence).map(|tombstone| (sequence, tombstone))
     }
 
     /// The tombstone of this sequence number, for as long as it is in force.
-    pub(crate) fn tombstone_at(&self, entity: EntityIndex, sequence: u64) -> Option<&Tombstone> {
+    pub(crate) fn tombstone_at(&self, entity: EntityIndex, sequence: Sequence) -> Option<&Tombstone> {
         self.index(entity).tombstones.by_sequence.get(&sequence)
     }
 
@@ -186,19 +186,19 @@ impl Log {
     pub(crate) fn tombstones(
         &self,
         entity: EntityIndex,
-        within: Range<u64>,
-    ) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
+        within: Range<Sequence>,
+    ) -> impl DoubleEndedIterator<Item = (Sequence, &Tombstone)> {
         self.index(entity).tombstones.range(within)
     }
 
     /// Notes that these deletions have been resent to every page that was open.
-    pub(crate) fn tombstones_settled(&mut self, entity: EntityIndex, within: Range<u64>) {
+    pub(crate) fn tombstones_settled(&mut self, entity: EntityIndex, within: Range<Sequence>) {
         let tombstones = &mut self.indexes[usize::from(entity.0)].tombstones;
         tombstones.by_sequence.range_mut(within).for_each(|(_, tombstone)| tombstone.has_settled = true);
     }
 
     /// Removes the tombstone of an object that was deleted before `before` and is in the store again.
-    pub(crate) fn remove_tombstone(&mut self, entity: EntityIndex, key: &str, before: u64) {
+    pub(crate) fn remove_tombstone(&mut self, entity: EntityIndex, key: &str, before: Sequence) {
         let index = &mut self.indexes[usize::from(entity.0)];
         let Some(sequence) = index.newest.get(key).copied().filter(|sequence| *sequence < before) else { return };
         if index.tombstones.remove(sequence).is_some() && !self.records.contains_key(&sequence) {

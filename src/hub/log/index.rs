@@ -13,25 +13,25 @@ use super::{
     share::{Shares, Trimmed},
     tombstones::{Tombstone, Tombstones},
 };
-use crate::{change::ChangeKind, scope::Scopes};
+use crate::{change::ChangeKind, scope::Scopes, sequence::Sequence};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Index {
     /// The newest record of each object by its key, for as long as that record or a tombstone is kept.
     #[serde(skip)]
-    pub(super) newest: HashMap<Arc<str>, u64>,
+    pub(super) newest: HashMap<Arc<str>, Sequence>,
     /// The keys of the objects that are deleted with another, by the key of that one.
     #[serde(skip)]
     pub(super) children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Behind its latest refresh of all scopes.
-    pub(super) refreshed: u64,
+    pub(super) refreshed: Sequence,
     /// Behind its latest message.
     #[serde(skip)]
-    pub(super) messages: u64,
+    pub(super) messages: Sequence,
     /// Behind the latest change that published an object in other scopes than before.
-    pub(super) moved: u64,
+    pub(super) moved: Sequence,
     /// Refreshes of some scopes only, each with the sequence number behind it.
-    pub(super) refreshed_scopes: Vec<(u64, Scopes)>,
+    pub(super) refreshed_scopes: Vec<(Sequence, Scopes)>,
     /// The objects whose newest record is their deletion.
     #[serde(skip)]
     pub(super) tombstones: Tombstones,
@@ -44,11 +44,11 @@ pub(crate) struct Index {
 
 impl Index {
     /// Notes a refresh of these scopes, where the log is kept from `oldest` on.
-    pub(super) fn refresh(&mut self, scopes: &Scopes, sequence: u64, oldest: u64) {
+    pub(super) fn refresh(&mut self, scopes: &Scopes, sequence: Sequence, oldest: Sequence) {
         self.refreshed_scopes.retain(|(behind, known)| *behind > oldest && known != scopes);
         match scopes {
-            Scopes::All => self.refreshed = sequence + 1,
-            scopes => self.refreshed_scopes.push((sequence + 1, scopes.clone())),
+            Scopes::All => self.refreshed = sequence.next(),
+            scopes => self.refreshed_scopes.push((sequence.next(), scopes.clone())),
         }
     }
 
@@ -72,7 +72,7 @@ impl Index {
     pub(super) fn bury(
         &mut self,
         at: Instant,
-        sequence: u64,
+        sequence: Sequence,
         deletion: &ObjectChange,
         scopes: &Scopes,
         earlier: Option<Tombstone>,

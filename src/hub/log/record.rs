@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Sequence};
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
@@ -106,7 +106,7 @@ pub(crate) struct ObjectChange {
     /// page that created it and shows something else.
     pub(crate) is_only_added: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
-    pub(crate) added: Option<u64>,
+    pub(crate) added: Option<Sequence>,
     /// The key of the object that this one is deleted with.
     pub(crate) parent: Option<Arc<str>>,
     /// Of a deletion: the object may have been an exception of a series.
@@ -130,7 +130,7 @@ pub(crate) enum PriorState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Version {
     /// The sequence number of the record that made it so, where there was one.
-    pub(crate) at: Option<u64>,
+    pub(crate) at: Option<Sequence>,
     pub(crate) scopes: Scopes,
     /// All scopes it had been published in by then.
     pub(crate) ever: Scopes,

@@ -12,15 +12,15 @@ use super::{
     times::Times,
     tombstones::Tombstone,
 };
-use crate::{entity::EntityIndex, hub::clock::Clock};
+use crate::{entity::EntityIndex, hub::clock::Clock, sequence::Sequence};
 
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedLog {
-    pub(crate) head: u64,
-    pub(crate) trimmed: u64,
+    pub(crate) head: Sequence,
+    pub(crate) trimmed: Sequence,
     /// When records came, from and until, and the first of them.
-    times: Vec<(u64, u64, u64)>,
+    times: Vec<(u64, u64, Sequence)>,
     /// One for each entity.
     pub(crate) indexes: Vec<Index>,
     /// The oldest first.
@@ -31,7 +31,7 @@ pub(crate) struct SavedLog {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedRecord {
-    pub(crate) sequence: u64,
+    pub(crate) sequence: Sequence,
     age: u64,
     /// It is a change, and the newest of its object.
     is_newest: bool,
@@ -41,7 +41,7 @@ pub(crate) struct SavedRecord {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedTombstone {
-    sequence: u64,
+    sequence: Sequence,
     age: u64,
     pub(crate) entity: EntityIndex,
     pub(crate) tombstone: Tombstone,
@@ -64,7 +64,7 @@ impl Log {
             SavedRecord { sequence, age: clock.age(stored.at), is_newest, record }
         });
         let tombstones = (0_u16..).map(EntityIndex).zip(&self.indexes).flat_map(|(entity, index)| {
-            let all = index.tombstones.range(0..u64::MAX);
+            let all = index.tombstones.range(Sequence::ZERO..Sequence::MAX);
             all.map(move |(sequence, tombstone)| SavedTombstone {
                 sequence,
                 age: clock.age(tombstone.at),
@@ -120,7 +120,7 @@ impl Log {
 
 impl Index {
     /// Nothing is known of an entity before this.
-    pub(crate) fn unknown_before(sequence: u64) -> Self {
+    pub(crate) fn unknown_before(sequence: Sequence) -> Self {
         let mut unknown = Self::default();
         unknown.trimmed.all = sequence;
         unknown

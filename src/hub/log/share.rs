@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use crate::scope::Scopes;
+use crate::{scope::Scopes, sequence::Sequence};
 
 /// Sets of scopes for which the trimmed records are counted apart.
 const MAX_TRIMMED: usize = 1024;
@@ -33,7 +33,7 @@ struct Share {
     scopes: Scopes,
     cost: usize,
     /// Its records, the oldest first.
-    sequences: VecDeque<u64>,
+    sequences: VecDeque<Sequence>,
 }
 
 impl Shares {
@@ -42,13 +42,13 @@ impl Shares {
     }
 
     /// The oldest record of the costliest share.
-    pub(super) fn next_to_drop(&self) -> Option<u64> {
+    pub(super) fn next_to_drop(&self) -> Option<Sequence> {
         let (_, number) = self.by_cost.last()?;
         self.shares.get(*number)?.sequences.front().copied()
     }
 
     /// Counts a record; returns the number of its share.
-    pub(super) fn add(&mut self, scopes: &Scopes, sequence: u64, cost: usize) -> usize {
+    pub(super) fn add(&mut self, scopes: &Scopes, sequence: Sequence, cost: usize) -> usize {
         let is_same = self.shares.get(self.latest).is_some_and(|latest| latest.scopes == *scopes);
         let number = if is_same { self.latest } else { self.number(scopes) };
         self.latest = number;
@@ -67,7 +67,7 @@ impl Shares {
     }
 
     /// Takes a record off its share.
-    pub(super) fn remove(&mut self, number: usize, sequence: u64, cost: usize) {
+    pub(super) fn remove(&mut self, number: usize, sequence: Sequence, cost: usize) {
         let Some(share) = self.shares.get_mut(number) else { return };
         // For whatever reason a record is dropped, it is the oldest of its share.
         if share.sequences.front() == Some(&sequence) {
@@ -96,14 +96,14 @@ impl Shares {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Trimmed {
     /// Behind the newest dropped record of all scopes.
-    pub(super) all: u64,
+    pub(super) all: Sequence,
     /// The same, of records of some scopes.
-    scopes: HashMap<Scopes, u64>,
+    scopes: HashMap<Scopes, Sequence>,
 }
 
 impl Trimmed {
-    pub(super) fn note(&mut self, audience: &Scopes, sequence: u64) {
-        let behind = sequence + 1;
+    pub(super) fn note(&mut self, audience: &Scopes, sequence: Sequence) {
+        let behind = sequence.next();
         match audience {
             Scopes::None => {}
             Scopes::All => self.all = self.all.max(behind),
@@ -112,21 +112,21 @@ impl Trimmed {
                 let known = self.scopes.entry(some.clone()).or_default();
                 *known = behind.max(*known);
                 if self.scopes.len() > MAX_TRIMMED {
-                    self.all = self.scopes.drain().map(|(_, behind)| behind).fold(self.all, u64::max);
+                    self.all = self.scopes.drain().map(|(_, behind)| behind).fold(self.all, Sequence::max);
                 }
             }
         }
     }
 
     /// Behind the newest record that was dropped, of any scopes.
-    pub(super) fn for_all(&self) -> u64 {
-        self.scopes.values().copied().fold(self.all, u64::max)
+    pub(super) fn for_all(&self) -> Sequence {
+        self.scopes.values().copied().fold(self.all, Sequence::max)
     }
 
     /// Behind the newest dropped record that a page with these scopes could receive.
-    pub(super) fn for_scopes(&self, recipient: &Scopes) -> u64 {
+    pub(super) fn for_scopes(&self, recipient: &Scopes) -> Sequence {
         let concerned = self.scopes.iter().filter(|(audience, _)| audience.intersects(recipient));
-        concerned.map(|(_, behind)| *behind).fold(self.all, u64::max)
+        concerned.map(|(_, behind)| *behind).fold(self.all, Sequence::max)
     }
 }
 
@@ -142,13 +142,13 @@ mod tests {
     fn the_oldest_record_of_the_costliest_share_is_dropped_first() {
         let mut shares = Shares::default();
         let records = [("a", 5), ("b", 3), ("a", 1), ("b", 4)].into_iter().enumerate();
-        let add = |(sequence, (name, grains))| shares.add(&scopes(name), sequence as u64, grains * GRAIN);
+        let add = |(sequence, (name, grains))| shares.add(&scopes(name), Sequence(sequence as u64), grains * GRAIN);
         let numbers: Vec<usize> = records.map(add).collect();
         let mut gone = Vec::new();
         for grains in [3, 5, 4, 1] {
             let next = shares.next_to_drop().unwrap();
-            gone.push(next);
-            shares.remove(numbers[next as usize], next, grains * GRAIN);
+            gone.push(next.0);
+            shares.remove(numbers[next.0 as usize], next, grains * GRAIN);
         }
         assert_eq!(gone, [1, 0, 3, 2]);
         assert_eq!((shares.cost(), shares.next_to_drop(), shares.numbers.len(), shares.by_cost.len()), (0, None, 0, 0));
@@ -157,16 +157,16 @@ mod tests {
     #[test]
     fn trimmed_records_count_for_the_scopes_that_could_receive_them() {
         let mut trimmed = Trimmed::default();
-        trimmed.note(&scopes("a"), 4);
-        trimmed.note(&scopes("b"), 7);
-        trimmed.note(&scopes("b"), 5);
-        let of = |trimmed: &Trimmed, name| trimmed.for_scopes(&scopes(name));
+        trimmed.note(&scopes("a"), Sequence(4));
+        trimmed.note(&scopes("b"), Sequence(7));
+        trimmed.note(&scopes("b"), Sequence(5));
+        let of = |trimmed: &Trimmed, name| trimmed.for_scopes(&scopes(name)).0;
         assert_eq!((of(&trimmed, "a"), of(&trimmed, "b"), of(&trimmed, "c")), (5, 8, 0));
-        assert_eq!((trimmed.for_scopes(&Scopes::All), trimmed.for_all()), (8, 8));
-        trimmed.note(&Scopes::All, 5);
+        assert_eq!((trimmed.for_scopes(&Scopes::All), trimmed.for_all()), (Sequence(8), Sequence(8)));
+        trimmed.note(&Scopes::All, Sequence(5));
         assert_eq!((of(&trimmed, "a"), of(&trimmed, "b"), of(&trimmed, "c")), (6, 8, 6));
         for number in 0..=MAX_TRIMMED as u64 {
-            trimmed.note(&scopes(&number.to_string()), number);
+            trimmed.note(&scopes(&number.to_string()), Sequence(number));
         }
         assert!(trimmed.scopes.len() <= MAX_TRIMMED && of(&trimmed, "c") >= 8, "too many to count apart: all scopes");
     }

@@ -16,7 +16,7 @@ use super::{
     record::{ObjectChange, PriorState, Record, RecordKind},
     times::Times,
 };
-use crate::{change::ChangeKind, entity::EntityIndex, hub::upsert::Upsert, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, hub::upsert::Upsert, scope::Scopes, sequence::Sequence};
 
 /// How much history is kept; the first limit that is reached counts.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +50,9 @@ pub(super) struct Stored {
 pub(crate) struct Log {
     pub(super) limits: LogLimits,
     /// Boxed, since a tree moves its entries about.
-    pub(super) records: BTreeMap<u64, Box<Stored>>,
+    pub(super) records: BTreeMap<Sequence, Box<Stored>>,
     /// The sequence number the next record will get.
-    pub(super) head: u64,
+    pub(super) head: Sequence,
     bytes: usize,
     /// The bytes of the cached upserts.
     upsert_bytes: AtomicUsize,
@@ -60,7 +60,7 @@ pub(crate) struct Log {
     /// One for each entity.
     pub(super) indexes: Vec<Index>,
     /// Behind the newest record that was dropped.
-    pub(super) trimmed: u64,
+    pub(super) trimmed: Sequence,
 }
 
 impl Log {
@@ -68,32 +68,32 @@ impl Log {
         Self {
             limits,
             records: BTreeMap::new(),
-            head: 0,
+            head: Sequence::ZERO,
             bytes: 0,
             upsert_bytes: AtomicUsize::new(0),
             times: Times::default(),
             indexes: (0..entities).map(|_| Index::default()).collect(),
-            trimmed: 0,
+            trimmed: Sequence::ZERO,
         }
     }
 
     /// The sequence number the next record will get.
-    pub(crate) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> Sequence {
         self.head
     }
 
     /// Behind the newest record that was dropped: from here on nothing is missing, of whichever entity.
-    pub(crate) fn trimmed(&self) -> u64 {
+    pub(crate) fn trimmed(&self) -> Sequence {
         self.trimmed
     }
 
     /// From here on no record of an entity is missing that a page with these scopes could receive.
-    pub(crate) fn start_for(&self, entity: EntityIndex, scopes: &Scopes) -> u64 {
+    pub(crate) fn start_for(&self, entity: EntityIndex, scopes: &Scopes) -> Sequence {
         self.index(entity).trimmed.for_scopes(scopes)
     }
 
     /// From here on no record of an entity is missing.
-    pub(crate) fn start(&self, entity: EntityIndex) -> u64 {
+    pub(crate) fn start(&self, entity: EntityIndex) -> Sequence {
         self.index(entity).trimmed.for_all()
     }
 
@@ -103,24 +103,24 @@ impl Log {
     }
 
     /// The sequence number of the first record that was appended this long ago or later, or shortly before.
-    pub(crate) fn position(&self, now: Instant, ago: Duration) -> u64 {
-        now.checked_sub(ago).map_or(0, |then| self.times.position(then).unwrap_or(self.head))
+    pub(crate) fn position(&self, now: Instant, ago: Duration) -> Sequence {
+        now.checked_sub(ago).map_or(Sequence::ZERO, |then| self.times.position(then).unwrap_or(self.head))
     }
 
     /// The records from `from` on that are kept, with their sequence numbers.
-    pub(crate) fn since(&self, from: u64) -> impl Iterator<Item = (u64, &Record)> {
+    pub(crate) fn since(&self, from: Sequence) -> impl Iterator<Item = (Sequence, &Record)> {
         self.records.range(from..).map(|(&sequence, stored)| (sequence, &stored.record))
     }
 
     /// The record of this sequence number, where that is a change and still kept.
-    pub(crate) fn change(&self, sequence: u64) -> Option<(&Record, &ObjectChange)> {
+    pub(crate) fn change(&self, sequence: Sequence) -> Option<(&Record, &ObjectChange)> {
         let record = &self.records.get(&sequence)?.record;
         Some((record, record.change()?))
     }
 
     /// A record as a replay sends it; `encode` is called the first time. `None` where the record is gone, or there is no
     /// room to keep what was encoded.
-    pub(crate) fn upsert(&self, sequence: u64, encode: impl FnOnce() -> Upsert) -> Option<&Upsert> {
+    pub(crate) fn upsert(&self, sequence: Sequence, encode: impl FnOnce() -> Upsert) -> Option<&Upsert> {
         let kept = &self.records.get(&sequence)?.upsert;
         // Far from the limit, else it would be dropped soon.
         if kept.get().is_none() && self.all_bytes() > self.limits.bytes / 4 * 3 {
@@ -138,7 +138,7 @@ impl Log {
     }
 
     /// The oldest record that is kept, or else the next.
-    pub(super) fn oldest(&self) -> u64 {
+    pub(super) fn oldest(&self) -> Sequence {
         self.records.first_key_value().map_or(self.head, |(&oldest, _)| oldest)
     }
 
@@ -159,7 +159,7 @@ impl Log {
                 };
                 index.has_claims_apart |= change.is_claim && change.key != change.id;
                 if matches!(&change.prior, PriorState::Known(state) if state.scopes != record.scopes) {
-                    index.moved = sequence + 1;
+                    index.moved = sequence.next();
                 }
                 if let Some((_, known)) = known {
                     index.remove_child(known);
@@ -175,16 +175,16 @@ impl Log {
         }
         self.times.note(now, sequence);
         self.store(sequence, now, record);
-        self.head += 1;
+        self.head = self.head.next();
         self.trim(now);
     }
 
     /// Keeps a record that its index knows.
-    pub(super) fn store(&mut self, sequence: u64, at: Instant, record: Record) {
+    pub(super) fn store(&mut self, sequence: Sequence, at: Instant, record: Record) {
         let cost = self.cost(&record);
         let index = &mut self.indexes[usize::from(record.entity.0)];
         if matches!(record.kind, RecordKind::Message) {
-            index.messages = sequence + 1;
+            index.messages = sequence.next();
         }
         let share = index.shares.add(&record.scopes, sequence, cost);
         self.bytes += record.bytes();
@@ -199,7 +199,7 @@ impl Log {
             *self.upsert_bytes.get_mut() = 0;
         }
         while let Some((&oldest, stored)) = self.records.first_key_value() {
-            let is_old = now.saturating_duration_since(stored.at) > self.limits.age && oldest + 1 < self.head;
+            let is_old = now.saturating_duration_since(stored.at) > self.limits.age && oldest.next() < self.head;
             let is_over = self.records.len() > self.limits.records || self.all_bytes() > self.limits.bytes;
             match is_old {
                 true => self.drop_record(oldest),
@@ -211,19 +211,19 @@ impl Log {
     }
 
     /// The oldest record of the costliest share, or else the oldest.
-    fn next_to_drop(&self) -> u64 {
+    fn next_to_drop(&self) -> Sequence {
         let costliest = self.indexes.iter().max_by_key(|index| index.shares.cost());
-        let next = costliest.and_then(|index| index.shares.next_to_drop()).filter(|next| next + 1 < self.head);
+        let next = costliest.and_then(|index| index.shares.next_to_drop()).filter(|next| next.next() < self.head);
         next.unwrap_or_else(|| self.oldest())
     }
 
-    fn drop_record(&mut self, sequence: u64) {
+    fn drop_record(&mut self, sequence: Sequence) {
         let Some(stored) = self.records.remove(&sequence) else { return };
         let Stored { record, share, upsert, .. } = &*stored;
         let cost = self.cost(record);
         self.bytes -= record.bytes();
         *self.upsert_bytes.get_mut() -= upsert.get().map_or(0, Upsert::bytes);
-        self.trimmed = self.trimmed.max(sequence + 1);
+        self.trimmed = self.trimmed.max(sequence.next());
         self.times.forget_before(self.oldest());
         let index = &mut self.indexes[usize::from(record.entity.0)];
         index.shares.remove(*share, sequence, cost);

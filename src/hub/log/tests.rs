@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{change::ChangeKind, entity::EntityIndex, hub::encoder::EntityEncoder, scope::Scopes};
+use crate::{change::ChangeKind, entity::EntityIndex, hub::encoder::EntityEncoder, scope::Scopes, sequence::Sequence};
 
 fn record(id: &str, size: usize) -> Record {
     let frame = Bytes::from(vec![b'x'; size]);
@@ -50,10 +50,10 @@ fn a_reader_that_lags_sees_where_the_log_starts() {
     for id in ["a", "b", "c"] {
         log.append(Instant::now(), record(id, 1));
     }
-    assert_eq!((log.start(EntityIndex(0)), log.trimmed()), (1, 1), "record 0 is gone");
-    let rest: Vec<u64> = log.since(0).map(|(sequence, _)| sequence).collect();
+    assert_eq!((log.start(EntityIndex(0)), log.trimmed()), (Sequence(1), Sequence(1)), "record 0 is gone");
+    let rest: Vec<u64> = log.since(Sequence::ZERO).map(|(sequence, _)| sequence.0).collect();
     assert_eq!(rest, [1, 2]);
-    assert_eq!(log.since(3).count(), 0, "the head reads nothing");
+    assert_eq!(log.since(Sequence(3)).count(), 0, "the head reads nothing");
 }
 
 fn of(entity: u16, scope: &str, id: &str, size: usize) -> Record {
@@ -76,8 +76,8 @@ fn neither_an_entity_nor_a_tenant_displaces_the_history_of_others() {
     }
     assert!(log.newest(EntityIndex(1), "a").is_some() && log.newest(EntityIndex(0), "b").is_some());
     let start = |entity, scope: &str| log.start_for(EntityIndex(entity), &[scope].into_iter().collect());
-    assert_eq!([start(0, "south"), start(1, "south"), start(1, "north")], [0; 3]);
-    assert!(start(0, "north") > 90 && log.start(EntityIndex(0)) == start(0, "north"));
+    assert_eq!([start(0, "south"), start(1, "south"), start(1, "north")], [Sequence::ZERO; 3]);
+    assert!(start(0, "north") > Sequence(90) && log.start(EntityIndex(0)) == start(0, "north"));
     assert!(log.size().1 <= 10_000);
 }
 
@@ -102,7 +102,7 @@ fn trimmed_records_count_for_the_past_scopes_of_their_object() {
     }
     log.append(Instant::now(), moved);
     log.append(Instant::now(), of(0, "south", "b", 1));
-    let start = |scope: &str| log.start_for(EntityIndex(0), &scopes(scope));
+    let start = |scope: &str| log.start_for(EntityIndex(0), &scopes(scope)).0;
     assert_eq!((start("north"), start("south"), start("west")), (1, 1, 0));
 }
 
@@ -112,7 +112,7 @@ async fn expired_records_are_dropped_with_the_next_append() {
     log.append(Instant::now(), record("a", 1));
     tokio::time::advance(Duration::from_secs(3601)).await;
     log.append(Instant::now(), record("b", 1));
-    assert_eq!((log.start(EntityIndex(0)), log.size().0), (1, 1));
+    assert_eq!((log.start(EntityIndex(0)), log.size().0), (Sequence(1), 1));
 }
 
 #[test]
@@ -123,15 +123,15 @@ fn cached_upserts_count_as_bytes_and_are_dropped_first() {
     let encoder = EntityEncoder::new("events", "event");
     let object = Bytes::from(format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(1000)));
     for _ in 0..2 {
-        log.upsert(0, || encoder.encode_upsert(&object, true)).unwrap();
+        log.upsert(Sequence(0), || encoder.encode_upsert(&object, true)).unwrap();
     }
     let after = log.size().1;
     assert!(after > before + 2000 && after < before + 2500, "cached once, as add and update: {before} {after}");
-    assert!(log.upsert(1, || encoder.encode_upsert(&object, true)).is_none(), "there is no such record");
+    assert!(log.upsert(Sequence(1), || encoder.encode_upsert(&object, true)).is_none(), "there is no such record");
     log.append(Instant::now(), record("b", 2000));
     assert_eq!(log.size(), (2, 2 * before + 1900), "no record has to go for it");
     log.append(Instant::now(), record("c", 1000));
-    assert!(log.upsert(2, || encoder.encode_upsert(&object, true)).is_none(), "there is little room");
+    assert!(log.upsert(Sequence(2), || encoder.encode_upsert(&object, true)).is_none(), "there is little room");
     assert_eq!(log.size().0, 3);
 }
 
@@ -139,7 +139,7 @@ fn cached_upserts_count_as_bytes_and_are_dropped_first() {
 fn one_record_larger_than_the_log_is_kept() {
     let mut log = log(10, 100);
     log.append(Instant::now(), record("a", 5000));
-    assert_eq!(log.since(0).count(), 1);
+    assert_eq!(log.since(Sequence(0)).count(), 1);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn the_newest_record_of_an_object_is_found_while_it_is_kept() {
     log.append(Instant::now(), record("a", 1));
     log.append(Instant::now(), record("a", 2));
     assert_eq!(log.newest(EntityIndex(0), "a").unwrap().1.object.len(), 2);
-    assert!(log.is_newest(EntityIndex(0), "a", 1) && !log.is_newest(EntityIndex(0), "a", 0));
+    assert!(log.is_newest(EntityIndex(0), "a", Sequence(1)) && !log.is_newest(EntityIndex(0), "a", Sequence(0)));
     log.append(Instant::now(), record("b", 1));
     log.append(Instant::now(), record("c", 1));
     assert!(log.newest(EntityIndex(0), "a").is_none(), "dropped");
@@ -181,7 +181,9 @@ fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
 }
 
 fn tombstone(log: &Log) -> Vec<(u64, String)> {
-    log.tombstones(EntityIndex(0), 0..u64::MAX).map(|(at, tombstone)| (at, tombstone.id.to_string())).collect()
+    log.tombstones(EntityIndex(0), Sequence(0)..Sequence::MAX)
+        .map(|(at, tombstone)| (at.0, tombstone.id.to_string()))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +195,7 @@ async fn tombstones_outlive_their_records() {
     }
     let kept = [(1, "b"), (2, "c"), (3, "d"), (4, "e")].map(|(at, id)| (at, id.to_owned()));
     assert_eq!(tombstone(&log), kept, "four at most");
-    assert_eq!([5, 15, 500].map(|seconds| log.position(Instant::now(), Duration::from_secs(seconds))), [5, 4, 3]);
+    assert_eq!([5, 15, 500].map(|seconds| log.position(Instant::now(), Duration::from_secs(seconds)).0), [5, 4, 3]);
     // One is used again, of another the day is over.
     log.append(Instant::now(), change(ChangeKind::Add, "c", None));
     tokio::time::advance(Duration::from_secs(24 * 3600 - 25)).await;
@@ -211,7 +213,7 @@ async fn tombstones_are_bounded_by_bytes_and_one_entity_displaces_no_others() {
     for number in 0..2000 {
         log.append(Instant::now(), delete(0, &format!("{number}{}", "x".repeat(250))));
     }
-    let kept = |entity| log.tombstones(EntityIndex(entity), 0..u64::MAX).count();
+    let kept = |entity| log.tombstones(EntityIndex(entity), Sequence(0)..Sequence::MAX).count();
     assert_eq!((kept(0), kept(1)), (100_000 / (300 + 3 * 254 + 9), 1), "id, key and object");
     assert_eq!(log.indexes[0].newest.len(), kept(0));
 }
@@ -222,11 +224,13 @@ fn an_update_knows_when_its_object_was_added_and_is_whole_only_if_marked_so() {
     for (kind, id) in [(ChangeKind::Add, "a"), (ChangeKind::Update, "a"), (ChangeKind::Update, "b")] {
         log.append(Instant::now(), change(kind, id, None));
     }
-    let added = |log: &Log, id| log.newest(EntityIndex(0), id).unwrap().1.added;
+    let added = |log: &Log, id| log.newest(EntityIndex(0), id).unwrap().1.added.map(|at| at.0);
     assert_eq!((added(&log, "a"), added(&log, "b")), (Some(0), None));
-    assert!(!log.is_whole_since(EntityIndex(0), "a", 0), "the update is a part");
+    assert!(!log.is_whole_since(EntityIndex(0), "a", Sequence(0)), "the update is a part");
     log.append(Instant::now(), change(ChangeKind::Delete, "a", None));
-    assert!(log.is_whole_since(EntityIndex(0), "a", 3) && !log.is_whole_since(EntityIndex(0), "a", 4));
+    assert!(
+        log.is_whole_since(EntityIndex(0), "a", Sequence(3)) && !log.is_whole_since(EntityIndex(0), "a", Sequence(4))
+    );
 }
 
 #[test]
@@ -268,11 +272,12 @@ fn an_object_back_in_the_store_loses_its_tombstone() {
     }
     log.append(Instant::now(), change(ChangeKind::Add, "x", None));
     for id in ["a", "d", "unknown"] {
-        log.remove_tombstone(EntityIndex(0), id, 4);
+        log.remove_tombstone(EntityIndex(0), id, Sequence(4));
     }
     // Deleted since the store was asked.
-    log.remove_tombstone(EntityIndex(0), "c", 2);
-    let tombstone: Vec<&str> = log.tombstones(EntityIndex(0), 0..9).map(|(_, tombstone)| &*tombstone.id).collect();
+    log.remove_tombstone(EntityIndex(0), "c", Sequence(2));
+    let tombstone: Vec<&str> =
+        log.tombstones(EntityIndex(0), Sequence(0)..Sequence(9)).map(|(_, tombstone)| &*tombstone.id).collect();
     assert_eq!(tombstone, ["b", "c"]);
     log.append(Instant::now(), change(ChangeKind::Add, "y", None));
     let mut known: Vec<&str> = log.indexes[0].newest.keys().map(|id| &**id).collect();
@@ -288,7 +293,7 @@ fn a_deletion_knows_since_when_its_object_existed() {
     }
     for (id, since) in [("a", Some(0)), ("b", Some(2)), ("c", None), ("a", None)] {
         log.append(Instant::now(), change(ChangeKind::Delete, id, None));
-        assert_eq!(log.newest(EntityIndex(0), id).unwrap().1.added, since, "{id}");
+        assert_eq!(log.newest(EntityIndex(0), id).unwrap().1.added.map(|at| at.0), since, "{id}");
     }
 }
 
@@ -303,12 +308,12 @@ proptest! {
         for (count, (id, size)) in writes.iter().enumerate() {
             log.append(Instant::now(), record(&id.to_string(), *size));
             let (kept, cost) = log.size();
-            prop_assert_eq!(log.end(), count as u64 + 1);
+            prop_assert_eq!(log.end().0, count as u64 + 1);
             prop_assert!(kept == 1 || (kept <= records && cost <= bytes));
-            let sequences: Vec<u64> = log.since(0).map(|(s, _)| s).collect();
-            prop_assert_eq!(sequences, (log.start(EntityIndex(0))..log.end()).collect::<Vec<_>>());
+            let sequences: Vec<u64> = log.since(Sequence::ZERO).map(|(at, _)| at.0).collect();
+            prop_assert_eq!(sequences, (log.start(EntityIndex(0)).0..log.end().0).collect::<Vec<_>>());
             let (sequence, newest) = log.newest(EntityIndex(0), &id.to_string()).unwrap();
-            prop_assert_eq!((sequence, newest.object.len()), (count as u64, *size));
+            prop_assert_eq!((sequence.0, newest.object.len()), (count as u64, *size));
             prop_assert!(log.indexes[0].newest.len() <= kept);
         }
     }

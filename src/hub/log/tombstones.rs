@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::text;
-use crate::scope::Scopes;
+use crate::{scope::Scopes, sequence::Sequence};
 
 /// What one tombstone costs besides its texts: the entry, its entry in the index, and what an allocation needs.
 const OVERHEAD: usize = 300;
@@ -55,29 +55,29 @@ impl Tombstone {
 /// The tombstones of one entity, by the sequence numbers of the deletions.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
-    pub(super) by_sequence: BTreeMap<u64, Tombstone>,
+    pub(super) by_sequence: BTreeMap<Sequence, Tombstone>,
     pub(super) bytes: usize,
 }
 
 impl Tombstones {
-    pub(super) fn insert(&mut self, sequence: u64, tombstone: Tombstone) {
+    pub(super) fn insert(&mut self, sequence: Sequence, tombstone: Tombstone) {
         self.bytes += tombstone.bytes();
         self.by_sequence.insert(sequence, tombstone);
     }
 
-    pub(super) fn remove(&mut self, sequence: u64) -> Option<Tombstone> {
+    pub(super) fn remove(&mut self, sequence: Sequence) -> Option<Tombstone> {
         let removed = self.by_sequence.remove(&sequence)?;
         self.bytes -= removed.bytes();
         Some(removed)
     }
 
-    pub(super) fn pop_oldest(&mut self) -> Option<(u64, Tombstone)> {
+    pub(super) fn pop_oldest(&mut self) -> Option<(Sequence, Tombstone)> {
         let (sequence, removed) = self.by_sequence.pop_first()?;
         self.bytes -= removed.bytes();
         Some((sequence, removed))
     }
 
-    pub(super) fn range(&self, within: Range<u64>) -> impl DoubleEndedIterator<Item = (u64, &Tombstone)> {
+    pub(super) fn range(&self, within: Range<Sequence>) -> impl DoubleEndedIterator<Item = (Sequence, &Tombstone)> {
         self.by_sequence.range(within).map(|(&sequence, tombstone)| (sequence, tombstone))
     }
 }

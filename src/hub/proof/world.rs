@@ -31,6 +31,7 @@ use crate::{
     },
     lock::lock,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 const EVENTS: EntityIndex = EntityIndex(0);
@@ -180,7 +181,7 @@ struct Client {
     page: Page,
     session: u128,
     /// Epoch and sequence number of its handshake.
-    key: Option<(u64, u64)>,
+    key: Option<(u64, Sequence)>,
     socket: Option<u64>,
     has_list: bool,
     direct: bool,
@@ -217,9 +218,9 @@ enum Event {
     CloseForm(usize),
     /// The head of a request; its body may take longer.
     Comes(usize, Request),
-    Arrives(usize, Request, Activity, u64),
-    Commits(usize, Request, Activity, u64),
-    Told(Vec<Change>, u64),
+    Arrives(usize, Request, Activity, Sequence),
+    Commits(usize, Request, Activity, Sequence),
+    Told(Vec<Change>, Sequence),
     Leaves(usize, u64, Answer, Activity),
     Answered(usize, u64, Answer),
     Frames(u64, Vec<Bytes>),
@@ -228,7 +229,7 @@ enum Event {
     Dark(usize),
     Cut(usize),
     FoundDead(u64),
-    Asked(u64, u64),
+    Asked(u64, Sequence),
     Snapshot(u64, Arc<SnapshotFrames>, Option<SnapshotFrames>),
     Import,
     /// Its user may see other rooms from now on.
@@ -664,7 +665,7 @@ impl World {
     }
 
     /// What the application's hook reads for somebody; where a view filters, it reads everything.
-    fn snapshot(&self, client: usize, at: u64, identity: &Identity) -> SnapshotFrames {
+    fn snapshot(&self, client: usize, at: Sequence, identity: &Identity) -> SnapshotFrames {
         let mut rows = self.store.list();
         if self.privacy == Privacy::Scoped {
             rows.retain(|row| identity.scopes().any(|scope| text(row, "room") == scope));
@@ -855,7 +856,7 @@ impl World {
         }
     }
 
-    fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: u64) {
+    fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: Sequence) {
         let ok = |action| Answer::Ok { tid: None, action: Some(action) };
         let before = request.id.as_deref().and_then(|id| self.store.get(id));
         let seen = before.as_ref().is_some_and(|row| self.clients[at].sees(row));
@@ -986,7 +987,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, changes: &[Change], began: Option<u64>) {
+    fn tell(&mut self, changes: &[Change], began: Option<Sequence>) {
         for change in changes {
             self.note(|| format!("told: {:?} {}", change.kind(), change.object()));
         }

@@ -22,6 +22,7 @@ use crate::{
         sessions::SavedSession,
     },
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// What another release has written may mean something else, and its objects have passed other checks.
@@ -101,7 +102,7 @@ impl Content {
         if configured.iter().any(|entity| !entities.contains(entity)) {
             // Nobody has logged what happened to an entity that is new, or was another. A page may stand at the head: it
             // has missed something all the same.
-            log.head += 1;
+            log.head = log.head.next();
             log.trimmed = log.head;
         }
         let mut saved = mem::take(&mut log.indexes);
@@ -162,7 +163,7 @@ fn share_id(id: &Arc<str>, key: &mut Arc<str>) {
 }
 
 /// The object of the change of this sequence number.
-fn object_of(sequence: u64, records: &[SavedRecord]) -> Option<&Bytes> {
+fn object_of(sequence: Sequence, records: &[SavedRecord]) -> Option<&Bytes> {
     let at = records.binary_search_by_key(&sequence, |saved| saved.sequence).ok()?;
     match &records[at].record.kind {
         RecordKind::Change(change) => Some(&change.object),

@@ -19,6 +19,7 @@ use crate::{
     lock::lock,
     log_file::{self, Found, LogFile},
     observe::Observer,
+    sequence::Sequence,
 };
 
 /// After a restart, deletions are resent no sooner than this: until then most pages have not come back.
@@ -129,7 +130,7 @@ fn take_up(core: &Core, content: Content, clock: &Clock) -> usize {
     core.sessions.restore(content.sessions, clock);
     for (entity, schedule) in (0..).map(EntityIndex).zip(lock(&core.reminders).iter_mut()) {
         // Every page has had what was due by then.
-        schedule.due(&log, entity, &core.times.reminders, 0, clock.at(0));
+        schedule.due(&log, entity, &core.times.reminders, Sequence::ZERO, clock.at(0));
     }
     core.reminds_from.get_or_init(|| clock.now + PAGES_COME_BACK);
     log.size().0
@@ -139,7 +140,7 @@ fn take_up(core: &Core, content: Content, clock: &Clock) -> usize {
 fn content(core: &Core, epoch: &Epoch) -> Content {
     let clock = Clock::new(Instant::now(), Duration::ZERO);
     let written = wall_clock();
-    let (log, unsettled): (_, Vec<Option<u64>>) = {
+    let (log, unsettled): (_, Vec<Option<Sequence>>) = {
         let log = lock(&core.log);
         let settles = lock(&core.settles);
         (log.saved(&clock), settles.iter().map(|settle| settle.unsettled_from()).collect())

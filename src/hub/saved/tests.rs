@@ -17,6 +17,7 @@ use crate::{
         tests::times,
     },
     scope::Scopes,
+    sequence::Sequence,
 };
 
 const EVENTS: EntityIndex = EntityIndex(0);
@@ -145,12 +146,12 @@ fn answers(hub: &Hub) -> Vec<String> {
     let log = lock(&hub.core.log);
     let mut answers = vec![format!("{:?} {:?}", log.end(), log.size())];
     for millis in [0, 1, 50, 1000, 60_000, 1_000_000] {
-        answers.push(format!("{}", log.position(Instant::now(), Duration::from_millis(millis))));
+        answers.push(format!("{:?}", log.position(Instant::now(), Duration::from_millis(millis))));
     }
     for entity in [EVENTS, TASKS] {
         for names in SCOPES {
             let scopes: Scopes = names.iter().copied().collect();
-            answers.push(format!("{} {}", log.start_for(entity, &scopes), log.refreshed_for(entity, &scopes)));
+            answers.push(format!("{:?} {:?}", log.start_for(entity, &scopes), log.refreshed_for(entity, &scopes)));
         }
         answers.push(format!("{} {}", log.has_moves(entity), log.has_claims_apart(entity)));
         for id in 1..6 {
@@ -160,9 +161,9 @@ fn answers(hub: &Hub) -> Vec<String> {
             answers.push(format!("{children:?} {:?}", log.published_scopes(entity, &id)));
             answers.push(format!("{:?} {:?}", log.newest(entity, &id), log.tombstone(entity, &id)));
         }
-        answers.push(format!("{:?}", log.tombstones(entity, 0..u64::MAX).collect::<Vec<_>>()));
+        answers.push(format!("{:?}", log.tombstones(entity, Sequence(0)..Sequence::MAX).collect::<Vec<_>>()));
     }
-    let records: Vec<_> = log.since(0).collect();
+    let records: Vec<_> = log.since(Sequence(0)).collect();
     answers.push(format!("{records:?}"));
     answers
 }
@@ -170,7 +171,7 @@ fn answers(hub: &Hub) -> Vec<String> {
 /// What is in a log, but for its times.
 fn told(hub: &Hub) -> Vec<String> {
     let log = lock(&hub.core.log);
-    let records = log.since(0).map(|record| format!("{record:?}"));
+    let records = log.since(Sequence(0)).map(|record| format!("{record:?}"));
     let of = |entity| (1..6).map(move |id| (entity, id.to_string()));
     let objects = of(EVENTS).chain(of(TASKS)).map(|(entity, id)| {
         let tombstone = log.tombstone(entity, &id).map(|(at, tombstone)| (at, &tombstone.scopes, &tombstone.last));
@@ -238,7 +239,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
                 RecordKind::Message => "message",
                 RecordKind::Refresh => "refresh",
             };
-            log.since(0).map(|(_, record)| name(&record.kind)).collect::<Vec<_>>()
+            log.since(Sequence(0)).map(|(_, record)| name(&record.kind)).collect::<Vec<_>>()
         };
         let expected = ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
         assert_eq!(matters(&hub), expected);
@@ -284,14 +285,14 @@ fn downtime_counts() {
         let position = |downtime, ago| {
             let hub = restarted(hub(), &kept, Duration::from_secs(downtime));
             let log = lock(&hub.core.log);
-            log.position(Instant::now(), Duration::from_secs(ago))
+            log.position(Instant::now(), Duration::from_secs(ago)).0
         };
         assert_eq!([position(0, 10), position(0, 60)], [2, 0]);
         assert_eq!([position(10, 9), position(10, 10), position(10, 60)], [3, 2, 0]);
         let sizes = |downtime| {
             let hub = restarted(hub(), &kept, Duration::from_secs(downtime));
             let log = lock(&hub.core.log);
-            (log.size().0, log.tombstones(EVENTS, 0..u64::MAX).count(), log.start(EVENTS))
+            (log.size().0, log.tombstones(EVENTS, Sequence(0)..Sequence::MAX).count(), log.start(EVENTS).0)
         };
         assert_eq!([sizes(0), sizes(3590)], [(3, 1, 0), (1, 1, 2)], "the first are older than an hour");
         assert_eq!(sizes(24 * 3600).1, 0, "and the tombstone is older than a day");
@@ -307,7 +308,7 @@ fn what_does_not_fit_into_new_limits_goes_as_if_it_had_come_then() {
         }
         let second = restarted(hub_of(vec![series(), choosy()], 4), &kept(&first), Duration::ZERO);
         let log = lock(&second.core.log);
-        assert_eq!((log.size().0, log.start(EVENTS), log.start(TASKS), log.end()), (4, 6, 0, 10));
+        assert_eq!((log.size().0, log.start(EVENTS).0, log.start(TASKS).0, log.end().0), (4, 6, 0, 10));
     });
 }
 
@@ -326,14 +327,17 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
             let log = lock(&second.core.log);
             let events = second.core.find("events").unwrap();
             let new = EntityIndex(1 - events.0);
-            assert_eq!((log.start(events), log.newest(events, "1").map(|(at, _)| at)), (0, Some(0)));
+            assert_eq!(
+                (log.start(events), log.newest(events, "1").map(|(at, _)| at)),
+                (Sequence(0), Some(Sequence(0)))
+            );
             assert_eq!(log.size().0, 1);
             // Of a page that stood at the head as well.
             assert!(log.start(new) > first.core.log_end() && log.start(new) == log.end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);
         let start = lock(&second.core.log).start(EVENTS);
-        assert_eq!((start, second.core.log_end()), (0, first.core.log_end()), "one is configured no more");
+        assert_eq!((start, second.core.log_end()), (Sequence::ZERO, first.core.log_end()), "one is configured no more");
     });
 }
 
@@ -347,28 +351,31 @@ fn pages_stand_where_they_stood() {
         let now = Instant::now();
         let scopes: Scopes = ["north"].into_iter().collect();
         let id = |id: u8| SessionId { id: [id; 16], owner: 9 };
-        let take = |hub: &Hub, id, scopes: &Scopes| hub.core.sessions.take(id, scopes, 4, Instant::now());
+        let take = |hub: &Hub, id, scopes: &Scopes| hub.core.sessions.take(id, scopes, Sequence(4), Instant::now());
         let hold = [1, 2, 3, 4].map(|number| take(&first, id(number), &scopes).unwrap().hold);
         for hold in &hold {
-            first.core.sessions.acknowledge(hold, &[(EVENTS, 3), (TASKS, 2)], Instant::now());
+            first.core.sessions.acknowledge(hold, &[(EVENTS, Sequence(3)), (TASKS, Sequence(2))], Instant::now());
         }
         let other: Scopes = ["south"].into_iter().collect();
-        first.core.sessions.change_to(&hold[1], &other, 4);
+        first.core.sessions.change_to(&hold[1], &other, Sequence(4));
         for hold in &hold[..2] {
-            first.core.sessions.leave(hold, Vec::new(), 4, now);
+            first.core.sessions.leave(hold, Vec::new(), Sequence(4), now);
         }
         let mut hidden = Retractions::default();
         hidden.recheck("7".into(), "7".into());
-        first.core.sessions.leave(&hold[2], vec![(EVENTS, hidden.retracted().clone())], 4, now);
+        first.core.sessions.leave(&hold[2], vec![(EVENTS, hidden.retracted().clone())], Sequence(4), now);
         let second = restarted(hub(), &kept(&first), Duration::ZERO);
         assert!(take(&second, SessionId { owner: 8, ..id(1) }, &scopes).is_none(), "it is not theirs");
         let taken = take(&second, id(1), &other).unwrap();
-        assert_eq!(second.core.sessions.position(&taken.hold, EVENTS), Some(3));
-        assert_eq!(second.core.sessions.position(&taken.hold, TASKS), Some(2));
-        assert!(taken.past.received(&scopes, Some(3)) && !taken.past.received(&scopes, Some(4)), "until it had gone");
+        assert_eq!(second.core.sessions.position(&taken.hold, EVENTS), Some(Sequence(3)));
+        assert_eq!(second.core.sessions.position(&taken.hold, TASKS), Some(Sequence(2)));
+        assert!(
+            taken.past.received(&scopes, Some(Sequence(3))) && !taken.past.received(&scopes, Some(Sequence(4))),
+            "until it had gone"
+        );
         assert!(!taken.is_lost);
         let taken = take(&second, id(2), &other).unwrap();
-        assert!(taken.past.received(&scopes, Some(3)) && !taken.is_lost, "its rights were others before");
+        assert!(taken.past.received(&scopes, Some(Sequence(3))) && !taken.is_lost, "its rights were others before");
         for number in [3, 4] {
             let taken = take(&second, id(number), &scopes).unwrap();
             assert!(taken.is_lost, "nobody knows what page {number} may be showing");
@@ -391,16 +398,16 @@ fn what_was_to_be_sent_again_is_replayed_after_a_restart() {
         let hold = first
             .core
             .sessions
-            .take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, 1, Instant::now())
+            .take(SessionId { id: [1; 16], owner: 9 }, &Scopes::None, Sequence(1), Instant::now())
             .unwrap()
             .hold;
-        first.core.sessions.acknowledge(&hold, &[(EVENTS, 1), (TASKS, 1)], Instant::now());
+        first.core.sessions.acknowledge(&hold, &[(EVENTS, Sequence(1)), (TASKS, Sequence(1))], Instant::now());
         // Its page may have dropped what came while it was saving.
         slow.confirm();
         drop(slow);
-        first.core.sessions.leave(&hold, Vec::new(), 1, Instant::now());
+        first.core.sessions.leave(&hold, Vec::new(), Sequence(1), Instant::now());
         let positions = saved(&first).sessions[0].positions.clone();
-        assert_eq!(positions, [(EVENTS, 0), (TASKS, 1)]);
+        assert_eq!(positions, [(EVENTS, Sequence(0)), (TASKS, Sequence(1))]);
     });
 }
 
@@ -417,11 +424,13 @@ fn deletions_are_not_resent_all_at_once_but_when_they_are_due() {
         let second = restarted(hub(), &kept, Duration::from_secs(5));
         let due = |hub: &Hub| {
             let log = lock(&hub.core.log);
-            lock(&hub.core.reminders)[0].due(&log, EVENTS, &hub.core.times.reminders, 0, Instant::now()).sequences
+            lock(&hub.core.reminders)[0]
+                .due(&log, EVENTS, &hub.core.times.reminders, Sequence(0), Instant::now())
+                .sequences
         };
-        assert_eq!(due(&second), [0_u64; 0], "the first has been resent before, and the second is not due");
+        assert_eq!(due(&second), [], "the first has been resent before, and the second is not due");
         advance(Duration::from_secs(16)).await;
-        assert_eq!(due(&second), [1]);
+        assert_eq!(due(&second), [Sequence(1)]);
     });
 }
 

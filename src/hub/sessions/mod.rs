@@ -22,6 +22,7 @@ use crate::{
     hub::retractions::Retracted,
     lock::lock,
     scope::{PastScopes, Scopes},
+    sequence::Sequence,
 };
 
 /// How many sessions are kept, and for how long after their pages have gone.
@@ -67,12 +68,12 @@ struct Session {
     /// hold for the other.
     is_shared: bool,
     /// Of each entity: everything before is known to have reached the page.
-    positions: Vec<(EntityIndex, u64)>,
+    positions: Vec<(EntityIndex, Sequence)>,
     scopes: Scopes,
     /// Those it had before: the page may be showing objects that were published in these.
     past: PastScopes,
     /// Where the log stood when its connection went.
-    left_at: u64,
+    left_at: Sequence,
     /// The list of what its page may be showing, and must not see, was lost at a restart.
     is_lost: bool,
     /// What its page may be showing, and must not see.
@@ -118,7 +119,7 @@ impl Sessions {
 
     /// A connection takes its session over. `None` where the session belongs to other credentials, or there are too many
     /// sessions. `head` is where the log stands.
-    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: u64, now: Instant) -> Option<Resumed> {
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: Sequence, now: Instant) -> Option<Resumed> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -173,12 +174,12 @@ impl Sessions {
     }
 
     /// The page has these scopes from now on, where the log stands at `head`.
-    pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: u64) {
+    pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: Sequence) {
         self.update(hold, |session| session.change_to(scopes, head));
     }
 
     /// Where the page stands with an entity, if it has ever acknowledged anything of it.
-    pub(crate) fn position(&self, hold: &Hold, entity: EntityIndex) -> Option<u64> {
+    pub(crate) fn position(&self, hold: &Hold, entity: EntityIndex) -> Option<Sequence> {
         let known = lock(&self.known);
         let session = known.sessions.get(&hold.id)?;
         session.positions.iter().find(|(of, _)| *of == entity).map(|(_, position)| *position)
@@ -196,7 +197,7 @@ impl Sessions {
     pub(crate) fn acknowledge(
         &self,
         hold: &Hold,
-        positions: &[(EntityIndex, u64)],
+        positions: &[(EntityIndex, Sequence)],
         asked: Instant,
     ) -> Option<Arc<dyn SessionHolder>> {
         let mut known = lock(&self.known);
@@ -226,7 +227,7 @@ impl Sessions {
     }
 
     /// The page may have dropped what it received from this position on, whatever it has acknowledged.
-    pub(crate) fn reach_back(&self, hold: &Hold, position: u64) {
+    pub(crate) fn reach_back(&self, hold: &Hold, position: Sequence) {
         self.update(hold, |session| {
             session.positions.iter_mut().for_each(|(_, known)| *known = position.min(*known));
         });
@@ -238,7 +239,7 @@ impl Sessions {
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, retracted: Vec<(EntityIndex, Retracted)>, head: u64, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, retracted: Vec<(EntityIndex, Retracted)>, head: Sequence, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
@@ -257,7 +258,7 @@ impl Sessions {
 }
 
 impl Session {
-    fn change_to(&mut self, scopes: &Scopes, until: u64) {
+    fn change_to(&mut self, scopes: &Scopes, until: Sequence) {
         if self.scopes != *scopes {
             let had = std::mem::replace(&mut self.scopes, scopes.clone());
             self.past.add(had, until);
@@ -310,13 +311,16 @@ mod tests {
     #[test]
     fn each_entity_has_its_own_position() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
+        let hold = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
         assert_eq!(sessions.position(&hold, EVENTS), None);
-        sessions.acknowledge(&hold, &[(EVENTS, 5)], now);
-        sessions.acknowledge(&hold, &[(TASKS, 3), (EVENTS, 6)], now);
-        sessions.leave(&hold, Vec::new(), 0, now);
-        let again = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
-        assert_eq!((sessions.position(&again, EVENTS), sessions.position(&again, TASKS)), (Some(6), Some(3)));
+        sessions.acknowledge(&hold, &[(EVENTS, Sequence(5))], now);
+        sessions.acknowledge(&hold, &[(TASKS, Sequence(3)), (EVENTS, Sequence(6))], now);
+        sessions.leave(&hold, Vec::new(), Sequence(0), now);
+        let again = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
+        assert_eq!(
+            (sessions.position(&again, EVENTS), sessions.position(&again, TASKS)),
+            (Some(Sequence(6)), Some(Sequence(3)))
+        );
     }
 
     #[test]
@@ -324,61 +328,65 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
         let received = |past: &PastScopes, name: &str, at| past.received(&scopes(name), Some(at));
-        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("a"), 5, now).unwrap();
+        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("a"), Sequence(5), now).unwrap();
         assert!(past.is_empty());
-        sessions.leave(&hold, Vec::new(), 7, now);
-        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("b"), 20, now).unwrap();
-        assert!(received(&past, "a", 6) && !received(&past, "a", 7), "it had gone");
-        sessions.change_to(&hold, &scopes("c"), 30);
-        let Resumed { past, .. } = sessions.take(id(1), &scopes("c"), 40, now).unwrap();
-        assert!(received(&past, "b", 29) && !received(&past, "b", 30) && !received(&past, "c", 0));
+        sessions.leave(&hold, Vec::new(), Sequence(7), now);
+        let Resumed { hold, past, .. } = sessions.take(id(1), &scopes("b"), Sequence(20), now).unwrap();
+        assert!(received(&past, "a", Sequence(6)) && !received(&past, "a", Sequence(7)), "it had gone");
+        sessions.change_to(&hold, &scopes("c"), Sequence(30));
+        let Resumed { past, .. } = sessions.take(id(1), &scopes("c"), Sequence(40), now).unwrap();
+        assert!(
+            received(&past, "b", Sequence(29))
+                && !received(&past, "b", Sequence(30))
+                && !received(&past, "c", Sequence(0))
+        );
     }
 
     #[test]
     fn a_session_belongs_to_its_credentials() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
-        sessions.acknowledge(&hold, &[(EVENTS, 5)], now);
-        assert!(sessions.take(SessionId { owner: 8, ..id(1) }, &Scopes::None, 0, now).is_none());
-        assert_eq!(sessions.position(&hold, EVENTS), Some(5));
+        let hold = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
+        sessions.acknowledge(&hold, &[(EVENTS, Sequence(5))], now);
+        assert!(sessions.take(SessionId { owner: 8, ..id(1) }, &Scopes::None, Sequence(0), now).is_none());
+        assert_eq!(sessions.position(&hold, EVENTS), Some(Sequence(5)));
     }
 
     #[test]
     fn of_two_connections_the_newest_counts() {
         let (sessions, now) = (sessions(10), Instant::now());
         let before = now.checked_sub(Duration::from_secs(1)).unwrap();
-        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
-        sessions.acknowledge(&new, &[(EVENTS, 5)], now);
-        sessions.acknowledge(&old, &[(EVENTS, 9)], before);
-        assert_eq!(sessions.position(&new, EVENTS), Some(5), "the pong was on its way when the newest came");
-        sessions.leave(&old, Vec::new(), 0, now);
-        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
-        assert_eq!(sessions.position(&new, EVENTS), Some(5), "it has a connection still");
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold);
+        sessions.acknowledge(&new, &[(EVENTS, Sequence(5))], now);
+        sessions.acknowledge(&old, &[(EVENTS, Sequence(9))], before);
+        assert_eq!(sessions.position(&new, EVENTS), Some(Sequence(5)), "the pong was on its way when the newest came");
+        sessions.leave(&old, Vec::new(), Sequence(0), now);
+        sessions.take(id(2), &Scopes::None, Sequence(0), now + Duration::from_secs(61)).unwrap();
+        assert_eq!(sessions.position(&new, EVENTS), Some(Sequence(5)), "it has a connection still");
     }
 
     #[test]
     fn if_the_earlier_of_two_connections_answers_two_pages_share_the_session_and_it_has_no_position() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold);
-        sessions.acknowledge(&new, &[(EVENTS, 5)], now);
+        let [old, new] = [(); 2].map(|()| sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold);
+        sessions.acknowledge(&new, &[(EVENTS, Sequence(5))], now);
         let newest: Arc<dyn SessionHolder> = Arc::new(Dead);
         sessions.set_holder(&new, Arc::downgrade(&newest));
-        let sharer = sessions.acknowledge(&old, &[(EVENTS, 9)], now + Duration::from_secs(1));
+        let sharer = sessions.acknowledge(&old, &[(EVENTS, Sequence(9))], now + Duration::from_secs(1));
         assert!(sharer.is_some_and(|sharer| Arc::ptr_eq(&sharer, &newest)), "its replay must restart");
-        sessions.acknowledge(&new, &[(EVENTS, 10)], now + Duration::from_secs(2));
+        sessions.acknowledge(&new, &[(EVENTS, Sequence(10))], now + Duration::from_secs(2));
         assert_eq!(sessions.position(&new, EVENTS), None, "for good");
-        let third = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
+        let third = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
         assert_eq!(sessions.position(&third, EVENTS), None);
     }
 
     #[test]
     fn sessions_are_forgotten_some_time_after_their_pages_have_gone() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
-        sessions.leave(&hold, Vec::new(), 0, now);
-        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(60)).unwrap();
+        let hold = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
+        sessions.leave(&hold, Vec::new(), Sequence(0), now);
+        sessions.take(id(2), &Scopes::None, Sequence(0), now + Duration::from_secs(60)).unwrap();
         assert_eq!(sessions.len(), 2);
-        sessions.take(id(2), &Scopes::None, 0, now + Duration::from_secs(61)).unwrap();
+        sessions.take(id(2), &Scopes::None, Sequence(0), now + Duration::from_secs(61)).unwrap();
         assert_eq!(sessions.len(), 1);
     }
 
@@ -397,7 +405,7 @@ mod tests {
     #[test]
     fn a_page_that_comes_back_before_its_end_was_noticed_finds_its_earlier_connection() {
         let (sessions, now) = (sessions(10), Instant::now());
-        let take = || sessions.take(id(1), &Scopes::None, 0, now).unwrap();
+        let take = || sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap();
         let dead: Arc<dyn SessionHolder> = Arc::new(Dead);
         let hold = take().hold;
         sessions.set_holder(&hold, Arc::downgrade(&dead));
@@ -405,18 +413,19 @@ mod tests {
         assert_eq!(again.before.map(|before| before.retracted().len()), Some(1));
         sessions.set_holder(&again.hold, Arc::downgrade(&dead));
         sessions.set_holder(&hold, Arc::downgrade(&dead));
-        sessions.leave(&again.hold, Vec::new(), 0, now);
+        sessions.leave(&again.hold, Vec::new(), Sequence(0), now);
         assert!(take().before.is_none(), "it has left what it knew with the session");
     }
 
     #[test]
     fn when_there_are_too_many_those_gone_for_longest_go_first() {
         let (sessions, now) = (sessions(2), Instant::now());
-        let [first, second] = [1, 2].map(|number| sessions.take(id(number), &Scopes::None, 0, now).unwrap().hold);
-        assert!(sessions.take(id(3), &Scopes::None, 0, now).is_none(), "every page is connected");
-        sessions.leave(&second, Vec::new(), 0, now);
-        sessions.leave(&first, Vec::new(), 0, now + Duration::from_secs(1));
-        sessions.take(id(3), &Scopes::None, 0, now + Duration::from_secs(2)).unwrap();
+        let [first, second] =
+            [1, 2].map(|number| sessions.take(id(number), &Scopes::None, Sequence(0), now).unwrap().hold);
+        assert!(sessions.take(id(3), &Scopes::None, Sequence(0), now).is_none(), "every page is connected");
+        sessions.leave(&second, Vec::new(), Sequence(0), now);
+        sessions.leave(&first, Vec::new(), Sequence(0), now + Duration::from_secs(1));
+        sessions.take(id(3), &Scopes::None, Sequence(0), now + Duration::from_secs(2)).unwrap();
         let known: Vec<u8> = lock(&sessions.known).sessions.keys().map(|id| id[0]).collect();
         assert!(known.contains(&1) && known.contains(&3), "{known:?}");
     }
@@ -426,8 +435,8 @@ mod tests {
         let (sessions, now) = (sessions(10), Instant::now());
         for milliseconds in 0..10_000 {
             let now = now + Duration::from_millis(milliseconds);
-            let hold = sessions.take(id(1), &Scopes::None, 0, now).unwrap().hold;
-            sessions.leave(&hold, Vec::new(), 0, now);
+            let hold = sessions.take(id(1), &Scopes::None, Sequence(0), now).unwrap().hold;
+            sessions.leave(&hold, Vec::new(), Sequence(0), now);
         }
         assert!(lock(&sessions.known).gone.len() < 1000);
     }

@@ -10,6 +10,7 @@ use crate::{
     hub::clock::Clock,
     lock::lock,
     scope::{PastScopes, Scopes},
+    sequence::Sequence,
 };
 
 /// One page, and where it stands.
@@ -21,12 +22,12 @@ pub(crate) struct SavedSession {
     gone: u64,
     /// How long ago its page came.
     came: u64,
-    left_at: u64,
+    left_at: Sequence,
     pub(crate) scopes: Scopes,
     past: PastScopes,
     /// What its page was not to see, and may be showing, is not kept.
     is_lost: bool,
-    pub(crate) positions: Vec<(EntityIndex, u64)>,
+    pub(crate) positions: Vec<(EntityIndex, Sequence)>,
 }
 
 impl Sessions {

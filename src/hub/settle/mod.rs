@@ -13,6 +13,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use self::refusals::Refusals;
+use crate::sequence::Sequence;
 
 /// The times of settling.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +41,12 @@ const FORCED: u32 = 10;
 /// What is to be resent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
-    pub(crate) range: Range<u64>,
+    pub(crate) range: Range<Sequence>,
     /// It is not resent after this: where the log does not reach back to its beginning, pages can only be
     /// brought to the store's state.
     pub(crate) is_last: bool,
     /// What was added before this has been resent a last time.
-    pub(crate) known_before: u64,
+    pub(crate) known_before: Sequence,
 }
 
 /// One entity's writes, and what of them must be resent.
@@ -66,9 +67,9 @@ pub(crate) struct Settle {
     /// One that was has ended, and not by being refused: the refresh must be done again.
     refreshes: bool,
     /// Where the log stood behind what was published last …
-    published: u64,
+    published: Sequence,
     /// … and behind what some page had to add to what it shows.
-    added: u64,
+    added: Sequence,
     /// Counts what writes have done to the window.
     marks: u64,
 }
@@ -78,9 +79,9 @@ pub(crate) struct Settle {
 pub(crate) struct WriteStart {
     at: Instant,
     /// Where the log stood.
-    pub(crate) head: u64,
+    pub(crate) head: Sequence,
     /// What pages may have missed then, its own among them, which was saving already; and the number of the window.
-    unsettled: Option<(u64, u64)>,
+    unsettled: Option<(Sequence, u64)>,
     /// The mark of a window that was over then, and not put away yet.
     over: Option<u64>,
 }
@@ -128,20 +129,20 @@ enum Quiet {
 #[derive(Debug)]
 struct ContendedWindow {
     /// The first sequence number that some page may have missed.
-    from: u64,
+    from: Sequence,
     /// Where the latest repeat ended, and the next one begins.
-    repeated: u64,
+    repeated: Sequence,
     /// Where the latest quiet repeat began: what came before may have been missed with every repeat so far.
-    unsure_until: u64,
+    unsure_until: Sequence,
     state: WindowState,
     /// The latest repeat, or the beginning.
     since: Instant,
     /// Where the log stood when all was resent at the end, and writes followed.
-    closed: [u64; CLOSINGS],
+    closed: [Sequence; CLOSINGS],
     /// Repeats without a quiet moment.
     forced: u32,
     /// Where the log stood when it was last time to end something without one.
-    young_from: u64,
+    young_from: Sequence,
     /// The first and the latest write that belong to it.
     born: u64,
     mark: u64,
@@ -171,14 +172,14 @@ impl Settle {
             window: None,
             doubtful: Vec::new(),
             refreshes: false,
-            published: 0,
-            added: 0,
+            published: Sequence::ZERO,
+            added: Sequence::ZERO,
             marks: 0,
         }
     }
 
     /// The request of a write comes. It leaves no trace here: it may be refused. `head` is where the log stands.
-    pub(crate) fn start_write(&self, now: Instant, head: u64, times: &SettleTimes) -> WriteStart {
+    pub(crate) fn start_write(&self, now: Instant, head: Sequence, times: &SettleTimes) -> WriteStart {
         let (mut unsettled, mut over) = (None, None);
         match &self.window {
             Some(window) if self.is_over(now, times) => over = Some(window.mark),
@@ -206,7 +207,7 @@ impl Settle {
 
     /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
     /// settling waits for no write of then.
-    pub(crate) fn write_confirmed(&mut self, write: &WriteStart, now: Instant, reach: impl FnOnce() -> u64) {
+    pub(crate) fn write_confirmed(&mut self, write: &WriteStart, now: Instant, reach: impl FnOnce() -> Sequence) {
         if self.window.as_ref().is_some_and(|window| Some(window.mark) == write.over) {
             self.window = None;
         }
@@ -298,7 +299,13 @@ impl Settle {
     /// Something was published, and the log stands at `head`. A list that is read at the same time may be older, and undo it
     /// on its page; and a page may be saving that object still. `has_added`: some page had to add something; `is_change_of` returns
     /// whether the object of a key was published.
-    pub(crate) fn published(&mut self, now: Instant, head: u64, has_added: bool, is_change_of: impl Fn(&str) -> bool) {
+    pub(crate) fn published(
+        &mut self,
+        now: Instant,
+        head: Sequence,
+        has_added: bool,
+        is_change_of: impl Fn(&str) -> bool,
+    ) {
         self.published = head;
         self.lists_may_be_older(now);
         if has_added {
@@ -324,7 +331,7 @@ impl Settle {
     }
 
     /// What is to be resent at this time, of what the log holds.
-    pub(crate) fn repeat(&mut self, now: Instant, log: Range<u64>, times: &SettleTimes) -> Vec<Due> {
+    pub(crate) fn repeat(&mut self, now: Instant, log: Range<Sequence>, times: &SettleTimes) -> Vec<Due> {
         if self.due(now, times).is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -371,12 +378,12 @@ impl Settle {
     }
 
     /// The first sequence number that some page may have missed, until it has been resent.
-    pub(crate) fn unsettled_from(&self) -> Option<u64> {
+    pub(crate) fn unsettled_from(&self) -> Option<Sequence> {
         self.window.as_ref().map(|window| window.from)
     }
 
     /// From here on all pages will be sent everything again without anything more happening.
-    pub(crate) fn will_repeat_from(&self) -> Option<u64> {
+    pub(crate) fn will_repeat_from(&self) -> Option<Sequence> {
         self.window.as_ref().filter(|window| window.state == WindowState::Missed).map(|window| window.repeated)
     }
 
@@ -426,6 +433,10 @@ mod tests {
         repeats: Vec<(f64, Due)>,
     }
 
+    fn numbers(due: &Due) -> Range<u64> {
+        due.range.start.0..due.range.end.0
+    }
+
     impl World {
         fn new() -> Self {
             let start = Instant::now();
@@ -439,7 +450,7 @@ mod tests {
 
         /// A request whose body is there at once.
         fn begins(&mut self, from: f64) -> WriteStart {
-            let write = self.settle.start_write(self.at(from), self.head, &TIMES);
+            let write = self.settle.start_write(self.at(from), Sequence(self.head), &TIMES);
             self.settle.write_arrives(&write);
             write
         }
@@ -447,8 +458,8 @@ mod tests {
         /// It is answered with a success, and published.
         fn succeeds(&mut self, write: &WriteStart, to: f64) {
             self.until(to);
-            self.settle.write_confirmed(write, self.at(to), || 0);
-            self.settle.published(self.at(to), self.head + 1, true, |_| true);
+            self.settle.write_confirmed(write, self.at(to), || Sequence::ZERO);
+            self.settle.published(self.at(to), Sequence(self.head + 1), true, |_| true);
             self.head += 1;
             assert!(!self.settle.write_ends(write, self.at(to)));
         }
@@ -474,13 +485,13 @@ mod tests {
             let mut now = self.start;
             while let Some(due) = self.settle.due(now, &TIMES).filter(|due| *due <= end) {
                 now = due.max(now);
-                let again = self.settle.repeat(now, self.base..self.head, &TIMES);
+                let again = self.settle.repeat(now, Sequence(self.base)..Sequence(self.head), &TIMES);
                 self.repeats.extend(again.into_iter().map(|due| ((now - self.start).as_secs_f64(), due)));
             }
         }
 
         fn repeats(&self) -> Vec<(f64, Range<u64>)> {
-            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, due.range.clone())).collect()
+            self.repeats.iter().map(|(at, due)| ((at * 10.0).round() / 10.0, numbers(due))).collect()
         }
     }
 
@@ -500,7 +511,7 @@ mod tests {
         let mut world = World::new();
         world.write(0.0, 0.5);
         world.write(4.0, 4.3);
-        assert_eq!(world.settle.unsettled_from(), Some(0));
+        assert_eq!(world.settle.unsettled_from(), Some(Sequence(0)));
         world.until(60.0);
         assert_eq!(world.repeats(), [(6.3, 0..2)]);
         assert_eq!((world.settle.unsettled_from(), world.settle.will_repeat_from()), (None, None));
@@ -523,8 +534,8 @@ mod tests {
         for second in 0..450 {
             world.write(f64::from(second), f64::from(second) + 0.2);
         }
-        assert_eq!(world.settle.unsettled_from(), Some(300));
-        let times = |sequence| world.repeats.iter().filter(|(_, due)| due.range.contains(&sequence)).count();
+        assert_eq!(world.settle.unsettled_from(), Some(Sequence(300)));
+        let times = |sequence| world.repeats.iter().filter(|(_, due)| numbers(due).contains(&sequence)).count();
         assert!((0..300).all(|sequence| times(sequence) == 2), "{:?}", world.repeats());
         assert!((300..440).all(|sequence| times(sequence) == 1), "{:?}", world.repeats());
         world.until(500.0);
@@ -541,7 +552,7 @@ mod tests {
         }
         world.until(300.0);
         let last: Vec<Range<u64>> =
-            world.repeats.iter().filter(|(_, due)| due.is_last).map(|(_, due)| due.range.clone()).collect();
+            world.repeats.iter().filter(|(_, due)| due.is_last).map(|(_, due)| numbers(due)).collect();
         assert_eq!(last, std::slice::from_ref(&(0..250)), "when all is quiet");
     }
 
@@ -552,7 +563,7 @@ mod tests {
             world.write(f64::from(second), f64::from(second) + 0.2);
             world.base = world.base.max(if second < 150 { world.head } else { 0 });
         }
-        assert_eq!(world.settle.unsettled_from(), Some(300));
+        assert_eq!(world.settle.unsettled_from(), Some(Sequence(300)));
     }
 
     #[test]
@@ -561,7 +572,7 @@ mod tests {
         let _hangs = world.begins(0.0);
         world.write(1.0, 1.2);
         world.write(2.0, 2.2);
-        assert_eq!(world.settle.will_repeat_from(), Some(0));
+        assert_eq!(world.settle.will_repeat_from(), Some(Sequence(0)));
         world.until(59.0);
         assert_eq!(world.repeats(), [(11.2, 0..2)]);
         world.until(100.0);
@@ -593,12 +604,16 @@ mod tests {
         let mut world = World::new();
         world.write(0.0, 0.5);
         world.until(1.0);
-        let slow = world.settle.start_write(world.at(1.0), world.head, &TIMES);
+        let slow = world.settle.start_write(world.at(1.0), Sequence(world.head), &TIMES);
         world.until(20.0);
         assert_eq!((world.repeats(), world.settle.unsettled_from()), (vec![], None), "it has not come");
         world.settle.write_arrives(&slow);
         world.succeeds(&slow, 21.0);
-        assert_eq!(world.settle.unsettled_from(), Some(0), "its page was saving when the first was published");
+        assert_eq!(
+            world.settle.unsettled_from(),
+            Some(Sequence(0)),
+            "its page was saving when the first was published"
+        );
         world.until(100.0);
         assert_eq!(world.repeats(), [(23.0, 0..2)]);
     }
@@ -606,7 +621,7 @@ mod tests {
     #[test]
     fn what_was_published_while_a_body_was_on_its_way_is_resent() {
         let mut world = World::new();
-        let slow = world.settle.start_write(world.at(0.0), world.head, &TIMES);
+        let slow = world.settle.start_write(world.at(0.0), Sequence(world.head), &TIMES);
         world.write(1.0, 1.5);
         world.until(20.0);
         assert!(world.settle.window.is_none());
@@ -619,14 +634,14 @@ mod tests {
     #[test]
     fn a_body_that_takes_for_ever_reaches_back_a_minute() {
         let mut world = World::new();
-        let slow = world.settle.start_write(world.at(0.0), 0, &TIMES);
+        let slow = world.settle.start_write(world.at(0.0), Sequence(0), &TIMES);
         for at in [1.0, 50.0, 120.0] {
             world.write(at, at + 0.5);
         }
         world.settle.write_arrives(&slow);
         world.until(140.0);
-        world.settle.write_confirmed(&slow, world.at(140.0), || 2);
-        assert_eq!(world.settle.unsettled_from(), Some(2));
+        world.settle.write_confirmed(&slow, world.at(140.0), || Sequence(2));
+        assert_eq!(world.settle.unsettled_from(), Some(Sequence(2)));
     }
 
     #[test]
@@ -712,7 +727,7 @@ mod tests {
                 if begins - ended < 2.0 {
                     let is_resent = world.repeats.iter().any(|(at, due)| {
                         let quiet = writes.iter().all(|(from, to)| !(*from < *at && *to > at - 1.999));
-                        *at >= later + 1.999 && due.range.contains(&(sequence as u64)) && quiet
+                        *at >= later + 1.999 && numbers(due).contains(&(sequence as u64)) && quiet
                     });
                     prop_assert!(is_resent, "{sequence} of {writes:?}: {:?}", world.repeats());
                 }

@@ -31,7 +31,7 @@ use super::{
     state::{Path, Subscriber, SubscriberState},
     subscription::{Ask, Phase, REPLAY_EVERY, Subscription},
 };
-use crate::{auth::Identity, entity::EntityIndex, lock::lock};
+use crate::{auth::Identity, entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// How often the store is asked anew for the ids that it reported as gone.
 const MAX_ASKED_ANEW: u8 = 5;
@@ -51,7 +51,7 @@ pub(crate) enum Progress {
     Lagged,
     /// The entity needs a snapshot that is no older than a sequence number: see
     /// [`Subscriber::resynchronise`].
-    NeedsSnapshot(EntityIndex, u64),
+    NeedsSnapshot(EntityIndex, Sequence),
     /// Hooks must be asked first: see [`Check::run`].
     NeedsCheck(Box<Check>),
 }
@@ -67,9 +67,9 @@ struct Sending {
 #[derive(Debug)]
 enum Of {
     /// What is new: the log has been read so far.
-    News { read_to: u64 },
+    News { read_to: Sequence },
     /// The resend of an entity; with where the log stood behind its latest refresh.
-    Resend { entity: EntityIndex, refreshed: u64 },
+    Resend { entity: EntityIndex, refreshed: Sequence },
     /// Objects out of sight, each line at the place of its id, and the id that follows.
     Objects { entity: EntityIndex, ids: Vec<Arc<str>>, next: Option<Arc<str>> },
     /// A list of deletions that everyone is reminded of.
@@ -125,7 +125,7 @@ impl Subscriber {
                     chunk.lines.push((Position::Record(sequence), line));
                 }
             }
-            read_to = sequence + 1;
+            read_to = sequence.next();
         }
         if !chunk.lines.is_empty() {
             drop(log);
@@ -135,9 +135,9 @@ impl Subscriber {
         state.cursor = read_to;
         if let Some(entity) = refreshed {
             drop(log);
-            state.cursor = read_to + 1;
+            state.cursor = read_to.next();
             if let Some(subscription) = state.find(entity) {
-                subscription.lose(read_to + 1, read_to + 1, Ask::Now);
+                subscription.lose(read_to.next(), read_to.next(), Ask::Now);
             }
             return Progress::More;
         }
@@ -183,7 +183,7 @@ impl Subscriber {
     }
 
     /// Sends a chunk that hooks were asked about, unless its answers are of no use any more.
-    fn answered(&self, sending: Sending, undecided: &[(Box<ObjectRef>, u64)]) {
+    fn answered(&self, sending: Sending, undecided: &[(Box<ObjectRef>, Sequence)]) {
         let (core, now) = (&*self.core, Instant::now());
         let mut guard = lock(&self.state);
         let state = &mut *guard;
@@ -199,7 +199,7 @@ impl Subscriber {
                 if !is_remembered && !subscription.needs_snapshot() {
                     // The hook that fails would be asked about all of it at once again.
                     let ask = Ask::At(now + REPLAY_EVERY);
-                    subscription.lose(subscription.messages_missed_from(cursor), 0, ask);
+                    subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, ask);
                 }
             }
         }
@@ -313,7 +313,7 @@ impl Subscription {
         let pace = &core.times.pace;
         let resend = self.resend.as_deref();
         let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) else { return };
-        let messages_from = self.messages_missed_from(u64::MAX);
+        let messages_from = self.messages_missed_from(Sequence::MAX);
         let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
         let reminded = core.reminded_before(self.entity);
         let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, pace, now);
@@ -322,7 +322,7 @@ impl Subscription {
     }
 
     /// What it is to be sent besides news at this time.
-    fn next_chunk(&mut self, resolver: Resolver<'_>, cursor: u64, now: Instant) -> Option<NextChunk> {
+    fn next_chunk(&mut self, resolver: Resolver<'_>, cursor: Sequence, now: Instant) -> Option<NextChunk> {
         let (core, log, entity) = (resolver.core, resolver.log, self.entity);
         let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of }));
         let log_start = resolver.recipient.log_start(log, entity);
@@ -337,7 +337,7 @@ impl Subscription {
             }
             if retractions.are_doubtful(log_start) && self.asked_anew < MAX_ASKED_ANEW {
                 self.asked_anew += 1;
-                self.lose(self.messages_missed_from(cursor), 0, Ask::Now);
+                self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 return Some(NextChunk::Again);
             }
             if let Some((old, position)) = retractions.due_old() {
@@ -346,21 +346,21 @@ impl Subscription {
         }
         let resend = self.resend.as_mut()?;
         if resend.is_trimmed(log_start, now) {
-            self.lose(self.messages_missed_from(cursor), 0, Ask::Now);
+            self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
             return Some(NextChunk::Again);
         }
         let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);
         if let Next::Arrived(remainder) = next {
             self.resend = remainder.settles;
             if remainder.deletions.is_some() || remainder.gone.is_some() {
-                let deletions = remainder.deletions.unwrap_or(0..0);
+                let deletions = remainder.deletions.unwrap_or_default();
                 self.retractions().remind_of(deletions, remainder.gone, &core.times.reminders, now);
             }
             return self.resend.is_some().then_some(NextChunk::Again);
         }
         let refreshed = match core.encoder(entity).has_snapshot {
             true => log.refreshed_for(entity, resolver.recipient.identity.receives()),
-            false => 0,
+            false => Sequence::ZERO,
         };
         send(resend.chunk(resolver, entity)?, Of::Resend { entity, refreshed })
     }
@@ -393,7 +393,7 @@ impl Chunk {
         identity: &Identity,
         limit: Duration,
         failed: &impl Fn(&str, &dyn fmt::Display),
-    ) -> Vec<(Box<ObjectRef>, u64)> {
+    ) -> Vec<(Box<ObjectRef>, Sequence)> {
         let begun = Instant::now();
         let lines = std::mem::take(&mut self.lines);
         let positions: Vec<Position> = lines.iter().map(|(position, _)| *position).collect();

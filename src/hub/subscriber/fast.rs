@@ -9,7 +9,7 @@ use super::{
     },
     state::{Path, Subscriber},
 };
-use crate::lock::lock;
+use crate::{lock::lock, sequence::Sequence};
 
 impl Subscriber {
     /// Sends a batch, or leaves it to the subscriber's own task.
@@ -17,7 +17,7 @@ impl Subscriber {
         &self,
         batch: &'b Batch,
         addressed: &mut Vec<Addressed<'b>>,
-        (sequences, frames): (&mut Vec<u64>, &mut Vec<&'b Cleared>),
+        (sequences, frames): (&mut Vec<Sequence>, &mut Vec<&'b Cleared>),
     ) {
         let mut state = lock(&self.state);
         match state.path {
@@ -84,7 +84,7 @@ impl Subscriber {
             return;
         };
         let from = match &batch.repeat.what {
-            Resent::Settled { .. } => 0,
+            Resent::Settled { .. } => Sequence::ZERO,
             Resent::Deletions(_) => known.deletions_from,
         };
         let mut audit = AuditBuffer::default();

@@ -20,7 +20,9 @@ use super::{
     sink::{Accepted, FrameSink},
     subscription::{Ask, Ended, Phase, Subscription},
 };
-use crate::{auth::Identity, entity::EntityIndex, hub::retractions::Retracted, lock::lock, scope::Scopes};
+use crate::{
+    auth::Identity, entity::EntityIndex, hub::retractions::Retracted, lock::lock, scope::Scopes, sequence::Sequence,
+};
 
 /// Repeats that wait until the hooks have answered; of more, those of an entity become one.
 const MAX_WAITING: usize = 8;
@@ -43,7 +45,7 @@ pub(crate) struct Subscriber {
 #[repr(C)]
 pub(super) struct SubscriberState {
     /// The sequence number of the first record it has not been sent.
-    pub(super) cursor: u64,
+    pub(super) cursor: Sequence,
     /// The entities that are wanted from the cursor on, since it last caught up; none while that may change.
     pub(super) live: Live,
     /// When a ping is to ride along next.
@@ -98,7 +100,7 @@ impl Live {
 pub(super) struct PageState {
     pub(super) hold: Option<Hold>,
     /// What it may have missed begins here; `None` where only the store knows.
-    pub(super) missed_from: Option<u64>,
+    pub(super) missed_from: Option<Sequence>,
     /// What was out of the page's sight on its earlier connection, until it subscribes.
     pub(super) retracted: Vec<(EntityIndex, Retracted)>,
 }
@@ -107,7 +109,7 @@ pub(super) struct PageState {
 #[derive(Debug)]
 pub(super) struct Ping {
     pub(super) payload: [u8; 8],
-    pub(super) positions: Box<[(EntityIndex, u64)]>,
+    pub(super) positions: Box<[(EntityIndex, Sequence)]>,
     /// The page has been sent what it may receive as who it is now.
     pub(super) knows_identity: bool,
     pub(super) at: Instant,
@@ -216,7 +218,7 @@ impl SubscriberState {
         Live { entities, is_all }
     }
 
-    pub(super) fn is_wanted_live(&self, entity: EntityIndex, sequence: u64) -> bool {
+    pub(super) fn is_wanted_live(&self, entity: EntityIndex, sequence: Sequence) -> bool {
         let is_wanted = || self.subscriptions.iter().any(|known| known.entity == entity && known.is_live_at(sequence));
         self.live.has(entity).unwrap_or_else(is_wanted)
     }
@@ -285,7 +287,7 @@ impl SubscriberState {
             Resent::Settled { told, .. }
                 if is_torn && told.start < recipient.log_start(&lock(&core.log), repeat.entity) =>
             {
-                subscription.lose(subscription.messages_missed_from(cursor), 0, Ask::Now);
+                subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
             }
             Resent::Settled { told, known_before, .. } => subscription.settle(told.start, *known_before, now),
             Resent::Deletions(sequences) => subscription.retractions().add_list(sequences.clone()),
@@ -334,7 +336,7 @@ impl SubscriberState {
     }
 
     /// What a ping acknowledges behind which everything before `cursor` is written; `None` for one without a session.
-    pub(super) fn ping(&mut self, core: &Core, cursor: u64, now: Instant) -> Option<Box<Ping>> {
+    pub(super) fn ping(&mut self, core: &Core, cursor: Sequence, now: Instant) -> Option<Box<Ping>> {
         let Some(PageState { hold: Some(_), .. }) = &self.page else {
             return None;
         };
@@ -345,7 +347,7 @@ impl SubscriberState {
             let unsettled_from = settles.get(usize::from(known.entity.0)).and_then(Settle::unsettled_from);
             Some((known.entity, known.safe(cursor, settled, unsettled_from)?))
         };
-        let positions: Box<[(EntityIndex, u64)]> = self.subscriptions.iter().filter_map(position).collect();
+        let positions: Box<[(EntityIndex, Sequence)]> = self.subscriptions.iter().filter_map(position).collect();
         drop(settles);
         if positions.is_empty() {
             return None;
@@ -355,7 +357,7 @@ impl SubscriberState {
     }
 
     /// The same, where it is time for one.
-    pub(super) fn ping_when_due(&mut self, core: &Core, cursor: u64, now: Instant) -> Option<Box<Ping>> {
+    pub(super) fn ping_when_due(&mut self, core: &Core, cursor: Sequence, now: Instant) -> Option<Box<Ping>> {
         if now < self.ping_due { None } else { self.ping(core, cursor, now) }
     }
 

@@ -18,7 +18,10 @@ use super::{
     state::{PageState, Path, Subscriber, spread},
     subscription::{Ask, Phase, Subscription},
 };
-use crate::{auth::Identity, change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, scope::PastScopes};
+use crate::{
+    auth::Identity, change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, scope::PastScopes,
+    sequence::Sequence,
+};
 
 /// A page asks for its list so long before its handshake at most, as far as that list may lack what is published meanwhile.
 const LIST_BEFORE: Duration = Duration::from_secs(10);
@@ -33,7 +36,7 @@ pub(crate) enum ResumeFrom {
         /// Its session; `None` where it has none of its own.
         session: Option<SessionId>,
         /// What it may have missed begins here; `None` when that was in another log.
-        missed_from: Option<u64>,
+        missed_from: Option<Sequence>,
     },
 }
 
@@ -90,7 +93,7 @@ impl Subscriber {
         let deletions_from = match &state.page {
             // What was deleted long before it came, its list did not hold.
             None => log.position(now, core.times.first_load),
-            Some(page) => page.missed_from.unwrap_or(0),
+            Some(page) => page.missed_from.unwrap_or_default(),
         };
         let page = state.page.as_ref().filter(|_| !is_resync && core.delivery == Delivery::Converging);
         let late = page.and_then(|page| {
@@ -117,7 +120,7 @@ impl Subscriber {
         match reached {
             None => {
                 let ask = replays_at.map_or(Ask::Now, Ask::At);
-                subscription.lose(missed_from.unwrap_or(0).max(log_start), 0, ask);
+                subscription.lose(missed_from.unwrap_or_default().max(log_start), Sequence::ZERO, ask);
             }
             Some(from) if from < end || !comes_back => {
                 let reminded = comes_back.then(|| core.reminded_before(entity));
@@ -332,7 +335,7 @@ impl SessionHolder for Subscriber {
                 }
                 None => {
                     known.resend = earlier;
-                    known.lose(messages_from, 0, Ask::Now);
+                    known.lose(messages_from, Sequence::ZERO, Ask::Now);
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::super::{
     log::ObjectRef,
     retractions::Retractions,
 };
-use crate::entity::EntityIndex;
+use crate::{entity::EntityIndex, sequence::Sequence};
 
 /// A page that subscribes again and again is replayed to once in so long: a replay may be ten thousand times as large
 /// as what asks for it.
@@ -22,7 +22,7 @@ pub(super) struct Subscription {
     pub(super) entity: EntityIndex,
     pub(super) phase: Phase,
     /// Deletions before this are no news to its page: that was loaded later.
-    pub(super) deletions_from: u64,
+    pub(super) deletions_from: Sequence,
     /// How often the store was asked anew for the ids that it reported as gone.
     pub(super) asked_anew: u8,
     /// A snapshot was broken off: the next time it is sent without a pause.
@@ -35,16 +35,16 @@ pub(super) struct Subscription {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// What is published from here on is sent as it comes.
-    Live { from: u64 },
+    Live { from: Sequence },
     /// Its resend goes first, to the end of the log.
     CatchingUp,
     /// Only the store knows what its page lacks.
     NeedsSnapshot {
         ask: Ask,
         /// Messages from here on are kept for it.
-        messages_from: u64,
+        messages_from: Sequence,
         /// A snapshot from before the log stood here is of no use.
-        stale_before: u64,
+        stale_before: Sequence,
     },
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Ask {
 }
 
 impl Subscription {
-    pub(super) fn new(entity: EntityIndex, from: u64, deletions_from: u64) -> Self {
+    pub(super) fn new(entity: EntityIndex, from: Sequence, deletions_from: Sequence) -> Self {
         Self {
             entity,
             phase: Phase::Live { from },
@@ -71,7 +71,7 @@ impl Subscription {
     }
 
     /// Whether a record at this place of the log is sent as it comes.
-    pub(super) fn is_live_at(&self, sequence: u64) -> bool {
+    pub(super) fn is_live_at(&self, sequence: Sequence) -> bool {
         matches!(self.phase, Phase::Live { from } if from <= sequence)
     }
 
@@ -96,7 +96,7 @@ impl Subscription {
     }
 
     /// What it says of the store, if that is to be asked now: no older than a place of the log.
-    pub(super) fn asks(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn asks(&mut self, now: Instant) -> Option<Sequence> {
         let Phase::NeedsSnapshot { ask, stale_before, .. } = &mut self.phase else { return None };
         let is_due = match ask {
             Ask::Now => true,
@@ -118,7 +118,7 @@ impl Subscription {
     }
 
     /// Messages from here on have not been sent, where its subscriber has the others before `cursor`.
-    pub(super) fn messages_missed_from(&self, cursor: u64) -> u64 {
+    pub(super) fn messages_missed_from(&self, cursor: Sequence) -> Sequence {
         match self.phase {
             Phase::NeedsSnapshot { messages_from, .. } => messages_from,
             _ => self.resend.as_ref().map_or(cursor, |resend| resend.messages_missed_from(cursor)),
@@ -127,7 +127,7 @@ impl Subscription {
 
     /// Only a snapshot that is no older than `stale_before` brings its page up to date. Messages from `messages_from` on
     /// have not been sent.
-    pub(super) fn lose(&mut self, messages_from: u64, stale_before: u64, ask: Ask) {
+    pub(super) fn lose(&mut self, messages_from: Sequence, stale_before: Sequence, ask: Ask) {
         self.is_hurried |= self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
         self.resend = None;
         if let Some(retractions) = &mut self.retractions {
@@ -137,16 +137,21 @@ impl Subscription {
     }
 
     /// Everything before this is known to be on the page once what was written so far has arrived.
-    pub(super) fn safe(&self, cursor: u64, settled: u64, unsettled_from: Option<u64>) -> Option<u64> {
+    pub(super) fn safe(
+        &self,
+        cursor: Sequence,
+        settled: Sequence,
+        unsettled_from: Option<Sequence>,
+    ) -> Option<Sequence> {
         if self.needs_snapshot() || self.retractions.as_ref().is_some_and(|it| it.knows_gone_ids()) {
             return None;
         }
         let missed_from = self.resend.as_ref().map_or(Some(cursor), |resend| resend.missed_from(cursor))?;
-        Some(cursor.min(settled).min(missed_from).min(unsettled_from.unwrap_or(u64::MAX)))
+        Some(cursor.min(settled).min(missed_from).min(unsettled_from.unwrap_or(Sequence::MAX)))
     }
 
     /// What settles is resent to it.
-    pub(super) fn settle(&mut self, from: u64, known_before: u64, now: Instant) {
+    pub(super) fn settle(&mut self, from: Sequence, known_before: Sequence, now: Instant) {
         match &mut self.resend {
             Some(resend) => resend.settle(from, known_before, now),
             None => self.resend = Some(Box::new(Resend::of_settled(from, known_before, now))),

@@ -16,6 +16,7 @@ use crate::{
     entity::{EntityIndex, View},
     frame::Frame,
     hook::{BoxError, guarded},
+    sequence::Sequence,
 };
 
 /// What the hooks of an entity are asked about one object and one recipient.
@@ -31,7 +32,7 @@ pub(crate) struct VisibilityCheck {
     pub(super) form: Form,
     pub(super) about: Option<Box<ObjectRef>>,
     /// Where in the log it begins what the recipient may be missing.
-    pub(super) from: u64,
+    pub(super) from: Sequence,
     pub(super) whole: bool,
     /// The frame that says that it is gone for everyone.
     pub(super) deletion: Option<Frame>,
@@ -86,7 +87,7 @@ pub(crate) enum Verdict {
     Send(Envelope),
     Nothing,
     /// A hook has failed to say whether the object may be seen, as it was published from that place of the log on.
-    Undecided(Box<ObjectRef>, u64),
+    Undecided(Box<ObjectRef>, Sequence),
 }
 
 /// The hooks of one entity, asked about one recipient.
@@ -150,7 +151,7 @@ impl VisibilityCheck {
             prior: Vec::new(),
             form: Form::Resend { is_known: false, is_only_added: false },
             about: None,
-            from: 0,
+            from: Sequence::ZERO,
             whole: false,
             deletion: None,
             audit,

@@ -18,6 +18,7 @@ use crate::{
     frame::Frame,
     object::quoted,
     scope::{PastScopes, Scopes},
+    sequence::Sequence,
 };
 
 /// Who receives.
@@ -34,7 +35,7 @@ impl Recipient {
     }
 
     /// Whether it has received what was published in these scopes at that place of the log.
-    pub(super) fn has_received(&self, scopes: &Scopes, at: Option<u64>) -> bool {
+    pub(super) fn has_received(&self, scopes: &Scopes, at: Option<Sequence>) -> bool {
         self.receives(scopes) || self.past.received(scopes, at)
     }
 
@@ -48,7 +49,7 @@ impl Recipient {
     }
 
     /// Behind the newest record of an entity that went from the log and concerned it.
-    pub(crate) fn log_start(&self, log: &Log, entity: EntityIndex) -> u64 {
+    pub(crate) fn log_start(&self, log: &Log, entity: EntityIndex) -> Sequence {
         let now = log.start_for(entity, self.identity.receives());
         if self.past.is_empty() { now } else { now.max(log.start_for(entity, &self.past.scopes())) }
     }
@@ -65,7 +66,7 @@ pub(crate) enum Pages {
     /// They may have missed anything.
     Any,
     /// What was added before is there, and an update will do.
-    ThatHave { everything_before: u64 },
+    ThatHave { everything_before: Sequence },
 }
 
 /// How a record is sent.
@@ -74,21 +75,21 @@ pub(crate) enum Mode {
     /// As it is published, to pages that have received what came before.
     Live,
     /// The newest state, to pages that may have missed anything from a sequence number on.
-    Resend { from: u64, pages: Pages },
+    Resend { from: Sequence, pages: Pages },
     /// Only that the object is gone, to pages that may be showing it and must not.
-    Retract { from: u64 },
+    Retract { from: Sequence },
     /// To a page that was sent before that it is gone: that again, or its newest state where it may be seen.
     Reminder,
 }
 
 impl Mode {
     /// What may be missing was published from there on; live, nothing before the record itself is.
-    pub(super) fn from(self, sequence: u64) -> u64 {
+    pub(super) fn from(self, sequence: Sequence) -> Sequence {
         match self {
             Self::Live => sequence,
             Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
             Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
-            Self::Reminder => u64::MAX,
+            Self::Reminder => Sequence::MAX,
         }
     }
 }
@@ -98,14 +99,14 @@ impl Mode {
 pub(super) struct PriorScopes {
     pub(super) scopes: Scopes,
     /// Where in the log; `None` before its beginning.
-    pub(super) at: Option<u64>,
+    pub(super) at: Option<Sequence>,
     /// Who had these has the object.
     pub(super) is_sure: bool,
 }
 
 impl PriorScopes {
     /// The scopes an object was published in before, where that may matter.
-    pub(super) fn of(core: &Core, log: &Log, sequence: u64, record: &Record, mode: Mode) -> Vec<Self> {
+    pub(super) fn of(core: &Core, log: &Log, sequence: Sequence, record: &Record, mode: Mode) -> Vec<Self> {
         let RecordKind::Change(change) = &record.kind else {
             return Vec::new();
         };
@@ -176,7 +177,7 @@ impl Addressed<'_> {
 
 impl Envelope {
     /// A record for everyone: as it is sent in its scopes, and to those who are no longer in them, or only now.
-    pub(crate) fn of_record(core: &Core, log: &Log, sequence: u64, record: &Record, mode: Mode) -> Self {
+    pub(crate) fn of_record(core: &Core, log: &Log, sequence: Sequence, record: &Record, mode: Mode) -> Self {
         let encoder = core.encoder(record.entity);
         let needs_snapshot = matches!(record.kind, RecordKind::Refresh) && encoder.has_snapshot;
         let is_filtered = matches!(record.kind, RecordKind::Change(_)) && encoder.view.is_some();
@@ -189,7 +190,7 @@ impl Envelope {
     /// `place`: where the record is, when this is for one of many who will need the same.
     pub(super) fn new(
         core: &Core,
-        place: Option<(&Log, u64)>,
+        place: Option<(&Log, Sequence)>,
         record: &Record,
         mode: Mode,
         only_slowly: bool,
@@ -227,7 +228,7 @@ impl Envelope {
     }
 
     /// A deletion that the log holds as a tombstone.
-    pub(crate) fn of_tombstone(core: &Core, entity: EntityIndex, sequence: u64, tombstone: &Tombstone) -> Self {
+    pub(crate) fn of_tombstone(core: &Core, entity: EntityIndex, sequence: Sequence, tombstone: &Tombstone) -> Self {
         let scopes = &tombstone.scopes;
         let prior = PriorScopes { scopes: scopes.clone(), at: Some(sequence), is_sure: true };
         let about = || (tombstone.id.clone(), scopes.clone());
@@ -307,7 +308,7 @@ impl Envelope {
 /// needs it, the record's `place` keeps it.
 fn replay_frame(
     core: &Core,
-    place: Option<(&Log, u64)>,
+    place: Option<(&Log, Sequence)>,
     record: &Record,
     change: &ObjectChange,
     pages: Pages,

@@ -35,7 +35,7 @@ use super::{
     log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone, Was},
     snapshot::{Row, RowKind},
 };
-use crate::{change::ChangeKind, entity::EntityIndex, object::quoted};
+use crate::{change::ChangeKind, entity::EntityIndex, object::quoted, sequence::Sequence};
 
 /// What one recipient is sent, as far as no hook is needed for it.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(crate) struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// A record for one recipient.
-    pub(crate) fn record(&self, sequence: u64, record: &Record, mode: Mode) -> Option<Resolved> {
+    pub(crate) fn record(&self, sequence: Sequence, record: &Record, mode: Mode) -> Option<Resolved> {
         let Self { core, log, recipient } = *self;
         if let RecordKind::Change(change) = &record.kind {
             if core.encoder(record.entity).view.is_some() {
@@ -121,7 +121,7 @@ impl Resolver<'_> {
     }
 
     /// What the hooks are asked before a recipient is sent a change; `None` where it is sent nothing in any case.
-    fn check(&self, sequence: u64, record: &Record, change: &ObjectChange, mode: Mode) -> Option<Resolved> {
+    fn check(&self, sequence: Sequence, record: &Record, change: &ObjectChange, mode: Mode) -> Option<Resolved> {
         let Self { core, log, recipient } = *self;
         let is_deletion = change.kind == ChangeKind::Delete;
         if recipient.receives(&change.went_to) {
@@ -176,7 +176,7 @@ impl Resolver<'_> {
     pub(crate) fn tombstone(
         &self,
         entity: EntityIndex,
-        sequence: u64,
+        sequence: Sequence,
         tombstone: &Tombstone,
         all: bool,
     ) -> Option<Resolved> {
