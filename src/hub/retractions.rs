@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_hook_could_say_is_asked_again_until_something_is_sent() {
+    fn what_no_hook_could_decide_is_asked_again_until_something_is_sent() {
         let (mut retractions, now) = (Retractions::default(), Instant::now());
         let from = |retractions: &Retractions| retractions.objects["a"].undecided_from;
         retractions.undecided(&object("a"), 7, now);
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_store_says_to_be_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
+    fn what_only_the_store_reports_as_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
         let (now, times) = (Instant::now(), times());
         let later = now + Duration::from_secs(10);
         for (gone, log_start, at, doubts) in [

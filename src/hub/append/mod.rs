@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_wants_deleted_is_news_only_to_those_who_had_it() {
+    fn a_claimed_deletion_reaches_only_the_scopes_that_had_the_object() {
         let hub = scoped();
         let delete = Change::delete(7).unwrap().claimed().scope("south").scope("west");
         let add = Change::add(&json!({"id": 7})).unwrap().scope("south").scope("north");
@@ -456,7 +456,7 @@ mod tests {
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
         let mut batch = Batch::of(&changes, Some(0));
         let mut log = lock(&hub.core.log);
-        let told = [1, 3].map(|_| {
+        let done = [1, 3].map(|_| {
             let appender = Appender::new(&hub.core, EVENTS);
             for (at, basis) in appender.large(&log, &batch) {
                 batch.encoded[at] = Some(appender.encode(&changes[at], basis));
@@ -464,11 +464,11 @@ mod tests {
             appender.append(&mut log, &mut batch, true);
             batch.done
         });
-        assert_eq!((told, log.end()), ([1, 3], 3));
+        assert_eq!((done, log.end()), ([1, 3], 3));
     }
 
     #[test]
-    fn what_others_tell_between_parts_of_a_batch_is_newer_than_its_adds() {
+    fn what_others_publish_between_parts_of_a_batch_is_newer_than_its_adds() {
         let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [
             Change::add(&large("a")).unwrap(),
