@@ -4,7 +4,7 @@
 //! [`ReminderTimes`]. There are three kinds:
 //! - *objects* that are there for others, and that this page must not see;
 //! - *old deletions*: those of which everyone had the reminders before this page came back, and the ids that only the store
-//!   says to be gone;
+//!   reports as gone;
 //! - *lists* of deletions that everyone is reminded of now, and this page could not be with the others.
 
 use std::{
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
 
-/// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
+/// Objects that one subscription is reminded of at most. One change may move very many out of sight; of more than these
 /// a page is sent the deletion once.
 const MAX_OBJECTS: usize = 512;
 /// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
@@ -43,7 +43,7 @@ pub(crate) struct Retraction {
     pub(crate) key: Arc<str>,
     /// What may only be showing is sent once, and has none.
     pub(crate) reminders: Option<Reminders>,
-    /// No hook could say whether it may be seen, and nothing was sent of what was published from there on.
+    /// No hook could decide whether it may be seen, and nothing was sent of what was published from there on.
     pub(crate) undecided_from: Option<u64>,
     is_due: bool,
 }
@@ -126,8 +126,8 @@ impl Retractions {
         }
     }
 
-    /// No hook could say whether an object may be seen that was published from a place of the log on. False where there is
-    /// no room to remember it.
+    /// No hook could decide whether an object may be seen that was published from a place of the log on. False where
+    /// there is no room to remember it.
     pub(crate) fn undecided(&mut self, object: &ObjectRef, from: u64, now: Instant) -> bool {
         let Some(known) = self.known(object) else {
             return false;
@@ -170,12 +170,12 @@ impl Retractions {
         self.old = reminders.next(times).map(|_| OldDeletions { tombstones, gone, reminders, sending: None });
     }
 
-    /// The store is asked anew, and says what is gone.
+    /// The store is asked anew, and reports what is gone.
     pub(crate) fn forget_old(&mut self) {
         self.old = None;
     }
 
-    /// What only the store says to be gone its page is reminded of by this connection alone.
+    /// What only the store reports as gone, its page is reminded of by this connection alone.
     pub(crate) fn knows_gone_ids(&self) -> bool {
         self.old.as_ref().and_then(|old| old.gone.as_ref()).is_some_and(|gone| !gone.gone.is_empty())
     }

@@ -158,7 +158,7 @@ impl Appender<'_> {
         unread
     }
 
-    /// Appends one record, and what follows of it; says in which scopes, where there is an audit.
+    /// Appends one record, and what follows of it; returns its scopes, where there is an audit.
     fn append_record(&self, log: &mut Log, now: Instant, record: Record) -> Option<Scopes> {
         let moved = self.moved_without_full_row(&record);
         let audited = self.core.is_audited().then(|| record.scopes.clone());

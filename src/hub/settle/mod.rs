@@ -19,8 +19,8 @@ use self::refusals::Refusals;
 pub(crate) struct SettleTimes {
     /// After so long a quiet time, the window is resent.
     pub(crate) quiet: Duration,
-    /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and learns some
-    /// time after the answer left that it is saved.
+    /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and receives the
+    /// answer some time after it left.
     pub(crate) overlap: Duration,
     /// Without a quiet moment, what is new is resent this often.
     pub(crate) longest: Duration,

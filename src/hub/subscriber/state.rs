@@ -67,7 +67,7 @@ pub(super) enum Path {
     Fast,
     /// Its own task, one chunk after the other.
     Slow,
-    /// Nobody, until the hooks have answered what a chunk may hold. What is to be resent meanwhile waits.
+    /// Neither, until the hooks have answered what a chunk may hold. What is to be resent meanwhile waits.
     Checking(Vec<(Repeat, bool)>),
     /// It has left.
     Left,
@@ -179,7 +179,7 @@ impl Subscriber {
         !matches!(state.path, Path::Left) && state.lags(&lock(&self.core.log))
     }
 
-    /// Whoever takes its session over finds it by that.
+    /// The subscriber that takes its session over finds it by that.
     pub(super) fn holds_its_session(self: &Arc<Self>) {
         if let Some(PageState { hold: Some(hold), .. }) = &lock(&self.state).page {
             let holder: Arc<dyn SessionHolder> = self.clone();
@@ -222,7 +222,7 @@ impl SubscriberState {
     }
 
     pub(super) fn lags(&self, log: &Log) -> bool {
-        // Whoever has been sent everything that ever went from the log need not look closer.
+        // One that has been sent everything that ever went from the log need not look closer.
         let lacks = |known: &Subscription| match known.phase {
             Phase::Live { from } => {
                 let next = from.max(self.cursor);
