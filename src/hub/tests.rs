@@ -607,7 +607,7 @@ async fn what_the_log_has_from_before_a_refresh_is_never_resent() {
         assert!(!text.contains(r#""event":{"id":3}"#), "{text}");
     }
     let last = texts(&pipe).into_iter().rfind(|text| text.contains(r#""id":2}"#) || text.contains(r#""id":"2""#));
-    assert!(last.is_some_and(|text| text.contains("add-event")), "its deletion is sent before the row only");
+    assert!(last.is_some_and(|text| text.contains("add-event")), "its deletion is sent only before the row");
     // A part of what it was before is no part of what it is now.
     hub.publish(EVENTS, &[Change::update(&json!({"id": 1, "x": 2})).unwrap()], None);
     assert!(!lock(&hub.core.log).newest(EVENTS, "1").unwrap().1.whole);
