@@ -31,7 +31,7 @@ PLOTS = ROOT / "docs" / "plots"
 # The replay is sent a second time, 5 s after a page has subscribed.
 REST = 5.5
 
-# What a server and its pages are like where nothing else is said. A rate of 0 stands for as many as get through.
+# What a server and its pages are like where a measurement sets nothing else. A rate of 0 means as many as get through.
 USUAL = {"pages": 1000, "rate": 30, "payload": 200, "scopes": 0, "workers": 1, "seconds": 2, "spin": True}
 LABELS = {
     "pages": "pages",

@@ -75,9 +75,9 @@ fn instructions(scenario: usize, requests: u64) -> Result<u64, Box<dyn Error>> {
         .args([scenario.to_string(), requests.to_string()])
         .output()
         .map_err(|error| format!("valgrind cannot be run: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
-    let (_, count) = collected.ok_or_else(|| format!("valgrind has counted nothing: {said}"))?;
+    let report = String::from_utf8_lossy(&output.stderr);
+    let collected = report.lines().find_map(|line| line.split_once("Collected :"));
+    let (_, count) = collected.ok_or_else(|| format!("valgrind has counted nothing: {report}"))?;
     Ok(count.trim().parse()?)
 }
 

@@ -316,7 +316,7 @@ impl LiveUpdates {
     /// Waits for SIGINT or SIGTERM (Ctrl-C on other systems than Unix), then calls [`shutdown`](Self::shutdown).
     ///
     /// For `axum::serve(…).with_graceful_shutdown(live.shutdown_on_signals())`: the future owns its handle. If the signal
-    /// handlers cannot be installed, it never resolves, and the log says so.
+    /// handlers cannot be installed, it never resolves, and a line is logged.
     pub fn shutdown_on_signals(&self) -> impl Future<Output = ()> + Send + 'static {
         let live = self.clone();
         async move {

@@ -29,7 +29,7 @@ use crate::{
 /// | an idempotency cache, which answers repeated requests itself | outside |
 /// | whatever answers the writes | inside |
 ///
-/// `docs/troubleshooting.md` lists common mistakes, and what the log says about each.
+/// `docs/troubleshooting.md` lists common mistakes, and the log lines about each.
 ///
 /// # Order
 /// Writes of one object (entity and id in the path) run one at a time: from the arrival of the request's body until the

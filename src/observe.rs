@@ -141,7 +141,7 @@ stats! {
             pub changes_published: u64,
             /// Messages published.
             pub messages_published: u64,
-            /// Successful writes that could not be published; the log says why.
+            /// Successful writes that could not be published; the reason is logged.
             pub writes_unpublished: u64,
             /// Writes that were answered with 301, 302 or 303 and so not published: the page follows the redirect, and takes
             /// what it finds there for success.
@@ -194,7 +194,7 @@ fn insert_some(warned: &mut HashSet<u64>, most: usize, what: impl Hash) -> Optio
 
 impl Observer {
     /// A warning that outsiders can cause again and again. Each place in the code that calls this has a budget of its own.
-    /// Suppressed lines are counted, and the next line of that place says how many there were.
+    /// Suppressed lines are counted, and the next line of that place gives their number.
     #[track_caller]
     pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
         let allowance = lock(&self.budgets).take(Location::caller(), Instant::now());
@@ -216,7 +216,7 @@ impl Observer {
     }
 
     /// A warning about what pages send, which is unbounded: once for each `what`, and at most 16 of one kind. The last line
-    /// says that it is the last.
+    /// is marked as the last.
     pub(crate) fn warn_once_of(&self, kind: &'static str, what: impl Hash, line: impl FnOnce() -> String) {
         let inserted = insert_some(lock(&self.warned_of).entry(kind).or_default(), MAX_ONCE_OF, what);
         let Some(count) = inserted else { return };

@@ -10,7 +10,7 @@ use support::{End, Server, live, usual};
 
 /// One test for both: signals are for the whole process.
 #[tokio::test]
-async fn both_signals_say_goodbye_to_every_socket() {
+async fn both_signals_close_every_socket() {
     for signal in ["-INT", "-TERM"] {
         let live = live();
         let server = Server::layered(&live.layer(), usual);

@@ -1,6 +1,6 @@
 //! The REST interface that the scheduler's DataProcessor saves through.
 //!
-//! Nothing here speaks of live updates but one case: a change of a series takes its exceptions with it, which the
+//! Nothing here concerns live updates but one case: a change of a series takes its exceptions with it, which the
 //! layer cannot know.
 
 use axum::{
@@ -96,7 +96,7 @@ fn publish_with(write: &LiveWrite, dropped: &[String], own: Change) -> Result<()
     Ok(())
 }
 
-/// The body's id is at best the page's temporary one: the address says which event is meant, and the store names
+/// The body's id is at best the page's temporary one: the address names the event, and the store names
 /// new ones.
 fn without_transport_fields(mut event: Event) -> Event {
     event.remove("id");
@@ -186,7 +186,7 @@ impl From<store::Error> for Refusal {
     }
 }
 
-/// What went wrong inside goes to the log; the response only says that something did.
+/// What went wrong inside goes to the log; the response only reports that something did.
 fn internal(error: impl std::fmt::Display) -> Refusal {
     eprintln!("a request failed: {error}");
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here".to_owned())

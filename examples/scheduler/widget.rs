@@ -79,6 +79,6 @@ async fn npm_ci() -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(said.lines().next().unwrap_or("it said nothing").to_owned()))
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(errors.lines().next().unwrap_or("it said nothing").to_owned()))
 }

@@ -1,4 +1,4 @@
-//! The REST interface that the scheduler's DataProcessor saves through. Nothing here speaks of live updates.
+//! The REST interface that the scheduler's DataProcessor saves through. Nothing here concerns live updates.
 
 use axum::{
     Json, Router,
@@ -74,7 +74,7 @@ struct Answer {
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) &'static str);
 
 impl Refusal {
-    /// What went wrong inside goes to the log; the response only says that something did.
+    /// What went wrong inside goes to the log; the response only reports that something did.
     pub(crate) fn internal(error: &Error) -> Self {
         eprintln!("a request failed: {error}");
         Self(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here")

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_aloud_counts_before_the_cookie() {
+    fn headers_with_a_token_take_precedence_over_the_cookie() {
         let mut headers = HeaderMap::new();
         assert_eq!(token_in(&headers), None);
         headers.insert(COOKIE, HeaderValue::from_static("a=b; login=c; d=e"));

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_owner_alone_says_what_is_private_and_writes_and_reads_the_notes() {
+    async fn the_owner_alone_decides_what_is_private_and_writes_and_reads_the_notes() {
         let store = Store::open(None).unwrap();
         let id = store.create(user("ann"), draft("first", None)).await.unwrap().id;
         let seen = store.update(user("ben"), &id, draft("second", Some(true))).await.unwrap().unwrap();

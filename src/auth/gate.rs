@@ -64,7 +64,7 @@ pub trait Authenticate: Send + Sync + 'static {
     /// The identity of the page that sent this request.
     ///
     /// # Errors
-    /// [`AuthError`] says why the page may not connect.
+    /// [`AuthError`] gives the reason why the page may not connect.
     fn authenticate(&self, request: AuthRequest) -> impl Future<Output = Result<Identity, AuthError>> + Send;
 }
 

@@ -216,7 +216,7 @@ impl<A> LiveUpdatesBuilder<A> {
     /// - After [`AuthError::Unavailable`], a panic or a timeout the socket stays open, and the authenticator is called again
     ///   after the same interval.
     ///
-    /// [`revalidation_headers`](Self::revalidation_headers) says which parts of the request are kept.
+    /// [`revalidation_headers`](Self::revalidation_headers) describes which parts of the request are kept.
     ///
     /// [`tokens`](LiveUpdatesBuilder::tokens) and [`allow_anonymous`](LiveUpdatesBuilder::allow_anonymous) always give the
     /// same answer and are not called again. [`Identity::with_expiry`] closes a socket without a call, and

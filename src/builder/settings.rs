@@ -201,7 +201,7 @@ impl<A> LiveUpdatesBuilder<A> {
     /// - While a process runs, the file holds a claim instead of a log. So a process that crashes leaves no log. The next
     ///   process starts with an empty one, and pages are sent a snapshot, as without a file.
     /// - If deploys overlap, the newer process finds a claim and starts with an empty log. The older one writes nothing, and
-    ///   a line in the log (WARN) says so. To keep the history, stop the old process before the new one starts.
+    ///   logs a line (WARN). To keep the history, stop the old process before the new one starts.
     /// - HTTP goes on during `shutdown`. A write that starts after the file was written first takes the log out of the file.
     ///   When the last such write has ended, the log is written again, on the runtime's blocking threads. So let the runtime
     ///   end, and do not call `std::process::exit`.

@@ -471,7 +471,7 @@ mod tests {
         let outbox = Outbox::new(None);
         outbox.try_send(&[&published, &ping]);
         outbox.discard_pending();
-        assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte says that it is a control frame");
+        assert_eq!(lock(&outbox.waiting).frames.len(), 1, "its first byte marks it as a control frame");
     }
 
     #[tokio::test]

@@ -178,7 +178,7 @@ impl Connections {
 
     /// Closes the sockets of the identities that `chosen` picks, and returns how many. They receive nothing more.
     pub(crate) fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
-        // Before the table is read: a socket that registers later learns from the count that it may have been meant.
+        // Before the table is read: a socket that registers later sees from the count that it may have been meant.
         self.disconnects.fetch_add(1, Ordering::SeqCst);
         let open = self.open_sockets();
         let chosen = open.iter().filter(|open| chosen(&open.subscriber.identity()));

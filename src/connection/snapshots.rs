@@ -59,7 +59,7 @@ struct Read {
     /// The end of the log then: the snapshot is no older.
     head: Sequence,
     result: ReadResult,
-    /// Also tells this read from a later one of the same key.
+    /// Also distinguishes this read from a later one of the same key.
     is_done: Arc<AtomicBool>,
 }
 

@@ -189,8 +189,8 @@ impl Entity {
     /// that query, and only on a route whose POST adds.
     ///
     /// The action is a claim of the page. If the response contradicts it (`inserted` or a `tid` for an update or a deletion,
-    /// another id), the response counts. If the response does not contain enough, nothing is published, and the log says
-    /// why.
+    /// another id), the response counts. If the response does not contain enough, nothing is published, and the reason
+    /// is logged.
     ///
     /// ```
     /// let events = tower_live_updates::Entity::scheduler("/events").body_modes();

@@ -152,7 +152,7 @@ impl Entity {
     /// A change takes its scopes from the handler ([`LiveWrite::scope`](crate::LiveWrite::scope),
     /// [`Change::scope`](crate::Change::scope)), else from [`scope_param`](Self::scope_param) and
     /// [`scope_from`](Self::scope_from) together. An identity with any of them receives it. A change without a scope is
-    /// not published: it is counted in [`Stats::writes_unpublished`](crate::Stats), and the log says so.
+    /// not published: it is counted in [`Stats::writes_unpublished`](crate::Stats), and logged.
     ///
     /// All scopes are names in one namespace: a calendar `a` of one tenant and a calendar `a` of another are the same
     /// scope, unless their names differ. A name has at most 256 bytes and no control characters; other names are ignored.
@@ -432,7 +432,7 @@ impl<T> Snapshot<T> {
     }
 
     /// The ids of deleted rows, as far back as pages can have been away: a day is plenty. All of them are sent to the page.
-    /// Leave out ids that this identity must not learn, and include those of rows it may no longer see.
+    /// Leave out ids that this identity must not receive, and include those of rows it may no longer see.
     pub fn deleted<I: fmt::Display>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
         self.deleted.extend(ids.into_iter().map(|id| id.to_string()));
         self

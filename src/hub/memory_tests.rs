@@ -16,7 +16,7 @@ const MEGABYTE: usize = 1_000_000;
 /// No page may own more.
 const BOUND: usize = 256 * 1000;
 
-/// An sink whose page reads nothing: it holds what it has taken.
+/// A sink whose page reads nothing: it holds what it has taken.
 struct Stopped {
     /// A TCP stream takes a frame and no more; any other takes all it is offered.
     direct: bool,

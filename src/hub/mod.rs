@@ -150,14 +150,14 @@ impl Hub {
         append::refresh(&self.core, entity);
     }
 
-    /// Somebody publishes by hand, until what comes back is dropped.
+    /// The application publishes by hand, until what comes back is dropped.
     pub(crate) fn write_begins(&self, entity: EntityIndex) -> Activity {
         let activity = self.start_write(entity);
         activity.confirm();
         activity
     }
 
-    /// The request of a write is here. It counts for nothing yet: anybody can send one.
+    /// The request of a write is here. It counts for nothing yet: any client can send one.
     pub(crate) fn start_write(&self, entity: EntityIndex) -> Activity {
         let ongoing = self.change_begins();
         Activity::of_write(self.core.clone(), entity, ongoing)

@@ -4,7 +4,7 @@
 //! [`ReminderTimes`]. There are three kinds:
 //! - *objects* that are there for others, and that this page must not see;
 //! - *old deletions*: those of which everyone had the reminders before this page came back, and the ids that only the store
-//!   says to be gone;
+//!   reports as gone;
 //! - *lists* of deletions that everyone is reminded of now, and this page could not be with the others.
 
 use std::{
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
 use crate::sequence::Sequence;
 
-/// Objects that one subscription is reminded of at most. Somebody may move very many out of sight; of more than these
+/// Objects that one subscription is reminded of at most. One change may move very many out of sight; of more than these
 /// a page is sent the deletion once.
 const MAX_OBJECTS: usize = 512;
 /// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
@@ -44,7 +44,7 @@ pub(crate) struct Retraction {
     pub(crate) key: Arc<str>,
     /// What may only be showing is sent once, and has none.
     pub(crate) reminders: Option<Reminders>,
-    /// No hook could say whether it may be seen, and nothing was sent of what was published from there on.
+    /// No hook could decide whether it may be seen, and nothing was sent of what was published from there on.
     pub(crate) undecided_from: Option<Sequence>,
     is_due: bool,
 }
@@ -127,8 +127,8 @@ impl Retractions {
         }
     }
 
-    /// No hook could say whether an object may be seen that was published from a place of the log on. False where there is
-    /// no room to remember it.
+    /// No hook could decide whether an object may be seen that was published from a place of the log on. False where
+    /// there is no room to remember it.
     pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, now: Instant) -> bool {
         let Some(known) = self.known(object) else {
             return false;
@@ -171,12 +171,12 @@ impl Retractions {
         self.old = reminders.next(times).map(|_| OldDeletions { tombstones, gone, reminders, sending: None });
     }
 
-    /// The store is asked anew, and says what is gone.
+    /// The store is asked anew, and reports what is gone.
     pub(crate) fn forget_old(&mut self) {
         self.old = None;
     }
 
-    /// What only the store says to be gone its page is reminded of by this connection alone.
+    /// What only the store reports as gone, its page is reminded of by this connection alone.
     pub(crate) fn knows_gone_ids(&self) -> bool {
         self.old.as_ref().and_then(|old| old.gone.as_ref()).is_some_and(|gone| !gone.gone.is_empty())
     }
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_hook_could_say_is_asked_again_until_something_is_sent() {
+    fn what_no_hook_could_decide_is_asked_again_until_something_is_sent() {
         let (mut retractions, now) = (Retractions::default(), Instant::now());
         let from = |retractions: &Retractions| retractions.objects["a"].undecided_from;
         retractions.undecided(&object("a"), Sequence(7), now);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_store_says_to_be_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
+    fn what_only_the_store_reports_as_gone_is_doubted_once_the_log_does_not_reach_back_to_it() {
         let (now, times) = (Instant::now(), times());
         let later = now + Duration::from_secs(10);
         for (gone, log_start, at, doubts) in [

@@ -76,7 +76,7 @@ impl SnapshotFrames {
         (Self { at, scopes, gone, rows, takes_away: false }, unbearable)
     }
 
-    /// What stands for a snapshot where there is none. It speaks to the handlers of `$resync` whether or not they are
+    /// What stands for a snapshot where there is none. It goes to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     pub(super) fn marker(encoder: &EntityEncoder, at: Sequence) -> Self {
         let marker = |frame: Bytes| {
@@ -115,6 +115,6 @@ pub(crate) struct Row {
 pub(crate) enum RowKind {
     Object,
     Gone,
-    /// Tells the page to load its list again, once.
+    /// Asks the page to load its list again, once.
     Marker,
 }

@@ -64,7 +64,7 @@ pub(super) fn times() -> DeliveryTimes {
     }
 }
 
-/// An sink with so much room, and no more until it is given some.
+/// A sink with so much room, and no more until it is given some.
 #[derive(Default)]
 struct Pipe {
     direct: bool,
@@ -85,7 +85,7 @@ impl Pipe {
     }
 
     /// Waits until so many frames have been taken.
-    async fn said(&self, frames: usize) {
+    async fn received(&self, frames: usize) {
         while self.out().len() < frames {
             tokio::task::yield_now().await;
         }
@@ -147,7 +147,7 @@ pub(super) async fn let_others_run() {
 }
 
 #[tokio::test]
-async fn the_fast_way_needs_nobody_but_the_fan_out() {
+async fn the_fast_path_needs_only_the_fan_out() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -159,7 +159,7 @@ async fn the_fast_way_needs_nobody_but_the_fan_out() {
 }
 
 #[tokio::test]
-async fn a_full_outlet_wakes_its_task_and_loses_nothing() {
+async fn a_full_sink_wakes_its_task_and_loses_nothing() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 2);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -176,7 +176,7 @@ async fn a_full_outlet_wakes_its_task_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_behind_the_log_is_told_that_it_fell_off() {
+async fn a_subscriber_behind_the_log_lags() {
     let hub = hub(3);
     let pipe = Pipe::new(true, 0);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -189,7 +189,7 @@ async fn a_reader_behind_the_log_is_told_that_it_fell_off() {
 }
 
 #[tokio::test]
-async fn what_was_told_before_a_subscription_stays_untold() {
+async fn what_was_published_before_a_subscription_is_not_sent() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -204,7 +204,7 @@ async fn what_was_told_before_a_subscription_stays_untold() {
 }
 
 #[tokio::test]
-async fn an_add_never_overrides_what_was_told_since_its_write_began() {
+async fn an_add_never_overrides_what_was_published_since_its_write_began() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -222,20 +222,20 @@ async fn an_add_never_overrides_what_was_told_since_its_write_began() {
     // A partial update is no whole object: what the add knows besides goes with it.
     hub.publish(EVENTS, &[Change::update(&json!({ "id": 5, "text": "newer" })).unwrap()], None);
     hub.publish(EVENTS, &[Change::add(&json!({ "id": 5, "text": "older", "x": 1 })).unwrap()], Some(began));
-    // Changes told together do not stand in each other's way.
+    // Changes that are published together do not override each other.
     let again = [Change::delete(6).unwrap(), object(Change::add, 6, "again")];
     hub.publish(EVENTS, &again, Some(began));
     let_others_run().await;
     let merged = Change::add(&json!({ "id": 5, "text": "newer", "x": 1 })).unwrap();
     let rest: Vec<Bytes> = pipe.out().split_off(6);
     assert_eq!(rest, [merged, again[0].clone(), again[1].clone()].map(|change| frame(&hub, EVENTS, &change)));
-    let told: Vec<Bytes> = pipe.out()[3..5].to_vec();
+    let received: Vec<Bytes> = pipe.out()[3..5].to_vec();
     let expected = [object(Change::add, 1, "newer"), object(Change::add, 4, "older")];
-    assert_eq!(told, expected.map(|change| frame(&hub, EVENTS, &change)));
+    assert_eq!(received, expected.map(|change| frame(&hub, EVENTS, &change)));
 }
 
 #[tokio::test]
-async fn whoever_has_left_is_handed_nothing_even_by_a_fan_out_that_holds_it_still() {
+async fn a_subscriber_that_has_left_is_sent_nothing_even_by_a_fan_out_that_still_holds_it() {
     let hub = hub(100);
     let pipe = Pipe::new(true, 100);
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
@@ -261,18 +261,18 @@ async fn the_fan_out_ends_with_its_hub() {
 #[derive(Clone, Debug)]
 enum Step {
     Publish { entity: bool, count: u32 },
-    Subscribe { who: usize, entity: bool },
-    Unsubscribe { who: usize, entity: bool },
-    Room { who: usize, room: usize },
+    Subscribe { page: usize, entity: bool },
+    Unsubscribe { page: usize, entity: bool },
+    Room { page: usize, room: usize },
     Rest,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (any::<bool>(), 1_u32..6).prop_map(|(entity, count)| Step::Publish { entity, count }),
-        2 => (0_usize..4, any::<bool>()).prop_map(|(who, entity)| Step::Subscribe { who, entity }),
-        1 => (0_usize..4, any::<bool>()).prop_map(|(who, entity)| Step::Unsubscribe { who, entity }),
-        2 => (0_usize..4, 0_usize..5).prop_map(|(who, room)| Step::Room { who, room }),
+        2 => (0_usize..4, any::<bool>()).prop_map(|(page, entity)| Step::Subscribe { page, entity }),
+        1 => (0_usize..4, any::<bool>()).prop_map(|(page, entity)| Step::Unsubscribe { page, entity }),
+        2 => (0_usize..4, 0_usize..5).prop_map(|(page, room)| Step::Room { page, room }),
         2 => Just(Step::Rest),
     ]
 }
@@ -282,17 +282,17 @@ fn index(calendars: bool) -> EntityIndex {
 }
 
 proptest! {
-    /// Whatever the interleaving of publishing, subscribing and full sockets, on both ways: everybody is handed
-    /// what was told while they were subscribed, once and in order. An unsubscription may cut off what is still
-    /// on its way, so what arrives is compared with what was told less such records.
+    /// Whatever the interleaving of publishing, subscribing and full sockets, on both paths: every page is sent
+    /// what was published while it was subscribed, once and in order. An unsubscription may cut off what is still
+    /// on its way, so what arrives is compared with what was published less such records.
     #[test]
-    fn everybody_is_handed_everything_once_and_in_order(steps in proptest::collection::vec(step(), 1..60)) {
+    fn every_page_is_sent_everything_once_and_in_order(steps in proptest::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let hub = hub(10_000);
             let pipes = [true, true, false, false].map(|direct| Pipe::new(direct, 3));
             let subscribers = pipes.clone().map(|pipe| hub.join(pipe, ann(), ResumeFrom::Unknown));
-            let mut told: [Vec<Bytes>; 4] = Default::default();
+            let mut expected: [Vec<Bytes>; 4] = Default::default();
             let mut follows = [[false; 2]; 4];
             let mut number = 0;
             let settle = async |room: Option<usize>| {
@@ -311,39 +311,39 @@ proptest! {
                     Step::Publish { entity, count } => {
                         let changes: Vec<Change> = (0..count).map(|n| update(number + n)).collect();
                         number += count;
-                        for (who, told) in told.iter_mut().enumerate() {
-                            if follows[who][usize::from(entity)] {
-                                told.extend(changes.iter().map(|change| frame(&hub, index(entity), change)));
+                        for (page, expected) in expected.iter_mut().enumerate() {
+                            if follows[page][usize::from(entity)] {
+                                expected.extend(changes.iter().map(|change| frame(&hub, index(entity), change)));
                             }
                         }
                         hub.publish(index(entity), &changes, None);
                     }
-                    Step::Subscribe { who, entity } => {
-                        subscribers[who].subscribe(index(entity), Instant::now());
-                        follows[who][usize::from(entity)] = true;
+                    Step::Subscribe { page, entity } => {
+                        subscribers[page].subscribe(index(entity), Instant::now());
+                        follows[page][usize::from(entity)] = true;
                     }
-                    Step::Unsubscribe { who, entity } => {
+                    Step::Unsubscribe { page, entity } => {
                         // Everything on its way arrives first, so that the model knows what was cut off: nothing.
                         settle(Some(usize::MAX)).await;
                         settle(None).await;
-                        subscribers[who].unsubscribe(index(entity));
-                        follows[who][usize::from(entity)] = false;
+                        subscribers[page].unsubscribe(index(entity));
+                        follows[page][usize::from(entity)] = false;
                     }
-                    Step::Room { who, room } => *lock(&pipes[who].room) = room,
+                    Step::Room { page, room } => *lock(&pipes[page].room) = room,
                     Step::Rest => settle(None).await,
                 }
             }
             settle(Some(usize::MAX)).await;
             settle(None).await;
-            for (pipe, told) in pipes.iter().zip(&told) {
-                prop_assert_eq!(&pipe.out(), told);
+            for (pipe, expected) in pipes.iter().zip(&expected) {
+                prop_assert_eq!(&pipe.out(), expected);
             }
             Ok(())
         })?;
     }
 }
 
-/// A page of another log, which only the store can tell where it stands.
+/// A page of another log: only a snapshot can bring it up to date.
 fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
     subscriber.subscribe(EVENTS, Instant::now());
@@ -351,7 +351,7 @@ fn lost(hub: &Arc<Hub>, pipe: &Arc<Pipe>) -> Arc<Subscriber> {
     subscriber
 }
 
-/// What a store with so many rows says now.
+/// A snapshot of a store with so many rows.
 fn rows(hub: &Hub, count: u32) -> Arc<SnapshotFrames> {
     let rows: Vec<Change> = (0..count).map(|id| update(id).whole()).collect();
     Arc::new(hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &rows, &[]).0)
@@ -362,7 +362,7 @@ fn texts(pipe: &Pipe) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
+async fn a_snapshot_that_is_being_sent_is_not_overtaken_by_the_logs_end() {
     let hub = hub_with(20, Delivery::Converging);
     let pipe = Pipe::new(false, 0);
     let subscriber = lost(&hub, &pipe);
@@ -394,7 +394,7 @@ async fn a_store_that_is_being_told_is_not_overtaken_by_the_logs_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_keep_their_order_while_the_store_is_told() {
+async fn messages_keep_their_order_while_a_snapshot_is_sent() {
     let hub = hub_with(1000, Delivery::Converging);
     let pipe = Pipe::new(false, 0);
     let subscriber = lost(&hub, &pipe);
@@ -412,13 +412,13 @@ async fn messages_keep_their_order_while_the_store_is_told() {
     hub.send(EVENTS, &Scopes::All, "108");
     run_slow_path(&subscriber);
     let texts = texts(&pipe);
-    let heard = texts.iter().filter_map(|text| text.split_once(r#""value":1"#)?.1.strip_suffix("}}"));
-    assert_eq!(heard.collect::<Vec<_>>(), ["01", "02", "03", "04", "05", "06", "07", "08"]);
+    let received = texts.iter().filter_map(|text| text.split_once(r#""value":1"#)?.1.strip_suffix("}}"));
+    assert_eq!(received.collect::<Vec<_>>(), ["01", "02", "03", "04", "05", "06", "07", "08"]);
     assert_eq!(texts.len(), 608);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
+async fn a_refresh_while_a_snapshot_is_sent_has_the_store_asked_again() {
     let mut encoder = EntityEncoder::new("events", "event");
     encoder.has_snapshot = true;
     let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
@@ -438,7 +438,7 @@ async fn a_refresh_while_the_store_is_told_has_it_asked_again() {
         Some((EVENTS, Sequence(1))),
         "the store was asked before the refresh"
     );
-    assert_eq!(pipe.out().len(), 305, "but it is told, and the messages");
+    assert_eq!(pipe.out().len(), 305, "but the snapshot is sent, and the messages");
     hub.refresh(EVENTS);
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 300)), None, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
@@ -463,18 +463,18 @@ async fn a_page_that_has_the_store_keeps_no_rows() {
         }
         tokio::time::sleep_until(due).await;
     }
-    panic!("they are kept for as long as there is something to be told");
+    panic!("the rows are kept for as long as there is something to send");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
+async fn no_repeat_is_kept_where_there_is_no_subscriber() {
     let hub = hub_with(1000, Delivery::Converging);
     let first = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(first.clone(), ann(), ResumeFrom::Unknown);
     subscriber.subscribe(EVENTS, Instant::now());
     run_slow_path(&subscriber);
     hub.publish(EVENTS, &[update(1)], None);
-    let settled = Resent::Settled { told: Sequence(0)..Sequence(1), is_last: true, known_before: Sequence(0) };
+    let settled = Resent::Settled { range: Sequence(0)..Sequence(1), is_last: true, known_before: Sequence(0) };
     let again = || hub.fanout.repeat(&Repeat { entity: EVENTS, what: settled.clone() });
     for _ in 0..10 {
         again();
@@ -484,24 +484,24 @@ async fn nothing_is_kept_to_be_told_again_where_nobody_listens() {
     subscriber.subscribe(EVENTS, Instant::now());
     run_slow_path(&subscriber);
     hub.send(EVENTS, &Scopes::All, "0");
-    second.said(1).await;
-    assert_eq!(second.out().len(), 1, "what was told again before it came");
+    second.received(1).await;
+    assert_eq!(second.out().len(), 1, "what was resent before it came");
     again();
-    second.said(2).await;
+    second.received(2).await;
 }
 
 #[test]
-fn what_waits_to_be_told_again_is_told_as_one() {
+fn repeats_that_wait_are_sent_as_one() {
     let repeat = |what| Repeat { entity: EVENTS, what };
-    let settled = |told: Range<u64>, known_before| {
-        let (told, known_before) = (Sequence(told.start)..Sequence(told.end), Sequence(known_before));
-        repeat(Resent::Settled { told, is_last: false, known_before })
+    let settled = |range: Range<u64>, known_before| {
+        let (range, known_before) = (Sequence(range.start)..Sequence(range.end), Sequence(known_before));
+        repeat(Resent::Settled { range, is_last: false, known_before })
     };
     let deletions = |sequences: &[u64]| repeat(Resent::Deletions(sequences.iter().copied().map(Sequence).collect()));
     let mut waits = settled(5..9, 5);
     assert!(waits.merge(&settled(2..4, 3)) && waits.merge(&settled(7..12, 7)));
-    let Resent::Settled { told, known_before, .. } = &waits.what else { panic!("{waits:?}") };
-    assert_eq!((told.clone(), *known_before), (Sequence(2)..Sequence(12), Sequence(3)));
+    let Resent::Settled { range, known_before, .. } = &waits.what else { panic!("{waits:?}") };
+    assert_eq!((range.clone(), *known_before), (Sequence(2)..Sequence(12), Sequence(3)));
     assert!(!waits.merge(&deletions(&[1])));
     assert!(!waits.merge(&Repeat { entity: CALENDARS, ..settled(0..20, 0) }));
     let mut waits = deletions(&[1, 4]);
@@ -530,17 +530,17 @@ async fn a_ping_rides_in_the_write_of_its_data_or_else_in_the_next() {
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
     hub.publish(EVENTS, &[update(1)], None);
-    pipe.said(1).await;
+    pipe.received(1).await;
     assert!(!pipe.out().iter().any(is_ping), "there was no room");
     *lock(&pipe.room) = usize::MAX / 2;
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let offers = pipe.offers.load(Ordering::Relaxed);
     hub.publish(EVENTS, &[update(2)], None);
-    pipe.said(3).await;
+    pipe.received(3).await;
     assert_eq!(pipe.offers.load(Ordering::Relaxed), offers + 1);
     assert!(is_ping(&pipe.out()[2]), "behind the data");
     hub.publish(EVENTS, &[update(3)], None);
-    pipe.said(4).await;
+    pipe.received(4).await;
     assert!(!is_ping(&pipe.out()[3]), "not with each");
 }
 
@@ -588,7 +588,7 @@ async fn a_page_of_an_entity_that_is_never_quiet_stays_within_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
+async fn what_the_log_has_from_before_a_refresh_is_never_resent() {
     let mut encoder = EntityEncoder::new("events", "event");
     encoder.has_snapshot = true;
     let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
@@ -620,8 +620,8 @@ async fn what_the_log_has_from_before_a_refresh_is_never_told_again() {
         assert!(!text.contains("old"), "{text}");
         assert!(!text.contains(r#""event":{"id":3}"#), "{text}");
     }
-    let told = texts(&pipe).into_iter().rfind(|text| text.contains(r#""id":2}"#) || text.contains(r#""id":"2""#));
-    assert!(told.is_some_and(|text| text.contains("add-event")), "its deletion is told before the row only");
+    let last = texts(&pipe).into_iter().rfind(|text| text.contains(r#""id":2}"#) || text.contains(r#""id":"2""#));
+    assert!(last.is_some_and(|text| text.contains("add-event")), "its deletion is sent only before the row");
     // A part of what it was before is no part of what it is now.
     hub.publish(EVENTS, &[Change::update(&json!({"id": 1, "x": 2})).unwrap()], None);
     assert!(!lock(&hub.core.log).newest(EVENTS, "1").unwrap().1.whole);
@@ -636,7 +636,7 @@ async fn a_write_that_meets_an_import_does_not_undo_it() {
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
     assert!(matches!(run_slow_path(&subscriber), Progress::CaughtUp(_)));
     let write = hub.write_begins(EVENTS);
-    // Committed already, and told later.
+    // Committed already, and published later.
     hub.refresh(EVENTS);
     assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, Sequence(1))));
     subscriber.resynchronise(EVENTS, Some(rows(&hub, 1)), None, Instant::now());
@@ -659,11 +659,11 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     let pipe = Pipe::new(true, usize::MAX / 2);
     let subscriber = hub.join(pipe.clone(), ann(), page());
     let is_ping = |frame: &Bytes| frame[0] == 0x89;
-    let told = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
+    let received = |pipe: &Pipe| std::mem::take(&mut *lock(&pipe.out)).iter().filter(|frame| !is_ping(frame)).count();
     let subscribe = |expected: usize, why: &str| {
         subscriber.subscribe(EVENTS, Instant::now());
         run_slow_path(&subscriber);
-        assert_eq!(told(&pipe), expected, "{why}");
+        assert_eq!(received(&pipe), expected, "{why}");
         subscriber.unsubscribe(EVENTS);
     };
     subscribe(50, "when it comes");
@@ -673,15 +673,15 @@ async fn a_page_that_subscribes_again_and_again_is_replayed_to_once_in_a_while()
     }
     tokio::time::advance(Duration::from_secs(31)).await;
     subscribe(50, "a while later");
-    // What it is not replayed to at once, it is later; and what happens meanwhile it hears.
+    // It is replayed to later instead of at once, and receives what is published meanwhile.
     subscriber.subscribe(EVENTS, Instant::now());
     let Progress::CaughtUp(Some(due)) = run_slow_path(&subscriber) else { panic!("it has caught up") };
     hub.publish(EVENTS, &[update(7)], None);
-    pipe.said(1).await;
-    assert_eq!(told(&pipe), 1);
+    pipe.received(1).await;
+    assert_eq!(received(&pipe), 1);
     tokio::time::sleep_until(due).await;
     run_slow_path(&subscriber);
-    assert_eq!(told(&pipe), 50);
+    assert_eq!(received(&pipe), 50);
 }
 
 #[tokio::test(start_paused = true)]
@@ -701,7 +701,7 @@ async fn a_page_that_is_lost_again_and_again_has_the_store_asked_once_in_a_while
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_deletion() {
+async fn after_a_deletion_a_claimed_update_is_sent_live_and_only_the_deletion_is_resent() {
     let hub = hub_with(1000, Delivery::Converging);
     let page = || ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
     let pipe = Pipe::new(true, usize::MAX / 2);
@@ -710,7 +710,7 @@ async fn after_a_deletion_a_wish_is_told_live_and_everything_told_again_is_the_d
     run_slow_path(&subscriber);
     hub.publish(EVENTS, &[Change::add(&json!({"id": 7})).unwrap(), Change::delete(7).unwrap()], None);
     hub.publish(EVENTS, &[Change::update(&json!({"id": 7, "text": "dragged"})).unwrap().claimed()], None);
-    pipe.said(3).await;
+    pipe.received(3).await;
     let kinds = |pipe: &Pipe| -> Vec<&str> {
         let kind = |text: &String| {
             ["add", "update", "delete"].into_iter().find(|kind| text.contains(&format!("{kind}-event")))

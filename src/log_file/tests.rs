@@ -208,7 +208,7 @@ fn what_was_left_of_a_file_that_was_being_written_is_removed() {
 
 #[cfg(unix)]
 #[test]
-fn nobody_else_may_read_it_and_a_link_stays_one() {
+fn no_other_user_may_read_it_and_a_link_stays_one() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     let link = folder.0.join("link");

@@ -148,7 +148,7 @@ fn shown(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a successful write changed; `None` where the response body says that the write failed after all:
+/// What a successful write changed; `None` where the response body reports that the write failed after all:
 /// `"action":"error"` or `"invalid"`.
 pub(crate) fn derive_change<'a>(
     entity: &Entity,
@@ -277,7 +277,7 @@ impl<'a> ParsedResponse<'a> {
         }
     }
 
-    /// True where the response says that an object was added.
+    /// True where the response reports that an object was added.
     fn is_add(&self) -> bool {
         match self.action {
             Some(action) => action == ChangeKind::Add,

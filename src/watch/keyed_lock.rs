@@ -5,7 +5,7 @@
 //! - Deletions without a body. They share the lock, since their order makes no difference.
 //! - Other writes without a body. No page sends these.
 //!
-//! Writes without a body come last because anybody can send one, authorized or not, at no cost.
+//! Writes without a body come last because any client can send one, authorized or not, at no cost.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},

@@ -11,12 +11,12 @@ const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A broadcast: the kind of message and the id.
-type Told = Option<(&'static str, &'static str)>;
+type Broadcast = Option<(&'static str, &'static str)>;
 
-const NOTHING: Told = None;
-const ADDED: Told = Some(("add-event", "17"));
-const UPDATED: Told = Some(("update-event", "7"));
-const DELETED: Told = Some(("delete-event", "7"));
+const NOTHING: Broadcast = None;
+const ADDED: Broadcast = Some(("add-event", "17"));
+const UPDATED: Broadcast = Some(("update-event", "7"));
+const DELETED: Broadcast = Some(("delete-event", "7"));
 
 /// Log lines that name a remedy, by a part of them.
 const NO_ID: &str = "the answer holds no usable id";

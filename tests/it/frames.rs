@@ -84,7 +84,7 @@ async fn messages_that_make_no_sense_are_ignored_and_the_socket_works_on() {
         works(&live, &mut raw, message).await;
     }
     assert_eq!(live.stats().messages_ignored, junk.len() as u64);
-    assert_eq!(live.stats().changes_published, 0, "pages cannot speak to pages");
+    assert_eq!(live.stats().changes_published, 0, "pages cannot send to pages");
 }
 
 #[tokio::test]

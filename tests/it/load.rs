@@ -38,13 +38,13 @@ async fn load(hook: Hook, id: String) -> Result<Option<Value>, String> {
     }
 }
 
-struct Told {
+struct Outcome {
     messages: Vec<Value>,
     asked: Vec<String>,
     live: LiveUpdates,
 }
 
-async fn write(answer: Answer, method: Method, path: &str, body: &str) -> Told {
+async fn write(answer: Answer, method: Method, path: &str, body: &str) -> Outcome {
     let asked = Arc::default();
     let hook = Hook { asked: Arc::clone(&asked), answer };
     let live = LiveUpdates::builder("/api/v1")
@@ -59,7 +59,7 @@ async fn write(answer: Answer, method: Method, path: &str, body: &str) -> Told {
     assert_eq!(server.write(method, path, body).await.status(), 200);
     let messages = page.received(&live).await;
     let asked = asked.lock().unwrap().clone();
-    Told { messages, asked, live }
+    Outcome { messages, asked, live }
 }
 
 fn message(kind: &str, object: &Value) -> Value {

@@ -245,7 +245,7 @@ fn what_cannot_be_kept_is_refused() {
 #[cfg(feature = "tracing")]
 #[tokio::test]
 async fn a_file_that_is_not_used_is_named_with_the_reason_and_the_remedy() {
-    let folder = Folder::new("said");
+    let folder = Folder::new("unused");
     let logs = crate::support::logs::Logs::capture();
     let old = builder(&folder).build().unwrap();
     assert!(logs.lines("WARN").is_empty(), "at the first start there is nothing to log");

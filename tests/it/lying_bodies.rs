@@ -162,10 +162,10 @@ async fn pages_receive_what_the_store_did(store: Store, has_option: bool) {
         let after = store.snapshot();
         let name = format!("{method} {path} {body} {received:?}");
         // Without its option a back end's own modes are not understood, and an event without dates is never broadcast.
-        let is_untold = received.is_empty() && live.stats().writes_unpublished > 0;
+        let is_unpublished = received.is_empty() && live.stats().writes_unpublished > 0;
         let is_undated = after.get(&3).is_some_and(|added| !added.contains_key("start_date"));
         let may_be_silent = (store.has_modes && !has_option) || is_undated;
-        assert!(shown == after || (is_untold && may_be_silent), "{name}: {after:?}");
+        assert!(shown == after || (is_unpublished && may_be_silent), "{name}: {after:?}");
         assert!(received.len() <= 1, "{name}");
         // Each lie finds the rows it lies about.
         *store.rows.lock().unwrap() = Store::new(true, true).snapshot();
@@ -187,7 +187,7 @@ async fn of_a_back_end_that_reads_the_action_in_bodies() {
 }
 
 #[tokio::test]
-async fn of_one_that_reads_it_and_does_not_say_so() {
+async fn of_one_that_reads_it_without_the_option() {
     pages_receive_what_the_store_did(Store::new(true, true), false).await;
 }
 

@@ -868,6 +868,6 @@ async fn a_response_replayed_from_a_cache_is_not_broadcast() {
         assert_eq!(page.received(&live).await.len(), 1, "{name}: the deletion");
         assert_eq!(live.stats().writes_replayed, 3, "{name}");
         server.send(save()).await;
-        assert_eq!(page.received(&live).await.len(), 1, "{name}: the header says that it is a first answer");
+        assert_eq!(page.received(&live).await.len(), 1, "{name}: the header marks it as a first answer");
     }
 }

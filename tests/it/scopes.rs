@@ -352,7 +352,7 @@ fn a_load_hook_must_know_the_scope_of_the_row_it_reads() {
     assert!(matches!(error, ConfigError::LoadWithoutScopes(_)) && error.to_string().contains("load_scoped"), "{error}");
     for entity in [Entity::scheduler("/events").scoped(), Entity::scheduler("/events").ids_per_scope()] {
         let error = build(entity.load((), row)).unwrap_err();
-        assert!(matches!(error, ConfigError::LoadWithoutScopes(_)), "where the handler says the scope, too: {error}");
+        assert!(matches!(error, ConfigError::LoadWithoutScopes(_)), "where the handler names the scope, too: {error}");
     }
     let row = async |(), _: Vec<String>, _: String| Ok::<_, Infallible>(None::<Value>);
     assert!(build(scoped().load_scoped((), row)).is_ok());

@@ -222,7 +222,7 @@ async fn under_a_trace_layer_no_line_of_this_crates_own_holds_a_secret() {
     let records = records.take();
     let ours: Vec<&Record> = records.iter().filter(|record| is_ours(record)).collect();
     assert!(ours.iter().any(|record| record.spans == ["request"]), "some stand in the layer's span");
-    assert!(ours.iter().any(|record| record.target.ends_with("audit")), "and the audit speaks");
+    assert!(ours.iter().any(|record| record.target.ends_with("audit")), "and some are of the audit");
     for record in ours {
         assert!(!holds_any(&secrets, &format!("{record:?}")), "{record:?}");
     }

@@ -4,7 +4,7 @@
 (() => {
   const { name: me, tenant, token } = JSON.parse(document.getElementById("who").textContent);
   const byId = id => document.getElementById(id);
-  // Said with each request, so that this window stays with its user when another one logs in with the same browser.
+  // Sent with each request, so that this window stays with its user when another one logs in with the same browser.
   const headers = { "Remote-Token": token };
   byId("name").textContent = me;
   byId("tenant").textContent = `Company ${tenant}`;
@@ -79,7 +79,7 @@
     byId("unsaved").hidden = false;
   }
 
-  // Somebody else deleted the event, or keeps it private now, while this page was changing it.
+  // Another user deleted the event, or keeps it private now, while this page was changing it.
   function gone(id) {
     saving.setUpdated(id, false);
     saving.ignore(() => scheduler.deleteEvent(id, true));

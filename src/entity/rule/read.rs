@@ -167,7 +167,7 @@ impl Rule {
         self.interval == Value::Number(0.0) || self.count == Values::One(Value::Number(0.0))
     }
 
-    /// The parts that say on which days there are dates, as they are named.
+    /// The names of the parts that select the days of the dates.
     pub(super) fn day_parts(&self) -> Vec<&'static str> {
         let named = [
             ("BYMONTH", !self.months.is_absent()),

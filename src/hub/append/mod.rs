@@ -159,7 +159,7 @@ impl Appender<'_> {
         unread
     }
 
-    /// Appends one record, and what follows of it; says in which scopes, where there is an audit.
+    /// Appends one record, and what follows of it; returns its scopes, where there is an audit.
     fn append_record(&self, log: &mut Log, now: Instant, record: Record) -> Option<Scopes> {
         let moved = self.moved_without_full_row(&record);
         let audited = self.core.is_audited().then(|| record.scopes.clone());
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_wants_deleted_is_news_only_to_those_who_had_it() {
+    fn a_claimed_deletion_reaches_only_the_scopes_that_had_the_object() {
         let hub = scoped();
         let delete = Change::delete(7).unwrap().claimed().scope("south").scope("west");
         let add = Change::add(&json!({"id": 7})).unwrap().scope("south").scope("north");
@@ -457,7 +457,7 @@ mod tests {
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
         let mut batch = Batch::of(&changes, Some(Sequence(0)));
         let mut log = lock(&hub.core.log);
-        let told = [1, 3].map(|_| {
+        let done = [1, 3].map(|_| {
             let appender = Appender::new(&hub.core, EVENTS);
             for (at, basis) in appender.large(&log, &batch) {
                 batch.encoded[at] = Some(appender.encode(&changes[at], basis));
@@ -465,11 +465,11 @@ mod tests {
             appender.append(&mut log, &mut batch, true);
             batch.done
         });
-        assert_eq!((told, log.end()), ([1, 3], Sequence(3)));
+        assert_eq!((done, log.end()), ([1, 3], Sequence(3)));
     }
 
     #[test]
-    fn what_others_tell_between_parts_of_a_batch_is_newer_than_its_adds() {
+    fn what_others_publish_between_parts_of_a_batch_is_newer_than_its_adds() {
         let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [
             Change::add(&large("a")).unwrap(),

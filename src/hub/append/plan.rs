@@ -23,7 +23,7 @@ pub(super) enum Plan {
     /// A request claims to have changed what is in other scopes.
     Elsewhere,
     Delete,
-    /// An update of what is deleted, as far as anybody knows: for these scopes.
+    /// An update of what is deleted, as far as the log knows: for these scopes.
     Unconfirmed(Scopes),
     Changed {
         basis: Option<Basis>,
@@ -131,7 +131,7 @@ impl<'a> Appender<'a> {
     }
 
     /// Whether a request claims to have changed, in its scopes, an object that the log knows in others. An object does not
-    /// move to another scope by itself: the application says so, or the store shows it there.
+    /// move to another scope by itself: the application moves it, or the store shows it there.
     pub(super) fn is_elsewhere(&self, log: &Log, key: &str, change: &Change) -> bool {
         let may_be = self.encoder.is_scoped && !self.encoder.scoped_ids && change.is_claimed;
         // A deletion without a scope is for those who have the object.
@@ -155,12 +155,12 @@ impl<'a> Appender<'a> {
         })
     }
 
-    /// Whether nothing but this claim, and claims before it, says that its object is one of the change's scopes.
+    /// Whether only this claim, and claims before it, place its object in the change's scopes.
     pub(super) fn is_mere_claim(&self, log: &Log, key: &str, change: &Change) -> bool {
         self.may_be_mere_claim(change) && log.published_scopes(self.entity, key).is_none_or(|(_, is_claim)| is_claim)
     }
 
-    /// Whether a change is a request's word alone, where that says nothing of whose its object is.
+    /// Whether a change rests on a request alone, where that does not prove whose its object is.
     pub(super) fn may_be_mere_claim(&self, change: &Change) -> bool {
         let is_claim = change.is_claimed && change.kind() != ChangeKind::Add && change.former_scopes().is_none();
         self.encoder.is_scoped && !self.encoder.scoped_ids && is_claim

@@ -50,7 +50,7 @@ impl Appender<'_> {
         let event = self.encoder.encode_delete(change.object(), may_be_exception);
         let deleted = self.object_change(log, key, change, event.object);
         let scopes = match &deleted.prior {
-            // Pages that never had the object learn nothing of a request to delete it.
+            // Pages that never had the object receive nothing of a request to delete it.
             PriorState::Known(version)
                 if change.is_claimed
                     && !matches!(version.was, Was::Doubtful)
@@ -87,7 +87,7 @@ impl Appender<'_> {
         Record { entity: self.entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(changed) }
     }
 
-    /// What any change and what the log say of its object.
+    /// What any change and the log hold of its object.
     fn object_change(&self, log: &Log, key: &str, change: &Change, object: Bytes) -> ObjectChange {
         let id: Arc<str> = change.id().into();
         ObjectChange {

@@ -52,7 +52,7 @@ pub(crate) struct Repeat {
 pub(crate) enum Resent {
     /// What settled.
     Settled {
-        told: Range<Sequence>,
+        range: Range<Sequence>,
         /// Where the log does not hold all of it, pages lose their place; otherwise they are sent what it holds.
         is_last: bool,
         /// What was added before is on every page.
@@ -70,10 +70,10 @@ impl Repeat {
         }
         match (&mut self.what, &other.what) {
             (
-                Resent::Settled { told, is_last, known_before },
-                Resent::Settled { told: others, is_last: other_is_last, known_before: other_known_before },
+                Resent::Settled { range, is_last, known_before },
+                Resent::Settled { range: others, is_last: other_is_last, known_before: other_known_before },
             ) => {
-                *told = told.start.min(others.start)..told.end.max(others.end);
+                *range = range.start.min(others.start)..range.end.max(others.end);
                 *is_last |= other_is_last;
                 *known_before = (*known_before).min(*other_known_before);
                 true
@@ -99,7 +99,9 @@ impl Repeat {
         let is_filtered = core.encoder(entity).view.is_some();
         let (is_torn, frames) = match &self.what {
             // Each is asked what it may see.
-            Resent::Settled { told, is_last, .. } if is_filtered => (*is_last && told.start < log.start(entity), None),
+            Resent::Settled { range, is_last, .. } if is_filtered => {
+                (*is_last && range.start < log.start(entity), None)
+            }
             Resent::Deletions(_) if is_filtered => (false, None),
             Resent::Deletions(sequences) => {
                 let envelope = |&at: &Sequence| {
@@ -108,11 +110,11 @@ impl Repeat {
                 let few = sequences.len() <= REPEAT_FRAMES;
                 (false, few.then(|| sequences.iter().filter_map(envelope).collect()))
             }
-            Resent::Settled { told, is_last, known_before } => {
+            Resent::Settled { range, is_last, known_before } => {
                 let pages = Pages::ThatHave { everything_before: *known_before };
-                let mode = Mode::Resend { from: told.start, pages };
-                let newest = core.newest(&log, entity, told.start, told.start, Sequence::MAX);
-                let newest = newest.take_while(|(at, _)| *at < told.end);
+                let mode = Mode::Resend { from: range.start, pages };
+                let newest = core.newest(&log, entity, range.start, range.start, Sequence::MAX);
+                let newest = newest.take_while(|(at, _)| *at < range.end);
                 let envelope = |(at, record): (Sequence, Option<_>)| {
                     Some((at, Envelope::of_record(core, &log, at, record?, mode)))
                 };
@@ -123,7 +125,7 @@ impl Repeat {
                     is_little
                 });
                 let frames: Vec<(Sequence, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
-                let is_torn = *is_last && told.start < log.start(entity);
+                let is_torn = *is_last && range.start < log.start(entity);
                 (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
             }
         };

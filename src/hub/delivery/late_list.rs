@@ -1,4 +1,4 @@
-//! The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than anybody here
+//! The list of a young page: it may stand in the buffers of the kernel, or of a proxy, for much longer than the server
 //! can see.
 
 use std::time::Duration;

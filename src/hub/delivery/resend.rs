@@ -1,5 +1,5 @@
-//! What one subscription is sent again: what its page may have missed, what may have met a page that was saving, and what
-//! the store says to a page that lost its place.
+//! What one subscription is resent: what its page may have missed, what may have met a page that was saving, and the
+//! snapshot for a page that lost its place.
 //!
 //! A resend is *due*, is *being sent*, and has been *sent*. When some page was saving meanwhile it is sent again, a few
 //! times. When none was, the resend is done with, and its [`Remainder`] goes to the subscription's retractions.
@@ -137,7 +137,7 @@ impl Resend {
         Self { only_settles: true, known_before: Some(known_before), ..Self::due(from, now, now) }
     }
 
-    /// What the store says, everything since `from`, and the messages since `messages_from`. `reminded` is where the
+    /// A snapshot, everything since `from`, and the messages since `messages_from`. `reminded` is where the
     /// deletions end of which everyone has had all reminders.
     pub(crate) fn of_snapshot(
         snapshot: Arc<SnapshotFrames>,
@@ -243,7 +243,7 @@ impl Resend {
         (self.is_hurried, self.room, self.pauses_until) = (true, usize::MAX, None);
     }
 
-    /// It has not been sent to its end yet, and holds what the store says.
+    /// It has not been sent to its end yet, and holds a snapshot.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.snapshot.is_some() && !self.is_repeated
     }

@@ -212,7 +212,7 @@ mod tests {
 
     const EVENTS: EntityIndex = EntityIndex(0);
 
-    /// An sink that takes everything.
+    /// A sink that takes everything.
     #[derive(Default)]
     struct Page {
         frames: Mutex<usize>,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     impl Page {
-        fn heard(&self) -> usize {
+        fn received(&self) -> usize {
             std::mem::take(&mut *lock(&self.frames))
         }
 
@@ -275,10 +275,10 @@ mod tests {
     }
 
     fn repeat(hub: &Hub) {
-        let told = Sequence::ZERO..hub.core.log_end();
+        let range = Sequence::ZERO..hub.core.log_end();
         hub.fanout.repeat(&Repeat {
             entity: EVENTS,
-            what: Resent::Settled { told, is_last: false, known_before: Sequence::ZERO },
+            what: Resent::Settled { range, is_last: false, known_before: Sequence::ZERO },
         });
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let shard = hub.fanout.shards()[0].clone();
         publish(&hub, 1);
         run(&first);
-        assert_eq!(stays.heard(), 1, "the first runtime serves both");
+        assert_eq!(stays.received(), 1, "the first runtime serves both");
         drop(first);
         hub.leave(&gone, Instant::now());
         assert!(!shard.is_served() && !settles(&hub));
@@ -303,11 +303,11 @@ mod tests {
         publish(&hub, 2);
         repeat(&hub);
         run(&second);
-        assert_eq!(stays.heard(), 0, "no task serves it");
+        assert_eq!(stays.received(), 0, "no task serves it");
         second.block_on(async { hub.serve(&subscriber) });
         assert!(shard.is_served() && settles(&hub));
         run(&second);
-        assert_eq!(stays.heard(), 3, "what is new, and both once more");
+        assert_eq!(stays.received(), 3, "what is new, and both once more");
     }
 
     #[test]
@@ -319,13 +319,13 @@ mod tests {
             let pages: Vec<_> = (0..=YIELD_EVERY).map(|_| page(&second, &hub)).collect();
             publish(&hub, 1);
             run(&first);
-            assert!(pages.iter().all(|(page, _)| page.heard() == 1));
+            assert!(pages.iter().all(|(page, _)| page.received() == 1));
             what(&hub);
             first.block_on(tokio::task::yield_now());
             drop(first);
             hub.leave(&gone, Instant::now());
-            let untold: Vec<_> = pages.iter().filter(|(page, _)| page.heard() == 0).collect();
-            assert!(!untold.is_empty() && untold.len() < pages.len());
+            let unsent: Vec<_> = pages.iter().filter(|(page, _)| page.received() == 0).collect();
+            assert!(!unsent.is_empty() && unsent.len() < pages.len());
 
             assert!(pages.iter().all(|(page, _)| page.is_woken()));
             second.block_on(async {
@@ -335,7 +335,7 @@ mod tests {
                 }
             });
             run(&second);
-            assert!(untold.iter().all(|(page, _)| page.heard() == 1));
+            assert!(unsent.iter().all(|(page, _)| page.received() == 1));
         }
     }
 
@@ -349,6 +349,6 @@ mod tests {
         hub.leave(&gone, Instant::now());
         let (comes, _) = page(&second, &hub);
         run(&second);
-        assert_eq!(comes.heard(), 0);
+        assert_eq!(comes.received(), 0);
     }
 }

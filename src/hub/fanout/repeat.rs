@@ -19,9 +19,9 @@ pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant
         let due = settle.repeat(now, log.start(entity)..log.end(), &core.times.settle);
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
         drop(settles);
-        for Due { range: told, is_last, known_before } in due {
-            log.tombstones_settled(entity, told.clone());
-            repeats.push(Repeat { entity, what: Resent::Settled { told, is_last, known_before } });
+        for Due { range, is_last, known_before } in due {
+            log.tombstones_settled(entity, range.clone());
+            repeats.push(Repeat { entity, what: Resent::Settled { range, is_last, known_before } });
         }
     }
     (repeats, next)

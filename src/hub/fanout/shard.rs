@@ -49,7 +49,7 @@ impl Shard {
         }
     }
 
-    /// Adds a subscriber, and says at which place.
+    /// Adds a subscriber, and returns its place.
     pub(super) fn add(&self, subscriber: Arc<Subscriber>) -> usize {
         let mut subscribers = lock(&self.subscribers);
         if subscribers.is_empty() {

@@ -4,11 +4,11 @@
 //! behind a slow network, sockets that are cut, go dark or read slowly, lists that arrive late, forms that stay open,
 //! servers that are started anew. The hub is the real one, with its tasks; only time is not.
 //!
-//! `LIVE_UPDATES_SCHEDULES` says how many schedules are run and `LIVE_UPDATES_SEED` where they begin; without, few
+//! `LIVE_UPDATES_SCHEDULES` sets how many schedules are run and `LIVE_UPDATES_SEED` where they begin; without, few
 //! enough for every day. Seeds that once failed stand in `seeds.txt` and are run each time.
 //!
 //! Events may be in rooms that not everyone may see, by scopes or by a hook; then every page must equal what its user may
-//! see, and must not have been told of anything else.
+//! see, and must have received nothing else.
 
 #[allow(clippy::needless_pass_by_value, reason = "a user gives what is typed, and keeps nothing of it")]
 mod page;
@@ -27,7 +27,7 @@ const SEEDS: &str = include_str!("seeds.txt");
 /// Schedules in an ordinary run of the tests.
 const FEW: u64 = 300;
 
-/// Runs one schedule; says what is wrong in the end.
+/// Runs one schedule; returns what is wrong in the end.
 fn run(seed: u64, delivery: Delivery, privacy: Privacy) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async { World::new(seed, delivery, privacy).run().await })
@@ -37,7 +37,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
 }
 
-/// Runs schedules on every core; says which failed, and how the first of them did.
+/// Runs schedules on every core; panics with those that failed, and with how the first of them did.
 fn run_all(seeds: impl IntoIterator<Item = u64>, privacy: Privacy) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
     let next = AtomicU64::new(0);

@@ -58,7 +58,7 @@ struct Row {
     /// This page made the row by changing the occurrence of this time (`_pid_time`). Such a row follows its series to
     /// the series' real id (`_rec_markers`).
     occurrence: Option<Value>,
-    /// `_pid_changed`: the series got its real id, which the server must be told once this row has its own.
+    /// `_pid_changed`: the series got its real id, which this page must send to the server once this row has its own.
     series_renamed: bool,
 }
 
@@ -132,8 +132,8 @@ impl Page {
     }
 
     /// The `value` of one frame for the entity `events`.
-    pub(super) fn hear(&mut self, value: &Value) {
-        let _ = self.try_hear(value);
+    pub(super) fn receive(&mut self, value: &Value) {
+        let _ = self.try_receive(value);
     }
 
     /// The user makes an event. Returns its temporary id.
@@ -240,7 +240,7 @@ impl Page {
         self.in_flight.is_empty()
     }
 
-    /// False while the page swallows the user's changes without a word.
+    /// False while the page silently drops the user's changes.
     pub(super) fn can_save(&self) -> bool {
         !self.silent && !self.loading && self.undrawable.is_empty()
     }
@@ -250,7 +250,7 @@ impl Page {
         &self.unsaved
     }
 
-    /// Events the page has been told of and does not show yet.
+    /// Events the page has received and does not show yet.
     pub(super) fn held(&self) -> impl Iterator<Item = &Map> {
         self.held.iter()
     }
@@ -263,7 +263,7 @@ impl Page {
 
 /// Remote updates.
 impl Page {
-    fn try_hear(&mut self, value: &Value) -> Run {
+    fn try_receive(&mut self, value: &Value) -> Run {
         let Some(event) = value.get("event").and_then(Value::as_object) else { return Ok(()) };
         let Some(id) = event.get("id").and_then(id_text) else { return Ok(()) };
         if self.in_progress.contains_key(&id) {
@@ -271,9 +271,9 @@ impl Page {
         }
         match value.get("type").and_then(Value::as_str) {
             Some("add-event") if self.is_inserting() => self.held.push(event.clone()),
-            Some("add-event") => self.hear_add(&id, event)?,
-            Some("update-event") => self.hear_update(&id, event)?,
-            Some("delete-event") => self.hear_delete(&id, event)?,
+            Some("add-event") => self.receive_add(&id, event)?,
+            Some("update-event") => self.receive_update(&id, event)?,
+            Some("delete-event") => self.receive_delete(&id, event)?,
             _ => {}
         }
         Ok(())
@@ -291,14 +291,14 @@ impl Page {
         Ok(())
     }
 
-    fn hear_add(&mut self, id: &str, event: &Map) -> Run {
+    fn receive_add(&mut self, id: &str, event: &Map) -> Run {
         if self.rows.contains_key(id) {
             return Ok(());
         }
         self.ignore(|page| page.add_event(id.to_owned(), event.clone(), false))
     }
 
-    fn hear_update(&mut self, id: &str, event: &Map) -> Run {
+    fn receive_update(&mut self, id: &str, event: &Map) -> Run {
         if !self.rows.contains_key(id) {
             return Ok(());
         }
@@ -311,7 +311,7 @@ impl Page {
         })
     }
 
-    fn hear_delete(&mut self, id: &str, event: &Map) -> Run {
+    fn receive_delete(&mut self, id: &str, event: &Map) -> Run {
         if !self.rows.contains_key(id) {
             let of_series = ["event_pid", "recurring_event_id"].iter().any(|key| event.get(*key).is_some_and(truthy));
             if !of_series {
@@ -332,7 +332,7 @@ impl Page {
     fn full_sync(&mut self) -> Run {
         while let Some(event) = self.held.first().cloned() {
             if let Some(id) = event.get("id").and_then(id_text) {
-                self.hear_add(&id, &event)?;
+                self.receive_add(&id, &event)?;
             }
             self.held.remove(0);
         }
@@ -438,7 +438,7 @@ impl Page {
         self.add_event(id, marker, false)
     }
 
-    /// `deleteEvent(id, true)`: nobody is asked. An occurrence of a series stays, as a marker of its deletion.
+    /// `deleteEvent(id, true)`: the user is not asked. An occurrence of a series stays, as a marker of its deletion.
     fn delete_event(&mut self, id: &str) -> Run {
         // the plugin looks into the event that is not there
         let mut row = self.take(id).ok_or(Thrown)?;
@@ -777,15 +777,15 @@ mod tests {
     }
 
     fn add(page: &mut Page, event: Value) {
-        page.hear(&json!({"type": "add-event", "event": event}));
+        page.receive(&json!({"type": "add-event", "event": event}));
     }
 
     fn update(page: &mut Page, event: Value) {
-        page.hear(&json!({"type": "update-event", "event": event}));
+        page.receive(&json!({"type": "update-event", "event": event}));
     }
 
     fn delete(page: &mut Page, event: Value) {
-        page.hear(&json!({"type": "delete-event", "event": event}));
+        page.receive(&json!({"type": "delete-event", "event": event}));
     }
 
     fn inserted(tid: &str) -> Answer {
@@ -901,7 +901,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_heard_of_an_event_being_saved() {
+    fn updates_of_an_event_being_saved_are_ignored() {
         let mut page = page();
         page.change("1", text("mine"));
         let put = request(&mut page);
@@ -981,7 +981,7 @@ mod tests {
         add(&mut page, event("8", "of another page"));
         page.answered(post.number, inserted("9"));
         assert_eq!((ids(&page), page.held().count()), (vec!["2", "9"], 1));
-        // said again when no insert is in flight, it is taken
+        // sent again when no insert is in flight, it is taken
         add(&mut page, event("8", "of another page"));
         assert_eq!(ids(&page), ["2", "8", "9"]);
     }

@@ -68,14 +68,14 @@ impl Dice {
     }
 }
 
-/// Who may see what: every event is in a room.
+/// Which user may see what: every event is in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Privacy {
-    /// Everybody sees everything.
+    /// Every user sees everything.
     Open,
-    /// Changes are told in the scope of their room.
+    /// Changes are published in the scope of their room.
     Scoped,
-    /// A hook says who sees what.
+    /// A hook decides which user sees what.
     Viewed,
 }
 
@@ -220,7 +220,7 @@ enum Event {
     Comes(usize, Request),
     Arrives(usize, Request, Activity, Sequence),
     Commits(usize, Request, Activity, Sequence),
-    Told(Vec<Change>, Sequence),
+    Publishes(Vec<Change>, Sequence),
     Leaves(usize, u64, Answer, Activity),
     Answered(usize, u64, Answer),
     Frames(u64, Vec<Bytes>),
@@ -268,9 +268,9 @@ pub(super) struct World {
     begun: Instant,
     /// Frames that were read before: most go to several pages.
     read: HashMap<Bytes, Rc<[Part]>>,
-    /// What somebody was told who must not hear it.
+    /// What a page received that its user must not see.
     leaks: Vec<String>,
-    /// What happened, where somebody asks for it.
+    /// What happened, where `LIVE_UPDATES_STORY` asks for it.
     story: Option<Vec<String>>,
 }
 
@@ -336,7 +336,7 @@ impl World {
         }
     }
 
-    /// Plans the disturbances; says when the last one is over.
+    /// Plans the disturbances; returns when the last one is over.
     fn begin(&mut self) -> Instant {
         let seconds = 6 + self.dice.roll() % 14;
         for _ in 0..4 + self.dice.below(6) {
@@ -386,7 +386,7 @@ impl World {
                 self.later(when, Event::Import);
             }
         }
-        // Nobody knows what a page still shows of a room whose changes the log has forgotten.
+        // It is unknown what a page still shows of a room whose changes the log has forgotten.
         if self.privacy == Privacy::Scoped {
             for _ in 0..self.dice.below(3) {
                 let (at, when) = (self.dice.below(pages), self.dice.millis(1000, seconds * 1000));
@@ -422,7 +422,7 @@ impl World {
         event
     }
 
-    /// The rooms somebody may see.
+    /// The rooms that one user may see.
     fn rooms(&mut self) -> Vec<&'static str> {
         if self.privacy == Privacy::Open {
             return Vec::new();
@@ -567,8 +567,8 @@ impl World {
             Event::Comes(at, request) => {
                 let began = self.hub.core.log_end();
                 let activity = self.hub.start_write(EVENTS);
-                // One that takes longer than a replay is only promised what is published meanwhile: anybody can let others
-                // wait for a body.
+                // One that takes longer than a replay is only promised what is published meanwhile: any client can let
+                // others wait for a body.
                 let slow = if self.dice.one_in(8) { 2000 } else { 0 };
                 let arrives = self.dice.millis(0, slow);
                 self.later(arrives, Event::Arrives(at, request, activity, began));
@@ -584,7 +584,7 @@ impl World {
                 self.events.insert((when, self.counter), Event::Commits(at, request, activity, began));
             }
             Event::Commits(at, request, activity, began) => self.commit(at, &request, activity, began),
-            Event::Told(changes, began) => self.tell(&changes, Some(began)),
+            Event::Publishes(changes, began) => self.publish(&changes, Some(began)),
             Event::Leaves(at, number, answer, activity) => {
                 drop(activity);
                 let arrives = self.dice.millis(1, 800);
@@ -664,7 +664,7 @@ impl World {
         }
     }
 
-    /// What the application's hook reads for somebody; where a view filters, it reads everything.
+    /// What the application's hook reads for one identity; where a view filters, it reads everything.
     fn snapshot(&self, client: usize, at: Sequence, identity: &Identity) -> SnapshotFrames {
         let mut rows = self.store.list();
         if self.privacy == Privacy::Scoped {
@@ -713,7 +713,7 @@ impl World {
         self.later(first, Event::KeepAlive(number));
     }
 
-    /// The server gives a socket up; a page that hears of it comes back.
+    /// The server gives a socket up; a page that still had it comes back.
     fn close(&mut self, number: u64) {
         let Some(socket) = self.sockets.remove(&number) else {
             return;
@@ -863,13 +863,13 @@ impl World {
         let is_known = match (self.privacy, request.id.as_deref()) {
             (Privacy::Scoped, Some(id)) => {
                 let log = lock(&self.hub.core.log);
-                // What others have claimed does not tell it either.
+                // The claims of others do not show it either.
                 log.known(EVENTS, id).is_some_and(|(_, known)| !known.is_claim)
                     || log.tombstone(EVENTS, id).is_some_and(|(_, tombstone)| !tombstone.is_claim)
             }
             _ => before.is_none(),
         };
-        let mut told = Vec::new();
+        let mut written = Vec::new();
         let answer = match (request.method, request.id.as_deref()) {
             (Method::Post, _) if !self.clients[at].sees(&request.body) => Answer::Failed,
             (Method::Post, _) => {
@@ -877,12 +877,12 @@ impl World {
                 let id = self.store.next.to_string();
                 self.store.rows.insert(self.store.next, request.body.clone());
                 let action = if request.body.get("deleted") == Some(&true.into()) { "deleted" } else { "inserted" };
-                told.push((id.clone(), true));
+                written.push((id.clone(), true));
                 Answer::Ok { tid: Some(id), action: Some(action) }
             }
-            // It touches nothing, and says that all is well. Whose an object is, only the log can tell such a layer.
+            // It changes nothing, and reports success. Only the log shows such a layer whose an object is.
             (method, Some(id)) if self.lies && !seen && is_known => {
-                told.push((id.to_owned(), false));
+                written.push((id.to_owned(), false));
                 ok(if method == Method::Put { "updated" } else { "deleted" })
             }
             (_, Some(_)) if before.as_ref().is_none_or(|row| !self.clients[at].sees(row)) => Answer::Failed,
@@ -894,20 +894,20 @@ impl World {
                     was_series && request.body.contains_key("rrule")
                 });
                 if series == Some(true) {
-                    told.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
+                    written.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
                 }
-                told.push((id.to_owned(), false));
+                written.push((id.to_owned(), false));
                 ok("updated")
             }
             (Method::Delete, Some(id)) => {
                 let row = self.store.get(id).unwrap_or_default();
                 if text(&row, "recurring_event_id").is_empty() {
-                    told.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
+                    written.extend(self.store.drop_exceptions(id).into_iter().map(|id| (id, false)));
                     self.store.remove(id);
                 } else if let Some(row) = id.parse().ok().and_then(|number: u64| self.store.rows.get_mut(&number)) {
                     row.insert("deleted".to_owned(), true.into());
                 }
-                told.push((id.to_owned(), false));
+                written.push((id.to_owned(), false));
                 ok("deleted")
             }
             (_, None) => Answer::Failed,
@@ -920,18 +920,18 @@ impl World {
         self.look_around();
         self.note(|| format!("{:?} {:?} of page {at} commits: {answer:?}", request.method, request.id));
         let lied = self.lies && request.method != Method::Post && !seen;
-        let changes = told.iter().filter_map(|(id, is_new)| self.change(id, *is_new, lied, request));
+        let changes = written.iter().filter_map(|(id, is_new)| self.change(id, *is_new, lied, request));
         let before = before.filter(|_| !lied);
         let changes: Vec<Change> = changes.map(|change| self.in_its_room(at, change, lied, before.as_ref())).collect();
-        let is_new = told.iter().any(|(_, is_new)| *is_new);
+        let is_new = written.iter().any(|(_, is_new)| *is_new);
         if is_new && self.dice.one_in(3) {
             // Its handler takes its time after the commit, and others may change the row meanwhile.
-            let tells = self.dice.millis(1, 300);
-            self.later(tells, Event::Told(changes, began));
-            self.later(tells, Event::Leaves(at, request.number, answer, activity));
+            let publishes = self.dice.millis(1, 300);
+            self.later(publishes, Event::Publishes(changes, began));
+            self.later(publishes, Event::Leaves(at, request.number, answer, activity));
             return;
         }
-        self.tell(&changes, is_new.then_some(began));
+        self.publish(&changes, is_new.then_some(began));
         let leaves = self.dice.millis(0, 200);
         self.later(leaves, Event::Leaves(at, request.number, answer, activity));
     }
@@ -959,14 +959,14 @@ impl World {
         Change::update(&sent).ok().map(claimed)
     }
 
-    /// A change as the layer tells it, which may have read what its object was before.
+    /// A change as the layer publishes it, which may have read what its object was before.
     fn in_its_room(&self, at: usize, change: Change, lied: bool, before: Option<&Map>) -> Change {
         let room = |row: Option<&Map>| row.map(|row| text(row, "room").to_owned());
         let (now, was) = (room(self.store.get(change.id()).filter(|_| !lied).as_ref()), room(before));
         match self.privacy {
             Privacy::Scoped => {
                 let change = match was.clone() {
-                    // Where the log knows, nobody needs to say so.
+                    // Where the log knows the former room, the change need not name it.
                     // A claim moves nothing.
                     Some(was) if change.is_claimed && now.as_ref().is_some_and(|now| *now != was) => {
                         change.moved_from(was)
@@ -987,9 +987,9 @@ impl World {
         }
     }
 
-    fn tell(&mut self, changes: &[Change], began: Option<Sequence>) {
+    fn publish(&mut self, changes: &[Change], began: Option<Sequence>) {
         for change in changes {
-            self.note(|| format!("told: {:?} {}", change.kind(), change.object()));
+            self.note(|| format!("published: {:?} {}", change.kind(), change.object()));
         }
         self.hub.publish(EVENTS, changes, began);
     }
@@ -1018,10 +1018,10 @@ impl World {
                     Part::Message(value) => {
                         let id = value["event"]["id"].as_str().unwrap_or_default();
                         if self.is_leak(at, id, value["event"].get("text").is_some()) {
-                            self.leaks.push(format!("page {at} hears {value}"));
+                            self.leaks.push(format!("page {at} receives {value}"));
                         }
-                        self.note(|| format!("page {at} hears {value}"));
-                        self.clients[at].page.hear(value);
+                        self.note(|| format!("page {at} receives {value}"));
+                        self.clients[at].page.receive(value);
                     }
                 }
             }
@@ -1029,7 +1029,7 @@ impl World {
         self.send(at);
     }
 
-    /// Whether a page must not hear this of an event.
+    /// Whether a page must not receive this of an event.
     fn is_leak(&self, at: usize, id: &str, is_content: bool) -> bool {
         let client = &self.clients[at];
         let was_near = || {
@@ -1039,11 +1039,11 @@ impl World {
         match self.privacy {
             Privacy::Open => false,
             _ if client.seen.contains(id) => false,
-            // That it is gone, who has come to its room since then may hear.
-            // What somebody there wanted it to be, as its last word.
+            // A user who has come to its room since then may receive its deletion,
+            // and, as its last state, what a user there wanted it to be.
             Privacy::Scoped if self.lies && self.store.get(id).is_none() => !was_near(),
             Privacy::Scoped => is_content || !was_near(),
-            // Where nobody knows what was before, only the id is told.
+            // Where the former state is unknown, only the id is sent.
             Privacy::Viewed => is_content,
         }
     }

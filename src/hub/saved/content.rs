@@ -40,7 +40,7 @@ pub(super) struct Content {
     pub(super) sessions: Vec<SavedSession>,
 }
 
-/// How an entity is configured: what was logged of it under another configuration says something else.
+/// How an entity is configured: what was logged of it under another configuration means something else.
 pub(super) fn fingerprint(encoder: &EntityEncoder) -> String {
     let EntityEncoder { entity, payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view, .. } =
         encoder;
@@ -100,7 +100,7 @@ impl Content {
         log.records.retain_mut(|saved| is_kept(&mut saved.record.entity));
         log.tombstones.retain_mut(|saved| is_kept(&mut saved.entity));
         if configured.iter().any(|entity| !entities.contains(entity)) {
-            // Nobody has logged what happened to an entity that is new, or was another. A page may stand at the head: it
+            // The log lacks what happened to an entity that is new, or was another. A page may stand at the head: it
             // has missed something all the same.
             log.head = log.head.next();
             log.trimmed = log.head;

@@ -29,8 +29,8 @@ fn series() -> EntityEncoder {
     EntityEncoder { widget: Widget::Scheduler, parent_key, ..EntityEncoder::new("events", "event") }
 }
 
-/// An entity of which each hears and sees something else.
-fn choosy() -> EntityEncoder {
+/// An entity of which each identity receives and sees something else.
+fn restricted() -> EntityEncoder {
     let visible: crate::entity::hooks::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
     EntityEncoder {
         is_scoped: true,
@@ -51,7 +51,7 @@ fn hub_of(encoders: Vec<EntityEncoder>, records: usize) -> Arc<Hub> {
 }
 
 fn hub() -> Arc<Hub> {
-    hub_of(vec![series(), choosy()], 12)
+    hub_of(vec![series(), restricted()], 12)
 }
 
 fn saved(hub: &Hub) -> Content {
@@ -87,7 +87,7 @@ enum Op {
     Delete(u16, u32, usize, bool),
     Message(u16),
     Refresh(u16),
-    /// A page is told what the store holds: these objects.
+    /// A page is sent a snapshot: these objects.
     Snapshot(u16, u32),
     Wait(u64),
 }
@@ -169,7 +169,7 @@ fn answers(hub: &Hub) -> Vec<String> {
 }
 
 /// What is in a log, but for its times.
-fn told(hub: &Hub) -> Vec<String> {
+fn logged(hub: &Hub) -> Vec<String> {
     let log = lock(&hub.core.log);
     let records = log.since(Sequence(0)).map(|record| format!("{record:?}"));
     let of = |entity| (1..6).map(move |id| (entity, id.to_string()));
@@ -202,7 +202,7 @@ proptest! {
     ) {
         in_paused_time(async {
             // With room for all: which share gives way first depends on their order in memory.
-            let roomy = || hub_of(vec![series(), choosy()], 1000);
+            let roomy = || hub_of(vec![series(), restricted()], 1000);
             let first = roomy();
             for op in &before {
                 run(&first, op).await;
@@ -212,7 +212,7 @@ proptest! {
                 run(&first, op).await;
                 run(&second, op).await;
             }
-            prop_assert_eq!(told(&second), told(&first));
+            prop_assert_eq!(logged(&second), logged(&first));
             Ok(())
         })?;
     }
@@ -221,7 +221,7 @@ proptest! {
 #[test]
 fn each_kind_of_record_comes_back_as_it_was() {
     in_paused_time(async {
-        let hub = hub_of(vec![series(), choosy()], 100);
+        let hub = hub_of(vec![series(), restricted()], 100);
         let object = |text: &str| json!({"id": 7, "text": text, "recurring_event_id": "5"});
         let ours = |change: Change| change.scope("north");
         hub.publish(EVENTS, &[Change::add(&object("x")).unwrap(), Change::delete(7).unwrap()], None);
@@ -243,7 +243,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
         };
         let expected = ["add", "delete", "unconfirmed", "add", "update", "delete", "message", "message", "refresh"];
         assert_eq!(matters(&hub), expected);
-        let second = restarted(hub_of(vec![series(), choosy()], 100), &kept(&hub), Duration::ZERO);
+        let second = restarted(hub_of(vec![series(), restricted()], 100), &kept(&hub), Duration::ZERO);
         assert_eq!(answers(&second), answers(&hub));
         assert_eq!(known(&second), known(&hub));
     });
@@ -252,7 +252,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
 #[test]
 fn objects_that_records_share_are_written_and_kept_once() {
     in_paused_time(async {
-        let hub = hub_of(vec![series(), choosy()], 100);
+        let hub = hub_of(vec![series(), restricted()], 100);
         let large = "x".repeat(10_000);
         let change = |verb: fn(&serde_json::Value) -> _, at: usize| -> Change {
             let change: Result<Change, crate::ChangeError> = verb(&json!({"id": 7, "text": large, "at": at}));
@@ -261,7 +261,7 @@ fn objects_that_records_share_are_written_and_kept_once() {
         hub.publish(TASKS, &[change(Change::add, 0), change(Change::update, 1), change(Change::update, 2)], None);
         let text = kept(&hub);
         assert!(text.len() < 35_000, "{}", text.len());
-        let second = restarted(hub_of(vec![series(), choosy()], 100), &text, Duration::ZERO);
+        let second = restarted(hub_of(vec![series(), restricted()], 100), &text, Duration::ZERO);
         assert_eq!(known(&second), known(&hub));
         let copies = saved(&second).log.records.into_iter().filter(|saved| match &saved.record.kind {
             RecordKind::Change(ObjectChange { prior: PriorState::Known(version), .. }) => {
@@ -306,7 +306,7 @@ fn what_does_not_fit_into_new_limits_goes_as_if_it_had_come_then() {
         for id in 0..10 {
             first.publish(EVENTS, &[Change::add(&json!({ "id": id + 1 })).unwrap()], None);
         }
-        let second = restarted(hub_of(vec![series(), choosy()], 4), &kept(&first), Duration::ZERO);
+        let second = restarted(hub_of(vec![series(), restricted()], 4), &kept(&first), Duration::ZERO);
         let log = lock(&second.core.log);
         assert_eq!((log.size().0, log.start(EVENTS).0, log.start(TASKS).0, log.end().0), (4, 6, 0, 10));
     });
@@ -319,7 +319,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
         first.publish(EVENTS, &[Change::add(&json!({"id": 1})).unwrap()], None);
         first.publish(TASKS, &[Change::add(&json!({"id": 1})).unwrap().scope("north")], None);
         let kept = kept(&first);
-        let other = || EntityEncoder { scoped_ids: true, ..choosy() };
+        let other = || EntityEncoder { scoped_ids: true, ..restricted() };
         for encoders in
             [vec![series(), other()], vec![other(), series()], vec![series(), EntityEncoder::new("links", "link")]]
         {
@@ -378,7 +378,7 @@ fn pages_stand_where_they_stood() {
         assert!(taken.past.received(&scopes, Some(Sequence(3))) && !taken.is_lost, "its rights were others before");
         for number in [3, 4] {
             let taken = take(&second, id(number), &scopes).unwrap();
-            assert!(taken.is_lost, "nobody knows what page {number} may be showing");
+            assert!(taken.is_lost, "it is unknown what page {number} may be showing");
             assert_eq!(second.core.sessions.position(&taken.hold, EVENTS), None);
         }
         let late = restarted(hub(), &kept(&first), Duration::from_secs(3601));

@@ -20,8 +20,8 @@ use crate::sequence::Sequence;
 pub(crate) struct SettleTimes {
     /// After so long a quiet time, the window is resent.
     pub(crate) quiet: Duration,
-    /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and learns some
-    /// time after the answer left that it is saved.
+    /// Writes closer than this overlap: a page begins to save some time before its write arrives here, and receives the
+    /// answer some time after it left.
     pub(crate) overlap: Duration,
     /// Without a quiet moment, what is new is resent this often.
     pub(crate) longest: Duration,
@@ -646,7 +646,7 @@ mod tests {
 
     #[test]
     fn what_is_published_while_a_list_is_read_is_resent_when_the_page_has_the_list() {
-        for (list, told_again) in [((0.5, 3.0), vec![(7.0, 0..1)]), ((5.0, 6.0), vec![])] {
+        for (list, resent) in [((0.5, 3.0), vec![(7.0, 0..1)]), ((5.0, 6.0), vec![])] {
             let mut world = World::new();
             let (begins, ends) = (world.at(list.0), world.at(list.1));
             if list.0 < 1.0 {
@@ -658,7 +658,7 @@ mod tests {
                 world.settle.list_ends(begins, ends);
             }
             world.until(100.0);
-            assert_eq!(world.repeats(), told_again, "{list:?}");
+            assert_eq!(world.repeats(), resent, "{list:?}");
         }
     }
 
@@ -772,7 +772,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_save_keeps_nobody_waiting_and_yet_its_page_may_have_missed_what_it_was_told() {
+    fn a_refused_save_makes_no_page_wait_and_yet_its_page_may_have_missed_what_it_was_sent() {
         let mut world = World::new();
         world.refused(9.0, 10.0);
         world.settle.save_refused(world.at(10.0), None);

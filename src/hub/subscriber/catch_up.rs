@@ -270,7 +270,7 @@ impl SubscriberState {
                 resend.sent(rest, drawn, times, now);
                 let is_open = subscription.phase != Phase::CatchingUp;
                 if resend.is_pausing() && !is_open && !resend.has_no_messages(&lock(&core.log), entity) {
-                    // Messages follow what it says, and news follow them.
+                    // Messages follow what it holds, and new records follow them.
                     resend.hurries();
                 }
                 subscription.is_hurried &= !resend.is_repeated();
@@ -386,7 +386,7 @@ impl Check {
 }
 
 impl Chunk {
-    /// Has its checks answered; returns the objects that no hook could say anything of.
+    /// Has its checks answered; returns the objects that no hook could decide on.
     async fn decide(
         &mut self,
         core: &Core,

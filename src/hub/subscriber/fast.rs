@@ -61,7 +61,7 @@ impl Subscriber {
             if let Some(&sequence) = sequences.get(accepted.frames) {
                 state.cursor = sequence;
             }
-            // Its own task must learn when to remind its page.
+            // Its own task must know when to remind its page.
             stays &= accepted.frames == frames.len() && accepted.clear && !reminds;
         }
         if !stays {

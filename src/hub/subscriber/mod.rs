@@ -1,8 +1,8 @@
-//! One consumer of the log: where it stands, what it follows, and who sends to it.
+//! One consumer of the log: where it stands, what it follows, and which task sends to it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `state` | [`Subscriber`], its state under one mutex, and the [`Path`](state::Path) that says who sends |
+//! | `state` | [`Subscriber`], its state under one mutex, and the [`Path`](state::Path) that names the sender |
 //! | `subscription` | one entity: live, catching up, or in need of a snapshot |
 //! | `subscribe` | how a subscriber joins, resumes, subscribes, and gets another identity |
 //! | `fast` | what the fan-out sends |

@@ -69,7 +69,7 @@ pub(super) enum Path {
     Fast,
     /// Its own task, one chunk after the other.
     Slow,
-    /// Nobody, until the hooks have answered what a chunk may hold. What is to be resent meanwhile waits.
+    /// Neither, until the hooks have answered what a chunk may hold. What is to be resent meanwhile waits.
     Checking(Vec<(Repeat, bool)>),
     /// It has left.
     Left,
@@ -181,7 +181,7 @@ impl Subscriber {
         !matches!(state.path, Path::Left) && state.lags(&lock(&self.core.log))
     }
 
-    /// Whoever takes its session over finds it by that.
+    /// The subscriber that takes its session over finds it by that.
     pub(super) fn holds_its_session(self: &Arc<Self>) {
         if let Some(PageState { hold: Some(hold), .. }) = &lock(&self.state).page {
             let holder: Arc<dyn SessionHolder> = self.clone();
@@ -224,7 +224,7 @@ impl SubscriberState {
     }
 
     pub(super) fn lags(&self, log: &Log) -> bool {
-        // Whoever has been sent everything that ever went from the log need not look closer.
+        // One that has been sent everything that ever went from the log need not look closer.
         let lacks = |known: &Subscription| match known.phase {
             Phase::Live { from } => {
                 let next = from.max(self.cursor);
@@ -284,12 +284,12 @@ impl SubscriberState {
         let found = subscriptions.find(|known| known.entity == repeat.entity && !known.needs_snapshot());
         let Some(subscription) = found else { return };
         match &repeat.what {
-            Resent::Settled { told, .. }
-                if is_torn && told.start < recipient.log_start(&lock(&core.log), repeat.entity) =>
+            Resent::Settled { range, .. }
+                if is_torn && range.start < recipient.log_start(&lock(&core.log), repeat.entity) =>
             {
                 subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
             }
-            Resent::Settled { told, known_before, .. } => subscription.settle(told.start, *known_before, now),
+            Resent::Settled { range, known_before, .. } => subscription.settle(range.start, *known_before, now),
             Resent::Deletions(sequences) => subscription.retractions().add_list(sequences.clone()),
         }
         self.goes_slow();

@@ -95,7 +95,7 @@ impl Subscription {
         false
     }
 
-    /// What it says of the store, if that is to be asked now: no older than a place of the log.
+    /// If the store is to be asked now: the place of the log that the snapshot must not be older than.
     pub(super) fn asks(&mut self, now: Instant) -> Option<Sequence> {
         let Phase::NeedsSnapshot { ask, stale_before, .. } = &mut self.phase else { return None };
         let is_due = match ask {

@@ -1,4 +1,4 @@
-//! Who was sent what: collected under locks, and written where there are none.
+//! Which identity was sent what: collected under locks, and written where there are none.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::super::{
 };
 use crate::{auth::Identity, change::ChangeKind, entity::EntityIndex, observe::audit, scope::Scopes};
 
-/// What the audit says of a frame.
+/// What the audit records of a frame.
 #[derive(Clone, Debug)]
 pub(crate) struct AuditEntry {
     entity: EntityIndex,
@@ -51,7 +51,7 @@ impl AuditBuffer {
         self.0.push(AuditEntry { kind, ..entry.clone() });
     }
 
-    /// Writes the entries; `who` says who was sent them.
+    /// Writes the entries; `who` returns the identity that was sent them.
     pub(crate) fn write(self, core: &Core, who: impl FnOnce() -> Identity) {
         if self.0.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What the hooks of an entity say of one object and one recipient.
+//! What the hooks of an entity answer about one object and one recipient.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -34,7 +34,7 @@ pub(crate) struct VisibilityCheck {
     /// Where in the log it begins what the recipient may be missing.
     pub(super) from: Sequence,
     pub(super) whole: bool,
-    /// The frame that says that it is gone for everyone.
+    /// The frame that deletes it for everyone.
     pub(super) deletion: Option<Frame>,
     pub(super) audit: Option<Box<AuditEntry>>,
 }
@@ -86,7 +86,7 @@ impl Deadline {
 pub(crate) enum Verdict {
     Send(Envelope),
     Nothing,
-    /// A hook has failed to say whether the object may be seen, as it was published from that place of the log on.
+    /// A hook has failed to decide whether the object may be seen, as it was published from that place of the log on.
     Undecided(Box<ObjectRef>, Sequence),
 }
 

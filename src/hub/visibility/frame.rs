@@ -14,7 +14,7 @@ impl Cleared {
         Self(frame.into())
     }
 
-    /// A ping: it says nothing of any object.
+    /// A ping: it holds nothing of any object.
     pub(crate) fn ping(payload: &[u8]) -> Self {
         Self(protocol::ping(payload).into())
     }

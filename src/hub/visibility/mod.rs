@@ -229,7 +229,7 @@ impl Resolver<'_> {
             // Who it was before may have seen it.
             (_, Some(object)) if is_gone => (object, false, vec![PriorView::Anything]),
             (_, Some(object)) => (object, true, Vec::new()),
-            // What the store says is gone, it says to this identity.
+            // What the store reports as gone, it reports for this identity.
             (_, None) => {
                 let envelope = Envelope::to_one(entity, row.frame.clone(), audit).about(object_ref, is_gone);
                 return Some(Resolved::Send(if is_gone { envelope.undrawn() } else { envelope }));

@@ -1,5 +1,5 @@
-//! A page as the vendor's client makes it: one handshake, then sockets that name its key. What it hears is written
-//! down in few words: `add 7 lunch`, `delete 7`.
+//! A page as the vendor's client makes it: one handshake, then sockets that name its key. What it receives is
+//! recorded in few words: `add 7 lunch`, `delete 7`.
 
 use std::{fmt, sync::mpsc, time::Duration};
 
