@@ -42,10 +42,20 @@ impl ConnectionState {
             }
         }
         // Whether or not there is room to send what they allow.
-        if cold.check.as_mut().is_some_and(|check| check.poll_unpin(cx).is_ready()) {
-            cold.check = None;
-            self.may_be_behind = true;
+        self.poll_check(cx);
+    }
+
+    /// Drives the visibility hooks; true while they run.
+    fn poll_check(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(check) = self.cold.as_mut().and_then(|cold| cold.check.as_mut()) else {
+            return false;
+        };
+        if check.poll_unpin(cx).is_pending() {
+            return true;
         }
+        self.cold().check = None;
+        self.may_be_behind = true;
+        false
     }
 
     /// Writes what the fan-out could not, until nothing is left or the stream takes no more. Ready when the stream is
@@ -74,7 +84,8 @@ impl ConnectionState {
                     return Poll::Pending;
                 }
             }
-            if !self.may_be_behind || self.is_checking() {
+            // While the socket closes nothing else drives it.
+            if self.poll_check(cx) || !self.may_be_behind {
                 return Poll::Pending;
             }
             let progress = self.registration.open.subscriber.catch_up(now);
@@ -92,22 +103,15 @@ impl ConnectionState {
                 }
                 Progress::Lagged => return Poll::Ready(self.too_slow()),
                 Progress::NeedsSnapshot(entity, since) => self.read_snapshot(entity, since, cx),
-                Progress::NeedsCheck(check) => {
-                    self.run_visibility_hooks(*check);
-                    // `poll_hooks` polls it from the next round on.
-                    cx.waker().wake_by_ref();
-                }
+                Progress::NeedsCheck(check) => self.run_visibility_hooks(*check),
             }
         }
     }
 
     /// True when everything published for this page is written.
     pub(super) fn is_drained(&self) -> bool {
-        !self.may_be_behind && !self.is_checking() && self.registration.open.outbox.is_empty()
-    }
-
-    fn is_checking(&self) -> bool {
-        self.cold.as_ref().is_some_and(|cold| cold.check.is_some())
+        let is_checking = self.cold.as_ref().is_some_and(|cold| cold.check.is_some());
+        !self.may_be_behind && !is_checking && self.registration.open.outbox.is_empty()
     }
 
     fn read_snapshot(&mut self, entity: EntityIndex, since: Sequence, cx: &mut Context<'_>) {

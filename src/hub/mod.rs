@@ -24,8 +24,8 @@
 //! # Invariants
 //! - A subscriber's cursor never goes back. What is sent besides news is a resend, or a retraction.
 //! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
-//! - Locks are taken in this order: a subscriber's state, the log, settling, reminders, sessions. No lock is held while a
-//!   hook runs or a socket is written by a task of its own.
+//! - Locks are taken in this order: a subscriber's state, the log, settling, reminders, sessions. No lock is held across
+//!   an await or while a hook runs. A sink takes what fits at once: it never waits.
 //! - While hooks are asked about a chunk, nothing else is sent to its page.
 //! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 

@@ -26,7 +26,7 @@ pub(crate) fn hub(records: usize) -> Arc<Hub> {
     hub_with(records, Delivery::Plain)
 }
 
-fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
+pub(super) fn hub_with(records: usize, delivery: Delivery) -> Arc<Hub> {
     hub_of(vec![EntityEncoder::new("events", "event"), EntityEncoder::new("calendars", "calendar")], records, delivery)
 }
 
@@ -66,9 +66,9 @@ pub(super) fn times() -> DeliveryTimes {
 
 /// A sink with so much room, and no more until it is given some.
 #[derive(Default)]
-struct Pipe {
+pub(super) struct Pipe {
     direct: bool,
-    room: Mutex<usize>,
+    pub(super) room: Mutex<usize>,
     out: Mutex<Vec<Bytes>>,
     /// How often something was offered.
     offers: AtomicUsize,
@@ -76,7 +76,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn new(direct: bool, room: usize) -> Arc<Self> {
+    pub(super) fn new(direct: bool, room: usize) -> Arc<Self> {
         Arc::new(Self { direct, room: Mutex::new(room), ..Self::default() })
     }
 
@@ -112,7 +112,7 @@ impl FrameSink for Pipe {
 }
 
 /// One round of what a subscriber's own task does when it has room.
-fn run_slow_path(subscriber: &Arc<Subscriber>) -> Progress {
+pub(super) fn run_slow_path(subscriber: &Arc<Subscriber>) -> Progress {
     loop {
         match subscriber.catch_up(Instant::now()) {
             Progress::More => {}
@@ -121,14 +121,14 @@ fn run_slow_path(subscriber: &Arc<Subscriber>) -> Progress {
     }
 }
 
-fn what_is_lost(progress: &Progress) -> Option<(EntityIndex, Sequence)> {
+pub(super) fn what_is_lost(progress: &Progress) -> Option<(EntityIndex, Sequence)> {
     match progress {
         Progress::NeedsSnapshot(entity, since) => Some((*entity, *since)),
         _ => None,
     }
 }
 
-fn update(id: u32) -> Change {
+pub(super) fn update(id: u32) -> Change {
     Change::update(&json!({ "id": id + 1 })).unwrap()
 }
 
@@ -357,7 +357,7 @@ fn rows(hub: &Hub, count: u32) -> Arc<SnapshotFrames> {
     Arc::new(hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &rows, &[]).0)
 }
 
-fn texts(pipe: &Pipe) -> Vec<String> {
+pub(super) fn texts(pipe: &Pipe) -> Vec<String> {
     pipe.out().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
 }
 

@@ -2,16 +2,19 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     io::{ErrorKind, Read},
+    sync::Arc,
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     runtime::{Builder as Runtimes, Runtime},
+    sync::Notify,
     time::Instant,
 };
-use tower_live_updates::{AuthError, AuthRequest, Identity, LiveUpdates};
+use tower_live_updates::{AuthError, AuthRequest, Change, Entity, Identity, LiveUpdates};
 
 use crate::support::{
     End, Page, Server, builder, live,
@@ -68,6 +71,32 @@ async fn changes_published_before_arrive_before_the_close() {
             shutdown.await.unwrap();
         }
     }
+}
+
+/// A hook that runs at the moment of the shutdown is waited for, on any transport.
+#[tokio::test(start_paused = true)]
+async fn what_a_hook_still_checks_arrives_before_the_close() {
+    let asked = Arc::new(Notify::new());
+    let entity =
+        Entity::scheduler("/events").visible(asked.clone(), async |asked: Arc<Notify>, _: Identity, _: Value| {
+            asked.notify_one();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, Infallible>(true)
+        });
+    let entity = entity.load((), async |(), _: String| Ok::<_, Infallible>(None::<Value>));
+    let live = LiveUpdates::builder("/api/v1").entity(entity).tokens(["demo"]).build().unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    let mut page = server.subscribed().await;
+    live.publish("events", Change::add(&json!({"id": 1, "text": "a"})).unwrap()).unwrap();
+    asked.notified().await;
+    let shutdown = tokio::spawn({
+        let live = live.clone();
+        async move { live.shutdown().await }
+    });
+    let (kind, event) = page.event().await;
+    assert_eq!((&*kind, &event["text"]), ("add-event", &json!("a")));
+    assert_eq!(page.end().await, End::Close(1001, "Going away".into()));
+    shutdown.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

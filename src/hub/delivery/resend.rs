@@ -70,6 +70,8 @@ pub(crate) struct Resend {
     is_punctual: bool,
     /// Nothing but what a late list may lack is resent.
     is_for_list: bool,
+    /// It goes before everything else that is sent to its page.
+    is_replay: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,7 @@ impl Resend {
             messages_from: from,
             room: pace.first(0),
             began_at: end,
+            is_replay: true,
             ..Self::of_missed_later(from, comes_back, second, now)
         }
     }
@@ -189,6 +192,7 @@ impl Resend {
             late: None,
             is_punctual: false,
             is_for_list: false,
+            is_replay: false,
         }
     }
 
@@ -197,9 +201,9 @@ impl Resend {
         Self { late, ..self }
     }
 
-    /// Messages from here on have not been sent: they go in their order with the first time.
+    /// Messages from here on have not been sent: they go in their order with the first time, before everything else.
     pub(crate) fn with_messages(self, messages_from: Sequence) -> Self {
-        Self { messages_from, ..self }
+        Self { messages_from, is_replay: true, ..self }
     }
 
     /// Many rows are not sent before this time.
@@ -219,7 +223,7 @@ impl Resend {
     pub(crate) fn is_more_than_a_list(&self, pace: &Pace, end: Sequence) -> Option<Sequence> {
         match &self.snapshot {
             Some(snapshot) => self.has_many_rows(pace).then(|| snapshot.at.min(end)),
-            None => (!self.is_repeated && !self.only_settles && self.is_pausing()).then_some(end),
+            None => (self.is_replay && !self.is_repeated && self.is_pausing()).then_some(end),
         }
     }
 
@@ -228,9 +232,9 @@ impl Resend {
         self.pauses_until.is_some()
     }
 
-    /// No message waits to be sent with it.
-    pub(crate) fn has_no_messages(&self, log: &Log, entity: EntityIndex) -> bool {
-        !log.has_messages_since(entity, self.messages_from)
+    /// Whether messages wait to be sent with it. `marker` is behind the latest refresh that its page is sent as one.
+    pub(crate) fn has_messages(&self, log: &Log, entity: EntityIndex, marker: Option<Sequence>) -> bool {
+        log.has_messages_since(entity, self.messages_from) || marker.is_some_and(|behind| behind > self.messages_from)
     }
 
     /// Messages are sent as they are published from now on.
@@ -406,7 +410,8 @@ impl Resend {
 
     /// True when everyone is sent all this when the entity settles.
     fn is_covered(&self, settle: &Settle) -> bool {
-        !self.wants_rows() && settle.will_repeat_from().is_some_and(|from| from <= self.from)
+        let has_messages = self.messages_from < Sequence::MAX;
+        !self.wants_rows() && !has_messages && settle.will_repeat_from().is_some_and(|from| from <= self.from)
     }
 
     /// It goes on at `rest`; so many lines that are drawn have been sent.

@@ -80,8 +80,8 @@ impl Fanout {
                 tokio::spawn(fan_out(Arc::downgrade(self), self.core.clone(), served));
             }
         }
-        let starts = !self.settles.load(Ordering::Acquire) && !self.settles.swap(true, Ordering::AcqRel);
-        if self.core.delivery == Delivery::Converging && starts {
+        let settles = self.core.delivery == Delivery::Converging;
+        if settles && !self.settles.load(Ordering::Acquire) && !self.settles.swap(true, Ordering::AcqRel) {
             let running = Running { runs: self.settles.clone(), fanout: Arc::downgrade(self) };
             tokio::spawn(settle(running, self.core.clone()));
         }

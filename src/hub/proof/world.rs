@@ -24,8 +24,8 @@ use crate::{
     change::{Before, Change},
     entity::{EntityIndex, View, Widget, hooks::Visible},
     hub::{
-        Accepted, Activity, Cleared, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace,
-        Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
+        Accepted, Activity, Check, Cleared, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed,
+        Pace, Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -172,6 +172,8 @@ struct Socket {
     due: Option<Instant>,
     /// Nothing arrives any more, in either direction.
     dark: bool,
+    /// What the hooks are asked.
+    check: Option<Box<Check>>,
     /// When what was sent before arrives: order is kept.
     arrives: Instant,
 }
@@ -231,6 +233,8 @@ enum Event {
     FoundDead(u64),
     Asked(u64, Sequence),
     Snapshot(u64, Arc<SnapshotFrames>, Option<SnapshotFrames>),
+    /// The hooks have answered.
+    Checked(u64),
     Import,
     /// Its user may see other rooms from now on.
     Rights(usize),
@@ -465,17 +469,18 @@ impl World {
             if socket.due.take_if(|due| *due <= now).is_some() {
                 socket.pipe.woken.store(true, Ordering::Relaxed);
             }
-            // A full one is woken when it has room again.
-            if *lock(&socket.pipe.room) > 0 && socket.pipe.woken.swap(false, Ordering::Relaxed) {
+            // A full one is woken when it has room again, and one whose hooks are asked when they have answered.
+            let is_ready = socket.check.is_none() && *lock(&socket.pipe.room) > 0;
+            if is_ready && socket.pipe.woken.swap(false, Ordering::Relaxed) {
                 loop {
                     match socket.subscriber.catch_up(now) {
                         Progress::More => {}
                         Progress::NeedsCheck(check) => {
-                            let run = check.run(Duration::MAX, |_, _| {}).now_or_never();
-                            run.expect("hooks that answer at once");
-                            if *lock(&socket.pipe.room) == 0 {
-                                break;
-                            }
+                            let takes = if self.dice.one_in(2) { Duration::ZERO } else { self.dice.millis(0, 400) };
+                            socket.check = Some(check);
+                            self.counter += 1;
+                            self.events.insert((now + takes, self.counter), Event::Checked(number));
+                            break;
                         }
                         Progress::Blocked => break,
                         Progress::CaughtUp(due) => {
@@ -657,6 +662,13 @@ impl World {
                     socket.subscriber.becomes(identity.clone());
                 }
             }
+            Event::Checked(number) => {
+                if let Some(socket) = self.sockets.get_mut(&number) {
+                    let check = socket.check.take().expect("one at a time");
+                    check.run(Duration::MAX, |_, _| {}).now_or_never().expect("hooks that answer at once");
+                    socket.pipe.woken.store(true, Ordering::Relaxed);
+                }
+            }
             Event::Import => self.import(),
             // What is lost of requests is their pages' affair.
             Event::Restart if self.requests > 0 => self.later(Duration::from_millis(50), Event::Restart),
@@ -704,7 +716,7 @@ impl World {
         self.counter += 1;
         let number = self.counter;
         client.socket = Some(number);
-        let socket = Socket { client: at, pipe, subscriber, due: None, dark: false, arrives: now };
+        let socket = Socket { client: at, pipe, subscriber, check: None, due: None, dark: false, arrives: now };
         self.sockets.insert(number, socket);
         self.note(|| format!("page {at} is connected"));
         let subscribes = self.dice.millis(2, 300);

@@ -127,11 +127,11 @@ fn warn_unusable(observer: &Observer, path: &Path, reason: &str) {
 fn take_up(core: &Core, content: Content, clock: &Clock) -> usize {
     let mut log = lock(&core.log);
     log.restore(content.log, clock);
-    core.sessions.restore(content.sessions, clock);
     for (entity, schedule) in (0..).map(EntityIndex).zip(lock(&core.reminders).iter_mut()) {
         // Every page has had what was due by then.
         schedule.due(&log, entity, &core.times.reminders, Sequence::ZERO, clock.at(0));
     }
+    core.sessions.restore(content.sessions, clock);
     core.reminds_from.get_or_init(|| clock.now + PAGES_COME_BACK);
     log.size().0
 }

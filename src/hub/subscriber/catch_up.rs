@@ -67,15 +67,23 @@ struct Sending {
 #[derive(Debug)]
 enum Of {
     /// What is new: the log has been read so far.
-    News { read_to: Sequence },
-    /// The resend of an entity; with where the log stood behind its latest refresh.
-    Resend { entity: EntityIndex, refreshed: Sequence },
+    News {
+        read_to: Sequence,
+    },
+    Entity(EntityIndex, OfEntity),
+}
+
+/// What is sent of one entity besides news.
+#[derive(Debug)]
+enum OfEntity {
+    /// Its resend; with where the log stood behind the latest refresh that concerns its page.
+    Resend { refreshed: Sequence },
     /// Objects out of sight, each line at the place of its id, and the id that follows.
-    Objects { entity: EntityIndex, ids: Vec<Arc<str>>, next: Option<Arc<str>> },
+    Objects { ids: Vec<Arc<str>>, next: Option<Arc<str>> },
     /// A list of deletions that everyone is reminded of.
-    List(EntityIndex),
+    List,
     /// Old deletions.
-    Old(EntityIndex),
+    Old,
 }
 
 /// What is next for a subscriber that stands at the end of the log.
@@ -88,7 +96,6 @@ enum NextChunk {
 impl Subscriber {
     /// One round for a subscriber whose sink is written out.
     pub(crate) fn catch_up(self: &Arc<Self>, now: Instant) -> Progress {
-        // In this order everywhere: a holder of the log waits for no other lock.
         let mut state = lock(&self.state);
         if matches!(state.path, Path::Left | Path::Checking(_)) {
             return Progress::CaughtUp(None);
@@ -116,7 +123,7 @@ impl Subscriber {
                 let needs_snapshot =
                     matches!(record.kind, RecordKind::Refresh) && core.encoder(record.entity).has_snapshot;
                 if needs_snapshot && state.recipient.receives(&record.scopes) {
-                    refreshed = Some(record.entity);
+                    refreshed = Some((record.entity, sequence.next()));
                     break;
                 }
                 let line = if needs_snapshot { None } else { resolver.record(sequence, record, Mode::Live) };
@@ -133,11 +140,11 @@ impl Subscriber {
         }
         let is_at_end = read_to == log.end();
         state.cursor = read_to;
-        if let Some(entity) = refreshed {
+        if let Some((entity, behind)) = refreshed {
             drop(log);
-            state.cursor = read_to.next();
+            state.cursor = behind;
             if let Some(subscription) = state.find(entity) {
-                subscription.lose(read_to.next(), read_to.next(), Ask::Now);
+                subscription.lose(behind, behind, Ask::Now);
             }
             return Progress::More;
         }
@@ -249,63 +256,73 @@ impl SubscriberState {
 
     /// Notes how far a chunk was sent, up to `rest`.
     fn goes_on(&mut self, core: &Core, of: Of, rest: Position, drawn: usize, sent: usize, now: Instant) {
-        let cursor = self.cursor;
-        let times = &core.times;
-        let subscription = match &of {
+        let (entity, of) = match of {
             Of::News { read_to } => {
-                self.cursor = if let Position::Record(sequence) = rest { sequence } else { *read_to };
+                self.cursor = if let Position::Record(sequence) = rest { sequence } else { read_to };
                 return;
             }
-            Of::Resend { entity, .. } | Of::Objects { entity, .. } | Of::List(entity) | Of::Old(entity) => {
-                self.find(*entity)
-            }
+            Of::Entity(entity, of) => (entity, of),
         };
-        let Some(subscription) = subscription else { return };
-        if subscription.counts_repeats() {
+        let (cursor, reminders) = (self.cursor, &core.times.reminders);
+        let Some(subscription) = self.find(entity) else { return };
+        // The first replay is no repeat.
+        if !matches!(of, OfEntity::Resend { .. }) || !subscription.is_replayed() {
             core.counters.repeats.add(sent as u64);
         }
         match of {
-            Of::Resend { entity, refreshed } => {
-                let Some(resend) = &mut subscription.resend else { return };
-                resend.sent(rest, drawn, times, now);
-                let is_open = subscription.phase != Phase::CatchingUp;
-                if resend.is_pausing() && !is_open && !resend.has_no_messages(&lock(&core.log), entity) {
-                    // Messages follow what it holds, and new records follow them.
-                    resend.hurries();
-                }
-                subscription.is_hurried &= !resend.is_repeated();
-                // It was sent all until here; or the rest takes time.
-                if (resend.is_repeated() || resend.is_pausing()) && !is_open {
-                    if resend.is_stale(refreshed) {
-                        subscription.lose(subscription.messages_missed_from(cursor), refreshed, Ask::Now);
-                    } else {
-                        resend.leaves_messages();
-                        subscription.phase = Phase::Live { from: cursor };
-                    }
-                }
-            }
-            Of::Objects { ids, next, .. } => {
+            OfEntity::Resend { refreshed } => subscription.resent(core, refreshed, (rest, drawn), cursor, now),
+            OfEntity::Objects { ids, next } => {
                 let next = rest.row().and_then(|row| ids.get(row).cloned()).or(next);
-                subscription.retractions().objects_sent(next, &times.reminders);
+                subscription.retractions().objects_sent(next, reminders);
             }
-            Of::List(_) => subscription.retractions().list_sent(rest.row()),
-            Of::Old(_) => {
+            OfEntity::List => subscription.retractions().list_sent(rest.row()),
+            OfEntity::Old => {
                 let next = match rest {
                     Position::Tombstone(sequence) => Some(OldPosition::Tombstone(sequence)),
                     rest => rest.row().map(OldPosition::Row),
                 };
-                subscription.retractions().old_sent(next, &times.reminders, now);
+                subscription.retractions().old_sent(next, reminders, now);
             }
-            Of::News { .. } => {}
         }
     }
 }
 
 impl Subscription {
-    /// Whether what is sent now is resent: the first replay is not.
-    fn counts_repeats(&self) -> bool {
-        let is_replay = self.resend.as_ref().is_some_and(|resend| !resend.wants_rows());
-        !(self.phase == Phase::CatchingUp && is_replay)
+    /// Whether its page is sent what it missed, from the log alone, before everything else.
+    fn is_replayed(&self) -> bool {
+        self.phase == Phase::CatchingUp && self.resend.as_ref().is_some_and(|resend| !resend.wants_rows())
+    }
+
+    /// Its resend was sent up to `rest`; so many lines of that are drawn.
+    fn resent(
+        &mut self,
+        core: &Core,
+        refreshed: Sequence,
+        (rest, drawn): (Position, usize),
+        cursor: Sequence,
+        now: Instant,
+    ) {
+        let Some(resend) = &mut self.resend else { return };
+        resend.sent(rest, drawn, &core.times, now);
+        let is_ahead = self.phase == Phase::CatchingUp;
+        let has_snapshot = core.encoder(self.entity).has_snapshot;
+        if is_ahead && resend.is_pausing() {
+            let marker = (!has_snapshot).then_some(refreshed);
+            if resend.has_messages(&lock(&core.log), self.entity, marker) {
+                // Messages follow what it holds, and new records follow them.
+                resend.hurries();
+            }
+        }
+        self.is_hurried &= !resend.is_repeated();
+        // It was sent all until here; or the rest takes time.
+        if is_ahead && (resend.is_repeated() || resend.is_pausing()) {
+            if has_snapshot && resend.is_stale(refreshed) {
+                self.lose(self.messages_missed_from(cursor), refreshed, Ask::Now);
+            } else {
+                resend.leaves_messages();
+                self.phase = Phase::Live { from: cursor };
+            }
+        }
     }
 
     /// A page that can load its list again does that sooner than it draws many rows one by one.
@@ -324,16 +341,16 @@ impl Subscription {
     /// What it is to be sent besides news at this time.
     fn next_chunk(&mut self, resolver: Resolver<'_>, cursor: Sequence, now: Instant) -> Option<NextChunk> {
         let (core, log, entity) = (resolver.core, resolver.log, self.entity);
-        let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of }));
+        let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of: Of::Entity(entity, of) }));
         let log_start = resolver.recipient.log_start(log, entity);
         if let Some(retractions) = &mut self.retractions {
             retractions.remind(&core.times.reminders, now);
             if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions) {
-                return send(chunk, Of::Objects { entity, ids, next });
+                return send(chunk, OfEntity::Objects { ids, next });
             }
             if let Some((sequences, sent)) = retractions.due_list() {
                 let old = sequences.partition_point(|sequence| *sequence < self.deletions_from);
-                return send(Chunk::of_list(resolver, entity, sequences, sent.max(old)), Of::List(entity));
+                return send(Chunk::of_list(resolver, entity, sequences, sent.max(old)), OfEntity::List);
             }
             if retractions.are_doubtful(log_start) && self.asked_anew < MAX_ASKED_ANEW {
                 self.asked_anew += 1;
@@ -341,7 +358,7 @@ impl Subscription {
                 return Some(NextChunk::Again);
             }
             if let Some((old, position)) = retractions.due_old() {
-                return send(Chunk::of_old(resolver, entity, old, position), Of::Old(entity));
+                return send(Chunk::of_old(resolver, entity, old, position), OfEntity::Old);
             }
         }
         let resend = self.resend.as_mut()?;
@@ -351,6 +368,7 @@ impl Subscription {
         }
         let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);
         if let Next::Arrived(remainder) = next {
+            debug_assert!(self.phase != Phase::CatchingUp, "what goes first is sent");
             self.resend = remainder.settles;
             if remainder.deletions.is_some() || remainder.gone.is_some() {
                 let deletions = remainder.deletions.unwrap_or_default();
@@ -358,11 +376,8 @@ impl Subscription {
             }
             return self.resend.is_some().then_some(NextChunk::Again);
         }
-        let refreshed = match core.encoder(entity).has_snapshot {
-            true => log.refreshed_for(entity, resolver.recipient.identity.receives()),
-            false => Sequence::ZERO,
-        };
-        send(resend.chunk(resolver, entity)?, Of::Resend { entity, refreshed })
+        let refreshed = log.refreshed_for(entity, resolver.recipient.identity.receives());
+        send(resend.chunk(resolver, entity)?, OfEntity::Resend { refreshed })
     }
 }
 

@@ -17,6 +17,8 @@ mod sink;
 mod state;
 mod subscribe;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 pub(crate) use self::state::spread;

@@ -175,10 +175,16 @@ impl Subscriber {
         lock(&self.state).recipient.past_identity()
     }
 
-    /// True when records that it has not been sent are gone from the log, whether or not its sink is written out.
+    /// True when records that it has not been sent are gone from the log, whether or not its sink is written out: what
+    /// waits in the sink may be in memory for this page alone.
     pub(crate) fn lags_behind_log(&self) -> bool {
         let state = lock(&self.state);
-        !matches!(state.path, Path::Left) && state.lags(&lock(&self.core.log))
+        let log = lock(&self.core.log);
+        let lacks = |known: &Subscription| match known.phase {
+            Phase::Live { from } => state.lacks(&log, known.entity, from.max(state.cursor)),
+            Phase::CatchingUp | Phase::NeedsSnapshot { .. } => state.lacks(&log, known.entity, state.cursor),
+        };
+        !matches!(state.path, Path::Left) && state.subscriptions.iter().any(lacks)
     }
 
     /// The subscriber that takes its session over finds it by that.
@@ -223,16 +229,19 @@ impl SubscriberState {
         self.live.has(entity).unwrap_or_else(is_wanted)
     }
 
+    /// Whether something was published live that it has not been sent, and is gone from the log. What else is gone, a
+    /// snapshot stands for.
     pub(super) fn lags(&self, log: &Log) -> bool {
-        // One that has been sent everything that ever went from the log need not look closer.
-        let lacks = |known: &Subscription| match known.phase {
-            Phase::Live { from } => {
-                let next = from.max(self.cursor);
-                next < log.trimmed() && next < self.recipient.log_start(log, known.entity)
-            }
+        self.subscriptions.iter().any(|known| match known.phase {
+            Phase::Live { from } => self.lacks(log, known.entity, from.max(self.cursor)),
             Phase::CatchingUp | Phase::NeedsSnapshot { .. } => false,
-        };
-        self.subscriptions.iter().any(lacks)
+        })
+    }
+
+    /// Whether records of an entity from this one on are gone from the log.
+    fn lacks(&self, log: &Log, entity: EntityIndex, next: Sequence) -> bool {
+        // One that has been sent everything that ever went from the log need not look closer.
+        next < log.trimmed() && next < self.recipient.log_start(log, entity)
     }
 
     /// What is out of its page's sight, of what it has not subscribed yet, too.

@@ -190,6 +190,8 @@ impl Subscriber {
             (snapshot, _) => snapshot,
         };
         let mut state = lock(&self.state);
+        // The objects that are asked about are others now.
+        state.cancel_check(core, now);
         let log = lock(&core.log);
         let it = &mut *state;
         let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);

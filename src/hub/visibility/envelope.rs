@@ -272,9 +272,9 @@ impl Envelope {
         (self.frame, self.audit)
     }
 
-    /// What it is to most who receive it.
+    /// What it is to a recipient at most.
     pub(crate) fn frame_bytes(&self) -> usize {
-        self.frame.len()
+        self.moved.as_ref().map_or(0, |moved| moved.enters.len()).max(self.frame.len())
     }
 
     /// What this recipient receives of it.
