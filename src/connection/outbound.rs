@@ -26,7 +26,7 @@ use crate::{
 const MAX_UNSHARED: usize = 256 * 1000;
 
 impl ConnectionState {
-    /// Drives the hooks that run for this page: authorization of subscriptions, snapshots, visibility.
+    /// Drives the hooks that authorize subscriptions and read snapshots.
     pub(super) fn poll_hooks(&mut self, now: Instant, cx: &mut Context<'_>) {
         let open = &self.registration.open;
         let Some(cold) = &mut self.cold else {
@@ -41,11 +41,9 @@ impl ConnectionState {
                 open.subscriber.resynchronise(entity, snapshot, past.as_deref(), now);
             }
         }
-        // Whether or not there is room to send what they allow.
-        self.poll_check(cx);
     }
 
-    /// Drives the visibility hooks; true while they run.
+    /// Drives the visibility hooks, and sends what they allow; true while they run.
     fn poll_check(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(check) = self.cold.as_mut().and_then(|cold| cold.check.as_mut()) else {
             return false;
@@ -62,6 +60,8 @@ impl ConnectionState {
     /// broken or too slow.
     pub(super) fn poll_outbound(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
         loop {
+            // Whether or not there is room for what they allow, which is written next.
+            let is_checking = self.poll_check(cx);
             match self.socket.get_mut().poll_write(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Ending::Gone),
                 Poll::Ready(Ok(progress)) => {
@@ -84,8 +84,7 @@ impl ConnectionState {
                     return Poll::Pending;
                 }
             }
-            // While the socket closes nothing else drives it.
-            if self.poll_check(cx) || !self.may_be_behind {
+            if is_checking || !self.may_be_behind {
                 return Poll::Pending;
             }
             let progress = self.registration.open.subscriber.catch_up(now);

@@ -17,7 +17,9 @@ use tokio::{
 use tower_live_updates::{AuthError, AuthRequest, Change, Entity, Identity, LiveUpdates};
 
 use crate::support::{
-    End, Page, Server, builder, live,
+    End, Page, Server, builder,
+    client::event,
+    live,
     raw::{self, FIN, Raw, upgrade_request},
     until, usual,
 };
@@ -87,7 +89,7 @@ async fn what_a_hook_still_checks_arrives_before_the_close() {
     let live = LiveUpdates::builder("/api/v1").entity(entity).tokens(["demo"]).build().unwrap();
     let server = Server::layered(&live.layer(), usual);
     let mut page = server.subscribed().await;
-    live.publish("events", Change::add(&json!({"id": 1, "text": "a"})).unwrap()).unwrap();
+    live.publish("events", Change::add(&event(1, "a")).unwrap()).unwrap();
     asked.notified().await;
     let shutdown = tokio::spawn({
         let live = live.clone();
