@@ -4,6 +4,7 @@
 mod acknowledge;
 #[cfg(feature = "tracing")]
 mod answers;
+mod architecture;
 mod article;
 #[cfg(feature = "tracing")]
 mod audit;

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use crate::{
     change::ChangeKind,
+    entity::EntityIndex,
     epoch::Epoch,
     hub::{
-        EntityEncoder, EntityIndex,
         clock::Clock,
+        encoder::EntityEncoder,
         log::{Index, PriorState, RecordKind, SavedLog, SavedRecord, SavedTombstone, Was},
         sessions::SavedSession,
     },

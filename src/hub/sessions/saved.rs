@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Session, Sessions};
+use super::store::{Session, Sessions};
 use crate::{
     entity::EntityIndex,
     hub::clock::Clock,
