@@ -1,9 +1,11 @@
 //! What the log knows of an object: its newest record, its tombstone, and what it was before.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{collections::HashSet, iter, ops::Range, sync::Arc};
+
+use bytes::Bytes;
 
 use super::{
-    record::{ObjectChange, PriorState, Record, Version, Was},
+    record::{ObjectChange, PriorState, Record, Was},
     store::Log,
     tombstones::Tombstone,
 };
@@ -13,13 +15,28 @@ use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Se
 /// may change an object often.
 const MAX_VERSIONS: usize = 64;
 
-/// What a page may show of an object.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PossiblyShown<'l> {
-    Version(&'l Version),
-    /// This version or any earlier one.
-    UpTo(&'l Version),
-    Unknown,
+/// What a page may show of an object, and which pages those are.
+#[derive(Debug)]
+pub(crate) struct PossiblyShown {
+    /// Pages that received what was published in these scopes …
+    pub(crate) scopes: Scopes,
+    /// … at this place of the log; `None` before its beginning.
+    pub(crate) at: Option<Sequence>,
+    /// They all show it.
+    pub(crate) is_sure: bool,
+    /// The object as it was, where that is known.
+    pub(crate) object: Option<Bytes>,
+}
+
+impl PossiblyShown {
+    fn unknown(scopes: &Scopes, at: Option<Sequence>) -> Self {
+        Self { scopes: scopes.clone(), at, is_sure: false, object: None }
+    }
+
+    /// All pages with these scopes have something of it.
+    pub(crate) fn something(scopes: &Scopes, at: Sequence) -> Self {
+        Self { is_sure: true, ..Self::unknown(scopes, Some(at)) }
+    }
 }
 
 impl Log {
@@ -105,36 +122,36 @@ impl Log {
         (newest >= sequence && !change.whole).then_some((newest, record))
     }
 
-    /// What a page that has received everything before `from` may show of an object besides its newest state, newest
-    /// first.
+    /// What pages that have received everything before `from` may show of an object besides its newest state, which is
+    /// this change: newest first.
     pub(crate) fn shown_since<'l>(
         &'l self,
-        newest: &'l ObjectChange,
+        (record, newest): (&'l Record, &'l ObjectChange),
         from: Sequence,
-    ) -> impl Iterator<Item = PossiblyShown<'l>> + 'l {
+    ) -> impl Iterator<Item = PossiblyShown> + 'l {
         let mut prior = Some(&newest.prior);
         let mut compared = 0;
-        std::iter::from_fn(move || {
+        iter::from_fn(move || {
             loop {
-                let state = match prior.take()? {
-                    PriorState::Unknown => return Some(PossiblyShown::Unknown),
+                let version = match prior.take()? {
+                    PriorState::Unknown => return Some(PossiblyShown::unknown(&record.scopes, newest.added)),
                     PriorState::Absent => return None,
-                    PriorState::Known(state) => &**state,
+                    PriorState::Known(version) => &**version,
                 };
                 compared += 1;
-                if compared > MAX_VERSIONS {
-                    return Some(PossiblyShown::UpTo(state));
+                let earlier = version.at.filter(|at| *at >= from).map(|at| self.change(at));
+                // Too many; or its record was dropped, and with it what was before.
+                if compared > MAX_VERSIONS || matches!(earlier, Some(None)) {
+                    return Some(PossiblyShown::unknown(&version.ever, version.at));
                 }
-                if let Some(at) = state.at.filter(|at| *at >= from) {
-                    match self.change(at) {
-                        Some((_, change)) => prior = Some(&change.prior),
-                        // Its record was dropped, and with it what was before.
-                        None => return Some(PossiblyShown::UpTo(state)),
-                    }
-                }
-                if !matches!(state.was, Was::Gone) {
-                    return Some(PossiblyShown::Version(state));
-                }
+                prior = earlier.flatten().map(|(_, change)| &change.prior);
+                let (is_sure, object) = match &version.was {
+                    Was::Gone => continue,
+                    Was::Object(object) => (true, Some(object.clone())),
+                    Was::Something => (true, None),
+                    Was::Doubtful => (false, None),
+                };
+                return Some(PossiblyShown { scopes: version.scopes.clone(), at: version.at, is_sure, object });
             }
         })
     }

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -111,33 +112,23 @@ impl<F: Fn(&str, &dyn fmt::Display)> Asking<'_, F> {
         otherwise
     }
 
-    /// Whether the page may be showing the object. A hook that fails does not know, and so it may.
-    async fn was_shown(&self, prior: &[PriorView]) -> bool {
-        for prior in prior {
-            let was_shown = match prior {
-                PriorView::Nothing => false,
-                PriorView::Anything => true,
-                PriorView::Object(object) => self.may_see(object, true).await,
-            };
-            if was_shown {
-                return true;
-            }
+    /// Whether it was shown this; `in_doubt` where that is unknown.
+    async fn was_shown(&self, prior: &PriorView, in_doubt: bool) -> bool {
+        match prior {
+            PriorView::Nothing => false,
+            PriorView::Anything => in_doubt,
+            PriorView::Object(object) => self.may_see(object, in_doubt).await,
         }
-        false
+    }
+
+    /// Whether the page may be showing the object. A hook that fails does not know, and so it may.
+    async fn was_shown_any(&self, prior: &[PriorView]) -> bool {
+        stream::iter(prior).any(|prior| self.was_shown(prior, true)).await
     }
 
     /// Whether the page has shown the object all the time. A hook that fails does not know, and so it may not.
-    async fn has_stayed(&self, prior: &[PriorView]) -> bool {
-        for prior in prior {
-            let was_shown = match prior {
-                PriorView::Nothing | PriorView::Anything => false,
-                PriorView::Object(object) => self.may_see(object, false).await,
-            };
-            if !was_shown {
-                return false;
-            }
-        }
-        !prior.is_empty()
+    async fn was_shown_all(&self, prior: &[PriorView]) -> bool {
+        !prior.is_empty() && stream::iter(prior).all(|prior| self.was_shown(prior, false)).await
     }
 }
 
@@ -205,7 +196,7 @@ impl VisibilityCheck {
         let upsert =
             |object: &Bytes, whole| encoder.encode_upsert(object, encoder.can_add(object, whole)).for_pages(false);
         let (frame, leaves) = match (seen, self.form) {
-            (None, _) if !asking.was_shown(&self.prior).await => {
+            (None, _) if !asking.was_shown_any(&self.prior).await => {
                 return match self.about.filter(|_| has_failed) {
                     Some(about) => Verdict::Undecided(about, self.from),
                     None => Verdict::Nothing,
@@ -218,7 +209,7 @@ impl VisibilityCheck {
             (Some(_), Form::Retract) => return Verdict::Nothing,
             (Some(object), Form::Reminder) => (upsert(&object, self.whole), false),
             (Some(object), Form::Add) => (encoder.encode_shared(ChangeKind::Add, &object), false),
-            (Some(object), Form::Update) => match asking.has_stayed(&self.prior).await {
+            (Some(object), Form::Update) => match asking.was_shown_all(&self.prior).await {
                 true => (encoder.encode_shared(ChangeKind::Update, &object), false),
                 false => (encoder.encode_enter(&object, encoder.can_add(&object, self.whole)), false),
             },
@@ -229,7 +220,7 @@ impl VisibilityCheck {
                 (encoder.encode_shared(ChangeKind::Add, &object), false)
             }
             (Some(object), Form::Resend { is_known, .. }) => {
-                let has_stayed = is_known && asking.has_stayed(&self.prior).await;
+                let has_stayed = is_known && asking.was_shown_all(&self.prior).await;
                 (upsert(&object, self.whole && !has_stayed), false)
             }
         };

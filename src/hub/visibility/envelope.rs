@@ -6,7 +6,7 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone, Was},
+        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone},
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -44,7 +44,7 @@ impl Recipient {
         self.receives(&change.ever) || change.ever.intersects(&self.past.scopes())
     }
 
-    pub(super) fn has_received_any(&self, prior: &[PriorScopes]) -> bool {
+    pub(super) fn has_received_any(&self, prior: &[PossiblyShown]) -> bool {
         prior.iter().any(|prior| self.has_received(&prior.scopes, prior.at))
     }
 
@@ -94,36 +94,16 @@ impl Mode {
     }
 }
 
-/// Scopes an object was published in.
-#[derive(Debug)]
-pub(super) struct PriorScopes {
-    pub(super) scopes: Scopes,
-    /// Where in the log; `None` before its beginning.
-    pub(super) at: Option<Sequence>,
-    /// Who had these has the object.
-    pub(super) is_sure: bool,
-}
-
-impl PriorScopes {
-    /// The scopes an object was published in before, where that may matter.
-    pub(super) fn of(core: &Core, log: &Log, sequence: Sequence, record: &Record, mode: Mode) -> Vec<Self> {
-        let RecordKind::Change(change) = &record.kind else {
-            return Vec::new();
-        };
-        if !core.encoder(record.entity).is_scoped {
-            return Vec::new();
-        }
-        let prior = |shown: PossiblyShown<'_>| match shown {
-            PossiblyShown::Version(version) => Some(Self {
-                scopes: version.scopes.clone(),
-                at: version.at,
-                is_sure: !matches!(version.was, Was::Doubtful),
-            }),
-            PossiblyShown::UpTo(version) => Some(Self { scopes: version.ever.clone(), at: version.at, is_sure: false }),
-            PossiblyShown::Unknown => None,
-        };
-        log.shown_since(change, mode.from(sequence)).filter_map(prior).collect()
-    }
+/// What pages may show of a record's object from before, where its scopes may matter.
+pub(super) fn shown_before(
+    core: &Core,
+    log: &Log,
+    sequence: Sequence,
+    record: &Record,
+    mode: Mode,
+) -> Vec<PossiblyShown> {
+    let change = record.change().filter(|_| core.encoder(record.entity).is_scoped);
+    change.map(|change| log.shown_since((record, change), mode.from(sequence)).collect()).unwrap_or_default()
 }
 
 /// One record, as everyone may receive it; or what one recipient receives.
@@ -136,7 +116,7 @@ pub(crate) struct Envelope {
     pub(crate) is_drawn: bool,
     scopes: Scopes,
     /// It is the deletion of an object that was published in these scopes.
-    deletion: Option<Vec<PriorScopes>>,
+    deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
     went_to: Scopes,
     frame: Cleared,
@@ -151,7 +131,7 @@ pub(crate) struct Envelope {
 /// What is sent of an object that was published in other scopes before to those who do not have both.
 #[derive(Debug)]
 struct Moved {
-    from: Vec<PriorScopes>,
+    from: Vec<PossiblyShown>,
     enters: Cleared,
     leaves: Cleared,
 }
@@ -182,7 +162,7 @@ impl Envelope {
         let needs_snapshot = matches!(record.kind, RecordKind::Refresh) && encoder.has_snapshot;
         let is_filtered = matches!(record.kind, RecordKind::Change(_)) && encoder.view.is_some();
         let only_slowly = needs_snapshot || is_filtered;
-        let prior = if only_slowly { Vec::new() } else { PriorScopes::of(core, log, sequence, record, mode) };
+        let prior = if only_slowly { Vec::new() } else { shown_before(core, log, sequence, record, mode) };
         let moved = prior.iter().any(|prior| prior.scopes != record.scopes).then_some(prior);
         Self::new(core, None, record, mode, only_slowly, moved)
     }
@@ -194,7 +174,7 @@ impl Envelope {
         record: &Record,
         mode: Mode,
         only_slowly: bool,
-        moved: Option<Vec<PriorScopes>>,
+        moved: Option<Vec<PossiblyShown>>,
     ) -> Self {
         let encoder = core.encoder(record.entity);
         let audit = AuditEntry::of_record(core, record);
@@ -230,7 +210,7 @@ impl Envelope {
     /// A deletion that the log holds as a tombstone.
     pub(crate) fn of_tombstone(core: &Core, entity: EntityIndex, sequence: Sequence, tombstone: &Tombstone) -> Self {
         let scopes = &tombstone.scopes;
-        let prior = PriorScopes { scopes: scopes.clone(), at: Some(sequence), is_sure: true };
+        let prior = PossiblyShown::something(scopes, sequence);
         let about = || (tombstone.id.clone(), scopes.clone());
         let frame = core.encoder(entity).encode_tombstone(tombstone);
         Self {

@@ -28,11 +28,11 @@ pub(crate) use self::{
 use self::{
     audit::AuditEntry,
     check::{Form, PriorView},
-    envelope::{PriorScopes, restricted_object},
+    envelope::{restricted_object, shown_before},
 };
 use super::{
     core::Core,
-    log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone, Was},
+    log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone},
     snapshot::{Row, RowKind},
 };
 use crate::{change::ChangeKind, entity::EntityIndex, object::quoted, sequence::Sequence};
@@ -81,13 +81,13 @@ impl Resolver<'_> {
             }
         }
         let receives = recipient.receives(&record.scopes);
-        let mut prior = PriorScopes::of(core, log, sequence, record, mode);
+        let mut prior = shown_before(core, log, sequence, record, mode);
         if matches!(mode, Mode::Reminder) && !receives {
             return self.reminder(record).map(Resolved::Send);
         }
         if !receives && !matches!(mode, Mode::Live) {
             // What was sent to who it was before, its page may be showing.
-            prior.push(PriorScopes { scopes: record.scopes.clone(), at: Some(sequence), is_sure: true });
+            prior.push(PossiblyShown::something(&record.scopes, sequence));
         }
         // What is nothing to it costs no frame.
         if !receives && !recipient.has_received_any(&prior) {
@@ -129,18 +129,11 @@ impl Resolver<'_> {
         }
         let is_received = !is_deletion && recipient.receives(&record.scopes);
         let from = mode.from(sequence);
-        let prior = log.shown_since(change, from).map(|shown| match shown {
-            PossiblyShown::Unknown if recipient.has_received(&record.scopes, change.added) => PriorView::Anything,
-            PossiblyShown::UpTo(version) if recipient.has_received(&version.ever, version.at) => PriorView::Anything,
-            PossiblyShown::Version(version) if recipient.receives(&version.scopes) => match &version.was {
-                Was::Object(object) => PriorView::Object(object.clone()),
-                Was::Something | Was::Doubtful | Was::Gone => PriorView::Anything,
-            },
+        let prior = log.shown_since((record, change), from).map(|shown| match shown.object {
             // No hook can be asked any more what it saw with another identity.
-            PossiblyShown::Version(version) if recipient.has_received(&version.scopes, version.at) => {
-                PriorView::Anything
-            }
-            PossiblyShown::Unknown | PossiblyShown::UpTo(_) | PossiblyShown::Version(_) => PriorView::Nothing,
+            Some(object) if recipient.receives(&shown.scopes) => PriorView::Object(object),
+            _ if recipient.has_received(&shown.scopes, shown.at) => PriorView::Anything,
+            _ => PriorView::Nothing,
         });
         let mut prior: Vec<PriorView> = prior.collect();
         let had = !matches!(mode, Mode::Live) && recipient.past.received(&record.scopes, Some(sequence));
