@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `resend` | what its page may have missed, and snapshots |
+//! | `pacing` | how fast |
 //! | `late_list` | what a list may lack that arrives late |
 //! | `chunk` | a bounded piece of these |
 //! | `batch` | what is sent to many at once |
@@ -10,4 +11,5 @@
 pub(crate) mod batch;
 pub(crate) mod chunk;
 pub(crate) mod late_list;
+mod pacing;
 pub(crate) mod resend;

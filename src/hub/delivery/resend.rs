@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{
     chunk::{Chunk, Position},
     late_list::LateList,
+    pacing::Pacing,
 };
 use crate::{
     entity::EntityIndex,
@@ -56,14 +57,7 @@ pub(crate) struct Resend {
     settles_then: Option<(Sequence, Sequence)>,
     /// When it began to be sent the last time.
     began: Instant,
-    /// So many lines that are drawn may be sent before it pauses.
-    room: usize,
-    /// It does not pause.
-    is_hurried: bool,
-    /// So many have been sent since it paused last.
-    drawn: usize,
-    /// It pauses until then, and leaves its page the time to draw.
-    pauses_until: Option<Instant>,
+    pacing: Pacing,
     /// Its page may get its list late.
     late: Option<LateList>,
     /// It is not put off while some page is saving.
@@ -102,26 +96,18 @@ pub(crate) struct Remainder {
 }
 
 impl Resend {
-    /// What a page may have missed, at once and a second time: its list may arrive later than the first. Where it
-    /// `comes_back`, a form may have been open all the while: then it is reminded of the deletions that no other page is reminded of.
-    /// `end` is where the log stands.
+    /// What a page may have missed, before everything else and a second time: its list may arrive later than the first.
+    /// Where it `comes_back`, a form may have been open all the while: then it is reminded of the deletions that no other
+    /// page is reminded of. `end` is where the log stands.
     pub(crate) fn of_missed(
         from: Sequence,
         end: Sequence,
         second: Instant,
         comes_back: Option<Sequence>,
-        pace: &Pace,
         now: Instant,
     ) -> Self {
-        Self {
-            phase: Phase::Sending(Position::Record(from)),
-            second: Some(second),
-            messages_from: from,
-            room: pace.first(0),
-            began_at: end,
-            is_replay: true,
-            ..Self::of_missed_later(from, comes_back, second, now)
-        }
+        let later = Self::of_missed_later(from, comes_back, now, now);
+        Self { second: Some(second), began_at: end, ..later.with_messages(from) }
     }
 
     /// The same, without messages, once, at that time.
@@ -147,13 +133,10 @@ impl Resend {
         from: Sequence,
         messages_from: Sequence,
         reminded: Sequence,
-        pace: &Pace,
         now: Instant,
     ) -> Self {
         Self {
             messages_from,
-            phase: Phase::Sending(Position::Tombstone(Sequence::ZERO)),
-            room: pace.first(snapshot.rows.len()),
             began_at: snapshot.at,
             snapshot: Some(snapshot),
             attempts: ATTEMPTS,
@@ -185,10 +168,7 @@ impl Resend {
             only_settles: false,
             settles_then: None,
             began: now,
-            room: 0,
-            is_hurried: false,
-            drawn: 0,
-            pauses_until: None,
+            pacing: Pacing::default(),
             late: None,
             is_punctual: false,
             is_for_list: false,
@@ -229,7 +209,7 @@ impl Resend {
 
     /// Whether it is in the middle of something long.
     pub(crate) fn is_pausing(&self) -> bool {
-        self.pauses_until.is_some()
+        self.pacing.pauses_until.is_some()
     }
 
     /// Whether messages wait to be sent with it. `marker` is behind the latest refresh that its page is sent as one.
@@ -244,22 +224,12 @@ impl Resend {
 
     /// It is sent without a pause: something else waits for it, or it has been broken off before.
     pub(crate) fn hurries(&mut self) {
-        (self.is_hurried, self.room, self.pauses_until) = (true, usize::MAX, None);
+        self.pacing.hurry();
     }
 
     /// It has not been sent to its end yet, and holds a snapshot.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.snapshot.is_some() && !self.is_repeated
-    }
-
-    /// Leaves its page the time to draw so many lines.
-    fn pause(&mut self, drawn: usize, pace: &Pace, now: Instant) {
-        if self.is_hurried {
-            return self.hurries();
-        }
-        self.room = pace.at_once;
-        self.pauses_until = Some(now + pace.time_for(drawn));
-        self.second = None;
     }
 
     /// What settles is sent with it.
@@ -292,7 +262,7 @@ impl Resend {
         match self.phase {
             Phase::Due(due) => Some(due),
             Phase::Sent(then) => Some(then + times.overlap),
-            Phase::Sending(_) => self.pauses_until,
+            Phase::Sending(_) => self.pacing.pauses_until,
         }
     }
 
@@ -309,7 +279,7 @@ impl Resend {
     /// True when the log does not reach back to what is to be sent now.
     pub(crate) fn is_trimmed(&self, log_start: Sequence, now: Instant) -> bool {
         match self.phase {
-            Phase::Due(due) => due <= now && self.from < log_start,
+            Phase::Due(due) => due <= now && self.records_from() < log_start,
             Phase::Sending(Position::Record(at)) => at < log_start,
             Phase::Sending(_) => self.records_from() < log_start,
             Phase::Sent(_) => false,
@@ -362,8 +332,8 @@ impl Resend {
                 };
                 self.phase = Phase::Sending(first);
                 let rows = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len());
-                let room = if self.is_hurried { usize::MAX } else { times.pace.first(rows) };
-                (self.room, self.began, self.is_punctual) = (room, now, false);
+                self.pacing.begin(&times.pace, rows);
+                (self.began, self.is_punctual) = (now, false);
                 Next::GoesOn
             }
             Phase::Sent(_) if self.attempts > 0 && !was_calm(settle, times, self.began, now) => {
@@ -372,7 +342,7 @@ impl Resend {
             }
             Phase::Sent(_) => self.arrive(settle, times, now),
             Phase::Sending(_) => {
-                self.pauses_until = None;
+                self.pacing.pauses_until = None;
                 Next::GoesOn
             }
         }
@@ -434,11 +404,8 @@ impl Resend {
             self.messages_from = self.messages_from.max(at);
         }
         self.phase = Phase::Sending(rest);
-        self.drawn += drawn;
-        self.room = self.room.saturating_sub(drawn);
-        if self.room == 0 {
-            let drawn = std::mem::take(&mut self.drawn);
-            self.pause(drawn, &times.pace, now);
+        if self.pacing.pauses(drawn, &times.pace, now) {
+            self.second = None;
         }
     }
 
@@ -449,7 +416,7 @@ impl Resend {
         if self.is_pausing() {
             return None;
         }
-        let mut chunk = Chunk::new(self.room);
+        let mut chunk = Chunk::new(self.pacing.room);
         // What the log itself holds comes last.
         if let Position::Tombstone(begin) = position {
             for (sequence, tombstone) in log.tombstones(entity, begin..self.from.max(begin)) {

@@ -333,7 +333,7 @@ impl Subscription {
         let messages_from = self.messages_missed_from(Sequence::MAX);
         let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
         let reminded = core.reminded_before(self.entity);
-        let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, pace, now);
+        let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, now);
         // It asks for its list now.
         self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
     }

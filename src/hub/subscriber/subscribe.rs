@@ -129,7 +129,7 @@ impl Subscriber {
                 let resend = if from < end && replays_at.is_none() {
                     subscription.phase = Phase::CatchingUp;
                     core.counters.replays.up();
-                    Resend::of_missed(from, end, second, reminded, &core.times.pace, now)
+                    Resend::of_missed(from, end, second, reminded, now)
                 } else {
                     Resend::of_missed_later(from, reminded, second, now)
                 };
@@ -218,7 +218,7 @@ impl Subscriber {
                     snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end())));
                 let reminded = core.reminded_before(entity);
                 let messages_from = messages_from.max(log_start);
-                let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, &core.times.pace, now);
+                let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, now);
                 // Soon after the start it would be sent twice: answers of the process before may be on their way.
                 resend.begins_at(core.started + 2 * core.times.settle.quiet, &core.times.pace, now);
                 if subscription.is_hurried {
