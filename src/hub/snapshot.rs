@@ -54,8 +54,8 @@ impl SnapshotFrames {
             object: None,
             kind: RowKind::Gone,
         });
-        let heard = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
-        let (bearable, others): (Vec<&Change>, Vec<&Change>) = heard.partition(|change| encoder.accepts_row(change));
+        let received = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
+        let (bearable, others): (Vec<&Change>, Vec<&Change>) = received.partition(|change| encoder.accepts_row(change));
         let unbearable = others.len();
         let there: Vec<Box<[Arc<str>]>> =
             bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
