@@ -56,7 +56,7 @@ impl Publication {
             request,
             status: parts.status,
             location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
-            response: answer,
+            response: answer.ok(),
         };
         let derived = match derive_change(self.entity(), facts) {
             Ok(derived) => derived?,
