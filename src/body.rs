@@ -119,16 +119,14 @@ impl<B: Body> Body for RequestBody<B> {
         let frame = match tee.held.take() {
             Some(frame) => Some(frame),
             None if tee.has_ended => None,
-            None => match tee.read(this.inner.as_mut(), cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(frame))) => {
+            None => match ready!(tee.read(this.inner.as_mut(), cx)?) {
+                Some(frame) => {
                     if !tee.copy(&frame, this.inner.is_end_stream()) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Some(frame)
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => {
+                None => {
                     tee.has_ended = true;
                     None
                 }
@@ -196,11 +194,9 @@ impl<B: Body> Listed<B> {
     fn poll_piece(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if this.rest.is_empty() {
-            let frame = ready!(poll_bytes(this.inner, cx));
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => *this.rest = data,
-                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            match ready!(poll_bytes(this.inner, cx)?).map(Frame::into_data) {
+                Some(Ok(data)) => *this.rest = data,
+                Some(Err(other)) => return Poll::Ready(Some(Ok(other))),
                 None => {
                     this.activities.clear();
                     return Poll::Ready(None);
@@ -358,14 +354,12 @@ fn poll_bytes<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<R
     body.poll_frame(cx).map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
 }
 
-fn longer(hint: SizeHint, by: usize) -> SizeHint {
-    let by = by as u64;
-    let mut longer = SizeHint::new();
-    longer.set_lower(hint.lower().saturating_add(by));
+fn longer(mut hint: SizeHint, by: usize) -> SizeHint {
     if let Some(upper) = hint.upper() {
-        longer.set_upper(upper.saturating_add(by));
+        hint.set_upper(upper.saturating_add(by as u64));
     }
-    longer
+    hint.set_lower(hint.lower().saturating_add(by as u64));
+    hint
 }
 
 #[cfg(test)]

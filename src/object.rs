@@ -117,9 +117,7 @@ impl<'a> Object<'a> {
 
     /// These fields with `key` set to `raw`.
     pub(crate) fn with(self, key: &'a str, raw: impl Into<Cow<'a, str>>) -> Self {
-        let mut over = Object::default();
-        over.push(key, raw);
-        self.overlaid(over)
+        self.overlaid(Object { fields: vec![(Cow::Borrowed(key), raw.into())] })
     }
 
     /// The object as JSON text.

@@ -105,12 +105,8 @@ pub(crate) fn ping(payload: &[u8]) -> Bytes {
 
 /// A close frame; `reason` is cut at the 123 bytes a control frame can hold.
 pub(crate) fn close(code: u16, reason: &str) -> Bytes {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    let code = code.to_be_bytes();
-    frame(CLOSE, &[&code, &reason.as_bytes()[..end]])
+    let end = (0..=reason.len().min(123)).rfind(|at| reason.is_char_boundary(*at)).unwrap_or_default();
+    frame(CLOSE, &[&code.to_be_bytes(), &reason.as_bytes()[..end]])
 }
 
 fn text<const N: usize>(parts: [&str; N]) -> Bytes {

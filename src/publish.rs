@@ -48,38 +48,33 @@ impl Publisher {
             if bytes > limit {
                 return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
             }
-            self.check_scopes(index, change)?;
+            let has_scope = !change.scopes().is_none();
+            let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
+            let names_scope = has_scope || !change.former_scopes().is_none();
+            check_scopes(entity, names_scope, || has_scope || is_known())?;
         }
         let published = self.hub.publish(index, changes, began);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
-    /// A change of a scoped entity needs a scope, and a change of another entity has none.
-    fn check_scopes(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
-        let entity = self.entity(index);
-        let has_scope = !change.scopes().is_none();
-        let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
-        match entity.scoping {
-            None if has_scope || !change.former_scopes().is_none() => {
-                Err(PublishError::NotScoped { entity: entity.name.clone() })
-            }
-            Some(_) if !has_scope && !is_known() => Err(PublishError::NoScope { entity: entity.name.clone() }),
-            _ => Ok(()),
-        }
-    }
-
     /// Publishes a message; `value` is JSON text.
     pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
         let entity = self.entity(index);
-        let scopes = match (&entity.scoping, scopes.is_none()) {
-            (None, true) => Scopes::All,
-            (None, false) => return Err(PublishError::NotScoped { entity: entity.name.clone() }),
-            (Some(_), true) => return Err(PublishError::NoScope { entity: entity.name.clone() }),
-            (Some(_), false) => scopes,
-        };
+        let has_scope = !scopes.is_none();
+        check_scopes(entity, has_scope, || has_scope)?;
+        let scopes = if has_scope { scopes } else { Scopes::All };
         self.hub.send(index, &scopes, value);
         self.observer.messages_published.up();
         Ok(())
+    }
+}
+
+/// A change or a message of a scoped entity needs a scope, and one of another entity names none.
+fn check_scopes(entity: &Entity, names_scope: bool, has_scope: impl FnOnce() -> bool) -> Result<(), PublishError> {
+    match entity.scoping {
+        None if names_scope => Err(PublishError::NotScoped { entity: entity.name.clone() }),
+        Some(_) if !has_scope() => Err(PublishError::NoScope { entity: entity.name.clone() }),
+        _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+use http::{Extensions, HeaderName, HeaderValue, header, request::Parts};
 
 use crate::auth::{AuthRequest, OwnedCredentials, own_query};
 
@@ -92,14 +92,10 @@ impl RevalidationRequest {
 
     /// The request as the authenticator gets it at revalidation.
     pub(crate) fn request(&self) -> AuthRequest {
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
-        for (name, value) in &self.headers {
-            headers.append(name, value.clone());
-        }
         AuthRequest {
             credentials: self.credentials.clone(),
             query: self.query.clone().into(),
-            headers,
+            headers: self.headers.iter().cloned().collect(),
             extensions: self.extensions.clone(),
             reads_extensions: Arc::default(),
         }

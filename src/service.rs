@@ -133,10 +133,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// The endpoint, where this request is for it. OPTIONS goes to the application, whose CORS layer answers it.
     pub(crate) fn endpoint_for<B>(&self, request: &Request<B>) -> Option<Arc<Endpoint>> {
-        let endpoint = self.endpoint.as_ref()?;
-        if !endpoint.is_at(request.uri().path()) {
-            return None;
-        }
+        let endpoint = self.endpoint.as_ref().filter(|endpoint| endpoint.is_at(request.uri().path()))?;
         if request.method() == Method::OPTIONS {
             if request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
                 self.watcher.diagnosis().preflight();

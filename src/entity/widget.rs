@@ -33,17 +33,10 @@ impl ObjectProblem {
     /// The reason, as precise as this object allows.
     pub(super) fn reason_for(&self, object: &Object<'_>) -> Cow<'static, str> {
         match self {
-            Self::Dates => misnamed::dates(object).unwrap_or_else(|| self.reason()),
-            Self::Rule(_) | Self::NoRule => self.reason(),
-        }
-    }
-
-    pub(crate) fn reason(&self) -> Cow<'static, str> {
-        match self {
-            Self::Dates => Cow::Borrowed(
+            Self::Dates => misnamed::dates(object).unwrap_or(Cow::Borrowed(
                 "an added event needs start_date and end_date as text; answer the create with the stored row in \
                  `item`, or give the entity a load hook",
-            ),
+            )),
             Self::Rule(fault) => Cow::Owned(fault.to_string()),
             Self::NoRule => {
                 Cow::Borrowed("its rrule is no text; send \"\" or an RFC 5545 rule without its RRULE: prefix")

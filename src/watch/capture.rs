@@ -133,25 +133,20 @@ pub(crate) async fn collect<B: Body>(body: B, limit: usize, time: Duration) -> C
             if body.size_hint().lower().saturating_add(bytes) > limit as u64 {
                 return Ok(false);
             }
-            match body.frame().await {
-                None => return Ok(true),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(frame)) => {
-                    let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                    bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                    match frame.data_ref() {
-                        Some(data) if frames.len() >= MANY => together.extend_from_slice(data),
-                        _ => {
-                            if !together.is_empty() {
-                                frames.push_back(Frame::data(together.split().freeze()));
-                            }
-                            frames.push_back(frame);
-                        }
+            let Some(frame) = body.frame().await.transpose()? else { return Ok(true) };
+            let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+            bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+            match frame.data_ref() {
+                Some(data) if frames.len() >= MANY => together.extend_from_slice(data),
+                _ => {
+                    if !together.is_empty() {
+                        frames.push_back(Frame::data(together.split().freeze()));
                     }
-                    if bytes > limit as u64 || frames.len() > 2 * MANY {
-                        return Ok(false);
-                    }
+                    frames.push_back(frame);
                 }
+            }
+            if bytes > limit as u64 || frames.len() > 2 * MANY {
+                return Ok(false);
             }
         }
     };

@@ -132,7 +132,7 @@ impl Exchange {
             );
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
-        let (forwarded, answer, answer_obstacle) = self.read_answer(&parts, body).await;
+        let (forwarded, answer) = self.read_answer(&parts, body).await;
         if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
             publication.not_published("broken", &"the inner service's answer broke off");
         } else {
@@ -140,9 +140,8 @@ impl Exchange {
             let transcript = Transcript {
                 parts: &parts,
                 request: request.as_deref(),
-                answer: answer.as_deref(),
                 request_obstacle: self.request_obstacle(request.is_some()),
-                answer_obstacle,
+                answer: answer.as_deref().map_err(|obstacle| *obstacle),
                 limit: publication.target.watcher.limits.body_bytes,
             };
             match &publication.entity().load {
@@ -159,21 +158,20 @@ impl Exchange {
     }
 
     /// Reads a response body ahead that may name the change: JSON or empty, neither too large nor too slow.
-    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Forwarded<B>, Option<Bytes>, Option<Obstacle>) {
+    async fn read_answer<B: Body>(&self, parts: &Parts, body: B) -> (Forwarded<B>, Result<Bytes, Obstacle>) {
         if body.is_end_stream() {
-            return (Forwarded::Unread(body), Some(Bytes::new()), None);
+            return (Forwarded::Unread(body), Ok(Bytes::new()));
         }
         match Format::of(&parts.headers) {
             Format::Json => {}
-            Format::Encoded => return (Forwarded::Unread(body), None, Some(Obstacle::Encoded)),
-            Format::Form | Format::Other => return (Forwarded::Unread(body), None, Some(Obstacle::Type)),
+            Format::Encoded => return (Forwarded::Unread(body), Err(Obstacle::Encoded)),
+            Format::Form | Format::Other => return (Forwarded::Unread(body), Err(Obstacle::Type)),
         }
         let limits = &self.publication.target.watcher.limits;
         let collected = collect(body, limits.body_bytes, limits.response_time).await;
-        let whole = collected.whole();
         let why_not = if collected.is_slow { Obstacle::TooSlow } else { Obstacle::TooLarge };
-        let obstacle = collected.rest.as_ref().map(|_| why_not);
-        (Forwarded::Collected(collected), whole, obstacle)
+        let whole = collected.whole().ok_or(why_not);
+        (Forwarded::Collected(collected), whole)
     }
 
     /// Why the request's body cannot be read, if so.

@@ -28,10 +28,9 @@ pub(super) struct Transcript<'a> {
     pub(super) parts: &'a Parts,
     /// The request's body, where its end was seen.
     pub(super) request: Option<&'a [u8]>,
-    /// The response's body, where it was collected; empty where there is none.
-    pub(super) answer: Option<&'a [u8]>,
     pub(super) request_obstacle: Option<Obstacle>,
-    pub(super) answer_obstacle: Option<Obstacle>,
+    /// The response's body, empty where there is none; or why it was not collected.
+    pub(super) answer: Result<&'a [u8], Obstacle>,
     /// `max_body_bytes`.
     pub(super) limit: usize,
 }
@@ -40,11 +39,9 @@ impl Transcript<'_> {
     /// Details of why a write is not broadcast, to follow the remedy.
     pub(super) fn clues(&self, reason: NotPublished, entity: &Entity) -> String {
         let clues = match reason {
-            NotPublished::NoId => vec![self.answer_clue().or_else(|| self.id_clue(entity))],
-            NotPublished::NoObject => {
-                vec![self.request_clue().or_else(|| self.object_clue(entity)), self.answer_clue()]
-            }
-            _ => vec![],
+            NotPublished::NoId => [self.answer_clue().or_else(|| self.id_clue(entity)), None],
+            NotPublished::NoObject => [self.request_clue().or_else(|| self.object_clue(entity)), self.answer_clue()],
+            _ => [None, None],
         };
         let clues: Vec<String> = clues.into_iter().flatten().collect();
         if clues.is_empty() { String::new() } else { format!(" ({})", clues.join("; ")) }
@@ -54,7 +51,7 @@ impl Transcript<'_> {
     pub(super) fn half(&self) -> Option<String> {
         let is_worth_a_line = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Type | Obstacle::Unread);
         let request = self.request_obstacle.filter(is_worth_a_line).and_then(|_| self.request_clue());
-        let answer = self.answer_obstacle.filter(is_worth_a_line).and_then(|_| self.answer_clue());
+        let answer = self.answer.err().filter(is_worth_a_line).and_then(|_| self.answer_clue());
         let request = request.map(|clue| format!("what is broadcast comes from the answer alone: {clue}"));
         request.or_else(|| Some(format!("what is broadcast comes from the request alone: {}", answer?)))
     }
@@ -71,24 +68,22 @@ impl Transcript<'_> {
     }
 
     fn answer_clue(&self) -> Option<String> {
-        Some(match self.answer_obstacle? {
+        Some(match self.answer.err()? {
             Obstacle::TooLarge => format!("the answer is larger than max_body_bytes, {} bytes", self.limit),
             Obstacle::TooSlow | Obstacle::Unread => "the answer did not end within response_timeout".to_owned(),
             Obstacle::Encoded => {
                 "the answer is compressed; put the compression layer outside the live layer".to_owned()
             }
             Obstacle::Type => {
-                format!(
-                    "the answer's content-type is {:?}, not \"application/json\"",
-                    content_type(&self.parts.headers)
-                )
+                let given = content_type(&self.parts.headers);
+                format!("the answer's content-type is {given:?}, not \"application/json\"")
             }
         })
     }
 
     /// The field of the response that was meant to be the id.
     fn id_clue(&self, entity: &Entity) -> Option<String> {
-        let answer = self.answer?;
+        let answer = self.answer.ok()?;
         if answer.trim_ascii().is_empty() {
             return Some("the answer is empty".to_owned());
         }
@@ -131,15 +126,13 @@ impl Transcript<'_> {
             return None;
         }
         let failure = "the Scheduler reads answers as JSON and takes everything else for a failure";
-        match (self.answer_obstacle, self.answer) {
-            (Some(Obstacle::Type), _) => Some((
-                "type",
-                format!(
-                    "{failure}; answer JSON with content-type application/json, not {:?}",
-                    content_type(&self.parts.headers)
-                ),
-            )),
-            (None, Some(answer)) => {
+        match self.answer {
+            Err(Obstacle::Type) => {
+                let given = content_type(&self.parts.headers);
+                Some(("type", format!("{failure}; answer JSON with content-type application/json, not {given:?}")))
+            }
+            Err(_) => None,
+            Ok(answer) => {
                 let text = answer.trim_ascii();
                 match Object::parse(text) {
                     Some(fields) => odd_action(&fields).map(|line| ("action", line)),
@@ -147,13 +140,12 @@ impl Transcript<'_> {
                     None => Some(("json", format!("{failure}; answer {{\"action\":\"updated\"}}, for example"))),
                 }
             }
-            _ => None,
         }
     }
 
     /// True where the response may hold more than was read of it.
     pub(super) fn is_answer_hidden(&self) -> bool {
-        self.answer_obstacle.is_some()
+        self.answer.is_err()
     }
 }
 
@@ -243,13 +235,11 @@ mod tests {
 
     fn with<T>(status: u16, kind: &str, answer: &str, look: impl FnOnce(&Transcript<'_>) -> T) -> T {
         let response = http::Response::builder().status(status).header("content-type", kind).body(()).unwrap();
-        let obstacle = (!kind.contains("json")).then_some(Obstacle::Type);
         look(&Transcript {
             parts: &response.into_parts().0,
             request: None,
-            answer: obstacle.is_none().then_some(answer.as_bytes()),
             request_obstacle: None,
-            answer_obstacle: obstacle,
+            answer: if kind.contains("json") { Ok(answer.as_bytes()) } else { Err(Obstacle::Type) },
             limit: 1000,
         })
     }

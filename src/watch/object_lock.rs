@@ -16,7 +16,7 @@ use super::{
 use crate::{
     change::Before,
     entity::{EntityIndex, Load},
-    hook::{BoxFuture, guarded},
+    hook::{BoxError, BoxFuture, guarded},
     lock::lock,
     scope::Scopes,
 };
@@ -109,14 +109,19 @@ impl Target {
         let Some(load) = self.load_before(&id) else {
             return Before::Unread;
         };
-        let failure = match guarded(self.watcher.limits.hook, || load(self.scopes.to_strings(), id)).await {
-            Ok(Ok(row)) => return row.map_or(Before::Absent, |row| Before::Object(row.into())),
-            Ok(Err(error)) => error.to_string(),
-            Err(failure) => failure.to_string(),
-        };
-        let failure = format_args!("failed before a write: {failure}");
-        self.watcher.hook_failed("the load hook", self.entity(), failure);
-        Before::Unread
+        match self.load(load, &self.scopes, id).await {
+            Ok(row) => row.map_or(Before::Absent, |row| Before::Object(row.into())),
+            Err(error) => {
+                let failure = format_args!("failed before a write: {error}");
+                self.watcher.hook_failed("the load hook", self.entity(), failure);
+                Before::Unread
+            }
+        }
+    }
+
+    /// Reads an object with the load hook. A panic and a timeout are errors too.
+    pub(super) async fn load(&self, hook: &Load, scopes: &Scopes, id: String) -> Result<Option<String>, BoxError> {
+        guarded(self.watcher.limits.hook, || hook(scopes.to_strings(), id)).await?
     }
 }
 

@@ -15,7 +15,6 @@ use crate::{
     change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
-    hook::guarded,
     hub::Activity,
     scope::Scopes,
 };
@@ -57,7 +56,7 @@ impl Publication {
             request,
             status: parts.status,
             location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
-            response: answer,
+            response: answer.ok(),
         };
         let derived = match derive_change(self.entity(), facts) {
             Ok(derived) => derived?,
@@ -161,16 +160,17 @@ impl Publication {
         };
         let watcher = &self.target.watcher;
         let head = watcher.publisher.hub.core.log_end();
-        let failure = match guarded(watcher.limits.hook, || hook(scopes.to_strings(), id)).await {
-            Ok(Ok(row)) => match derived.loaded(row.as_deref()) {
-                Some(change) => return Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),
-                None => "its row is no JSON object with an id".to_owned(),
-            },
-            Ok(Err(error)) => error.to_string(),
-            Err(failure) => failure.to_string(),
-        };
-        watcher.hook_failed("the load hook", self.target.entity(), format_args!("failed: {failure}"));
-        Loaded::Failed
+        let row = self.target.load(hook, scopes, id).await;
+        let change = row.and_then(|row| {
+            derived.loaded(row.as_deref()).ok_or_else(|| "its row is no JSON object with an id".into())
+        });
+        match change {
+            Ok(change) => Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),
+            Err(error) => {
+                watcher.hook_failed("the load hook", self.target.entity(), format_args!("failed: {error}"));
+                Loaded::Failed
+            }
+        }
     }
 
     pub(super) fn publish(&self, decision: HandlerDecision) {

@@ -156,10 +156,7 @@ fn without_slash(path: &str) -> &str {
 /// The path as routers see it: without a trailing slash, and with needless escapes undone (RFC 3986 6.2.2.2: letters,
 /// digits and `-._~`; `%2F` stays).
 fn normalized(path: &str) -> Cow<'_, str> {
-    let path = match path.strip_suffix('/') {
-        Some(bare) if !bare.is_empty() => bare,
-        _ => path,
-    };
+    let path = without_slash(path);
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }

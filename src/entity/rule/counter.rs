@@ -1,10 +1,9 @@
 //! The client's counter, which leads from one step of a rule to the next.
 
 use super::{
-    date::{DAY, Time, civil, is_leap, time, weekday},
+    date::{DAY, Time, civil, months, time, weekday},
     read::Rule,
     value::{Filter, Frequency, Value},
-    year::{COMMON, LEAP},
 };
 
 /// How many hours, minutes and seconds a day has: after as many steps the clock comes back to where it began.
@@ -65,8 +64,7 @@ impl Counter {
                 let at = time(self.year.number(), self.month.number(), self.day.number(), 0.0, 0.0, 0.0);
                 let (weekday, days) = (weekday(at), interval.number() * 7.0);
                 let back = if week_start > weekday { weekday + 1.0 + (6.0 - week_start) } else { weekday - week_start };
-                self.day.add(&Value::Number(days - back));
-                self.fix_day();
+                self.add_days(&Value::Number(days - back));
             }
             Frequency::Daily => self.add_days(interval),
             Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => {
@@ -91,17 +89,13 @@ impl Counter {
 
     fn add_days(&mut self, days: &Value) {
         self.day.add(days);
-        self.fix_day();
-    }
-
-    fn fix_day(&mut self) {
         let mut day = self.day.number();
         if day <= 28.0 {
             return;
         }
         let (mut year, mut month) = (self.year.number(), self.month.number());
         let length = |year, month: f64| {
-            let months = if is_leap(year) { &LEAP } else { &COMMON };
+            let months = months(year);
             (months[month as usize] - months[month as usize - 1]) as f64
         };
         let mut is_over = false;

@@ -36,23 +36,25 @@ pub(super) fn time(year: f64, month: f64, day: f64, hour: f64, minute: f64, seco
     if time.abs() > LAST { f64::NAN } else { time }
 }
 
-/// Days from 1970 to the first of a month, counted from 0.
 pub(super) fn time_of_day(hour: f64, minute: f64, second: f64) -> Time {
     hour.trunc() * 3_600_000.0 + minute.trunc() * 60_000.0 + second.trunc() * 1000.0
 }
 
+/// Days from 1970 to the first of a month, counted from 0.
 fn days_before(year: f64, month: f64) -> f64 {
-    const BEFORE: [f64; 12] = [0.0, 31.0, 59.0, 90.0, 120.0, 151.0, 181.0, 212.0, 243.0, 273.0, 304.0, 334.0];
     let past = year - 1.0;
     let leaps = (past / 4.0).floor() - (past / 100.0).floor() + (past / 400.0).floor();
     // Days from the first of January of the year 1 to that of 1970.
     let first = past * 365.0 + leaps - 719_162.0;
-    let leap_day = if month > 1.0 && is_leap(year) { 1.0 } else { 0.0 };
-    first + BEFORE[month as usize] + leap_day
+    first + months(year)[month as usize] as f64
 }
 
-pub(super) fn is_leap(year: f64) -> bool {
-    (year % 4.0 == 0.0 && year % 100.0 != 0.0) || year % 400.0 == 0.0
+/// Days of a year before each month, and after the last.
+pub(super) fn months(year: f64) -> &'static [usize; 13] {
+    const COMMON: [usize; 13] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
+    const LEAP: [usize; 13] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366];
+    let is_leap = (year % 4.0 == 0.0 && year % 100.0 != 0.0) || year % 400.0 == 0.0;
+    if is_leap { &LEAP } else { &COMMON }
 }
 
 /// Year, month from 1, day of the month.
@@ -95,7 +97,7 @@ pub(super) fn instant(text: &str) -> Option<Time> {
 /// A date of an event in one of the spellings that the client knows by itself; `None` for all others, which depend on
 /// the page's configuration.
 pub(crate) fn event_date(text: &str) -> Option<Time> {
-    let mut parts = [1.0; 3].into_iter().chain([0.0; 3]).collect::<Vec<f64>>();
+    let mut parts = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
     let mut lengths = Vec::new();
     let tokens = text.split(|c: char| !c.is_ascii_digit()).filter(|token| !token.is_empty());
     for (at, token) in tokens.take(6).enumerate() {

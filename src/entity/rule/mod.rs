@@ -56,11 +56,8 @@ pub(crate) fn check(rule: &str, span: Span) -> Result<(), Fault> {
 fn check_at(rule: &str, span: Span, now: Time) -> Result<(), Fault> {
     let rules = read::read(rule)?;
     if span.end.is_some_and(|end| civil(end).0 > 9999.0) {
-        return Err(Fault {
-            part: String::new(),
-            hangs: false,
-            remedy: "its end_date is beyond the year 9999; the Scheduler ends an endless series at 9999-02-01",
-        });
+        let why = "its end_date is beyond the year 9999; the Scheduler ends an endless series at 9999-02-01";
+        return Err(Fault::unread("", "", why));
     }
     let last = rules.len() - 1;
     for (at, rule) in rules.iter().enumerate() {
@@ -72,27 +69,20 @@ fn check_at(rule: &str, span: Span, now: Time) -> Result<(), Fault> {
 }
 
 fn check_rule(rule: &Rule, span: Span, now: Time) -> Result<(), Fault> {
-    match (rule.start, span.start) {
-        (Some(start), event) => check_from(rule, start, span.end, event.unwrap_or(now), now),
-        (None, Some(start)) => check_from(rule, start, span.end, start, now),
+    let Some(start) = rule.start.or(span.start) else {
         // Any start must pass. Only the first week is expanded.
-        (None, None) => {
-            let (year, month, _) = civil(now);
-            [(1.0, 0.0, 0.0), (2.0, 1.0, 1.0), (15.0, 10.0, 30.0), (28.0, 23.0, 59.0)].into_iter().try_for_each(
-                |(day, hour, minute)| {
-                    let start = time(year, month, day, hour, minute, 0.0);
-                    go(rule, start, None, start + WEEK)
-                },
-            )
-        }
-    }
-}
-
-/// `shown` is the start of the series in the calendar, which may differ from the rule's own start.
-fn check_from(rule: &Rule, start: Time, end: Option<Time>, shown: Time, now: Time) -> Result<(), Fault> {
-    let has_ended = end.is_some_and(|end| end < now);
+        let (year, month, _) = civil(now);
+        let starts = [(1.0, 0.0, 0.0), (2.0, 1.0, 1.0), (15.0, 10.0, 30.0), (28.0, 23.0, 59.0)];
+        return starts.into_iter().try_for_each(|(day, hour, minute)| {
+            let start = time(year, month, day, hour, minute, 0.0);
+            go(rule, start, None, start + WEEK)
+        });
+    };
+    // The start of the series in the calendar, which may differ from the rule's own start.
+    let shown = span.start.unwrap_or(now);
+    let has_ended = span.end.is_some_and(|end| end < now);
     let to = if has_ended { shown + WEEK } else { shown.max(now) + YEAR };
-    go(rule, start, end, to)
+    go(rule, start, span.end, to)
 }
 
 /// `to` is the last instant that is shown.

@@ -252,9 +252,6 @@ fn is_known(key: &str) -> bool {
 }
 
 fn unknown() -> Fault {
-    Fault::unread(
-        "",
-        "",
-        "send \"\" or the parts of an RFC 5545 rule, without RRULE: in front or a semicolon at the end",
-    )
+    let why = "send \"\" or the parts of an RFC 5545 rule, without RRULE: in front or a semicolon at the end";
+    Fault::unread("", "", why)
 }

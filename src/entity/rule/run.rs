@@ -126,9 +126,7 @@ impl<'r> Run<'r> {
             week: (f64::NAN, 0.0),
         };
         match frequency.clock_unit() {
-            None => {
-                push_times(&mut run.times, &list(&rule.hours, hour), &run.minute_list, &run.second_list);
-            }
+            None => push_times(&mut run.times, &list(&rule.hours, hour), &run.minute_list, &run.second_list),
             Some(unit) if run.at.passes(unit) => run.set_times(),
             Some(_) => {}
         }
@@ -160,7 +158,7 @@ impl<'r> Run<'r> {
             matches!(self.rule.interval, Value::Number(_)) && interval >= 1.0 && self.rule.easter.is_none();
         let mut steps = 0.0;
         let mut days = Vec::new();
-        loop {
+        while self.spent <= MOST {
             self.spent += step;
             steps += 1.0;
             // What has not come by then never does: the client goes on to its last year.
@@ -180,9 +178,6 @@ impl<'r> Run<'r> {
             if self.shape.number != self.at.year.number() {
                 self.shape = Year::new(self.at.year.number(), self.rule);
             }
-            if self.spent > MOST {
-                return Err(Endless::Dates { found: self.found });
-            }
         }
         // The last step may have been a long one.
         if self.spent > MOST { Err(Endless::Dates { found: self.found }) } else { Ok(()) }
@@ -193,17 +188,11 @@ impl<'r> Run<'r> {
         days.clear();
         let Some((start, end)) = self.stretch() else { return false };
         self.mark();
-        let mut last_is_filtered = false;
-        for day in start..end {
-            last_is_filtered = !self.counts(day);
-            if !last_is_filtered {
-                days.push(day);
-            }
-        }
-        last_is_filtered
+        days.extend((start..end).filter(|day| self.counts(*day)));
+        days.last() != Some(&(end - 1))
     }
 
-    /// The days of the year that the current step covers. `None` if no day can count.
+    /// The first day of the year that the current step covers, and the day behind its last. `None` if no day can count.
     fn stretch(&self) -> Option<(usize, usize)> {
         let ordinal = || {
             let at = time(self.at.year.number(), self.at.month.number(), self.at.day.number(), 0.0, 0.0, 0.0);
@@ -217,14 +206,11 @@ impl<'r> Run<'r> {
                 let month = self.at.month.number();
                 let is_whole = month.fract() == 0.0 && (1.0..=12.0).contains(&month);
                 // A month that has become text must be written like a number.
-                let is_written = match &self.at.month {
-                    Value::Number(_) => true,
-                    Value::Text(text) => *text == month.to_string(),
-                };
-                if !is_whole || !is_written {
+                let is_miswritten = matches!(&self.at.month, Value::Text(text) if *text != month.to_string());
+                if !is_whole || is_miswritten {
                     return None;
                 }
-                let months = self.shape.months();
+                let months = self.shape.months;
                 Some((months[month as usize - 1], months[month as usize]))
             }
             Frequency::Weekly => {
@@ -247,7 +233,7 @@ impl<'r> Run<'r> {
         if is_marked {
             return;
         }
-        let bounds = self.shape.months();
+        let bounds = self.shape.months;
         let of_month = |month: f64| {
             let is_one = (1.0..=12.0).contains(&month) && month.fract() == 0.0;
             is_one.then(|| (bounds[month as usize - 1] as f64, bounds[month as usize] as f64 - 1.0))
@@ -302,18 +288,10 @@ impl<'r> Run<'r> {
 
     /// All times of all days. True when the client stops.
     fn every(&mut self, days: &[usize]) -> bool {
-        for day in days {
+        days.iter().any(|day| {
             let midnight = self.shape.first + *day as f64 * DAY;
-            for at in 0..self.times.len() {
-                if self.accept(midnight + self.times[at]) {
-                    return true;
-                }
-            }
-            if self.spent > MOST {
-                return true;
-            }
-        }
-        false
+            (0..self.times.len()).any(|at| self.accept(midnight + self.times[at])) || self.spent > MOST
+        })
     }
 
     /// Of these dates, those at the rule's `BYSETPOS`.
@@ -369,14 +347,10 @@ impl<'r> Run<'r> {
         }
         self.week.1 += DRAWN;
         self.spent += DRAWN;
-        match &mut self.count {
-            None => false,
-            Some(count) => {
-                *count -= 1.0;
-                // 0, or no number.
-                *count == 0.0 || count.is_nan()
-            }
-        }
+        let Some(count) = &mut self.count else { return false };
+        *count -= 1.0;
+        // 0, or no number.
+        *count == 0.0 || count.is_nan()
     }
 }
 

@@ -1,13 +1,15 @@
 //! The shape of a year: its months, weekdays, numbered weeks and Easter, as the Scheduler's tables have them.
 
 use super::{
-    date::{DAY, Time, is_leap, time, weekday},
+    date::{DAY, Time, months, time, weekday},
     read::Rule,
 };
 
 /// A year's shape.
 pub(super) struct Year {
     pub(super) number: f64,
+    /// Days before each month, and after the last.
+    pub(super) months: &'static [usize; 13],
     pub(super) length: usize,
     pub(super) next_length: usize,
     /// Of the first of January: time and weekday.
@@ -16,18 +18,15 @@ pub(super) struct Year {
     pub(super) is_in_weeks: Option<Vec<bool>>,
 }
 
-/// Days before each month, and after the last.
-pub(super) const COMMON: [usize; 13] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
-pub(super) const LEAP: [usize; 13] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366];
-
 impl Year {
     pub(super) fn new(number: f64, rule: &Rule) -> Self {
-        let length = |year| if is_leap(year) { 366 } else { 365 };
+        let months_of_year = months(number);
         let first = time(number, 1.0, 1.0, 0.0, 0.0, 0.0);
         let mut year = Self {
             number,
-            length: length(number),
-            next_length: length(number + 1.0),
+            months: months_of_year,
+            length: months_of_year[12],
+            next_length: months(number + 1.0)[12],
             first,
             weekday: weekday(first) as usize,
             is_in_weeks: None,
@@ -38,10 +37,6 @@ impl Year {
         year
     }
 
-    pub(super) fn months(&self) -> &'static [usize; 13] {
-        if self.length == 366 { &LEAP } else { &COMMON }
-    }
-
     /// The weekday of a day of the year, counted from 0; the client's table ends after 55 weeks.
     pub(super) fn weekday(&self, day: f64) -> f64 {
         let at = self.weekday as f64 + day;
@@ -50,13 +45,13 @@ impl Year {
 
     /// Month, day of the month, and that from the month's end, of a day of the year; a week of the next one is known.
     pub(super) fn place(&self, day: usize) -> Option<(f64, f64, f64)> {
-        let months = self.months();
         if day >= self.length {
             let over = (day - self.length) as f64;
             return (over < 7.0).then_some((1.0, over + 1.0, over - 31.0));
         }
-        let month = months.iter().rposition(|first| *first <= day)?;
-        Some((month as f64 + 1.0, (day - months[month] + 1) as f64, day as f64 - months[month + 1] as f64))
+        let month = self.months.iter().rposition(|first| *first <= day)?;
+        let [first, next] = [self.months[month], self.months[month + 1]];
+        Some((month as f64 + 1.0, (day - first + 1) as f64, day as f64 - next as f64))
     }
 
     /// Which days are in one of the rule's weeks.
@@ -64,15 +59,14 @@ impl Year {
         let mut days = vec![false; self.length + 7];
         let exact = rule.weeks.numbers();
         let week_start = rule.week_start;
-        let modulo = |a: f64, b: f64| a.rem_euclid(b);
-        let first = modulo(7.0 - self.weekday as f64 + week_start, 7.0);
+        let first = (7.0 - self.weekday as f64 + week_start).rem_euclid(7.0);
         let length = self.length as f64;
         let (start, whole) = if first >= 4.0 {
-            (0.0, length + modulo(self.weekday as f64 - week_start, 7.0))
+            (0.0, length + (self.weekday as f64 - week_start).rem_euclid(7.0))
         } else {
             (first, length - first)
         };
-        let count = ((whole / 7.0).floor() + modulo(whole, 7.0) / 4.0).floor();
+        let count = ((whole / 7.0).floor() + whole.rem_euclid(7.0) / 4.0).floor();
         let back = if start == first { 0.0 } else { 7.0 - first };
         let mut mark = |mut at: f64| {
             for _ in 0..7 {
@@ -101,15 +95,14 @@ impl Year {
             let last = if exact.contains(&-1.0) {
                 -1.0
             } else {
-                let before = time(self.number - 1.0, 1.0, 1.0, 0.0, 0.0, 0.0);
-                let before = weekday(before);
-                let of_before = if is_leap(self.number - 1.0) { 366.0 } else { 365.0 };
-                let rest = if modulo(7.0 - before + week_start, 7.0) >= 4.0 {
-                    of_before + modulo(before - week_start, 7.0)
+                let before = weekday(time(self.number - 1.0, 1.0, 1.0, 0.0, 0.0, 0.0));
+                let of_before = months(self.number - 1.0)[12] as f64;
+                let rest = if (7.0 - before + week_start).rem_euclid(7.0) >= 4.0 {
+                    of_before + (before - week_start).rem_euclid(7.0)
                 } else {
                     length - start
                 };
-                (52.0 + modulo(rest, 7.0) / 4.0).floor()
+                (52.0 + rest.rem_euclid(7.0) / 4.0).floor()
             };
             if exact.contains(&last) {
                 days[..start as usize].fill(true);
