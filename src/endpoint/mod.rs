@@ -10,7 +10,10 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::upgrade::Upgraded;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use self::{
     key::{Keys, PageKey, PresentedKey, Seal},
@@ -277,10 +280,7 @@ impl Endpoint {
         self.observer().sockets_refused.up();
         if let Ok(_permit) = self.refusals.clone().try_acquire_owned() {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle.draining.cancelled() => {}
-            }
+            let _ = timeout(delay, self.connections.lifecycle.draining.cancelled()).await;
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
