@@ -296,14 +296,13 @@ impl FrameSink for Outbox {
         // Most of the time it is one frame, and nothing waits: that needs no list of slices.
         if let ([frame], true) = (frames, waiting.frames.is_empty() && !waiting.broken) {
             if let [bytes] = frame.pieces() {
-                match tcp.try_write(bytes) {
-                    Ok(written) if written == bytes.len() => return Accepted { frames: 1, clear: true },
-                    Ok(written) => {
+                // An error shows again below.
+                if let Ok(written) = tcp.try_write(bytes) {
+                    let clear = written == bytes.len();
+                    if !clear {
                         waiting.push_begun(frame, written);
-                        return Accepted { frames: 1, clear: false };
                     }
-                    // The error shows again below.
-                    Err(_) => {}
+                    return Accepted { frames: 1, clear };
                 }
             }
         }

@@ -82,10 +82,8 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut reads = lock(&self.reads);
-        let removed = match reads.get(&self.key) {
-            Some(read) if Arc::ptr_eq(&read.is_done, &self.is_done) => reads.remove(&self.key),
-            _ => None,
-        };
+        let is_own = reads.get(&self.key).is_some_and(|read| Arc::ptr_eq(&read.is_done, &self.is_done));
+        let removed = is_own.then(|| reads.remove(&self.key));
         drop(reads);
         drop(removed);
     }
