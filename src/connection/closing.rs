@@ -61,7 +61,7 @@ impl ConnectionState {
 
     /// Ready when the socket has ended, or its peer does not answer in time.
     pub(super) fn poll_closing(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        // The end of the drain timeout is no news here: `over` is ready then.
+        // `Signal::OVER` is not looked at: `Closing::over` is ready before that is raised.
         self.take_signals();
         loop {
             let Some(closing) = self.closing() else {

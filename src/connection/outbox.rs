@@ -177,28 +177,16 @@ impl Waiting {
     fn slices(&self) -> Slices<'_> {
         let mut slices = Slices::new();
         let mut begun = self.begun;
-        for frame in &self.frames {
-            if !slices.add(frame, std::mem::take(&mut begun)) {
-                break;
-            }
-        }
+        let _ = self.frames.iter().all(|frame| slices.add(frame, std::mem::take(&mut begun)));
         slices
     }
 
     /// Removes what was written.
-    fn advance(&mut self, mut bytes: usize) {
-        while bytes > 0 {
-            let Some(first) = self.frames.front() else {
-                break;
-            };
-            let left = first.len() - self.begun;
-            if bytes < left {
-                self.begun += bytes;
-                break;
-            }
-            bytes -= left;
+    fn advance(&mut self, bytes: usize) {
+        self.begun += bytes;
+        while let Some(length) = self.frames.front().map(Frame::len).filter(|length| *length <= self.begun) {
+            self.begun -= length;
             self.frames.pop_front();
-            self.begun = 0;
         }
     }
 
