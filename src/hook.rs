@@ -18,6 +18,9 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 /// A boxed future.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A hook that failed runs again after these times.
+pub(crate) const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
 /// How a hook failed without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HookFailure {

@@ -208,9 +208,16 @@ impl Observer {
         write_warning(format_args!("{line}{note}"));
     }
 
-    /// A warning about configuration or an application's responses: once for each `what`.
-    pub(crate) fn warn_once(&self, what: impl Hash, line: fmt::Arguments<'_>) {
-        if insert_some(&mut lock(&self.warned), MAX_ONCE, what).is_some() {
+    /// A warning about configuration or an application's responses: once for each place in the code that calls this.
+    #[track_caller]
+    pub(crate) fn warn_once(&self, line: fmt::Arguments<'_>) {
+        self.warn_once_for((), line);
+    }
+
+    /// The same, once for each place and each `what`.
+    #[track_caller]
+    pub(crate) fn warn_once_for(&self, what: impl Hash, line: fmt::Arguments<'_>) {
+        if insert_some(&mut lock(&self.warned), MAX_ONCE, (Location::caller(), what)).is_some() {
             write_warning(line);
         }
     }

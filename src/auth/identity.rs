@@ -2,6 +2,8 @@
 
 use std::{any::Any, fmt, sync::Arc, time::SystemTime};
 
+use thiserror::Error;
+
 use crate::{expiry::Expiry, scope::Scopes};
 
 /// The user behind a connection: a principal, its scopes, and any data the application keeps with the connection.
@@ -150,7 +152,7 @@ impl fmt::Debug for Identity {
 /// // A database that cannot be reached is not the page's fault: the page keeps trying and is accepted later.
 /// let verdict = lookup().map_err(|_| AuthError::Unavailable);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AuthError {
     /// The token is wrong, or access has been withdrawn.
@@ -158,26 +160,17 @@ pub enum AuthError {
     /// - Handshake: 403 `{"error":"Forbidden"}`; the page has no live updates until it is reloaded.
     /// - New socket: closed with 1008 `Unauthorized` after 1 to 2 s.
     /// - Open socket: closed with 1008 `Unauthorized` at once.
+    #[error("the credentials are not accepted")]
     Denied,
     /// The token was valid once. As [`Denied`](Self::Denied), but a socket first receives one event of the entity
     /// `$session`, `{"type":"expired"}`, which the application's page can handle.
+    #[error("the session has expired")]
     Expired,
     /// The answer is not known at the moment.
     ///
     /// - Handshake: 200, since the page makes only one.
     /// - New socket: refused with 503 after a delay; the page retries every 2 s.
     /// - Open socket: stays open.
+    #[error("authentication is unavailable at the moment")]
     Unavailable,
 }
-
-impl fmt::Display for AuthError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Denied => "the credentials are not accepted",
-            Self::Expired => "the session has expired",
-            Self::Unavailable => "authentication is unavailable at the moment",
-        })
-    }
-}
-
-impl std::error::Error for AuthError {}

@@ -9,13 +9,12 @@ use std::{
 
 use futures_util::FutureExt;
 use hyper::upgrade::Upgraded;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, protocol::CloseFrame};
 
 use super::{
     outbox::Outbox,
     registry::{Connections, Registration},
-    signals::Signal,
     state::{ClosePhase, Closing, ConnectionState, Ending, Phase},
     transport::Transport,
 };
@@ -62,10 +61,8 @@ impl ConnectionState {
 
     /// Ready when the socket has ended, or its peer does not answer in time.
     pub(super) fn poll_closing(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let raised = self.take_signals();
-        if raised.has(Signal::OVER) {
-            return Poll::Ready(());
-        }
+        // `Signal::OVER` is not looked at: `Closing::over` is ready before that is raised.
+        self.take_signals();
         loop {
             let Some(closing) = self.closing() else {
                 return Poll::Ready(());
@@ -150,13 +147,8 @@ pub(crate) async fn reject_after(upgraded: Upgraded, expired: bool, delay: Durat
         push_expired(&transport.outbox);
     }
     let reject = async {
-        let wait = async {
-            tokio::select! {
-                () = sleep(delay) => {}
-                () = connections.lifecycle.draining.cancelled() => {}
-            }
-        };
-        if transport.write_while(wait).await {
+        let wait = timeout(delay, connections.lifecycle.draining.cancelled());
+        if transport.write_while(wait.map(drop)).await {
             transport.outbox.push(protocol::close(close::POLICY, UNAUTHORIZED));
             let _ = timeout(CLOSE_TIMEOUT, transport.finish()).await;
         }

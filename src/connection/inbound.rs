@@ -46,7 +46,7 @@ impl ConnectionState {
         self.last_received = Instant::now();
         match message {
             Message::Text(text) => {
-                if !self.act_on(&text) {
+                if self.act_on(&text).is_none() {
                     self.registration.connections.observer().messages_ignored.up();
                 }
             }
@@ -63,36 +63,31 @@ impl ConnectionState {
         None
     }
 
-    /// False where the message is not understood. Such a message is ignored: a page that is closed for it would only
+    /// `None` where the message is not understood. Such a message is ignored: a page that is closed for it would only
     /// reconnect and send it again.
-    fn act_on(&mut self, text: &str) -> bool {
+    fn act_on(&mut self, text: &str) -> Option<()> {
         let Registration { connections, open, .. } = &self.registration;
-        let entity = |name: &str| connections.hub().core.find(name);
-        match ClientMessage::decode(text) {
-            None => false,
-            Some(ClientMessage::Subscribe(name)) => match entity(&name) {
-                Some(entity) => {
-                    self.subscribe(entity);
-                    true
-                }
-                None => {
+        match ClientMessage::decode(text)? {
+            ClientMessage::Subscribe(name) => {
+                let entity = connections.hub().core.find(&name);
+                if entity.is_none() {
                     connections.diagnosis().unknown_name(&name);
-                    false
                 }
-            },
-            Some(ClientMessage::Unsubscribe(name)) => entity(&name).is_some_and(|entity| {
+                self.subscribe(entity?);
+            }
+            ClientMessage::Unsubscribe(name) => {
+                let entity = connections.hub().core.find(&name)?;
                 if let Some(auth) = self.cold.as_mut().and_then(|cold| cold.subscription_auth.as_mut()) {
                     auth.unsubscribe(entity);
                 }
                 connections.unsubscribe(&open.subscriber, entity);
-                true
-            }),
-            Some(ClientMessage::Call(calls)) => {
+            }
+            ClientMessage::Call(calls) => {
                 connections.observer().calls.add(calls.len() as u64);
                 open.outbox.answer(protocol::result(&calls));
-                true
             }
         }
+        Some(())
     }
 
     fn subscribe(&mut self, entity: EntityIndex) {

@@ -20,7 +20,7 @@ mod transport;
 
 pub(crate) use self::{
     closing::reject_after,
-    limits::Rate,
+    limits::{LimitReached, Rate},
     reauth::AccessTerms,
     registry::{ConnectionLimits, Connections},
     state::AcceptedClient,

@@ -87,8 +87,7 @@ impl ConnectionState {
             if is_checking || !self.may_be_behind {
                 return Poll::Pending;
             }
-            let progress = self.registration.open.subscriber.catch_up(now);
-            match progress {
+            match self.registration.open.subscriber.catch_up(now) {
                 Progress::CaughtUp(due) => {
                     self.resend_at = due;
                     self.may_be_behind = false;

@@ -177,28 +177,16 @@ impl Waiting {
     fn slices(&self) -> Slices<'_> {
         let mut slices = Slices::new();
         let mut begun = self.begun;
-        for frame in &self.frames {
-            if !slices.add(frame, std::mem::take(&mut begun)) {
-                break;
-            }
-        }
+        let _ = self.frames.iter().all(|frame| slices.add(frame, std::mem::take(&mut begun)));
         slices
     }
 
     /// Removes what was written.
-    fn advance(&mut self, mut bytes: usize) {
-        while bytes > 0 {
-            let Some(first) = self.frames.front() else {
-                break;
-            };
-            let left = first.len() - self.begun;
-            if bytes < left {
-                self.begun += bytes;
-                break;
-            }
-            bytes -= left;
+    fn advance(&mut self, bytes: usize) {
+        self.begun += bytes;
+        while let Some(length) = self.frames.front().map(Frame::len).filter(|length| *length <= self.begun) {
+            self.begun -= length;
             self.frames.pop_front();
-            self.begun = 0;
         }
     }
 
@@ -296,14 +284,13 @@ impl FrameSink for Outbox {
         // Most of the time it is one frame, and nothing waits: that needs no list of slices.
         if let ([frame], true) = (frames, waiting.frames.is_empty() && !waiting.broken) {
             if let [bytes] = frame.pieces() {
-                match tcp.try_write(bytes) {
-                    Ok(written) if written == bytes.len() => return Accepted { frames: 1, clear: true },
-                    Ok(written) => {
+                // An error shows again below.
+                if let Ok(written) = tcp.try_write(bytes) {
+                    let clear = written == bytes.len();
+                    if !clear {
                         waiting.push_begun(frame, written);
-                        return Accepted { frames: 1, clear: false };
                     }
-                    // The error shows again below.
-                    Err(_) => {}
+                    return Accepted { frames: 1, clear };
                 }
             }
         }

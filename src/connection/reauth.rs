@@ -15,6 +15,7 @@ use crate::{
     auth::{AuthError, Identity},
     entity::EntityIndex,
     expiry::Expiry,
+    hook::RETRY_AFTER,
     hub::Subscriber,
     random,
     revalidation::RevalidationRequest,
@@ -24,9 +25,6 @@ use crate::{
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// How soon the authenticator is asked again when `disconnect` was called while it ran.
 const OVERTAKEN_RETRY: Duration = Duration::from_secs(1);
-
-/// A hook that failed runs again after these times, and then as often as any.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// What a socket was authenticated by.
 pub(crate) struct AccessTerms {

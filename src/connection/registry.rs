@@ -9,7 +9,7 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use super::{
     limits::{ConnectionLimiter, Rate},
@@ -19,8 +19,7 @@ use super::{
     snapshots::Snapshots,
 };
 use crate::{
-    auth::AuthGate,
-    auth::Identity,
+    auth::{AuthGate, Identity},
     diagnosis::{Diagnosis, PATIENCE},
     entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
@@ -128,14 +127,11 @@ impl Connections {
         let search = RequestSearch { diagnosis: self.publisher.diagnosis.clone(), entity };
         let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
         self.lifecycle.tasks.spawn(async move {
-            tokio::select! {
-                () = sleep(PATIENCE) => {
-                    let open = connections.upgrade().map(|connections| connections.open_sockets());
-                    if open.into_iter().flatten().any(|open| open.subscriber.follows(entity)) {
-                        search.diagnosis.unmatched(entity);
-                    }
+            if timeout(PATIENCE, lifecycle.draining.cancelled()).await.is_err() {
+                let open = connections.upgrade().map(|connections| connections.open_sockets());
+                if open.into_iter().flatten().any(|open| open.subscriber.follows(entity)) {
+                    search.diagnosis.unmatched(entity);
                 }
-                () = lifecycle.draining.cancelled() => {}
             }
         });
     }
@@ -144,6 +140,7 @@ impl Connections {
     fn open_sockets(&self) -> Vec<OpenSocket> {
         lock(&self.open).iter().map(|(_, open)| open.clone()).collect()
     }
+
     /// The hook that authorizes subscriptions to an entity. The name of a message that this crate itself sends, `$resync`, is no
     /// entity of the application, and has none.
     pub(super) fn authorize(&self, entity: EntityIndex) -> Option<&Authorize> {
@@ -252,8 +249,6 @@ impl Drop for Registration {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
     use crate::{Change, hub::tests::hub};
 

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     auth::Identity,
     entity::{EntityIndex, ReadAll},
-    hook::guarded,
+    hook::{RETRY_AFTER, guarded},
     hub::SnapshotFrames,
     lock::lock,
     publish::Publisher,
@@ -36,8 +36,6 @@ const SHARED_FOR: Duration = Duration::from_secs(2);
 const MAX_CONCURRENT: usize = 4;
 /// Reads that a page joins, one after the other, where their runtimes end before they are done.
 const MAX_ATTEMPTS: usize = 3;
-/// A snapshot hook that failed runs again after these times.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// `None` where the runtime of the read ended before it was done; `Some(None)` where the hook failed.
 type ReadResult = Shared<BoxFuture<'static, Option<Option<Arc<SnapshotFrames>>>>>;
@@ -82,10 +80,8 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut reads = lock(&self.reads);
-        let removed = match reads.get(&self.key) {
-            Some(read) if Arc::ptr_eq(&read.is_done, &self.is_done) => reads.remove(&self.key),
-            _ => None,
-        };
+        let is_own = reads.get(&self.key).is_some_and(|read| Arc::ptr_eq(&read.is_done, &self.is_done));
+        let removed = is_own.then(|| reads.remove(&self.key));
         drop(reads);
         drop(removed);
     }

@@ -130,14 +130,13 @@ impl Transport {
         let mut sink = [0; 1024];
         loop {
             match self.read(&mut sink) {
-                Ok(0) => return Poll::Ready(()),
-                Ok(_) => {}
+                Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if ready!(self.poll_more(cx)).is_err() {
                         return Poll::Ready(());
                     }
                 }
-                Err(_) => return Poll::Ready(()),
+                Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
     }

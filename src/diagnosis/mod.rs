@@ -6,8 +6,6 @@ mod likeness;
 mod usage;
 
 use std::{
-    fmt,
-    panic::Location,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -79,12 +77,6 @@ impl Diagnosis {
         }
     }
 
-    /// Warns of a mistake: once for each place in the code that calls this.
-    #[track_caller]
-    fn warn(&self, line: fmt::Arguments<'_>) {
-        self.observer.warn_once(Location::caller(), line);
-    }
-
     fn usage(&self, entity: EntityIndex) -> Option<&Usage> {
         self.entities.get(usize::from(entity.0))
     }
@@ -127,7 +119,7 @@ impl Diagnosis {
     /// The application publishes.
     pub(crate) fn publishes(&self) {
         if !self.is(LAYER | ENDPOINT | REACHED) {
-            self.warn(format_args!(
+            self.observer.warn_once(format_args!(
                 "something is published by a LiveUpdates of which neither layer() nor endpoint() is in use, so no page \
                  can receive it; build one LiveUpdates, wrap the application in its layer, and publish by clones of it"
             ));
@@ -143,7 +135,7 @@ impl Diagnosis {
         }
         if wiring & (LAYER | ENDPOINT) == 0 {
             let endpoint = &self.endpoint;
-            self.warn(format_args!(
+            self.observer.warn_once(format_args!(
                 "{method} {pattern} is watched, and nothing serves the endpoint, so no page can receive it; mount \
                  live.endpoint() where pages ask, as in .route_service({endpoint:?}, live.endpoint()), or use \
                  live.layer() instead of live.watch()"
@@ -173,7 +165,7 @@ impl Diagnosis {
         } else {
             "mount live.endpoint() at the path that they ask"
         };
-        self.warn(format_args!(
+        self.observer.warn_once(format_args!(
             "writes have been watched for a minute, and no page has asked for live updates at {endpoint:?}; if pages \
              are open, their requests do not reach the endpoint: {how}, and have them call new \
              RemoteEvents({endpoint:?}, token)"
@@ -208,8 +200,8 @@ impl Diagnosis {
         };
         if !usage.is_watched.load(Ordering::Relaxed) {
             let name = &usage.entity.name;
-            self.observer.warn_once(
-                ("unwatched", name),
+            self.observer.warn_once_for(
+                name,
                 format_args!(
                     "a page has subscribed to {name:?}, and no layer watches its routes ({}); wrap them in live.layer(), or in \
                      live.watch({name:?}) where the endpoint is mounted by itself",
@@ -237,8 +229,8 @@ impl Diagnosis {
         };
         if usage.entity.payload_key == usage.entity.name {
             let name = &usage.entity.name;
-            self.observer.warn_once(
-                ("payload key", name),
+            self.observer.warn_once_for(
+                name,
                 format_args!(
                     "{name:?} is broadcast as \"add-{name}\", and the stock client understands \"add-{singular}\"; use the \
                      preset, Entity::scheduler(path), or add .payload_key({singular:?})"
@@ -255,8 +247,8 @@ impl Diagnosis {
         let like = lock(&usage.search).like.take();
         let remedy = usage.remedy(like.as_ref());
         let name = &usage.entity.name;
-        self.observer.warn_once(
-            ("unmatched", name),
+        self.observer.warn_once_for(
+            name,
             format_args!(
                 "a page has been subscribed to {name:?} for a minute, and no request has matched its routes ({}): {remedy}",
                 usage.listed_routes()
@@ -321,15 +313,13 @@ impl Diagnosis {
     fn stray(&self, path: &str, seen: &str) -> String {
         let endpoint = &*self.endpoint;
         let bare = path.trim_end_matches('/');
-        let remedy = if !self.is(LAYER | ENDPOINT) {
+        let remedy: &str = if !self.is(LAYER | ENDPOINT) {
             "nothing serves the endpoint: mount live.endpoint() at that path, or use live.layer() instead of live.watch()"
-                .to_owned()
         } else if endpoint.ends_with(bare) && !bare.is_empty() {
             "the layer stands inside a nest, which takes the beginning of each path away; put it around the whole Router, or \
              watch inside with live.watch() and mount live.endpoint() outside"
-                .to_owned()
         } else {
-            format!(
+            &format!(
                 "have the page call new RemoteEvents({endpoint:?}, token), or begin with LiveUpdates::builder({seen:?}), the \
                  path as the layer sees it"
             )
@@ -366,13 +356,11 @@ impl Diagnosis {
         }
         self.observer.warn_once_of("unknown name", name, || {
             let shown = if name.len() > 64 { format!("a name of {} bytes", name.len()) } else { format!("{name:?}") };
-            let known: Vec<String> =
-                self.entities.iter().take(MAX_LISTED).map(|usage| format!("{:?}", usage.entity.name)).collect();
+            let entities = || self.entities.iter().map(|usage| &usage.entity);
+            let known: Vec<String> = entities().take(MAX_LISTED).map(|entity| format!("{:?}", entity.name)).collect();
             let more = self.entities.len().saturating_sub(MAX_LISTED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let near =
-                nearest(name, self.entities.iter().map(|usage| (&*usage.entity.name, &*usage.entity.payload_key)));
-            let remedy = match near {
+            let remedy = match nearest(name, entities().map(|entity| (&*entity.name, &*entity.payload_key))) {
                 Some(near) => format!("the page should subscribe to {near:?}, as in remote.on({near:?}, …)"),
                 None if self.entities.is_empty() => {
                     "add entities to the builder: .entity(Entity::scheduler(\"/events\"))".into()
@@ -389,7 +377,7 @@ impl Diagnosis {
     /// A preflight request of a cross-origin page has reached the endpoint; an outer CORS layer should have answered it.
     pub(crate) fn preflight(&self) {
         let endpoint = &self.endpoint;
-        self.warn(format_args!(
+        self.observer.warn_once(format_args!(
             "a page of another origin asks whether it may use {endpoint:?} (OPTIONS), and no CORS layer outside the \
              live layer has answered; put CorsLayer outside (a later .layer(…) on the Router), have it allow the \
              headers Remote-Token and Content-Type, and allow the page with allow_origin"
@@ -398,7 +386,7 @@ impl Diagnosis {
 
     /// A write passes two layers of this `LiveUpdates`.
     pub(crate) fn watched_twice(&self, method: &Method, pattern: &str) {
-        self.warn(format_args!(
+        self.observer.warn_once(format_args!(
             "{method} {pattern} passes two layers of one LiveUpdates, of which the inner one does nothing; keep one of \
              them: live.layer() around everything, or live.watch() inside and live.endpoint()"
         ));
@@ -406,7 +394,7 @@ impl Diagnosis {
 
     /// A write passes a layer of this `LiveUpdates` and one of another.
     pub(crate) fn watched_by_two(&self, method: &Method, pattern: &str) {
-        self.warn(format_args!(
+        self.observer.warn_once(format_args!(
             "{method} {pattern} is watched by two LiveUpdates, and pages of the one receive nothing that only the \
              other publishes; build one LiveUpdates with all entities, and clone it"
         ));

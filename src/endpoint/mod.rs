@@ -10,7 +10,10 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use hyper::upgrade::Upgraded;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use self::{
     key::{Keys, PageKey, PresentedKey, Seal},
@@ -21,7 +24,7 @@ use self::{
 use crate::{
     auth::{AuthError, Identity, header_token, query_token},
     body::EndpointBody,
-    connection::{self, AcceptedClient, AccessTerms, Connections},
+    connection::{self, AcceptedClient, AccessTerms, Connections, LimitReached},
     epoch::{Epoch, Position},
     hub::{Delivery, ResumeFrom, SessionId},
     observe::Observer,
@@ -161,22 +164,22 @@ impl Endpoint {
         // Read before authentication: a `disconnect` from now on may be about this page.
         let asked_at = self.connections.disconnects();
         let (verdict, reads_extensions) = self.authenticated(&presented, parts).await;
-        match verdict {
-            Ok(identity) => match self.connections.limiter.acquire(identity.principal()) {
-                Ok(permit) => {
-                    let origin = self.resume_from(&presented);
-                    let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
-                    self.open(upgrade, AcceptedClient { identity, origin, terms, permit })
-                }
-                Err(reached) => {
-                    self.observer()
-                        .warn(format_args!("a socket is refused: as many are open as {} allows", reached.limit));
-                    self.refuse_after_delay(reached.reason).await
-                }
-            },
-            Err(AuthError::Unavailable) => self.refuse_after_delay("authentication is unavailable").await,
-            Err(denied @ (AuthError::Denied | AuthError::Expired)) => self.deny(upgrade, denied),
-        }
+        let identity = match verdict {
+            Ok(identity) => identity,
+            Err(AuthError::Unavailable) => return self.refuse_after_delay("authentication is unavailable").await,
+            Err(denied @ (AuthError::Denied | AuthError::Expired)) => return self.deny(upgrade, denied),
+        };
+        let permit = match self.connections.limiter.acquire(identity.principal()) {
+            Ok(permit) => permit,
+            Err(LimitReached { limit, reason }) => {
+                self.observer().warn(format_args!("a socket is refused: as many are open as {limit} allows"));
+                return self.refuse_after_delay(reason).await;
+            }
+        };
+        let origin = self.resume_from(&presented);
+        let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
+        let client = AcceptedClient { identity, origin, terms, permit };
+        self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
     }
 
     /// The key of a page that makes its handshake; `None` without keys, in `Delivery::Plain`.
@@ -225,10 +228,6 @@ impl Endpoint {
         AccessTerms { request, key_expires: presented.expires, asked_at }
     }
 
-    fn open(&self, upgrade: Upgrade, client: AcceptedClient) -> Response<EndpointBody> {
-        self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
-    }
-
     /// Accepts the upgrade and closes the socket after a delay: after a refusal before the upgrade the page would retry every
     /// two seconds, for ever.
     fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<EndpointBody> {
@@ -244,14 +243,11 @@ impl Endpoint {
     }
 
     /// Answers 101, and runs a task on the socket once the server has carried out the upgrade.
-    fn accept<Fut>(
+    fn accept<Fut: Future<Output = ()> + Send>(
         &self,
         upgrade: Upgrade,
         serve: impl FnOnce(Upgraded, Arc<Connections>) -> Fut + Send + 'static,
-    ) -> Response<EndpointBody>
-    where
-        Fut: Future<Output = ()> + Send,
-    {
+    ) -> Response<EndpointBody> {
         let (response, on_upgrade) = upgrade.accept();
         let connections = self.connections.clone();
         self.connections.lifecycle.tasks.spawn(async move {
@@ -260,11 +256,10 @@ impl Endpoint {
                 Err(error) => {
                     connections.observer().upgrades_failed.up();
                     if error.is_user() {
-                        let line = format_args!(
+                        connections.observer().warn_once(format_args!(
                             "the server answered 101 but carries no upgrades out ({error}); serve connections with \
                              hyper's with_upgrades() or hyper-util's serve_connection_with_upgrades"
-                        );
-                        connections.observer().warn_once("no upgrades", line);
+                        ));
                     }
                 }
             }
@@ -277,22 +272,16 @@ impl Endpoint {
         self.observer().sockets_refused.up();
         if let Ok(_permit) = self.refusals.clone().try_acquire_owned() {
             let delay = random::between(Duration::ZERO, self.limits.refusal_delay);
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.connections.lifecycle.draining.cancelled() => {}
-            }
+            let _ = timeout(delay, self.connections.lifecycle.draining.cancelled()).await;
         }
         error(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 
-    fn refuse_upgrade(&self, refusal: Refusal) -> Response<EndpointBody> {
+    fn refuse_upgrade(&self, Refusal { status, reason }: Refusal) -> Response<EndpointBody> {
         // The page retries every two seconds.
-        self.observer().warn_once(
-            ("no upgrade", refusal.reason),
-            format_args!("no WebSocket at {}: {}", self.path, refusal.reason),
-        );
-        let mut response = error(refusal.status, refusal.reason);
-        if refusal.status == StatusCode::UPGRADE_REQUIRED {
+        self.observer().warn_once_for(reason, format_args!("no WebSocket at {}: {reason}", self.path));
+        let mut response = error(status, reason);
+        if status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{Uri, header, request::Parts};
+use http::{HeaderValue, Uri, header, request::Parts};
 
 use crate::{
     error::ConfigError,
@@ -115,11 +115,9 @@ impl fmt::Debug for Origins {
 }
 
 fn host(parts: &Parts) -> String {
-    let host = match parts.headers.get(header::HOST) {
-        Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
-        None => parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
-    };
-    host.to_ascii_lowercase()
+    let named = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let host = named.or_else(|| parts.uri.authority().map(|authority| authority.as_str().as_bytes()));
+    String::from_utf8_lossy(host.unwrap_or_default()).to_ascii_lowercase()
 }
 
 /// The common case, without parsing: the same host byte for byte.

@@ -110,9 +110,10 @@ impl<W: Write> Write for Checksummed<W> {
 /// The path of the file, which need not exist.
 #[derive(Debug)]
 pub(super) struct Location {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     folder: PathBuf,
-    name: OsString,
+    /// How the names of files begin that are being written beside this one.
+    prefix: OsString,
 }
 
 impl Location {
@@ -123,14 +124,12 @@ impl Location {
             Err(error) if error.kind() == io::ErrorKind::NotFound => std::path::absolute(path)?,
             Err(error) => return Err(error),
         };
-        match (path.parent(), path.file_name()) {
-            (Some(folder), Some(name)) => Ok(Self { folder: folder.to_owned(), name: name.to_owned(), path }),
-            _ => Err(io::Error::new(io::ErrorKind::IsADirectory, "it names no file")),
-        }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it names no file"));
+        };
+        let mut prefix = name.to_owned();
+        prefix.push(".tmp-");
+        Ok(Self { folder: folder.to_owned(), prefix, path })
     }
 
     /// The file's content; `None` where there is no file, or it is empty. A file of more than `limit` bytes is not
@@ -164,7 +163,7 @@ impl Location {
         header: &Header,
         body: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<Written<'_>> {
-        let mut name = self.beside_prefix();
+        let mut name = self.prefix.clone();
         name.push(&header.holder);
         let written = Written { location: self, path: self.folder.join(name) };
         let mut options = OpenOptions::new();
@@ -182,18 +181,11 @@ impl Location {
         Ok(written)
     }
 
-    /// How the names of files begin that are being written beside this one.
-    fn beside_prefix(&self) -> OsString {
-        let mut name = self.name.clone();
-        name.push(".tmp-");
-        name
-    }
-
     /// Removes files that processes left beside this one when they ended while writing.
     pub(super) fn remove_leftovers(&self) {
-        let prefix = self.beside_prefix();
+        let prefix = self.prefix.as_encoded_bytes();
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for entry in files.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())) {
+        for entry in files.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix)) {
             // A leftover that cannot be removed does no harm.
             let _ = fs::remove_file(entry.path());
         }

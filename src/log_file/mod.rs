@@ -106,7 +106,7 @@ impl LogFile {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.location.path()
+        &self.location.path
     }
 
     /// A write begins, and will [end](Self::write_ends): until then the log is incomplete. To be called before the

@@ -227,7 +227,7 @@ impl Publication {
 
     /// Warns once of each `what` on a route; the line begins with method and route.
     fn warn_once(&self, what: impl Hash, line: std::fmt::Arguments<'_>) {
-        let pattern = &self.target.matched.route.pattern;
-        self.target.watcher.observer().warn_once((what, pattern), format_args!("{} {pattern}{line}", self.method));
+        let (method, pattern) = (&self.method, &self.target.matched.route.pattern);
+        self.target.watcher.observer().warn_once_for((what, pattern), format_args!("{method} {pattern}{line}"));
     }
 }
