@@ -203,7 +203,7 @@ impl Hub {
     }
 
     /// Resends what has settled; returns when to look next.
-    #[cfg(any(test, feature = "__bench"))]
+    #[cfg(feature = "__bench")]
     pub(crate) fn settle(&self, now: Instant) -> Option<Instant> {
         self.fanout.settle(now)
     }
