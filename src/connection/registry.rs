@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     auth::{AuthGate, Identity},
-    diagnosis::{Diagnosis, PATIENCE},
+    diagnosis::{Diagnosis, SEARCH_TIMEOUT},
     entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
@@ -127,7 +127,7 @@ impl Connections {
         let search = RequestSearch { diagnosis: self.publisher.diagnosis.clone(), entity };
         let (connections, lifecycle) = (Arc::downgrade(self), self.lifecycle.clone());
         self.lifecycle.tasks.spawn(async move {
-            if timeout(PATIENCE, lifecycle.draining.cancelled()).await.is_err() {
+            if timeout(SEARCH_TIMEOUT, lifecycle.draining.cancelled()).await.is_err() {
                 let open = connections.upgrade().map(|connections| connections.open_sockets());
                 if open.into_iter().flatten().any(|open| open.subscriber.follows(entity)) {
                     search.diagnosis.unmatched(entity);
@@ -215,10 +215,10 @@ impl Registration {
     pub(super) fn new(
         connections: Arc<Connections>,
         identity: Identity,
-        origin: ResumeFrom,
+        resume: ResumeFrom,
         outbox: Arc<Outbox>,
     ) -> Self {
-        let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, origin), outbox };
+        let open = OpenSocket { subscriber: connections.hub().join(outbox.clone(), identity, resume), outbox };
         let key = lock(&connections.open).insert(open.clone());
         // A shutdown either finds this entry in the table, or has begun before it was made.
         if connections.lifecycle.draining.is_cancelled() {

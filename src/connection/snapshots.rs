@@ -55,7 +55,7 @@ pub(crate) struct Snapshots {
 struct Read {
     started: Instant,
     /// The end of the log then: the snapshot is no older.
-    head: Sequence,
+    log_end: Sequence,
     result: ReadResult,
     /// Also distinguishes this read from a later one of the same key.
     is_done: Arc<AtomicBool>,
@@ -115,14 +115,14 @@ impl Snapshots {
         let now = Instant::now();
         let key: Key = (entity, identity.principal().into(), identity.receives().clone());
         let mut reads = lock(&self.reads);
-        if let Some(read) = reads.get(&key).filter(|read| read.is_fresh(now) && read.head >= since) {
+        if let Some(read) = reads.get(&key).filter(|read| read.is_fresh(now) && read.log_end >= since) {
             return read.result.clone();
         }
         let (sender, receiver) = oneshot::channel();
         let is_done = Arc::<AtomicBool>::default();
         let result = receiver.map(Result::ok).boxed().shared();
-        let head = self.publisher.hub.core.log_end();
-        let read = Read { started: now, head, result: result.clone(), is_done: is_done.clone() };
+        let log_end = self.publisher.hub.core.log_end();
+        let read = Read { started: now, log_end, result: result.clone(), is_done: is_done.clone() };
         let replaced = reads.insert(key.clone(), read);
         drop(reads);
         drop(replaced);

@@ -39,7 +39,7 @@ const ANSWER_BUFFER: usize = 4 * 1024;
 /// An authenticated client whose socket is about to open.
 pub(crate) struct AcceptedClient {
     pub(crate) identity: Identity,
-    pub(crate) origin: ResumeFrom,
+    pub(crate) resume: ResumeFrom,
     pub(crate) terms: AccessTerms,
     pub(crate) permit: ConnectionPermit,
 }
@@ -131,7 +131,7 @@ pub(super) struct Resynchronisation {
 
 impl ConnectionState {
     pub(super) fn new(upgraded: Upgraded, client: AcceptedClient, connections: Arc<Connections>) -> Self {
-        let AcceptedClient { identity, origin, terms, permit } = client;
+        let AcceptedClient { identity, resume, terms, permit } = client;
         let (mut transport, read) = Transport::of(upgraded);
         transport.limit(connections.read_limits.clone(), &read);
         let outbox = transport.outbox.clone();
@@ -146,7 +146,7 @@ impl ConnectionState {
         let socket = WebSocket::from_partially_read(transport, read.to_vec(), Role::Server, Some(config));
         let now = Instant::now();
         let ping_interval = connections.limits.ping_interval;
-        let registration = Registration::new(connections, identity, origin, outbox);
+        let registration = Registration::new(connections, identity, resume, outbox);
         let reauth = Reauth::new(terms, &registration, now);
         Self {
             registration,

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a page is subscribed to an entity, or writes are watched, before missing requests are reported.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const SEARCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many GET requests are examined for a page's handshake. The count starts with the process, again at the first write
 /// while the endpoint has had no request, and again at the endpoint's first request, since another page may ask elsewhere.
 const LOOKS: usize = 4096;
@@ -126,7 +126,7 @@ impl Diagnosis {
         }
     }
 
-    /// A write is watched. If this returns true, the caller waits for [`PATIENCE`] and then calls
+    /// A write is watched. If this returns true, the caller waits for [`SEARCH_TIMEOUT`] and then calls
     /// [`unreached`](Self::unreached).
     pub(crate) fn write_watched(&self, method: &Method, pattern: &str) -> bool {
         let wiring = self.wiring.load(Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl Diagnosis {
         self.wiring.fetch_and(!AWAITED, Ordering::Relaxed);
     }
 
-    /// Writes have been watched for [`PATIENCE`]: by now the endpoint should have had a request.
+    /// Writes have been watched for [`SEARCH_TIMEOUT`]: by now the endpoint should have had a request.
     pub(crate) fn unreached(&self) {
         if self.is(REACHED) {
             return;
@@ -189,7 +189,7 @@ impl Diagnosis {
         }
     }
 
-    /// A page has subscribed to an entity. If this returns true, the caller waits for [`PATIENCE`] and then calls
+    /// A page has subscribed to an entity. If this returns true, the caller waits for [`SEARCH_TIMEOUT`] and then calls
     /// [`unmatched`](Self::unmatched).
     pub(crate) fn subscribed(&self, entity: EntityIndex) -> bool {
         if let Some(usage) = self.usage(entity) {
@@ -239,7 +239,7 @@ impl Diagnosis {
         }
     }
 
-    /// A page has been subscribed to an entity for [`PATIENCE`]: by now some request should have matched.
+    /// A page has been subscribed to an entity for [`SEARCH_TIMEOUT`]: by now some request should have matched.
     pub(crate) fn unmatched(&self, entity: EntityIndex) {
         let Some(usage) = self.unsettled(entity) else {
             return;

@@ -176,9 +176,9 @@ impl Endpoint {
                 return self.refuse_after_delay(reason).await;
             }
         };
-        let origin = self.resume_from(&presented);
+        let resume = self.resume_from(&presented);
         let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
-        let client = AcceptedClient { identity, origin, terms, permit };
+        let client = AcceptedClient { identity, resume, terms, permit };
         self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
     }
 

@@ -73,7 +73,7 @@ impl Activity {
     pub(crate) fn since(&self) -> Option<Sequence> {
         match &self.of {
             Of::List(_) => None,
-            Of::Write(start, _) => Some(start.head),
+            Of::Write(start, _) => Some(start.log_end),
         }
     }
 
@@ -118,7 +118,7 @@ impl Activity {
         let Of::Write(start, _) = &self.of else { return };
         let has_missed = match missed {
             Missed::Nothing => false,
-            Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, start.head),
+            Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, start.log_end),
             Missed::Adds => lock(&self.core.settles)[usize::from(self.entity.0)].was_added_beside(start),
         };
         if has_missed {

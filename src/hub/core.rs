@@ -224,8 +224,8 @@ impl Core {
         log.since(from).map(move |(sequence, record)| {
             let is_wanted = record.entity == entity
                 && match &record.kind {
-                    RecordKind::Change(subject) => {
-                        changes_from <= sequence && log.is_newest(entity, &subject.key, sequence)
+                    RecordKind::Change(change) => {
+                        changes_from <= sequence && log.is_newest(entity, &change.key, sequence)
                     }
                     RecordKind::Message => messages_from <= sequence,
                     RecordKind::Unconfirmed(_) => false,

@@ -55,15 +55,15 @@ impl SnapshotFrames {
             kind: RowKind::Gone,
         });
         let received = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
-        let (bearable, others): (Vec<&Change>, Vec<&Change>) = received.partition(|change| encoder.accepts_row(change));
-        let unbearable = others.len();
+        let (usable, others): (Vec<&Change>, Vec<&Change>) = received.partition(|change| encoder.accepts_row(change));
+        let unusable = others.len();
         let there: Vec<Box<[Arc<str>]>> =
-            bearable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
+            usable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
         for some in there.chunks(KEYS_AT_ONCE) {
             let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
-        let objects = bearable.into_iter().zip(there).map(|(change, keys)| {
+        let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = Bytes::copy_from_slice(change.object().as_bytes());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
@@ -73,7 +73,7 @@ impl SnapshotFrames {
         });
         let scopes = identity.receives().clone();
         let (gone, rows) = (gone.collect(), objects.collect());
-        (Self { at, scopes, gone, rows, takes_away: false }, unbearable)
+        (Self { at, scopes, gone, rows, takes_away: false }, unusable)
     }
 
     /// What stands for a snapshot where there is none. It goes to the handlers of `$resync` whether or not they are

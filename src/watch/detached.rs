@@ -15,7 +15,7 @@ use super::{capture::Capture, watcher::Watcher};
 use crate::hook::{BoxFuture, within};
 
 /// How long a detached write may wait for parts of its request's body.
-const BODY_PATIENCE: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often that wait is measured.
 const BODY_CHECK: Duration = Duration::from_millis(500);
 
@@ -112,7 +112,7 @@ fn spawn(watcher: &Arc<Watcher>, request: &Capture, write: impl Future<Output = 
             let observer = task_watcher.observer();
             observer.writes_dropped.up();
             observer.warn(format_args!(
-                "a write whose client has gone waited {BODY_PATIENCE:?} for its request's body and is given up"
+                "a write whose client has gone waited {BODY_TIMEOUT:?} for its request's body and is given up"
             ));
         }
         drop(permit);
@@ -123,7 +123,7 @@ fn spawn(watcher: &Arc<Watcher>, request: &Capture, write: impl Future<Output = 
 async fn run_to_completion(write: impl Future<Output = ()>, request: &Capture) -> bool {
     let mut write = std::pin::pin!(write);
     let mut waited = Duration::ZERO;
-    while waited < BODY_PATIENCE {
+    while waited < BODY_TIMEOUT {
         if request.has_arrived() {
             write.await;
             return true;

@@ -78,12 +78,12 @@ impl Publication {
         let (entity, method) = (self.entity(), self.method.as_str());
         let may_be_odd = entity.widget == Widget::Scheduler && (!derived.is_usual || transcript.is_answer_hidden());
         let oddity = may_be_odd.then(|| transcript.oddity()).flatten();
-        let misfit = entity.widget.check_response(derived.kind, transcript.parts.status, derived.tid);
-        let misfit = misfit.filter(|misfit| *misfit == ResponseProblem::Status || !transcript.is_answer_hidden());
+        let problem = entity.widget.check_response(derived.kind, transcript.parts.status, derived.tid);
+        let problem = problem.filter(|problem| *problem == ResponseProblem::Status || !transcript.is_answer_hidden());
         if let Some((what, line)) = oddity {
             self.warn_once(("odd", method, what), format_args!(": {line}"));
-        } else if let Some(misfit) = misfit {
-            self.warn_once(("misfit", misfit), format_args!(": {}", misfit.remedy()));
+        } else if let Some(problem) = problem {
+            self.warn_once(("response problem", problem), format_args!(": {}", problem.remedy()));
         }
         if derived.kind != ChangeKind::Delete && entity.load.is_none() && derived.object.is_some() {
             if let Some(line) = transcript.half() {
@@ -159,13 +159,13 @@ impl Publication {
             return Loaded::Failed;
         };
         let watcher = &self.target.watcher;
-        let head = watcher.publisher.hub.core.log_end();
+        let log_end = watcher.publisher.hub.core.log_end();
         let row = self.target.load(hook, scopes, id).await;
         let change = row.and_then(|row| {
             derived.loaded(row.as_deref()).ok_or_else(|| "its row is no JSON object with an id".into())
         });
         match change {
-            Ok(change) => Loaded::Change(Box::new(Change { read_at: Some(head), ..change })),
+            Ok(change) => Loaded::Change(Box::new(Change { read_at: Some(log_end), ..change })),
             Err(error) => {
                 watcher.hook_failed("the load hook", self.target.entity(), format_args!("failed: {error}"));
                 Loaded::Failed

@@ -11,7 +11,7 @@ use super::{
     route::{Matched, Routes},
 };
 use crate::{
-    diagnosis::{Diagnosis, PATIENCE},
+    diagnosis::{Diagnosis, SEARCH_TIMEOUT},
     entity::EntityIndex,
     hub::{Activity, Delivery},
     observe::Observer,
@@ -133,7 +133,7 @@ impl Watcher {
         let lifecycle = self.lifecycle.clone();
         self.lifecycle.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(PATIENCE) => {
+                () = tokio::time::sleep(SEARCH_TIMEOUT) => {
                     wait.is_over = true;
                     wait.diagnosis.unreached();
                 }

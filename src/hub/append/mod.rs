@@ -237,8 +237,8 @@ mod tests {
 
     fn newest(hub: &Hub, id: &str) -> (ChangeKind, Value, bool) {
         let log = lock(&hub.core.log);
-        let (_, subject) = log.newest(EVENTS, id).unwrap();
-        (subject.kind, serde_json::from_slice(&subject.object).unwrap(), subject.whole)
+        let (_, change) = log.newest(EVENTS, id).unwrap();
+        (change.kind, serde_json::from_slice(&change.object).unwrap(), change.whole)
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
     /// What a page of these scopes that comes back receives of an object: its newest states, and who receives each.
     fn replayed(hub: &Hub) -> Vec<(String, ChangeKind)> {
         let log = lock(&hub.core.log);
-        let newest = log.newest_of(EVENTS).map(|(at, record, subject)| (at, record.scopes.to_string(), subject.kind));
+        let newest = log.newest_of(EVENTS).map(|(at, record, change)| (at, record.scopes.to_string(), change.kind));
         let mut newest: Vec<_> = newest.collect();
         newest.sort_by_key(|(at, ..)| *at);
         newest.into_iter().map(|(_, scopes, kind)| (scopes, kind)).collect()
@@ -360,8 +360,8 @@ mod tests {
         }
         let log = lock(&hub.core.log);
         let (_, record) = log.since(Sequence(2)).next().unwrap();
-        let RecordKind::Change(subject) = &record.kind else { panic!("a change") };
-        assert_eq!(*subject.object, *br#"{"id":7,"south":"b"}"#);
+        let RecordKind::Change(change) = &record.kind else { panic!("a change") };
+        assert_eq!(*change.object, *br#"{"id":7,"south":"b"}"#);
     }
 
     #[test]

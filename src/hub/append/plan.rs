@@ -75,8 +75,8 @@ impl<'a> Appender<'a> {
             // To who may have had it; and no hook can be asked who may see it.
             let had = log.tombstone(self.entity, key).map_or(Scopes::None, |(_, tombstone)| tombstone.scopes.clone());
             let scopes = if self.encoder.is_scoped { scopes.common(&had) } else { scopes };
-            let is_nobodys = scopes.is_none() || self.encoder.view.is_some();
-            return if is_nobodys { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
+            let reaches_no_page = scopes.is_none() || self.encoder.view.is_some();
+            return if reaches_no_page { Plan::Nothing } else { Plan::Unconfirmed(scopes) };
         }
         let is_whole = change.kind() == ChangeKind::Add || change.is_whole();
         match known.filter(|_| !is_whole) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     super::{
         encoder::LARGE,
-        log::{Log, ObjectChange, PriorState, Record, RecordKind, Version, Was},
+        log::{Log, ObjectChange, PriorObject, PriorState, Record, RecordKind, Version},
     },
     batch::{Basis, Encoded},
     plan::Appender,
@@ -53,7 +53,7 @@ impl Appender<'_> {
             // Pages that never had the object receive nothing of a request to delete it.
             PriorState::Known(version)
                 if change.is_claimed
-                    && !matches!(version.was, Was::Doubtful)
+                    && !matches!(version.was, PriorObject::Doubtful)
                     && (scopes.is_none() || !scopes.common(&version.scopes).is_none()) =>
             {
                 version.scopes.clone()
@@ -126,15 +126,15 @@ impl Appender<'_> {
         // What was published before a refresh shows who may have the object, and not what it is.
         let is_sure = |at: Sequence| at >= log.refreshed(self.entity);
         let was = match (known, &change.before) {
-            (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => Was::Gone,
+            (Some((at, _, ObjectChange { kind: ChangeKind::Delete, .. })), _) if is_sure(at) => PriorObject::Gone,
             (Some((at, _, known)), _) if self.encoder.view.is_some() && is_sure(at) => {
-                Was::Object(known.object.clone())
+                PriorObject::Object(known.object.clone())
             }
-            (Some((at, ..)), _) if !is_sure(at) => Was::Doubtful,
-            (Some(_), _) => Was::Something,
-            (None, Before::Object(object)) => Was::Object(Bytes::copy_from_slice(object.as_bytes())),
+            (Some((at, ..)), _) if !is_sure(at) => PriorObject::Doubtful,
+            (Some(_), _) => PriorObject::Something,
+            (None, Before::Object(object)) => PriorObject::Object(Bytes::copy_from_slice(object.as_bytes())),
             (None, Before::Absent) => return PriorState::Absent,
-            (None, Before::Unread) if comes || !moved_from.is_none() => Was::Something,
+            (None, Before::Unread) if comes || !moved_from.is_none() => PriorObject::Something,
             (None, Before::Unread) if change.kind() == ChangeKind::Add => return PriorState::Absent,
             (None, Before::Unread) => return PriorState::Unknown,
         };

@@ -28,7 +28,7 @@ use crate::{
 /// How often something is resent because some page was saving meanwhile …
 const ATTEMPTS: u8 = 3;
 /// … and how often that is put off because some page is saving just then.
-const PATIENCE: u8 = 15;
+const MAX_DELAYS: u8 = 15;
 
 /// Everything from one sequence number on.
 #[derive(Debug)]
@@ -46,7 +46,8 @@ pub(crate) struct Resend {
     /// When it is sent a second time in any case: its page's list may arrive later than the first time.
     second: Option<Instant>,
     attempts: u8,
-    patience: u8,
+    /// How often it may still be put off.
+    delays: u8,
     /// It has been sent to its end before.
     is_repeated: bool,
     /// All pages have what was added before this, and are sent the rest just now.
@@ -114,7 +115,7 @@ impl Resend {
     pub(crate) fn of_missed_later(from: Sequence, comes_back: Option<Sequence>, at: Instant, now: Instant) -> Self {
         Self {
             attempts: ATTEMPTS,
-            patience: PATIENCE,
+            delays: MAX_DELAYS,
             deletions: comes_back.map(|reminded| from..reminded.max(from)),
             began_at: from,
             ..Self::due(from, at, now)
@@ -140,7 +141,7 @@ impl Resend {
             began_at: snapshot.at,
             snapshot: Some(snapshot),
             attempts: ATTEMPTS,
-            patience: PATIENCE,
+            delays: MAX_DELAYS,
             deletions: Some(Sequence::ZERO..reminded),
             ..Self::due(from, now, now)
         }
@@ -148,7 +149,7 @@ impl Resend {
 
     /// Nothing has been missed; only the page's list may come late.
     pub(crate) fn of_late_list(late: LateList, now: Instant) -> Self {
-        Self { phase: Phase::Sent(now), attempts: ATTEMPTS, patience: PATIENCE, ..Self::due(late.from, now, now) }
+        Self { phase: Phase::Sent(now), attempts: ATTEMPTS, delays: MAX_DELAYS, ..Self::due(late.from, now, now) }
             .expecting(Some(late))
     }
 
@@ -162,7 +163,7 @@ impl Resend {
             phase: Phase::Due(at),
             second: None,
             attempts: 0,
-            patience: 0,
+            delays: 0,
             is_repeated: false,
             known_before: None,
             only_settles: false,
@@ -319,9 +320,9 @@ impl Resend {
             // Everyone is going to be sent it.
             Phase::Due(_) if self.known_before.is_none() && self.is_covered(settle) => self.arrive(settle, times, now),
             Phase::Due(_)
-                if self.is_repeated && !self.is_punctual && self.patience > 0 && !was_calm(settle, times, now, now) =>
+                if self.is_repeated && !self.is_punctual && self.delays > 0 && !was_calm(settle, times, now, now) =>
             {
-                self.patience -= 1;
+                self.delays -= 1;
                 self.put_off(times, now)
             }
             Phase::Due(_) => {

@@ -57,7 +57,7 @@ impl Fanout {
         let at = number % shards.len();
         let (subscriber, before) = Subscriber::join(self.core.clone(), sink, identity, resume, number);
         let place = shards[at].add(subscriber.clone());
-        subscriber.seat.get_or_init(|| (at, place));
+        subscriber.slot.get_or_init(|| (at, place));
         // Where its page answers still, another page has the same key.
         if let Some(before) = before {
             before.ask();
@@ -68,14 +68,14 @@ impl Fanout {
 
     /// Takes a subscriber off its shard.
     pub(super) fn remove(&self, subscriber: &Subscriber) {
-        if let Some(&(shard, place)) = subscriber.seat.get() {
+        if let Some(&(shard, place)) = subscriber.slot.get() {
             self.shards()[shard].remove(place);
         }
     }
 
     /// Starts the tasks that serve a subscriber, on the runtime of the caller, unless they run.
     pub(super) fn serve(self: &Arc<Self>, subscriber: &Subscriber) {
-        if let Some(shard) = subscriber.seat.get().and_then(|&(at, _)| self.shards().get(at)) {
+        if let Some(shard) = subscriber.slot.get().and_then(|&(at, _)| self.shards().get(at)) {
             if let Some(served) = shard.begin(|| self.core.log_end()) {
                 tokio::spawn(fan_out(Arc::downgrade(self), self.core.clone(), served));
             }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, iter, ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    record::{ObjectChange, PriorState, Record, Was},
+    record::{ObjectChange, PriorObject, PriorState, Record},
     store::Log,
     tombstones::Tombstone,
 };
@@ -146,10 +146,10 @@ impl Log {
                 }
                 prior = earlier.flatten().map(|(_, change)| &change.prior);
                 let (is_sure, object) = match &version.was {
-                    Was::Gone => continue,
-                    Was::Object(object) => (true, Some(object.clone())),
-                    Was::Something => (true, None),
-                    Was::Doubtful => (false, None),
+                    PriorObject::Gone => continue,
+                    PriorObject::Object(object) => (true, Some(object.clone())),
+                    PriorObject::Something => (true, None),
+                    PriorObject::Doubtful => (false, None),
                 };
                 return Some(PossiblyShown { scopes: version.scopes.clone(), at: version.at, is_sure, object });
             }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    record::{ObjectChange, PriorState, Was},
+    record::{ObjectChange, PriorObject, PriorState},
     share::{Shares, Trimmed},
     tombstones::{Tombstone, Tombstones},
 };
@@ -69,7 +69,7 @@ impl Index {
     }
 
     /// Adds the tombstone of an object, which may have had an earlier one.
-    pub(super) fn bury(
+    pub(super) fn add_tombstone(
         &mut self,
         at: Instant,
         sequence: Sequence,
@@ -80,10 +80,10 @@ impl Index {
         let (earlier_last, earlier_ever) = earlier.map_or((None, Scopes::None), |earlier| (earlier.last, earlier.ever));
         let last = match &deletion.prior {
             PriorState::Known(state) => match &state.was {
-                Was::Object(object) => Some(object.clone()),
+                PriorObject::Object(object) => Some(object.clone()),
                 // Deleted twice: the earlier tombstone knows what the object was.
-                Was::Gone => earlier_last,
-                Was::Something | Was::Doubtful => None,
+                PriorObject::Gone => earlier_last,
+                PriorObject::Something | PriorObject::Doubtful => None,
             },
             PriorState::Unknown | PriorState::Absent => None,
         };

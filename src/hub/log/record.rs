@@ -134,7 +134,7 @@ pub(crate) struct Version {
     pub(crate) scopes: Scopes,
     /// All scopes it had been published in by then.
     pub(crate) ever: Scopes,
-    pub(crate) was: Was,
+    pub(crate) was: PriorObject,
 }
 
 /// Scopes that are remembered of one object. The bound is needed because any page may move an object often.
@@ -144,7 +144,7 @@ impl PriorState {
     /// All scopes an object has been published in, with those of now.
     pub(crate) fn ever_and(&self, now: &Scopes) -> Scopes {
         match self {
-            Self::Known(state) if !matches!(state.was, Was::Gone) => {
+            Self::Known(state) if !matches!(state.was, PriorObject::Gone) => {
                 let ever = state.ever.and(&state.scopes).and(now);
                 if ever.names().count() > MAX_EVER { state.scopes.and(now) } else { ever }
             }
@@ -154,7 +154,7 @@ impl PriorState {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Was {
+pub(crate) enum PriorObject {
     Object(#[serde(with = "text")] Bytes),
     /// There was one.
     Something,
@@ -166,8 +166,8 @@ pub(crate) enum Was {
 impl Version {
     fn bytes(&self) -> usize {
         let object = match &self.was {
-            Was::Object(object) => object.len(),
-            Was::Something | Was::Doubtful | Was::Gone => 0,
+            PriorObject::Object(object) => object.len(),
+            PriorObject::Something | PriorObject::Doubtful | PriorObject::Gone => 0,
         };
         size_of::<Self>() + self.scopes.bytes() + self.ever.bytes() + object
     }

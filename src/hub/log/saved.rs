@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     index::Index,
-    record::{PriorState, Record, RecordKind, Version, Was},
+    record::{PriorObject, PriorState, Record, RecordKind, Version},
     store::Log,
     times::Times,
     tombstones::Tombstone,
@@ -17,6 +17,7 @@ use crate::{entity::EntityIndex, hub::clock::Clock, sequence::Sequence};
 /// A copy of a log. It shares objects and frames with the log, so that little is copied while others wait.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedLog {
+    /// The end of the log, by its name in the file.
     pub(crate) head: Sequence,
     pub(crate) trimmed: Sequence,
     /// When records came, from and until, and the first of them.
@@ -57,7 +58,7 @@ impl Log {
                 is_newest = self.index(record.entity).newest.get(&change.key) == Some(&sequence);
                 if let PriorState::Known(version) = &mut change.prior {
                     if self.has_object_of(version) {
-                        *version = Arc::new(Version { was: Was::Object(Bytes::new()), ..(**version).clone() });
+                        *version = Arc::new(Version { was: PriorObject::Object(Bytes::new()), ..(**version).clone() });
                     }
                 }
             }
@@ -73,7 +74,7 @@ impl Log {
             })
         });
         SavedLog {
-            head: self.head,
+            head: self.end,
             trimmed: self.trimmed,
             times: self.times.saved(clock),
             indexes: self.indexes.iter().map(Index::without_objects).collect(),
@@ -85,7 +86,7 @@ impl Log {
     /// Whether the object of this version is in memory once, as that of its record.
     fn has_object_of(&self, version: &Version) -> bool {
         match (&version.was, version.at.and_then(|at| self.change(at))) {
-            (Was::Object(object), Some((_, change))) => {
+            (PriorObject::Object(object), Some((_, change))) => {
                 change.object.as_ptr() == object.as_ptr() && change.object.len() == object.len()
             }
             _ => false,
@@ -94,7 +95,7 @@ impl Log {
 
     /// Takes up the log that was saved, as far as it fits into the limits.
     pub(crate) fn restore(&mut self, saved: SavedLog, clock: &Clock) {
-        self.head = saved.head;
+        self.end = saved.head;
         self.trimmed = saved.trimmed;
         self.times = Times::restored(saved.times, clock);
         self.indexes = saved.indexes;

@@ -52,7 +52,7 @@ pub(crate) struct Log {
     /// Boxed, since a tree moves its entries about.
     pub(super) records: BTreeMap<Sequence, Box<Stored>>,
     /// The sequence number the next record will get.
-    pub(super) head: Sequence,
+    pub(super) end: Sequence,
     bytes: usize,
     /// The bytes of the cached upserts.
     upsert_bytes: AtomicUsize,
@@ -68,7 +68,7 @@ impl Log {
         Self {
             limits,
             records: BTreeMap::new(),
-            head: Sequence::ZERO,
+            end: Sequence::ZERO,
             bytes: 0,
             upsert_bytes: AtomicUsize::new(0),
             times: Times::default(),
@@ -79,7 +79,7 @@ impl Log {
 
     /// The sequence number the next record will get.
     pub(crate) fn end(&self) -> Sequence {
-        self.head
+        self.end
     }
 
     /// Behind the newest record that was dropped: from here on nothing is missing, of whichever entity.
@@ -104,7 +104,7 @@ impl Log {
 
     /// The sequence number of the first record that was appended this long ago or later, or shortly before.
     pub(crate) fn position(&self, now: Instant, ago: Duration) -> Sequence {
-        now.checked_sub(ago).map_or(Sequence::ZERO, |then| self.times.position(then).unwrap_or(self.head))
+        now.checked_sub(ago).map_or(Sequence::ZERO, |then| self.times.position(then).unwrap_or(self.end))
     }
 
     /// The records from `from` on that are kept, with their sequence numbers.
@@ -139,12 +139,12 @@ impl Log {
 
     /// The oldest record that is kept, or else the next.
     pub(super) fn oldest(&self) -> Sequence {
-        self.records.first_key_value().map_or(self.head, |(&oldest, _)| oldest)
+        self.records.first_key_value().map_or(self.end, |(&oldest, _)| oldest)
     }
 
     /// Adds a record and drops what no longer fits. The newest record always stays.
     pub(crate) fn append(&mut self, now: Instant, mut record: Record) {
-        let (sequence, oldest) = (self.head, self.oldest());
+        let (sequence, oldest) = (self.end, self.oldest());
         let index = &mut self.indexes[usize::from(record.entity.0)];
         match &mut record.kind {
             RecordKind::Change(change) => {
@@ -166,7 +166,7 @@ impl Log {
                 }
                 let earlier = earlier.and_then(|at| index.tombstones.remove(at));
                 if change.kind == ChangeKind::Delete {
-                    index.bury(now, sequence, change, &record.scopes, earlier);
+                    index.add_tombstone(now, sequence, change, &record.scopes, earlier);
                 }
                 index.add_child(change);
             }
@@ -175,7 +175,7 @@ impl Log {
         }
         self.times.note(now, sequence);
         self.store(sequence, now, record);
-        self.head = self.head.next();
+        self.end = self.end.next();
         self.trim(now);
     }
 
@@ -199,7 +199,7 @@ impl Log {
             *self.upsert_bytes.get_mut() = 0;
         }
         while let Some((&oldest, stored)) = self.records.first_key_value() {
-            let is_old = now.saturating_duration_since(stored.at) > self.limits.age && oldest.next() < self.head;
+            let is_old = now.saturating_duration_since(stored.at) > self.limits.age && oldest.next() < self.end;
             let is_over = self.records.len() > self.limits.records || self.all_bytes() > self.limits.bytes;
             match is_old {
                 true => self.drop_record(oldest),
@@ -213,7 +213,7 @@ impl Log {
     /// The oldest record of the costliest share, or else the oldest.
     fn next_to_drop(&self) -> Sequence {
         let costliest = self.indexes.iter().max_by_key(|index| index.shares.cost());
-        let next = costliest.and_then(|index| index.shares.next_to_drop()).filter(|next| next.next() < self.head);
+        let next = costliest.and_then(|index| index.shares.next_to_drop()).filter(|next| next.next() < self.end);
         next.unwrap_or_else(|| self.oldest())
     }
 

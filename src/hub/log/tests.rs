@@ -53,14 +53,14 @@ fn a_reader_that_lags_sees_where_the_log_starts() {
     assert_eq!((log.start(EntityIndex(0)), log.trimmed()), (Sequence(1), Sequence(1)), "record 0 is gone");
     let rest: Vec<u64> = log.since(Sequence::ZERO).map(|(sequence, _)| sequence.0).collect();
     assert_eq!(rest, [1, 2]);
-    assert_eq!(log.since(Sequence(3)).count(), 0, "the head reads nothing");
+    assert_eq!(log.since(Sequence(3)).count(), 0, "nothing stands at the end");
 }
 
 fn of(entity: u16, scope: &str, id: &str, size: usize) -> Record {
     let scopes: Scopes = [scope].into_iter().collect();
     let mut record = record(id, size);
-    if let RecordKind::Change(subject) = &mut record.kind {
-        subject.ever = scopes.clone();
+    if let RecordKind::Change(change) = &mut record.kind {
+        change.ever = scopes.clone();
     }
     Record { entity: EntityIndex(entity), scopes, ..record }
 }
@@ -97,8 +97,8 @@ fn trimmed_records_count_for_the_past_scopes_of_their_object() {
     let mut log = log(1, usize::MAX);
     let scopes = |name: &str| [name].into_iter().collect::<Scopes>();
     let mut moved = of(0, "south", "a", 1);
-    if let RecordKind::Change(subject) = &mut moved.kind {
-        subject.ever = scopes("north");
+    if let RecordKind::Change(change) = &mut moved.kind {
+        change.ever = scopes("north");
     }
     log.append(Instant::now(), moved);
     log.append(Instant::now(), of(0, "south", "b", 1));

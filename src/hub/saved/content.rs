@@ -19,7 +19,7 @@ use crate::{
     hub::{
         clock::Clock,
         encoder::EntityEncoder,
-        log::{Index, PriorState, RecordKind, SavedLog, SavedRecord, SavedTombstone, Was},
+        log::{Index, PriorObject, PriorState, RecordKind, SavedLog, SavedRecord, SavedTombstone},
         sessions::SavedSession,
     },
     scope::Scopes,
@@ -134,9 +134,9 @@ impl Content {
             if let PriorState::Known(version) = &mut change.prior {
                 let version = Arc::make_mut(version);
                 [&mut version.scopes, &mut version.ever].into_iter().for_each(&mut share);
-                if matches!(&version.was, Was::Object(object) if object.is_empty()) {
+                if matches!(&version.was, PriorObject::Object(object) if object.is_empty()) {
                     let object = version.at.and_then(|at| object_of(at, earlier));
-                    version.was = object.map_or(Was::Something, |object| Was::Object(object.clone()));
+                    version.was = object.map_or(PriorObject::Something, |object| PriorObject::Object(object.clone()));
                 }
             }
             share_id(&change.id, &mut change.key);

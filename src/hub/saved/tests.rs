@@ -12,7 +12,7 @@ use crate::{
     entity::Widget,
     hub::{
         Delivery, EntityEncoder, Hub, LogLimits, SessionId, SessionLimits,
-        log::{ObjectChange, PriorState, RecordKind, Was},
+        log::{ObjectChange, PriorObject, PriorState, RecordKind},
         retractions::Retractions,
         tests::times,
     },
@@ -234,7 +234,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
         let matters = |hub: &Hub| {
             let log = lock(&hub.core.log);
             let name = |kind: &RecordKind| match kind {
-                RecordKind::Change(subject) => subject.kind.verb(),
+                RecordKind::Change(change) => change.kind.verb(),
                 RecordKind::Unconfirmed(_) => "unconfirmed",
                 RecordKind::Message => "message",
                 RecordKind::Refresh => "refresh",
@@ -265,7 +265,7 @@ fn objects_that_records_share_are_written_and_kept_once() {
         assert_eq!(known(&second), known(&hub));
         let copies = saved(&second).log.records.into_iter().filter(|saved| match &saved.record.kind {
             RecordKind::Change(ObjectChange { prior: PriorState::Known(version), .. }) => {
-                matches!(&version.was, Was::Object(object) if !object.is_empty())
+                matches!(&version.was, PriorObject::Object(object) if !object.is_empty())
             }
             _ => false,
         });

@@ -112,8 +112,8 @@ impl Sessions {
     }
 
     /// A connection takes its session over. `None` where the session belongs to other credentials, or there are too many
-    /// sessions. `head` is where the log stands.
-    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, head: Sequence, now: Instant) -> Option<Resumed> {
+    /// sessions. `end` is where the log stands.
+    pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, end: Sequence, now: Instant) -> Option<Resumed> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
@@ -132,7 +132,7 @@ impl Sessions {
                 positions: Vec::new(),
                 scopes: scopes.clone(),
                 past: PastScopes::default(),
-                left_at: head,
+                left_at: end,
                 is_lost: false,
                 retracted: Vec::new(),
                 holder: None,
@@ -143,7 +143,7 @@ impl Sessions {
         }
         session.connection = connection;
         session.taken = now;
-        let until = if session.gone.take().is_some() { session.left_at } else { head };
+        let until = if session.gone.take().is_some() { session.left_at } else { end };
         session.change_to(scopes, until);
         Some(Resumed {
             hold: Hold { id: id.id, connection },
@@ -167,9 +167,9 @@ impl Sessions {
         self.update(hold, |session| session.holder = Some(holder));
     }
 
-    /// The page has these scopes from now on, where the log stands at `head`.
-    pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, head: Sequence) {
-        self.update(hold, |session| session.change_to(scopes, head));
+    /// The page has these scopes from now on, where the log stands at `end`.
+    pub(crate) fn change_to(&self, hold: &Hold, scopes: &Scopes, end: Sequence) {
+        self.update(hold, |session| session.change_to(scopes, end));
     }
 
     /// Where the page stands with an entity, if it has ever acknowledged anything of it.
@@ -233,11 +233,11 @@ impl Sessions {
     }
 
     /// A connection is over.
-    pub(crate) fn leave(&self, hold: &Hold, retracted: Vec<(EntityIndex, Retracted)>, head: Sequence, now: Instant) {
+    pub(crate) fn leave(&self, hold: &Hold, retracted: Vec<(EntityIndex, Retracted)>, end: Sequence, now: Instant) {
         let known = &mut *lock(&self.known);
         if let Some(session) = known.sessions.get_mut(&hold.id).filter(|it| it.connection == hold.connection) {
             session.gone = Some(now);
-            session.left_at = head;
+            session.left_at = end;
             session.retracted = retracted;
             session.holder = None;
             known.gone.push_back((now, hold.id));

@@ -79,7 +79,7 @@ pub(crate) struct Settle {
 pub(crate) struct WriteStart {
     at: Instant,
     /// Where the log stood.
-    pub(crate) head: Sequence,
+    pub(crate) log_end: Sequence,
     /// What pages may have missed then, its own among them, which was saving already; and the number of the window.
     unsettled: Option<(Sequence, u64)>,
     /// The mark of a window that was over then, and not put away yet.
@@ -178,15 +178,15 @@ impl Settle {
         }
     }
 
-    /// The request of a write comes. It leaves no trace here: it may be refused. `head` is where the log stands.
-    pub(crate) fn start_write(&self, now: Instant, head: Sequence, times: &SettleTimes) -> WriteStart {
+    /// The request of a write comes. It leaves no trace here: it may be refused. `log_end` is where the log stands.
+    pub(crate) fn start_write(&self, now: Instant, log_end: Sequence, times: &SettleTimes) -> WriteStart {
         let (mut unsettled, mut over) = (None, None);
         match &self.window {
             Some(window) if self.is_over(now, times) => over = Some(window.mark),
             Some(window) => unsettled = Some((window.from, window.born)),
             None => {}
         }
-        WriteStart { at: now, head, unsettled, over }
+        WriteStart { at: now, log_end, unsettled, over }
     }
 
     /// Its body is here: until it ends, it is not quiet.
@@ -196,12 +196,12 @@ impl Settle {
 
     /// True when something was published while it was on its way.
     fn was_overtaken(&self, write: &WriteStart) -> bool {
-        self.published > write.head
+        self.published > write.log_end
     }
 
     /// True when something was added while it was on its way, or had not settled when it came.
     pub(crate) fn was_added_beside(&self, write: &WriteStart) -> bool {
-        let from = write.unsettled.map_or(write.head, |(from, _)| from.min(write.head));
+        let from = write.unsettled.map_or(write.log_end, |(from, _)| from.min(write.log_end));
         self.added > from
     }
 
@@ -217,7 +217,7 @@ impl Settle {
         // A window that has ended since was resent a last time while this page was saving.
         let born = self.window.as_ref().map(|window| window.born);
         let missed = write.unsettled.filter(|(_, known)| born != Some(*known)).map(|(from, _)| from);
-        let from = missed.map_or(write.head, |from| from.min(write.head));
+        let from = missed.map_or(write.log_end, |from| from.min(write.log_end));
         let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
         let is_contended = born.is_some() || missed.is_some() || self.was_overtaken(write);
         let window = self.window.get_or_insert(ContendedWindow {
@@ -296,20 +296,20 @@ impl Settle {
         self.stale_list = self.stale_list.max(self.lists.ended);
     }
 
-    /// Something was published, and the log stands at `head`. A list that is read at the same time may be older, and undo it
-    /// on its page; and a page may be saving that object still. `has_added`: some page had to add something; `is_change_of` returns
-    /// whether the object of a key was published.
+    /// Something was published, and the log stands at `log_end`. A list that is read at the same time may be older, and
+    /// undo it on its page; and a page may be saving that object still. `has_added`: some page had to add something;
+    /// `is_change_of` returns whether the object of a key was published.
     pub(crate) fn published(
         &mut self,
         now: Instant,
-        head: Sequence,
+        log_end: Sequence,
         has_added: bool,
         is_change_of: impl Fn(&str) -> bool,
     ) {
-        self.published = head;
+        self.published = log_end;
         self.lists_may_be_older(now);
         if has_added {
-            self.added = head;
+            self.added = log_end;
         }
         let undone =
             self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, has_added, is_change_of);
@@ -427,7 +427,7 @@ mod tests {
     struct World {
         start: Instant,
         settle: Settle,
-        head: u64,
+        end: u64,
         base: u64,
         /// When something was resent, and from where on.
         repeats: Vec<(f64, Due)>,
@@ -441,7 +441,7 @@ mod tests {
         fn new() -> Self {
             let start = Instant::now();
             let before = start.checked_sub(Duration::from_secs(100)).unwrap_or(start);
-            Self { start, settle: Settle::new(before), head: 0, base: 0, repeats: Vec::new() }
+            Self { start, settle: Settle::new(before), end: 0, base: 0, repeats: Vec::new() }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -450,7 +450,7 @@ mod tests {
 
         /// A request whose body is there at once.
         fn begins(&mut self, from: f64) -> WriteStart {
-            let write = self.settle.start_write(self.at(from), Sequence(self.head), &TIMES);
+            let write = self.settle.start_write(self.at(from), Sequence(self.end), &TIMES);
             self.settle.write_arrives(&write);
             write
         }
@@ -459,8 +459,8 @@ mod tests {
         fn succeeds(&mut self, write: &WriteStart, to: f64) {
             self.until(to);
             self.settle.write_confirmed(write, self.at(to), || Sequence::ZERO);
-            self.settle.published(self.at(to), Sequence(self.head + 1), true, |_| true);
-            self.head += 1;
+            self.settle.published(self.at(to), Sequence(self.end + 1), true, |_| true);
+            self.end += 1;
             assert!(!self.settle.write_ends(write, self.at(to)));
         }
 
@@ -485,7 +485,7 @@ mod tests {
             let mut now = self.start;
             while let Some(due) = self.settle.due(now, &TIMES).filter(|due| *due <= end) {
                 now = due.max(now);
-                let again = self.settle.repeat(now, Sequence(self.base)..Sequence(self.head), &TIMES);
+                let again = self.settle.repeat(now, Sequence(self.base)..Sequence(self.end), &TIMES);
                 self.repeats.extend(again.into_iter().map(|due| ((now - self.start).as_secs_f64(), due)));
             }
         }
@@ -548,7 +548,7 @@ mod tests {
         let mut world = World::new();
         for second in 0..250 {
             world.write(f64::from(second), f64::from(second) + 0.2);
-            world.base = world.head.saturating_sub(8);
+            world.base = world.end.saturating_sub(8);
         }
         world.until(300.0);
         let last: Vec<Range<u64>> =
@@ -561,7 +561,7 @@ mod tests {
         let mut world = World::new();
         for second in 0..450 {
             world.write(f64::from(second), f64::from(second) + 0.2);
-            world.base = world.base.max(if second < 150 { world.head } else { 0 });
+            world.base = world.base.max(if second < 150 { world.end } else { 0 });
         }
         assert_eq!(world.settle.unsettled_from(), Some(Sequence(300)));
     }
@@ -604,7 +604,7 @@ mod tests {
         let mut world = World::new();
         world.write(0.0, 0.5);
         world.until(1.0);
-        let slow = world.settle.start_write(world.at(1.0), Sequence(world.head), &TIMES);
+        let slow = world.settle.start_write(world.at(1.0), Sequence(world.end), &TIMES);
         world.until(20.0);
         assert_eq!((world.repeats(), world.settle.unsettled_from()), (vec![], None), "it has not come");
         world.settle.write_arrives(&slow);
@@ -621,7 +621,7 @@ mod tests {
     #[test]
     fn what_was_published_while_a_body_was_on_its_way_is_resent() {
         let mut world = World::new();
-        let slow = world.settle.start_write(world.at(0.0), Sequence(world.head), &TIMES);
+        let slow = world.settle.start_write(world.at(0.0), Sequence(world.end), &TIMES);
         world.write(1.0, 1.5);
         world.until(20.0);
         assert!(world.settle.window.is_none());

@@ -37,7 +37,7 @@ pub(crate) struct Subscriber {
     pub(super) state: Mutex<SubscriberState>,
     pub(super) core: Arc<Core>,
     /// Its shard, and its place there.
-    pub(crate) seat: OnceLock<(usize, usize)>,
+    pub(crate) slot: OnceLock<(usize, usize)>,
 }
 
 /// Where a subscriber stands and what it follows.
@@ -136,7 +136,7 @@ impl Subscriber {
             pings: 0,
             ended: None,
         };
-        Self { state: Mutex::new(state), sink, core, seat: OnceLock::new() }
+        Self { state: Mutex::new(state), sink, core, slot: OnceLock::new() }
     }
 
     pub(crate) fn wake(&self) {
