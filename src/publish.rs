@@ -1,4 +1,4 @@
-//! Checks changes and messages before they enter the log: a change that would break pages is refused.
+//! Checks changes and messages before they enter the log and are broadcast: a change that would break pages is refused.
 
 use std::sync::Arc;
 

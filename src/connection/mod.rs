@@ -1,8 +1,21 @@
 //! Every open socket: how many there may be, what each receives and sends, and how they close when the server shuts
-//! down.
+//! down. Top down:
 //!
-//! Top down: [`task`] drives one socket, [`closing`], [`outbound`] and [`inbound`] are what it does, [`state`] is what
-//! it keeps, [`registry`] is what all sockets share, and [`transport`] reads and writes one stream.
+//! | file | holds |
+//! |---|---|
+//! | `task` | the task of one socket: what it does at each wake, in order |
+//! | `inbound` | what the page sends: subscriptions, calls, pongs and its close |
+//! | `outbound` | the slow path: what the fan-out could not write, reads of snapshots, and runs of visibility hooks |
+//! | `closing` | how the socket ends |
+//! | `reauth` | whether the socket may stay open, and whether it may be subscribed |
+//! | `state` | what one socket keeps |
+//! | `registry` | the table of open sockets, and what all of them share |
+//! | `snapshots` | the runs of the snapshot hooks, each shared by many pages |
+//! | `limits` | connection limits, and the token bucket of the rate limits |
+//! | `meter` | the rate limit of what one page sends |
+//! | `outbox` | everything that waits to be written to one socket |
+//! | `signals` | signals of other tasks to the task of one socket |
+//! | `transport` | the stream under the socket: a plain TCP stream, or another one |
 
 mod closing;
 mod inbound;

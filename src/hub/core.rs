@@ -69,11 +69,11 @@ pub(crate) struct DeliveryTimes {
 /// about 12 ms where that has a thousand events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// So many lines are sent at once. A replay of more is a long one.
+    /// The most lines that are sent without a pause. A longer replay is paced.
     pub(crate) long: usize,
-    /// Of a long one, so many are sent behind these …
+    /// Lines in each further piece of a paced replay.
     pub(crate) at_once: usize,
-    /// … each time so long after the ones before.
+    /// The pause after such a piece. After a larger piece the pause is longer in proportion.
     pub(crate) every: Duration,
 }
 

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const RESYNC: &str = "$resync";
 /// Objects of so many bytes are not parsed under the log's lock.
 pub(super) const LARGE: usize = 16 * 1024;
-/// Of many scopes that an id may be unique in, so many are tried.
+/// The most scopes that are tried one by one for an id.
 const MAX_KEYS: usize = 16;
 
 /// What is needed to encode the changes of one entity.
@@ -85,17 +85,17 @@ impl EntityEncoder {
         self.is_scoped || self.view.is_some()
     }
 
-    /// Whether pages can bear a row of this kind.
+    /// Whether pages tolerate a row of this kind.
     pub(crate) fn accepts_row(&self, change: &Change) -> bool {
         self.widget.check(change.kind(), &Object::of(change.object()).unwrap_or_default()).is_ok()
     }
 
-    /// Whether pages can bear this object in a change of this kind.
+    /// Whether pages tolerate this object in a change of this kind.
     pub(crate) fn accepts(&self, kind: ChangeKind, object: &str) -> bool {
         Object::of(object).is_some_and(|object| self.widget.check(kind, &object).is_ok())
     }
 
-    /// The same of an add, of which all fields must be known besides.
+    /// As [`accepts`](Self::accepts), for an add, of which enough must be known: see [`is_enough`](Self::is_enough).
     pub(crate) fn can_add(&self, object: &[u8], whole: bool) -> bool {
         self.is_enough(whole) && std::str::from_utf8(object).is_ok_and(|object| self.accepts(ChangeKind::Add, object))
     }
@@ -125,8 +125,8 @@ impl EntityEncoder {
         Upsert::of(can_add.then(|| self.head(ChangeKind::Add)), self.head(ChangeKind::Update), object)
     }
 
-    /// The same of one that was only ever added: a page that has it needs nothing, and the client applies a thousand adds
-    /// in the time of four updates.
+    /// As [`encode_upsert`](Self::encode_upsert), for an object that was only added: a page that has it needs nothing,
+    /// and the client applies a thousand adds in the time of four updates.
     pub(crate) fn encode_add(&self, object: &Bytes) -> Upsert {
         Upsert::alone(self.head(ChangeKind::Add), object)
     }

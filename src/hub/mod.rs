@@ -2,30 +2,45 @@
 //!
 //! # The life of a record
 //! 1. [`Hub::publish`] merges a change with what the log knows of its object and appends a record (`append`), under the
-//!    log's lock alone. Deletions leave a tombstone.
+//!    log's lock. Large objects are merged before that, outside the lock. Deletions leave a tombstone.
 //! 2. The fan-out tasks wake (`fanout`), one per worker, each with a shard of the subscribers. A task makes one envelope of
 //!    each record, and sends every subscriber what the visibility filter (`visibility`) lets it receive.
 //! 3. When the entity's writes have gone quiet (`settle`), what may have met a page that was saving is resent once, in its
 //!    newest state: a debounced repeat. Deletions have reminders (`reminders`).
-//! 4. The record is trimmed: the oldest of the entity and scopes that cost most. A page that needed it gets a snapshot.
+//! 4. The record is trimmed: the oldest of the entity and scopes that cost most. A live page that has not been sent the
+//!    record is closed with 1013. A page whose replay needs the record gets a snapshot.
 //!
 //! # The phases of a subscription
 //! ```text
-//!              missed, and the log reaches back
-//!   subscribe ---------------------------------> CatchingUp ----- sent to the end of the log -----> Live
-//!       |                                          ^     |                                          |
-//!       | the log does not reach back     snapshot |     | trimmed meanwhile                        | refresh, torn
-//!       |                                          |     v                                          | repeat, new scopes
-//!       +-------------------------------------> NeedsSnapshot <-------------------------------------+
+//!       +---------------------------------------+
+//!       |                                       v
+//!   subscribe -------> CatchingUp -----------> Live
+//!       |                ^     |                |
+//!       |                |     v                |
+//!       +------------> NeedsSnapshot <----------+
 //! ```
+//! - subscribe -> Live: nothing was missed, or its replay comes later.
+//! - subscribe -> CatchingUp: something was missed, and the log reaches back.
+//! - subscribe -> NeedsSnapshot: the log does not reach back, the entity was refreshed since, or the scopes have
+//!   changed.
+//! - CatchingUp -> Live: everything was sent to the end of the log, or the rest is paced.
+//! - NeedsSnapshot -> CatchingUp: the snapshot has come, or the marker in its place.
+//! - CatchingUp or Live -> NeedsSnapshot: a refresh, new scopes, a torn repeat, a resend whose records were trimmed,
+//!   ids reported as gone that may be in use again, or hooks that failed for more objects than are remembered. Also,
+//!   where the log does not reach back, a key that two pages share.
+//!
+//! Without a snapshot hook, a refresh is sent as the marker, and changes no phase.
+//!
 //! A subscriber itself is on the fast path (the fan-out sends), on the slow path (its own task sends, a bounded chunk at a
 //! time), waits for hooks, or has left: see `subscriber`.
 //!
 //! # Invariants
 //! - A subscriber's cursor never goes back. What is sent besides news is a resend, or a retraction.
 //! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
-//! - Locks are taken in this order: a subscriber's state, the log, settling, reminders, sessions. No lock is held across
-//!   an await or while a hook runs. A sink takes what fits at once: it never waits.
+//! - Locks are taken in this order: a shard's list, a subscriber's state, then its sink or the log, and under the log
+//!   settling, reminders or sessions. A write's stage and the log file's lock come before the log, too. No other lock
+//!   is taken under a sink, settling, reminders or sessions. No lock is held across an await or while a hook runs. A
+//!   sink takes what fits at once: it never waits.
 //! - While hooks are asked about a chunk, nothing else is sent to its page.
 //! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 
@@ -142,8 +157,8 @@ impl Hub {
         audit::published(&self.core.encoder(entity).entity, id, kind, scopes, recipients);
     }
 
-    /// Has every page of an entity brought to the store's state, or sent that it must load its list again; once more when
-    /// the writes are answered that are on their way.
+    /// Brings every page of an entity to the store's state: by a snapshot, or by the marker after which it must load
+    /// its list again. Does so once more when the writes in flight have ended, unless all of them are refused.
     pub(crate) fn refresh(&self, entity: EntityIndex) {
         let _ongoing = self.change_begins();
         lock(&self.core.settles)[usize::from(entity.0)].refreshed();
@@ -183,7 +198,7 @@ impl Hub {
         self.fanout.serve(subscriber);
     }
 
-    /// Takes a subscriber off the list, once: another may have its seat after that. Nothing is sent to its sink any more.
+    /// Removes a subscriber once: its slot may belong to another one afterwards. Nothing more is sent to its sink.
     pub(crate) fn leave(&self, subscriber: &Subscriber, now: Instant) {
         if subscriber.leave(now) {
             self.fanout.remove(subscriber);

@@ -1,4 +1,4 @@
-//! What one page is reminded to take away: objects that left its sight, and what was deleted while it was away.
+//! What one page is reminded to take away: objects that left its visibility, and what was deleted while it was away.
 //!
 //! A page cannot apply a deletion while the event's form is open, and nothing shows that. So each is resent at the times of
 //! [`ReminderTimes`]. There are three kinds:
@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::{log::ObjectRef, reminders::ReminderTimes, snapshot::SnapshotFrames};
 use crate::sequence::Sequence;
 
-/// Objects that one subscription is reminded of at most. One change may move very many out of sight; of more than these
-/// a page is sent the deletion once.
+/// The most objects that one subscription is reminded of. One change may move very many out of a page's visibility; of
+/// more than these the page is sent the deletion once.
 const MAX_OBJECTS: usize = 512;
 /// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
 const MAX_LISTS: usize = 4;
@@ -37,7 +37,7 @@ pub(crate) struct Retractions {
     sent_of_list: usize,
 }
 
-/// An object that is out of sight, by its id: that is all that its page knows.
+/// An object outside a page's visibility, found by its id: the page knows nothing else of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Retraction {
     /// What the log finds it by.
@@ -49,7 +49,7 @@ pub(crate) struct Retraction {
     is_due: bool,
 }
 
-/// The objects of one page that are out of its sight, as they outlive its connection.
+/// The objects outside one page's visibility, as they outlive its connection.
 pub(crate) type Retracted = BTreeMap<Arc<str>, Retraction>;
 
 /// How often something was resent, and when the last time.
@@ -112,13 +112,13 @@ impl Retractions {
         &self.objects
     }
 
-    /// An object may be showing that is out of sight: it is looked at after the next [`look`](Self::look).
+    /// The page may show an object outside its visibility: the object is looked at after the next [`look`](Self::look).
     pub(crate) fn recheck(&mut self, key: Arc<str>, id: Arc<str>) {
         let retraction = Retraction { key, reminders: None, undecided_from: None, is_due: true };
         self.objects.entry(id).or_insert(retraction).is_due = true;
     }
 
-    /// It was sent that an object is gone.
+    /// The page was sent a deletion of this object.
     pub(crate) fn left(&mut self, object: &ObjectRef, now: Instant) {
         if let Some(known) = self.known(object) {
             known.undecided_from = None;
@@ -133,7 +133,7 @@ impl Retractions {
         let Some(known) = self.known(object) else {
             return false;
         };
-        // To one that was sent before that it is gone, this is no news.
+        // A page that was already sent the deletion is reminded of it in any case.
         if known.reminders.is_none() || known.undecided_from.is_some() {
             known.undecided_from = Some(known.undecided_from.map_or(from, |earlier| earlier.min(from)));
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
@@ -153,7 +153,7 @@ impl Retractions {
         Some(known)
     }
 
-    /// It was sent an object: that is in its sight.
+    /// The page was sent an object, which is within its visibility.
     pub(crate) fn entered(&mut self, id: &str) {
         let removed = self.objects.remove(id);
         self.reminded -= usize::from(removed.is_some_and(|known| known.reminders.is_some()));

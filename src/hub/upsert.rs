@@ -13,7 +13,7 @@ use crate::{
 /// which is cheaper to write and to keep than several pieces.
 const SHARED_FROM: usize = 4 * 1024;
 
-/// An add, where pages can bear one, and an update.
+/// An add, where pages tolerate one, and an update.
 #[derive(Debug)]
 pub(crate) struct Upsert {
     frame: Frame,

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | the request's method and path name an entity, and perhaps an object | `route`, `watcher` |
 //! | the handler receives a [`LiveWrite`](live_write::LiveWrite) | `live_write` |
-//! | the request's body is copied while the handler reads it | `capture` |
+//! | [`RequestBody`](crate::body::RequestBody) copies the request's body while the handler reads it | `capture` |
 //! | writes of one object run one at a time | `keyed_lock`, `object_lock` |
 //! | the response is read ahead, and the change is published before the client receives it | `exchange` |
 //! | request and response become a change | `request_body`, `derive` |
+//! | the row is read back, and the change is published | `publication` |
 //! | a log line names what is missing for one | `hints` |
 //! | the write goes on although its client is gone | `detached` |
 

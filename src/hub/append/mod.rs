@@ -75,7 +75,8 @@ pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &st
     core.wake();
 }
 
-/// Has every page of an entity brought to the store's state, or sent that it must load its list again.
+/// Brings every page of an entity to the store's state: by a snapshot, or by the marker after which it must load its
+/// list again.
 pub(super) fn refresh(core: &Core, entity: EntityIndex) {
     let now = Instant::now();
     lock(&core.settles)[usize::from(entity.0)].lists_may_be_older(now);

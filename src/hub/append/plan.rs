@@ -93,7 +93,7 @@ impl<'a> Appender<'a> {
         let meanwhile = meanwhile.filter(|_| change.kind() == ChangeKind::Add)?;
         let (sequence, newer, known) =
             log.newest_record(self.entity, key).filter(|(at, ..)| meanwhile.contains(*at))?;
-        // What was published elsewhere is nothing to it.
+        // A record of other scopes does not affect this add.
         if self.encoder.is_scoped && newer.scopes != *change.scopes() {
             return None;
         }

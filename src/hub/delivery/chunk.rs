@@ -73,7 +73,7 @@ impl Chunk {
         true
     }
 
-    /// Some of the objects that are out of a recipient's sight: that each is gone, or the object where it may be seen
+    /// Some of the objects outside a recipient's visibility: that each is gone, or the object where it may be seen
     /// again. With the ids in their order, and the one that follows.
     pub(crate) fn of_objects(
         resolver: Resolver<'_>,

@@ -1,4 +1,4 @@
-//! What one subscription is resent: what its page may have missed, what may have met a page that was saving, and the
+//! What one subscription is resent: the replay of what its page missed, what a saving page may have ignored, and the
 //! snapshot for a page that lost its place.
 //!
 //! A resend is *due*, is *being sent*, and has been *sent*. When some page was saving meanwhile it is sent again, a few

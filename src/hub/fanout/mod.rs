@@ -1,4 +1,5 @@
-//! The fast path: one task per worker hands what is new to the subscribers of its shard, and one resends what has settled.
+//! The fast path of the broadcast: one task per worker sends new records and repeats to the subscribers of its shard.
+//! One more task decides what is repeated: what has settled, and deletions.
 
 mod repeat;
 mod shard;
@@ -256,7 +257,7 @@ mod tests {
         tests::hub_of(vec![EntityEncoder::new("events", "event")], 1000, Delivery::Converging)
     }
 
-    /// A page whose task is on this runtime, and which stands at the head of the log.
+    /// A page whose task is on this runtime, and which stands at the end of the log.
     fn page(runtime: &Runtime, hub: &Arc<Hub>) -> (Arc<Page>, Arc<Subscriber>) {
         let page = Arc::new(Page::default());
         let subscriber = runtime.block_on(async {

@@ -113,7 +113,7 @@ pub(crate) struct ObjectChange {
     pub(crate) may_be_exception: bool,
     /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.
     pub(crate) is_claim: bool,
-    /// Of a large object, which is not parsed again for this: whether pages can bear it in an add, where it is whole.
+    /// Of a large object, which is not parsed again for this: whether pages tolerate it in an add, where it is whole.
     pub(crate) can_add: Option<bool>,
 }
 

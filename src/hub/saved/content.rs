@@ -101,7 +101,7 @@ impl Content {
         log.records.retain_mut(|saved| is_kept(&mut saved.record.entity));
         log.tombstones.retain_mut(|saved| is_kept(&mut saved.entity));
         if configured.iter().any(|entity| !entities.contains(entity)) {
-            // The log lacks what happened to an entity that is new, or was another. A page may stand at the head: it
+            // The log lacks what happened to an entity that is new, or was another. A page may stand at the end: it
             // has missed something all the same.
             log.head = log.head.next();
             log.trimmed = log.head;

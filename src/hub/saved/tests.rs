@@ -332,7 +332,7 @@ fn of_an_entity_that_was_another_or_is_new_nothing_is_known() {
                 (Sequence(0), Some(Sequence(0)))
             );
             assert_eq!(log.size().0, 1);
-            // Of a page that stood at the head as well.
+            // Of a page that stood at the end as well.
             assert!(log.start(new) > first.core.log_end() && log.start(new) == log.end());
         }
         let second = restarted(hub_of(vec![series()], 12), &kept, Duration::ZERO);

@@ -205,8 +205,8 @@ impl Settle {
         self.added > from
     }
 
-    /// It may have changed something, and counts from its beginning. `reach` is where the log stood so long ago that
-    /// settling waits for no write of then.
+    /// A write may have changed something. It counts from the arrival of its request. `reach` is where the log stood so
+    /// long ago that settling waits for no write of then.
     pub(crate) fn write_confirmed(&mut self, write: &WriteStart, now: Instant, reach: impl FnOnce() -> Sequence) {
         if self.window.as_ref().is_some_and(|window| Some(window.mark) == write.over) {
             self.window = None;
@@ -239,7 +239,7 @@ impl Settle {
         }
     }
 
-    /// It was refused: it leaves no trace. True when an earlier refresh must be done again.
+    /// A refused write leaves no trace. True when an earlier refresh must be done again.
     pub(crate) fn write_refused(&mut self, write: &WriteStart) -> bool {
         self.writes.forget(write.at);
         self.end_doubt(write.at, false)
@@ -250,7 +250,7 @@ impl Settle {
         self.refusals.note(now, key);
     }
 
-    /// It is answered. True when an earlier refresh must be done again.
+    /// A write has ended. True when an earlier refresh must be done again.
     pub(crate) fn write_ends(&mut self, write: &WriteStart, now: Instant) -> bool {
         self.writes.end(write.at, now);
         self.end_doubt(write.at, true)
@@ -277,7 +277,7 @@ impl Settle {
         self.lists.begun.push(now);
     }
 
-    /// It has the list, or nearly so.
+    /// A list's response has left, or nearly so.
     pub(crate) fn list_ends(&mut self, begun: Instant, now: Instant) {
         self.lists.end(begun, now);
         if begun <= self.published_at {

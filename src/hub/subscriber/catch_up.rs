@@ -78,7 +78,7 @@ enum Of {
 enum OfEntity {
     /// Its resend; with where the log stood behind the latest refresh that concerns its page.
     Resend { refreshed: Sequence },
-    /// Objects out of sight, each line at the place of its id, and the id that follows.
+    /// Objects outside the page's visibility, each line at the place of its id, and the id that follows.
     Objects { ids: Vec<Arc<str>>, next: Option<Arc<str>> },
     /// A list of deletions that everyone is reminded of.
     List,

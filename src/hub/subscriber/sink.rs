@@ -10,7 +10,7 @@ pub(crate) trait FrameSink: Send + Sync {
     fn is_direct(&self) -> bool;
     /// Touches what sending needs, so that the memory of several is fetched at one time.
     fn prefetch(&self) {}
-    /// Has its page asked for a pong soon.
+    /// Pings the page soon.
     fn ping(&self) {}
     /// Wakes the subscriber's own task: it has left the fast path, or there is news that only it can write.
     fn wake(&self);

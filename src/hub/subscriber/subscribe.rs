@@ -1,4 +1,4 @@
-//! How a subscriber joins, begins and ends a subscription, and what another identity of its page means.
+//! How a subscriber joins and resumes, begins and ends a subscription, and gets another identity.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     sequence::Sequence,
 };
 
-/// A page asks for its list so long before its handshake at most, as far as that list may lack what is published meanwhile.
+/// The longest time before its first connection at which a page requests a list that may lack changes.
 const LIST_BEFORE: Duration = Duration::from_secs(10);
 
 /// Where a new subscriber was when the log last knew of it.
@@ -272,8 +272,8 @@ impl Subscriber {
     }
 }
 
-/// What the log knows and this recipient must not see, its page may be showing: of what has moved, or was sent to who it was
-/// before.
+/// Rechecks the objects that the page may still show and that this recipient may have to lose: those that moved or
+/// changed, and those that were sent to its previous identity.
 fn recheck(core: &Core, subscription: &mut Subscription, log: &Log, recipient: &Recipient) {
     let is_filtered = core.encoder(subscription.entity).view.is_some();
     if !is_filtered && recipient.past.is_empty() && !log.has_moves(subscription.entity) {

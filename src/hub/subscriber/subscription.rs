@@ -83,7 +83,7 @@ impl Subscription {
         self.retractions.get_or_insert_default()
     }
 
-    /// It was sent an object, or that one has left its sight; true where it is reminded of that later.
+    /// The page was sent an object, or that one has left its visibility; true where it is reminded of that later.
     pub(super) fn marks(&mut self, core: &Core, object: &ObjectRef, leaves: bool, now: Instant) -> bool {
         if leaves && core.delivery == Delivery::Converging {
             self.retractions().left(object, now);

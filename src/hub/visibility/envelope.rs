@@ -121,7 +121,7 @@ pub(crate) struct Envelope {
     went_to: Scopes,
     frame: Cleared,
     moved: Option<Box<Moved>>,
-    /// The object leaves its recipient's sight.
+    /// The object leaves its recipient's visibility.
     leaves: bool,
     /// The object, where it is not for everyone.
     object: Option<Box<ObjectRef>>,
@@ -141,7 +141,7 @@ pub(crate) struct Addressed<'e> {
     pub(crate) frame: &'e Cleared,
     /// The object it is about, where that is not for everyone.
     pub(crate) object: Option<&'e ObjectRef>,
-    /// The object leaves the recipient's sight.
+    /// The object leaves the recipient's visibility.
     pub(crate) leaves: bool,
     audit: Option<&'e AuditEntry>,
 }
@@ -238,7 +238,7 @@ impl Envelope {
         }
     }
 
-    /// The same of an object that is not for everyone; and whether it leaves the recipient's sight.
+    /// The same, about an object that is not for everyone; and whether that leaves the recipient's visibility.
     pub(super) fn about(self, object: Option<Box<ObjectRef>>, leaves: bool) -> Self {
         Self { object, leaves, ..self }
     }
@@ -266,7 +266,8 @@ impl Envelope {
             if recipient.receives(&self.went_to) {
                 return None;
             }
-            // Who had the object is reminded with everyone; who had lost it before is reminded apart.
+            // Recipients that have the object are reminded with all others; recipients that lost it earlier are
+            // reminded separately.
             return match receives {
                 true => Some(Addressed { frame: &self.frame, object: None, leaves: false, audit }),
                 false if recipient.has_received_any(prior) => addressed(&self.frame, true),
@@ -316,8 +317,8 @@ pub(super) fn restricted_object(core: &Core, record: &Record) -> Option<Box<Obje
 }
 
 impl ObjectChange {
-    /// What a page is sent whose sight the object leaves. A large one is not read for its id while others wait for the log:
-    /// pages compare ids as text.
+    /// What a page is sent when the object leaves its visibility. A large object is not read for its id while others
+    /// wait for the log: pages compare ids as text.
     pub(super) fn leave_frame(&self, encoder: &EntityEncoder) -> Bytes {
         if self.object.len() < LARGE {
             encoder.encode_leave(&self.object)

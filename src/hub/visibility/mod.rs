@@ -7,8 +7,8 @@
 //! | `check` | [`VisibilityCheck`]: what the hooks `visible` and `project` are asked, and what follows |
 //! | `audit` | who was sent what |
 //!
-//! What is published in other scopes than before, or what a hook hides, *leaves* a recipient's sight: its page is sent a
-//! deletion. What comes in sight *enters*: its page is sent the whole object.
+//! An object that moves to other scopes, or that a hook hides, *leaves* a recipient's visibility: its page is sent a
+//! deletion. An object that becomes visible *enters*: the page is sent the whole object.
 
 mod audit;
 mod check;
@@ -86,10 +86,10 @@ impl Resolver<'_> {
             return self.reminder(record).map(Resolved::Send);
         }
         if !receives && !matches!(mode, Mode::Live) {
-            // What was sent to who it was before, its page may be showing.
+            // The page may still show what was sent to its previous identity.
             prior.push(PossiblyShown::something(&record.scopes, sequence));
         }
-        // What is nothing to it costs no frame.
+        // A record that does not concern the recipient costs no frame.
         if !receives && !recipient.has_received_any(&prior) {
             return None;
         }
