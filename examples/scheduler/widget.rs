@@ -80,5 +80,5 @@ async fn npm_ci() -> io::Result<()> {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(errors.lines().next().unwrap_or("it said nothing").to_owned()))
+    Err(io::Error::other(errors.lines().next().unwrap_or("no error output").to_owned()))
 }

@@ -352,7 +352,7 @@ async fn an_authenticator_that_fails_admits_no_socket_and_closes_none() {
         assert_eq!((live.stats().hooks_failed, live.stats().sockets_opened), (3, 1), "{failure:?}");
         tokio::time::sleep(every + Duration::from_secs(1)).await;
         assert!(live.stats().hooks_failed >= 4, "{failure:?}: it was asked about the open socket");
-        put(&server, 7, "told").await;
+        put(&server, 7, "received").await;
         assert_eq!(page.event().await.0, "update-event", "{failure:?}");
         trouble.ends();
         assert_eq!(socket(&server, &[]).await.0, 101, "{failure:?}");
@@ -383,8 +383,8 @@ async fn an_origin_whose_predicate_panics_is_refused_and_the_panic_counted() {
     assert_eq!(server.send(handshake.body("").unwrap()).await.status(), 403);
     assert_eq!((live.stats().hooks_failed, live.stats().origins_refused), (2, 2));
     assert_eq!(socket(&server, &[]).await.0, 101, "pages of the own host are not asked about");
-    put(&server, 7, "told").await;
-    assert_eq!(open.json().await["body"]["value"]["event"]["text"], "told");
+    put(&server, 7, "received").await;
+    assert_eq!(open.json().await["body"]["value"]["event"]["text"], "received");
     trouble.ends();
     assert_eq!(socket(&server, &foreign).await.0, 101);
     assert_eq!(live.stats().hooks_failed, 2);

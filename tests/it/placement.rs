@@ -32,7 +32,7 @@ where
             answer(200, r#"{"action":"updated"}"#)
         }
         (Method::PUT, "/events/large") => answer(200, &format!(r#"{{"x":"{}"}}"#, "x".repeat(3000))),
-        (Method::PUT, "/events/said") => {
+        (Method::PUT, "/events/published") => {
             write.expect("a watched write").publish(Change::delete("other").unwrap());
             answer(200, "")
         }
@@ -80,7 +80,7 @@ async fn suite(placement: &str, server: Server, live: LiveUpdates) {
         (Method::PUT, "/events/refused", sent, 409, vec![]),
         (Method::PUT, "/events/failed", sent, 200, vec![]),
         (Method::PUT, "/events/large", sent, 200, vec![update("large")]),
-        (Method::PUT, "/events/said", sent, 200, vec![deleted("other")]),
+        (Method::PUT, "/events/published", sent, 200, vec![deleted("other")]),
         (Method::DELETE, "/events/a%2Fb", "", 204, vec![deleted("a/b")]),
         (Method::POST, "/other", sent, 405, vec![]),
     ] {

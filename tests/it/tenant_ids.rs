@@ -16,7 +16,7 @@ use tower_live_updates::{
 use crate::support::{Page, Server, json as answer, read, usual};
 
 async fn by_token((): (), request: AuthRequest) -> Result<Identity, AuthError> {
-    Ok(Identity::new("somebody").with_scope(request.token()))
+    Ok(Identity::new("user").with_scope(request.token()))
 }
 
 fn event(id: u32, text: &str) -> Value {
