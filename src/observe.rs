@@ -148,7 +148,7 @@ stats! {
             pub writes_redirected: u64,
             /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
             /// published a second time.
-            pub writes_replayed: u64,
+            pub writes_deduplicated: u64,
             /// Writes completed after their client had disconnected.
             pub writes_detached: u64,
             /// Writes cancelled with their client, because too many were running without one or
