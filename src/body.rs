@@ -44,9 +44,9 @@ pub struct Axum;
 /// until this write has its object's lock. Read errors are the wrapped body's own.
 ///
 /// The inner service of [`LiveUpdatesLayer`](crate::LiveUpdatesLayer) takes `Request<RequestBody<B>>`; handlers of
-/// axum's `Router` need no change. An example with a service of one's own stands at
-/// [`LiveUpdatesService`](crate::LiveUpdatesService). Where a neighbour in a `ServiceBuilder` insists on axum's `Body`,
-/// use `live.layer().axum()` (feature `axum`).
+/// axum's `Router` need no change. [`LiveUpdatesService`](crate::LiveUpdatesService) has an example with a service of
+/// your own. Where a neighbour in a `ServiceBuilder` insists on axum's `Body`, use `live.layer().axum()` (feature
+/// `axum`).
 #[pin_project]
 pub struct RequestBody<B> {
     #[pin]

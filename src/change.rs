@@ -113,8 +113,9 @@ impl Change {
         Self::deletion(&raw).ok_or_else(|| no_usable_id(&raw))
     }
 
-    /// Publishes the change in this scope, for a [scoped entity](crate::Entity::scoped). Each call adds a scope. Identities
-    /// with any of the scopes receive the change.
+    /// Publishes the change in this scope, for a [scoped entity](crate::Entity::scoped). Each call adds a scope.
+    /// Identities with any of the scopes receive the change. A scope has at most 256 bytes and no control characters;
+    /// other names are ignored.
     ///
     /// ```
     /// use serde_json::json;
@@ -130,11 +131,11 @@ impl Change {
         self
     }
 
-    /// Names a scope that the object was in until now. Identities that have this scope, and none of the scopes the change is
-    /// published in, receive a delete. Each call adds a scope.
+    /// Names a scope that the object was in until now. Identities that have this scope, and none of the scopes the
+    /// change is published in, receive a delete. Each call adds a scope.
     ///
-    /// The layer knows the former scopes while its log holds the object's last change. Call this if the object may be older
-    /// than the log, or than the server's start.
+    /// The layer knows the previous scopes while its log holds the object's last change. Call this if the object may be
+    /// older than the log, or than the server's start.
     ///
     /// ```
     /// use serde_json::json;
@@ -212,7 +213,7 @@ impl Change {
         &self.scopes
     }
 
-    /// The former scopes of its object that the application named.
+    /// The previous scopes of its object that the application named.
     pub(crate) fn former_scopes(&self) -> &Scopes {
         &self.moved_from
     }

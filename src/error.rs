@@ -265,8 +265,8 @@ pub enum PublishError {
     /// [`LiveWrite::moved_from`](crate::LiveWrite::moved_from), or with a row found by
     /// [`Entity::load_scoped`](crate::Entity::load_scoped).
     #[error(
-        "{entity:?}: the object is in other scopes than the write; name its former scope with LiveWrite::moved_from, or give \
-         the entity a load_scoped hook that finds its row"
+        "{entity:?}: the object is in other scopes than the write; name its previous scope with LiveWrite::moved_from, \
+         or give the entity a load_scoped hook that finds its row"
     )]
     OtherScope {
         /// The entity.

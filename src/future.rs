@@ -28,6 +28,7 @@ use crate::{
 /// [`max_detached_writes`](crate::LiveUpdatesBuilder::max_detached_writes).
 ///
 /// `F` is the inner service's future, `M` the body mode, and `T` the result.
+#[must_use = "futures do nothing until they are polled"]
 #[pin_project]
 pub struct ResponseFuture<F, M, T> {
     #[pin]

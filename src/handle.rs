@@ -146,6 +146,10 @@ impl LiveUpdates {
 
     /// Publishes several changes in order, with no other change between them. If one is refused, none is published.
     ///
+    /// Exception: other changes may come before a large one (16 KiB or more, with what the log knows of its object).
+    /// This happens if an earlier one of `changes` is of the same object, or if other writers keep changing that
+    /// object.
+    ///
     /// ```
     /// use tower_live_updates::{Change, Entity, LiveUpdates};
     ///
@@ -167,8 +171,8 @@ impl LiveUpdates {
         self.shared.publisher.publish(index, &changes, None)
     }
 
-    /// Sends a message to an entity's handlers on the page, which receive `value` unchanged. A message is sent once and in
-    /// order.
+    /// Sends a message to an entity's handlers on the page, which receive `value` unchanged. A message is sent once and
+    /// in order. The size of a message is not limited; each takes room in the log.
     ///
     /// ```
     /// use serde_json::json;

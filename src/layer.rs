@@ -29,7 +29,7 @@ use crate::{
 /// | an idempotency cache, which answers repeated requests itself | outside |
 /// | whatever answers the writes | inside |
 ///
-/// `docs/troubleshooting.md` lists common mistakes, and the log lines about each.
+/// [Troubleshooting](crate::guide::troubleshooting) lists common mistakes, and the log lines about each.
 ///
 /// # Order
 /// Writes of one object (entity and id in the path) run one at a time: from the arrival of the request's body until the
@@ -37,7 +37,9 @@ use crate::{
 /// holds on one node, for changes made by these requests. It does not hold
 ///
 /// - if the id is in the body (`?editing=true`);
-/// - for an inner service that works in `call` instead of in the future it returns.
+/// - for an inner service that works in `call` instead of in the future it returns;
+/// - for a write that waits longer than [`write_lock_timeout`](crate::LiveUpdatesBuilder::write_lock_timeout) for an
+///   earlier one.
 ///
 /// An add takes no lock. It never overrides a change of the same object that was published after the add's request arrived.
 ///

@@ -44,7 +44,7 @@
 //! | see the protocol on one page | [`guide::protocol`] |
 //! | find out why a page receives nothing | [`guide::troubleshooting`] |
 //! | know what the layer costs | `docs/performance.md` in the repository |
-//! | follow the way of a write and of a page through the code | [`guide::architecture`] |
+//! | follow the life of a write and of a page in the code | [`guide::architecture`] |
 //!
 //! # Features
 //!

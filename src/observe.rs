@@ -90,11 +90,14 @@ stats! {
             /// [`session_retention`](crate::LiveUpdatesBuilder::session_retention) after it has disconnected. Expired sessions
             /// are dropped when the next page connects.
             pub sessions: u64,
-            /// Writes that are running to completion after their client has disconnected.
+            /// Writes that are running to completion at this moment, after their client has disconnected or an outer
+            /// timeout has fired. [`writes_detached`](Self::writes_detached) counts all since the process started.
             pub detached_writes: u64,
             /// Replays to pages that were loaded or have returned, one for each subscribed entity.
             pub replays: u64,
-            /// Objects that were resent because some page may have been saving when they were broadcast.
+            /// Objects and deletions that were sent besides new changes and first replays: debounced repeats, second
+            /// replays, reminders of deletions, rows of snapshots, and the later parts of a long replay. One for each
+            /// object, page and time.
             pub repeats: u64,
             /// Snapshots sent to pages, one for each page, entity and time.
             pub snapshots: u64,
@@ -105,14 +108,15 @@ stats! {
         counted {
             /// Handshakes answered with 200.
             pub handshakes: u64,
-            /// Handshakes answered with 403.
+            /// Handshakes answered with 403 because their credentials were refused.
             pub handshakes_denied: u64,
             /// Sockets accepted.
             pub sockets_opened: u64,
             /// Sockets closed with 1008, or refused with 403, because their credentials were refused: at connection, at
             /// revalidation, or because they have expired.
             pub sockets_denied: u64,
-            /// Sockets refused with 503: too many in all or of one principal, authentication unavailable, or shutting down.
+            /// Sockets refused with 503 (too many in all or of one principal, authentication unavailable, shutting
+            /// down) or with 414 (address too long).
             pub sockets_refused: u64,
             /// Requests refused because of their `Origin`.
             pub origins_refused: u64,
@@ -135,7 +139,8 @@ stats! {
             pub authentication_queue_timeouts: u64,
             /// Messages from pages that were not understood or not expected.
             pub messages_ignored: u64,
-            /// HTTP calls answered, each with an error.
+            /// Remote calls of pages, over HTTP or a socket. Each is answered with an error, since this crate offers no
+            /// methods.
             pub calls: u64,
             /// Changes published.
             pub changes_published: u64,
@@ -148,11 +153,15 @@ stats! {
             pub writes_redirected: u64,
             /// Writes that were answered from an idempotency cache (`Idempotent-Replayed` or `Idempotency-Replayed`), and not
             /// published a second time.
-            pub writes_replayed: u64,
-            /// Writes completed after their client had disconnected.
+            pub writes_deduplicated: u64,
+            /// Writes that went on after their client had disconnected or an outer timeout had fired.
+            /// [`detached_writes`](Self::detached_writes) has those that still run. Those that were then given up are
+            /// also in [`writes_dropped`](Self::writes_dropped).
             pub writes_detached: u64,
-            /// Writes cancelled with their client, because too many were running without one or
-            /// [`max_detached_writes`](crate::LiveUpdatesBuilder::max_detached_writes) is 0.
+            /// Writes given up after their client had disconnected or an outer timeout had fired: because too many were
+            /// running without their clients, because
+            /// [`max_detached_writes`](crate::LiveUpdatesBuilder::max_detached_writes) is 0, because the rest of the
+            /// request's body did not arrive within 5 s, or because no tokio runtime was left.
             pub writes_dropped: u64,
             /// Writes that proceeded without the keyed lock of their object, after
             /// [`write_lock_timeout`](crate::LiveUpdatesBuilder::write_lock_timeout).

@@ -153,9 +153,9 @@ impl fmt::Debug for Shared {
 
 /// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
 ///
-/// From [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint); an example stands at
-/// [`LiveUpdates::watch`](crate::LiveUpdates::watch). It answers on every path: mount it where the client's
-/// `RemoteEvents` expects it.
+/// Created by [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint);
+/// [`LiveUpdates::watch`](crate::LiveUpdates::watch) has an example. The endpoint answers on every path: mount it where
+/// the client's `RemoteEvents` expects it.
 #[derive(Clone, Debug)]
 pub struct LiveUpdatesEndpoint(pub(crate) Arc<Endpoint>);
 

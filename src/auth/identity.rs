@@ -11,11 +11,11 @@ use crate::{expiry::Expiry, scope::Scopes};
 /// ```
 /// use tower_live_updates::Identity;
 ///
-/// struct Session { tenant: u32 }
+/// struct Account { tenant: u32 }
 ///
-/// let identity = Identity::new("alice").with_data(Session { tenant: 7 });
+/// let identity = Identity::new("alice").with_data(Account { tenant: 7 });
 /// assert_eq!(identity.principal(), "alice");
-/// assert_eq!(identity.data::<Session>().map(|session| session.tenant), Some(7));
+/// assert_eq!(identity.data::<Account>().map(|account| account.tenant), Some(7));
 /// ```
 #[derive(Clone)]
 pub struct Identity {
@@ -164,7 +164,7 @@ pub enum AuthError {
     Denied,
     /// The token was valid once. As [`Denied`](Self::Denied), but a socket first receives one event of the entity
     /// `$session`, `{"type":"expired"}`, which the application's page can handle.
-    #[error("the session has expired")]
+    #[error("the credentials have expired")]
     Expired,
     /// The answer is not known at the moment.
     ///

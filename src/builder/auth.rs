@@ -317,8 +317,9 @@ impl<A> LiveUpdatesBuilder<A> {
     }
 
     /// How long a request waits for an authentication slot
-    /// ([`max_concurrent_authentications`](Self::max_concurrent_authentications)). Default: 10 s; at most a year; zero does
-    /// not wait. After that time
+    /// ([`max_concurrent_authentications`](Self::max_concurrent_authentications)). Default: 10 s; at most a year; zero
+    /// does not wait. After that time the request is counted in
+    /// [`Stats::authentication_queue_timeouts`](crate::Stats::authentication_queue_timeouts), and
     ///
     /// - the result is [`AuthError::Unavailable`]: handshakes are accepted and checked again with their sockets, sockets are
     ///   refused with 503 after a delay, and open sockets stay open;

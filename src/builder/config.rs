@@ -76,6 +76,15 @@ impl fmt::Debug for HasAuth {
 ///     .build()?;
 /// # Ok::<(), tower_live_updates::ConfigError>(())
 /// ```
+///
+/// [`build`](LiveUpdatesBuilder::build) returns [`ConfigError::Zero`](crate::ConfigError::Zero) for a zero where
+/// nothing could work:
+///
+/// - numbers and sizes: `max_connections`, `max_connections_per_principal`, `max_subscriptions`, both numbers of
+///   `max_message_rate`, `max_message_bytes`, `max_body_bytes`, `max_concurrent_authentications`, `max_log_records`,
+///   `max_log_bytes`;
+/// - times: `ping_interval`, `pong_timeout`, `write_timeout`, `hook_timeout`, `revalidation_interval`,
+///   `sealed_key_lifetime`, `log_retention`, `settle_max_wait`, and each wait of `deletion_reminders`.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct LiveUpdatesBuilder<A = WantsAuth> {

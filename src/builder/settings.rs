@@ -33,7 +33,8 @@ impl<A> LiveUpdatesBuilder<A> {
         self
     }
 
-    /// How long one call of an application's hook may take. Default: 5 s. A longer call counts as failed.
+    /// How long one call of an application's hook may take. Default: 5 s. A longer call counts as failed, in
+    /// [`Stats::hooks_failed`](crate::Stats::hooks_failed).
     pub fn hook_timeout(mut self, time: Duration) -> Self {
         self.config.watch.hook = time;
         self
@@ -49,7 +50,8 @@ impl<A> LiveUpdatesBuilder<A> {
     }
 
     /// How many sockets may be open at one time. Default: 50 000. One more is refused with 503 after a random delay, which
-    /// spreads clients that retry every two seconds.
+    /// spreads clients that retry every two seconds. It is counted in
+    /// [`Stats::sockets_refused`](crate::Stats::sockets_refused).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.connection.connections = connections.min(Semaphore::MAX_PERMITS);
         self
@@ -113,7 +115,8 @@ impl<A> LiveUpdatesBuilder<A> {
 
     /// How long a socket may send nothing, not even a pong, before its next ping closes it instead. Default: 75 s. It must
     /// be longer than [`ping_interval`](Self::ping_interval). A busy or frozen tab stops answering although it is healthy,
-    /// so shorter is not better.
+    /// so shorter is not better. A socket that is closed is counted in
+    /// [`Stats::sockets_closed_idle`](crate::Stats::sockets_closed_idle).
     pub fn pong_timeout(mut self, time: Duration) -> Self {
         self.config.connection.pong_timeout = time;
         self
@@ -121,7 +124,7 @@ impl<A> LiveUpdatesBuilder<A> {
 
     /// How long a write to a socket may make no progress before the socket is closed with 1013. Default: 10 s; at most a
     /// year. A socket that lags behind the log is closed at once if it still has to read more than 256 kB of records that
-    /// the log has dropped.
+    /// the log has dropped. Both are counted in [`Stats::sockets_closed_slow`](crate::Stats::sockets_closed_slow).
     pub fn write_timeout(mut self, time: Duration) -> Self {
         self.config.connection.write_timeout = within_a_year(time);
         self
@@ -140,7 +143,8 @@ impl<A> LiveUpdatesBuilder<A> {
         self
     }
 
-    /// How many records the log keeps. Default: 50 000. A socket that lags behind the start of the log is closed with 1013.
+    /// How many records the log keeps. Default: 50 000. A socket that lags behind the start of the log is closed with
+    /// 1013 and counted in [`Stats::sockets_closed_slow`](crate::Stats::sockets_closed_slow).
     pub fn max_log_records(mut self, records: usize) -> Self {
         self.config.log.records = records;
         self
@@ -209,6 +213,10 @@ impl<A> LiveUpdatesBuilder<A> {
     ///   names path, reason and remedy. An entity that is new, or configured differently, starts with an empty log.
     /// - The store must outlive the process, too. If it is restored from a backup, remove the file, or call
     ///   [`refresh`](crate::LiveUpdates::refresh).
+    /// - `build` returns [`ConfigError::LogFile`](crate::ConfigError::LogFile) if the folder does not exist or cannot
+    ///   be written, or if the file cannot be read.
+    /// - With [`Delivery::Plain`] there is no history to keep, and `build` returns
+    ///   [`ConfigError::LogFileWithPlain`](crate::ConfigError::LogFileWithPlain).
     ///
     /// ```no_run
     /// use tower_live_updates::{Entity, LiveUpdates};

@@ -219,8 +219,8 @@ impl Endpoint {
                 RevalidationRequest::of(presented.credentials, parts, &self.limits.revalidation, reads_extensions);
             if left_out > 0 {
                 self.observer().warn(format_args!(
-                    "{left_out} of the revalidation_headers of a socket are not kept, since together they exceed 4 kB: the \
-                     authenticator is called again without them; name fewer or shorter headers"
+                    "{left_out} of the revalidation_headers of a socket are not kept, since together they exceed \
+                     4 KiB: the authenticator is called again without them; name fewer or shorter headers"
                 ));
             }
             request

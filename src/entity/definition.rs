@@ -115,7 +115,7 @@ impl Entity {
     }
 
     /// The singular key of the object in a message, and the end of the message types: `event` gives
-    /// `{"type":"add-event","event":{…}}`. Default: the entity's name.
+    /// `{"type":"add-event","event":{…}}`. At most 64 bytes. Default: the entity's name.
     pub fn payload_key(mut self, key: impl Into<String>) -> Self {
         self.payload_key = key.into();
         self
@@ -200,15 +200,31 @@ impl Entity {
         self
     }
 
-    /// Where in a request's JSON the object is, as a JSON pointer (RFC 6901). Default: under the payload key if that holds
-    /// an object (the article's `{"event":{…}}`), else the whole body.
+    /// Where in a request's JSON the object is, as a JSON pointer (RFC 6901). Default: under the payload key if that
+    /// holds an object (the article's `{"event":{…}}`), else the whole body. `build()` returns
+    /// [`ConfigError::Pointer`] for a pointer that is neither empty nor starts with `/`.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// // PUT /events/7 with {"data":{"text":"Standup", …}}
+    /// let events = Entity::scheduler("/events").request_pointer("/data");
+    /// ```
     pub fn request_pointer(mut self, pointer: impl Into<String>) -> Self {
         self.request_pointer = Some(pointer.into());
         self
     }
 
-    /// Where in a response's JSON the stored object is, as a JSON pointer. Default: `item`, else the payload key, else the
-    /// whole response if it has an `id`.
+    /// Where in a response's JSON the stored object is, as a JSON pointer. Default: `item`, else the payload key, else
+    /// the whole response if it has an `id`. `build()` returns [`ConfigError::Pointer`] for a pointer that is neither
+    /// empty nor starts with `/`.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// // 200 with {"data":{"row":{"id":7,"text":"Standup", …}}}
+    /// let events = Entity::scheduler("/events").response_pointer("/data/row");
+    /// ```
     pub fn response_pointer(mut self, pointer: impl Into<String>) -> Self {
         self.response_pointer = Some(pointer.into());
         self

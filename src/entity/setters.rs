@@ -102,8 +102,8 @@ impl Entity {
     ///   keeps showing them.
     /// - Of a [scoped entity](Self::scoped) each row needs its scopes ([`Snapshot::scoped_by`]). A row is sent only to
     ///   identities that have one of them. [`visible`](Self::visible) is called for each row.
-    /// - If the scopes of an open page change, the hook is also called with the former scopes: rows that only these include
-    ///   are retracted.
+    /// - If the scopes of an open page change, the hook is also called with the previous scopes: rows that only these
+    ///   include are retracted.
     /// - All connections of a principal with the same scopes share one result for two seconds. So a principal must name one
     ///   user, whatever its data. Four calls run at one time.
     /// - An error, a panic, or a call longer than the builder's `hook_timeout` is logged and counted, and the call is
@@ -159,8 +159,8 @@ impl Entity {
     ///
     /// By default an id names one object of the entity:
     ///
-    /// - An object that is published in other scopes than before has moved. Identities with only the former scopes receive
-    ///   a delete. Identities with only the new scopes receive the whole object.
+    /// - An object that is published in other scopes than before has moved. Identities with only the previous scopes
+    ///   receive a delete. Identities with only the new scopes receive the whole object.
     /// - A deletion without a scope goes to the scopes of the object.
     /// - A request alone moves nothing. If the scopes of its write and of the object have nothing in common, the change is
     ///   not broadcast, unless [`LiveWrite::moved_from`](crate::LiveWrite::moved_from) or a row found by

@@ -25,7 +25,7 @@ use crate::{
     sequence::Sequence,
 };
 
-/// What pages are promised.
+/// What pages are promised. [Delivery guarantees](crate::guide::delivery) has the conditions and the costs.
 ///
 /// ```
 /// use tower_live_updates::{Delivery, Entity, LiveUpdates};
@@ -44,7 +44,8 @@ pub enum Delivery {
     #[default]
     Converging,
     /// Each change is sent once, in the protocol of the vendor's article alone: no key, no history, no repeats.
-    /// A page keeps what it missed, and what its own client dropped, until it is loaded again.
+    /// A page keeps what it missed, and what its own client dropped, until it is loaded again. Without keys,
+    /// `sealed_keys` has no effect.
     Plain,
 }
 

@@ -101,7 +101,7 @@ impl LiveWrite {
 
     /// Publishes this write's changes in this scope, for a [scoped entity](crate::Entity::scoped). Several calls name
     /// several scopes. They replace the scopes that the layer would find in the request, and hold for every change that
-    /// names no scope itself.
+    /// names no scope itself. A scope has at most 256 bytes and no control characters; other names are ignored.
     ///
     /// ```
     /// use axum::{Extension, Json};

@@ -66,7 +66,7 @@ impl Publication {
             }
         };
         if hints::is_replayed(&parts.headers) && !self.is_unpublished_add(&derived) {
-            self.target.watcher.observer().writes_replayed.up();
+            self.target.watcher.observer().writes_deduplicated.up();
             return None;
         }
         self.warn_of_oddities(&derived, transcript);

@@ -866,7 +866,7 @@ async fn a_response_replayed_from_a_cache_is_not_broadcast() {
         server.send(request(Method::DELETE, "/events/17", "")).await;
         server.send(again(create())).await;
         assert_eq!(page.received(&live).await.len(), 1, "{name}: the deletion");
-        assert_eq!(live.stats().writes_replayed, 3, "{name}");
+        assert_eq!(live.stats().writes_deduplicated, 3, "{name}");
         server.send(save()).await;
         assert_eq!(page.received(&live).await.len(), 1, "{name}: the header marks it as a first answer");
     }
