@@ -109,7 +109,7 @@ impl Entity {
     /// - An error, a panic, or a call longer than the builder's `hook_timeout` is logged and counted, and the call is
     ///   repeated twice. After that pages are asked to load their list again, as without this hook: see
     ///   [delivery](crate::guide::delivery#pages-that-were-away-for-too-long).
-    /// - A page receives the rows before anything else of this entity. More than 100 rows are sent in chunks, 24 updates a
+    /// - A page receives the rows before anything else of this entity. More than 100 rows are sent in chunks, 20 updates a
     ///   second, with new changes between them. A page that handles `$resync` is asked to load its list instead.
     /// - The hook runs to completion even if its page disconnects.
     /// - Rows without a usable id, and rows that would break pages ([`Entity::check`]), are left out, with a line in the

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::{Bound, Range},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -23,10 +24,14 @@ use crate::sequence::Sequence;
 const MAX_OBJECTS: usize = 512;
 /// Lists that wait for one subscriber. One that is far behind has the oldest forgotten: it will be replayed to.
 const MAX_LISTS: usize = 4;
+/// How long after they failed hooks are asked again where deletions have no reminders.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(crate) struct Retractions {
     objects: BTreeMap<Arc<str>, Retraction>,
+    /// How often the store was asked for undecided objects: it is asked further and further apart.
+    asked: usize,
     /// Objects that have reminders.
     reminded: usize,
     /// The first object that is due.
@@ -46,7 +51,18 @@ pub(crate) struct Retraction {
     pub(crate) reminders: Option<Reminders>,
     /// No hook could decide whether it may be seen, and nothing was sent of what was published from there on.
     pub(crate) undecided_from: Option<Sequence>,
+    /// Where its page stood in the log when it was noted.
+    at: Sequence,
     is_due: bool,
+}
+
+impl Retraction {
+    /// When its page is reminded next. Hooks that failed are asked again in any case.
+    fn next(&self, times: &ReminderTimes) -> Option<Instant> {
+        let reminders = self.reminders.as_ref()?;
+        let is_undecided = self.undecided_from.is_some() && reminders.sent == 0;
+        reminders.next(times).or_else(|| is_undecided.then(|| reminders.last + ASK_AGAIN))
+    }
 }
 
 /// The objects outside one page's visibility, as they outlive its connection.
@@ -98,9 +114,7 @@ impl Retractions {
     /// Those of a page that comes back: it is sent all of them.
     pub(crate) fn resumed(objects: Retracted, times: &ReminderTimes) -> Self {
         let mut resumed = Self { objects, ..Self::default() };
-        resumed
-            .objects
-            .retain(|_, it| it.is_due || it.reminders.is_some_and(|reminders| reminders.next(times).is_some()));
+        resumed.objects.retain(|_, known| known.is_due || known.next(times).is_some());
         resumed.objects.values_mut().for_each(|it| it.is_due = true);
         resumed.count();
         resumed.look();
@@ -114,14 +128,14 @@ impl Retractions {
 
     /// The page may show an object outside its visibility: the object is looked at after the next [`look`](Self::look).
     pub(crate) fn recheck(&mut self, key: Arc<str>, id: Arc<str>) {
-        let retraction = Retraction { key, reminders: None, undecided_from: None, is_due: true };
+        let retraction = Retraction { key, reminders: None, undecided_from: None, at: Sequence::MAX, is_due: true };
         self.objects.entry(id).or_insert(retraction).is_due = true;
     }
 
-    /// The page was sent a deletion of this object.
-    pub(crate) fn left(&mut self, object: &ObjectRef, now: Instant) {
+    /// The page was sent a deletion of this object, when it stood at this place of the log.
+    pub(crate) fn left(&mut self, object: &ObjectRef, (at, now): (Sequence, Instant)) {
         if let Some(known) = self.known(object) {
-            known.undecided_from = None;
+            (known.undecided_from, known.at) = (None, at);
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
             self.reminded += usize::from(is_new);
         }
@@ -129,14 +143,16 @@ impl Retractions {
 
     /// No hook could decide whether an object may be seen that was published from a place of the log on. False where
     /// there is no room to remember it.
-    pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, now: Instant) -> bool {
+    pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, (at, now): (Sequence, Instant)) -> bool {
+        let reminders = Reminders { last: now, sent: self.asked };
         let Some(known) = self.known(object) else {
             return false;
         };
         // A page that was already sent the deletion is reminded of it in any case.
         if known.reminders.is_none() || known.undecided_from.is_some() {
             known.undecided_from = Some(known.undecided_from.map_or(from, |earlier| earlier.min(from)));
-            let is_new = known.reminders.replace(Reminders::new(now)).is_none();
+            known.at = at;
+            let is_new = known.reminders.replace(reminders).is_none();
             self.reminded += usize::from(is_new);
         }
         true
@@ -147,8 +163,13 @@ impl Retractions {
         if self.reminded >= MAX_OBJECTS && !self.objects.get(&object.id).is_some_and(has_reminders) {
             return None;
         }
-        let new = || Retraction { key: object.key.clone(), reminders: None, undecided_from: None, is_due: false };
-        let known = self.objects.entry(object.id.clone()).or_insert_with(new);
+        let known = self.objects.entry(object.id.clone()).or_insert_with(|| Retraction {
+            key: object.key.clone(),
+            reminders: None,
+            undecided_from: None,
+            at: Sequence::MAX,
+            is_due: false,
+        });
         known.key = object.key.clone();
         Some(known)
     }
@@ -196,25 +217,23 @@ impl Retractions {
 
     /// When there is something to send next.
     pub(crate) fn next_due(&self, times: &ReminderTimes) -> Option<Instant> {
-        let objects = self.objects.values().filter_map(|known| known.reminders.as_ref());
-        let old = self.old.as_ref().map(|old| &old.reminders);
-        objects.chain(old).filter_map(|reminders| reminders.next(times)).min()
+        let old = self.old.as_ref().and_then(|old| old.reminders.next(times));
+        self.objects.values().filter_map(|known| known.next(times)).chain(old).min()
     }
 
     /// Begins to send what is due at this time.
     pub(crate) fn remind(&mut self, times: &ReminderTimes, now: Instant) {
-        let is_due = |reminders: &Reminders| reminders.next(times).is_some_and(|next| next <= now);
+        let is_due = |next: Option<Instant>| next.is_some_and(|next| next <= now);
         let mut any = false;
-        for known in self.objects.values_mut() {
-            if let Some(reminders) = known.reminders.as_mut().filter(|reminders| is_due(reminders)) {
-                *reminders = Reminders { last: now, sent: reminders.sent + 1 };
-                (known.is_due, any) = (true, true);
-            }
+        for known in self.objects.values_mut().filter(|known| is_due(known.next(times))) {
+            let sent = known.reminders.map_or(0, |reminders| reminders.sent);
+            known.reminders = Some(Reminders { last: now, sent: sent + 1 });
+            (known.is_due, any) = (true, true);
         }
         if any {
             self.look();
         }
-        if let Some(old) = self.old.as_mut().filter(|old| is_due(&old.reminders)) {
+        if let Some(old) = self.old.as_mut().filter(|old| is_due(old.reminders.next(times))) {
             old.sending.get_or_insert(OldPosition::Tombstone(old.tombstones.start));
         }
     }
@@ -222,6 +241,33 @@ impl Retractions {
     /// Begins to look at the objects that are due.
     pub(crate) fn look(&mut self) {
         self.next = self.objects.iter().find(|(_, known)| known.is_due).map(|(id, _)| id.clone());
+    }
+
+    /// Forgets the due objects of which nothing is known: those noted before the page loaded its list again, `reloaded`,
+    /// and those that no hook could decide on and the log does not hold. True where the store must be asked for one of
+    /// the latter.
+    pub(crate) fn forget_unknown(
+        &mut self,
+        reloaded: Sequence,
+        times: &ReminderTimes,
+        is_known: impl Fn(&str) -> bool,
+    ) -> bool {
+        if self.next.is_none() {
+            return false;
+        }
+        let mut asks = false;
+        self.objects.retain(|_, known| {
+            let is_outdated = known.is_due && known.at < reloaded;
+            let is_lost = known.is_due && known.undecided_from.is_some() && !is_known(&known.key);
+            asks |= is_lost && !is_outdated;
+            !is_outdated && !is_lost
+        });
+        if asks {
+            self.asked = (self.asked + 1).min(times.count().saturating_sub(1));
+        }
+        self.count();
+        self.look();
+        asks
     }
 
     /// The objects that are sent next.
@@ -252,7 +298,7 @@ impl Retractions {
         let is_ahead = |id: &Arc<str>| next.as_ref().is_some_and(|next| id >= next);
         self.objects.retain(|id, known| {
             known.is_due &= is_ahead(id);
-            known.is_due || known.reminders.is_some_and(|reminders| reminders.next(times).is_some())
+            known.is_due || known.next(times).is_some()
         });
         self.count();
         self.next = next;
@@ -313,12 +359,12 @@ mod tests {
         let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
         let later = |seconds| now + Duration::from_secs(seconds);
         ["a", "b"].into_iter().for_each(|key| retractions.recheck(key.into(), key.into()));
-        retractions.left(&object("c"), now);
-        retractions.left(&object("d"), now);
+        retractions.left(&object("c"), (Sequence::ZERO, now));
+        retractions.left(&object("d"), (Sequence::ZERO, now));
         assert!(due(&retractions).is_empty());
         retractions.look();
         assert_eq!(due(&retractions), ["a", "b"]);
-        retractions.left(&object("a"), later(5));
+        retractions.left(&object("a"), (Sequence::ZERO, later(5)));
         retractions.entered("d");
         retractions.objects_sent(Some("b".into()), &times);
         assert_eq!(due(&retractions), ["b"]);
@@ -337,7 +383,7 @@ mod tests {
     #[test]
     fn a_page_that_comes_back_is_sent_what_it_may_not_have_received() {
         let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
-        retractions.left(&object("a"), now);
+        retractions.left(&object("a"), (Sequence::ZERO, now));
         retractions.recheck("b".into(), "b".into());
         let mut retractions = Retractions::resumed(retractions.retracted().clone(), &times);
         assert_eq!(due(&retractions), ["a", "b"]);
@@ -350,11 +396,11 @@ mod tests {
     fn what_no_hook_could_decide_is_asked_again_until_something_is_sent() {
         let (mut retractions, now) = (Retractions::default(), Instant::now());
         let from = |retractions: &Retractions| retractions.objects["a"].undecided_from;
-        retractions.undecided(&object("a"), Sequence(7), now);
-        retractions.undecided(&object("a"), Sequence(9), now);
+        retractions.undecided(&object("a"), Sequence(7), (Sequence::ZERO, now));
+        retractions.undecided(&object("a"), Sequence(9), (Sequence::ZERO, now));
         assert_eq!(from(&retractions), Some(Sequence(7)));
-        retractions.left(&object("a"), now);
-        retractions.undecided(&object("a"), Sequence(11), now);
+        retractions.left(&object("a"), (Sequence::ZERO, now));
+        retractions.undecided(&object("a"), Sequence(11), (Sequence::ZERO, now));
         assert_eq!(from(&retractions), None);
     }
 
@@ -373,11 +419,14 @@ mod tests {
     fn however_many_leave_only_so_many_are_remembered() {
         let (mut retractions, now) = (Retractions::default(), Instant::now());
         for number in 0..5000 {
-            retractions.left(&object(&number.to_string()), now);
+            retractions.left(&object(&number.to_string()), (Sequence::ZERO, now));
         }
         assert_eq!(retractions.objects.len(), MAX_OBJECTS);
-        assert!(!retractions.undecided(&object("another"), Sequence(0), now), "the store must be asked");
-        assert!(retractions.undecided(&object("7"), Sequence(0), now));
+        assert!(
+            !retractions.undecided(&object("another"), Sequence(0), (Sequence::ZERO, now)),
+            "the store must be asked"
+        );
+        assert!(retractions.undecided(&object("7"), Sequence(0), (Sequence::ZERO, now)));
     }
 
     /// Ids that the store reported as gone when the log stood at 10.

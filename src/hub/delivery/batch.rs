@@ -97,20 +97,18 @@ impl Repeat {
         let log = lock(&core.log);
         let until = log.end();
         let is_filtered = core.encoder(entity).view.is_some();
-        let (is_torn, frames) = match &self.what {
-            // Each is asked what it may see.
-            Resent::Settled { range, is_last, .. } if is_filtered => {
-                (*is_last && range.start < log.start(entity), None)
-            }
-            Resent::Deletions(_) if is_filtered => (false, None),
+        let frames = match &self.what {
+            // Hooks are asked what each recipient may see.
+            _ if is_filtered => None,
+            Resent::Settled { range, is_last: true, .. } if range.start < log.start(entity) => None,
             Resent::Deletions(sequences) => {
                 let envelope = |&at: &Sequence| {
                     Some((at, Envelope::of_tombstone(core, entity, at, log.tombstone_at(entity, at)?)))
                 };
                 let few = sequences.len() <= REPEAT_FRAMES;
-                (false, few.then(|| sequences.iter().filter_map(envelope).collect()))
+                few.then(|| sequences.iter().filter_map(envelope).collect())
             }
-            Resent::Settled { range, is_last, known_before } => {
+            Resent::Settled { range, known_before, .. } => {
                 let pages = Pages::ThatHave { everything_before: *known_before };
                 let mode = Mode::Resend { from: range.start, pages };
                 let newest = core.newest(&log, entity, range.start, range.start, Sequence::MAX);
@@ -125,11 +123,10 @@ impl Repeat {
                     is_little
                 });
                 let frames: Vec<(Sequence, Envelope)> = records.take(REPEAT_FRAMES + 1).collect();
-                let is_torn = *is_last && range.start < log.start(entity);
-                (is_torn, (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames))
+                (frames.len() <= REPEAT_FRAMES && bytes <= REPEAT_BYTES).then_some(frames)
             }
         };
-        RepeatBatch { repeat: self.clone(), until, is_torn, frames }
+        RepeatBatch { repeat: self.clone(), until, frames }
     }
 }
 
@@ -138,8 +135,7 @@ pub(crate) struct RepeatBatch {
     pub(crate) repeat: Repeat,
     /// A subscriber that has been sent everything before this, and nothing else, can be sent it.
     pub(crate) until: Sequence,
-    /// The log may not hold all of it any more.
-    pub(crate) is_torn: bool,
-    /// With their sequence numbers; `None` where it is so much that each subscriber is sent it at its own pace.
+    /// With their sequence numbers; `None` where it is so much, or the log holds so little of it, that each subscriber's own
+    /// task sends it.
     pub(crate) frames: Option<Vec<(Sequence, Envelope)>>,
 }

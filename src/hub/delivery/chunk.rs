@@ -85,16 +85,14 @@ impl Chunk {
         let (mut chunk, mut ids) = (Self::new(usize::MAX), Vec::new());
         let log = resolver.log;
         while let Some((id, known)) = due.peek() {
-            let newest = log.newest_record(entity, &known.key);
-            let newest = newest.filter(|(at, ..)| log.is_newest(entity, &known.key, *at));
-            let line = match (newest, known.reminders) {
-                (Some((at, record, _)), Some(_)) => {
+            let line = match (log.current_record(entity, &known.key), known.reminders) {
+                (Some((at, record)), Some(_)) => {
                     let undecided = known.undecided_from.map(|from| Mode::Resend { from, pages: Pages::Any });
                     resolver.record(at, record, undecided.unwrap_or(Mode::Reminder))
                 }
-                (Some((at, record, _)), None) => resolver.record(at, record, Mode::Retract { from: Sequence::ZERO }),
-                (None, Some(_)) if known.undecided_from.is_none() => Some(resolver.reminder_by_id(entity, id)),
-                (None, _) => None,
+                (Some((at, record)), None) => resolver.record(at, record, Mode::Retract { from: Sequence::ZERO }),
+                (None, Some(_)) => Some(resolver.reminder_by_id(entity, id)),
+                (None, None) => None,
             };
             if !chunk.add(Position::Row(ids.len()), line) {
                 break;

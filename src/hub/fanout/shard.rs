@@ -31,12 +31,12 @@ impl Shard {
     /// Begins to serve it, where no task does.
     pub(super) fn begin(self: &Arc<Self>, log_end: impl FnOnce() -> Sequence) -> Option<Served> {
         // The flag is read first, since every subscriber that is woken does so.
-        if self.served.load(Ordering::Acquire) || self.served.swap(true, Ordering::AcqRel) {
+        if self.served.load(Ordering::Acquire) {
             return None;
         }
         // Fixed before any subscriber's first round of the slow path, which reads what came earlier.
         self.position.get_or_init(|| AtomicU64::new(log_end().0));
-        Some(Served(self.clone()))
+        (!self.served.swap(true, Ordering::AcqRel)).then(|| Served(self.clone()))
     }
 
     pub(super) fn position(&self) -> Sequence {
@@ -156,5 +156,24 @@ impl Drop for Sending<'_> {
         if let Some(repeat) = self.repeat.take() {
             self.shard.repeat(repeat);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_has_its_position_before_it_is_served() {
+        let shard = Arc::new(Shard::default());
+        let log_end = || {
+            assert!(!shard.is_served());
+            Sequence(7)
+        };
+        let served = shard.begin(log_end).unwrap();
+        assert!(shard.is_served() && shard.position() == Sequence(7));
+        assert!(shard.begin(|| Sequence(8)).is_none());
+        drop(served);
+        assert!(!shard.is_served() && shard.begin(|| Sequence(9)).is_some() && shard.position() == Sequence(7));
     }
 }

@@ -51,6 +51,12 @@ impl Log {
         self.change(sequence).map(|(record, change)| (sequence, record, change))
     }
 
+    /// The newest record of an object, where no refresh came since.
+    pub(crate) fn current_record(&self, entity: EntityIndex, key: &str) -> Option<(Sequence, &Record)> {
+        let (sequence, record, _) = self.newest_record(entity, key)?;
+        (sequence >= self.index(entity).refreshed).then_some((sequence, record))
+    }
+
     /// The changes that are the newest of their objects, of one entity.
     pub(crate) fn newest_of(&self, entity: EntityIndex) -> impl Iterator<Item = (Sequence, &Record, &ObjectChange)> {
         let newest = self.index(entity).newest.values();

@@ -445,6 +445,8 @@ fn another_release_and_junk_are_not_read() {
         assert_eq!(read(&good), Ok(()));
         let other = String::from_utf8(good.clone()).unwrap().replacen(env!("CARGO_PKG_VERSION"), "0.0.9", 1);
         assert!(read(other.as_bytes()).unwrap_err().contains("release 0.0.9"));
+        let secrets = format!("[{}]\n{{}}", "5".repeat(99));
+        assert!(!read(secrets.as_bytes()).unwrap_err().contains(&"5".repeat(20)), "nor is much of it shown");
         for end in 0..good.len() - 1 {
             assert!(read(&good[..end]).is_err(), "{end}");
         }

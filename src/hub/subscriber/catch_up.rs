@@ -202,7 +202,7 @@ impl Subscriber {
         let cursor = state.cursor;
         for (object, from) in undecided.iter().filter(|_| core.delivery == Delivery::Converging) {
             if let Some(subscription) = state.find(object.entity) {
-                let is_remembered = subscription.retractions().undecided(object, *from, now);
+                let is_remembered = subscription.retractions().undecided(object, *from, (cursor, now));
                 if !is_remembered && !subscription.needs_snapshot() {
                     // The hook that fails would be asked about all of it at once again.
                     let ask = Ask::At(now + REPLAY_EVERY);
@@ -212,7 +212,7 @@ impl Subscriber {
         }
         let mut audit = AuditBuffer::default();
         state.send(core, &*self.sink, sending, now, &mut audit);
-        waiting.iter().for_each(|(repeat, is_torn)| state.postpone(core, repeat, *is_torn, now));
+        waiting.iter().for_each(|repeat| state.postpone(core, repeat, now));
         drop(guard);
         audit.write(core, || self.identity());
     }
@@ -345,6 +345,18 @@ impl Subscription {
         let log_start = resolver.recipient.log_start(log, entity);
         if let Some(retractions) = &mut self.retractions {
             retractions.remind(&core.times.reminders, now);
+            // Without a snapshot hook, its page loaded its list again behind a refresh.
+            let reloaded = match core.encoder(entity).has_snapshot {
+                true => Sequence::ZERO,
+                false => log.refreshed_for(entity, resolver.recipient.identity.receives()),
+            };
+            let is_known = |key: &str| log.current_record(entity, key).is_some();
+            if retractions.forget_unknown(reloaded, &core.times.reminders, is_known) {
+                if !self.needs_snapshot() {
+                    self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+                }
+                return Some(NextChunk::Again);
+            }
             if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions) {
                 return send(chunk, OfEntity::Objects { ids, next });
             }
@@ -363,7 +375,12 @@ impl Subscription {
         }
         let resend = self.resend.as_mut()?;
         if resend.is_trimmed(log_start, now) {
-            self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+            if entity == core.resync {
+                // It has no state to be lost.
+                (self.resend, self.phase) = (None, Phase::Live { from: cursor });
+            } else {
+                self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+            }
             return Some(NextChunk::Again);
         }
         let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);

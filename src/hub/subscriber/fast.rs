@@ -53,17 +53,16 @@ impl Subscriber {
         let cursor = state.cursor.max(end);
         let mut audit = AuditBuffer::default();
         let mut stays = is_fast;
-        state.cursor = cursor;
+        let mut rest = cursor;
         if !frames.is_empty() {
             let ping = state.ping_when_due(&self.core, cursor, batch.now);
             let sink = (&*self.core, &*self.sink);
             let (accepted, reminds) = state.hand_over(sink, addressed, frames, ping, batch.now, &mut audit);
-            if let Some(&sequence) = sequences.get(accepted.frames) {
-                state.cursor = sequence;
-            }
+            rest = sequences.get(accepted.frames).copied().unwrap_or(cursor);
             // Its own task must know when to remind its page.
             stays &= accepted.frames == frames.len() && accepted.clear && !reminds;
         }
+        state.cursor = rest;
         if !stays {
             state.goes_slow();
         }
@@ -78,7 +77,7 @@ impl Subscriber {
     pub(crate) fn repeat(&self, batch: &RepeatBatch, now: Instant) {
         let mut state = lock(&self.state);
         let (entity, cursor) = (batch.repeat.entity, state.cursor);
-        let is_there = matches!(state.path, Path::Fast) && cursor == batch.until && !batch.is_torn;
+        let is_there = matches!(state.path, Path::Fast) && cursor == batch.until;
         let known = state.subscriptions.iter().find(|known| known.entity == entity);
         let Some(known) = known.filter(|known| !known.needs_snapshot() && !matches!(state.path, Path::Left)) else {
             return;
@@ -103,7 +102,7 @@ impl Subscriber {
             }
         }
         if !is_done {
-            state.postpone(&self.core, &batch.repeat, batch.is_torn, now);
+            state.postpone(&self.core, &batch.repeat, now);
         }
         let wakes = matches!(state.path, Path::Slow);
         drop(state);

@@ -70,7 +70,7 @@ pub(super) enum Path {
     /// Its own task, one chunk after the other.
     Slow,
     /// Neither, until the hooks have answered what a chunk may hold. What is to be resent meanwhile waits.
-    Checking(Vec<(Repeat, bool)>),
+    Checking(Vec<Repeat>),
     /// It has left.
     Left,
 }
@@ -269,22 +269,16 @@ impl SubscriberState {
         };
         let waiting = std::mem::take(waiting);
         self.path = Path::Slow;
-        waiting.iter().for_each(|(repeat, is_torn)| self.postpone(core, repeat, *is_torn, now));
+        waiting.iter().for_each(|repeat| self.postpone(core, repeat, now));
         true
     }
 
     /// Something is resent to it by its own task.
-    pub(super) fn postpone(&mut self, core: &Core, repeat: &Repeat, is_torn: bool, now: Instant) {
+    pub(super) fn postpone(&mut self, core: &Core, repeat: &Repeat, now: Instant) {
         if let Path::Checking(waiting) = &mut self.path {
             let are_many = waiting.len() >= MAX_WAITING;
-            let merged = are_many
-                && waiting.iter_mut().any(|(known, torn)| {
-                    let is_one = known.merge(repeat);
-                    *torn |= is_one && is_torn;
-                    is_one
-                });
-            if !merged {
-                waiting.push((repeat.clone(), is_torn));
+            if !(are_many && waiting.iter_mut().any(|known| known.merge(repeat))) {
+                waiting.push(repeat.clone());
             }
             return;
         }
@@ -293,12 +287,14 @@ impl SubscriberState {
         let found = subscriptions.find(|known| known.entity == repeat.entity && !known.needs_snapshot());
         let Some(subscription) = found else { return };
         match &repeat.what {
-            Resent::Settled { range, .. }
-                if is_torn && range.start < recipient.log_start(&lock(&core.log), repeat.entity) =>
-            {
-                subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+            Resent::Settled { range, is_last, known_before } => {
+                let log_start = recipient.log_start(&lock(&core.log), repeat.entity);
+                if *is_last && range.start < log_start {
+                    subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+                } else {
+                    subscription.settle(range.start.max(log_start), *known_before, now);
+                }
             }
-            Resent::Settled { range, known_before, .. } => subscription.settle(range.start, *known_before, now),
             Resent::Deletions(sequences) => subscription.retractions().add_list(sequences.clone()),
         }
         self.goes_slow();
@@ -341,7 +337,8 @@ impl SubscriberState {
     }
 
     fn marks(&mut self, core: &Core, object: &ObjectRef, leaves: bool, now: Instant) -> bool {
-        self.find(object.entity).is_some_and(|subscription| subscription.marks(core, object, leaves, now))
+        let cursor = self.cursor;
+        self.find(object.entity).is_some_and(|subscription| subscription.marks(core, object, leaves, (cursor, now)))
     }
 
     /// What a ping acknowledges behind which everything before `cursor` is written; `None` for one without a session.

@@ -157,19 +157,20 @@ impl Subscriber {
     /// Ends an entity. False when there was nothing to end.
     pub(crate) fn unsubscribe(&self, entity: EntityIndex) -> bool {
         let mut state = lock(&self.state);
-        let before = state.subscriptions.len();
-        state.subscriptions.retain(|known| known.entity != entity);
-        let has_ended = state.subscriptions.len() < before;
-        if has_ended {
-            state.ended.get_or_insert_default().note(entity);
+        let Some(at) = state.subscriptions.iter().position(|known| known.entity == entity) else { return false };
+        let ended = state.subscriptions.remove(at);
+        // Its page still shows what it was not to see.
+        if let (Some(page), Some(retractions)) = (&mut state.page, &ended.retractions) {
+            page.retracted.push((entity, retractions.retracted().clone()));
         }
+        state.ended.get_or_insert_default().note(entity);
         state.live = Default::default();
         let wakes = state.cancel_check(&self.core, Instant::now());
         drop(state);
         if wakes {
             self.wake();
         }
-        has_ended
+        true
     }
 
     /// Brings an entity that needs one to what a snapshot holds, which held `past` for who its page was before; without a
@@ -190,14 +191,17 @@ impl Subscriber {
             (snapshot, _) => snapshot,
         };
         let mut state = lock(&self.state);
+        if matches!(state.path, Path::Left) {
+            return;
+        }
+        let phase = state.find(entity).map(|known| known.phase);
+        let Some(Phase::NeedsSnapshot { messages_from, stale_before, .. }) = phase else { return };
         // The objects that are asked about are others now.
         state.cancel_check(core, now);
         let log = lock(&core.log);
         let it = &mut *state;
         let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
-        let found = subscriptions.find(|known| known.entity == entity).filter(|_| !matches!(it.path, Path::Left));
-        let Some(subscription) = found else { return };
-        let Phase::NeedsSnapshot { messages_from, stale_before, .. } = subscription.phase else { return };
+        let Some(subscription) = subscriptions.find(|known| known.entity == entity) else { return };
         if core.encoder(entity).is_restricted() {
             recheck(core, subscription, &log, recipient);
         }

@@ -84,9 +84,9 @@ impl Subscription {
     }
 
     /// The page was sent an object, or that one has left its visibility; true where it is reminded of that later.
-    pub(super) fn marks(&mut self, core: &Core, object: &ObjectRef, leaves: bool, now: Instant) -> bool {
+    pub(super) fn marks(&mut self, core: &Core, object: &ObjectRef, leaves: bool, at: (Sequence, Instant)) -> bool {
         if leaves && core.delivery == Delivery::Converging {
-            self.retractions().left(object, now);
+            self.retractions().left(object, at);
             return true;
         }
         if let Some(retractions) = self.retractions.as_mut().filter(|_| !leaves) {

@@ -1,6 +1,12 @@
 //! What may happen between two rounds of the slow path: while hooks are asked, while a replay is under way.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use serde_json::{Value, json};
@@ -12,7 +18,7 @@ use crate::{
     change::Change,
     entity::{EntityIndex, View, hooks::Visible},
     hub::{
-        Delivery, DeliveryTimes, Hub, Pace, SessionLimits,
+        Delivery, DeliveryTimes, Hub, Pace, ReminderTimes, SessionLimits,
         encoder::EntityEncoder,
         log::LogLimits,
         sessions::{SessionHolder, SessionId},
@@ -43,8 +49,29 @@ fn restricted() -> Arc<Hub> {
     hub_of(vec![encoder], 1000, Delivery::Converging)
 }
 
+/// A visibility filter that fails while the flag is set, and hides nothing.
+fn failing() -> (Arc<AtomicBool>, EntityEncoder) {
+    let fails = Arc::<AtomicBool>::default();
+    let hook = fails.clone();
+    let visible: Visible = Arc::new(move |_: Identity, _: &str| {
+        let fails = hook.load(Ordering::Relaxed);
+        Box::pin(std::future::ready(if fails { Err("not now".into()) } else { Ok(true) }))
+    });
+    let view = View::of(Some(&visible), None);
+    (fails, EntityEncoder { has_snapshot: true, view, ..EntityEncoder::new("events", "event") })
+}
+
+fn scoped() -> EntityEncoder {
+    EntityEncoder { is_scoped: true, ..EntityEncoder::new("events", "event") }
+}
+
 /// A hub whose replays are long from the fourth line on.
 fn slow(encoders: Vec<EntityEncoder>) -> Arc<Hub> {
+    let pace = Pace { long: 3, at_once: 1, every: Duration::from_millis(700) };
+    with_times(encoders, DeliveryTimes { pace, ..times() })
+}
+
+fn with_times(encoders: Vec<EntityEncoder>, times: DeliveryTimes) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits {
         records: 1000,
@@ -54,8 +81,6 @@ fn slow(encoders: Vec<EntityEncoder>) -> Arc<Hub> {
         tombstone_age: 24 * hour,
         object_bytes: usize::MAX,
     };
-    let pace = Pace { long: 3, at_once: 1, every: Duration::from_millis(700) };
-    let times = DeliveryTimes { pace, ..times() };
     let sessions = SessionLimits { sessions: 100, age: hour };
     Arc::new(Hub::new(Delivery::Converging, encoders, log, times, sessions, false))
 }
@@ -80,6 +105,36 @@ fn run(subscriber: &Arc<Subscriber>) -> Progress {
             other => return other,
         }
     }
+}
+
+/// The same, with hooks that may fail.
+fn run_despite_failures(subscriber: &Arc<Subscriber>) -> Progress {
+    loop {
+        match run_slow_path(subscriber) {
+            Progress::NeedsCheck(check) => check.run(Duration::MAX, |_, _| {}).now_or_never().unwrap(),
+            other => return other,
+        }
+    }
+}
+
+/// Goes on for half an hour, in which the store need not be asked.
+async fn run_for_long(subscriber: &Arc<Subscriber>) {
+    for _ in 0..1800 {
+        let progress = run_despite_failures(subscriber);
+        assert!(matches!(progress, Progress::CaughtUp(_)), "{progress:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Goes on until the store is asked, and returns after how many seconds.
+async fn asks_after(subscriber: &Arc<Subscriber>) -> Option<u64> {
+    for second in 0..1800 {
+        if let Progress::NeedsSnapshot(..) = run_despite_failures(subscriber) {
+            return Some(second);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    None
 }
 
 fn has_deletion(pipe: &Pipe, id: u32) -> bool {
@@ -195,4 +250,165 @@ async fn behind_a_refresh_the_store_is_asked_from_there_on_also_where_records_be
     let kept: Vec<u64> = lock(&hub.core.log).since(Sequence::ZERO).map(|(at, _)| at.0).collect();
     assert_eq!(kept, [0, 2]);
     assert_eq!(what_is_lost(&run_slow_path(&subscriber)), Some((EVENTS, Sequence(3))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_whose_hook_failed_are_read_from_the_store_again_further_and_further_apart() {
+    let (fails, encoder) = failing();
+    let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
+    subscriber.subscribe(EVENTS, Instant::now());
+    let read = || {
+        let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &[visible(1), visible(2)], &[]).0;
+        subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
+    };
+    fails.store(true, Ordering::Relaxed);
+    assert_eq!(asks_after(&subscriber).await, Some(0));
+    // Many rows wait until the process has run for some time.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for seconds in [30, 60, 120, 240, 480, 480] {
+        read();
+        assert_eq!(asks_after(&subscriber).await, Some(seconds));
+    }
+    assert!(texts(&pipe).is_empty());
+    fails.store(false, Ordering::Relaxed);
+    read();
+    assert_eq!(asks_after(&subscriber).await, None);
+    assert!([1, 2].iter().all(|id| texts(&pipe).iter().any(|text| text.contains(&format!(r#""id":{id}"#)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_hook_failed_and_whose_record_is_gone_is_read_from_the_store() {
+    let (fails, encoder) = failing();
+    let hub = hub_of(vec![encoder], 3, Delivery::Converging);
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
+    subscriber.subscribe(EVENTS, Instant::now());
+    run_despite_failures(&subscriber);
+    fails.store(true, Ordering::Relaxed);
+    hub.publish(EVENTS, &[Change::add(&json!({ "id": 1 })).unwrap()], None);
+    run_despite_failures(&subscriber);
+    fails.store(false, Ordering::Relaxed);
+    for id in 10..20 {
+        hub.publish(EVENTS, &[visible(id)], None);
+        run_despite_failures(&subscriber);
+    }
+    let asks = asks_after(&subscriber).await;
+    assert_eq!(asks, Some(30), "{:?}", texts(&pipe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_that_failed_are_asked_again_although_deletions_have_no_reminders() {
+    let (fails, encoder) = failing();
+    let hub = with_times(vec![encoder], DeliveryTimes { reminders: ReminderTimes::new(&[]).unwrap(), ..times() });
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann(), page());
+    subscriber.subscribe(EVENTS, Instant::now());
+    run_for_long(&subscriber).await;
+    fails.store(true, Ordering::Relaxed);
+    hub.publish(EVENTS, &[Change::add(&json!({ "id": 1 })).unwrap()], None);
+    run_for_long(&subscriber).await;
+    assert!(texts(&pipe).is_empty());
+    fails.store(false, Ordering::Relaxed);
+    run_for_long(&subscriber).await;
+    assert!(texts(&pipe).iter().any(|text| text.contains("add-event")), "{:?}", texts(&pipe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_left_is_not_deleted_behind_a_refresh_that_may_have_brought_it_back() {
+    for direct in [true, false] {
+        let hub = hub_of(vec![scoped()], 1000, Delivery::Converging);
+        let pipe = Pipe::new(direct, ROOM);
+        let north = ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
+        let subscriber = hub.join(pipe.clone(), ann().with_scope("north"), north);
+        subscriber.subscribe(EVENTS, Instant::now());
+        run(&subscriber);
+        hub.publish(EVENTS, &[visible(7).scope("north")], None);
+        hub.publish(EVENTS, &[visible(7).scope("south"), visible(8).scope("north")], None);
+        hub.refresh(EVENTS);
+        run(&subscriber);
+        let at_once = texts(&pipe);
+        assert!(has_deletion(&pipe, 7) && at_once.iter().any(|text| text.contains("resync")), "{at_once:?}");
+        hub.publish(EVENTS, &[visible(8).scope("south")], None);
+        run_for_long(&subscriber).await;
+        let later = texts(&pipe).split_off(at_once.len());
+        let deletions = later.iter().filter(|text| text.contains("delete-event"));
+        let (of_8, others): (Vec<&String>, Vec<_>) = deletions.partition(|text| text.contains(r#""id":8"#));
+        assert!(of_8.len() > 5 && others.is_empty(), "{others:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_has_no_gap_where_what_it_missed_of_resync_is_trimmed() {
+    let hub = hub_with(3, Delivery::Converging);
+    hub.refresh(EVENTS);
+    let pipe = Pipe::new(true, ROOM);
+    let page = ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
+    let subscriber = hub.join(pipe.clone(), ann(), page);
+    subscriber.subscribe(hub.core.resync, Instant::now());
+    (0..2).for_each(|_| hub.refresh(EVENTS));
+    run_for_long(&subscriber).await;
+    assert_eq!(hub.core.counters.gaps.get(), 0);
+    hub.refresh(EVENTS);
+    run(&subscriber);
+    let is_of_events = |text: &String| text.contains(MARKER) && text.contains(r#""entity":"events""#);
+    assert!(texts(&pipe).len() == 1 && texts(&pipe).iter().all(is_of_events), "{:?}", texts(&pipe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_subscribes_again_is_still_reminded_of_what_left() {
+    let hub = hub_of(vec![scoped()], 1000, Delivery::Converging);
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann().with_scope("north"), page());
+    subscriber.subscribe(EVENTS, Instant::now());
+    run_for_long(&subscriber).await;
+    hub.publish(EVENTS, &[visible(7).scope("north")], None);
+    hub.publish(EVENTS, &[visible(7).scope("south")], None);
+    run(&subscriber);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    run(&subscriber);
+    let ping = subscriber.ping(Instant::now());
+    subscriber.pong(&ping.to_bytes()[2..]);
+    assert!(subscriber.unsubscribe(EVENTS) && !subscriber.unsubscribe(EVENTS));
+    subscriber.subscribe(EVENTS, Instant::now());
+    let at_once = texts(&pipe).len();
+    run_for_long(&subscriber).await;
+    let later = texts(&pipe).split_off(at_once);
+    assert_eq!(later.iter().filter(|text| text.contains("delete-event")).count(), 6, "{later:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_more_follow_takes_no_page_its_place() {
+    let (_, encoder) = failing();
+    let hub = hub_of(vec![encoder], 5, Delivery::Converging);
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
+    subscriber.subscribe(EVENTS, Instant::now());
+    run(&subscriber);
+    tokio::time::advance(Duration::from_secs(100)).await;
+    for id in 1..=400 {
+        let write = hub.write_begins(EVENTS);
+        hub.publish(EVENTS, &[visible(id)], None);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(write);
+        let progress = run(&subscriber);
+        assert!(matches!(progress, Progress::CaughtUp(_)), "{id}: {progress:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_comes_too_late_ends_no_check() {
+    let hub = restricted();
+    hub.publish(EVENTS, &[visible(1)], None);
+    let pipe = Pipe::new(true, ROOM);
+    let subscriber = hub.join(pipe.clone(), ann(), page());
+    subscriber.subscribe(EVENTS, Instant::now());
+    run(&subscriber);
+    hub.publish(EVENTS, &[hidden(1)], None);
+    let Progress::NeedsCheck(check) = run_slow_path(&subscriber) else { panic!("hooks are asked") };
+    let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &[], &[]).0;
+    subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
+    answer(check);
+    assert!(has_deletion(&pipe, 1), "{:?}", texts(&pipe));
 }
