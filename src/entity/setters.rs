@@ -297,9 +297,10 @@ impl Entity {
     ///   the previous state is unknown, identities that cannot see the object now are sent a delete with its id, even if
     ///   they never saw it.
     /// - An error, a panic, a call longer than the builder's `hook_timeout`, or an object that cannot be read as `T` is
-    ///   counted and means no. For a change the hook is called again with the next
-    ///   [reminder](crate::LiveUpdatesBuilder::deletion_reminders), and a visible object is then sent. A row of a snapshot
-    ///   waits for its next change.
+    ///   counted and means no. The hook is called again with the next
+    ///   [reminder](crate::LiveUpdatesBuilder::deletion_reminders), or after 30 s where there are none, and a visible object
+    ///   is then sent. For a row of a snapshot, and for a change that the log no longer holds, the
+    ///   [`snapshot`](Self::snapshot) hook is called again as well, further and further apart.
     /// - At most sixteen calls run at one time for each page. While they run, that page receives nothing of other entities
     ///   either; other pages do not wait.
     /// - Messages are not objects, and are not filtered.

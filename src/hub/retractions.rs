@@ -51,17 +51,24 @@ pub(crate) struct Retraction {
     pub(crate) reminders: Option<Reminders>,
     /// No hook could decide whether it may be seen, and nothing was sent of what was published from there on.
     pub(crate) undecided_from: Option<Sequence>,
+    /// A hook has failed when it was asked about it. It is asked again, if need be of what the store holds.
+    has_failed: bool,
     /// Where its page stood in the log when it was noted.
     at: Sequence,
     is_due: bool,
 }
 
 impl Retraction {
+    fn new(key: Arc<str>) -> Self {
+        let at = Sequence::MAX;
+        Self { key, reminders: None, undecided_from: None, has_failed: false, at, is_due: false }
+    }
+
     /// When its page is reminded next. Hooks that failed are asked again in any case.
     fn next(&self, times: &ReminderTimes) -> Option<Instant> {
         let reminders = self.reminders.as_ref()?;
-        let is_undecided = self.undecided_from.is_some() && reminders.sent == 0;
-        reminders.next(times).or_else(|| is_undecided.then(|| reminders.last + ASK_AGAIN))
+        let asks_again = self.has_failed && reminders.sent == 0;
+        reminders.next(times).or_else(|| asks_again.then(|| reminders.last + ASK_AGAIN))
     }
 }
 
@@ -128,14 +135,14 @@ impl Retractions {
 
     /// The page may show an object outside its visibility: the object is looked at after the next [`look`](Self::look).
     pub(crate) fn recheck(&mut self, key: Arc<str>, id: Arc<str>) {
-        let retraction = Retraction { key, reminders: None, undecided_from: None, at: Sequence::MAX, is_due: true };
+        let retraction = Retraction { is_due: true, ..Retraction::new(key) };
         self.objects.entry(id).or_insert(retraction).is_due = true;
     }
 
     /// The page was sent a deletion of this object, when it stood at this place of the log.
     pub(crate) fn left(&mut self, object: &ObjectRef, (at, now): (Sequence, Instant)) {
         if let Some(known) = self.known(object) {
-            (known.undecided_from, known.at) = (None, at);
+            (known.undecided_from, known.has_failed, known.at) = (None, false, at);
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
             self.reminded += usize::from(is_new);
         }
@@ -148,6 +155,7 @@ impl Retractions {
         let Some(known) = self.known(object) else {
             return false;
         };
+        known.has_failed = true;
         // A page that was already sent the deletion is reminded of it in any case.
         if known.reminders.is_none() || known.undecided_from.is_some() {
             known.undecided_from = Some(known.undecided_from.map_or(from, |earlier| earlier.min(from)));
@@ -163,13 +171,8 @@ impl Retractions {
         if self.reminded >= MAX_OBJECTS && !self.objects.get(&object.id).is_some_and(has_reminders) {
             return None;
         }
-        let known = self.objects.entry(object.id.clone()).or_insert_with(|| Retraction {
-            key: object.key.clone(),
-            reminders: None,
-            undecided_from: None,
-            at: Sequence::MAX,
-            is_due: false,
-        });
+        let new = || Retraction::new(object.key.clone());
+        let known = self.objects.entry(object.id.clone()).or_insert_with(new);
         known.key = object.key.clone();
         Some(known)
     }
@@ -244,7 +247,7 @@ impl Retractions {
     }
 
     /// Forgets the due objects of which nothing is known: those noted before the page loaded its list again, `reloaded`,
-    /// and those that no hook could decide on and the log does not hold. True where the store must be asked for one of
+    /// and those on which hooks failed and that the log does not hold. True where the store must be asked for one of
     /// the latter.
     pub(crate) fn forget_unknown(
         &mut self,
@@ -258,7 +261,7 @@ impl Retractions {
         let mut asks = false;
         self.objects.retain(|_, known| {
             let is_outdated = known.is_due && known.at < reloaded;
-            let is_lost = known.is_due && known.undecided_from.is_some() && !is_known(&known.key);
+            let is_lost = known.is_due && known.has_failed && !is_known(&known.key);
             asks |= is_lost && !is_outdated;
             !is_outdated && !is_lost
         });

@@ -25,7 +25,9 @@ use super::{
         log::{Log, ObjectRef, RecordKind},
         retractions::OldPosition,
         snapshot::SnapshotFrames,
-        visibility::{Addressed, AuditBuffer, Cleared, Deadline, Mode, Resolved, Resolver, Verdict},
+        visibility::{
+            Addressed, AuditBuffer, Cleared, Deadline, Envelope, Mode, Resolved, Resolver, Undecided, Verdict,
+        },
     },
     sink::FrameSink,
     state::{Path, Subscriber, SubscriberState},
@@ -199,6 +201,8 @@ impl Subscriber {
         };
         let waiting = std::mem::take(waiting);
         state.path = Path::Slow;
+        let mut audit = AuditBuffer::default();
+        state.send(core, &*self.sink, sending, now, &mut audit);
         let cursor = state.cursor;
         for (object, from) in undecided.iter().filter(|_| core.delivery == Delivery::Converging) {
             if let Some(subscription) = state.find(object.entity) {
@@ -210,8 +214,6 @@ impl Subscriber {
                 }
             }
         }
-        let mut audit = AuditBuffer::default();
-        state.send(core, &*self.sink, sending, now, &mut audit);
         waiting.iter().for_each(|repeat| state.postpone(core, repeat, now));
         drop(guard);
         audit.write(core, || self.identity());
@@ -445,12 +447,18 @@ impl Chunk {
                 false => verdicts.next().await,
             };
             match verdict {
-                Some(Verdict::Send(envelope)) => {
-                    bytes += envelope.frame_bytes();
-                    self.lines.push((position, Resolved::Send(envelope)));
+                Some(verdict) => {
+                    let envelope = match verdict {
+                        Verdict::Send(envelope) => Some(envelope),
+                        Verdict::Nothing => None,
+                        Verdict::Undecided(Undecided { object, from, meanwhile }) => {
+                            undecided.push((object, from));
+                            meanwhile
+                        }
+                    };
+                    bytes += envelope.as_ref().map_or(0, Envelope::frame_bytes);
+                    self.lines.extend(envelope.map(|envelope| (position, Resolved::Send(envelope))));
                 }
-                Some(Verdict::Nothing) => {}
-                Some(Verdict::Undecided(object, from)) => undecided.push((object, from)),
                 None => {
                     self.end = position;
                     break;

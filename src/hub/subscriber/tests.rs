@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Check, Progress, ResumeFrom, Subscriber};
 use crate::{
     auth::Identity,
-    change::Change,
+    change::{Change, ChangeKind},
     entity::{EntityIndex, View, hooks::Visible},
     hub::{
         Delivery, DeliveryTimes, Hub, Pace, ReminderTimes, SessionLimits,
@@ -280,22 +280,26 @@ async fn rows_whose_hook_failed_are_read_from_the_store_again_further_and_furthe
 
 #[tokio::test(start_paused = true)]
 async fn an_object_whose_hook_failed_and_whose_record_is_gone_is_read_from_the_store() {
-    let (fails, encoder) = failing();
-    let hub = hub_of(vec![encoder], 3, Delivery::Converging);
-    let pipe = Pipe::new(true, ROOM);
-    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
-    subscriber.subscribe(EVENTS, Instant::now());
-    run_despite_failures(&subscriber);
-    fails.store(true, Ordering::Relaxed);
-    hub.publish(EVENTS, &[Change::add(&json!({ "id": 1 })).unwrap()], None);
-    run_despite_failures(&subscriber);
-    fails.store(false, Ordering::Relaxed);
-    for id in 10..20 {
-        hub.publish(EVENTS, &[visible(id)], None);
+    for change in [Change::add(&json!({ "id": 1 })).unwrap(), visible(1)] {
+        let (fails, encoder) = failing();
+        let hub = hub_of(vec![encoder], 3, Delivery::Converging);
+        let pipe = Pipe::new(true, ROOM);
+        let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Unknown);
+        subscriber.subscribe(EVENTS, Instant::now());
         run_despite_failures(&subscriber);
+        fails.store(true, Ordering::Relaxed);
+        let is_gone = change.kind() == ChangeKind::Update;
+        hub.publish(EVENTS, &[change], None);
+        run_despite_failures(&subscriber);
+        assert_eq!(has_deletion(&pipe, 1), is_gone, "a page that may be showing the object is sent that it is gone");
+        fails.store(false, Ordering::Relaxed);
+        for id in 10..20 {
+            hub.publish(EVENTS, &[visible(id)], None);
+            run_despite_failures(&subscriber);
+        }
+        let asks = asks_after(&subscriber).await;
+        assert_eq!(asks, Some(30), "{:?}", texts(&pipe));
     }
-    let asks = asks_after(&subscriber).await;
-    assert_eq!(asks, Some(30), "{:?}", texts(&pipe));
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,12 +83,19 @@ impl Deadline {
     }
 }
 
+/// An object that a hook has failed to decide on, as it was published from a place of the log on.
+pub(crate) struct Undecided {
+    pub(crate) object: Box<ObjectRef>,
+    pub(crate) from: Sequence,
+    /// That it is gone, to a page that may be showing it.
+    pub(crate) meanwhile: Option<Envelope>,
+}
+
 /// What a check comes to.
 pub(crate) enum Verdict {
     Send(Envelope),
     Nothing,
-    /// A hook has failed to decide whether the object may be seen, as it was published from that place of the log on.
-    Undecided(Box<ObjectRef>, Sequence),
+    Undecided(Undecided),
 }
 
 /// The hooks of one entity, asked about one recipient.
@@ -198,7 +205,7 @@ impl VisibilityCheck {
         let (frame, leaves) = match (seen, self.form) {
             (None, _) if !asking.was_shown_any(&self.prior).await => {
                 return match self.about.filter(|_| has_failed) {
-                    Some(about) => Verdict::Undecided(about, self.from),
+                    Some(object) => Verdict::Undecided(Undecided { object, from: self.from, meanwhile: None }),
                     None => Verdict::Nothing,
                 };
             }
@@ -226,6 +233,12 @@ impl VisibilityCheck {
         };
         // A reminder is no new loss.
         let is_new = !(leaves && matches!(self.form, Form::Reminder));
-        Verdict::Send(Envelope::to_one(self.entity, frame, self.audit).about(self.about.filter(|_| is_new), leaves))
+        let about = self.about.filter(|_| is_new);
+        let undecided = about.clone().filter(|_| has_failed);
+        let envelope = Envelope::to_one(self.entity, frame, self.audit).about(about, leaves);
+        match undecided {
+            Some(object) => Verdict::Undecided(Undecided { object, from: self.from, meanwhile: Some(envelope) }),
+            None => Verdict::Send(envelope),
+        }
     }
 }

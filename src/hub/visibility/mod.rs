@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 pub(crate) use self::{
     audit::AuditBuffer,
-    check::{Deadline, Verdict, VisibilityCheck},
+    check::{Deadline, Undecided, Verdict, VisibilityCheck},
     envelope::{Addressed, Envelope, Mode, Pages, Recipient},
     frame::Cleared,
 };
