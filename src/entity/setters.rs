@@ -300,7 +300,8 @@ impl Entity {
     ///   counted and means no. The hook is called again with the next
     ///   [reminder](crate::LiveUpdatesBuilder::deletion_reminders), or after 30 s where there are none, and a visible object
     ///   is then sent. For a row of a snapshot, and for a change that the log no longer holds, the
-    ///   [`snapshot`](Self::snapshot) hook is called again as well, further and further apart.
+    ///   [`snapshot`](Self::snapshot) hook is called again as well. After the last reminder such a row waits for its next
+    ///   change.
     /// - At most sixteen calls run at one time for each page. While they run, that page receives nothing of other entities
     ///   either; other pages do not wait.
     /// - Messages are not objects, and are not filtered.

@@ -25,9 +25,9 @@
 //!   changed.
 //! - CatchingUp -> Live: everything was sent to the end of the log, or the rest is paced.
 //! - NeedsSnapshot -> CatchingUp: the snapshot has come, or the marker in its place.
-//! - CatchingUp or Live -> NeedsSnapshot: a refresh, new scopes, a torn repeat, a resend whose records were trimmed,
-//!   ids reported as gone that may be in use again, or hooks that failed for objects that the log does not hold, or for
-//!   more than are remembered. Also, where the log does not reach back, a key that two pages share.
+//! - CatchingUp or Live -> NeedsSnapshot: a refresh, new scopes, a last repeat that is torn, a resend whose records were
+//!   trimmed, ids reported as gone that may be in use again, or hooks that failed for objects that the log does not
+//!   hold, or for more than are remembered. Also, where the log does not reach back, a key that two pages share.
 //!
 //! Without a snapshot hook, a refresh is sent as the marker, and changes no phase.
 //!

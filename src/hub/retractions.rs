@@ -30,8 +30,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Retractions {
     objects: BTreeMap<Arc<str>, Retraction>,
-    /// How often the store was asked for undecided objects: it is asked further and further apart.
-    asked: usize,
+    /// How often the store was read because hooks had failed, and did again.
+    reads: usize,
     /// Objects that have reminders.
     reminded: usize,
     /// The first object that is due.
@@ -53,6 +53,8 @@ pub(crate) struct Retraction {
     pub(crate) undecided_from: Option<Sequence>,
     /// A hook has failed when it was asked about it. It is asked again, if need be of what the store holds.
     has_failed: bool,
+    /// The store has been read since.
+    is_read: bool,
     /// Where its page stood in the log when it was noted.
     at: Sequence,
     is_due: bool,
@@ -60,8 +62,15 @@ pub(crate) struct Retraction {
 
 impl Retraction {
     fn new(key: Arc<str>) -> Self {
-        let at = Sequence::MAX;
-        Self { key, reminders: None, undecided_from: None, has_failed: false, at, is_due: false }
+        Self {
+            key,
+            reminders: None,
+            undecided_from: None,
+            has_failed: false,
+            is_read: false,
+            at: Sequence::MAX,
+            is_due: false,
+        }
     }
 
     /// When its page is reminded next. Hooks that failed are asked again in any case.
@@ -118,11 +127,11 @@ impl OldDeletions {
 }
 
 impl Retractions {
-    /// Those of a page that comes back: it is sent all of them.
-    pub(crate) fn resumed(objects: Retracted, times: &ReminderTimes) -> Self {
+    /// Those of a page that subscribes again. One that comes back is sent all of them, since they may have been lost.
+    pub(crate) fn resumed(objects: Retracted, comes_back: bool, times: &ReminderTimes) -> Self {
         let mut resumed = Self { objects, ..Self::default() };
         resumed.objects.retain(|_, known| known.is_due || known.next(times).is_some());
-        resumed.objects.values_mut().for_each(|it| it.is_due = true);
+        resumed.objects.values_mut().for_each(|it| it.is_due |= comes_back && it.undecided_from.is_none());
         resumed.count();
         resumed.look();
         resumed
@@ -142,7 +151,7 @@ impl Retractions {
     /// The page was sent a deletion of this object, when it stood at this place of the log.
     pub(crate) fn left(&mut self, object: &ObjectRef, (at, now): (Sequence, Instant)) {
         if let Some(known) = self.known(object) {
-            (known.undecided_from, known.has_failed, known.at) = (None, false, at);
+            (known.undecided_from, known.at) = (None, at);
             let is_new = known.reminders.replace(Reminders::new(now)).is_none();
             self.reminded += usize::from(is_new);
         }
@@ -151,15 +160,16 @@ impl Retractions {
     /// No hook could decide whether an object may be seen that was published from a place of the log on. False where
     /// there is no room to remember it.
     pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, (at, now): (Sequence, Instant)) -> bool {
-        let reminders = Reminders { last: now, sent: self.asked };
         let Some(known) = self.known(object) else {
             return false;
         };
-        known.has_failed = true;
+        let was_read = std::mem::take(&mut known.is_read);
+        (known.has_failed, known.at) = (true, at);
         // A page that was already sent the deletion is reminded of it in any case.
         if known.reminders.is_none() || known.undecided_from.is_some() {
             known.undecided_from = Some(known.undecided_from.map_or(from, |earlier| earlier.min(from)));
-            known.at = at;
+            // Where the store was read in vain, it is read less often.
+            let reminders = known.reminders.filter(|_| was_read).unwrap_or_else(|| Reminders::new(now));
             let is_new = known.reminders.replace(reminders).is_none();
             self.reminded += usize::from(is_new);
         }
@@ -246,31 +256,42 @@ impl Retractions {
         self.next = self.objects.iter().find(|(_, known)| known.is_due).map(|(id, _)| id.clone());
     }
 
-    /// Forgets the due objects of which nothing is known: those noted before the page loaded its list again, `reloaded`,
-    /// and those on which hooks failed and that the log does not hold. True where the store must be asked for one of
-    /// the latter.
-    pub(crate) fn forget_unknown(
-        &mut self,
-        reloaded: Sequence,
-        times: &ReminderTimes,
-        is_known: impl Fn(&str) -> bool,
-    ) -> bool {
-        if self.next.is_none() {
-            return false;
+    /// Forgets the objects that were noted before the page loaded its list again: they may have come back with that.
+    pub(crate) fn forget_before(&mut self, reloaded: Sequence) {
+        let before = self.objects.len();
+        self.objects.retain(|_, known| known.at >= reloaded);
+        if self.objects.len() < before {
+            self.count();
+            self.look();
         }
-        let mut asks = false;
+    }
+
+    /// True when the store must be read to show whether a due object may be seen: a hook has failed, and the log does not
+    /// hold the object. That is done as often as there are reminders, and once at least: a hook may fail for ever.
+    pub(crate) fn need_the_store(&mut self, times: &ReminderTimes, is_in_log: impl Fn(&str) -> bool) -> bool {
+        let is_needed = self.reads < times.count().max(1)
+            && self.due_objects().any(|(_, known)| known.has_failed && !is_in_log(&known.key));
+        self.reads += usize::from(is_needed);
+        is_needed
+    }
+
+    /// The store has been read, and its rows are going to be sent.
+    pub(crate) fn store_is_read(&mut self) {
+        self.objects.values_mut().for_each(|known| known.is_read = known.has_failed);
+    }
+
+    /// The rows of the store have been sent: they decide what hooks had failed on, but for what they failed on again.
+    pub(crate) fn rows_are_sent(&mut self) {
         self.objects.retain(|_, known| {
-            let is_outdated = known.is_due && known.at < reloaded;
-            let is_lost = known.is_due && known.has_failed && !is_known(&known.key);
-            asks |= is_lost && !is_outdated;
-            !is_outdated && !is_lost
+            let is_decided = std::mem::take(&mut known.is_read);
+            known.has_failed &= !is_decided;
+            !(is_decided && known.undecided_from.is_some())
         });
-        if asks {
-            self.asked = (self.asked + 1).min(times.count().saturating_sub(1));
+        if !self.objects.values().any(|known| known.has_failed) {
+            self.reads = 0;
         }
         self.count();
         self.look();
-        asks
     }
 
     /// The objects that are sent next.
@@ -388,10 +409,10 @@ mod tests {
         let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
         retractions.left(&object("a"), (Sequence::ZERO, now));
         retractions.recheck("b".into(), "b".into());
-        let mut retractions = Retractions::resumed(retractions.retracted().clone(), &times);
+        let mut retractions = Retractions::resumed(retractions.retracted().clone(), true, &times);
         assert_eq!(due(&retractions), ["a", "b"]);
         retractions.objects_sent(None, &times);
-        let retractions = Retractions::resumed(retractions.retracted().clone(), &times);
+        let retractions = Retractions::resumed(retractions.retracted().clone(), true, &times);
         assert_eq!(due(&retractions), ["a"]);
     }
 

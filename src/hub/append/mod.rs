@@ -122,7 +122,12 @@ impl Appender<'_> {
                 break;
             }
             batch.done = at + 1;
-            for along in self.taken_along(log, &key, change, &plan, batch) {
+            let tombstone = log.tombstone(self.entity, &key).filter(|_| matches!(plan, Plan::Delete));
+            let was_deleted_in = tombstone.map(|(_, tombstone)| tombstone.scopes.and(change.scopes()));
+            let taken_along = self.taken_along(log, &key, change, &plan, batch);
+            // The handler may have deleted nothing, and answered 200: then what came since its deletion is there still.
+            let doubtful_in = was_deleted_in.filter(|_| !taken_along.is_empty());
+            for along in taken_along {
                 let key = self.key_of(log, &along);
                 if let Plan::Delete = self.plan(log, &key, &along, None) {
                     let record = self.deleted(log, &key, &along);
@@ -147,6 +152,15 @@ impl Appender<'_> {
                 }
             };
             batch.appended(self.append_record(log, now, record), change);
+            if let Some(scopes) = doubtful_in {
+                append_refresh(
+                    self.core,
+                    log,
+                    self.entity,
+                    now,
+                    if self.encoder.is_scoped { &scopes } else { &Scopes::All },
+                );
+            }
         }
         batch.parts.push(first_record..log.end());
         if log.end() > first_record {
@@ -395,6 +409,24 @@ mod tests {
         let delete = |scope: &str| Change::delete(1).unwrap().claimed().scope(scope);
         assert_eq!(hub.publish(EVENTS, &[delete("north")], None).changes, 0);
         assert_eq!(hub.publish(EVENTS, &[delete("south")], None).changes, 2, "the child, and the object itself");
+    }
+
+    #[test]
+    fn what_a_second_deletion_takes_along_is_read_from_the_store() {
+        let hub = hub(EntityEncoder { parent_key: Some("of".into()), ..EntityEncoder::new("events", "event") });
+        let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap();
+        let delete = || Change::delete(1).unwrap();
+        let refreshes = |hub: &Hub| {
+            let log = lock(&hub.core.log);
+            log.since(Sequence(0)).filter(|(_, record)| matches!(record.kind, RecordKind::Refresh)).count()
+        };
+        hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
+        assert_eq!([(); 2].map(|()| hub.publish(EVENTS, &[delete()], None).changes), [2, 1]);
+        assert_eq!(refreshes(&hub), 0);
+        hub.publish(EVENTS, &[of(3, 1)], None);
+        assert_eq!(hub.publish(EVENTS, &[delete()], None).changes, 2);
+        assert_eq!(refreshes(&hub), 1, "the third may be there still");
+        assert_eq!(newest(&hub, "3").0, ChangeKind::Delete);
     }
 
     #[test]

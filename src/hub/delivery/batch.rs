@@ -135,7 +135,7 @@ pub(crate) struct RepeatBatch {
     pub(crate) repeat: Repeat,
     /// A subscriber that has been sent everything before this, and nothing else, can be sent it.
     pub(crate) until: Sequence,
-    /// With their sequence numbers; `None` where it is so much, or the log holds so little of it, that each subscriber's own
-    /// task sends it.
+    /// With their sequence numbers; `None` where each subscriber's own task sends it: it is much, hooks must be asked, or
+    /// the log does not hold all of it.
     pub(crate) frames: Option<Vec<(Sequence, Envelope)>>,
 }

@@ -91,8 +91,8 @@ impl Chunk {
                     resolver.record(at, record, undecided.unwrap_or(Mode::Reminder))
                 }
                 (Some((at, record)), None) => resolver.record(at, record, Mode::Retract { from: Sequence::ZERO }),
-                (None, Some(_)) => Some(resolver.reminder_by_id(entity, id)),
-                (None, None) => None,
+                (None, Some(_)) if known.undecided_from.is_none() => Some(resolver.reminder_by_id(entity, id)),
+                (None, _) => None,
             };
             if !chunk.add(Position::Row(ids.len()), line) {
                 break;

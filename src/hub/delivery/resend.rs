@@ -287,6 +287,15 @@ impl Resend {
         }
     }
 
+    /// Leaves out what is gone from the log.
+    pub(crate) fn skips_to(&mut self, log_start: Sequence) {
+        self.from = self.from.max(log_start);
+        self.messages_from = self.messages_from.max(log_start);
+        if let Phase::Sending(Position::Record(at)) = &mut self.phase {
+            *at = log_start.max(*at);
+        }
+    }
+
     fn records_from(&self) -> Sequence {
         self.from.min(self.messages_from)
     }
@@ -320,7 +329,10 @@ impl Resend {
             // Everyone is going to be sent it.
             Phase::Due(_) if self.known_before.is_none() && self.is_covered(settle) => self.arrive(settle, times, now),
             Phase::Due(_)
-                if self.is_repeated && !self.is_punctual && self.delays > 0 && !was_calm(settle, times, now, now) =>
+                if self.is_repeated
+                    && !self.is_punctual
+                    && self.delays > 0
+                    && !settle.was_calm(&times.settle, now, now) =>
             {
                 self.delays -= 1;
                 self.put_off(times, now)
@@ -337,7 +349,7 @@ impl Resend {
                 (self.began, self.is_punctual) = (now, false);
                 Next::GoesOn
             }
-            Phase::Sent(_) if self.attempts > 0 && !was_calm(settle, times, self.began, now) => {
+            Phase::Sent(_) if self.attempts > 0 && !settle.was_calm(&times.settle, self.began, now) => {
                 self.attempts -= 1;
                 self.put_off(times, now)
             }
@@ -485,9 +497,4 @@ impl Resend {
         }
         true
     }
-}
-
-/// Whether no page was saving while something was sent. An answer that left shortly before may have been on its way.
-fn was_calm(settle: &Settle, times: &DeliveryTimes, then: Instant, now: Instant) -> bool {
-    settle.is_still_since(then.checked_sub(times.settle.quiet).unwrap_or(then), now)
 }

@@ -393,8 +393,14 @@ impl Settle {
     }
 
     /// The same, and no save of a page has been refused since then either.
-    pub(crate) fn is_still_since(&self, then: Instant, now: Instant) -> bool {
+    fn is_still_since(&self, then: Instant, now: Instant) -> bool {
         self.is_calm_since(then, now) && !self.refusals.are_newer_than(then)
+    }
+
+    /// Whether no page was saving while something was sent, from `then` on. An answer that left shortly before may have
+    /// been on its way.
+    pub(crate) fn was_calm(&self, times: &SettleTimes, then: Instant, now: Instant) -> bool {
+        self.is_still_since(then.checked_sub(times.quiet).unwrap_or(then), now)
     }
 
     fn is_over(&self, now: Instant, times: &SettleTimes) -> bool {

@@ -201,8 +201,6 @@ impl Subscriber {
         };
         let waiting = std::mem::take(waiting);
         state.path = Path::Slow;
-        let mut audit = AuditBuffer::default();
-        state.send(core, &*self.sink, sending, now, &mut audit);
         let cursor = state.cursor;
         for (object, from) in undecided.iter().filter(|_| core.delivery == Delivery::Converging) {
             if let Some(subscription) = state.find(object.entity) {
@@ -214,6 +212,8 @@ impl Subscriber {
                 }
             }
         }
+        let mut audit = AuditBuffer::default();
+        state.send(core, &*self.sink, sending, now, &mut audit);
         waiting.iter().for_each(|repeat| state.postpone(core, repeat, now));
         drop(guard);
         audit.write(core, || self.identity());
@@ -306,6 +306,9 @@ impl Subscription {
     ) {
         let Some(resend) = &mut self.resend else { return };
         resend.sent(rest, drawn, &core.times, now);
+        if let Some(retractions) = self.retractions.as_mut().filter(|_| resend.is_repeated()) {
+            retractions.rows_are_sent();
+        }
         let is_ahead = self.phase == Phase::CatchingUp;
         let has_snapshot = core.encoder(self.entity).has_snapshot;
         if is_ahead && resend.is_pausing() {
@@ -329,6 +332,9 @@ impl Subscription {
 
     /// A page that can load its list again does that sooner than it draws many rows one by one.
     fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
+        if let Some(retractions) = &mut self.retractions {
+            retractions.forget_before(core.reimported_before(log, self.entity));
+        }
         let pace = &core.times.pace;
         let resend = self.resend.as_deref();
         let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) else { return };
@@ -347,16 +353,12 @@ impl Subscription {
         let log_start = resolver.recipient.log_start(log, entity);
         if let Some(retractions) = &mut self.retractions {
             retractions.remind(&core.times.reminders, now);
-            // Without a snapshot hook, its page loaded its list again behind a refresh.
-            let reloaded = match core.encoder(entity).has_snapshot {
-                true => Sequence::ZERO,
-                false => log.refreshed_for(entity, resolver.recipient.identity.receives()),
-            };
-            let is_known = |key: &str| log.current_record(entity, key).is_some();
-            if retractions.forget_unknown(reloaded, &core.times.reminders, is_known) {
-                if !self.needs_snapshot() {
-                    self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
-                }
+            let is_in_log =
+                |key: &str| log.current_record(entity, key).is_some() || log.tombstone(entity, key).is_some();
+            let is_read = matches!(self.phase, Phase::NeedsSnapshot { .. })
+                || self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
+            if !is_read && retractions.need_the_store(&core.times.reminders, is_in_log) {
+                self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 return Some(NextChunk::Again);
             }
             if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions) {
@@ -377,13 +379,12 @@ impl Subscription {
         }
         let resend = self.resend.as_mut()?;
         if resend.is_trimmed(log_start, now) {
-            if entity == core.resync {
-                // It has no state to be lost.
-                (self.resend, self.phase) = (None, Phase::Live { from: cursor });
-            } else {
+            if entity != core.resync {
                 self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
+                return Some(NextChunk::Again);
             }
-            return Some(NextChunk::Again);
+            // It has no state to be lost.
+            resend.skips_to(log_start);
         }
         let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);
         if let Next::Arrived(remainder) = next {

@@ -101,7 +101,7 @@ pub(super) struct PageState {
     pub(super) hold: Option<Hold>,
     /// What it may have missed begins here; `None` where only the store knows.
     pub(super) missed_from: Option<Sequence>,
-    /// What was outside the page's visibility on its earlier connection, until it subscribes.
+    /// What was outside the page's visibility on its earlier connection or subscription, until it subscribes.
     pub(super) retracted: Vec<(EntityIndex, Retracted)>,
 }
 
@@ -244,7 +244,7 @@ impl SubscriberState {
         next < log.trimmed() && next < self.recipient.log_start(log, entity)
     }
 
-    /// What is outside its page's visibility, also of entities that the page has not subscribed to yet.
+    /// What is outside its page's visibility, also of entities that the page is not subscribed to.
     pub(super) fn retracted(&self) -> Vec<(EntityIndex, Retracted)> {
         let waiting = self.page.iter().flat_map(|page| page.retracted.iter().cloned());
         let sent = self.subscriptions.iter().filter_map(|known| {

@@ -105,7 +105,9 @@ impl Subscriber {
         if let Some(page) = &mut state.page {
             let kept = page.retracted.iter().position(|(of, _)| *of == entity);
             let kept = kept.map(|at| page.retracted.swap_remove(at).1);
-            subscription.retractions = kept.map(|kept| Box::new(Retractions::resumed(kept, &core.times.reminders)));
+            let comes_back = !state.ended.as_ref().is_some_and(|ended| ended.has(entity));
+            let resumed = |kept| Box::new(Retractions::resumed(kept, comes_back, &core.times.reminders));
+            subscription.retractions = kept.map(resumed);
         }
         let has_changed = core.encoder(entity).is_scoped && !state.recipient.past.is_empty();
         // Behind a refresh only the store knows.
@@ -159,9 +161,10 @@ impl Subscriber {
         let mut state = lock(&self.state);
         let Some(at) = state.subscriptions.iter().position(|known| known.entity == entity) else { return false };
         let ended = state.subscriptions.remove(at);
-        // Its page still shows what it was not to see.
-        if let (Some(page), Some(retractions)) = (&mut state.page, &ended.retractions) {
-            page.retracted.push((entity, retractions.retracted().clone()));
+        // Its page may still show what it was not to see.
+        let retracted = ended.retractions.map(|it| it.retracted().clone()).filter(|retracted| !retracted.is_empty());
+        if let (Some(page), Some(retracted)) = (&mut state.page, retracted) {
+            page.retracted.push((entity, retracted));
         }
         state.ended.get_or_insert_default().note(entity);
         state.live = Default::default();
@@ -218,6 +221,7 @@ impl Subscriber {
                     None => (&core.counters.gaps, log_start),
                 };
                 counter.up();
+                let has_all = snapshot.is_some() || !core.encoder(entity).has_snapshot;
                 let snapshot =
                     snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end())));
                 let reminded = core.reminded_before(entity);
@@ -230,6 +234,9 @@ impl Subscriber {
                 }
                 subscription.resend = Some(Box::new(resend));
                 subscription.phase = Phase::CatchingUp;
+                if let Some(retractions) = subscription.retractions.as_mut().filter(|_| has_all) {
+                    retractions.store_is_read();
+                }
             }
         }
         state.goes_slow();

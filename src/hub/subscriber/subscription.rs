@@ -165,9 +165,13 @@ pub(super) struct Ended(Vec<(EntityIndex, Option<Instant>)>);
 
 impl Ended {
     pub(super) fn note(&mut self, entity: EntityIndex) {
-        if !self.0.iter().any(|(known, _)| *known == entity) {
+        if !self.has(entity) {
             self.0.push((entity, None));
         }
+    }
+
+    pub(super) fn has(&self, entity: EntityIndex) -> bool {
+        self.0.iter().any(|(known, _)| *known == entity)
     }
 
     /// When its page is replayed to that subscribes now; `None` for at once.

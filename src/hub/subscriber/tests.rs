@@ -254,28 +254,30 @@ async fn behind_a_refresh_the_store_is_asked_from_there_on_also_where_records_be
 
 #[tokio::test(start_paused = true)]
 async fn rows_whose_hook_failed_are_read_from_the_store_again_further_and_further_apart() {
-    let (fails, encoder) = failing();
-    let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
-    let pipe = Pipe::new(true, ROOM);
-    let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
-    subscriber.subscribe(EVENTS, Instant::now());
-    let read = || {
-        let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &[visible(1), visible(2)], &[]).0;
-        subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
-    };
-    fails.store(true, Ordering::Relaxed);
-    assert_eq!(asks_after(&subscriber).await, Some(0));
-    // Many rows wait until the process has run for some time.
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    for seconds in [30, 60, 120, 240, 480, 480] {
-        read();
-        assert_eq!(asks_after(&subscriber).await, Some(seconds));
+    for failures in [1, 3, 100] {
+        let (fails, encoder) = failing();
+        let hub = hub_of(vec![encoder], 1000, Delivery::Converging);
+        // Many rows wait until the process has run for some time.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let pipe = Pipe::new(true, ROOM);
+        let subscriber = hub.join(pipe.clone(), ann(), ResumeFrom::Page { session: None, missed_from: None });
+        subscriber.subscribe(EVENTS, Instant::now());
+        let mut asked_after = Vec::new();
+        while let Some(seconds) = asks_after(&subscriber).await {
+            asked_after.push(seconds);
+            fails.store(asked_after.len() <= failures, Ordering::Relaxed);
+            let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &[visible(1), visible(2)], &[]).0;
+            subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
+        }
+        let all = [0, 30, 60, 120, 240, 480];
+        assert_eq!(
+            asked_after,
+            all[..all.len().min(failures + 1)],
+            "a hook that fails for ever does not cost for ever"
+        );
+        let rows = [1, 2].map(|id| texts(&pipe).iter().any(|text| text.contains(&format!(r#""id":{id}"#))));
+        assert_eq!(rows, [failures < 100; 2]);
     }
-    assert!(texts(&pipe).is_empty());
-    fails.store(false, Ordering::Relaxed);
-    read();
-    assert_eq!(asks_after(&subscriber).await, None);
-    assert!([1, 2].iter().all(|id| texts(&pipe).iter().any(|text| text.contains(&format!(r#""id":{id}"#)))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,6 +301,13 @@ async fn an_object_whose_hook_failed_and_whose_record_is_gone_is_read_from_the_s
         }
         let asks = asks_after(&subscriber).await;
         assert_eq!(asks, Some(30), "{:?}", texts(&pipe));
+        let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &ann(), &[], &[]).0;
+        subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
+        let at_once = texts(&pipe).len();
+        run_for_long(&subscriber).await;
+        let later = texts(&pipe).split_off(at_once);
+        let deletions = later.iter().filter(|text| text.contains("delete-event")).count();
+        assert_eq!(deletions, if is_gone { 5 } else { 0 }, "a page with an open form is reminded: {later:?}");
     }
 }
 
@@ -320,13 +329,13 @@ async fn hooks_that_failed_are_asked_again_although_deletions_have_no_reminders(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_left_is_not_deleted_behind_a_refresh_that_may_have_brought_it_back() {
+async fn an_object_that_left_is_not_deleted_from_a_page_that_has_loaded_its_list_again() {
     for direct in [true, false] {
         let hub = hub_of(vec![scoped()], 1000, Delivery::Converging);
         let pipe = Pipe::new(direct, ROOM);
         let north = ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
         let subscriber = hub.join(pipe.clone(), ann().with_scope("north"), north);
-        subscriber.subscribe(EVENTS, Instant::now());
+        [EVENTS, hub.core.resync].iter().for_each(|&entity| assert!(subscriber.subscribe(entity, Instant::now())));
         run(&subscriber);
         hub.publish(EVENTS, &[visible(7).scope("north")], None);
         hub.publish(EVENTS, &[visible(7).scope("south"), visible(8).scope("north")], None);
@@ -357,7 +366,7 @@ async fn a_page_has_no_gap_where_what_it_missed_of_resync_is_trimmed() {
     hub.refresh(EVENTS);
     run(&subscriber);
     let is_of_events = |text: &String| text.contains(MARKER) && text.contains(r#""entity":"events""#);
-    assert!(texts(&pipe).len() == 1 && texts(&pipe).iter().all(is_of_events), "{:?}", texts(&pipe));
+    assert!(texts(&pipe).len() > 1 && texts(&pipe).iter().all(is_of_events), "{:?}", texts(&pipe));
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,7 +388,7 @@ async fn a_page_that_subscribes_again_is_still_reminded_of_what_left() {
     let at_once = texts(&pipe).len();
     run_for_long(&subscriber).await;
     let later = texts(&pipe).split_off(at_once);
-    assert_eq!(later.iter().filter(|text| text.contains("delete-event")).count(), 6, "{later:?}");
+    assert_eq!(later.iter().filter(|text| text.contains("delete-event")).count(), 5, "{later:?}");
 }
 
 #[tokio::test(start_paused = true)]
