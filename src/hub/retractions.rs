@@ -30,7 +30,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Retractions {
     objects: BTreeMap<Arc<str>, Retraction>,
-    /// How often the store was read because hooks had failed, and did again.
+    /// How often the store was to be read because hooks had failed, since none had.
     reads: usize,
     /// Objects that have reminders.
     reminded: usize,
@@ -131,7 +131,10 @@ impl Retractions {
     pub(crate) fn resumed(objects: Retracted, comes_back: bool, times: &ReminderTimes) -> Self {
         let mut resumed = Self { objects, ..Self::default() };
         resumed.objects.retain(|_, known| known.is_due || known.next(times).is_some());
-        resumed.objects.values_mut().for_each(|it| it.is_due |= comes_back && it.undecided_from.is_none());
+        for known in resumed.objects.values_mut() {
+            known.is_due |= comes_back && known.undecided_from.is_none();
+            known.is_read = false;
+        }
         resumed.count();
         resumed.look();
         resumed
@@ -234,14 +237,17 @@ impl Retractions {
         self.objects.values().filter_map(|known| known.next(times)).chain(old).min()
     }
 
-    /// Begins to send what is due at this time.
-    pub(crate) fn remind(&mut self, times: &ReminderTimes, now: Instant) {
+    /// Begins to send what is due at this time. What no hook could decide waits while the store is read, or its rows are
+    /// being sent.
+    pub(crate) fn remind(&mut self, times: &ReminderTimes, is_store_read: bool, now: Instant) {
         let is_due = |next: Option<Instant>| next.is_some_and(|next| next <= now);
         let mut any = false;
         for known in self.objects.values_mut().filter(|known| is_due(known.next(times))) {
             let sent = known.reminders.map_or(0, |reminders| reminders.sent);
-            known.reminders = Some(Reminders { last: now, sent: sent + 1 });
-            (known.is_due, any) = (true, true);
+            let waits = is_store_read && known.undecided_from.is_some();
+            known.reminders = Some(Reminders { last: now, sent: sent + usize::from(!waits) });
+            known.is_due |= !waits;
+            any |= !waits;
         }
         if any {
             self.look();
@@ -275,9 +281,16 @@ impl Retractions {
         is_needed
     }
 
-    /// The store has been read, and its rows are going to be sent.
-    pub(crate) fn store_is_read(&mut self) {
-        self.objects.values_mut().for_each(|known| known.is_read = known.has_failed);
+    /// The store has been read, and its rows are going to be sent; or reading it has failed.
+    pub(crate) fn store_is_read(&mut self, has_rows: bool) {
+        self.objects.values_mut().for_each(|known| known.is_read = has_rows && known.has_failed);
+    }
+
+    /// A hook failed on this object last, whatever was sent of it besides.
+    pub(crate) fn hook_failed(&mut self, id: &str) {
+        if let Some(known) = self.objects.get_mut(id) {
+            known.has_failed = true;
+        }
     }
 
     /// The rows of the store have been sent: they decide what hooks had failed on, but for what they failed on again.
@@ -397,7 +410,7 @@ mod tests {
         for (seconds, expected) in
             [(9, &[][..]), (10, &["c"]), (15, &["a"]), (29, &[]), (30, &["c"]), (35, &["a"]), (99, &[])]
         {
-            retractions.remind(&times, later(seconds));
+            retractions.remind(&times, false, later(seconds));
             assert_eq!(due(&retractions), expected, "{seconds}");
             retractions.objects_sent(None, &times);
         }
@@ -426,6 +439,27 @@ mod tests {
         retractions.left(&object("a"), (Sequence::ZERO, now));
         retractions.undecided(&object("a"), Sequence(11), (Sequence::ZERO, now));
         assert_eq!(from(&retractions), None);
+    }
+
+    #[test]
+    fn what_no_hook_could_decide_stays_until_rows_of_the_store_are_sent() {
+        let (mut retractions, now, times) = (Retractions::default(), Instant::now(), times());
+        retractions.undecided(&object("a"), Sequence(7), (Sequence::ZERO, now));
+        retractions.store_is_read(true);
+        let mut retractions = Retractions::resumed(retractions.retracted().clone(), true, &times);
+        retractions.rows_are_sent();
+        assert_eq!(retractions.objects.len(), 1, "another connection has sent none");
+        retractions.store_is_read(true);
+        retractions.store_is_read(false);
+        retractions.rows_are_sent();
+        assert_eq!(retractions.objects.len(), 1, "the store could not be read the second time");
+        retractions.store_is_read(true);
+        retractions.undecided(&object("a"), Sequence(7), (Sequence::ZERO, now));
+        retractions.rows_are_sent();
+        assert_eq!(retractions.objects.len(), 1, "the hook has failed again");
+        retractions.store_is_read(true);
+        retractions.rows_are_sent();
+        assert!(retractions.objects.is_empty());
     }
 
     #[test]
@@ -485,7 +519,7 @@ mod tests {
             let mut retractions = Retractions::default();
             retractions.remind_of(Sequence::ZERO..Sequence::ZERO, Some(snapshot(gone)), &times, now);
             assert_eq!(retractions.knows_gone_ids(), !gone.is_empty(), "the next connection asks the store again");
-            retractions.remind(&times, at);
+            retractions.remind(&times, false, at);
             assert_eq!(retractions.are_doubtful(Sequence(log_start)), doubts, "{gone:?} {log_start}");
         }
     }
@@ -497,7 +531,7 @@ mod tests {
         retractions.remind_of(Sequence(5)..Sequence(9), None, &times, now);
         let mut sent_at = Vec::new();
         for second in 0..100 {
-            retractions.remind(&times, later(second));
+            retractions.remind(&times, false, later(second));
             if let Some((_, position)) = retractions.due_old() {
                 assert!(matches!(position, OldPosition::Tombstone(Sequence(5))));
                 sent_at.push(second);

@@ -122,15 +122,16 @@ impl Appender<'_> {
                 break;
             }
             batch.done = at + 1;
-            let tombstone = log.tombstone(self.entity, &key).filter(|_| matches!(plan, Plan::Delete));
-            let was_deleted_in = tombstone.map(|(_, tombstone)| tombstone.scopes.and(change.scopes()));
-            let taken_along = self.taken_along(log, &key, change, &plan, batch);
-            // The handler may have deleted nothing, and answered 200: then what came since its deletion is there still.
-            let doubtful_in = was_deleted_in.filter(|_| !taken_along.is_empty());
-            for along in taken_along {
+            // The handler may have deleted nothing, and answered 200: then what came since the deletion is there still.
+            let is_again = matches!(plan, Plan::Delete) && log.tombstone(self.entity, &key).is_some();
+            let is_doubtful = is_again && self.encoder.has_snapshot;
+            let mut doubtful_in: Option<Scopes> = None;
+            for along in self.taken_along(log, &key, change, &plan, batch) {
                 let key = self.key_of(log, &along);
                 if let Plan::Delete = self.plan(log, &key, &along, None) {
                     let record = self.deleted(log, &key, &along);
+                    let scopes = doubtful_in.take().unwrap_or(Scopes::None).and(&record.scopes);
+                    doubtful_in = is_doubtful.then_some(scopes);
                     batch.appended(self.append_record(log, now, record), &along);
                 }
             }
@@ -151,16 +152,10 @@ impl Appender<'_> {
                     self.changed(log, &key, change, encoded, (scopes, whole))
                 }
             };
-            batch.appended(self.append_record(log, now, record), change);
             if let Some(scopes) = doubtful_in {
-                append_refresh(
-                    self.core,
-                    log,
-                    self.entity,
-                    now,
-                    if self.encoder.is_scoped { &scopes } else { &Scopes::All },
-                );
+                append_refresh(self.core, log, self.entity, now, &scopes);
             }
+            batch.appended(self.append_record(log, now, record), change);
         }
         batch.parts.push(first_record..log.end());
         if log.end() > first_record {
@@ -413,7 +408,8 @@ mod tests {
 
     #[test]
     fn what_a_second_deletion_takes_along_is_read_from_the_store() {
-        let hub = hub(EntityEncoder { parent_key: Some("of".into()), ..EntityEncoder::new("events", "event") });
+        let parent_key = Some("of".into());
+        let hub = hub(EntityEncoder { parent_key, has_snapshot: true, ..EntityEncoder::new("events", "event") });
         let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap();
         let delete = || Change::delete(1).unwrap();
         let refreshes = |hub: &Hub| {
@@ -423,10 +419,13 @@ mod tests {
         hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
         assert_eq!([(); 2].map(|()| hub.publish(EVENTS, &[delete()], None).changes), [2, 1]);
         assert_eq!(refreshes(&hub), 0);
-        hub.publish(EVENTS, &[of(3, 1)], None);
-        assert_eq!(hub.publish(EVENTS, &[delete()], None).changes, 2);
-        assert_eq!(refreshes(&hub), 1, "the third may be there still");
-        assert_eq!(newest(&hub, "3").0, ChangeKind::Delete);
+        for id in [3, 4] {
+            hub.publish(EVENTS, &[of(id, 1)], None);
+            assert_eq!(hub.publish(EVENTS, &[delete()], None).changes, 2);
+            assert_eq!(refreshes(&hub), id as usize - 2, "the child may be there still");
+            assert_eq!(newest(&hub, &id.to_string()).0, ChangeKind::Delete);
+            assert!(lock(&hub.core.log).tombstone(EVENTS, "1").is_some());
+        }
     }
 
     #[test]

@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use crate::sequence::Sequence;
 use tokio::time::Instant;
+
+use crate::{
+    hub::{core::DeliveryTimes, settle::Settle},
+    sequence::Sequence,
+};
 
 /// How long after its list has left a young page is resent what that may lack.
 const LATE_LISTS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
@@ -14,7 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LateList {
     /// When the page came.
-    pub(crate) came: Instant,
+    came: Instant,
     /// Its list may lack what was published from there on.
     pub(crate) from: Sequence,
     /// When its list had left, as far as that can be seen; at first, when it came.
@@ -31,6 +35,11 @@ impl LateList {
     /// Whether a page that came then is young.
     pub(crate) fn may_come(came: Instant, now: Instant) -> bool {
         now.saturating_duration_since(came) < LATE_LISTS[LATE_LISTS.len() - 1] + SOON
+    }
+
+    /// Whether a list was requested since shortly before the page came.
+    pub(crate) fn is_expected(&self, settle: &Settle, times: &DeliveryTimes) -> bool {
+        self.came.checked_sub(times.first_load).is_none_or(|since| settle.has_lists_since(since))
     }
 
     /// When its page is resent all next; `now` it has been sent all, and no list is on its way that can be seen.

@@ -228,6 +228,12 @@ impl Resend {
         self.pacing.hurry();
     }
 
+    /// It is to be sent the marker instead of rows.
+    pub(crate) fn is_marker(&self) -> bool {
+        let rows = self.snapshot.iter().flat_map(|snapshot| snapshot.rows.iter());
+        !self.is_repeated && rows.into_iter().any(|row| row.kind == RowKind::Marker)
+    }
+
     /// It has not been sent to its end yet, and holds a snapshot.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.snapshot.is_some() && !self.is_repeated
@@ -367,7 +373,7 @@ impl Resend {
     }
 
     fn arrive(&mut self, settle: &Settle, times: &DeliveryTimes, now: Instant) -> Next {
-        if let Some(late) = self.expects_list(settle, times) {
+        if let Some(late) = self.late.as_mut().filter(|late| late.is_expected(settle, times)) {
             if let Some(due) = late.next(now) {
                 self.from = late.from;
                 self.phase = Phase::Due(due);
@@ -382,13 +388,6 @@ impl Resend {
             .take()
             .map(|(from, known_before)| Box::new(Self::of_settled(from.max(self.from), known_before, now)));
         Next::Arrived(Remainder { deletions: self.deletions.take(), gone, settles })
-    }
-
-    /// The list of a young page, where a list was requested since shortly before it came.
-    fn expects_list(&mut self, settle: &Settle, times: &DeliveryTimes) -> Option<&mut LateList> {
-        let is_there =
-            |late: &LateList| late.came.checked_sub(times.first_load).is_none_or(|since| settle.has_lists_since(since));
-        self.late.as_mut().filter(|late| is_there(late))
     }
 
     /// True when everyone is sent all this when the entity settles.

@@ -202,18 +202,31 @@ impl Subscriber {
         let waiting = std::mem::take(waiting);
         state.path = Path::Slow;
         let cursor = state.cursor;
-        for (object, from) in undecided.iter().filter(|_| core.delivery == Delivery::Converging) {
+        let undecided = if core.delivery == Delivery::Converging { undecided } else { &[] };
+        let mut not_remembered = Vec::new();
+        for (object, from) in undecided {
             if let Some(subscription) = state.find(object.entity) {
-                let is_remembered = subscription.retractions().undecided(object, *from, (cursor, now));
-                if !is_remembered && !subscription.needs_snapshot() {
-                    // The hook that fails would be asked about all of it at once again.
-                    let ask = Ask::At(now + REPLAY_EVERY);
-                    subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, ask);
+                if !subscription.retractions().undecided(object, *from, (cursor, now)) {
+                    not_remembered.push(object.entity);
                 }
             }
         }
         let mut audit = AuditBuffer::default();
         state.send(core, &*self.sink, sending, now, &mut audit);
+        for (object, _) in undecided {
+            if let Some(subscription) = state.find(object.entity) {
+                subscription.retractions().hook_failed(&object.id);
+            }
+        }
+        let cursor = state.cursor;
+        for entity in not_remembered {
+            state.pinged = None;
+            if let Some(subscription) = state.find(entity).filter(|known| !known.needs_snapshot()) {
+                // The hook that fails would be asked about all of it at once again.
+                let ask = Ask::At(now + REPLAY_EVERY);
+                subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, ask);
+            }
+        }
         waiting.iter().for_each(|repeat| state.postpone(core, repeat, now));
         drop(guard);
         audit.write(core, || self.identity());
@@ -332,18 +345,22 @@ impl Subscription {
 
     /// A page that can load its list again does that sooner than it draws many rows one by one.
     fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
-        if let Some(retractions) = &mut self.retractions {
-            retractions.forget_before(core.reimported_before(log, self.entity));
-        }
         let pace = &core.times.pace;
         let resend = self.resend.as_deref();
-        let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) else { return };
-        let messages_from = self.messages_missed_from(Sequence::MAX);
-        let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
-        let reminded = core.reminded_before(self.entity);
-        let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, now);
-        // It asks for its list now.
-        self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
+        if let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) {
+            let messages_from = self.messages_missed_from(Sequence::MAX);
+            let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
+            let reminded = core.reminded_before(self.entity);
+            let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, now);
+            // It asks for its list now.
+            self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
+        }
+        // The list shows what the page was to take away before, where that may be seen again.
+        let is_marker = self.resend.as_ref().is_some_and(|resend| resend.is_marker());
+        let reloaded = if is_marker { Sequence::MAX } else { core.reimported_before(log, self.entity) };
+        if let Some(retractions) = &mut self.retractions {
+            retractions.forget_before(reloaded);
+        }
     }
 
     /// What it is to be sent besides news at this time.
@@ -351,12 +368,12 @@ impl Subscription {
         let (core, log, entity) = (resolver.core, resolver.log, self.entity);
         let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of: Of::Entity(entity, of) }));
         let log_start = resolver.recipient.log_start(log, entity);
+        let needs_snapshot = self.needs_snapshot();
         if let Some(retractions) = &mut self.retractions {
-            retractions.remind(&core.times.reminders, now);
+            let is_read = needs_snapshot || self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
+            retractions.remind(&core.times.reminders, is_read, now);
             let is_in_log =
                 |key: &str| log.current_record(entity, key).is_some() || log.tombstone(entity, key).is_some();
-            let is_read = matches!(self.phase, Phase::NeedsSnapshot { .. })
-                || self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
             if !is_read && retractions.need_the_store(&core.times.reminders, is_in_log) {
                 self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 return Some(NextChunk::Again);

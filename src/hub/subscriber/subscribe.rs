@@ -234,8 +234,8 @@ impl Subscriber {
                 }
                 subscription.resend = Some(Box::new(resend));
                 subscription.phase = Phase::CatchingUp;
-                if let Some(retractions) = subscription.retractions.as_mut().filter(|_| has_all) {
-                    retractions.store_is_read();
+                if let Some(retractions) = &mut subscription.retractions {
+                    retractions.store_is_read(has_all);
                 }
             }
         }

@@ -353,6 +353,31 @@ async fn an_object_that_left_is_not_deleted_from_a_page_that_has_loaded_its_list
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_left_is_not_deleted_from_a_page_that_is_sent_the_marker_instead_of_rows() {
+    let hub = slow(vec![EntityEncoder { has_snapshot: true, ..scoped() }]);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let pipe = Pipe::new(true, ROOM);
+    let north = ResumeFrom::Page { session: None, missed_from: Some(Sequence(0)) };
+    let subscriber = hub.join(pipe.clone(), ann().with_scope("north"), north);
+    [EVENTS, hub.core.resync].iter().for_each(|&entity| assert!(subscriber.subscribe(entity, Instant::now())));
+    run(&subscriber);
+    hub.publish(EVENTS, &[visible(7).scope("north")], None);
+    hub.publish(EVENTS, &[visible(7).scope("south")], None);
+    run(&subscriber);
+    hub.refresh(EVENTS);
+    assert!(asks_after(&subscriber).await.is_some());
+    let at_once = texts(&pipe).len();
+    let rows: Vec<Change> = (5..10).map(|id| visible(id).scope("north")).collect();
+    let north = ann().with_scope("north");
+    let snapshot = hub.snapshot(EVENTS, hub.core.log_end(), &north, &rows, &[]).0;
+    subscriber.resynchronise(EVENTS, Some(Arc::new(snapshot)), None, Instant::now());
+    run_for_long(&subscriber).await;
+    let later = texts(&pipe).split_off(at_once);
+    assert!(later.iter().any(|text| text.contains("resync")), "{later:?}");
+    assert!(!later.iter().any(|text| text.contains("delete-event")), "{later:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_page_has_no_gap_where_what_it_missed_of_resync_is_trimmed() {
     let hub = hub_with(3, Delivery::Converging);
     hub.refresh(EVENTS);
