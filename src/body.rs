@@ -91,9 +91,7 @@ impl Tee {
 
     /// Copies a frame's data; true when it was the last data.
     fn copy(&mut self, frame: &Frame<Bytes>, is_end: bool) -> bool {
-        let Some(data) = frame.data_ref() else {
-            return true;
-        };
+        let Some(data) = frame.data_ref() else { return true };
         self.capture.push(data);
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
         is_end || self.left == Some(0)
@@ -113,9 +111,7 @@ impl<B: Body> Body for RequestBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
-        let Some(tee) = this.tee else {
-            return poll_bytes(this.inner, cx);
-        };
+        let Some(tee) = this.tee else { return poll_bytes(this.inner, cx) };
         let frame = match tee.held.take() {
             Some(frame) => Some(frame),
             None if tee.has_ended => None,

@@ -246,9 +246,7 @@ impl Change {
 
     fn serialized(kind: ChangeKind, object: &(impl Serialize + ?Sized)) -> Result<Self, ChangeError> {
         let json = serde_json::to_string(object).map_err(ChangeError::Serialize)?;
-        let Some(fields) = Object::of(&json) else {
-            return Err(ChangeError::NotAnObject);
-        };
+        let Some(fields) = Object::of(&json) else { return Err(ChangeError::NotAnObject) };
         Self::of(kind, &fields).ok_or_else(|| no_usable_id(fields.get("id").unwrap_or("nothing")))
     }
 }

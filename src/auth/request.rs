@@ -182,9 +182,7 @@ pub(crate) fn header_token(headers: &HeaderMap) -> String {
 
 /// The token in a socket's address: raw between `token=` and the final `&ws=1`, percent-decoded only.
 pub(crate) fn query_token(query: &str) -> Cow<'_, str> {
-    let Some(at) = token_at(query) else {
-        return Cow::Borrowed("");
-    };
+    let Some(at) = token_at(query) else { return Cow::Borrowed("") };
     let rest = &query[at + "token=".len()..];
     // A proxy may have appended to the address, so what follows the client's own end is not part of the token.
     let end = rest.rfind("&ws=1").filter(|end| matches!(rest.as_bytes().get(end + 5), None | Some(b'&')));

@@ -64,9 +64,7 @@ impl ConnectionState {
         // `Signal::OVER` is not looked at: `Closing::over` is ready before that is raised.
         self.take_signals();
         loop {
-            let Some(closing) = self.closing() else {
-                return Poll::Ready(());
-            };
+            let Some(closing) = self.closing() else { return Poll::Ready(()) };
             if closing.over.poll_unpin(cx).is_ready() {
                 return Poll::Ready(());
             }

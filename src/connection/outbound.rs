@@ -29,9 +29,7 @@ impl ConnectionState {
     /// Drives the hooks that authorize subscriptions and read snapshots.
     pub(super) fn poll_hooks(&mut self, now: Instant, cx: &mut Context<'_>) {
         let open = &self.registration.open;
-        let Some(cold) = &mut self.cold else {
-            return;
-        };
+        let Some(cold) = &mut self.cold else { return };
         if let Some(auth) = &mut cold.subscription_auth {
             auth.poll(&self.registration, now, cx);
         }
@@ -45,9 +43,7 @@ impl ConnectionState {
 
     /// Drives the visibility hooks, and sends what they allow; true while they run.
     fn poll_check(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(check) = self.cold.as_mut().and_then(|cold| cold.check.as_mut()) else {
-            return false;
-        };
+        let Some(check) = self.cold.as_mut().and_then(|cold| cold.check.as_mut()) else { return false };
         if check.poll_unpin(cx).is_pending() {
             return true;
         }

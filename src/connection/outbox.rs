@@ -240,9 +240,7 @@ impl<'f> Slices<'f> {
             if left.is_empty() {
                 continue;
             }
-            let Some(slice) = self.slices.get_mut(self.count) else {
-                return false;
-            };
+            let Some(slice) = self.slices.get_mut(self.count) else { return false };
             *slice = IoSlice::new(left);
             self.count += 1;
             self.bytes += left.len();

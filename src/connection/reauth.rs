@@ -196,9 +196,7 @@ impl SubscriptionAuth {
     pub(super) fn ask(&mut self, registration: &Registration, is_due: impl Fn(&Wanted) -> bool) {
         for wanted in self.wanted.iter_mut().filter(|wanted| is_due(wanted)) {
             let (entity, connections) = (wanted.entity, registration.connections.clone());
-            let Some(hook) = connections.authorize(entity).cloned() else {
-                continue;
-            };
+            let Some(hook) = connections.authorize(entity).cloned() else { continue };
             self.runs += 1;
             let (run, identity) = (self.runs, registration.open.subscriber.identity());
             (wanted.run, wanted.due) = (run, None);
@@ -225,9 +223,7 @@ impl SubscriptionAuth {
     fn act_on(&mut self, registration: &Registration, verdict: &Verdict) {
         let Registration { connections, open, .. } = registration;
         let mut current = self.wanted.iter_mut();
-        let Some(wanted) = current.find(|it| it.entity == verdict.entity && it.run == verdict.run) else {
-            return;
-        };
+        let Some(wanted) = current.find(|it| it.entity == verdict.entity && it.run == verdict.run) else { return };
         let mut wait = random::within_half(connections.limits.revalidation_interval);
         if verdict.is_allowed.is_some() {
             wanted.failures = 0;

@@ -231,9 +231,7 @@ impl Registration {
     }
 
     pub(super) fn leave(&mut self) {
-        let Some(key) = self.key.take() else {
-            return;
-        };
+        let Some(key) = self.key.take() else { return };
         let open = lock(&self.connections.open).try_remove(key);
         drop(open);
         self.connections.hub().leave(&self.open.subscriber, Instant::now());

@@ -154,9 +154,7 @@ impl ConnectionState {
         let read_at = meter.map(Meter::paused_until).filter(|until| *until > now);
         let reauth_at = self.reauth.as_ref().map(|reauth| reauth.due);
         let next = [self.resend_at, read_at, reauth_at].into_iter().flatten().fold(self.ping_at, Instant::min);
-        let Some(cold) = &self.cold else {
-            return next;
-        };
+        let Some(cold) = &self.cold else { return next };
         let leave_at = match &cold.phase {
             Phase::Open => None,
             Phase::LeavesAt(at) => Some(*at),

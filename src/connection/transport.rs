@@ -169,9 +169,7 @@ impl Read for Transport {
             Some(other) => Poll::Ready(other.read(buffer)),
             None => poll_read_some(self.outbox.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?, buffer),
         };
-        let Poll::Ready(read) = read else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
+        let Poll::Ready(read) = read else { return Err(io::ErrorKind::WouldBlock.into()) };
         if let Some(meter) = &mut self.meter {
             match &read {
                 Ok(read) => meter.count(&buffer[..*read], Instant::now()),

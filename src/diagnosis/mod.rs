@@ -195,9 +195,7 @@ impl Diagnosis {
         if let Some(usage) = self.usage(entity) {
             self.check_payload_key(usage);
         }
-        let Some(usage) = self.unsettled(entity) else {
-            return false;
-        };
+        let Some(usage) = self.unsettled(entity) else { return false };
         if !usage.is_watched.load(Ordering::Relaxed) {
             let name = &usage.entity.name;
             self.observer.warn_once_for(
@@ -241,9 +239,7 @@ impl Diagnosis {
 
     /// A page has been subscribed to an entity for [`SEARCH_TIMEOUT`]: by now some request should have matched.
     pub(crate) fn unmatched(&self, entity: EntityIndex) {
-        let Some(usage) = self.unsettled(entity) else {
-            return;
-        };
+        let Some(usage) = self.unsettled(entity) else { return };
         let like = lock(&usage.search).like.take();
         let remedy = usage.remedy(like.as_ref());
         let name = &usage.entity.name;
@@ -339,9 +335,7 @@ impl Diagnosis {
                     path,
                 })
             });
-            let Some(like) = alike.max_by_key(Like::rank) else {
-                continue;
-            };
+            let Some(like) = alike.max_by_key(Like::rank) else { continue };
             let mut search = lock(&usage.search);
             if search.is_on && search.like.as_ref().is_none_or(|known| known.rank() < like.rank()) {
                 search.like = Some(like);

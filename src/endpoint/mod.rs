@@ -194,9 +194,7 @@ impl Endpoint {
 
     /// Where the replay of a page starts, by its credentials and its key.
     fn resume_from(&self, presented: &PresentedKey) -> ResumeFrom {
-        let Some(page) = &presented.page else {
-            return ResumeFrom::Unknown;
-        };
+        let Some(page) = &presented.page else { return ResumeFrom::Unknown };
         let owner = presented.credentials.owner(&self.epoch.owners);
         let id = u128::from_str_radix(&page.session, 16).ok();
         let session = id.map(|id| SessionId { id: id.to_ne_bytes(), owner });
@@ -232,9 +230,7 @@ impl Endpoint {
     /// two seconds, for ever.
     fn deny(&self, upgrade: Upgrade, denied: AuthError) -> Response<EndpointBody> {
         self.observer().sockets_denied.up();
-        let Ok(permit) = self.refusals.clone().try_acquire_owned() else {
-            return forbidden();
-        };
+        let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return forbidden() };
         self.accept(upgrade, async move |upgraded, connections| {
             let delay = random::between(DENIED_DELAY.0, DENIED_DELAY.1);
             connection::reject_after(upgraded, denied == AuthError::Expired, delay, &connections).await;
@@ -304,9 +300,7 @@ impl Endpoint {
     }
 
     fn is_foreign(&self, parts: &Parts) -> bool {
-        let Err(foreign) = self.origins.check(parts, self.observer()) else {
-            return false;
-        };
+        let Err(foreign) = self.origins.check(parts, self.observer()) else { return false };
         self.observer().origins_refused.up();
         self.observer().warn_once_of("foreign", (&foreign.origin, &foreign.host), || foreign.line(parts));
         true

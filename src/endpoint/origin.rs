@@ -41,9 +41,7 @@ impl Origins {
     /// A request without `Origin` does not come from a web page and passes. The origin of a page must be this host, or
     /// allowed.
     pub(crate) fn check(&self, parts: &Parts, observer: &Observer) -> Result<(), Foreign> {
-        let Some(value) = parts.headers.get(header::ORIGIN) else {
-            return Ok(());
-        };
+        let Some(value) = parts.headers.get(header::ORIGIN) else { return Ok(()) };
         if parts.headers.get(header::HOST).is_some_and(|host| is_plainly_same_host(value.as_bytes(), host.as_bytes())) {
             return Ok(());
         }
@@ -129,9 +127,7 @@ fn is_plainly_same_host(origin: &[u8], host: &[u8]) -> bool {
 
 /// Any scheme: TLS may end at a proxy. A port that is the scheme's own may be left out on either side.
 fn is_same_host(origin: &str, host: &str) -> bool {
-    let Some((scheme, authority)) = parse(origin) else {
-        return false;
-    };
+    let Some((scheme, authority)) = parse(origin) else { return false };
     let usual = if scheme == "https" { ":443" } else { ":80" };
     let bare = |authority: &str| authority.strip_suffix(usual).unwrap_or(authority).to_owned();
     !host.is_empty() && bare(&authority) == bare(host)

@@ -91,9 +91,7 @@ impl View {
         if !self.may_see(identity, object).await? {
             return Ok(None);
         }
-        let Some(project) = &self.project else {
-            return Ok(Some(Cow::Borrowed(object)));
-        };
+        let Some(project) = &self.project else { return Ok(Some(Cow::Borrowed(object))) };
         let projected = project(identity.clone(), object).await?;
         let (was, now) = (Object::of(object).unwrap_or_default(), Object::of(&projected));
         let now = now.ok_or("what project answered is no JSON object")?;

@@ -139,9 +139,7 @@ impl EntityEncoder {
     /// switches saving on again.
     pub(crate) fn encode_delete(&self, object: &str, may_be_exception: bool) -> EventFrame {
         let delete = self.encode(ChangeKind::Delete, object);
-        let Some(id) = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)) else {
-            return delete;
-        };
+        let Some(id) = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)) else { return delete };
         match self.widget {
             Widget::Scheduler if !self.is_plain => {
                 let awake = self.encode(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;

@@ -163,9 +163,7 @@ impl Retractions {
     /// No hook could decide whether an object may be seen that was published from a place of the log on. False where
     /// there is no room to remember it.
     pub(crate) fn undecided(&mut self, object: &ObjectRef, from: Sequence, (at, now): (Sequence, Instant)) -> bool {
-        let Some(known) = self.known(object) else {
-            return false;
-        };
+        let Some(known) = self.known(object) else { return false };
         let was_read = std::mem::take(&mut known.is_read);
         (known.has_failed, known.at) = (true, at);
         // A page that was already sent the deletion is reminded of it in any case.

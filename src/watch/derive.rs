@@ -99,9 +99,7 @@ impl DerivedChange<'_> {
     /// The change, with the stored row instead of what the page sent. A missing row is still a claim: the id may be the
     /// wrong one.
     pub(crate) fn loaded(&self, row: Option<&str>) -> Option<Change> {
-        let Some(row) = row else {
-            return Change::deletion(&self.raw_id).map(Change::claimed);
-        };
+        let Some(row) = row else { return Change::deletion(&self.raw_id).map(Change::claimed) };
         let row = Object::of(row)?;
         let row = match row.get("id").and_then(usable_id) {
             Some(_) => row,
@@ -297,9 +295,7 @@ impl<'a> ParsedResponse<'a> {
 
     /// The id of an object that existed before. The row's is best; a `tid` beside a path may be anything.
     fn id_of_known(&self, path_id: Option<&str>, sent: Option<&Object<'a>>) -> Option<Cow<'a, str>> {
-        let Some(meant) = path_id else {
-            return self.row_id().or_else(|| self.tid.clone());
-        };
+        let Some(meant) = path_id else { return self.row_id().or_else(|| self.tid.clone()) };
         let is_meant = |raw: &Cow<'_, str>| usable_id(raw).is_some_and(|id| id == meant);
         // The path knows no types, the object does.
         let sent_id = || sent.and_then(|sent| usable(sent, "id")).filter(is_meant);

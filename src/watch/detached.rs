@@ -60,9 +60,7 @@ impl<T> Detachable<T> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
         self.has_begun = true;
         // Taken out while it runs: if it panics, the drop below must not run it again.
-        let Some(mut write) = self.write.take() else {
-            return Poll::Pending;
-        };
+        let Some(mut write) = self.write.take() else { return Poll::Pending };
         let poll = write.as_mut().poll(cx);
         if poll.is_pending() {
             self.write = Some(write);
@@ -73,9 +71,7 @@ impl<T> Detachable<T> {
 
 impl<T> Drop for Detachable<T> {
     fn drop(&mut self) {
-        let Some(write) = self.write.take().filter(|_| self.has_begun) else {
-            return;
-        };
+        let Some(write) = self.write.take().filter(|_| self.has_begun) else { return };
         let write = write.detach();
         #[cfg(feature = "tracing")]
         let write = tracing::Instrument::instrument(write, self.span.clone());

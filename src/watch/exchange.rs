@@ -191,9 +191,7 @@ impl Exchange {
 fn scopes_of(watcher: &Watcher, matched: &Matched, request: &request::Parts) -> Scopes {
     let entity = matched.route.entity;
     let scoping = watcher.publisher.entity(entity).scoping.as_ref();
-    let Some(of_request) = scoping.and_then(|scoping| scoping.of_request.as_ref()) else {
-        return Scopes::None;
-    };
+    let Some(of_request) = scoping.and_then(|scoping| scoping.of_request.as_ref()) else { return Scopes::None };
     let scopes = std::panic::catch_unwind(AssertUnwindSafe(|| of_request(request)));
     scopes.unwrap_or_else(|_| {
         let failure = format_args!("panicked, and so this write has no scope from it");

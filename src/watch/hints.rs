@@ -87,9 +87,7 @@ impl Transcript<'_> {
         if answer.trim_ascii().is_empty() {
             return Some("the answer is empty".to_owned());
         }
-        let Some(fields) = Object::parse(answer) else {
-            return Some("the answer is no JSON object".to_owned());
-        };
+        let Some(fields) = Object::parse(answer) else { return Some("the answer is no JSON object".to_owned()) };
         if let Some(pointer) =
             entity.response_pointer.as_deref().filter(|pointer| Object::at(answer, pointer).is_none())
         {

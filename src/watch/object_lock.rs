@@ -106,9 +106,7 @@ impl Target {
     }
 
     async fn read_before(&self, id: String) -> Before {
-        let Some(load) = self.load_before(&id) else {
-            return Before::Unread;
-        };
+        let Some(load) = self.load_before(&id) else { return Before::Unread };
         match self.load(load, &self.scopes, id).await {
             Ok(row) => row.map_or(Before::Absent, |row| Before::Object(row.into())),
             Err(error) => {

@@ -155,9 +155,7 @@ impl Publication {
         if self.entity().scoping.is_some() && scopes.is_none() {
             return Loaded::NotAsked;
         }
-        let Some(id) = derived.id().map(Cow::into_owned) else {
-            return Loaded::Failed;
-        };
+        let Some(id) = derived.id().map(Cow::into_owned) else { return Loaded::Failed };
         let watcher = &self.target.watcher;
         let log_end = watcher.publisher.hub.core.log_end();
         let row = self.target.load(hook, scopes, id).await;

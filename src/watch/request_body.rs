@@ -35,9 +35,7 @@ impl Format {
         if !identity {
             return Self::Encoded;
         }
-        let Some(value) = headers.get(header::CONTENT_TYPE) else {
-            return Self::Json;
-        };
+        let Some(value) = headers.get(header::CONTENT_TYPE) else { return Self::Json };
         let text = value.to_str().unwrap_or_default();
         let essence = text.split(';').next().unwrap_or_default().trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
@@ -103,9 +101,7 @@ pub(crate) fn read<'a>(
         Format::Other | Format::Encoded => ParsedRequest::default(),
         Format::Form => read_form(body, has_modes),
         Format::Json => {
-            let Some(fields) = Object::parse(body) else {
-                return ParsedRequest::default();
-            };
+            let Some(fields) = Object::parse(body) else { return ParsedRequest::default() };
             if let Some(parsed) = has_modes.then(|| read_mode(&fields)).flatten() {
                 return parsed;
             }
@@ -147,9 +143,7 @@ pub(crate) fn read_form(body: &[u8], has_modes: bool) -> ParsedRequest<'static> 
     let mut object = Object::default();
     let mut status = None;
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
-        let Some((key, value)) = form_pair(pair) else {
-            return ParsedRequest::default();
-        };
+        let Some((key, value)) = form_pair(pair) else { return ParsedRequest::default() };
         match key.as_str() {
             STATUS => status = Some(value),
             _ => object.push(key, quoted(&value)),

@@ -142,9 +142,7 @@ impl Chunk {
         }
         // Once the log does not reach back to where the store was asked, what was gone then may have come back.
         let log_start = recipient.log_start(log, entity);
-        let Some(gone) = old.gone.as_ref().filter(|gone| gone.at >= log_start) else {
-            return chunk;
-        };
+        let Some(gone) = old.gone.as_ref().filter(|gone| gone.at >= log_start) else { return chunk };
         for (number, row) in gone.gone.iter().enumerate().skip(first_row) {
             let since = row.keys.iter().find_map(|key| log.there_since(entity, key, gone.at));
             if !chunk.add(Position::Row(number), resolver.row(entity, row, since)) {

@@ -186,9 +186,7 @@ async fn settle(running: Running, core: Arc<Core>) {
     loop {
         let now = Instant::now();
         let look = |fanout: Arc<Fanout>| (fanout.settle(now), fanout.remind(now));
-        let Some((settles, reminds)) = running.fanout.upgrade().map(look) else {
-            return;
-        };
+        let Some((settles, reminds)) = running.fanout.upgrade().map(look) else { return };
         let due = settles.map(|due| due.min(now + LOOK_EVERY)).into_iter().chain(reminds).min();
         tokio::select! {
             () = core.settling.notified() => {}

@@ -100,9 +100,7 @@ impl Log {
         self.times = Times::restored(saved.times, clock);
         self.indexes = saved.indexes;
         for SavedRecord { sequence, age, is_newest, record } in saved.records {
-            let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else {
-                continue;
-            };
+            let Some(index) = self.indexes.get_mut(usize::from(record.entity.0)) else { continue };
             if let (true, RecordKind::Change(change)) = (is_newest, &record.kind) {
                 index.newest.insert(change.key.clone(), sequence);
                 index.add_child(change);

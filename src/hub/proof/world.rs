@@ -105,9 +105,7 @@ impl Store {
     }
 
     fn remove(&mut self, id: &str) -> bool {
-        let Ok(number) = id.parse() else {
-            return false;
-        };
+        let Ok(number) = id.parse() else { return false };
         let removed = self.rows.remove(&number).is_some();
         if removed {
             self.deleted.insert(number);
@@ -463,9 +461,7 @@ impl World {
     fn write_out(&mut self, now: Instant) {
         let numbers: Vec<u64> = self.sockets.keys().copied().collect();
         for number in numbers {
-            let Some(socket) = self.sockets.get_mut(&number) else {
-                continue;
-            };
+            let Some(socket) = self.sockets.get_mut(&number) else { continue };
             if socket.due.take_if(|due| *due <= now).is_some() {
                 socket.pipe.woken.store(true, Ordering::Relaxed);
             }
@@ -500,9 +496,7 @@ impl World {
                     }
                 }
             }
-            let Some(socket) = self.sockets.get_mut(&number) else {
-                continue;
-            };
+            let Some(socket) = self.sockets.get_mut(&number) else { continue };
             let frames = std::mem::take(&mut *lock(&socket.pipe.out));
             if !frames.is_empty() && !socket.dark {
                 socket.arrives = socket.arrives.max(now + self.dice.millis(1, 200));
@@ -636,9 +630,7 @@ impl World {
             }
             Event::FoundDead(number) => self.close(number),
             Event::Asked(number, at) => {
-                let Some(socket) = self.sockets.get(&number) else {
-                    return;
-                };
+                let Some(socket) = self.sockets.get(&number) else { return };
                 let client = socket.client;
                 let snapshot = self.snapshot(client, at, &socket.subscriber.identity());
                 let earlier = socket.subscriber.past_identity();
@@ -727,9 +719,7 @@ impl World {
 
     /// The server gives a socket up; a page that still had it comes back.
     fn close(&mut self, number: u64) {
-        let Some(socket) = self.sockets.remove(&number) else {
-            return;
-        };
+        let Some(socket) = self.sockets.remove(&number) else { return };
         self.hub.leave(&socket.subscriber, Instant::now());
         if self.clients[socket.client].socket == Some(number) {
             self.clients[socket.client].socket = None;
@@ -1008,9 +998,7 @@ impl World {
 
     /// Frames reach a page.
     fn arrive(&mut self, number: u64, frames: &[Bytes]) {
-        let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) else {
-            return;
-        };
+        let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) else { return };
         let at = socket.client;
         if socket.pipe.capacity < usize::MAX {
             *lock(&socket.pipe.room) = socket.pipe.capacity;

@@ -129,9 +129,7 @@ impl Content {
             let (earlier, rest) = log.records.split_at_mut(at);
             let record = &mut rest[0].record;
             share(&mut record.scopes);
-            let RecordKind::Change(change) = &mut record.kind else {
-                continue;
-            };
+            let RecordKind::Change(change) = &mut record.kind else { continue };
             [&mut change.ever, &mut change.went_to].into_iter().for_each(&mut share);
             if let PriorState::Known(version) = &mut change.prior {
                 let version = Arc::make_mut(version);

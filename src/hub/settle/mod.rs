@@ -257,9 +257,7 @@ impl Settle {
     }
 
     fn end_doubt(&mut self, begun: Instant, may_have_changed: bool) -> bool {
-        let Some(at) = self.doubtful.iter().position(|known| *known == begun) else {
-            return false;
-        };
+        let Some(at) = self.doubtful.iter().position(|known| *known == begun) else { return false };
         self.doubtful.swap_remove(at);
         self.refreshes |= may_have_changed;
         self.doubtful.is_empty() && std::mem::take(&mut self.refreshes)
@@ -336,9 +334,7 @@ impl Settle {
             return Vec::new();
         }
         let is_quiet = now.checked_sub(times.quiet).is_some_and(|then| self.is_calm_since(then, now));
-        let Some(window) = &mut self.window else {
-            return Vec::new();
-        };
+        let Some(window) = &mut self.window else { return Vec::new() };
         let known_before = window.from;
         let mut again = Vec::new();
         if window.state == WindowState::Missed {

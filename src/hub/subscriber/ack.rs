@@ -54,9 +54,7 @@ impl Subscriber {
     fn acknowledges(&self, payload: &[u8]) -> Option<Arc<dyn SessionHolder>> {
         let state = &mut *lock(&self.state);
         let ping = state.pinged.take_if(|ping| ping.payload == payload)?;
-        let Some(PageState { hold: Some(hold), .. }) = &state.page else {
-            return None;
-        };
+        let Some(PageState { hold: Some(hold), .. }) = &state.page else { return None };
         let sharer = self.core.sessions.acknowledge(hold, &ping.positions, ping.at);
         // What its present identity may see has reached the page: it shows nothing else any more.
         let has_it = |known: &Subscription| ping.positions.iter().any(|(entity, _)| *entity == known.entity);

@@ -25,9 +25,7 @@ use super::{
         log::{Log, ObjectRef, RecordKind},
         retractions::OldPosition,
         snapshot::SnapshotFrames,
-        visibility::{
-            Addressed, AuditBuffer, Cleared, Deadline, Envelope, Mode, Resolved, Resolver, Undecided, Verdict,
-        },
+        visibility::{Addressed, AuditBuffer, Cleared, Deadline, Envelope, Mode, Resolved, Resolver, Verdict},
     },
     sink::FrameSink,
     state::{Path, Subscriber, SubscriberState},
@@ -196,35 +194,27 @@ impl Subscriber {
         let (core, now) = (&*self.core, Instant::now());
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let Path::Checking(waiting) = &mut state.path else {
-            return;
-        };
+        let Path::Checking(waiting) = &mut state.path else { return };
         let waiting = std::mem::take(waiting);
         state.path = Path::Slow;
         let cursor = state.cursor;
         let undecided = if core.delivery == Delivery::Converging { undecided } else { &[] };
-        let mut not_remembered = Vec::new();
-        for (object, from) in undecided {
-            if let Some(subscription) = state.find(object.entity) {
-                if !subscription.retractions().undecided(object, *from, (cursor, now)) {
-                    not_remembered.push(object.entity);
-                }
-            }
-        }
+        let remembers = |(object, from): &(Box<ObjectRef>, Sequence)| {
+            let subscription = state.find(object.entity);
+            subscription.is_none_or(|it| it.retractions().undecided(object, *from, (cursor, now)))
+        };
+        let remembered: Vec<bool> = undecided.iter().map(remembers).collect();
         let mut audit = AuditBuffer::default();
         state.send(core, &*self.sink, sending, now, &mut audit);
-        for (object, _) in undecided {
-            if let Some(subscription) = state.find(object.entity) {
-                subscription.retractions().hook_failed(&object.id);
-            }
-        }
         let cursor = state.cursor;
-        for entity in not_remembered {
-            state.pinged = None;
-            if let Some(subscription) = state.find(entity).filter(|known| !known.needs_snapshot()) {
+        for ((object, _), is_remembered) in undecided.iter().zip(remembered) {
+            let Some(subscription) = state.find(object.entity) else { continue };
+            subscription.retractions().hook_failed(&object.id);
+            if !is_remembered && !subscription.needs_snapshot() {
                 // The hook that fails would be asked about all of it at once again.
                 let ask = Ask::At(now + REPLAY_EVERY);
                 subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, ask);
+                state.pinged = None;
             }
         }
         waiting.iter().for_each(|repeat| state.postpone(core, repeat, now));
@@ -469,7 +459,7 @@ impl Chunk {
                     let envelope = match verdict {
                         Verdict::Send(envelope) => Some(envelope),
                         Verdict::Nothing => None,
-                        Verdict::Undecided(Undecided { object, from, meanwhile }) => {
+                        Verdict::Undecided(object, from, meanwhile) => {
                             undecided.push((object, from));
                             meanwhile
                         }

@@ -264,9 +264,7 @@ impl SubscriberState {
 
     /// What the hooks are asked is of no use any more; false where they are not asked.
     pub(super) fn cancel_check(&mut self, core: &Core, now: Instant) -> bool {
-        let Path::Checking(waiting) = &mut self.path else {
-            return false;
-        };
+        let Path::Checking(waiting) = &mut self.path else { return false };
         let waiting = std::mem::take(waiting);
         self.path = Path::Slow;
         waiting.iter().for_each(|repeat| self.postpone(core, repeat, now));
@@ -343,9 +341,7 @@ impl SubscriberState {
 
     /// What a ping acknowledges behind which everything before `cursor` is written; `None` for one without a session.
     pub(super) fn ping(&mut self, core: &Core, cursor: Sequence, now: Instant) -> Option<Box<Ping>> {
-        let Some(PageState { hold: Some(_), .. }) = &self.page else {
-            return None;
-        };
+        let Some(PageState { hold: Some(_), .. }) = &self.page else { return None };
         self.ping_due = now + core.times.acknowledge_every;
         let settled = lock(&core.log).position(now, core.times.replay_overlap);
         let settles = lock(&core.settles);

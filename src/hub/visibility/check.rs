@@ -83,19 +83,13 @@ impl Deadline {
     }
 }
 
-/// An object that a hook has failed to decide on, as it was published from a place of the log on.
-pub(crate) struct Undecided {
-    pub(crate) object: Box<ObjectRef>,
-    pub(crate) from: Sequence,
-    /// That it is gone, to a page that may be showing it.
-    pub(crate) meanwhile: Option<Envelope>,
-}
-
 /// What a check comes to.
 pub(crate) enum Verdict {
     Send(Envelope),
     Nothing,
-    Undecided(Undecided),
+    /// A hook has failed to decide on the object, as it was published from that place of the log on. With that it is gone,
+    /// to a page that may be showing it.
+    Undecided(Box<ObjectRef>, Sequence, Option<Envelope>),
 }
 
 /// The hooks of one entity, asked about one recipient.
@@ -173,9 +167,7 @@ impl VisibilityCheck {
         failed: &impl Fn(&str, &dyn fmt::Display),
     ) -> Verdict {
         let encoder = core.encoder(self.entity);
-        let Some(view) = encoder.view.as_ref() else {
-            return Verdict::Nothing;
-        };
+        let Some(view) = encoder.view.as_ref() else { return Verdict::Nothing };
         let asking = Asking { view, identity, entity: &encoder.entity, deadline, failed };
         let object = String::from_utf8_lossy(&self.object);
         let kind = if matches!(self.form, Form::Add) { ChangeKind::Add } else { ChangeKind::Update };
@@ -205,7 +197,7 @@ impl VisibilityCheck {
         let (frame, leaves) = match (seen, self.form) {
             (None, _) if !asking.was_shown_any(&self.prior).await => {
                 return match self.about.filter(|_| has_failed) {
-                    Some(object) => Verdict::Undecided(Undecided { object, from: self.from, meanwhile: None }),
+                    Some(object) => Verdict::Undecided(object, self.from, None),
                     None => Verdict::Nothing,
                 };
             }
@@ -237,7 +229,7 @@ impl VisibilityCheck {
         let undecided = about.clone().filter(|_| has_failed);
         let envelope = Envelope::to_one(self.entity, frame, self.audit).about(about, leaves);
         match undecided {
-            Some(object) => Verdict::Undecided(Undecided { object, from: self.from, meanwhile: Some(envelope) }),
+            Some(object) => Verdict::Undecided(object, self.from, Some(envelope)),
             None => Verdict::Send(envelope),
         }
     }

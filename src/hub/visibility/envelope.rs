@@ -185,9 +185,7 @@ impl Envelope {
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
-        let RecordKind::Change(change) = &record.kind else {
-            return envelope;
-        };
+        let RecordKind::Change(change) = &record.kind else { return envelope };
         let frame = match mode {
             Mode::Resend { pages, .. } if !only_slowly => {
                 Cleared::new(replay_frame(core, place, record, change, pages))

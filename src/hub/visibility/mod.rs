@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 pub(crate) use self::{
     audit::AuditBuffer,
-    check::{Deadline, Undecided, Verdict, VisibilityCheck},
+    check::{Deadline, Verdict, VisibilityCheck},
     envelope::{Addressed, Envelope, Mode, Pages, Recipient},
     frame::Cleared,
 };
@@ -108,9 +108,7 @@ impl Resolver<'_> {
 
     /// That an object is gone, to one who knows it: no new loss.
     fn reminder(&self, record: &Record) -> Option<Envelope> {
-        let RecordKind::Change(change) = &record.kind else {
-            return None;
-        };
+        let RecordKind::Change(change) = &record.kind else { return None };
         let frame = match change.kind {
             ChangeKind::Delete => record.frame.clone(),
             ChangeKind::Add | ChangeKind::Update => change.leave_frame(self.core.encoder(record.entity)),
