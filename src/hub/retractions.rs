@@ -235,8 +235,8 @@ impl Retractions {
         self.objects.values().filter_map(|known| known.next(times)).chain(old).min()
     }
 
-    /// Begins to send what is due at this time. What no hook could decide waits while the store is read, or its rows are
-    /// being sent.
+    /// Begins to send what is due at this time. What no hook could decide becomes due later where the store is being read, or
+    /// its rows are being sent.
     pub(crate) fn remind(&mut self, times: &ReminderTimes, is_store_read: bool, now: Instant) {
         let is_due = |next: Option<Instant>| next.is_some_and(|next| next <= now);
         let mut any = false;
@@ -284,7 +284,7 @@ impl Retractions {
         self.objects.values_mut().for_each(|known| known.is_read = has_rows && known.has_failed);
     }
 
-    /// A hook failed on this object last, whatever was sent of it besides.
+    /// A hook failed on this object in the chunk that was sent, whatever that held of it besides.
     pub(crate) fn hook_failed(&mut self, id: &str) {
         if let Some(known) = self.objects.get_mut(id) {
             known.has_failed = true;

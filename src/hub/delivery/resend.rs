@@ -230,8 +230,8 @@ impl Resend {
 
     /// It is to be sent the marker instead of rows.
     pub(crate) fn is_marker(&self) -> bool {
-        let rows = self.snapshot.iter().flat_map(|snapshot| snapshot.rows.iter());
-        !self.is_repeated && rows.into_iter().any(|row| row.kind == RowKind::Marker)
+        let first = self.snapshot.as_ref().and_then(|snapshot| snapshot.rows.first());
+        !self.is_repeated && first.is_some_and(|row| row.kind == RowKind::Marker)
     }
 
     /// It has not been sent to its end yet, and holds a snapshot.
