@@ -67,7 +67,20 @@ impl ResponseProblem {
     }
 }
 
+/// Widgets whose entities a page saves with one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Gantt,
+}
+
 impl Widget {
+    /// The entities of one family settle together.
+    pub(crate) fn family(self) -> Option<Family> {
+        match self {
+            Self::Any | Self::Scheduler => None,
+        }
+    }
+
     /// False if `check` cannot fail, which is decided without parsing the object: a change writes its keys without needless
     /// escapes.
     pub(super) fn may_refuse(self, kind: ChangeKind, json: &str) -> bool {

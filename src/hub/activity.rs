@@ -56,7 +56,7 @@ impl Activity {
     /// The request of a write is here. It has no effect yet, since its sender is not authenticated.
     pub(super) fn of_write(core: Arc<Core>, entity: EntityIndex, ongoing: Option<OngoingWrite>) -> Self {
         let (now, end) = (Instant::now(), core.log_end());
-        let start = lock(&core.settles)[usize::from(entity.0)].start_write(now, end, &core.times.settle);
+        let start = lock(&core.settles).of_mut(entity).start_write(now, end, &core.times.settle);
         Self { core, entity, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
 
@@ -64,7 +64,7 @@ impl Activity {
     pub(super) fn of_list(core: Arc<Core>, entity: EntityIndex) -> Self {
         let start = Instant::now();
         if core.delivery == Delivery::Converging {
-            lock(&core.settles)[usize::from(entity.0)].list_begins(start);
+            lock(&core.settles).of_mut(entity).list_begins(start);
         }
         Self { core, entity, of: Of::List(start), _ongoing: None }
     }
@@ -104,7 +104,7 @@ impl Activity {
         {
             let log = lock(&self.core.log);
             let settles = &mut lock(&self.core.settles);
-            let settle = &mut settles[usize::from(self.entity.0)];
+            let settle = settles.of_mut(self.entity);
             if was == Stage::Pending {
                 settle.write_arrives(start);
             }
@@ -119,7 +119,7 @@ impl Activity {
         let has_missed = match missed {
             Missed::Nothing => false,
             Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, start.log_end),
-            Missed::Adds => lock(&self.core.settles)[usize::from(self.entity.0)].was_added_beside(start),
+            Missed::Adds => lock(&self.core.settles).of_mut(self.entity).was_added_beside(start),
         };
         if has_missed {
             return self.confirm();
@@ -137,8 +137,14 @@ impl Activity {
         // What waits for a quiet moment may find it earlier now.
         self.core.settling.notify_one();
         if refreshes == Some(true) {
-            append::refresh(&self.core, self.entity);
+            self.refresh();
         }
+    }
+
+    /// An earlier refresh is done again, of every entity that it may have been of.
+    fn refresh(&self) {
+        let entities: Vec<EntityIndex> = lock(&self.core.settles).members(self.entity).collect();
+        entities.into_iter().for_each(|entity| append::refresh(&self.core, entity));
     }
 
     /// Changes the stage of a write. Does nothing with plain delivery.
@@ -148,7 +154,7 @@ impl Activity {
             return None;
         }
         let stage = &mut lock(stage);
-        Some(change(stage, &mut lock(&self.core.settles)[usize::from(self.entity.0)], start))
+        Some(change(stage, &mut lock(&self.core.settles).of_mut(self.entity), start))
     }
 }
 
@@ -159,7 +165,7 @@ impl Drop for Activity {
         }
         let now = Instant::now();
         let start = match &self.of {
-            Of::List(start) => return lock(&self.core.settles)[usize::from(self.entity.0)].list_ends(*start, now),
+            Of::List(start) => return lock(&self.core.settles).of_mut(self.entity).list_ends(*start, now),
             Of::Write(start, stage) => {
                 let stage = &mut lock(stage);
                 if **stage == Stage::Arrived {
@@ -172,8 +178,9 @@ impl Drop for Activity {
             }
         };
         // What began behind the refresh is newer, so this one needs no other.
-        if lock(&self.core.settles)[usize::from(self.entity.0)].write_ends(start, now) {
-            append::refresh(&self.core, self.entity);
+        let refreshes = lock(&self.core.settles).of_mut(self.entity).write_ends(start, now);
+        if refreshes {
+            self.refresh();
         }
     }
 }

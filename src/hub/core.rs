@@ -15,7 +15,7 @@ use super::{
     log::{Log, LogLimits, Record, RecordKind},
     reminders::{ReminderTimes, Schedule},
     sessions::{SessionLimits, Sessions},
-    settle::{Settle, SettleTimes},
+    settle::{SettleTimes, Settles},
 };
 use crate::{
     entity::EntityIndex,
@@ -118,7 +118,7 @@ pub(crate) struct Core {
     pub(super) encoders: Vec<EntityEncoder>,
     pub(super) resync: EntityIndex,
     pub(crate) log: Mutex<Log>,
-    pub(super) settles: Mutex<Vec<Settle>>,
+    pub(super) settles: Mutex<Settles>,
     /// One for each entity.
     pub(super) reminders: Mutex<Vec<Schedule>>,
     /// After a restart no deletion is resent before this.
@@ -152,7 +152,7 @@ impl Core {
             max_object_bytes: log.object_bytes,
             resync,
             log: Mutex::new(Log::new(log, encoders.len())),
-            settles: Mutex::new(encoders.iter().map(|_| Settle::new(Instant::now())).collect()),
+            settles: Mutex::new(Settles::new(encoders.iter().map(|encoder| encoder.widget.family()), Instant::now())),
             reminders: Mutex::new(vec![Schedule::default(); encoders.len()]),
             reminds_from: OnceLock::new(),
             encoders,

@@ -161,7 +161,7 @@ impl Hub {
     /// its list again. Does so once more when the writes in flight have ended, unless all of them are refused.
     pub(crate) fn refresh(&self, entity: EntityIndex) {
         let _ongoing = self.change_begins();
-        lock(&self.core.settles)[usize::from(entity.0)].refreshed();
+        lock(&self.core.settles).of_mut(entity).refreshed();
         append::refresh(&self.core, entity);
     }
 

@@ -18,7 +18,7 @@ use self::{
 use super::{
     core::Core,
     encoder::keys_within,
-    log::{Log, Record, RecordKind},
+    log::{Broadcast, Log, Record, RecordKind},
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -71,7 +71,10 @@ pub(super) fn publish(
 /// Publishes a message: `value` is JSON text.
 pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &str) {
     let frame = protocol::message(&core.encoder(entity).entity, value);
-    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes: scopes.clone(), kind: RecordKind::Message });
+    lock(&core.log).append(
+        Instant::now(),
+        Record { entity, frame, scopes: scopes.clone(), broadcast: Broadcast::ToAll, kind: RecordKind::Message },
+    );
     core.wake();
 }
 
@@ -79,7 +82,7 @@ pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &st
 /// list again.
 pub(super) fn refresh(core: &Core, entity: EntityIndex) {
     let now = Instant::now();
-    lock(&core.settles)[usize::from(entity.0)].lists_may_be_older(now);
+    lock(&core.settles).of_mut(entity).lists_may_be_older(now);
     append_refresh(core, &mut lock(&core.log), entity, now, &Scopes::All);
     core.wake();
 }
@@ -88,10 +91,10 @@ fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant,
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
         let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
-        log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
+        log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Message });
     }
     let (frame, scopes) = (encoder.resync_marker(), scopes.clone());
-    log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });
+    log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Refresh });
 }
 
 impl Appender<'_> {
@@ -145,7 +148,7 @@ impl Appender<'_> {
                 Plan::Unconfirmed(scopes) => {
                     let kind = RecordKind::Unconfirmed(change.id().into());
                     let frame = self.encoded(batch, at, None).event.frame;
-                    Record { entity: self.entity, frame, scopes, kind }
+                    Record { entity: self.entity, frame, scopes, broadcast: Broadcast::ToAll, kind }
                 }
                 Plan::Changed { basis, scopes, whole } => {
                     let encoded = self.encoded(batch, at, basis);
@@ -164,7 +167,7 @@ impl Appender<'_> {
             let is_change_of = |key: &str| {
                 log.since(first_record).any(|(_, record)| record.change().is_some_and(|change| *change.key == *key))
             };
-            lock(&self.core.settles)[usize::from(self.entity.0)].published(now, log.end(), has_added, is_change_of);
+            lock(&self.core.settles).of_mut(self.entity).published(now, log.end(), has_added, is_change_of);
         }
         unread
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     super::{
         encoder::LARGE,
-        log::{Log, ObjectChange, PriorObject, PriorState, Record, RecordKind, Version},
+        log::{Broadcast, Log, ObjectChange, PriorObject, PriorState, Record, RecordKind, Version},
     },
     batch::{Basis, Encoded},
     plan::Appender,
@@ -62,7 +62,13 @@ impl Appender<'_> {
             PriorState::Unknown | PriorState::Absent => scopes,
         };
         let deleted = ObjectChange { ever: deleted.prior.ever_and(&scopes), may_be_exception, ..deleted };
-        Record { entity: self.entity, frame: event.frame, scopes, kind: RecordKind::Change(deleted) }
+        Record {
+            entity: self.entity,
+            frame: event.frame,
+            scopes,
+            broadcast: Broadcast::ToAll,
+            kind: RecordKind::Change(deleted),
+        }
     }
 
     /// An add or update.
@@ -84,7 +90,13 @@ impl Appender<'_> {
             can_add: encoded.can_add,
             ..changed
         };
-        Record { entity: self.entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(changed) }
+        Record {
+            entity: self.entity,
+            frame: encoded.event.frame,
+            scopes,
+            broadcast: Broadcast::ToAll,
+            kind: RecordKind::Change(changed),
+        }
     }
 
     /// What any change and the log hold of its object.

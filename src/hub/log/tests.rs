@@ -12,6 +12,7 @@ fn record(id: &str, size: usize) -> Record {
     Record {
         entity: EntityIndex(0),
         scopes: Scopes::All,
+        broadcast: Broadcast::ToAll,
         kind: RecordKind::Change(ObjectChange {
             kind: ChangeKind::Update,
             id: id.into(),
@@ -161,6 +162,7 @@ fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
         entity: EntityIndex(0),
         frame: object.clone(),
         scopes: Scopes::All,
+        broadcast: Broadcast::ToAll,
         kind: RecordKind::Change(ObjectChange {
             kind,
             id: id.into(),

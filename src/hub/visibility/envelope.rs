@@ -6,7 +6,7 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone},
+        log::{Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone},
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -27,6 +27,8 @@ pub(crate) struct Recipient {
     pub(crate) identity: Identity,
     /// The scopes it had before, on this page: what was sent in these the page may be showing still.
     pub(crate) past: PastScopes,
+    /// Of its credentials, where they are known.
+    pub(crate) owner: Option<Owner>,
 }
 
 impl Recipient {
@@ -92,6 +94,14 @@ impl Mode {
             Self::Reminder => Sequence::MAX,
         }
     }
+
+    /// Whether a recipient is sent what is broadcast so, and may be held.
+    pub(super) fn reaches(self, broadcast: Broadcast, recipient: &Recipient) -> bool {
+        match self {
+            Self::Live => broadcast.reaches(recipient.owner),
+            Self::Resend { .. } | Self::Retract { .. } | Self::Reminder => !broadcast.is_held_from(recipient.owner),
+        }
+    }
 }
 
 /// What pages may show of a record's object from before, where its scopes may matter.
@@ -115,6 +125,9 @@ pub(crate) struct Envelope {
     /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
     pub(crate) is_drawn: bool,
     scopes: Scopes,
+    /// Which pages are left out.
+    broadcast: Broadcast,
+    mode: Mode,
     /// It is the deletion of an object that was published in these scopes.
     deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
@@ -182,6 +195,8 @@ impl Envelope {
             only_slowly,
             is_drawn: false,
             scopes: record.scopes.clone(),
+            broadcast: record.broadcast,
+            mode,
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
@@ -226,6 +241,8 @@ impl Envelope {
             only_slowly: false,
             is_drawn: true,
             scopes: Scopes::All,
+            broadcast: Broadcast::ToAll,
+            mode: Mode::Live,
             deletion: None,
             went_to: Scopes::None,
             frame: Cleared::new(frame),
@@ -257,6 +274,10 @@ impl Envelope {
 
     /// What this recipient receives of it.
     pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
+        let is_left_out = self.broadcast != Broadcast::ToAll && !self.mode.reaches(self.broadcast, recipient);
+        if is_left_out {
+            return None;
+        }
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
         let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
         let receives = recipient.receives(&self.scopes);
