@@ -2,6 +2,7 @@
 
 mod definition;
 pub(crate) mod hooks;
+mod presets;
 mod rule;
 mod setters;
 mod widget;

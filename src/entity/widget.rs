@@ -18,6 +18,10 @@ pub(crate) enum Widget {
     Any,
     /// DHTMLX Scheduler 7.2.
     Scheduler,
+    /// The tasks of DHTMLX Gantt 9 and 10.
+    GanttTasks,
+    /// The links of DHTMLX Gantt 9 and 10.
+    GanttLinks,
 }
 
 /// What in an object would make the stock client stop saving.
@@ -84,13 +88,14 @@ impl Widget {
     /// False if `check` cannot fail, which is decided without parsing the object: a change writes its keys without needless
     /// escapes.
     pub(super) fn may_refuse(self, kind: ChangeKind, json: &str) -> bool {
-        self != Self::Any && (kind == ChangeKind::Add || (kind == ChangeKind::Update && json.contains(r#""rrule""#)))
+        self == Self::Scheduler
+            && (kind == ChangeKind::Add || (kind == ChangeKind::Update && json.contains(r#""rrule""#)))
     }
 
     /// Whether pages accept an object of this kind of change. Observed with Scheduler 7.2.15 in Chromium: an add without
     /// textual dates, or an unreadable rule, throws while saving is suspended, and saving stays off.
     pub(crate) fn check(self, kind: ChangeKind, object: &Object<'_>) -> Result<(), ObjectProblem> {
-        if self == Self::Any || kind == ChangeKind::Delete {
+        if self != Self::Scheduler || kind == ChangeKind::Delete {
             return Ok(());
         }
         let dated = |key| object.get(key).and_then(string).is_some_and(|date| !date.is_empty());
@@ -107,7 +112,7 @@ impl Widget {
     /// What the widget does not understand about a successful response.
     pub(crate) fn check_response(self, kind: ChangeKind, status: StatusCode, tid: bool) -> Option<ResponseProblem> {
         match self {
-            Self::Any => None,
+            Self::Any | Self::GanttTasks | Self::GanttLinks => None,
             Self::Scheduler if status != StatusCode::OK => Some(ResponseProblem::Status),
             Self::Scheduler => (kind == ChangeKind::Add && !tid).then_some(ResponseProblem::NoTid),
         }

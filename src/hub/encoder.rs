@@ -151,7 +151,7 @@ impl EntityEncoder {
                 let frame = protocol::glued(&frames);
                 EventFrame { object: frame.slice(within..within + delete.object.len()), frame }
             }
-            Widget::Scheduler | Widget::Any => delete,
+            _ => delete,
         }
     }
 
@@ -184,9 +184,9 @@ impl EntityEncoder {
     pub(crate) fn may_be_exception(&self, known: Option<(&[u8], bool)>) -> bool {
         let known = known.and_then(|(object, whole)| Some((Object::parse(object)?, whole)));
         match (self.widget, known) {
-            (Widget::Any, _) => false,
             (Widget::Scheduler, None) => true,
             (Widget::Scheduler, Some((object, whole))) => !whole || named(&object, "recurring_event_id").is_some(),
+            (_, _) => false,
         }
     }
 
