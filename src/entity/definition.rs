@@ -1,6 +1,6 @@
 //! An entity's names and routes, and the checks of its configuration and of the changes that are published to it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use http::Method;
 
@@ -229,6 +229,26 @@ impl Entity {
     pub fn parent_key(mut self, key: impl Into<String>) -> Self {
         self.parent_key = Some(key.into());
         self
+    }
+
+    /// Changes in the form that every page reads.
+    pub(crate) fn normal<'c>(&self, changes: &'c [Change]) -> Cow<'c, [Change]> {
+        let normal = |change: &Change| {
+            let object = (change.kind() != ChangeKind::Delete).then(|| self.widget.normal_form(change.object()))??;
+            Some(Change { object: object.into(), ..change.clone() })
+        };
+        match self.widget.family() {
+            None => Cow::Borrowed(changes),
+            Some(_) => changes.iter().map(|change| normal(change).unwrap_or_else(|| change.clone())).collect(),
+        }
+    }
+
+    /// The keys under which an object names what it is deleted with.
+    pub(crate) fn parent_keys(&self) -> Vec<String> {
+        match self.widget {
+            Widget::GanttLinks => ["source", "target"].map(str::to_owned).into(),
+            Widget::Any | Widget::Scheduler | Widget::GanttTasks => self.parent_key.iter().cloned().collect(),
+        }
     }
 
     /// Checks that a change does not break pages. A change that fails is never broadcast. A store that also refuses such

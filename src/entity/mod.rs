@@ -1,6 +1,7 @@
 //! Entities: what pages subscribe to, which routes change it, and what its widget accepts.
 
 mod definition;
+mod gantt;
 pub(crate) mod hooks;
 mod presets;
 mod rule;

@@ -1,14 +1,14 @@
 //! Writes and lists that are on their way: what settling must know of them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use tokio::time::Instant;
 
 use super::{
-    append,
+    append::{self, WriteContext},
     core::{Core, Delivery},
     saved::OngoingWrite,
-    settle::{HANGING, Settle, WriteStart},
+    settle::{HANGING, Settle, WriteNumber, WriteStart},
 };
 use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
@@ -17,6 +17,7 @@ use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 pub(crate) struct Activity {
     core: Arc<Core>,
     entity: EntityIndex,
+    number: WriteNumber,
     of: Of,
     /// Dropped last: how a write ends may be logged, too.
     _ongoing: Option<OngoingWrite>,
@@ -57,7 +58,8 @@ impl Activity {
     pub(super) fn of_write(core: Arc<Core>, entity: EntityIndex, ongoing: Option<OngoingWrite>) -> Self {
         let (now, end) = (Instant::now(), core.log_end());
         let start = lock(&core.settles).of_mut(entity).start_write(now, end, &core.times.settle);
-        Self { core, entity, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
+        let number = WriteNumber(core.writes.fetch_add(1, Ordering::Relaxed));
+        Self { core, entity, number, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
 
     /// A page reads an entity's list.
@@ -66,7 +68,7 @@ impl Activity {
         if core.delivery == Delivery::Converging {
             lock(&core.settles).of_mut(entity).list_begins(start);
         }
-        Self { core, entity, of: Of::List(start), _ongoing: None }
+        Self { core, entity, number: WriteNumber(u64::MAX), of: Of::List(start), _ongoing: None }
     }
 
     /// Where the log stood when this write began.
@@ -75,6 +77,11 @@ impl Activity {
             Of::List(_) => None,
             Of::Write(start, _) => Some(start.log_end),
         }
+    }
+
+    /// What publishing must know of this write.
+    pub(crate) fn context(&self) -> WriteContext {
+        WriteContext { began: self.since(), number: Some(self.number), writer: None }
     }
 
     /// The write's body is here.
@@ -178,7 +185,15 @@ impl Drop for Activity {
             }
         };
         // What began behind the refresh is newer, so this one needs no other.
-        let refreshes = lock(&self.core.settles).of_mut(self.entity).write_ends(start, now);
+        let (refreshes, holds) = {
+            let mut settles = lock(&self.core.settles);
+            let settle = settles.of_mut(self.entity);
+            let refreshes = settle.write_ends(start, now);
+            (refreshes, settle.held.answered(self.number, now + self.core.times.settle.hold))
+        };
+        if holds {
+            self.core.settling.notify_one();
+        }
         if refreshes {
             self.refresh();
         }

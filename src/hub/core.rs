@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -18,7 +18,8 @@ use super::{
     settle::{SettleTimes, Settles},
 };
 use crate::{
-    entity::EntityIndex,
+    change::{Change, ChangeKind},
+    entity::{EntityIndex, Widget},
     lock::lock,
     observe::{Counter, audit},
     scope::Scopes,
@@ -125,6 +126,8 @@ pub(crate) struct Core {
     pub(super) reminds_from: OnceLock<Instant>,
     pub(crate) sessions: Sessions,
     pub(crate) counters: DeliveryCounters,
+    /// Writes so far.
+    pub(super) writes: AtomicU64,
     /// Whether the audit is enabled.
     pub(super) audit: bool,
     /// Wakes the fan-out tasks; there are none before the first subscriber.
@@ -145,6 +148,11 @@ impl Core {
         let resync = EntityIndex(u16::try_from(encoders.len()).unwrap_or(u16::MAX));
         encoders.push(EntityEncoder::new(RESYNC, RESYNC));
         encoders.iter_mut().for_each(|encoder| encoder.is_plain = delivery == Delivery::Plain);
+        let of = |widget| encoders.iter().position(|encoder| encoder.widget == widget);
+        if let (Some(tasks), Some(links)) = (of(Widget::GanttTasks), of(Widget::GanttLinks)) {
+            let index = |at| u16::try_from(at).ok().map(EntityIndex);
+            (encoders[links].parents_of, encoders[tasks].named_by) = (index(tasks), index(links));
+        }
         Self {
             delivery,
             times,
@@ -158,6 +166,7 @@ impl Core {
             encoders,
             sessions: Sessions::new(sessions),
             counters: DeliveryCounters::default(),
+            writes: AtomicU64::new(0),
             audit,
             fan_out: OnceLock::new(),
             settling: Arc::default(),
@@ -188,6 +197,13 @@ impl Core {
     /// True where the log knows the scopes that an object was published in.
     pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
         !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
+    }
+
+    /// True where the log knows all of an object that a change is about.
+    pub(crate) fn knows_whole(&self, entity: EntityIndex, change: &Change) -> bool {
+        let key = self.key(entity, change.namespace(), change.id());
+        let log = lock(&self.log);
+        log.known(entity, &key).is_some_and(|(_, known)| known.kind != ChangeKind::Delete && known.whole)
     }
 
     /// True where the log knows of an object, or of its deletion.

@@ -75,7 +75,7 @@ use tokio::time::Instant;
 pub use self::core::Delivery;
 pub(crate) use self::{
     activity::{Activity, Missed},
-    append::Published,
+    append::{Published, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
     log::LogLimits,
@@ -135,8 +135,8 @@ impl Hub {
     }
 
     /// Publishes changes: see [`append::publish`].
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<Sequence>) -> Published {
-        let (published, announced) = append::publish(&self.core, entity, changes, began);
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], write: impl Into<WriteContext>) -> Published {
+        let (published, announced) = append::publish(&self.core, entity, changes, write.into());
         for Announced { id, kind, scopes } in announced {
             self.announce(entity, &id, kind.verb(), &scopes);
         }

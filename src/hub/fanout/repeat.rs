@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::super::{
+    append,
     core::Core,
     delivery::batch::{Repeat, Resent},
     settle::Due,
@@ -25,7 +26,11 @@ pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
         for Due { held_before, .. } in &due {
             for (entity, key) in settle.held.resent(*held_before) {
-                log.release(entity, &key);
+                // What closes a ring would make pages hang.
+                let is_ring = log.newest(entity, &key).is_some_and(|(_, change)| append::is_ring(&log, entity, change));
+                if !is_ring {
+                    log.release(entity, &key);
+                }
             }
         }
         drop(settles);

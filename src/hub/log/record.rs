@@ -146,8 +146,8 @@ pub(crate) struct ObjectChange {
     pub(crate) is_only_added: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<Sequence>,
-    /// The key of the object that this one is deleted with.
-    pub(crate) parent: Option<Arc<str>>,
+    /// The keys of the objects that this one is deleted with: a parent, or both ends of a link.
+    pub(crate) parents: Box<[Arc<str>]>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
     /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.

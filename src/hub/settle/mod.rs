@@ -29,6 +29,8 @@ pub(crate) struct SettleTimes {
     pub(crate) overlap: Duration,
     /// Without a quiet moment, what is new is resent this often.
     pub(crate) longest: Duration,
+    /// Changes of a tree of objects are broadcast so long after the answer to their write has left.
+    pub(crate) hold: Duration,
 }
 
 /// A page shows its list this long after the answer left.
@@ -461,6 +463,7 @@ mod tests {
         quiet: Duration::from_secs(2),
         overlap: Duration::from_secs(4),
         longest: Duration::from_secs(10),
+        hold: Duration::from_millis(1500),
     };
 
     /// One entity in a time of its own; each change makes the log longer by one.

@@ -313,10 +313,13 @@ fn replay_frame(
     change: &ObjectChange,
     pages: Pages,
 ) -> Frame {
-    if change.kind == ChangeKind::Delete {
-        return record.frame.clone().into();
-    }
     let encoder = core.encoder(record.entity);
+    if change.kind == ChangeKind::Delete {
+        return match encoder.parents_of {
+            None => record.frame.clone().into(),
+            Some(_) => encoder.encode_delete_again(&String::from_utf8_lossy(&change.object), false).into(),
+        };
+    }
     let encode = || match change.can_be_added(encoder) {
         true if change.is_only_added => encoder.encode_add(&change.object),
         can_add => encoder.encode_upsert(&change.object, can_add),
