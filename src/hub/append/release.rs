@@ -8,7 +8,7 @@ use super::{
     super::{
         core::Core,
         log::{Broadcast, Log, ObjectChange, Record, RecordKind},
-        settle::{HANGING, HeldObject, Named},
+        settle::{HANGING, HeldObject, Named, Until},
     },
     append_refresh,
     hold::is_ring,
@@ -79,15 +79,21 @@ fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now:
         return Outcome::Published;
     };
     if change.kind != ChangeKind::Delete {
-        if appender.named(change).iter().any(|named| settle.held.get(named).is_some()) {
+        let named = appender.named(change);
+        let awaited: Vec<Until> = named.iter().filter_map(|named| Some(settle.held.get(named)?.until)).collect();
+        let awaits_quiet = awaited.contains(&Until::Quiet);
+        if !awaited.is_empty() && !awaits_quiet {
             return Outcome::Waits;
         }
         let first = log.change(held.first).map_or(change.kind, |(_, first)| first.kind);
         let is_node = appender.encoder.parents_of.is_none();
-        let waits = is_node
-            && (is_ring(log, *entity, change)
-                || (first != ChangeKind::Add
-                    && log.ancestors(*entity, change).any(|ancestor| settle.held.is_unsettled(&(*entity, ancestor)))));
+        let waits = awaits_quiet
+            || is_node
+                && (is_ring(log, *entity, change)
+                    || (first != ChangeKind::Add
+                        && log
+                            .ancestors(*entity, change)
+                            .any(|ancestor| settle.held.is_unsettled(&(*entity, ancestor)))));
         if waits {
             settle.held.put_off(name);
             settle.contend();
