@@ -152,6 +152,13 @@ impl EntityEncoder {
         }
     }
 
+    /// The newest state of a task that a page may hold twice: it is deleted and added anew, which takes what hangs below it
+    /// along.
+    pub(crate) fn encode_afresh(&self, object: &Bytes) -> Bytes {
+        let text = String::from_utf8_lossy(object);
+        protocol::glued(&[self.delete_by_id(&text), self.encode(ChangeKind::Add, &text).frame])
+    }
+
     /// The deletion of an object in JSON text, by its id.
     fn delete_by_id(&self, object: &str) -> Bytes {
         let id = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)).unwrap_or_default();
@@ -183,22 +190,19 @@ impl EntityEncoder {
                 let first = may_be_exception.then(|| self.encode(ChangeKind::Update, &ordinary).frame);
                 glued_around(first, delete, Some(awake))
             }
+            // A page that holds the link twice keeps a remainder of it, which the second deletion takes along.
+            Widget::GanttLinks if !self.is_plain => {
+                let add = self.head(ChangeKind::Add).event(object).frame;
+                let again = protocol::glued(&[add, delete.frame.clone()]);
+                glued_around(None, delete, Some(again))
+            }
             _ => delete,
         }
     }
 
     /// A deletion, as a replay or a resend sends it.
     pub(crate) fn encode_tombstone(&self, tombstone: &Tombstone) -> Bytes {
-        self.encode_delete_again(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception)
-    }
-
-    /// A deletion that pages may have been sent before. A link that a page holds twice is gone after this, too.
-    pub(crate) fn encode_delete_again(&self, object: &str, may_be_exception: bool) -> Bytes {
-        let delete = self.encode_delete(object, may_be_exception).frame;
-        if self.widget != Widget::GanttLinks || self.is_plain {
-            return delete;
-        }
-        protocol::glued(&[self.head(ChangeKind::Add).event(object).frame, delete])
+        self.encode_delete(&String::from_utf8_lossy(&tombstone.object), tombstone.may_be_exception).frame
     }
 
     /// An object that enters what a page may see; see [`can_add`](Self::can_add).
@@ -218,7 +222,7 @@ impl EntityEncoder {
 
     /// The same, with its id as JSON text.
     pub(crate) fn encode_leave_by_id(&self, raw_id: &str) -> Bytes {
-        self.encode_delete_again(&format!(r#"{{"id":{raw_id}}}"#), true)
+        self.encode_delete(&format!(r#"{{"id":{raw_id}}}"#), true).frame
     }
 
     /// Whether an object can be an exception of a series, where so much of it is known, and whether that is all of it.

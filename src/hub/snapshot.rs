@@ -50,7 +50,7 @@ impl SnapshotFrames {
         let gone = gone.iter().map(|change| Row {
             id: change.id().into(),
             keys: keys(identity.receives(), change.id()),
-            frame: encoder.encode_delete_again(change.object(), true).into(),
+            frame: encoder.encode_delete(change.object(), true).frame.into(),
             object: None,
             kind: RowKind::Gone,
         });

@@ -22,12 +22,14 @@ pub(super) struct Records {
     pub(super) from: Sequence,
     pub(super) messages_from: Sequence,
     pub(super) pages: Pages,
+    /// Of what settles: what was added before is on every page.
+    pub(super) known_before: Option<Sequence>,
 }
 
 impl Records {
     /// Adds what follows a position, as much as there is room for.
     pub(super) fn add_to(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) {
-        let Self { from, messages_from, pages } = self;
+        let Self { from, messages_from, pages, known_before } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
@@ -39,6 +41,13 @@ impl Records {
                 let record = record.filter(|record| !(is_tree && is_deletion(record)));
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
+                let may_be_twice = |change: &ObjectChange| {
+                    known_before.is_some_and(|known| is_tree && tree::is_new(log, entity, change, known))
+                };
+                let mode = match record.and_then(Record::change).is_some_and(may_be_twice) {
+                    true => Mode::Resend { from, pages: Pages::HaveItTwice },
+                    false => mode,
+                };
                 let line = record.and_then(|record| resolver.record(sequence, record, mode));
                 let place = chunk.lines.len();
                 if !chunk.add(Position::Record(sequence), line) {

@@ -451,7 +451,8 @@ impl Resend {
             }
             _ => Pages::Any,
         };
-        let records = Records { from: self.from, messages_from: self.messages_from, pages };
+        let records =
+            Records { from: self.from, messages_from: self.messages_from, pages, known_before: self.known_before };
         records.add_to(&mut chunk, position, resolver, entity);
         Some(chunk)
     }

@@ -69,6 +69,8 @@ pub(crate) enum Pages {
     Any,
     /// What was added before is there, and an update will do.
     ThatHave { everything_before: Sequence },
+    /// Some may hold the object twice, and may hold nothing else below it than what they are sent behind it.
+    HaveItTwice,
 }
 
 /// How a record is sent.
@@ -90,7 +92,7 @@ impl Mode {
         match self {
             Self::Live => sequence,
             Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
-            Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
+            Self::Resend { from, pages: Pages::Any | Pages::HaveItTwice } | Self::Retract { from } => from,
             Self::Reminder => Sequence::MAX,
         }
     }
@@ -315,10 +317,10 @@ fn replay_frame(
 ) -> Frame {
     let encoder = core.encoder(record.entity);
     if change.kind == ChangeKind::Delete {
-        return match encoder.parents_of {
-            None => record.frame.clone().into(),
-            Some(_) => encoder.encode_delete_again(&String::from_utf8_lossy(&change.object), false).into(),
-        };
+        return record.frame.clone().into();
+    }
+    if matches!(pages, Pages::HaveItTwice) && change.can_be_added(encoder) {
+        return encoder.encode_afresh(&change.object).into();
     }
     let encode = || match change.can_be_added(encoder) {
         true if change.is_only_added => encoder.encode_add(&change.object),
@@ -360,7 +362,7 @@ impl ObjectChange {
     /// Whether these pages have the object.
     pub(super) fn is_known_to(&self, pages: Pages) -> bool {
         match pages {
-            Pages::Any => false,
+            Pages::Any | Pages::HaveItTwice => false,
             Pages::ThatHave { everything_before } => self.added.is_none_or(|added| added < everything_before),
         }
     }
