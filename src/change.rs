@@ -61,6 +61,8 @@ pub struct Change {
     pub(crate) is_claimed: bool,
     /// The page that made the write sent other values, and shows them.
     pub(crate) is_rewritten: bool,
+    /// The page that made the write may have lost the object from its tree.
+    pub(crate) is_detached: bool,
     /// The scopes it is published in, of a scoped entity.
     pub(crate) scopes: Scopes,
     /// The scopes of the object before.
@@ -186,6 +188,7 @@ impl Change {
             read_at: None,
             is_claimed: false,
             is_rewritten: false,
+            is_detached: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,

@@ -125,6 +125,19 @@ impl Widget {
         }
     }
 
+    /// Whether the page that saves an object so may have lost it from its tree.
+    pub(crate) fn is_detached(self, sent: &Object<'_>) -> bool {
+        self == Self::GanttTasks && gantt::is_detached(sent)
+    }
+
+    /// An object as if it stood elsewhere in its tree; `None` where there is no tree.
+    pub(crate) fn elsewhere(self, object: &str) -> Option<String> {
+        match self {
+            Self::GanttTasks => Some(Object::of(object)?.with("parent", "0").to_json()),
+            _ => None,
+        }
+    }
+
     /// Whether an update leaves out fields that pages take for removed.
     pub(crate) fn is_part(self, kind: ChangeKind, object: &str) -> bool {
         self == Self::GanttTasks

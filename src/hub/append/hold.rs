@@ -64,7 +64,7 @@ impl Appender<'_> {
             }
             ChangeKind::Update if !is_node => None,
             ChangeKind::Update => match known {
-                Some(known) if known.parents == change.parents => None,
+                Some(known) if known.parents == change.parents => change.is_detached.then_some(answered),
                 Some(known) => {
                     settle.held.unsettle(name.clone(), at);
                     known.parents.iter().for_each(|parent| settle.held.leave((self.entity, parent.clone())));
