@@ -91,6 +91,11 @@ impl Widget {
         }
     }
 
+    /// Whether pages show its objects as a tree that must hold together.
+    pub(crate) fn is_tree(self) -> bool {
+        self == Self::GanttTasks
+    }
+
     /// False if `check` cannot fail, which is decided without parsing the object: a change writes its keys without needless
     /// escapes.
     pub(super) fn may_refuse(self, kind: ChangeKind, json: &str) -> bool {
@@ -128,14 +133,6 @@ impl Widget {
     /// Whether the page that saves an object so may have lost it from its tree.
     pub(crate) fn is_detached(self, sent: &Object<'_>) -> bool {
         self == Self::GanttTasks && gantt::is_detached(sent)
-    }
-
-    /// An object as if it stood elsewhere in its tree; `None` where there is no tree.
-    pub(crate) fn elsewhere(self, object: &str) -> Option<String> {
-        match self {
-            Self::GanttTasks => Some(Object::of(object)?.with("parent", "0").to_json()),
-            _ => None,
-        }
     }
 
     /// Whether an update leaves out fields that pages take for removed.

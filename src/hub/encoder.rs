@@ -152,19 +152,6 @@ impl EntityEncoder {
         }
     }
 
-    /// A task that some page may have lost from its tree: moved away from its parent and back, it is there again, with all
-    /// that hangs below it.
-    pub(crate) fn encode_reattached(&self, object: &str) -> EventFrame {
-        let away = self.widget.elsewhere(object).map(|away| self.encode(ChangeKind::Update, &away).frame);
-        glued_around(away, self.encode(ChangeKind::Update, object), None)
-    }
-
-    /// The same, for pages that may lack the task.
-    pub(crate) fn encode_reattached_upsert(&self, object: &Bytes) -> Bytes {
-        let text = String::from_utf8_lossy(object);
-        protocol::glued(&[self.encode(ChangeKind::Add, &text).frame, self.encode_reattached(&text).frame])
-    }
-
     /// The newest state of a task that a page may hold twice: it is deleted and added anew, which takes what hangs below it
     /// along.
     pub(crate) fn encode_afresh(&self, object: &Bytes) -> Bytes {

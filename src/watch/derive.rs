@@ -199,6 +199,12 @@ pub(crate) fn derive_change<'a>(
     Ok(Some(DerivedChange { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown, is_detached }))
 }
 
+/// Whether an answer says that its write failed, whatever its status.
+pub(super) fn has_failed(answer: &[u8]) -> bool {
+    let action = Object::parse(answer).and_then(|fields| fields.get_str("action").map(Cow::into_owned));
+    action.is_some_and(|action| matches!(&*action, "error" | "invalid"))
+}
+
 /// A claim of an update or a deletion, with its id, unless the response contradicts it. The claim of a new object adds
 /// nothing to the route.
 fn believed<'a>(

@@ -89,6 +89,9 @@ impl Exchange {
         lock.then(|_| inner).then(|result| async move {
             let Publication { target, activity, .. } = &self.publication;
             match &result {
+                Ok(response) if is_refusal(response.status()) && self.publication.keeps_refused(response.status()) => {
+                    activity.confirm();
+                }
                 Ok(response) if is_refusal(response.status()) => {
                     let key = target.key();
                     activity.refuse(match &key {
@@ -101,6 +104,11 @@ impl Exchange {
                 Ok(_) | Err(_) => activity.confirm(),
             }
             let result = match result {
+                Ok(response) if self.publication.keeps_refused(response.status()) => {
+                    // Boxed, since it is rare.
+                    Box::pin(self.publication.publish_unchanged()).await;
+                    Ok(self.publish(response).await)
+                }
                 Ok(response) => Ok(self.publish(response).await),
                 Err(error) => Err(error),
             };
@@ -133,6 +141,10 @@ impl Exchange {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (forwarded, answer) = self.read_answer(&parts, body).await;
+        if answer.as_deref().is_ok_and(|answer| publication.keeps_failed(answer)) {
+            Box::pin(publication.publish_unchanged()).await;
+            return Response::from_parts(parts, forwarded);
+        }
         if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
             publication.not_published("broken", &"the inner service's answer broke off");
         } else {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Display, hash::Hash, sync::Arc};
 use http::{Method, StatusCode, header};
 
 use super::{
-    derive::{DerivedChange, NotPublished, WriteFacts, derive_change},
+    derive::{DerivedChange, NotPublished, WriteFacts, derive_change, has_failed},
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
@@ -16,6 +16,7 @@ use crate::{
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
     hub::{Activity, WriteContext},
+    object::Object,
     scope::Scopes,
 };
 
@@ -148,6 +149,38 @@ impl Publication {
         match change {
             Ok(change) => self.publish(HandlerDecision { changes: vec![change], ..decision }),
             Err(reason) => self.not_derived(reason, transcript),
+        }
+    }
+
+    /// Whether the page shows what it wrote although the write was refused so, and other objects hang on that.
+    pub(super) fn keeps_refused(&self, status: StatusCode) -> bool {
+        matches!(status.as_u16(), 400 | 404 | 409 | 410 | 412 | 422) && self.is_in_tree()
+    }
+
+    /// The same of a write whose answer says that it failed.
+    pub(super) fn keeps_failed(&self, answer: &[u8]) -> bool {
+        self.is_in_tree() && has_failed(answer)
+    }
+
+    fn is_in_tree(&self) -> bool {
+        self.entity().widget.is_tree() && self.target.matched.id.is_some()
+    }
+
+    /// Publishes the object of a refused write as the store holds it, or as it was published last.
+    pub(super) async fn publish_unchanged(&self) {
+        let Target { watcher, matched, scopes, .. } = &*self.target;
+        let Some(id) = matched.id.as_deref() else { return };
+        let core = &watcher.publisher.hub.core;
+        let log_end = core.log_end();
+        let is_scopeless = self.entity().scoping.is_some() && scopes.is_none();
+        let row = match &self.entity().load {
+            Some(hook) if !is_scopeless => self.target.load(hook, scopes, id.to_owned()).await.ok().flatten(),
+            _ => core.published_object(self.target.entity(), scopes, id),
+        };
+        let object = row.as_deref().and_then(Object::of);
+        if let Some(change) = object.and_then(|object| Change::of(ChangeKind::Update, &object)) {
+            let change = Change { is_refused: true, read_at: Some(log_end), ..change };
+            self.publish(HandlerDecision { changes: vec![change], ..HandlerDecision::default() });
         }
     }
 

@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     change::{Before, Change, ChangeKind},
-    lock::lock,
     object::Object,
     scope::Scopes,
     sequence::Sequence,
@@ -82,14 +81,12 @@ impl Appender<'_> {
         (scopes, whole): (Scopes, bool),
     ) -> Record {
         let changed = self.object_change(log, key, change, encoded.event.object);
-        let is_detached = changed.is_detached || self.was_detached(log, key);
         let parents = encoded.parents.iter().map(|parent| Arc::from(&*self.encoder.key(change.namespace(), parent)));
         let changed = ObjectChange {
             ever: changed.prior.ever_and(&scopes),
             whole: whole && !encoded.is_cut,
             is_only_added: is_add(change) && !change.is_rewritten,
             parents: parents.collect(),
-            is_detached,
             can_add: encoded.can_add,
             ..changed
         };
@@ -100,14 +97,6 @@ impl Appender<'_> {
             broadcast: Broadcast::ToAll,
             kind: RecordKind::Change(changed),
         }
-    }
-
-    /// Whether some page may have lost an object from its tree, and was not sent anything against that yet.
-    fn was_detached(&self, log: &Log, key: &str) -> bool {
-        let known = log.known(self.entity, key).filter(|(_, known)| known.is_detached);
-        known.is_some_and(|(at, _)| {
-            lock(&self.core.settles).of(self.entity).unsettled_from().is_some_and(|unsettled| at >= unsettled)
-        })
     }
 
     /// What any change and the log hold of its object.
@@ -127,7 +116,6 @@ impl Appender<'_> {
             added: None,
             parents: Box::default(),
             may_be_exception: false,
-            is_detached: change.is_detached,
             can_add: None,
         }
     }

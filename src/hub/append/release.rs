@@ -126,7 +126,6 @@ fn released(
     let object = String::from_utf8_lossy(&change.object);
     let event = match kind {
         ChangeKind::Delete => appender.encoder.encode_delete(&object, change.may_be_exception),
-        ChangeKind::Update if change.is_detached => appender.encoder.encode_reattached(&object),
         kind => appender.encoder.encode(kind, &object),
     };
     let broadcast = match held.broadcast {

@@ -150,9 +150,6 @@ pub(crate) struct ObjectChange {
     pub(crate) parents: Box<[Arc<str>]>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
-    /// Some page may have lost it from its tree: it is moved away from its parent and back.
-    #[serde(default)]
-    pub(crate) is_detached: bool,
     /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.
     pub(crate) is_claim: bool,
     /// Of a large object, which is not parsed again for this: whether pages tolerate it in an add, where it is whole.

@@ -322,9 +322,6 @@ fn replay_frame(
     if matches!(pages, Pages::HaveItTwice) && change.can_be_added(encoder) {
         return encoder.encode_afresh(&change.object).into();
     }
-    if change.is_detached && change.can_be_added(encoder) {
-        return encoder.encode_reattached_upsert(&change.object).into();
-    }
     let encode = || match change.can_be_added(encoder) {
         true if change.is_only_added => encoder.encode_add(&change.object),
         can_add => encoder.encode_upsert(&change.object, can_add),
