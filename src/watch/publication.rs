@@ -15,7 +15,7 @@ use crate::{
     change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
-    hub::{Activity, WriteContext},
+    hub::{Activity, Owner, WriteContext},
     object::Object,
     scope::Scopes,
 };
@@ -28,6 +28,8 @@ pub(super) struct Publication {
     /// True for a POST with `?editing=true`.
     pub(super) editing: bool,
     pub(super) format: Format,
+    /// The pages that the write may come from, where others can be told from them.
+    pub(super) writer: Option<Owner>,
     /// The write counts as ongoing until this is dropped.
     pub(super) activity: Arc<Activity>,
 }
@@ -212,7 +214,7 @@ impl Publication {
         let adds = decision.changes.iter().any(|change| change.kind() == ChangeKind::Add);
         // A write with an id in its path held its object's lock, so everything published before it is older.
         let began = self.activity.since().filter(|_| adds && matched.id.is_none());
-        let write = WriteContext { began, ..self.activity.context() };
+        let write = WriteContext { began, writer: self.writer, ..self.activity.context() };
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
@@ -232,6 +234,29 @@ impl Publication {
             let is_scopeless = matches!(error, PublishError::NoScope { .. });
             let clue = if is_scopeless { self.scope_clue() } else { "" };
             self.not_published(std::mem::discriminant(&error), &format_args!("{error}{clue}"));
+        }
+    }
+
+    /// Publishes changes of other entities, in their order.
+    pub(super) fn publish_elsewhere(&self, changes: Vec<(Arc<str>, Change)>, decision: &HandlerDecision) {
+        let publisher = &self.target.watcher.publisher;
+        let scopes = if decision.scopes.is_none() { &self.target.scopes } else { &decision.scopes };
+        for (name, change) in changes {
+            let Some(entity) = publisher.find(&name) else {
+                self.not_published(
+                    ("entity", &name),
+                    &format_args!("there is no entity {name:?}; give its name as configured"),
+                );
+                continue;
+            };
+            let change = match publisher.entity(entity).scoping {
+                Some(_) => change.in_scopes(scopes, &decision.moved_from),
+                None => change,
+            };
+            let write = WriteContext { began: None, ..self.activity.context() };
+            if let Err(error) = publisher.publish(entity, &[change], write) {
+                self.not_published(std::mem::discriminant(&error), &error);
+            }
         }
     }
 
