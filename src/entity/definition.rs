@@ -65,6 +65,8 @@ pub(crate) struct EntityRoute {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) kind: ChangeKind,
+    /// Its query must name the entity, as in `?editing=true&gantt_mode=tasks`; the action is in the body.
+    pub(crate) is_mode: bool,
 }
 
 impl Entity {
@@ -163,7 +165,7 @@ impl Entity {
     ///     .route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
     /// ```
     pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
-        self.routes.push(EntityRoute { method, path: path.into(), kind });
+        self.routes.push(EntityRoute { method, path: path.into(), kind, is_mode: false });
         self
     }
 
@@ -172,6 +174,9 @@ impl Entity {
     /// In the DHTMLX DataProcessor's modes `JSON` and `POST` every write is `POST …?editing=true`, and its action is in the
     /// body: as `action` beside `id` and `data`, or as `!nativeeditor_status` among the fields. The action is read only with
     /// that query, and only on a route whose POST adds.
+    ///
+    /// The Gantt's presets read the action without this option, where the response names an action as well: see
+    /// [`gantt_tasks`](Self::gantt_tasks). With it, other responses suffice: `{}`, or an empty one.
     ///
     /// The action is a claim of the page. If the response contradicts it (`inserted` or a `tid` for an update or a deletion,
     /// another id), the response counts. If the response does not contain enough, nothing is published, and the reason

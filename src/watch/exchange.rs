@@ -12,9 +12,10 @@ use super::{
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
     live_write::LiveWrite,
+    modes::is_editing,
     object_lock::{LockFuture, Target},
     publication::{Loaded, Publication},
-    request_body::{Format, is_editing},
+    request_body::{BodyAction, Format},
     route::Matched,
     watcher::Watcher,
 };
@@ -56,10 +57,11 @@ impl Exchange {
             (true, ChangeKind::Delete) => Access::BodilessDelete,
             (true, ChangeKind::Add | ChangeKind::Update) => Access::Bodiless,
         };
+        let body_action = body_action(watcher, &matched, request);
         let scopes = matched.scopes.and(&scopes_of(watcher, &matched, request));
         let publication = Publication {
             target: Arc::new(Target::new(watcher.clone(), matched, scopes, access)),
-            editing: request.method == Method::POST && is_editing(request.uri.query()),
+            body_action,
             format: Format::of(&request.headers),
             method: request.method.clone(),
             activity,
@@ -184,6 +186,17 @@ impl Exchange {
             Format::Other => Some(Obstacle::Type),
             Format::Json | Format::Form => None,
         }
+    }
+}
+
+/// Whether a write's body may name its action. An entity with a route for such writes has them nowhere else.
+fn body_action(watcher: &Watcher, matched: &Matched, request: &request::Parts) -> BodyAction {
+    let is_announced = || request.method == Method::POST && is_editing(request.uri.query());
+    let has_own_route = || watcher.publisher.entity(matched.route.entity).routes.iter().any(|route| route.is_mode);
+    match matched.route.is_mode {
+        true => BodyAction::Expected,
+        false if is_announced() && !has_own_route() => BodyAction::Announced,
+        false => BodyAction::None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | step of a write | file |
 //! |---|---|
-//! | the request's method and path name an entity, and perhaps an object | `route`, `watcher` |
+//! | the request's method, path and query name an entity, and perhaps an object | `route`, `modes`, `watcher` |
 //! | the handler receives a [`LiveWrite`](live_write::LiveWrite) | `live_write` |
 //! | [`RequestBody`](crate::body::RequestBody) copies the request's body while the handler reads it | `capture` |
 //! | writes of one object run one at a time | `keyed_lock`, `object_lock` |
@@ -19,6 +19,7 @@ pub(crate) mod exchange;
 mod hints;
 mod keyed_lock;
 pub(crate) mod live_write;
+mod modes;
 pub(crate) mod object_lock;
 mod publication;
 mod request_body;

@@ -9,7 +9,7 @@ use super::{
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
-    request_body::Format,
+    request_body::{BodyAction, Format},
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -24,8 +24,7 @@ use crate::{
 pub(super) struct Publication {
     pub(super) target: Arc<Target>,
     pub(super) method: Method,
-    /// True for a POST with `?editing=true`.
-    pub(super) editing: bool,
+    pub(super) body_action: BodyAction,
     pub(super) format: Format,
     /// The write counts as ongoing until this is dropped.
     pub(super) activity: Arc<Activity>,
@@ -51,7 +50,7 @@ impl Publication {
         let facts = WriteFacts {
             kind: self.target.matched.route.kind,
             path_id: self.target.matched.id.as_deref(),
-            editing: self.editing,
+            body_action: self.body_action,
             format: self.format,
             request,
             status: parts.status,
@@ -77,7 +76,7 @@ impl Publication {
     fn warn_of_oddities(&self, derived: &DerivedChange<'_>, transcript: &Transcript<'_>) {
         let (entity, method) = (self.entity(), self.method.as_str());
         let may_be_odd = entity.widget == Widget::Scheduler && (!derived.is_usual || transcript.is_answer_hidden());
-        let oddity = may_be_odd.then(|| transcript.oddity()).flatten();
+        let oddity = may_be_odd.then(|| transcript.oddity(derived.kind)).flatten();
         let problem = entity.widget.check_response(derived.kind, transcript.parts.status, derived.tid);
         let problem = problem.filter(|problem| *problem == ResponseProblem::Status || !transcript.is_answer_hidden());
         if let Some((what, line)) = oddity {

@@ -28,6 +28,8 @@ mod log_file;
 mod lying_bodies;
 #[cfg(feature = "tracing")]
 mod mistakes;
+#[cfg(feature = "tracing")]
+mod modes;
 mod nesting;
 mod origin;
 mod overflow;
