@@ -44,6 +44,8 @@ pub struct Entity {
     pub(crate) has_cacheable_lists: bool,
     /// The body of a write may name its action.
     pub(crate) has_body_modes: bool,
+    /// Answers are put into the form that the DataProcessor understands.
+    pub(crate) has_widget_answers: bool,
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
@@ -83,6 +85,7 @@ impl Entity {
             lists: Vec::new(),
             has_cacheable_lists: false,
             has_body_modes: false,
+            has_widget_answers: false,
             request_pointer: None,
             response_pointer: None,
             load: None,
@@ -187,6 +190,32 @@ impl Entity {
     /// ```
     pub fn body_modes(mut self) -> Self {
         self.has_body_modes = true;
+        self
+    }
+
+    /// Puts the answers of an ordinary REST back end into the form that the DataProcessor understands. Default: off.
+    ///
+    /// Only answers to this entity's writes that come with `X-Requested-With: XMLHttpRequest`, as from the DataProcessor,
+    /// differ:
+    ///
+    /// - The statuses 201 and 204 become 200. The Scheduler takes them for failures.
+    /// - The answer to a create gains `"action":"inserted"`, unless it names an action, and `"tid"`. The id is that of the
+    ///   change that is broadcast: from `id`, the stored row, or `Location`.
+    ///
+    /// An answer passes unchanged to all other clients, and if its body is neither empty nor a JSON object: text, a list, a
+    /// compressed body, one over `max_body_bytes`, or one that takes longer than `response_timeout`. Other statuses pass
+    /// unchanged, too. What is broadcast comes from the handler's own answer.
+    ///
+    /// With a new body `Content-Length` and `Content-Type` follow. Digests of the old body, `Content-Location` and
+    /// `Content-Encoding` are removed. `ETag` and `Location` stay, since they name the stored row, and so do all others.
+    /// A body with trailers keeps its form. An empty body stays empty after an update or a deletion.
+    ///
+    /// ```
+    /// // 201 with {"id":17} reaches the Scheduler as 200 with {"id":17,"action":"inserted","tid":17}
+    /// let events = tower_live_updates::Entity::scheduler("/events").widget_answers();
+    /// ```
+    pub fn widget_answers(mut self) -> Self {
+        self.has_widget_answers = true;
         self
     }
 

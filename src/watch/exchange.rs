@@ -18,6 +18,7 @@ use super::{
     request_body::{BodyAction, Format},
     route::Matched,
     watcher::Watcher,
+    widget_answer::{WidgetAnswer, is_adaptable, is_for_widget},
 };
 use crate::{change::ChangeKind, hub::Missed, scope::Scopes};
 
@@ -59,8 +60,10 @@ impl Exchange {
         };
         let body_action = body_action(watcher, &matched, request);
         let scopes = matched.scopes.and(&scopes_of(watcher, &matched, request));
+        let has_widget_answers = watcher.publisher.entity(matched.route.entity).has_widget_answers;
         let publication = Publication {
             target: Arc::new(Target::new(watcher.clone(), matched, scopes, access)),
+            is_for_widget: has_widget_answers && is_for_widget(&request.headers),
             body_action,
             format: Format::of(&request.headers),
             method: request.method.clone(),
@@ -115,15 +118,19 @@ impl Exchange {
     async fn publish<B: Body>(&self, response: Response<B>) -> Response<Forwarded<B>> {
         let publication = &self.publication;
         let (parts, body) = response.into_parts();
-        let decision = self.live_write.take();
+        let mut decision = self.live_write.take();
         if !parts.status.is_success() {
             if hints::is_redirect(parts.status) {
                 publication.redirected(parts.status);
             }
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
-        if decision.skip || !decision.changes.is_empty() {
-            publication.publish(decision);
+        let is_decided = decision.skip || !decision.changes.is_empty();
+        if is_decided {
+            publication.publish(std::mem::take(&mut decision));
+        }
+        let adapts = publication.is_for_widget && is_adaptable(parts.status);
+        if is_decided && !adapts {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
@@ -136,16 +143,22 @@ impl Exchange {
         }
         let (forwarded, answer) = self.read_answer(&parts, body).await;
         if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
-            publication.not_published("broken", &"the inner service's answer broke off");
-        } else {
-            let request = self.capture.take();
-            let transcript = Transcript {
-                parts: &parts,
-                request: request.as_deref(),
-                request_obstacle: self.request_obstacle(request.is_some()),
-                answer: answer.as_deref().map_err(|obstacle| *obstacle),
-                limit: publication.target.watcher.limits.body_bytes,
-            };
+            if !is_decided {
+                publication.not_published("broken", &"the inner service's answer broke off");
+            }
+            return Response::from_parts(parts, forwarded);
+        }
+        let request = self.capture.take();
+        let transcript = Transcript {
+            parts: &parts,
+            request: request.as_deref(),
+            request_obstacle: self.request_obstacle(request.is_some()),
+            answer: answer.as_deref().map_err(|obstacle| *obstacle),
+            limit: publication.target.watcher.limits.body_bytes,
+        };
+        let adapted = || WidgetAnswer::of(publication.entity(), publication.facts(&transcript));
+        let adapted = adapts.then(adapted).flatten();
+        if !is_decided {
             match &publication.entity().load {
                 None => {
                     if let Some(derived) = publication.derive(&transcript) {
@@ -156,7 +169,10 @@ impl Exchange {
                 Some(hook) => Box::pin(publication.publish_stored(hook, transcript, decision)).await,
             }
         }
-        Response::from_parts(parts, forwarded)
+        match adapted {
+            Some(adapted) => adapted.apply(parts, forwarded),
+            None => Response::from_parts(parts, forwarded),
+        }
     }
 
     /// Reads a response body ahead that may name the change: JSON or empty, neither too large nor too slow.

@@ -9,6 +9,7 @@
 //! | the response is read ahead, and the change is published before the client receives it | `exchange` |
 //! | request and response become a change | `request_body`, `derive` |
 //! | the row is read back, and the change is published | `publication` |
+//! | the answer is put into the form that a widget understands, where the entity asks for that | `widget_answer` |
 //! | a log line names what is missing for one | `hints` |
 //! | the write goes on although its client is gone | `detached` |
 
@@ -25,3 +26,4 @@ mod publication;
 mod request_body;
 pub(crate) mod route;
 pub(crate) mod watcher;
+mod widget_answer;

@@ -195,7 +195,7 @@ pub(crate) fn kind_of_action(action: &str) -> Option<ChangeKind> {
 
 /// The same of a request: a task that was dragged to another place is sent as `order`.
 fn claimed_kind(action: &str) -> Option<ChangeKind> {
-    kind_of_action(action).or((action == "order").then_some(ChangeKind::Update))
+    kind_of_action(action).or_else(|| (action == "order").then_some(ChangeKind::Update))
 }
 
 fn without_transport(mut object: Object<'_>) -> Object<'_> {

@@ -66,3 +66,5 @@ mod upgrade_refused;
 mod visible;
 mod warp_service;
 mod websocket;
+#[cfg(feature = "tracing")]
+mod widget_answers;
