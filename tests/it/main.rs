@@ -28,6 +28,8 @@ mod log_file;
 mod lying_bodies;
 #[cfg(feature = "tracing")]
 mod mistakes;
+#[cfg(feature = "tracing")]
+mod modes;
 mod nesting;
 mod origin;
 mod overflow;
@@ -64,3 +66,5 @@ mod upgrade_refused;
 mod visible;
 mod warp_service;
 mod websocket;
+#[cfg(feature = "tracing")]
+mod widget_answers;

@@ -652,7 +652,8 @@ macro_rules! answered_with {
 #[tokio::test]
 async fn answers_that_pages_do_not_understand_are_named() {
     answered_with!(create(), answer(201, r#"{"tid":17}"#), "takes only status 200 for success", "answer 200");
-    answered_with!(request(Method::DELETE, "/events/7", ""), answer(204, ""), "takes only status 200 for success");
+    let delete = || request(Method::DELETE, "/events/7", "");
+    answered_with!(delete(), answer(204, ""), "takes only status 200 for success");
     answered_with!(create(), answer(200, r#"{"id":17}"#), "needs the new id as `tid`", "\"tid\":ID");
     answered_with!(
         create(),
@@ -660,7 +661,7 @@ async fn answers_that_pages_do_not_understand_are_named() {
         "the answer's `action` is",
         "\"inserted\""
     );
-    answered_with!(save(), answer(200, r#"{"action":"ok"}"#), "the answer's `action` is", "\"ok\"", "\"updated\"");
+    answered_with!(delete(), answer(200, r#"{"action":"ok"}"#), "the answer's `action` is", "\"ok\"", "\"updated\"");
     answered_with!(save(), answer(200, "saved"), "the Scheduler reads answers as JSON");
     answered_with!(
         save(),
