@@ -119,7 +119,30 @@ impl LiveUpdates {
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
         self.shared.publisher.diagnosis.endpoint_created();
-        LiveUpdatesEndpoint(self.shared.endpoint.clone())
+        LiveUpdatesEndpoint { endpoint: self.shared.endpoint.clone(), is_for_calls: false }
+    }
+
+    /// The [methods](crate::LiveUpdatesBuilder::call) alone, as a service for a route of its own, whose pages have no
+    /// socket: each call is an HTTP request. Such a call fails by itself when the network does;
+    /// [`guide::calls`](crate::guide::calls) says which to choose.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use axum::Router;
+    /// use tower_live_updates::{Caller, Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .call("tasks.count", (), async |(), _: Caller, ()| Ok::<_, Infallible>(7))
+    ///     .build()?;
+    /// // On the page: new RemoteEvents("/api/calls", token)
+    /// let app: Router = Router::new().route_service("/api/calls", live.calls()).layer(live.layer());
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn calls(&self) -> LiveUpdatesEndpoint {
+        LiveUpdatesEndpoint { endpoint: self.shared.endpoint.clone(), is_for_calls: true }
     }
 
     /// Publishes a change to every subscribed page, for what happens outside HTTP. Neither waits for a socket nor needs a

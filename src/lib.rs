@@ -62,6 +62,9 @@ pub mod bench;
 pub mod body;
 mod body_mode;
 pub mod builder;
+mod call_message;
+mod call_scanner;
+mod calls;
 mod change;
 mod connection;
 mod diagnosis;
@@ -86,6 +89,7 @@ mod path_check;
 mod protocol;
 mod publish;
 mod random;
+mod rate;
 mod revalidation;
 mod scope;
 mod sequence;
@@ -98,6 +102,7 @@ mod watch;
 pub use self::{
     auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},
     builder::LiveUpdatesBuilder,
+    calls::{CallError, Caller},
     change::{Change, ChangeKind},
     entity::{Entity, Snapshot},
     error::{ChangeError, ConfigError, PublishError},
@@ -127,6 +132,10 @@ pub mod guide {
     /// [protocol]: crate::guide::protocol
     #[doc = include_str!("../docs/authorization.md")]
     pub mod authorization {}
+
+    /// [limits]: crate::guide::limits
+    #[doc = include_str!("../docs/calls.md")]
+    pub mod calls {}
 
     /// [authorization]: crate::guide::authorization
     #[doc = include_str!("../docs/limits.md")]

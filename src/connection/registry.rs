@@ -12,21 +12,17 @@ use std::{
 use slab::Slab;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    limits::{ConnectionLimiter, Rate},
-    meter::ReadLimits,
-    outbox::Outbox,
-    signals::Signal,
-    snapshots::Snapshots,
-};
+use super::{limits::ConnectionLimiter, meter::ReadLimits, outbox::Outbox, signals::Signal, snapshots::Snapshots};
 use crate::{
     auth::{AuthGate, Identity},
+    calls::Calls,
     diagnosis::{Diagnosis, SEARCH_TIMEOUT},
     entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
     publish::Publisher,
+    rate::Rate,
     session::Session,
     shutdown::Lifecycle,
 };
@@ -62,7 +58,9 @@ pub(crate) struct Connections {
     disconnects: AtomicU64,
     subscriptions: AtomicUsize,
     pub(super) snapshots: Snapshots,
-    pub(super) hook_timeout: Duration,
+    pub(crate) hook_timeout: Duration,
+    /// None where there are no methods.
+    pub(crate) calls: Option<Arc<Calls>>,
 }
 
 /// One open socket, as the table has it.
@@ -87,9 +85,16 @@ impl Connections {
         hook_timeout: Duration,
         gate: AuthGate,
         lifecycle: Arc<Lifecycle>,
+        calls: Option<Arc<Calls>>,
     ) -> Self {
+        let read_limits = ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes);
+        let read_limits = match &calls {
+            Some(calls) => read_limits.with_calls(calls.limits.rate, calls.limits.bytes),
+            None => read_limits,
+        };
         Self {
-            read_limits: Arc::new(ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes)),
+            read_limits: Arc::new(read_limits),
+            calls,
             snapshots: Snapshots::new(publisher.clone(), hook_timeout),
             hook_timeout,
             gate,

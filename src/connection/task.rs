@@ -87,6 +87,7 @@ impl ConnectionState {
                 return Poll::Pending;
             }
         }
+        self.resume_calls();
         // What has arrived is read before a page counts as idle: the whole process may have stood still.
         if let Poll::Ready(ending) = self.poll_inbound(now, cx) {
             return Poll::Ready(ending);
@@ -144,13 +145,19 @@ impl ConnectionState {
             }
             open.outbox.push(open.subscriber.ping(now).into_frame());
             self.ping_at = now + limits.ping_interval;
+            if let Some(calls) = self.cold.as_ref().and_then(|cold| cold.calls.as_ref()) {
+                calls.forget();
+            }
+            if let Some(large) = self.socket.get_mut().large() {
+                large.give_up_slow(now);
+            }
         }
         None
     }
 
     /// When the task must run next, even if nothing wakes it.
     fn next_time(&self, now: Instant) -> Instant {
-        let meter = self.socket.get_ref().meter.as_deref();
+        let meter = self.socket.get_ref().meter();
         let read_at = meter.map(Meter::paused_until).filter(|until| *until > now);
         let reauth_at = self.reauth.as_ref().map(|reauth| reauth.due);
         let next = [self.resend_at, read_at, reauth_at].into_iter().flatten().fold(self.ping_at, Instant::min);
