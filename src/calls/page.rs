@@ -134,11 +134,11 @@ impl PageState {
     /// The ids that the page has used before the first of `calls`, where these are the first calls of its newest socket:
     /// whatever is not known of them was lost with an earlier socket. Handlers of the page have some of these ids, and the
     /// client ignores results of those.
-    pub(super) fn lost(&mut self, socket: u64, calls: &[Call]) -> Vec<CallId> {
+    pub(super) fn lost<'c>(&mut self, socket: u64, calls: impl IntoIterator<Item = &'c CallId>) -> Vec<CallId> {
         let Some(newest) = self.socket.as_mut().filter(|newest| newest.number == socket && !newest.has_called) else {
             return Vec::new();
         };
-        let Some(first) = calls.iter().filter_map(|call| call.id.number()).min() else { return Vec::new() };
+        let Some(first) = calls.into_iter().filter_map(CallId::number).min() else { return Vec::new() };
         newest.has_called = true;
         self.lost_before = first;
         let known = self.waiting.iter().map(|waiting| &waiting.call.id).chain(&self.running);

@@ -65,7 +65,7 @@ impl SocketCalls {
         calls.observer.calls.add(list.len() as u64);
         let mut refused = Vec::new();
         let mut state = lock(&self.page.state);
-        let lost = state.lost(self.number, &list);
+        let lost = state.lost(self.number, list.iter().map(|call| &call.id));
         for call in list {
             if state.is_lost(self.number, &call) {
                 continue;
@@ -84,6 +84,8 @@ impl SocketCalls {
 
     /// Answers calls that were not kept.
     pub(crate) fn refuse(&self, ids: Vec<CallId>, why: &Outcome) {
+        let lost = lock(&self.page.state).lost(self.number, &ids);
+        self.answer_all(lost, texts::LOST);
         self.calls.observer.calls.add(ids.len() as u64);
         self.calls.observer.calls_refused.add(ids.len() as u64);
         self.answer(&results(&ids, why));
