@@ -5,7 +5,12 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{memory::MemoryPermit, method::Caller, runner::Calls, texts};
+use super::{
+    memory::MemoryPermit,
+    method::Caller,
+    runner::Calls,
+    texts::{TOO_MANY_WAIT, WAITED_TOO_LONG, too_large},
+};
 use crate::call_message::{Call, Outcome};
 
 impl Calls {
@@ -27,11 +32,11 @@ impl Calls {
                     let (this, caller) = (&self, caller.clone());
                     async move {
                         let refused = if place >= most {
-                            Some(texts::TOO_MANY_WAIT.into())
+                            Some(TOO_MANY_WAIT.into())
                         } else if call.arguments.len() > this.limits.bytes {
-                            Some(texts::too_large(this.limits.bytes))
+                            Some(too_large(this.limits.bytes))
                         } else {
-                            (since.elapsed() >= this.hook_timeout).then(|| texts::WAITED_TOO_LONG.into())
+                            (since.elapsed() >= this.hook_timeout).then(|| WAITED_TOO_LONG.into())
                         };
                         let outcome = match refused {
                             Some(text) => {

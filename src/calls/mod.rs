@@ -8,6 +8,8 @@
 //! | `page` | the calls of one page: which wait, which run, and the results that are kept for its next socket |
 //! | `method` | names, guards and handlers |
 //! | `arguments` | the arguments of a call, as the types that a method takes |
+//! | `limits` | bounds of what pages may call |
+//! | `texts` | the errors of calls, in words for pages |
 //! | `memory` | bounds the bytes that calls take |
 //!
 //! A page sends each call once and never again. Its promise is settled by the first result with the call's id, on whatever
@@ -16,6 +18,7 @@
 
 mod arguments;
 mod http;
+mod limits;
 mod memory;
 mod method;
 mod page;
@@ -25,10 +28,11 @@ mod texts;
 
 pub use self::method::{CallError, Caller};
 pub(crate) use self::{
+    limits::CallLimits,
     memory::MemoryPermit,
     method::{Method, Methods},
     page::ResultSink,
-    runner::{CallLimits, Calls},
+    runner::Calls,
     socket::SocketCalls,
     texts::{NO_MEMORY, TOO_SLOW, too_large},
 };

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    CallLimits,
+    limits::CallLimits,
     memory::{Memory, MemoryPermit},
     method::Caller,
-    texts,
+    texts::{NO_MEMORY, TOO_MANY, TOO_MANY_WAIT},
 };
 use crate::{
     call_message::{Call, CallId, Outcome},
@@ -166,13 +166,13 @@ impl PageState {
     ) -> Result<(), (CallId, Outcome)> {
         let refuse = |call: Call, text: &'static str| Err((call.id, Outcome::Failed(text.into())));
         if self.rate.next_at(limits.rate) > clock {
-            return refuse(call, texts::TOO_MANY);
+            return refuse(call, TOO_MANY);
         }
         if self.waiting.len() >= limits.waiting {
-            return refuse(call, texts::TOO_MANY_WAIT);
+            return refuse(call, TOO_MANY_WAIT);
         }
         let Some(memory) = memory.take(call.arguments.len() + call.name.len()) else {
-            return refuse(call, texts::NO_MEMORY);
+            return refuse(call, NO_MEMORY);
         };
         self.rate.take(limits.rate, clock, 1);
         self.waiting.push_back(Waiting { call, caller, memory, since: now });

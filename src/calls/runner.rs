@@ -1,6 +1,7 @@
 //! Runs one call: guard, arguments, handler, and how each may fail.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
@@ -12,35 +13,20 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    limits::CallLimits,
     memory::Memory,
     method::{CallError, Caller, FAILED, HandlerError, Methods},
     page::{KEPT_FOR, PageCalls},
-    texts,
+    texts::{NOT_ALLOWED, TIMED_OUT, unknown},
 };
 use crate::{
     call_message::{Call, Outcome},
-    hook::{HookFailure, guarded},
+    hook::{BoxError, HookFailure, guarded},
     lock::lock,
     observe::Observer,
-    rate::Rate,
     session::Session,
     shutdown::Lifecycle,
 };
-
-/// Bounds of what pages may call.
-#[derive(Clone, Debug)]
-pub(crate) struct CallLimits {
-    /// Of one call, or one message of calls.
-    pub(crate) bytes: usize,
-    /// Of one page.
-    pub(crate) rate: Rate,
-    /// Of one page.
-    pub(crate) waiting: usize,
-    /// Of one page.
-    pub(crate) concurrent: usize,
-    /// Of the calls of all pages, and as much again for results that are kept.
-    pub(crate) memory: usize,
-}
 
 /// What the calls of all pages share.
 pub(crate) struct Calls {
@@ -131,52 +117,44 @@ impl Calls {
 
     /// Runs a call to its end.
     pub(super) async fn run(&self, call: &Call, caller: Caller) -> Outcome {
-        let outcome = match self.methods.get(&call.name) {
-            None => Err(texts::unknown(&call.name)),
-            Some(method) => {
-                let run = guarded(self.hook_timeout, async || {
-                    if let Some(guard) = &method.guard {
-                        if !guard(caller.identity.clone()).await.map_err(HandlerError::Failed)? {
-                            return Ok(None);
-                        }
-                    }
-                    (method.handler)(caller, &call.arguments).await.map(Some)
-                });
-                match run.await {
-                    Ok(Ok(Some(returned))) => Ok(returned),
-                    Ok(Ok(None)) => Err(texts::NOT_ALLOWED.into()),
-                    Ok(Err(HandlerError::Arguments(error))) => Err(format!("{}: {error}", call.name).into()),
-                    Ok(Err(HandlerError::Failed(error))) => match error.downcast::<CallError>() {
-                        Ok(error) => Err(error.into_text()),
-                        Err(error) => {
-                            self.fails(&call.name, &error);
-                            Err(FAILED.into())
-                        }
-                    },
-                    Ok(Err(error @ HandlerError::Serialize(_))) => {
-                        self.fails(&call.name, &error);
-                        Err(FAILED.into())
-                    }
-                    Err(failure) => {
-                        self.fails(&call.name, &failure);
-                        Err(if failure == HookFailure::TimedOut { texts::TIMED_OUT } else { FAILED }.into())
-                    }
-                }
-            }
-        };
-        outcome.map_or_else(
-            |text| {
+        match self.attempt(call, caller).await {
+            Ok(returned) => Outcome::Returned(returned),
+            Err(why) => {
                 self.observer.calls_failed.up();
-                Outcome::Failed(text)
-            },
-            Outcome::Returned,
-        )
+                Outcome::Failed(why)
+            }
+        }
     }
 
-    fn fails(&self, method: &str, error: &dyn std::fmt::Display) {
+    /// What the method returns, or the words for its page.
+    async fn attempt(&self, call: &Call, caller: Caller) -> Result<String, Cow<'static, str>> {
+        let Some(method) = self.methods.get(&call.name) else { return Err(unknown(&call.name)) };
+        let run = guarded(self.hook_timeout, async || {
+            if let Some(guard) = &method.guard {
+                if !guard(caller.identity.clone()).await.map_err(HandlerError::Failed)? {
+                    return Ok(None);
+                }
+            }
+            (method.handler)(caller, &call.arguments).await.map(Some)
+        });
+        let error: BoxError = match run.await {
+            Ok(Ok(Some(returned))) => return Ok(returned),
+            Ok(Ok(None)) => return Err(NOT_ALLOWED.into()),
+            Ok(Err(HandlerError::Arguments(error))) => return Err(format!("{}: {error}", call.name).into()),
+            Ok(Err(HandlerError::Failed(error))) => match error.downcast::<CallError>() {
+                Ok(error) => return Err(error.into_text()),
+                Err(error) => error,
+            },
+            Ok(Err(error @ HandlerError::Serialize(_))) => error.into(),
+            Err(failure) => failure.into(),
+        };
         self.observer.hooks_failed.up();
-        self.observer
-            .warn(format_args!("the method {method:?} failed: {error}; its page is sent an error without details"));
+        self.observer.warn(format_args!(
+            "the method {:?} failed: {error}; its page is sent an error without details",
+            call.name
+        ));
+        let is_late = error.downcast_ref() == Some(&HookFailure::TimedOut);
+        Err(if is_late { TIMED_OUT } else { FAILED }.into())
     }
 }
 
@@ -201,5 +179,53 @@ impl Pages {
                 self.gone.push_back((now, session));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{call_message::CallId, rate::Rate};
+
+    fn calls() -> Calls {
+        let rate = Rate { burst: 10, per_second: 10 };
+        let limits = CallLimits { bytes: 100, rate, waiting: 10, concurrent: 1, memory: 1000 };
+        Calls::new(Methods::new(Vec::new()).unwrap(), limits, Duration::from_secs(5), Arc::default(), Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_is_kept_as_long_as_its_results_are_and_for_its_principal_alone() {
+        let calls = calls();
+        let [first, second] = [Session([1; 16]), Session([2; 16])];
+        let now = Instant::now();
+        let page = calls.page(&first, "ann", now);
+        lock(&page.state).keep(CallId::numbered(1), "result".into(), &calls.kept, now);
+        calls.page_goes(&page, now);
+        assert!(Arc::ptr_eq(&calls.known(&first, "ann", now).unwrap(), &page));
+        assert!(calls.known(&first, "ben", now).is_none() && calls.known(&second, "ann", now).is_none());
+        assert!(!Arc::ptr_eq(&calls.page(&first, "ben", now), &page), "the same key, and another user");
+
+        let page = calls.page(&second, "ann", now);
+        calls.page_goes(&page, now);
+        assert!(calls.known(&second, "ann", now).is_none(), "it has nothing to keep");
+
+        let page = calls.page(&second, "ann", now);
+        lock(&page.state).keep(CallId::numbered(1), "result".into(), &calls.kept, now);
+        calls.page_goes(&page, now);
+        drop(page);
+        assert!(calls.known(&second, "ann", now + KEPT_FOR - Duration::from_millis(1)).is_some());
+        assert!(calls.known(&second, "ann", now + KEPT_FOR).is_none());
+    }
+
+    #[test]
+    fn results_beyond_their_memory_are_not_kept() {
+        let (calls, now) = (calls(), Instant::now());
+        let page = calls.page(&Session([1; 16]), "ann", now);
+        let mut state = lock(&page.state);
+        state.keep(CallId::numbered(1), vec![b'x'; 600].into(), &calls.kept, now);
+        state.keep(CallId::numbered(2), vec![b'x'; 600].into(), &calls.kept, now);
+        assert!(calls.kept.take(400).is_some() && calls.kept.take(401).is_none());
+        state.forget(now + KEPT_FOR);
+        assert!(calls.kept.take(1000).is_some());
     }
 }

@@ -8,7 +8,7 @@ use super::{
     method::Caller,
     page::{PageCalls, ResultSink},
     runner::Calls,
-    texts,
+    texts::{LOST, SHUTS_DOWN, WAITED_TOO_LONG},
 };
 use crate::{
     auth::Identity,
@@ -74,7 +74,7 @@ impl SocketCalls {
             refused.extend(admitted.err());
         }
         drop(state);
-        self.answer_all(lost, texts::LOST);
+        self.answer_all(lost, LOST);
         if !refused.is_empty() {
             calls.observer.calls_refused.add(refused.len() as u64);
             self.answer(&array(refused.into_iter().map(|(id, outcome)| outcome.result(&id))));
@@ -85,7 +85,7 @@ impl SocketCalls {
     /// Answers calls that were not kept.
     pub(crate) fn refuse(&self, ids: Vec<CallId>, why: &Outcome) {
         let lost = lock(&self.page.state).lost(self.number, &ids);
-        self.answer_all(lost, texts::LOST);
+        self.answer_all(lost, LOST);
         self.calls.observer.calls.add(ids.len() as u64);
         self.calls.observer.calls_refused.add(ids.len() as u64);
         self.answer(&results(&ids, why));
@@ -114,7 +114,7 @@ impl SocketCalls {
     /// Answers the calls whose results the server does not wait for any longer.
     pub(crate) fn give_up(&self) {
         let ids = lock(&self.page.state).give_up();
-        self.answer_all(ids, texts::SHUTS_DOWN);
+        self.answer_all(ids, SHUTS_DOWN);
     }
 
     fn answer_all(&self, ids: Vec<CallId>, text: &'static str) {
@@ -152,7 +152,7 @@ impl Calls {
         if !overdue.is_empty() {
             self.observer.calls_refused.add(overdue.len() as u64);
             for id in overdue {
-                self.end(page, &id, &Outcome::Failed(texts::WAITED_TOO_LONG.into()));
+                self.end(page, &id, &Outcome::Failed(WAITED_TOO_LONG.into()));
             }
         }
         loop {
@@ -207,6 +207,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end_with(&Outcome::Failed(texts::SHUTS_DOWN.into()));
+        self.end_with(&Outcome::Failed(SHUTS_DOWN.into()));
     }
 }

@@ -44,7 +44,10 @@ pub(super) struct LargeMessages {
     /// What was read and not divided yet.
     unread: Vec<u8>,
     message: Option<Box<Message>>,
-    ended: Option<LargeMessage>,
+    /// Boxed, since nearly every socket has none.
+    ended: Option<Box<LargeMessage>>,
+    /// Bytes have been taken out since that was last asked.
+    has_arrived: bool,
 }
 
 /// The header of a frame, as far as it has been read, and as far as the library has it.
@@ -130,12 +133,19 @@ impl LargeMessages {
             unread: read.to_vec(),
             message: None,
             ended: None,
+            has_arrived: false,
         }
     }
 
     /// The message that has ended. Until it is taken, nothing more is read.
     pub(super) fn take_ended(&mut self) -> Option<LargeMessage> {
-        self.ended.take()
+        self.ended.take().map(|ended| *ended)
+    }
+
+    /// Whether a part of a large message has arrived since this was last asked. Its page can answer no ping before the end
+    /// of it.
+    pub(super) fn take_arrival(&mut self) -> bool {
+        std::mem::take(&mut self.has_arrived)
     }
 
     /// Whether calls are arriving.
@@ -222,7 +232,7 @@ impl LargeMessages {
                     let is_last = *is_last;
                     self.end_frame();
                     if is_last {
-                        self.ended = self.message.take().map(|message| message.end(self.message_bytes));
+                        self.ended = self.message.take().map(|message| Box::new(message.end(self.message_bytes)));
                     }
                 }
                 Part::Taken { left, mask, .. } => {
@@ -235,10 +245,11 @@ impl LargeMessages {
                     mask.rotate_left(count % 4);
                     *left -= count as u64;
                     input = &input[count..];
+                    self.has_arrived = true;
                     if let Some(message) = &mut self.message {
                         message.extend(&payload, &self.calls);
                         if message.is_too_large(self.message_bytes) {
-                            self.ended = Some(LargeMessage::Broken(close::TOO_LARGE));
+                            self.ended = Some(Box::new(LargeMessage::Broken(close::TOO_LARGE)));
                         }
                     }
                 }
@@ -265,7 +276,7 @@ impl LargeMessages {
             return;
         }
         if begins && self.message.is_some() {
-            self.ended = Some(LargeMessage::Broken(close::PROTOCOL));
+            self.ended = Some(Box::new(LargeMessage::Broken(close::PROTOCOL)));
             return;
         }
         if begins {
@@ -330,5 +341,175 @@ impl Message {
             }
             (_, None, why) => LargeMessage::Calls(self.scanner.into_ids(), Outcome::Failed(why.unwrap_or_default())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        calls::{CallLimits, Methods},
+        rate::Rate,
+    };
+
+    const MESSAGE_BYTES: usize = 200;
+    const CALL_BYTES: usize = 2000;
+
+    fn calls(memory: usize) -> Arc<Calls> {
+        let rate = Rate { burst: 1, per_second: 1 };
+        let limits = CallLimits { bytes: CALL_BYTES, rate, waiting: 1, concurrent: 1, memory };
+        let methods = Methods::new(Vec::new()).unwrap();
+        Arc::new(Calls::new(methods, limits, Duration::from_secs(5), Arc::default(), Arc::default()))
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+        let mut frame = vec![first];
+        match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+            (Ok(short), _) if short < 126 => frame.push(MASKED | short),
+            (_, Ok(medium)) => frame.extend([&[MASKED | 126], &medium.to_be_bytes()[..]].concat()),
+            _ => frame.extend([&[MASKED | 127], &(payload.len() as u64).to_be_bytes()[..]].concat()),
+        }
+        frame.extend(MASK);
+        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    /// A page's message, as its frames.
+    fn message(first: u8, payload: &[u8], fragment: usize) -> Vec<Vec<u8>> {
+        let parts: Vec<&[u8]> = payload.chunks(fragment.max(1)).collect();
+        let ends = |place: usize| if place + 1 == parts.len() { FIN } else { 0 };
+        let begins = |place: usize| if place == 0 { first } else { CONTINUATION };
+        parts.iter().enumerate().map(|(place, part)| frame(ends(place) | begins(place), part)).collect()
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Passed(Vec<u8>),
+        Taken(String),
+    }
+
+    fn words(message: LargeMessage) -> String {
+        match message {
+            LargeMessage::Text(text) => text,
+            LargeMessage::Calls(ids, why) => format!("{ids:?} {why:?}"),
+            LargeMessage::Binary => "binary".to_owned(),
+            LargeMessage::Broken(code) => code.to_string(),
+        }
+    }
+
+    /// What the library and the socket get of these bytes, in order.
+    fn divided(bytes: &[u8], chunks: &[usize], buffers: &[usize]) -> Vec<Seen> {
+        let mut large = LargeMessages::new(calls(1 << 20), MESSAGE_BYTES, &[]);
+        let (mut rest, mut chunks, mut buffers) = (bytes, chunks.iter().cycle(), buffers.iter().cycle());
+        let mut seen = Vec::new();
+        loop {
+            let mut buffer = vec![0; *buffers.next().unwrap()];
+            let read = large.read(&mut buffer, |chunk| {
+                let count = (*chunks.next().unwrap()).min(rest.len()).min(chunk.len());
+                chunk[..count].copy_from_slice(&rest[..count]);
+                rest = &rest[count..];
+                if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+            });
+            match (read, large.take_ended()) {
+                (Err(_), Some(ended)) => seen.push(Seen::Taken(words(ended))),
+                (Err(_), None) => return seen,
+                (Ok(count), None) => match seen.last_mut() {
+                    Some(Seen::Passed(passed)) => passed.extend(&buffer[..count]),
+                    _ => seen.push(Seen::Passed(buffer[..count].to_vec())),
+                },
+                (Ok(_), Some(ended)) => panic!("{ended:?} overtakes"),
+            }
+        }
+    }
+
+    fn call_of(bytes: usize) -> String {
+        format!(r#"{{"action":"call","body":[{{"id":"7","name":"a.b","args":["{}"]}}]}}"#, "x".repeat(bytes))
+    }
+
+    proptest! {
+        #[test]
+        fn messages_keep_their_order_and_their_bytes(
+            messages in prop::collection::vec((0..5_u8, 0..4000_usize, 1..5000_usize), 1..8),
+            chunks in prop::collection::vec(1..300_usize, 1..10),
+            buffers in prop::collection::vec(1..150_usize, 1..10),
+        ) {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            let pass = |expected: &mut Vec<Seen>, frame: &[u8]| match expected.last_mut() {
+                Some(Seen::Passed(passed)) => passed.extend(frame),
+                _ => expected.push(Seen::Passed(frame.to_vec())),
+            };
+            for (kind, size, fragment) in messages {
+                let (frames, taken) = match kind {
+                    // A small text, a ping, a call in one frame, and in several with pings between.
+                    0 => (vec![frame(FIN | 1, &vec![b'x'; size % MESSAGE_BYTES])], None),
+                    1 => (vec![frame(FIN | 9, &vec![b'p'; size % 126])], None),
+                    2 => (vec![frame(FIN | 1, call_of(size).as_bytes())], Some(call_of(size))),
+                    _ => (message(1, call_of(size).as_bytes(), fragment), Some(call_of(size))),
+                };
+                let is_taken = frames.len() > 1 || taken.as_ref().is_some_and(|text| text.len() > MESSAGE_BYTES);
+                let count = frames.len();
+                for (place, one) in frames.into_iter().enumerate() {
+                    bytes.extend(&one);
+                    if !is_taken {
+                        pass(&mut expected, &one);
+                    } else if place + 1 < count && kind == 4 {
+                        let ping = frame(FIN | 9, b"between");
+                        bytes.extend(&ping);
+                        pass(&mut expected, &ping);
+                    }
+                }
+                if let Some(text) = taken.filter(|_| is_taken) {
+                    expected.push(Seen::Taken(if text.len() <= CALL_BYTES {
+                        text
+                    } else {
+                        let refused = Outcome::Failed(too_large(CALL_BYTES));
+                        words(LargeMessage::Calls(vec![CallId::numbered(7)], refused))
+                    }));
+                }
+            }
+            prop_assert_eq!(divided(&bytes, &chunks, &buffers), expected);
+        }
+
+        #[test]
+        fn junk_is_divided_without_panic(junk: Vec<u8>, chunks in prop::collection::vec(1..50_usize, 1..5)) {
+            divided(&junk, &chunks, &[7, 128]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrives_too_slowly_or_finds_no_room_is_not_kept_and_gives_its_memory_back() {
+        let (calls, call) = (calls(1500), frame(FIN | 1, call_of(1000).as_bytes()));
+        let mut buffer = [0; 128];
+        let mut read = |large: &mut LargeMessages, mut bytes: &[u8]| {
+            let _ = large.read(&mut buffer, |chunk| {
+                let count = bytes.len().min(chunk.len());
+                chunk[..count].copy_from_slice(&bytes[..count]);
+                bytes = &bytes[count..];
+                if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+            });
+            large.take_ended().map(words)
+        };
+        let mut slow = LargeMessages::new(calls.clone(), MESSAGE_BYTES, &[]);
+        assert_eq!(read(&mut slow, &call[..1000]), None);
+        assert!(slow.take_arrival() && !slow.take_arrival() && slow.is_reading_calls());
+        let mut second = LargeMessages::new(calls.clone(), MESSAGE_BYTES, &[]);
+        assert!(read(&mut second, &call).unwrap().contains(NO_MEMORY));
+        tokio::time::advance(LONGEST - Duration::from_millis(1)).await;
+        slow.give_up_slow(Instant::now());
+        assert!(calls.memory.take(1000).is_none());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        slow.give_up_slow(Instant::now());
+        assert!(calls.memory.take(1500).is_some());
+        assert_eq!(read(&mut second, &call).unwrap(), call_of(1000));
+        assert!(read(&mut slow, &call[1000..]).unwrap().contains(TOO_SLOW));
+        assert!(calls.memory.take(1500).is_some());
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<LargeMessages>() <= 128, "{}", size_of::<LargeMessages>());
     }
 }

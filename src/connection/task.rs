@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     closing::{UNAUTHORIZED, push_expired},
+    large::LargeMessages,
     meter::Meter,
     registry::{Connections, Registration},
     signals::Signal,
@@ -139,6 +140,9 @@ impl ConnectionState {
             self.may_be_behind = true;
         }
         if self.ping_at <= now {
+            if self.socket.get_mut().large().is_some_and(LargeMessages::take_arrival) {
+                self.last_received = now;
+            }
             if now.saturating_duration_since(self.last_received) > limits.pong_timeout {
                 connections.observer().sockets_closed_idle.up();
                 return Some(Ending::Gone);
