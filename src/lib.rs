@@ -37,6 +37,7 @@
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
+//! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
 //! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
 //! | know what is promised: replay, resume, repeats, tombstones | [`guide::delivery`] |
@@ -133,7 +134,8 @@ pub mod guide {
     #[doc = include_str!("../docs/authorization.md")]
     pub mod authorization {}
 
-    /// [limits]: crate::guide::limits
+    /// [authorization]: crate::guide::authorization
+    /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/calls.md")]
     pub mod calls {}
 
