@@ -5,19 +5,12 @@
 //! A page calls them over its socket, with `new RemoteEvents("/api/v1", token)`, or by requests of their own, with
 //! `new RemoteEvents("/api/calls", token)`. `tests/browser/calls.mjs` does both.
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    fs,
-    process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::Parser;
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 use tower_live_updates::{CallError, Caller, Entity, Identity, LiveUpdates};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -32,58 +25,42 @@ struct Options {
     tokens: Vec<String>,
 }
 
-/// Free seats, by room.
+/// Free seats, by room. A program with more to do has a database instead.
 #[derive(Clone, Default)]
 struct Rooms(Arc<Mutex<BTreeMap<String, u32>>>);
 
 impl Rooms {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, u32>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Adds a room, or gives it other seats.
+    /// Adds a room, or gives it other seats. Returns how many rooms there are.
     async fn add(self, _: Caller, (room, seats): (String, u32)) -> Result<usize, BoxError> {
-        Ok(self.with(|rooms| {
-            rooms.insert(room, seats);
-            rooms.len()
-        }))
+        let mut rooms = self.0.lock().await;
+        rooms.insert(room, seats);
+        Ok(rooms.len())
     }
 
-    /// Takes seats, after a while that the page chooses: some stores are slow. Returns how many are left.
+    /// Takes seats, after a while that the page chooses: some stores are slow. Returns for whom, and how many are left.
     async fn book(self, caller: Caller, Booking { room, seats, seconds }: Booking) -> Result<(String, u32), BoxError> {
         sleep(Duration::from_secs_f32(seconds.unwrap_or_default().clamp(0.0, 60.0))).await;
-        let left = self.with(|rooms| {
-            let free = rooms.get_mut(&room).ok_or_else(|| CallError::new(format!("there is no room {room:?}")))?;
-            *free = free.checked_sub(seats).ok_or_else(|| CallError::new(format!("{room} has {free} free seats")))?;
-            Ok::<_, CallError>(*free)
-        });
-        Ok((caller.identity.principal().to_owned(), left?))
+        let mut rooms = self.0.lock().await;
+        let free = rooms.get_mut(&room).ok_or_else(|| CallError::new(format!("there is no room {room:?}")))?;
+        *free = free.checked_sub(seats).ok_or_else(|| CallError::new(format!("{room} has {free} free seats")))?;
+        Ok((caller.identity.principal().to_owned(), *free))
     }
 
     /// Seats for each of so many people. Without people it divides by zero: a panic fails its call alone.
     async fn share(self, _: Caller, people: u32) -> Result<u32, BoxError> {
-        Ok(self.with(|rooms| rooms.values().sum::<u32>() / people))
+        Ok(self.0.lock().await.values().sum::<u32>() / people)
     }
 
     /// The plan of the building. Its page learns that there is none, and not where it would be.
     async fn plan(self, _: Caller, (): ()) -> Result<String, BoxError> {
-        Ok(fs::read_to_string("/nonexistent/plan.svg")?)
-    }
-
-    /// The length of a note, which may be as long as a call.
-    async fn note(self, _: Caller, note: String) -> Result<usize, BoxError> {
-        Ok(note.len())
+        Ok(tokio::fs::read_to_string("/nonexistent/plan.svg").await?)
     }
 
     /// Forgets every room.
     async fn clear(self, _: Caller, (): ()) -> Result<(), BoxError> {
-        self.with(BTreeMap::clear);
+        self.0.lock().await.clear();
         Ok(())
     }
-}
-
-async fn is_manager(_: Rooms, user: Identity) -> Result<bool, BoxError> {
-    Ok(user.principal() == "token-1")
 }
 
 /// An argument with names.
@@ -108,6 +85,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let rooms = Rooms::default();
+    let is_manager = async |_: Rooms, user: Identity| Ok::<_, BoxError>(user.principal() == "token-1");
     let live = LiveUpdates::builder("/api/v1")
         .tokens(options.tokens)
         .entity(Entity::new("rooms"))
@@ -115,7 +93,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .call("rooms.book", rooms.clone(), Rooms::book)
         .call("rooms.share", rooms.clone(), Rooms::share)
         .call("rooms.plan", rooms.clone(), Rooms::plan)
-        .call("rooms.note", rooms.clone(), Rooms::note)
+        .call("rooms.note", (), async |(), _: Caller, note: String| Ok::<_, BoxError>(note.len()))
         .call_if("rooms.clear", rooms, is_manager, Rooms::clear)
         .data((), async |(), user: Identity| Ok::<_, BoxError>(BTreeMap::from([("user", user.principal().to_owned())])))
         .build()?;

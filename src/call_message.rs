@@ -57,10 +57,10 @@ impl Call {
     /// The calls in a JSON array; `None` when it is no array of objects with an id each.
     pub(crate) fn list(json: &str) -> Option<Vec<Self>> {
         let calls: Vec<RawCall<'_>> = serde_json::from_str(json).ok()?;
-        calls.into_iter().map(Self::of).collect()
+        calls.iter().map(Self::of).collect()
     }
 
-    fn of(raw: RawCall<'_>) -> Option<Self> {
+    fn of(raw: &RawCall<'_>) -> Option<Self> {
         let name = raw.name.and_then(|name| string(name.get()));
         Some(Self {
             id: CallId::parse(raw.id.get())?,

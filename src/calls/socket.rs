@@ -74,7 +74,7 @@ impl SocketCalls {
             refused.extend(admitted.err());
         }
         drop(state);
-        self.answer_all(lost, LOST);
+        self.answer_all(&lost, LOST);
         if !refused.is_empty() {
             calls.observer.calls_refused.add(refused.len() as u64);
             self.answer(&array(refused.into_iter().map(|(id, outcome)| outcome.result(&id))));
@@ -83,12 +83,12 @@ impl SocketCalls {
     }
 
     /// Answers calls that were not kept.
-    pub(crate) fn refuse(&self, ids: Vec<CallId>, why: &Outcome) {
-        let lost = lock(&self.page.state).lost(self.number, &ids);
-        self.answer_all(lost, LOST);
+    pub(crate) fn refuse(&self, ids: &[CallId], why: &Outcome) {
+        let lost = lock(&self.page.state).lost(self.number, ids);
+        self.answer_all(&lost, LOST);
         self.calls.observer.calls.add(ids.len() as u64);
         self.calls.observer.calls_refused.add(ids.len() as u64);
-        self.answer(&results(&ids, why));
+        self.answer(&results(ids, why));
     }
 
     /// Runs calls that wait, where there is room for them and for their results.
@@ -114,12 +114,12 @@ impl SocketCalls {
     /// Answers the calls whose results the server does not wait for any longer.
     pub(crate) fn give_up(&self) {
         let ids = lock(&self.page.state).give_up();
-        self.answer_all(ids, SHUTS_DOWN);
+        self.answer_all(&ids, SHUTS_DOWN);
     }
 
-    fn answer_all(&self, ids: Vec<CallId>, text: &'static str) {
+    fn answer_all(&self, ids: &[CallId], text: &'static str) {
         if !ids.is_empty() {
-            self.answer(&results(&ids, &Outcome::Failed(text.into())));
+            self.answer(&results(ids, &Outcome::Failed(text.into())));
         }
     }
 

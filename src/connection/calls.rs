@@ -71,7 +71,7 @@ impl ConnectionState {
     }
 
     /// The page has made calls that were not kept.
-    pub(super) fn refuse_calls(&mut self, ids: Vec<CallId>, why: &Outcome) {
+    pub(super) fn refuse_calls(&mut self, ids: &[CallId], why: &Outcome) {
         if let Some(calls) = self.calls() {
             calls.refuse(ids, why);
         }

@@ -70,7 +70,7 @@ impl ConnectionState {
         self.last_received = Instant::now();
         match message {
             LargeMessage::Text(text) => self.receive_text(&text),
-            LargeMessage::Calls(ids, why) => self.refuse_calls(ids, &why),
+            LargeMessage::Calls(ids, why) => self.refuse_calls(&ids, &why),
             LargeMessage::Binary => self.registration.connections.observer().messages_ignored.up(),
             LargeMessage::Broken(code) => return Some(Ending::Broken(code)),
         }

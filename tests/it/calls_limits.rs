@@ -37,8 +37,11 @@ async fn of_two_hundred_calls_at_once_each_has_an_outcome() {
         let live = with_methods(Gate::new().0).build().unwrap();
         let mut page = serve(&live).page().await;
         let calls: Vec<Value> = (1..=200).map(|id| call(id, "math.add", &json!([id, 0]))).collect();
-        let messages =
-            if together { vec![message(&calls)] } else { calls.iter().map(|one| message(&[one.clone()])).collect() };
+        let messages = if together {
+            vec![message(&calls)]
+        } else {
+            calls.iter().map(|one| message(std::slice::from_ref(one))).collect()
+        };
         for message in messages {
             page.send_text(&message).await;
         }
