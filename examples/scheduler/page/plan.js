@@ -16,8 +16,7 @@ export function startPlan() {
   gantt.config.date_format = "iso";
   gantt.config.show_errors = false;
 
-  gantt.plugins({ tooltip: true, quick_info: true });
-  gantt.config.show_quick_info = phone.matches;
+  gantt.plugins({ tooltip: true });
   gantt.config.order_branch = "marker";
   gantt.config.order_branch_free = true;
   gantt.config.open_tree_initially = true;
@@ -25,7 +24,6 @@ export function startPlan() {
   gantt.config.row_height = 36;
   gantt.config.bar_height = 24;
   gantt.config.scale_height = 52;
-  gantt.config.scales = [{ unit: "month", format: "%F %Y" }, { unit: "day", format: "%j", css: cellClass }];
   gantt.config.min_column_width = 34;
   gantt.locale.labels.section_description = "Name";
   gantt.locale.labels.section_time = "Time";
@@ -48,9 +46,6 @@ export function startPlan() {
     task_time: time,
     tooltip_text: (start, end, task) => phone.matches ? "" : `<b>${label(task)}</b><br>${time(start, end, task)}`
       + `<br>${Math.round(task.progress * 100)} % done`,
-    quick_info_title: text,
-    quick_info_content: () => "",
-    quick_info_date: time,
     link_description: link => `“${escaped(name(link.source))}” to “${escaped(name(link.target))}”`,
     drag_link: (from, fromStart, to) => `“${escaped(name(from))}” to ${to ? `“${escaped(name(to))}”` : "…"}`,
     grid_date_format: gantt.date.date_to_str("%j %M"),
@@ -64,7 +59,7 @@ export function startPlan() {
     return names.join(" ");
   }
 
-  function fitColumns() {
+  function fitWidth() {
     const task = { name: "text", label: "Task", tree: true, align: "left", width: "*", min_width: 110, template: label };
     const add = { name: "add", width: 40 };
     gantt.config.columns = phone.matches ? [task, add] : [
@@ -72,6 +67,10 @@ export function startPlan() {
       { name: "start_date", label: "Start", align: "center", width: 76 },
       { name: "duration", label: "Days", align: "center", width: 56 },
       add,
+    ];
+    gantt.config.scales = [
+      { unit: "month", format: phone.matches ? "%M %Y" : "%F %Y" },
+      { unit: "day", format: "%j", css: cellClass },
     ];
     gantt.config.grid_width = phone.matches ? 176 : 400;
     gantt.config.task_scroll_offset = phone.matches ? 40 : 110;
@@ -100,17 +99,23 @@ export function startPlan() {
   }
   gantt.config.show_tasks_outside_timescale = true;
 
+  // On a phone, there is no place for a tooltip, and no pointer to show it.
+  gantt.attachEvent("onTaskClick", (id, event) => {
+    if (phone.matches && event.target.closest(".gantt_task_line, .gantt_tree_content")) gantt.showLightbox(id);
+    return true;
+  });
+
   // A new parent shows its children.
   gantt.attachEvent("onBeforeTaskAdd", (id, task) => {
     task.$open ??= true;
     return true;
   });
 
-  fitColumns();
+  fitWidth();
   gantt.init("chart");
   fitScale();
   phone.addEventListener("change", () => {
-    fitColumns();
+    fitWidth();
     gantt.render();
   });
 
