@@ -84,7 +84,7 @@ export class GanttWindow extends Window {
   /** Drags a row of the list to another one: onto it (under it, as its child), or to its upper or lower edge. */
   async dragRow(name, to, where) {
     await this.settled();
-    const from = await this.#row(name).locator(".gantt_tree_content").boundingBox();
+    const from = await this.#row(name).locator(".gantt_tree_content").first().boundingBox();
     const row = await this.#row(to).boundingBox();
     const y = row.y + row.height * { above: 0.1, onto: 0.5, below: 0.9 }[where];
     await this.page.mouse.move(from.x + 10, from.y + from.height / 2);
@@ -131,15 +131,21 @@ export class GanttWindow extends Window {
 
   /** What is shown when the mouse rests on a bar. */
   async tooltip(name) {
-    await this.#bar(name).hover();
+    const { x, y, width, height } = await this.#bar(name).boundingBox();
+    await this.page.mouse.move(x + width / 2, y + 300);
+    await this.page.mouse.move(x + width / 2, y + height / 2, { steps: 8 });
     const tooltip = this.page.locator(".gantt_tooltip");
     await tooltip.waitFor();
-    return tooltip.textContent();
+    const shown = await tooltip.textContent();
+    // The widget hides it when the mouse moves on, within the chart.
+    await this.page.mouse.move(x + width / 2, y + 300);
+    await tooltip.waitFor({ state: "detached" });
+    return shown;
   }
 
   async #openForm(name) {
     await this.settled();
-    await this.#row(name).locator(".gantt_tree_content").dblclick();
+    await this.#row(name).locator(".gantt_tree_content").first().dblclick();
     await this.#form();
   }
 

@@ -105,6 +105,14 @@ export function startPlan() {
     return true;
   });
 
+  // A new task begins today, one under another task with that.
+  gantt.attachEvent("onTaskCreated", task => {
+    if (gantt.isTaskExists(task.parent)) return true;
+    task.start_date = gantt.date.day_start(new Date());
+    task.end_date = gantt.calculateEndDate(task);
+    return true;
+  });
+
   // A new parent shows its children.
   gantt.attachEvent("onBeforeTaskAdd", (id, task) => {
     task.$open ??= true;
