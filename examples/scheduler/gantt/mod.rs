@@ -12,10 +12,10 @@ pub(crate) use self::{api::routes, dates::Dates, store::Chart};
 
 /// What pages subscribe to for tasks.
 pub(crate) fn tasks() -> Entity {
-    Entity::new("tasks").payload_key("task").collection("/data/task").list_route("/data").parent_key("parent")
+    Entity::gantt_tasks("/data")
 }
 
 /// What pages subscribe to for links.
 pub(crate) fn links() -> Entity {
-    Entity::new("links").payload_key("link").collection("/data/link").list_route("/data")
+    Entity::gantt_links("/data")
 }
