@@ -143,6 +143,7 @@ pub mod guide {
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
+    /// [calls]: crate::guide::calls
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
