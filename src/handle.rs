@@ -17,6 +17,7 @@ use crate::{
     publish::Publisher,
     scope::Scopes,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
+    session::Session,
     shutdown::signal,
     watch::watcher::Watcher,
 };
@@ -291,6 +292,21 @@ impl LiveUpdates {
     /// ```
     pub fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
         self.shared.connections.disconnect(chosen)
+    }
+
+    /// The sessions of the open pages whose identities `chosen` selects. A page that is away for the moment, to reconnect, is
+    /// not among them.
+    ///
+    /// ```
+    /// # use tower_live_updates::{Entity, LiveUpdates};
+    /// # let live = LiveUpdates::builder("/api/v1").allow_anonymous().build()?;
+    /// let tabs_of_alice = live.sessions(|identity| identity.principal() == "alice");
+    /// assert!(tabs_of_alice.is_empty());
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn sessions(&self, chosen: impl Fn(&Identity) -> bool) -> Vec<Session> {
+        self.shared.connections.sessions(chosen)
     }
 
     /// Closes every socket (1001) and waits for writes that run without their clients, for at most the builder's

@@ -90,6 +90,7 @@ mod revalidation;
 mod scope;
 mod sequence;
 mod service;
+mod session;
 mod shutdown;
 mod warnings;
 mod watch;
@@ -105,6 +106,7 @@ pub use self::{
     layer::LiveUpdatesLayer,
     observe::Stats,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
+    session::Session,
     watch::live_write::LiveWrite,
 };
 

@@ -1,6 +1,7 @@
 //! The table of open sockets, and what all of them share.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -26,6 +27,7 @@ use crate::{
     lock::lock,
     observe::Observer,
     publish::Publisher,
+    session::Session,
     shutdown::Lifecycle,
 };
 
@@ -184,6 +186,14 @@ impl Connections {
             open.outbox.signals.raise(Signal::DISCONNECTED);
         };
         chosen.map(close).count()
+    }
+
+    /// The sessions of the identities that `chosen` picks, each once.
+    pub(crate) fn sessions(&self, chosen: impl Fn(&Identity) -> bool) -> Vec<Session> {
+        let open = self.open_sockets();
+        let chosen = open.iter().filter(|open| chosen(&open.subscriber.identity()));
+        let mut seen = HashSet::new();
+        chosen.map(|open| open.subscriber.session()).filter(|session| seen.insert(session.clone())).collect()
     }
 
     /// Calls of `disconnect` so far.

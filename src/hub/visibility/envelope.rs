@@ -19,6 +19,7 @@ use crate::{
     object::quoted,
     scope::{PastScopes, Scopes},
     sequence::Sequence,
+    session::Session,
 };
 
 /// Who receives.
@@ -27,6 +28,8 @@ pub(crate) struct Recipient {
     pub(crate) identity: Identity,
     /// The scopes it had before, on this page: what was sent in these the page may be showing still.
     pub(crate) past: PastScopes,
+    /// The session of its page.
+    pub(crate) session: Session,
 }
 
 impl Recipient {
