@@ -7,7 +7,7 @@ use crate::{
     diagnosis::Diagnosis,
     entity::{Entity, EntityIndex},
     error::PublishError,
-    hub::Hub,
+    hub::{Addressee, Hub},
     observe::Observer,
     scope::Scopes,
     sequence::Sequence,
@@ -58,7 +58,7 @@ impl Publisher {
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
-    /// Publishes a message; `value` is JSON text.
+    /// Publishes a message to everyone; `value` is JSON text.
     pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let has_scope = !scopes.is_none();
@@ -67,6 +67,12 @@ impl Publisher {
         self.hub.send(index, &scopes, value);
         self.observer.messages_published.up();
         Ok(())
+    }
+
+    /// Publishes a message to this addressee alone, who needs no scope besides; `value` is JSON text.
+    pub(crate) fn send_to(&self, index: EntityIndex, addressee: &Addressee, value: &str) {
+        self.hub.send_to(index, &Scopes::All, addressee, value);
+        self.observer.messages_published.up();
     }
 }
 

@@ -2,6 +2,7 @@
 //! process of their own stand beside this folder.
 
 mod acknowledge;
+mod addressed;
 #[cfg(feature = "tracing")]
 mod answers;
 mod architecture;

@@ -18,7 +18,7 @@ use self::{
 use super::{
     core::Core,
     encoder::keys_within,
-    log::{Log, Record, RecordKind},
+    log::{Addressee, Log, Record, RecordKind},
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -69,9 +69,10 @@ pub(super) fn publish(
 }
 
 /// Publishes a message: `value` is JSON text.
-pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &str) {
+pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, addressee: Addressee, value: &str) {
     let frame = protocol::message(&core.encoder(entity).entity, value);
-    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes: scopes.clone(), kind: RecordKind::Message });
+    let kind = RecordKind::Message(addressee);
+    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes: scopes.clone(), kind });
     core.wake();
 }
 
@@ -88,7 +89,8 @@ fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant,
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
         let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
-        log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
+        let kind = RecordKind::Message(Addressee::Everyone);
+        log.append(now, Record { entity, frame, scopes, kind });
     }
     let (frame, scopes) = (encoder.resync_marker(), scopes.clone());
     log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });

@@ -168,6 +168,6 @@ fn object_of(sequence: Sequence, records: &[SavedRecord]) -> Option<&Bytes> {
     let at = records.binary_search_by_key(&sequence, |saved| saved.sequence).ok()?;
     match &records[at].record.kind {
         RecordKind::Change(change) => Some(&change.object),
-        RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
+        RecordKind::Unconfirmed(_) | RecordKind::Message(_) | RecordKind::Refresh => None,
     }
 }

@@ -6,7 +6,7 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone},
+        log::{Addressee, Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone},
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -35,6 +35,15 @@ pub(crate) struct Recipient {
 impl Recipient {
     pub(crate) fn receives(&self, scopes: &Scopes) -> bool {
         scopes.intersects(self.identity.receives())
+    }
+
+    /// Whether it is among those whom a message is for.
+    pub(crate) fn is(&self, addressee: &Addressee) -> bool {
+        match addressee {
+            Addressee::Everyone => true,
+            Addressee::Session(session) => self.session == *session,
+            Addressee::Principal(principal) => self.identity.principal() == &**principal,
+        }
     }
 
     /// Whether it has received what was published in these scopes at that place of the log.
@@ -118,6 +127,8 @@ pub(crate) struct Envelope {
     /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
     pub(crate) is_drawn: bool,
     scopes: Scopes,
+    /// Who it is for among those who receive its scopes.
+    addressee: Addressee,
     /// It is the deletion of an object that was published in these scopes.
     deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
@@ -185,6 +196,7 @@ impl Envelope {
             only_slowly,
             is_drawn: false,
             scopes: record.scopes.clone(),
+            addressee: record.addressee().clone(),
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
@@ -229,6 +241,7 @@ impl Envelope {
             only_slowly: false,
             is_drawn: true,
             scopes: Scopes::All,
+            addressee: Addressee::Everyone,
             deletion: None,
             went_to: Scopes::None,
             frame: Cleared::new(frame),
@@ -262,6 +275,9 @@ impl Envelope {
     pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
         let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
+        if !recipient.is(&self.addressee) {
+            return None;
+        }
         let receives = recipient.receives(&self.scopes);
         if let Some(prior) = &self.deletion {
             if recipient.receives(&self.went_to) {

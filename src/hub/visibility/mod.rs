@@ -75,6 +75,10 @@ impl Resolver<'_> {
     /// A record for one recipient.
     pub(crate) fn record(&self, sequence: Sequence, record: &Record, mode: Mode) -> Option<Resolved> {
         let Self { core, log, recipient } = *self;
+        if !recipient.is(record.addressee()) {
+            // As below, it costs no frame.
+            return None;
+        }
         if let RecordKind::Change(change) = &record.kind {
             if core.encoder(record.entity).view.is_some() {
                 return self.check(sequence, record, change, mode);
