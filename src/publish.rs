@@ -7,7 +7,7 @@ use crate::{
     diagnosis::Diagnosis,
     entity::{Entity, EntityIndex},
     error::PublishError,
-    hub::{Addressee, Hub},
+    hub::{Addressee, Hub, Published},
     observe::Observer,
     scope::Scopes,
     sequence::Sequence,
@@ -41,21 +41,38 @@ impl Publisher {
         began: Option<Sequence>,
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
-        for change in changes {
-            entity.check(change)?;
-            // A body of escapes is six times as large as JSON.
-            let (bytes, limit) = (change.object().len(), self.hub.core.max_object_bytes);
-            if bytes > limit {
-                return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
-            }
-            let has_scope = !change.scopes().is_none();
-            let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
-            let names_scope = has_scope || !change.former_scopes().is_none();
-            check_scopes(entity, names_scope, || has_scope || is_known())?;
+        if entity.presence.is_some() {
+            return Err(PublishError::Presence { entity: entity.name.clone() });
         }
+        changes.iter().try_for_each(|change| self.check(index, change))?;
+        let published = self.append(index, changes, began);
+        if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
+    }
+
+    /// Publishes who is here, and no more: changes that pass [`check`](Self::check).
+    pub(crate) fn publish_presence(&self, index: EntityIndex, changes: &[Change]) {
+        self.append(index, changes, None);
+    }
+
+    /// Checks that a change can be published.
+    pub(crate) fn check(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
+        let entity = self.entity(index);
+        entity.check(change)?;
+        // A body of escapes is six times as large as JSON.
+        let (bytes, limit) = (change.object().len(), self.hub.core.max_object_bytes);
+        if bytes > limit {
+            return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
+        }
+        let has_scope = !change.scopes().is_none();
+        let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
+        let names_scope = has_scope || !change.former_scopes().is_none();
+        check_scopes(entity, names_scope, || has_scope || is_known())
+    }
+
+    fn append(&self, index: EntityIndex, changes: &[Change], began: Option<Sequence>) -> Published {
         let published = self.hub.publish(index, changes, began);
         self.observer.changes_published.add(published.changes);
-        if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
+        published
     }
 
     /// Publishes a message to everyone; `value` is JSON text.

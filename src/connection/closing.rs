@@ -42,7 +42,7 @@ impl ConnectionState {
 
     fn send_close(&mut self, ending: Ending) -> ClosePhase {
         // First, so that no frame follows the close frame.
-        self.registration.leave();
+        self.registration.leave(ending.departure());
         // The page is read as fast as it sends, to the end: unread bytes would cost it our close frame.
         self.socket.get_mut().meter = None;
         let frame = match ending {

@@ -8,6 +8,6 @@ mod widget;
 
 pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
-    hooks::{Authorize, EntityIndex, Load, ReadAll, View},
+    hooks::{Authorize, EntityIndex, Everything, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},
 };

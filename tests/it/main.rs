@@ -37,6 +37,7 @@ mod page_protection;
 mod ping;
 mod placement;
 mod plain;
+mod presence;
 mod public_api;
 mod public_api_list;
 mod publish;

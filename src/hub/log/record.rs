@@ -31,6 +31,11 @@ impl Record {
         }
     }
 
+    /// Whether its object is there.
+    pub(crate) fn shows_object(&self) -> bool {
+        self.change().is_some_and(|change| change.kind != ChangeKind::Delete)
+    }
+
     /// Who it is for, among those who have one of its scopes.
     pub(crate) fn addressee(&self) -> &Addressee {
         match &self.kind {
