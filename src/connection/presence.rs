@@ -143,12 +143,18 @@ impl Connections {
 
     /// Starts the task that forgets those that have gone, on the runtime of the caller, unless it runs.
     fn serve_presence(self: &Arc<Self>) {
-        // A runtime that ends drops the tasks of its sockets outside of itself.
-        let Ok(runtime) = Handle::try_current() else { return };
+        // A runtime that ends may drop the tasks of its sockets outside of itself.
+        let Ok(runtime) = Handle::try_current() else { return self.abandon_presence() };
         if !self.presences.is_served.swap(true, Ordering::AcqRel) {
             let serving = Serving { connections: Arc::downgrade(self), is_abandoned: true };
             self.lifecycle.tasks.spawn_on(serving.run(self.lifecycle.clone()), &runtime);
         }
+    }
+
+    /// Sockets on other runtimes go on: the first that is woken starts the next task.
+    fn abandon_presence(&self) {
+        self.presences.is_abandoned.store(true, Ordering::Release);
+        self.raise(Signal::SEND);
     }
 
     /// Starts the task again that has ended with another runtime.
@@ -197,11 +203,9 @@ impl Drop for Serving {
         if !self.is_abandoned {
             return;
         }
-        // Sockets on other runtimes go on: the first that is woken starts the next task.
         if let Some(connections) = self.connections.upgrade() {
             connections.presences.is_served.store(false, Ordering::Release);
-            connections.presences.is_abandoned.store(true, Ordering::Release);
-            connections.raise(Signal::SEND);
+            connections.abandon_presence();
         }
     }
 }
