@@ -87,6 +87,7 @@ mod object;
 mod observe;
 mod origin_check;
 mod path_check;
+mod presence;
 mod protocol;
 mod publish;
 mod random;
