@@ -12,7 +12,7 @@ use super::{
     chunk::{Chunk, Position},
     late_list::LateList,
     pacing::Pacing,
-    records::Records,
+    records::{Records, Rows},
 };
 use crate::{
     entity::EntityIndex,
@@ -21,7 +21,7 @@ use crate::{
         log::Log,
         settle::{Settle, SettleTimes},
         snapshot::{RowKind, SnapshotFrames},
-        visibility::{Mode, Pages, Resolver},
+        visibility::{Pages, Resolver},
     },
     sequence::Sequence,
 };
@@ -470,7 +470,8 @@ impl Resend {
             }
         }
         if let (Some(first), Some(snapshot)) = (position.row(), &self.snapshot) {
-            if !self.add_rows(&mut chunk, snapshot, first, resolver, entity) {
+            let skips_marker = self.is_repeated || self.skips_marker;
+            if !(Rows { snapshot, from: self.from, skips_marker }).add_to(&mut chunk, first, resolver, entity) {
                 return Some(chunk);
             }
         }
@@ -490,39 +491,5 @@ impl Resend {
         };
         records.add_to(&mut chunk, position, resolver, entity);
         Some(chunk)
-    }
-
-    /// Adds the rows of the store from one on; false where some of them must wait for the next chunk.
-    fn add_rows(
-        &self,
-        chunk: &mut Chunk,
-        snapshot: &SnapshotFrames,
-        first: usize,
-        resolver: Resolver<'_>,
-        entity: EntityIndex,
-    ) -> bool {
-        let (log, at) = (resolver.log, snapshot.at);
-        for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
-            let is_wanted = row.kind != RowKind::Marker || !(self.is_repeated || self.skips_marker);
-            let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
-            let is_old = row.kind != RowKind::Gone && row.keys.iter().any(is_newer);
-            // What the log holds of it is newer, and comes later.
-            let line = if is_wanted && !is_old {
-                let since = row.keys.iter().find_map(|key| log.there_since(entity, key, at));
-                resolver.row(entity, row, since)
-            } else {
-                None
-            };
-            let is_sent = line.is_some() && row.kind == RowKind::Object;
-            if !chunk.add(Position::Row(number), line) {
-                return false;
-            }
-            // A part of it is newer, and may be on the page already.
-            let newer = row.keys.iter().filter(|_| is_sent).find_map(|key| log.part_since(entity, key, at));
-            let mode = Mode::Resend { from: self.from, pages: Pages::Any };
-            let newer = newer.and_then(|(sequence, record)| resolver.record(sequence, record, mode));
-            chunk.lines.extend(newer.map(|line| (Position::Row(number), line)));
-        }
-        true
     }
 }

@@ -141,9 +141,8 @@ pub(crate) struct Envelope {
     /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
     pub(crate) is_drawn: bool,
     scopes: Scopes,
-    /// Which pages are left out.
-    broadcast: Broadcast,
-    mode: Mode,
+    /// Which pages are left out, if any; boxed, since that is rare.
+    left_out: Option<Box<(Mode, Broadcast)>>,
     /// Who it is for among those who receive its scopes.
     addressee: Addressee,
     /// It is the deletion of an object that was published in these scopes.
@@ -213,8 +212,7 @@ impl Envelope {
             only_slowly,
             is_drawn: false,
             scopes: record.scopes.clone(),
-            broadcast: record.broadcast,
-            mode,
+            left_out: (record.broadcast != Broadcast::ToAll).then(|| Box::new((mode, record.broadcast))),
             addressee: record.addressee().clone(),
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
@@ -260,8 +258,7 @@ impl Envelope {
             only_slowly: false,
             is_drawn: true,
             scopes: Scopes::All,
-            broadcast: Broadcast::ToAll,
-            mode: Mode::Live,
+            left_out: None,
             addressee: Addressee::Everyone,
             deletion: None,
             went_to: Scopes::None,
@@ -294,8 +291,7 @@ impl Envelope {
 
     /// What this recipient receives of it.
     pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
-        let is_left_out = self.broadcast != Broadcast::ToAll && !self.mode.reaches(self.broadcast, recipient);
-        if is_left_out {
+        if self.left_out.as_ref().is_some_and(|left_out| !left_out.0.reaches(left_out.1, recipient)) {
             return None;
         }
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
