@@ -39,6 +39,7 @@
 //! | decide in a handler what is published | [`LiveWrite`] |
 //! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
+//! | show who is here, send messages to one page or one user | [`guide::presence`], [`LiveUpdatesBuilder::presence`] |
 //! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
 //! | know what is promised: replay, resume, repeats, tombstones | [`guide::delivery`] |
 //! | count what happens | [`Stats`] |
@@ -134,6 +135,10 @@ pub mod guide {
     /// [protocol]: crate::guide::protocol
     #[doc = include_str!("../docs/authorization.md")]
     pub mod authorization {}
+
+    /// [scopes]: crate::guide::authorization#scopes
+    #[doc = include_str!("../docs/presence.md")]
+    pub mod presence {}
 
     /// [authorization]: crate::guide::authorization
     /// [writes]: crate::guide::writes

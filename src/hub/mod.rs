@@ -38,7 +38,8 @@
 //! - A subscriber's cursor never goes back. What is sent besides news is a resend, or a retraction.
 //! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
 //! - Locks are taken in this order: a shard's list, a subscriber's state, then its sink or the log, and under the log
-//!   settling, reminders or sessions. A write's stage and the log file's lock come before the log, too. No other lock
+//!   settling, reminders or sessions. A write's stage, the log file's lock and the table of who is here come before all of
+//!   these. No other lock
 //!   is taken under a sink, settling, reminders or sessions. No lock is held across an await or while a hook runs. A
 //!   sink takes what fits at once: it never waits.
 //! - While hooks are asked about a chunk, nothing else is sent to its page.

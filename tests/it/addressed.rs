@@ -204,7 +204,8 @@ async fn the_audit_counts_the_addressee_alone() {
     let audit = Records::listen("off,tower_live_updates::audit=info");
     live.send_to_session(&of_ann, "events", &json!({"secret": 1})).unwrap();
     live.send_to_principal("bob", "events", &json!({"secret": 2})).unwrap();
-    (ann.received().await, bob.received().await);
+    ann.received().await;
+    bob.received().await;
     let audited = |record: &Record| match record.field("message") {
         "published" => format!("published to {}", record.field("recipients")),
         _ => format!("sent to {}", record.field("who")),
