@@ -37,6 +37,7 @@
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
+//! | serve the Gantt: tasks in a tree, and links | [`Entity::gantt_tasks`], [`guide::gantt`] |
 //! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
 //! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
@@ -138,6 +139,12 @@ pub mod guide {
     /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/calls.md")]
     pub mod calls {}
+
+    /// [delivery]: crate::guide::delivery
+    /// [limits]: crate::guide::limits
+    /// [writes]: crate::guide::writes
+    #[doc = include_str!("../docs/gantt.md")]
+    pub mod gantt {}
 
     /// [authorization]: crate::guide::authorization
     #[doc = include_str!("../docs/limits.md")]
