@@ -123,9 +123,11 @@ pub use self::{
 #[cfg(any(doc, doctest))]
 pub mod guide {
     /// [delivery]: crate::guide::delivery
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/writes.md")]
     pub mod writes {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/delivery.md")]
@@ -147,17 +149,21 @@ pub mod guide {
     pub mod gantt {}
 
     /// [authorization]: crate::guide::authorization
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [troubleshooting]: crate::guide::troubleshooting
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
 
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/troubleshooting.md")]
     pub mod troubleshooting {}
 }
