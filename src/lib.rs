@@ -37,6 +37,7 @@
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
+//! | serve the Gantt: tasks in a tree, and links | [`Entity::gantt_tasks`], [`guide::gantt`] |
 //! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
 //! | show who is here, send messages to one page or one user | [`guide::presence`], [`LiveUpdatesBuilder::presence`] |
@@ -124,9 +125,11 @@ pub use self::{
 #[cfg(any(doc, doctest))]
 pub mod guide {
     /// [delivery]: crate::guide::delivery
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/writes.md")]
     pub mod writes {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/delivery.md")]
@@ -145,19 +148,29 @@ pub mod guide {
     #[doc = include_str!("../docs/calls.md")]
     pub mod calls {}
 
+    /// [delivery]: crate::guide::delivery
+    /// [limits]: crate::guide::limits
+    /// [writes]: crate::guide::writes
+    #[doc = include_str!("../docs/gantt.md")]
+    pub mod gantt {}
+
     /// [authorization]: crate::guide::authorization
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
     /// [calls]: crate::guide::calls
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [troubleshooting]: crate::guide::troubleshooting
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
 
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/troubleshooting.md")]
     pub mod troubleshooting {}
 }
