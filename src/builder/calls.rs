@@ -1,4 +1,4 @@
-//! Setters: the methods that pages may call, what the handshake tells them, and the limits of calls.
+//! Setters: the methods that pages may call, what they receive with the handshake, and the limits of calls.
 
 use std::future::Future;
 
@@ -112,7 +112,7 @@ impl<A> LiveUpdatesBuilder<A> {
         self
     }
 
-    /// What the handshake tells each page, as `data` of the client: a JSON object, such as a struct. Default: an empty
+    /// What each page receives with its handshake, as `data` of the client: a JSON object, such as a struct. Default: an empty
     /// object.
     ///
     /// The hook gets a clone of `state`, and the page's identity. After an error, a panic, a call longer than

@@ -90,7 +90,7 @@ impl Endpoint {
         }
     }
 
-    /// With what the application tells each page.
+    /// With what the application gives each page.
     pub(crate) fn with_data(self, data: Option<PageData>) -> Self {
         Self { data, ..self }
     }
@@ -209,7 +209,7 @@ impl Endpoint {
         self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
     }
 
-    /// What the application tells a page.
+    /// What the application gives a page.
     async fn data_of(&self, identity: Option<&Identity>) -> Option<String> {
         self.data.as_ref()?.of(identity?, self.connections.hook_timeout, self.observer()).await
     }

@@ -1,4 +1,4 @@
-//! What the handshake tells a page besides its key.
+//! What a page receives with its handshake besides its key.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     observe::Observer,
 };
 
-/// The hook that answers what a page is told, by its identity: JSON text.
+/// The hook that returns what a page receives, by its identity: JSON text.
 #[derive(Clone)]
 pub(crate) struct PageData(Arc<dyn Fn(Identity) -> BoxFuture<Result<String, BoxError>> + Send + Sync>);
 
@@ -38,7 +38,7 @@ impl PageData {
             Err(failure) => failure.into(),
         };
         observer.hooks_failed.up();
-        observer.warn(format_args!("the data hook failed: {why}; a page is told nothing"));
+        observer.warn(format_args!("the data hook failed: {why}; a page receives an empty object"));
         None
     }
 }

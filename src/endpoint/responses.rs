@@ -11,7 +11,7 @@ use crate::{body::EndpointBody, object::quoted};
 pub(crate) struct Welcome<'w> {
     /// The methods that it may call, as a JSON object.
     pub(crate) api: Option<&'w str>,
-    /// What the application tells it, as a JSON object.
+    /// What the application gives it, as a JSON object.
     pub(crate) data: Option<&'w str>,
     pub(crate) has_socket: bool,
     pub(crate) key: Option<&'w str>,

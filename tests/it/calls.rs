@@ -25,7 +25,7 @@ async fn without_methods_the_handshake_is_that_of_the_article() {
 }
 
 #[tokio::test]
-async fn the_handshake_names_the_methods_and_what_the_application_tells_the_page() {
+async fn the_handshake_names_the_methods_and_what_the_application_gives_the_page() {
     let live = builder()
         .tokens(["demo", "second", "third"])
         .call("svc.Add", (), async |(), _: Caller, ()| Ok::<_, Infallible>(()))
@@ -39,8 +39,8 @@ async fn the_handshake_names_the_methods_and_what_the_application_tells_the_page
         .unwrap();
     let server = serve(&live);
     let api = r#"{"api":{"svc":{"Add":1,"Fail":1}},"data":"#;
-    let told = format!(r#"{api}{{"user":{{"id":3}},"version":"1.0"}},"websocket":true}}"#);
-    assert_eq!(body(&server.handshake("demo").await), told);
+    let expected = format!(r#"{api}{{"user":{{"id":3}},"version":"1.0"}},"websocket":true}}"#);
+    assert_eq!(body(&server.handshake("demo").await), expected);
     for token in ["second", "third"] {
         assert_eq!(body(&server.handshake(token).await), format!(r#"{api}{{}},"websocket":true}}"#), "{token}");
     }
@@ -63,7 +63,7 @@ async fn every_call_has_an_outcome() {
         ("math.add", json!({}), error("math.add: the arguments of a call are a JSON array")),
         ("bad.panic", json!([]), error(FAILED)),
         ("bad.leak", json!([]), error(FAILED)),
-        ("bad.tell", json!([9]), error("9 seats are too many")),
+        ("bad.explain", json!([9]), error("9 seats are too many")),
         ("admin.archive", json!([1999]), error("not allowed")),
     ]) {
         assert_eq!(page.outcome(id, name, &args).await, expected, "{name} {args}");

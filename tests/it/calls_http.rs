@@ -131,11 +131,11 @@ async fn a_service_of_its_own_offers_the_same_methods_without_a_socket() {
         .unwrap();
     let server = Server::new(live.calls());
     let handshake = server.send(Request::get("/calls").header("remote-token", "demo").body("").unwrap()).await;
-    let told: Value = serde_json::from_slice(handshake.body()).unwrap();
-    assert_eq!(told["websocket"], false);
-    assert_eq!(told["data"], json!({"who": "token-1"}));
-    assert_eq!(told["api"]["math"], json!({"add": 1}));
-    assert_eq!(told.get("key"), None, "a page without a socket keeps its token");
+    let handshake: Value = serde_json::from_slice(handshake.body()).unwrap();
+    assert_eq!(handshake["websocket"], false);
+    assert_eq!(handshake["data"], json!({"who": "token-1"}));
+    assert_eq!(handshake["api"]["math"], json!({"add": 1}));
+    assert_eq!(handshake.get("key"), None, "a page without a socket keeps its token");
     let answer = server.send(post("/calls", "demo", &[call(1, "math.add", &json!([2, 3]))])).await;
     assert_eq!(outcomes(&answer), [(1, data(5))]);
 
@@ -160,8 +160,8 @@ async fn a_page_without_a_socket_gets_a_sealed_key_that_its_calls_name() {
     let live = with_methods(Gate::new().0).sealed_keys(["0123456789-0123456789-0123456789"]).build().unwrap();
     let server = Server::new(live.calls());
     let handshake = server.send(Request::get("/calls").header("remote-token", "second").body("").unwrap()).await;
-    let told: Value = serde_json::from_slice(handshake.body()).unwrap();
-    let key = told["key"].as_str().unwrap();
+    let handshake: Value = serde_json::from_slice(handshake.body()).unwrap();
+    let key = handshake["key"].as_str().unwrap();
     let answer = server.send(post("/calls", key, &[call(1, "users.me", &json!([]))])).await;
     assert_eq!(outcomes(&answer), [(1, json!({"data": ["token-2", false]}))]);
 }

@@ -64,7 +64,7 @@ pub fn with_methods(gate: Gate) -> LiveUpdatesBuilder<HasAuth> {
         .call("slow.hang", (), async |(), _: Caller, ()| pending::<Result<(), Infallible>>().await)
         .call("bad.panic", (), async |(), _: Caller, (): ()| -> Result<(), Infallible> { panic!("in a method") })
         .call("bad.leak", (), async |(), _: Caller, (): ()| Err::<(), _>("password: hunter2"))
-        .call("bad.tell", (), async |(), _: Caller, seats: u32| {
+        .call("bad.explain", (), async |(), _: Caller, seats: u32| {
             let full = CallError::new(format!("{seats} seats are too many"));
             Err::<(), Box<dyn Error + Send + Sync>>(full.into())
         })
