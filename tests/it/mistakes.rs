@@ -20,7 +20,8 @@ use serde_json::json;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_live_updates::{
-    Caller, Change, ChangeKind, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, body::RequestBody, builder::HasAuth,
+    Caller, Change, ChangeKind, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, LiveWrite, body::RequestBody,
+    builder::HasAuth,
 };
 
 const LISTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md"));
@@ -833,6 +834,41 @@ async fn fields_under_other_names_are_named() {
         answer(200, r#"{"action":"inserted","tid":17}"#),
         "its rrule cannot be read by the Scheduler"
     );
+}
+
+#[tokio::test]
+async fn tasks_and_links_that_pages_cannot_show_are_named() {
+    for (method, path, object, words) in [
+        (Method::POST, "/data/task", r#"{"text":"no day"}"#, "an added task needs start_date as text, with a day"),
+        (Method::PUT, "/data/task/7", r#"{"start_date":"10-04-2025","parent":0}"#, "a date of a task must be ISO 8601"),
+        (Method::PUT, "/data/task/7", r#"{"start_date":"2025-04-10","parent":"7"}"#, "a task is its own parent"),
+        (Method::PATCH, "/data/task/7", r#"{"text":"a part"}"#, "an update of a task needs all its fields"),
+        (Method::POST, "/data/link", r#"{"source":"7"}"#, "an added link needs source and target"),
+    ] {
+        let builder = LiveUpdates::builder("/api/v1").tokens([TOKEN]);
+        let live = builder.entity(Entity::gantt_tasks("/data")).entity(Entity::gantt_links("/data")).build().unwrap();
+        let write = || request(method.clone(), path, object);
+        let logs = written(&live, write, |_| async { answer(200, r#"{"tid":7}"#) }).await;
+        let route = format!("{method} {}", path.replace("/7", "/{id}"));
+        logs_once(&logs, &[words, "a successful write is not broadcast", &route]);
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_an_entity_that_is_not_configured_is_named() {
+    let live = live();
+    let server = Server::layered(&live.layer(), |request: Request<RequestBody<Incoming>>| async move {
+        let write = request.extensions().get::<LiveWrite>().expect("a watched request").clone();
+        read(request).await.expect("a whole request");
+        write.publish_to("link", Change::delete(4).unwrap());
+        answer(200, r#"{"action":"updated"}"#)
+    });
+    server.handshake(TOKEN).await;
+    let logs = Logs::capture();
+    for _ in 0..2 {
+        server.send(save()).await;
+    }
+    logs_once(&logs, &["there is no entity \"link\"", "give its name as configured"]);
 }
 
 #[tokio::test]
