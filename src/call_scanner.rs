@@ -188,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn only_the_body_holds_calls() {
+        let text =
+            br#"{"before":[{"id":"1"}],"action":"call","body":[{"id":"2","args":[{"id":"3"}]}],"after":[{"id":"4"}]}"#;
+        assert_eq!(scanned(text, &[1000]), (Some(true), vec![CallId::numbered(2)]));
+    }
+
+    #[test]
     fn ids_are_bounded_in_number_and_length() {
         let call = r#"{"id":"7"},"#.repeat(2000);
         assert_eq!(scanned(format!(r#"{{"action":"call","body":[{call}"#).as_bytes(), &[50]).1.len(), MAX_IDS);

@@ -37,8 +37,10 @@
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
+//! | serve the Gantt: tasks in a tree, and links | [`Entity::gantt_tasks`], [`guide::gantt`] |
 //! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
+//! | show who is here, send messages to one page or one user | [`guide::presence`], [`LiveUpdatesBuilder::presence`] |
 //! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
 //! | know what is promised: replay, resume, repeats, tombstones | [`guide::delivery`] |
 //! | count what happens | [`Stats`] |
@@ -87,6 +89,7 @@ mod object;
 mod observe;
 mod origin_check;
 mod path_check;
+mod presence;
 mod protocol;
 mod publish;
 mod random;
@@ -122,9 +125,11 @@ pub use self::{
 #[cfg(any(doc, doctest))]
 pub mod guide {
     /// [delivery]: crate::guide::delivery
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/writes.md")]
     pub mod writes {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/delivery.md")]
@@ -134,23 +139,38 @@ pub mod guide {
     #[doc = include_str!("../docs/authorization.md")]
     pub mod authorization {}
 
+    /// [scopes]: crate::guide::authorization#scopes
+    #[doc = include_str!("../docs/presence.md")]
+    pub mod presence {}
+
     /// [authorization]: crate::guide::authorization
     /// [writes]: crate::guide::writes
     #[doc = include_str!("../docs/calls.md")]
     pub mod calls {}
 
+    /// [delivery]: crate::guide::delivery
+    /// [limits]: crate::guide::limits
+    /// [writes]: crate::guide::writes
+    #[doc = include_str!("../docs/gantt.md")]
+    pub mod gantt {}
+
     /// [authorization]: crate::guide::authorization
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
+    /// [calls]: crate::guide::calls
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 
+    /// [gantt]: crate::guide::gantt
     /// [limits]: crate::guide::limits
     /// [troubleshooting]: crate::guide::troubleshooting
     #[doc = include_str!("../docs/architecture.md")]
     pub mod architecture {}
 
+    /// [gantt]: crate::guide::gantt
     #[doc = include_str!("../docs/troubleshooting.md")]
     pub mod troubleshooting {}
 }

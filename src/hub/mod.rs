@@ -38,13 +38,16 @@
 //! - A subscriber's cursor never goes back. What is sent besides news is a resend, or a retraction.
 //! - A sink takes [`Cleared`] frames only, and only the visibility filter makes them of records.
 //! - Locks are taken in this order: a shard's list, a subscriber's state, then its sink or the log, and under the log
-//!   settling, reminders or sessions. A write's stage and the log file's lock come before the log, too. No other lock
+//!   settling, reminders or sessions. A write's stage, the log file's lock and the table of who is here come before all of
+//!   these. No other lock
 //!   is taken under a sink, settling, reminders or sessions. No lock is held across an await or while a hook runs. A
 //!   sink takes what fits at once: it never waits.
 //! - While hooks are asked about a chunk, nothing else is sent to its page.
 //! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 
 mod activity;
+#[cfg(test)]
+mod addressed_tests;
 mod append;
 mod clock;
 mod core;
@@ -78,7 +81,7 @@ pub(crate) use self::{
     append::{Published, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
-    log::{LogLimits, Owner},
+    log::{Addressee, LogLimits, Owner},
     reminders::{MAX_REMINDERS, ReminderTimes},
     sessions::{SessionId, SessionLimits},
     settle::SettleTimes,
@@ -138,22 +141,27 @@ impl Hub {
     pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], write: impl Into<WriteContext>) -> Published {
         let (published, announced) = append::publish(&self.core, entity, changes, write.into());
         for Announced { id, kind, scopes } in announced {
-            self.announce(entity, &id, kind.verb(), &scopes);
+            self.announce(entity, &id, kind.verb(), (&scopes, &Addressee::Everyone));
         }
         published
     }
 
-    /// Publishes a message: `value` is JSON text.
+    /// Publishes a message to everyone who has one of these scopes: `value` is JSON text.
     pub(crate) fn send(&self, entity: EntityIndex, scopes: &Scopes, value: &str) {
+        self.send_to(entity, scopes, &Addressee::Everyone, value);
+    }
+
+    /// Publishes a message: `value` is JSON text.
+    pub(crate) fn send_to(&self, entity: EntityIndex, scopes: &Scopes, addressee: &Addressee, value: &str) {
         let _ongoing = self.change_begins();
-        append::send(&self.core, entity, scopes, value);
+        append::send(&self.core, entity, scopes, addressee.clone(), value);
         if self.core.is_audited() {
-            self.announce(entity, "", audit::MESSAGE, scopes);
+            self.announce(entity, "", audit::MESSAGE, (scopes, addressee));
         }
     }
 
-    fn announce(&self, entity: EntityIndex, id: &str, kind: &str, scopes: &Scopes) {
-        let recipients = self.fanout.audience(entity, scopes);
+    fn announce(&self, entity: EntityIndex, id: &str, kind: &str, (scopes, addressee): (&Scopes, &Addressee)) {
+        let recipients = self.fanout.audience(entity, scopes, addressee);
         audit::published(&self.core.encoder(entity).entity, id, kind, scopes, recipients);
     }
 

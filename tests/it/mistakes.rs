@@ -109,6 +109,11 @@ fn what_cannot_match_is_refused_by_build() {
         (on("/events").entity(Entity::scheduler("/meetings")), "\"events\"", "is configured twice"),
         (on("/events").entity(Entity::new("rows").collection("/events")), "\"rows\"", "is claimed twice"),
         (on("/events").entity(Entity::new("/rows")), "\"/rows\"", "a path goes to Entity::scheduler"),
+        (
+            at("/api/v1").presence(Entity::scheduler("/events"), |_| Some(json!({"id": 1}))),
+            "\"events\"",
+            "holds who is here, which comes from identities",
+        ),
         (at("api/v1"), "\"api/v1\"", "it must start with '/'"),
         (at("ws://localhost:3000/api/v1"), "\"ws://localhost:3000/api/v1\"", "it is a whole address"),
         (at("/api/v1?x=1"), "\"/api/v1?x=1\"", "it holds a query"),
@@ -453,6 +458,19 @@ fn publishing_by_a_live_updates_without_layer_and_endpoint_is_logged() {
 }
 
 // Pages.
+
+#[tokio::test]
+async fn a_presence_closure_that_fails_is_named() {
+    type Closure = fn(&tower_live_updates::Identity) -> Option<serde_json::Value>;
+    let (panics, without_id): (Closure, Closure) = (|_| panic!("in a test"), |_| Some(json!({"name": "Alice"})));
+    for (closure, reason) in [(panics, "it panicked"), (without_id, "an id must be")] {
+        let live = builder().presence("people", closure).tokens([TOKEN]).build().unwrap();
+        let server = Server::layered(&live.layer(), usual);
+        let logs = Logs::capture();
+        server.page().await.subscribe("people").await;
+        logs_once(&logs, &["the presence closure of", "\"people\"", reason]);
+    }
+}
 
 #[tokio::test]
 async fn a_name_that_no_entity_has_is_named_with_the_one_that_was_meant() {

@@ -129,7 +129,7 @@ fn find(db: &Connection, id: i64) -> Result<Option<Row>, Error> {
 fn save(db: &Connection, id: i64, event: &Row) -> Result<(), Error> {
     db.prepare_cached("UPDATE events SET series = ?2, body = ?3 WHERE id = ?1")?.execute(params![
         id,
-        event::series(&event),
+        event::series(event),
         serde_json::to_string(event)?
     ])?;
     Ok(())

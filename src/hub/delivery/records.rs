@@ -1,6 +1,6 @@
-//! The part of a resend that the log holds.
+//! What a resend consists of: rows of the store, and what the log holds.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     chunk::{Chunk, Position},
@@ -11,6 +11,7 @@ use crate::{
     entity::EntityIndex,
     hub::{
         log::{ObjectChange, Record},
+        snapshot::{RowKind, SnapshotFrames},
         visibility::{Mode, Pages, Resolver},
     },
     sequence::Sequence,
@@ -21,6 +22,8 @@ use crate::{
 pub(super) struct Records {
     pub(super) from: Sequence,
     pub(super) messages_from: Sequence,
+    /// Of the changes before this only deletions are sent.
+    pub(super) only_gone_before: Sequence,
     pub(super) pages: Pages,
     /// Of what settles: what was added before is on every page.
     pub(super) known_before: Option<Sequence>,
@@ -29,7 +32,7 @@ pub(super) struct Records {
 impl Records {
     /// Adds what follows a position, as much as there is room for.
     pub(super) fn add_to(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) {
-        let Self { from, messages_from, pages, known_before } = self;
+        let Self { from, messages_from, only_gone_before, pages, known_before } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
@@ -38,7 +41,8 @@ impl Records {
         if !matches!(position, Position::Deletion(_)) {
             let begin = if let Position::Record(at) = position { at } else { from.min(messages_from) };
             for (sequence, record) in core.newest(log, entity, begin, from, messages_from) {
-                let record = record.filter(|record| !(is_tree && is_deletion(record)));
+                let is_needed = |record: &&Record| sequence >= only_gone_before || !record.shows_object();
+                let record = record.filter(is_needed).filter(|record| !(is_tree && is_deletion(record)));
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
                 let may_be_twice = |change: &ObjectChange| {
@@ -70,6 +74,45 @@ impl Records {
                 }
             }
         }
+    }
+}
+
+/// The rows of the store in a resend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows<'r> {
+    pub(super) snapshot: &'r SnapshotFrames,
+    /// The log is resent from here on.
+    pub(super) from: Sequence,
+    pub(super) skips_marker: bool,
+}
+
+impl Rows<'_> {
+    /// Adds the rows from one on; false where some of them must wait for the next chunk.
+    pub(super) fn add_to(self, chunk: &mut Chunk, first: usize, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
+        let Self { snapshot, from, skips_marker } = self;
+        let (log, at) = (resolver.log, snapshot.at);
+        for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
+            let is_wanted = row.kind != RowKind::Marker || !skips_marker;
+            let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
+            let is_old = row.kind != RowKind::Gone && row.keys.iter().any(is_newer);
+            // What the log holds of it is newer, and comes later.
+            let line = if is_wanted && !is_old {
+                let since = row.keys.iter().find_map(|key| log.there_since(entity, key, at));
+                resolver.row(entity, row, since)
+            } else {
+                None
+            };
+            let is_sent = line.is_some() && row.kind == RowKind::Object;
+            if !chunk.add(Position::Row(number), line) {
+                return false;
+            }
+            // A part of it is newer, and may be on the page already.
+            let newer = row.keys.iter().filter(|_| is_sent).find_map(|key| log.part_since(entity, key, at));
+            let mode = Mode::Resend { from, pages: Pages::Any };
+            let newer = newer.and_then(|(sequence, record)| resolver.record(sequence, record, mode));
+            chunk.lines.extend(newer.map(|line| (Position::Row(number), line)));
+        }
+        true
     }
 }
 

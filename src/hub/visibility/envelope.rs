@@ -6,7 +6,9 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone},
+        log::{
+            Addressee, Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone,
+        },
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -37,6 +39,15 @@ pub(crate) struct Recipient {
 impl Recipient {
     pub(crate) fn receives(&self, scopes: &Scopes) -> bool {
         scopes.intersects(self.identity.receives())
+    }
+
+    /// Whether it is among those whom a message is for.
+    pub(crate) fn is(&self, addressee: &Addressee) -> bool {
+        match addressee {
+            Addressee::Everyone => true,
+            Addressee::Session(session) => self.session == *session,
+            Addressee::Principal(principal) => self.identity.principal() == &**principal,
+        }
     }
 
     /// Whether it has received what was published in these scopes at that place of the log.
@@ -130,9 +141,10 @@ pub(crate) struct Envelope {
     /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
     pub(crate) is_drawn: bool,
     scopes: Scopes,
-    /// Which pages are left out.
-    broadcast: Broadcast,
-    mode: Mode,
+    /// Which pages are left out, if any; boxed, since that is rare.
+    left_out: Option<Box<(Mode, Broadcast)>>,
+    /// Who it is for among those who receive its scopes.
+    addressee: Addressee,
     /// It is the deletion of an object that was published in these scopes.
     deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
@@ -200,8 +212,8 @@ impl Envelope {
             only_slowly,
             is_drawn: false,
             scopes: record.scopes.clone(),
-            broadcast: record.broadcast,
-            mode,
+            left_out: (record.broadcast != Broadcast::ToAll).then(|| Box::new((mode, record.broadcast))),
+            addressee: record.addressee().clone(),
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
@@ -246,8 +258,8 @@ impl Envelope {
             only_slowly: false,
             is_drawn: true,
             scopes: Scopes::All,
-            broadcast: Broadcast::ToAll,
-            mode: Mode::Live,
+            left_out: None,
+            addressee: Addressee::Everyone,
             deletion: None,
             went_to: Scopes::None,
             frame: Cleared::new(frame),
@@ -279,12 +291,14 @@ impl Envelope {
 
     /// What this recipient receives of it.
     pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
-        let is_left_out = self.broadcast != Broadcast::ToAll && !self.mode.reaches(self.broadcast, recipient);
-        if is_left_out {
+        if self.left_out.as_ref().is_some_and(|left_out| !left_out.0.reaches(left_out.1, recipient)) {
             return None;
         }
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
         let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
+        if !recipient.is(&self.addressee) {
+            return None;
+        }
         let receives = recipient.receives(&self.scopes);
         if let Some(prior) = &self.deletion {
             if recipient.receives(&self.went_to) {
