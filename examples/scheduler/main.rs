@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, value_name = "FILE", requires = "db")]
     log_file: Option<PathBuf>,
     /// The form that dates of tasks are stored and listed in.
-    #[arg(long, value_enum, default_value_t = Dates::AsSent, value_name = "FORM")]
+    #[arg(long, value_enum, default_value_t = Dates::Iso, value_name = "FORM")]
     gantt_dates: Dates,
     /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]

@@ -60,3 +60,52 @@ fn with_colon_in_zone(date: &str) -> Option<String> {
     };
     readable.then(|| format!("{day}T{time}{zone}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(dates: Dates, sent: &str) -> Option<String> {
+        dates.stored(&Connection::open_in_memory().unwrap(), sent).unwrap()
+    }
+
+    #[test]
+    fn dates_that_pages_can_read_have_one_stored_form() {
+        for (sent, iso) in [
+            ("2025-04-10", "2025-04-10T00:00:00.000Z"),
+            ("2025-04-10 09:30", "2025-04-10T09:30:00.000Z"),
+            ("2025-04-10 09:30:15", "2025-04-10T09:30:15.000Z"),
+            ("2025-04-10T09:30", "2025-04-10T09:30:00.000Z"),
+            ("2025-04-10T09:30:15.250Z", "2025-04-10T09:30:15.250Z"),
+            ("2025-04-10T00:30:00+02:00", "2025-04-09T22:30:00.000Z"),
+            ("2024-02-29T00:30:00-0130", "2024-02-29T02:00:00.000Z"),
+        ] {
+            assert_eq!(stored(Dates::Iso, sent).as_deref(), Some(iso));
+            assert_eq!(stored(Dates::AsSent, sent).as_deref(), Some(sent));
+        }
+    }
+
+    #[test]
+    fn other_dates_are_refused() {
+        for sent in [
+            "",
+            "now",
+            "10-04-2025",
+            "2025-04-10T",
+            "2025-02-29",
+            "2025-04-31 00:00",
+            "2025-13-01",
+            "2025-04-10 25:00",
+            "2025-04-10 09:30Z",
+            "2025-04-10T09:30Zero",
+            "2025-04-10T09:30Z02:00",
+            "2025-04-10T09:30:15.Z",
+            " 2025-04-10",
+            "2025-04-1\u{661}",
+            "2460000.5",
+        ] {
+            assert_eq!(stored(Dates::Iso, sent), None, "{sent}");
+            assert_eq!(stored(Dates::AsSent, sent), None, "{sent}");
+        }
+    }
+}

@@ -5,6 +5,8 @@ mod dates;
 mod order;
 mod store;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use tower_live_updates::Entity;
 
