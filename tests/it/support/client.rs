@@ -111,7 +111,7 @@ pub struct Tab {
     /// Whether it answers them, as browsers do by themselves.
     pub answers: bool,
     /// What has arrived since `received` was called last.
-    unread: Vec<String>,
+    unread: Vec<Vec<u8>>,
 }
 
 impl Tab {
@@ -139,7 +139,15 @@ impl Tab {
     pub async fn received(&mut self) -> Vec<String> {
         let _still = Still::stand();
         while self.receives_anything().await {}
-        std::mem::take(&mut self.unread)
+        std::mem::take(&mut self.unread).iter().map(|message| words(message)).collect()
+    }
+
+    /// The same, as the values of the events.
+    pub async fn values(&mut self) -> Vec<Value> {
+        let _still = Still::stand();
+        while self.receives_anything().await {}
+        let value = |message: Vec<u8>| serde_json::from_slice::<Value>(&message).expect("JSON")["body"]["value"].take();
+        std::mem::take(&mut self.unread).into_iter().map(value).collect()
     }
 
     /// Reads what is in flight, until the server has acted on everything sent so far; false when there was nothing.
@@ -152,7 +160,7 @@ impl Tab {
         let mut is_any = false;
         loop {
             match self.raw.frame().await.expect("an open socket") {
-                (first, payload) if first == FIN | TEXT => self.unread.push(words(&payload)),
+                (first, payload) if first == FIN | TEXT => self.unread.push(payload),
                 (first, payload) if first == FIN | PING => self.is_pinged(payload).await,
                 (first, payload) => {
                     assert_eq!((first, &payload[..]), (FIN | PONG, &b"all"[..]));
@@ -185,7 +193,7 @@ impl Tab {
 
     /// What it receives until its socket ends, and how that ends.
     pub async fn end(&mut self) -> (Vec<String>, End) {
-        let mut received = std::mem::take(&mut self.unread);
+        let mut received: Vec<String> = std::mem::take(&mut self.unread).iter().map(|message| words(message)).collect();
         loop {
             match self.raw.frame().await {
                 None => return (received, End::Gone),

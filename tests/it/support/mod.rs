@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod client;
+pub mod gantt;
 #[cfg(feature = "tracing")]
 pub mod logs;
 pub mod raw;
