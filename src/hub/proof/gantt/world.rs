@@ -1,7 +1,7 @@
 //! One schedule: users, Gantt pages, network, store and server in a time of their own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
     sync::{
         Arc, Mutex,
@@ -80,6 +80,8 @@ struct Client {
     capacity: usize,
     /// Counts the messages: the 50 ms begin anew with each.
     messages: u64,
+    /// What was wrong with the page when its story was told last.
+    flaws: BTreeSet<String>,
 }
 
 enum Event {
@@ -214,6 +216,7 @@ impl World {
                 direct: !self.dice.one_in(4),
                 capacity: if self.dice.one_in(5) { 3 } else { usize::MAX },
                 messages: 0,
+                flaws: BTreeSet::new(),
             };
             self.clients.push(client);
             let late = if self.dice.one_in(4) { Duration::from_secs(seconds / 2) } else { Duration::ZERO };
@@ -540,10 +543,18 @@ impl World {
     /// What the page's data processor sends is on its way.
     fn send(&mut self, at: usize) {
         for why in self.clients[at].page.thrown() {
-            self.note(|| format!("page {at} throws: {why}"));
+            self.note(|| format!("page {at} {why}"));
+        }
+        if self.story.is_some() {
+            let flaws = self.clients[at].page.flaws();
+            let new: Vec<String> = flaws.difference(&self.clients[at].flaws).cloned().collect();
+            let healed: Vec<String> = self.clients[at].flaws.difference(&flaws).cloned().collect();
+            new.iter().for_each(|flaw| self.note(|| format!("! page {at} {flaw}")));
+            healed.iter().for_each(|flaw| self.note(|| format!("  page {at} is healed: {flaw}")));
+            self.clients[at].flaws = flaws;
         }
         if self.clients[at].page.is_hung() {
-            self.note(|| format!("page {at} hangs"));
+            self.note(|| format!("! page {at} hangs"));
         }
         for request in self.clients[at].page.requests() {
             self.requests += 1;

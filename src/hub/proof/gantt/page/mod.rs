@@ -122,7 +122,7 @@ pub(super) struct Page {
     last_temporary_id: Id,
     hung: bool,
     /// Exceptions, and updates of what is unknown.
-    thrown: Vec<&'static str>,
+    thrown: Vec<String>,
     boxes: usize,
 }
 
@@ -166,7 +166,7 @@ impl Page {
         }
         match code(self) {
             Ok(()) => {}
-            Err(Fault::Thrown(why)) => self.thrown.push(why),
+            Err(Fault::Thrown(why)) => self.thrown.push(format!("throws: {why}")),
             Err(Fault::Hung) => self.hung = true,
         }
     }
@@ -282,8 +282,24 @@ impl Page {
         id >= TEMPORARY
     }
 
+    /// What is wrong with a page as it stands, whatever the server has.
+    pub(super) fn flaws(&self) -> BTreeSet<String> {
+        let tree = self.tree();
+        let listed = |id: &Id| self.link_order.iter().filter(|listed| *listed == id).count();
+        let lost = self.tasks.keys().filter(|id| !tree.contains(id));
+        let lost = lost.map(|id| format!("has lost task {id} below {}", self.tasks[id].parent));
+        let doubled = self.tasks.keys().filter(|id| tree.iter().filter(|shown| shown == id).count() > 1);
+        let doubled = doubled.map(|id| format!("shows task {id} twice"));
+        let links = self.link_order.iter().filter(|id| listed(id) > 1).map(|id| format!("lists link {id} twice"));
+        let dangling = self.link_order.iter().filter(|id| !self.links.contains_key(id));
+        let dangling = dangling.map(|id| format!("lists link {id}, which is gone"));
+        let silent = self.silent.then(|| "is silent".to_owned());
+        let off = self.is_off.then(|| "is off".to_owned());
+        lost.chain(doubled).chain(links).chain(dangling).chain(silent).chain(off).collect()
+    }
+
     /// Exceptions since the last call.
-    pub(super) fn thrown(&mut self) -> Vec<&'static str> {
+    pub(super) fn thrown(&mut self) -> Vec<String> {
         std::mem::take(&mut self.thrown)
     }
 }

@@ -168,7 +168,7 @@ impl Page {
     fn note(&mut self, done: Run) -> Run {
         match done {
             Err(super::Fault::Thrown(why)) => {
-                self.thrown.push(why);
+                self.thrown.push(format!("throws: {why}"));
                 Ok(())
             }
             done => done,

@@ -71,7 +71,12 @@ impl Page {
         self.replace_branch_child(old, id, None);
         match new.filter(|new| self.is_there(*new)) {
             Some(new) => self.add_branch(id, new, &mut task.rendered),
-            None => drop(self.branches.remove(&id)),
+            None => {
+                let children = self.branches.remove(&id).unwrap_or_default();
+                if !children.is_empty() && self.tasks.contains_key(&id) {
+                    self.thrown.push(format!("drops the branch {children:?} of {id}, which goes to {new:?}"));
+                }
+            }
         }
         self.check_level(task.parent)?;
         for child in self.each_item(id)? {
@@ -233,26 +238,26 @@ impl Page {
 
     /// `gantt.deleteTask`: with what stands below it, and with the links that its tasks know of.
     pub(super) fn delete_task(&mut self, id: Id) -> Run {
-        let Some(task) = self.tasks.get(&id) else { return Err(Fault::Thrown("deletion of an unknown task")) };
-        let task = task.clone();
+        if !self.tasks.contains_key(&id) {
+            return Err(Fault::Thrown("deletion of an unknown task"));
+        }
         let below = self.each_item(id)?;
         let known = |id: &Id| self.tasks[id].source.iter().chain(&self.tasks[id].target);
         let links: Vec<Id> = [id].iter().chain(&below).flat_map(known).copied().collect();
         let mut links: Vec<Id> = links.into_iter().filter(|link| self.links.contains_key(link)).collect();
         links.sort_unstable();
         links.dedup();
-        for item in below.iter().chain([&id]) {
-            let mut gone = self.tasks[item].clone();
-            let parent = Some(gone.parent);
-            self.move_branch(*item, parent, None)?;
-            self.tasks.remove(item);
-            self.move_branch_of(*item, &mut gone, parent, None)?;
+        let gone: Vec<(Id, Task)> = below.iter().chain([&id]).map(|id| (*id, self.tasks[id].clone())).collect();
+        for (item, mut task) in gone {
+            let parent = Some(task.parent);
+            self.move_branch(item, parent, None)?;
+            self.tasks.remove(&item);
+            self.move_branch_of(item, &mut task, parent, None)?;
         }
         self.request_filter()?;
         for link in &links {
             self.take_link(*link);
         }
-        drop(task);
         self.task_deleted(id, &below, &links)
     }
 
