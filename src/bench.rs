@@ -258,7 +258,7 @@ fn change(number: usize, audience: Audience) -> Change {
 
 fn times() -> DeliveryTimes {
     DeliveryTimes {
-        settle: SettleTimes { quiet: NEVER, overlap: NEVER, longest: NEVER },
+        settle: SettleTimes { quiet: NEVER, overlap: NEVER, longest: NEVER, hold: NEVER },
         second_replay_delay: NEVER,
         replay_overlap: NEVER,
         first_load: NEVER,

@@ -168,7 +168,7 @@ impl LiveUpdates {
         let changes: Vec<Change> = changes.into_iter().collect();
         self.shared.publisher.diagnosis.publishes();
         let _write = self.shared.publisher.hub.write_begins(index);
-        self.shared.publisher.publish(index, &changes, None)
+        self.shared.publisher.publish(index, &changes, Default::default())
     }
 
     /// Sends a message to an entity's handlers on the page, which receive `value` unchanged. A message is sent once and

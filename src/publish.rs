@@ -5,12 +5,11 @@ use std::sync::Arc;
 use crate::{
     change::{Change, ChangeKind},
     diagnosis::Diagnosis,
-    entity::{Entity, EntityIndex},
+    entity::{Entity, EntityIndex, Widget},
     error::PublishError,
-    hub::Hub,
+    hub::{Hub, WriteContext},
     observe::Observer,
     scope::Scopes,
-    sequence::Sequence,
 };
 
 /// Publishes changes and messages of the configured entities.
@@ -32,13 +31,13 @@ impl Publisher {
         &self.entities[usize::from(index.0)]
     }
 
-    /// Publishes `changes` together. If one of them would break pages, none is published. `began` is where the log
-    /// stood when the write began that adds an object.
+    /// Publishes `changes` together. If one of them would break pages, none is published. They come from
+    /// this write.
     pub(crate) fn publish(
         &self,
         index: EntityIndex,
         changes: &[Change],
-        began: Option<Sequence>,
+        write: WriteContext,
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
         for change in changes {
@@ -48,12 +47,20 @@ impl Publisher {
             if bytes > limit {
                 return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
             }
+            if entity.widget.is_part(change.kind(), change.object()) && !self.hub.core.knows_whole(index, change) {
+                return Err(PublishError::BreaksPages {
+                    entity: entity.name.clone(),
+                    id: change.id().to_owned(),
+                    reason: Widget::part_reason().into(),
+                });
+            }
             let has_scope = !change.scopes().is_none();
             let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
             let names_scope = has_scope || !change.former_scopes().is_none();
             check_scopes(entity, names_scope, || has_scope || is_known())?;
         }
-        let published = self.hub.publish(index, changes, began);
+        let changes = entity.normal(changes);
+        let published = self.hub.publish(index, &changes, write);
         self.observer.changes_published.add(published.changes);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }

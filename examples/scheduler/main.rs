@@ -1,16 +1,19 @@
-//! A calendar that several people edit at once: the DHTMLX Scheduler over a REST interface, kept live by one layer.
+//! A calendar and a project plan that several people edit at once: the DHTMLX Scheduler and the DHTMLX Gantt over a
+//! REST interface, kept live by one layer.
 //!
 //! ```text
 //! cargo run --release --example scheduler
 //! ```
 //!
-//! Then open the address it prints in two windows. `store.rs`, `event.rs` and `api.rs` are the application as it
+//! Then open the address it prints in two windows. `calendar`, `gantt` and what they share are the application as it
 //! would be without live updates; what makes it live is in [`run`].
 
-mod api;
-mod event;
+mod calendar;
+mod database;
+mod gantt;
 mod page;
-mod store;
+mod rest;
+mod row;
 mod widget;
 
 use std::{
@@ -29,12 +32,16 @@ use axum::{
 use clap::{Parser, ValueEnum};
 use tokio::{net::TcpListener, sync::oneshot};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_live_updates::{Delivery, Entity, Identity, LiveUpdates};
+use tower_live_updates::{Delivery, Identity, LiveUpdates};
 use tracing_subscriber::EnvFilter;
 
-use crate::store::Store;
+use crate::{
+    calendar::Events,
+    database::Database,
+    gantt::{Chart, Dates},
+};
 
-/// A calendar that several people edit at once.
+/// A calendar and a project plan that several people edit at once.
 #[derive(Parser)]
 struct Options {
     /// Where to listen; port 0 takes any free one.
@@ -43,7 +50,7 @@ struct Options {
     /// A token that opens the live connection; may be given several times. The page uses the first.
     #[arg(long = "token", value_name = "TOKEN", default_value = "demo", allow_hyphen_values = true)]
     tokens: Vec<String>,
-    /// Keep the events in this SQLite file instead of in memory.
+    /// Keep events, tasks and links in this SQLite file instead of in memory.
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
     /// The delivery guarantee: pages end up equal to the server, or the vendor's bare broadcast.
@@ -53,9 +60,12 @@ struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
     log_records: usize,
     /// Keep what is remembered in this file when the server is stopped with Ctrl-C or SIGTERM: after a restart pages receive
-    /// only what they missed. Needs --db, since the events must outlive the server, too.
+    /// only what they missed. Needs --db, since the rows must outlive the server, too.
     #[arg(long, value_name = "FILE", requires = "db")]
     log_file: Option<PathBuf>,
+    /// The form that dates of tasks are stored and listed in.
+    #[arg(long, value_enum, default_value_t = Dates::AsSent, value_name = "FORM")]
+    gantt_dates: Dates,
     /// Another origin whose pages may use this server, such as https://app.example; may be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<HeaderValue>,
@@ -81,10 +91,12 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     log_to_stderr();
-    let store = Store::open(options.db.as_deref())?;
+    let database = Database::open(options.db.as_deref())?;
+    let events = Events::open(database.clone())?;
+    let chart = Chart::open(database, options.gantt_dates)?;
     let page = page::routes(options.tokens.first().map_or("", String::as_str)).await?;
 
-    // The endpoint that pages connect to, and what they receive: every write to /events that succeeds.
+    // The endpoint that pages connect to, and what they receive: every write to /events and /data that succeeds.
     let mut live = LiveUpdates::builder("/api/v1")
         .tokens(options.tokens)
         .delivery(match options.delivery {
@@ -93,9 +105,19 @@ async fn run() -> Result<(), Box<dyn Error>> {
         })
         .max_log_records(options.log_records)
         .entity(
-            calendar()
-                .load(store.clone(), async |store, id: String| store.get(&id).await)
-                .snapshot(store.clone(), async |store: Store, _: Identity| store.snapshot().await),
+            calendar::events()
+                .load(events.clone(), async |events: Events, id: String| events.get(&id).await)
+                .snapshot(events.clone(), async |events: Events, _: Identity| events.snapshot().await),
+        )
+        .entity(
+            gantt::tasks()
+                .load(chart.clone(), async |chart: Chart, id: String| chart.task(&id).await)
+                .snapshot(chart.clone(), async |chart: Chart, _: Identity| chart.tasks_snapshot().await),
+        )
+        .entity(
+            gantt::links()
+                .load(chart.clone(), async |chart: Chart, id: String| chart.link(&id).await)
+                .snapshot(chart.clone(), async |chart: Chart, _: Identity| chart.links_snapshot().await),
         );
     if let Some(file) = options.log_file {
         live = live.log_file(file);
@@ -107,7 +129,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     let app = Router::new()
         .merge(page)
-        .merge(api::routes(store))
+        .merge(calendar::routes(events))
+        .merge(gantt::routes(chart, live.clone()))
         .layer(live.layer())
         // Outside of the live layer, so that its answers get the CORS headers too.
         .layer(cors(&options.origins));
@@ -115,12 +138,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(options.listen).await?;
     writeln!(io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     serve(listener, app, live.shutdown_on_signals()).await
-}
-
-/// What pages subscribe to. The store asks it, too, which events pages can show.
-fn calendar() -> Entity {
-    // `api.rs` reads the action in the bodies of the modes JSON and POST, so the layer may, too.
-    Entity::scheduler("/events").body_modes()
 }
 
 /// Lets pages of other origins use the REST interface and the handshake.

@@ -152,6 +152,7 @@ impl Config {
                     quiet: Duration::from_secs(2),
                     overlap: Duration::from_secs(4),
                     longest: Duration::from_secs(30),
+                    hold: Duration::from_millis(1500),
                 },
                 second_replay_delay: Duration::from_secs(5),
                 replay_overlap: Duration::from_secs(5),

@@ -219,10 +219,10 @@ impl Diagnosis {
 
     /// The stock handlers know their payload key in the singular only, and drop other messages.
     fn check_payload_key(&self, usage: &Usage) {
-        let singular = match &*usage.entity.name {
-            "events" => "event",
-            "tasks" => "task",
-            "links" => "link",
+        let (singular, preset) = match &*usage.entity.name {
+            "events" => ("event", "Entity::scheduler(path)"),
+            "tasks" => ("task", "Entity::gantt_tasks(base)"),
+            "links" => ("link", "Entity::gantt_links(base)"),
             _ => return,
         };
         if usage.entity.payload_key == usage.entity.name {
@@ -231,7 +231,7 @@ impl Diagnosis {
                 name,
                 format_args!(
                     "{name:?} is broadcast as \"add-{name}\", and the stock client understands \"add-{singular}\"; use the \
-                     preset, Entity::scheduler(path), or add .payload_key({singular:?})"
+                     preset, {preset}, or add .payload_key({singular:?})"
                 ),
             );
         }

@@ -1,6 +1,6 @@
 //! An entity's names and routes, and the checks of its configuration and of the changes that are published to it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use http::Method;
 
@@ -26,10 +26,8 @@ const MAX_NAME: usize = 64;
 /// // The Scheduler's: POST /events, PUT|PATCH|DELETE /events/{id}
 /// let events = Entity::scheduler("/events");
 ///
-/// // The Gantt's tasks: the payload key and the paths are singular, the entity is plural
-/// let tasks = Entity::new("tasks")
-///     .payload_key("task")
-///     .collection("/data/task")
+/// // The Gantt's tasks, with a route of the application's own: POST /data/task, PUT|PATCH|DELETE /data/task/{id}
+/// let tasks = Entity::gantt_tasks("/data")
 ///     .route(Method::POST, "/data/task/{id}/archive", ChangeKind::Delete);
 ///
 /// // Published by the application only: no route changes it
@@ -97,23 +95,6 @@ impl Entity {
         }
     }
 
-    /// The DHTMLX Scheduler's `events` (payload key `event`) under the REST address `path`.
-    ///
-    /// - Objects that would stop a page are not broadcast: an added event needs `start_date` and `end_date` as text, and an
-    ///   `rrule` must be one that the Scheduler draws (see [`check`](Self::check)).
-    /// - Responses that the Scheduler takes for a failure (201 or 204 instead of 200, a create without `tid`) are named
-    ///   once in the log.
-    /// - The exceptions of a recurring series are deleted with it: the preset sets [`parent_key`](Self::parent_key) to
-    ///   `recurring_event_id`.
-    ///
-    /// ```
-    /// let events = tower_live_updates::Entity::scheduler("/events");
-    /// ```
-    pub fn scheduler(path: impl AsRef<str>) -> Self {
-        let events = Self::new("events").payload_key("event").collection(path).parent_key("recurring_event_id");
-        Self { widget: Widget::Scheduler, ..events }
-    }
-
     /// The singular key of the object in a message, and the end of the message types: `event` gives
     /// `{"type":"add-event","event":{…}}`. At most 64 bytes. Default: the entity's name.
     pub fn payload_key(mut self, key: impl Into<String>) -> Self {
@@ -129,14 +110,18 @@ impl Entity {
     pub fn collection(self, path: impl AsRef<str>) -> Self {
         let given = path.as_ref();
         let bare = given.trim_end_matches('/');
-        let item = format!("{bare}/{{id}}");
         // Inside `nest` the collection may be all that is left.
         let path = if bare.is_empty() { given } else { bare };
+        self.write_routes(path).list_route(path)
+    }
+
+    /// The routes of a [`collection`](Self::collection) without its list. `path` has no slash at its end, or is one.
+    pub(super) fn write_routes(self, path: &str) -> Self {
+        let item = format!("{}/{{id}}", path.trim_end_matches('/'));
         self.route(Method::POST, path, ChangeKind::Add)
             .route(Method::PUT, &item, ChangeKind::Update)
             .route(Method::PATCH, &item, ChangeKind::Update)
             .route(Method::DELETE, &item, ChangeKind::Delete)
-            .list_route(path)
     }
 
     /// Adds a route that pages GET their objects from. Changes during the request are resent after its response, since the
@@ -244,6 +229,26 @@ impl Entity {
     pub fn parent_key(mut self, key: impl Into<String>) -> Self {
         self.parent_key = Some(key.into());
         self
+    }
+
+    /// Changes in the form that every page reads.
+    pub(crate) fn normal<'c>(&self, changes: &'c [Change]) -> Cow<'c, [Change]> {
+        let normal = |change: &Change| {
+            let object = (change.kind() != ChangeKind::Delete).then(|| self.widget.normal_form(change.object()))??;
+            Some(Change { object: object.into(), ..change.clone() })
+        };
+        match self.widget.family() {
+            None => Cow::Borrowed(changes),
+            Some(_) => changes.iter().map(|change| normal(change).unwrap_or_else(|| change.clone())).collect(),
+        }
+    }
+
+    /// The keys under which an object names what it is deleted with.
+    pub(crate) fn parent_keys(&self) -> Vec<String> {
+        match self.widget {
+            Widget::GanttLinks => ["source", "target"].map(str::to_owned).into(),
+            Widget::Any | Widget::Scheduler | Widget::GanttTasks => self.parent_key.iter().cloned().collect(),
+        }
     }
 
     /// Checks that a change does not break pages. A change that fails is never broadcast. A store that also refuses such

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The position of an entity in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct EntityIndex(pub(crate) u16);
 
 /// Reads an object back after the commit, by the scopes its request names and its id: JSON text, or `None` if the row is

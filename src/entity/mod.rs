@@ -1,7 +1,9 @@
 //! Entities: what pages subscribe to, which routes change it, and what its widget accepts.
 
 mod definition;
+mod gantt;
 pub(crate) mod hooks;
+mod presets;
 mod rule;
 mod setters;
 mod widget;

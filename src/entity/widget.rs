@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
-use super::rule;
+use super::{
+    gantt::{self, GanttProblem},
+    rule,
+};
 use crate::{
     change::ChangeKind,
     misnamed,
@@ -18,6 +21,10 @@ pub(crate) enum Widget {
     Any,
     /// DHTMLX Scheduler 7.2.
     Scheduler,
+    /// The tasks of DHTMLX Gantt 9 and 10.
+    GanttTasks,
+    /// The links of DHTMLX Gantt 9 and 10.
+    GanttLinks,
 }
 
 /// What in an object would make the stock client stop saving.
@@ -27,6 +34,7 @@ pub(crate) enum ObjectProblem {
     Rule(rule::Fault),
     /// The rule is not text.
     NoRule,
+    Gantt(GanttProblem),
 }
 
 impl ObjectProblem {
@@ -38,6 +46,7 @@ impl ObjectProblem {
                  `item`, or give the entity a load hook",
             )),
             Self::Rule(fault) => Cow::Owned(fault.to_string()),
+            Self::Gantt(problem) => Cow::Borrowed(problem.reason()),
             Self::NoRule => {
                 Cow::Borrowed("its rrule is no text; send \"\" or an RFC 5545 rule without its RRULE: prefix")
             }
@@ -67,38 +76,97 @@ impl ResponseProblem {
     }
 }
 
+/// Widgets whose entities a page saves with one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Gantt,
+}
+
 impl Widget {
+    /// The entities of one family settle together.
+    pub(crate) fn family(self) -> Option<Family> {
+        match self {
+            Self::Any | Self::Scheduler => None,
+            Self::GanttTasks | Self::GanttLinks => Some(Family::Gantt),
+        }
+    }
+
     /// False if `check` cannot fail, which is decided without parsing the object: a change writes its keys without needless
     /// escapes.
     pub(super) fn may_refuse(self, kind: ChangeKind, json: &str) -> bool {
-        self != Self::Any && (kind == ChangeKind::Add || (kind == ChangeKind::Update && json.contains(r#""rrule""#)))
+        match self {
+            Self::Any => false,
+            Self::Scheduler => kind == ChangeKind::Add || (kind == ChangeKind::Update && json.contains(r#""rrule""#)),
+            Self::GanttTasks => kind != ChangeKind::Delete,
+            Self::GanttLinks => kind == ChangeKind::Add,
+        }
     }
 
-    /// Whether pages accept an object of this kind of change. Observed with Scheduler 7.2.15 in Chromium: an add without
-    /// textual dates, or an unreadable rule, throws while saving is suspended, and saving stays off.
+    /// Whether pages accept an object of this kind of change.
     pub(crate) fn check(self, kind: ChangeKind, object: &Object<'_>) -> Result<(), ObjectProblem> {
-        if self == Self::Any || kind == ChangeKind::Delete {
+        if kind == ChangeKind::Delete {
             return Ok(());
         }
-        let dated = |key| object.get(key).and_then(string).is_some_and(|date| !date.is_empty());
-        if kind == ChangeKind::Add && !(dated("start_date") && dated("end_date")) {
-            return Err(ObjectProblem::Dates);
+        match self {
+            Self::Any => Ok(()),
+            Self::Scheduler => check_event(kind, object),
+            Self::GanttTasks => {
+                gantt::check_task(kind, &gantt::normal_task(object.clone())).map_err(ObjectProblem::Gantt)
+            }
+            Self::GanttLinks => gantt::check_link(kind, object).map_err(ObjectProblem::Gantt),
         }
-        let Some(raw) = object.get("rrule").filter(|raw| !is_nothing(raw)) else { return Ok(()) };
-        let rule = string(raw).ok_or(ObjectProblem::NoRule)?;
-        let date = |key| object.get(key).and_then(string).and_then(|date| rule::event_date(&date));
-        let span = rule::Span { start: date("start_date"), end: date("end_date") };
-        rule::check(&rule, span).map_err(ObjectProblem::Rule)
+    }
+
+    /// An object in the form that every page reads; `None` where that is its own.
+    pub(crate) fn normal_form(self, object: &str) -> Option<String> {
+        match self {
+            Self::Any | Self::Scheduler | Self::GanttLinks => None,
+            Self::GanttTasks => Some(gantt::normal_task(Object::of(object)?).to_json()),
+        }
+    }
+
+    /// Whether an update leaves out fields that pages take for removed.
+    pub(crate) fn is_part(self, kind: ChangeKind, object: &str) -> bool {
+        self == Self::GanttTasks
+            && kind == ChangeKind::Update
+            && Object::of(object).is_none_or(|task| gantt::is_part(&task))
+    }
+
+    /// Why a part of an object is not broadcast.
+    pub(crate) fn part_reason() -> &'static str {
+        GanttProblem::Part.reason()
+    }
+
+    /// What an add names of an object; `None` where that is the object itself.
+    pub(crate) fn added_form(self, object: &str) -> Option<String> {
+        match self {
+            Self::Any | Self::Scheduler | Self::GanttLinks => None,
+            Self::GanttTasks => Some(gantt::added_task(&Object::of(object)?)),
+        }
     }
 
     /// What the widget does not understand about a successful response.
     pub(crate) fn check_response(self, kind: ChangeKind, status: StatusCode, tid: bool) -> Option<ResponseProblem> {
         match self {
-            Self::Any => None,
+            Self::Any | Self::GanttTasks | Self::GanttLinks => None,
             Self::Scheduler if status != StatusCode::OK => Some(ResponseProblem::Status),
             Self::Scheduler => (kind == ChangeKind::Add && !tid).then_some(ResponseProblem::NoTid),
         }
     }
+}
+
+/// Observed with Scheduler 7.2.15 in Chromium: an add without textual dates, or an unreadable rule, throws while saving is
+/// suspended, and saving stays off.
+fn check_event(kind: ChangeKind, object: &Object<'_>) -> Result<(), ObjectProblem> {
+    let dated = |key| object.get(key).and_then(string).is_some_and(|date| !date.is_empty());
+    if kind == ChangeKind::Add && !(dated("start_date") && dated("end_date")) {
+        return Err(ObjectProblem::Dates);
+    }
+    let Some(raw) = object.get("rrule").filter(|raw| !is_nothing(raw)) else { return Ok(()) };
+    let rule = string(raw).ok_or(ObjectProblem::NoRule)?;
+    let date = |key| object.get(key).and_then(string).and_then(|date| rule::event_date(&date));
+    let span = rule::Span { start: date("start_date"), end: date("end_date") };
+    rule::check(&rule, span).map_err(ObjectProblem::Rule)
 }
 
 /// True for what JavaScript takes for nothing.

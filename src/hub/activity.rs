@@ -1,14 +1,14 @@
 //! Writes and lists that are on their way: what settling must know of them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use tokio::time::Instant;
 
 use super::{
-    append,
+    append::{self, WriteContext},
     core::{Core, Delivery},
     saved::OngoingWrite,
-    settle::{HANGING, Settle, WriteStart},
+    settle::{HANGING, Settle, WriteNumber, WriteStart},
 };
 use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
@@ -17,6 +17,7 @@ use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 pub(crate) struct Activity {
     core: Arc<Core>,
     entity: EntityIndex,
+    number: WriteNumber,
     of: Of,
     /// Dropped last: how a write ends may be logged, too.
     _ongoing: Option<OngoingWrite>,
@@ -56,17 +57,18 @@ impl Activity {
     /// The request of a write is here. It has no effect yet, since its sender is not authenticated.
     pub(super) fn of_write(core: Arc<Core>, entity: EntityIndex, ongoing: Option<OngoingWrite>) -> Self {
         let (now, end) = (Instant::now(), core.log_end());
-        let start = lock(&core.settles)[usize::from(entity.0)].start_write(now, end, &core.times.settle);
-        Self { core, entity, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
+        let start = lock(&core.settles).of_mut(entity).start_write(now, end, &core.times.settle);
+        let number = WriteNumber(core.writes.fetch_add(1, Ordering::Relaxed));
+        Self { core, entity, number, of: Of::Write(start, Mutex::new(Stage::Pending)), _ongoing: ongoing }
     }
 
     /// A page reads an entity's list.
     pub(super) fn of_list(core: Arc<Core>, entity: EntityIndex) -> Self {
         let start = Instant::now();
         if core.delivery == Delivery::Converging {
-            lock(&core.settles)[usize::from(entity.0)].list_begins(start);
+            lock(&core.settles).of_mut(entity).list_begins(start);
         }
-        Self { core, entity, of: Of::List(start), _ongoing: None }
+        Self { core, entity, number: WriteNumber(u64::MAX), of: Of::List(start), _ongoing: None }
     }
 
     /// Where the log stood when this write began.
@@ -75,6 +77,11 @@ impl Activity {
             Of::List(_) => None,
             Of::Write(start, _) => Some(start.log_end),
         }
+    }
+
+    /// What publishing must know of this write.
+    pub(crate) fn context(&self) -> WriteContext {
+        WriteContext { began: self.since(), number: Some(self.number), writer: None }
     }
 
     /// The write's body is here.
@@ -104,7 +111,7 @@ impl Activity {
         {
             let log = lock(&self.core.log);
             let settles = &mut lock(&self.core.settles);
-            let settle = &mut settles[usize::from(self.entity.0)];
+            let settle = settles.of_mut(self.entity);
             if was == Stage::Pending {
                 settle.write_arrives(start);
             }
@@ -119,7 +126,7 @@ impl Activity {
         let has_missed = match missed {
             Missed::Nothing => false,
             Missed::Object(key) => lock(&self.core.log).may_have_changed_since(self.entity, key, start.log_end),
-            Missed::Adds => lock(&self.core.settles)[usize::from(self.entity.0)].was_added_beside(start),
+            Missed::Adds => lock(&self.core.settles).of_mut(self.entity).was_added_beside(start),
         };
         if has_missed {
             return self.confirm();
@@ -137,8 +144,14 @@ impl Activity {
         // What waits for a quiet moment may find it earlier now.
         self.core.settling.notify_one();
         if refreshes == Some(true) {
-            append::refresh(&self.core, self.entity);
+            self.refresh();
         }
+    }
+
+    /// An earlier refresh is done again, of every entity that it may have been of.
+    fn refresh(&self) {
+        let entities: Vec<EntityIndex> = lock(&self.core.settles).members(self.entity).collect();
+        entities.into_iter().for_each(|entity| append::refresh(&self.core, entity));
     }
 
     /// Changes the stage of a write. Does nothing with plain delivery.
@@ -148,7 +161,7 @@ impl Activity {
             return None;
         }
         let stage = &mut lock(stage);
-        Some(change(stage, &mut lock(&self.core.settles)[usize::from(self.entity.0)], start))
+        Some(change(stage, &mut lock(&self.core.settles).of_mut(self.entity), start))
     }
 }
 
@@ -159,7 +172,7 @@ impl Drop for Activity {
         }
         let now = Instant::now();
         let start = match &self.of {
-            Of::List(start) => return lock(&self.core.settles)[usize::from(self.entity.0)].list_ends(*start, now),
+            Of::List(start) => return lock(&self.core.settles).of_mut(self.entity).list_ends(*start, now),
             Of::Write(start, stage) => {
                 let stage = &mut lock(stage);
                 if **stage == Stage::Arrived {
@@ -172,8 +185,17 @@ impl Drop for Activity {
             }
         };
         // What began behind the refresh is newer, so this one needs no other.
-        if lock(&self.core.settles)[usize::from(self.entity.0)].write_ends(start, now) {
-            append::refresh(&self.core, self.entity);
+        let (refreshes, holds) = {
+            let mut settles = lock(&self.core.settles);
+            let settle = settles.of_mut(self.entity);
+            let refreshes = settle.write_ends(start, now);
+            (refreshes, settle.held.answered(self.number, now + self.core.times.settle.hold))
+        };
+        if holds {
+            self.core.settling.notify_one();
+        }
+        if refreshes {
+            self.refresh();
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -15,10 +15,11 @@ use super::{
     log::{Log, LogLimits, Record, RecordKind},
     reminders::{ReminderTimes, Schedule},
     sessions::{SessionLimits, Sessions},
-    settle::{Settle, SettleTimes},
+    settle::{SettleTimes, Settles},
 };
 use crate::{
-    entity::EntityIndex,
+    change::{Change, ChangeKind},
+    entity::{EntityIndex, Widget},
     lock::lock,
     observe::{Counter, audit},
     scope::Scopes,
@@ -118,13 +119,15 @@ pub(crate) struct Core {
     pub(super) encoders: Vec<EntityEncoder>,
     pub(super) resync: EntityIndex,
     pub(crate) log: Mutex<Log>,
-    pub(super) settles: Mutex<Vec<Settle>>,
+    pub(super) settles: Mutex<Settles>,
     /// One for each entity.
     pub(super) reminders: Mutex<Vec<Schedule>>,
     /// After a restart no deletion is resent before this.
     pub(super) reminds_from: OnceLock<Instant>,
     pub(crate) sessions: Sessions,
     pub(crate) counters: DeliveryCounters,
+    /// Writes so far.
+    pub(super) writes: AtomicU64,
     /// Whether the audit is enabled.
     pub(super) audit: bool,
     /// Wakes the fan-out tasks; there are none before the first subscriber.
@@ -145,6 +148,11 @@ impl Core {
         let resync = EntityIndex(u16::try_from(encoders.len()).unwrap_or(u16::MAX));
         encoders.push(EntityEncoder::new(RESYNC, RESYNC));
         encoders.iter_mut().for_each(|encoder| encoder.is_plain = delivery == Delivery::Plain);
+        let of = |widget| encoders.iter().position(|encoder| encoder.widget == widget);
+        if let (Some(tasks), Some(links)) = (of(Widget::GanttTasks), of(Widget::GanttLinks)) {
+            let index = |at| u16::try_from(at).ok().map(EntityIndex);
+            (encoders[links].parents_of, encoders[tasks].named_by) = (index(tasks), index(links));
+        }
         Self {
             delivery,
             times,
@@ -152,12 +160,13 @@ impl Core {
             max_object_bytes: log.object_bytes,
             resync,
             log: Mutex::new(Log::new(log, encoders.len())),
-            settles: Mutex::new(encoders.iter().map(|_| Settle::new(Instant::now())).collect()),
+            settles: Mutex::new(Settles::new(encoders.iter().map(|encoder| encoder.widget.family()), Instant::now())),
             reminders: Mutex::new(vec![Schedule::default(); encoders.len()]),
             reminds_from: OnceLock::new(),
             encoders,
             sessions: Sessions::new(sessions),
             counters: DeliveryCounters::default(),
+            writes: AtomicU64::new(0),
             audit,
             fan_out: OnceLock::new(),
             settling: Arc::default(),
@@ -188,6 +197,13 @@ impl Core {
     /// True where the log knows the scopes that an object was published in.
     pub(crate) fn knows_scopes_of(&self, entity: EntityIndex, id: &str) -> bool {
         !self.encoder(entity).scoped_ids && lock(&self.log).newest(entity, id).is_some()
+    }
+
+    /// True where the log knows all of an object that a change is about.
+    pub(crate) fn knows_whole(&self, entity: EntityIndex, change: &Change) -> bool {
+        let key = self.key(entity, change.namespace(), change.id());
+        let log = lock(&self.log);
+        log.known(entity, &key).is_some_and(|(_, known)| known.kind != ChangeKind::Delete && known.whole)
     }
 
     /// True where the log knows of an object, or of its deletion.

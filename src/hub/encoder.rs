@@ -3,13 +3,13 @@
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 
 use crate::{
     change::{Change, ChangeKind},
-    entity::{View, Widget},
+    entity::{EntityIndex, View, Widget},
     frame::Frame,
     hub::{
         log::Tombstone,
@@ -33,8 +33,12 @@ pub(crate) struct EntityEncoder {
     pub(crate) entity: String,
     pub(crate) payload_key: String,
     pub(crate) widget: Widget,
-    /// The key under which an object names its parent, which it is deleted with.
-    pub(crate) parent_key: Option<String>,
+    /// The keys under which an object names others that it is deleted with.
+    pub(crate) parent_keys: Vec<String>,
+    /// The entity of those others, if it is another one.
+    pub(crate) parents_of: Option<EntityIndex>,
+    /// The entity whose objects name this one's, if that is another one.
+    pub(crate) named_by: Option<EntityIndex>,
     /// True when the store can be asked for all its rows.
     pub(crate) has_snapshot: bool,
     /// Not every page receives every change.
@@ -58,7 +62,9 @@ impl EntityEncoder {
             entity,
             payload_key,
             widget: Widget::Any,
-            parent_key: None,
+            parent_keys: Vec::new(),
+            parents_of: None,
+            named_by: None,
             has_snapshot: false,
             is_scoped: false,
             scoped_ids: false,
@@ -112,23 +118,60 @@ impl EntityEncoder {
 
     /// A change as it happens, in the protocol of the vendor's article alone.
     pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
-        self.head(kind).event(object)
+        match (kind == ChangeKind::Add).then(|| self.widget.added_form(object)).flatten() {
+            None => self.head(kind).event(object),
+            Some(added) => {
+                let add = self.head(ChangeKind::Add).event(&added).frame;
+                let update = self.head(ChangeKind::Update).event(object);
+                glued_around(Some(add), update, None)
+            }
+        }
     }
 
     /// The same of an object that is kept besides, and not copied where it is large.
     pub(crate) fn encode_shared(&self, kind: ChangeKind, object: &Bytes) -> Frame {
+        if kind == ChangeKind::Add && self.widget == Widget::GanttTasks {
+            return self.encode(kind, &String::from_utf8_lossy(object)).frame.into();
+        }
         upsert::event(self.head(kind), object)
     }
 
     /// The newest state of an object, which is not copied where it is large; see [`can_add`](Self::can_add).
     pub(crate) fn encode_upsert(&self, object: &Bytes, can_add: bool) -> Upsert {
-        Upsert::of(can_add.then(|| self.head(ChangeKind::Add)), self.head(ChangeKind::Update), object)
+        let (add, update) = (self.head(ChangeKind::Add), self.head(ChangeKind::Update));
+        let text = || String::from_utf8_lossy(object);
+        match self.widget {
+            Widget::Any | Widget::Scheduler => Upsert::of(can_add.then_some(add), update, object),
+            Widget::GanttTasks => {
+                let added = can_add.then(|| self.widget.added_form(&text())).flatten();
+                Upsert::behind(added.map(|added| add.event(added).frame), update, object)
+            }
+            // A link that a page holds twice, or without an end, stands there once after this.
+            Widget::GanttLinks if can_add => Upsert::afresh(self.delete_by_id(&text()), add, object),
+            Widget::GanttLinks => Upsert::of(None, update, object),
+        }
+    }
+
+    /// The newest state of a task that a page may hold twice: it is deleted and added anew, which takes what hangs below it
+    /// along.
+    pub(crate) fn encode_afresh(&self, object: &Bytes) -> Bytes {
+        let text = String::from_utf8_lossy(object);
+        protocol::glued(&[self.delete_by_id(&text), self.encode(ChangeKind::Add, &text).frame])
+    }
+
+    /// The deletion of an object in JSON text, by its id.
+    fn delete_by_id(&self, object: &str) -> Bytes {
+        let id = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)).unwrap_or_default();
+        self.head(ChangeKind::Delete).event(format!(r#"{{"id":{id}}}"#)).frame
     }
 
     /// As [`encode_upsert`](Self::encode_upsert), for an object that was only added: a page that has it needs nothing,
     /// and the client applies a thousand adds in the time of four updates.
     pub(crate) fn encode_add(&self, object: &Bytes) -> Upsert {
-        Upsert::alone(self.head(ChangeKind::Add), object)
+        match self.widget {
+            Widget::Any | Widget::Scheduler => Upsert::alone(self.head(ChangeKind::Add), object),
+            Widget::GanttTasks | Widget::GanttLinks => self.encode_upsert(object, true),
+        }
     }
 
     /// A deletion; `object` holds the id.
@@ -145,13 +188,15 @@ impl EntityEncoder {
                 let awake = self.encode(ChangeKind::Update, &format!(r#"{{"id":{id}}}"#)).frame;
                 let ordinary = format!(r#"{{"id":{id},"recurring_event_id":"","original_start":null,"rrule":""}}"#);
                 let first = may_be_exception.then(|| self.encode(ChangeKind::Update, &ordinary).frame);
-                let before = first.as_ref().map_or(0, Bytes::len);
-                let within = before + (delete.frame.len() - delete.object.len() - protocol::EVENT_TAIL.len());
-                let frames: Vec<Bytes> = first.into_iter().chain([delete.frame, awake]).collect();
-                let frame = protocol::glued(&frames);
-                EventFrame { object: frame.slice(within..within + delete.object.len()), frame }
+                glued_around(first, delete, Some(awake))
             }
-            Widget::Scheduler | Widget::Any => delete,
+            // A page that holds the link twice keeps a remainder of it, which the second deletion takes along.
+            Widget::GanttLinks if !self.is_plain => {
+                let add = self.head(ChangeKind::Add).event(object).frame;
+                let again = protocol::glued(&[add, delete.frame.clone()]);
+                glued_around(None, delete, Some(again))
+            }
+            _ => delete,
         }
     }
 
@@ -184,26 +229,71 @@ impl EntityEncoder {
     pub(crate) fn may_be_exception(&self, known: Option<(&[u8], bool)>) -> bool {
         let known = known.and_then(|(object, whole)| Some((Object::parse(object)?, whole)));
         match (self.widget, known) {
-            (Widget::Any, _) => false,
             (Widget::Scheduler, None) => true,
             (Widget::Scheduler, Some((object, whole))) => !whole || named(&object, "recurring_event_id").is_some(),
+            (_, _) => false,
         }
     }
 
     /// Whether children of an object may have children themselves: exceptions of a series have none.
     pub(crate) fn has_trees(&self) -> bool {
-        self.widget != Widget::Scheduler || self.parent_key.as_deref() != Some("recurring_event_id")
+        self.widget != Widget::Scheduler || self.parent_keys.first().is_none_or(|key| key != "recurring_event_id")
     }
 
-    /// The id of the object that this one is deleted with.
-    pub(crate) fn parent(&self, object: &Object<'_>) -> Option<String> {
-        named(object, self.parent_key.as_deref()?)
+    /// An object in the form that every page reads.
+    pub(crate) fn normal_form(&self, object: &str) -> Bytes {
+        self.widget.normal_form(object).map_or_else(|| Bytes::copy_from_slice(object.as_bytes()), Bytes::from)
+    }
+
+    /// Rows with each parent before its children, where pages need that.
+    pub(crate) fn in_tree_order<'c>(&self, rows: Vec<&'c Change>) -> Vec<&'c Change> {
+        if !self.is_tree() {
+            return rows;
+        }
+        let parent = |row: &Change| self.parents_in(row.object()).into_iter().next();
+        let parents: Vec<Option<String>> = rows.iter().map(|row| parent(row)).collect();
+        let place: HashMap<&str, usize> = rows.iter().enumerate().map(|(at, row)| (row.id(), at)).collect();
+        let mut depths: Vec<Option<usize>> = vec![None; rows.len()];
+        for at in 0..rows.len() {
+            let mut path = Vec::new();
+            let mut next = Some(at);
+            // A ring ends where it comes back to its path.
+            while let Some(row) = next.filter(|row| depths[*row].is_none() && !path.contains(row)) {
+                path.push(row);
+                next = parents[row].as_deref().and_then(|parent| place.get(parent).copied());
+            }
+            let mut depth = next.and_then(|row| depths[row]).map_or(0, |depth| depth + 1);
+            for row in path.into_iter().rev() {
+                depths[row] = Some(depth);
+                depth += 1;
+            }
+        }
+        let mut ordered: Vec<(usize, &Change)> = depths.into_iter().map(Option::unwrap_or_default).zip(rows).collect();
+        ordered.sort_by_key(|(depth, _)| *depth);
+        ordered.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// Whether pages need each parent before its children.
+    pub(crate) fn is_tree(&self) -> bool {
+        self.widget.family().is_some() && self.parents_of.is_none()
+    }
+
+    /// Whether objects of this entity may be deleted with others of it.
+    pub(crate) fn has_children(&self) -> bool {
+        !self.parent_keys.is_empty() && self.parents_of.is_none()
+    }
+
+    /// The ids of the objects that this one is deleted with.
+    pub(crate) fn parents(&self, object: &Object<'_>) -> Vec<String> {
+        self.parent_keys.iter().filter_map(|key| named(object, key)).collect()
     }
 
     /// The same, of an object as JSON text, which is parsed only where the entity has parents.
-    pub(crate) fn parent_in(&self, object: &str) -> Option<String> {
-        self.parent_key.as_ref()?;
-        self.parent(&Object::of(object)?)
+    pub(crate) fn parents_in(&self, object: &str) -> Vec<String> {
+        if self.parent_keys.is_empty() {
+            return Vec::new();
+        }
+        Object::of(object).map(|object| self.parents(&object)).unwrap_or_default()
     }
 
     /// The message for handlers of `$resync`, whether or not they are subscribed yet: pages without any ignore it.
@@ -217,6 +307,15 @@ impl EntityEncoder {
         let key = crate::object::quoted(&self.payload_key);
         protocol::message(&self.entity, &format!(r#"{{"type":"resync",{key}:{{"id":"$resync"}}}}"#))
     }
+}
+
+/// A frame between others, in one write.
+fn glued_around(before: Option<Bytes>, event: EventFrame, behind: Option<Bytes>) -> EventFrame {
+    let start =
+        before.as_ref().map_or(0, Bytes::len) + event.frame.len() - event.object.len() - protocol::EVENT_TAIL.len();
+    let frames: Vec<Bytes> = before.into_iter().chain([event.frame]).chain(behind).collect();
+    let frame = protocol::glued(&frames);
+    EventFrame { object: frame.slice(start..start + event.object.len()), frame }
 }
 
 /// The key of an object in these scopes, which differs from that of the same id elsewhere.
@@ -252,7 +351,7 @@ mod tests {
     fn scheduler() -> EntityEncoder {
         EntityEncoder {
             widget: Widget::Scheduler,
-            parent_key: Some("recurring_event_id".into()),
+            parent_keys: vec!["recurring_event_id".into()],
             ..EntityEncoder::new("events", "event")
         }
     }

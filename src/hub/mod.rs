@@ -75,7 +75,7 @@ use tokio::time::Instant;
 pub use self::core::Delivery;
 pub(crate) use self::{
     activity::{Activity, Missed},
-    append::Published,
+    append::{Published, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
     log::LogLimits,
@@ -135,8 +135,8 @@ impl Hub {
     }
 
     /// Publishes changes: see [`append::publish`].
-    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], began: Option<Sequence>) -> Published {
-        let (published, announced) = append::publish(&self.core, entity, changes, began);
+    pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], write: impl Into<WriteContext>) -> Published {
+        let (published, announced) = append::publish(&self.core, entity, changes, write.into());
         for Announced { id, kind, scopes } in announced {
             self.announce(entity, &id, kind.verb(), &scopes);
         }
@@ -161,7 +161,7 @@ impl Hub {
     /// its list again. Does so once more when the writes in flight have ended, unless all of them are refused.
     pub(crate) fn refresh(&self, entity: EntityIndex) {
         let _ongoing = self.change_begins();
-        lock(&self.core.settles)[usize::from(entity.0)].refreshed();
+        lock(&self.core.settles).of_mut(entity).refreshed();
         append::refresh(&self.core, entity);
     }
 

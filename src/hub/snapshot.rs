@@ -56,6 +56,7 @@ impl SnapshotFrames {
         });
         let received = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
         let (usable, others): (Vec<&Change>, Vec<&Change>) = received.partition(|change| encoder.accepts_row(change));
+        let usable = encoder.in_tree_order(usable);
         let unusable = others.len();
         let there: Vec<Box<[Arc<str>]>> =
             usable.iter().chain(&others).map(|row| keys(row.scopes(), row.id())).collect();
@@ -64,7 +65,7 @@ impl SnapshotFrames {
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
-            let object = Bytes::copy_from_slice(change.object().as_bytes());
+            let object = encoder.normal_form(change.object());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
                 None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),

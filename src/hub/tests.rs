@@ -54,7 +54,12 @@ fn hub_with_objects_of(
 pub(super) fn times() -> DeliveryTimes {
     let seconds = Duration::from_secs;
     DeliveryTimes {
-        settle: SettleTimes { quiet: seconds(2), overlap: seconds(4), longest: seconds(10) },
+        settle: SettleTimes {
+            quiet: seconds(2),
+            overlap: seconds(4),
+            longest: seconds(10),
+            hold: Duration::from_millis(1500),
+        },
         second_replay_delay: seconds(5),
         replay_overlap: seconds(5),
         first_load: seconds(60),

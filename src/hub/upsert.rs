@@ -36,6 +36,24 @@ impl Upsert {
         Self { frame: Frame::Pieces(add.into_iter().chain(update.around(object)).collect()), update_at }
     }
 
+    /// An update behind an add that names something else.
+    pub(crate) fn behind(add: Option<Bytes>, update: &EventHead, object: &Bytes) -> Self {
+        if object.len() < SHARED_FROM {
+            let update = update.event(object).frame;
+            let update_at = add.as_ref().map_or(0, Bytes::len);
+            let frames: Vec<Bytes> = add.into_iter().chain([update]).collect();
+            return Self { frame: Frame::Whole(protocol::glued(&frames)), update_at };
+        }
+        let add: Vec<Bytes> = add.into_iter().collect();
+        let update_at = add.len();
+        Self { frame: Frame::Pieces(add.into_iter().chain(update.around(object)).collect()), update_at }
+    }
+
+    /// An add behind a deletion, for every page.
+    pub(crate) fn afresh(delete: Bytes, add: &EventHead, object: &Bytes) -> Self {
+        Self { update_at: 0, ..Self::behind(Some(delete), add, object) }
+    }
+
     /// One frame, the same for every page.
     pub(crate) fn alone(head: &EventHead, object: &Bytes) -> Self {
         Self { frame: event(head, object), update_at: 0 }

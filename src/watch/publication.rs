@@ -15,7 +15,7 @@ use crate::{
     change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
-    hub::Activity,
+    hub::{Activity, WriteContext},
     scope::Scopes,
 };
 
@@ -179,6 +179,7 @@ impl Publication {
         let adds = decision.changes.iter().any(|change| change.kind() == ChangeKind::Add);
         // A write with an id in its path held its object's lock, so everything published before it is older.
         let began = self.activity.since().filter(|_| adds && matched.id.is_none());
+        let write = WriteContext { began, ..self.activity.context() };
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
@@ -194,7 +195,7 @@ impl Publication {
             if stays { change.unique_in(requested) } else { change }
         });
         let changes: Vec<Change> = scoped.collect();
-        if let Err(error) = watcher.publisher.publish(self.target.entity(), &changes, began) {
+        if let Err(error) = watcher.publisher.publish(self.target.entity(), &changes, write) {
             let is_scopeless = matches!(error, PublishError::NoScope { .. });
             let clue = if is_scopeless { self.scope_clue() } else { "" };
             self.not_published(std::mem::discriminant(&error), &format_args!("{error}{clue}"));

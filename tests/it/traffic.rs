@@ -145,8 +145,8 @@ fn build() -> LiveUpdates {
         .delivery(Delivery::Plain)
         .tokens(["demo"])
         .entity(Entity::scheduler("/events").body_modes())
-        .entity(Entity::new("tasks").payload_key("task").collection("/data/task"))
-        .entity(Entity::new("links").payload_key("link").collection("/data/link"))
+        .entity(Entity::gantt_tasks("/data"))
+        .entity(Entity::gantt_links("/data"))
         .build()
         .expect("a good configuration")
 }

@@ -4,13 +4,29 @@ use std::{collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 
-use super::super::encoder::LARGE;
+use super::super::{encoder::LARGE, log::Owner, settle::WriteNumber};
 use crate::{
     change::{Change, ChangeKind},
     protocol::EventFrame,
     scope::Scopes,
     sequence::Sequence,
 };
+
+/// The write that changes come from; by default none that is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WriteContext {
+    /// Where the log stood when it began: an object that was published since then is newer than one it adds.
+    pub(crate) began: Option<Sequence>,
+    pub(crate) number: Option<WriteNumber>,
+    /// The pages it may come from, where others can be told from them.
+    pub(crate) writer: Option<Owner>,
+}
+
+impl From<Option<Sequence>> for WriteContext {
+    fn from(began: Option<Sequence>) -> Self {
+        Self { began, ..Self::default() }
+    }
+}
 
 /// What came of changes that were to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +55,7 @@ fn is_same(one: Option<&Basis>, other: Option<&Basis>) -> bool {
 pub(crate) struct Encoded {
     pub(crate) basis: Option<Basis>,
     pub(crate) event: EventFrame,
-    pub(crate) parent: Option<String>,
+    pub(crate) parents: Vec<String>,
     /// Merged it would be too large: it stands alone, and so it is no whole object.
     pub(crate) is_cut: bool,
     /// Whether pages can be sent an add, where that takes long to find out.
@@ -59,8 +75,7 @@ pub(crate) struct Batch<'a> {
     /// So many of them are done with.
     pub(crate) done: usize,
     pub(crate) encoded: Vec<Option<Encoded>>,
-    /// Where the log stood when their write began.
-    pub(crate) began: Option<Sequence>,
+    pub(crate) write: WriteContext,
     /// The ranges of the log that hold what is published so far.
     pub(crate) parts: Vec<Range<Sequence>>,
     pub(crate) announced: Vec<Announced>,
@@ -70,10 +85,10 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn of(changes: &'a [Change], began: Option<Sequence>) -> Self {
+    pub(crate) fn of(changes: &'a [Change], write: WriteContext) -> Self {
         let encoded = changes.iter().map(|_| None).collect();
         let published = Published { changes: 0, elsewhere: false };
-        Self { changes, done: 0, encoded, began, parts: Vec::new(), announced: Vec::new(), keys: None, published }
+        Self { changes, done: 0, encoded, write, parts: Vec::new(), announced: Vec::new(), keys: None, published }
     }
 
     /// A record is appended; with its scopes where there is an audit.
@@ -85,7 +100,7 @@ impl<'a> Batch<'a> {
 
     /// The time since their write began; `ended` is where the log stands before what is published next.
     pub(crate) fn meanwhile(&self, ended: Sequence) -> Option<Meanwhile<'_>> {
-        self.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
+        self.write.began.map(|began| Meanwhile { began, ended, parts: &self.parts })
     }
 
     /// What a change was encoded to, if that was with the same basis.

@@ -4,12 +4,18 @@
 //! outside the lock; then the record that it was merged with must still be the newest.
 
 mod batch;
+mod hold;
 mod plan;
 mod record;
+mod release;
 
 use tokio::time::Instant;
 
-pub(crate) use self::batch::{Announced, Published};
+pub(crate) use self::{
+    batch::{Announced, Published, WriteContext},
+    hold::is_ring,
+    release::release,
+};
 use self::{
     batch::{Basis, Batch, Encoded},
     plan::{Appender, Plan},
@@ -18,7 +24,7 @@ use self::{
 use super::{
     core::Core,
     encoder::keys_within,
-    log::{Log, Record, RecordKind},
+    log::{Broadcast, Log, Record, RecordKind},
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -26,7 +32,6 @@ use crate::{
     lock::lock,
     protocol,
     scope::Scopes,
-    sequence::Sequence,
 };
 
 /// So often is a large change encoded anew because its object has changed meanwhile.
@@ -35,16 +40,16 @@ const ATTEMPTS: usize = 8;
 /// Publishes changes, in this order and with nothing in between. Only where several large ones are of one object may
 /// others come in between. Returns the changes that are published, and to whom, where there is an audit.
 ///
-/// `began` is where the log stood when the write that made an add began: an object that was published since then is
-/// newer than the add. Its newest state goes out instead, or nothing where it was added or deleted since.
+/// Where an added object was published since its write began, that is newer than the add: its newest state goes out
+/// instead, or nothing where it was added or deleted since.
 pub(super) fn publish(
     core: &Core,
     entity: EntityIndex,
     changes: &[Change],
-    began: Option<Sequence>,
+    write: WriteContext,
 ) -> (Published, Vec<Announced>) {
     let appender = Appender::new(core, entity);
-    let mut batch = Batch::of(changes, began);
+    let mut batch = Batch::of(changes, write);
     let mut attempts = 0;
     while batch.done < changes.len() {
         let mut log = lock(&core.log);
@@ -71,7 +76,10 @@ pub(super) fn publish(
 /// Publishes a message: `value` is JSON text.
 pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &str) {
     let frame = protocol::message(&core.encoder(entity).entity, value);
-    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes: scopes.clone(), kind: RecordKind::Message });
+    lock(&core.log).append(
+        Instant::now(),
+        Record { entity, frame, scopes: scopes.clone(), broadcast: Broadcast::ToAll, kind: RecordKind::Message },
+    );
     core.wake();
 }
 
@@ -79,7 +87,7 @@ pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &st
 /// list again.
 pub(super) fn refresh(core: &Core, entity: EntityIndex) {
     let now = Instant::now();
-    lock(&core.settles)[usize::from(entity.0)].lists_may_be_older(now);
+    lock(&core.settles).of_mut(entity).lists_may_be_older(now);
     append_refresh(core, &mut lock(&core.log), entity, now, &Scopes::All);
     core.wake();
 }
@@ -88,10 +96,10 @@ fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant,
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
         let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
-        log.append(now, Record { entity, frame, scopes, kind: RecordKind::Message });
+        log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Message });
     }
     let (frame, scopes) = (encoder.resync_marker(), scopes.clone());
-    log.append(now, Record { entity, frame, scopes, kind: RecordKind::Refresh });
+    log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Refresh });
 }
 
 impl Appender<'_> {
@@ -126,13 +134,17 @@ impl Appender<'_> {
             let is_again = matches!(plan, Plan::Delete) && log.tombstone(self.entity, &key).is_some();
             let is_doubtful = is_again && self.encoder.has_snapshot;
             let mut doubtful_in: Option<Scopes> = None;
+            let is_left = matches!(plan, Plan::Delete) && self.is_left(log, &key);
+            if matches!(plan, Plan::Delete) {
+                self.delete_links(log, now, &key, change, batch);
+            }
             for along in self.taken_along(log, &key, change, &plan, batch) {
                 let key = self.key_of(log, &along);
                 if let Plan::Delete = self.plan(log, &key, &along, None) {
                     let record = self.deleted(log, &key, &along);
                     let scopes = doubtful_in.take().unwrap_or(Scopes::None).and(&record.scopes);
                     doubtful_in = is_doubtful.then_some(scopes);
-                    batch.appended(self.append_record(log, now, record), &along);
+                    batch.appended(self.append_record(log, now, record, &batch.write, is_left), &along);
                 }
             }
             let record = match plan {
@@ -145,7 +157,7 @@ impl Appender<'_> {
                 Plan::Unconfirmed(scopes) => {
                     let kind = RecordKind::Unconfirmed(change.id().into());
                     let frame = self.encoded(batch, at, None).event.frame;
-                    Record { entity: self.entity, frame, scopes, kind }
+                    Record { entity: self.entity, frame, scopes, broadcast: Broadcast::ToAll, kind }
                 }
                 Plan::Changed { basis, scopes, whole } => {
                     let encoded = self.encoded(batch, at, basis);
@@ -155,7 +167,7 @@ impl Appender<'_> {
             if let Some(scopes) = doubtful_in {
                 append_refresh(self.core, log, self.entity, now, &scopes);
             }
-            batch.appended(self.append_record(log, now, record), change);
+            batch.appended(self.append_record(log, now, record, &batch.write, is_left), change);
         }
         batch.parts.push(first_record..log.end());
         if log.end() > first_record {
@@ -164,13 +176,21 @@ impl Appender<'_> {
             let is_change_of = |key: &str| {
                 log.since(first_record).any(|(_, record)| record.change().is_some_and(|change| *change.key == *key))
             };
-            lock(&self.core.settles)[usize::from(self.entity.0)].published(now, log.end(), has_added, is_change_of);
+            lock(&self.core.settles).of_mut(self.entity).published(now, log.end(), has_added, is_change_of);
         }
         unread
     }
 
     /// Appends one record, and what follows of it; returns its scopes, where there is an audit.
-    fn append_record(&self, log: &mut Log, now: Instant, record: Record) -> Option<Scopes> {
+    fn append_record(
+        &self,
+        log: &mut Log,
+        now: Instant,
+        mut record: Record,
+        write: &WriteContext,
+        is_left: bool,
+    ) -> Option<Scopes> {
+        record.broadcast = self.hold(log, now, &record, write, is_left);
         let moved = self.moved_without_full_row(&record);
         let audited = self.core.is_audited().then(|| record.scopes.clone());
         self.end_claims(log, &record);
@@ -190,7 +210,7 @@ impl Appender<'_> {
     /// them; and of the object in the scopes with ids of their own that it has left.
     fn taken_along(&self, log: &Log, key: &str, change: &Change, plan: &Plan, batch: &mut Batch<'_>) -> Vec<Change> {
         let mut along = Vec::new();
-        if matches!(plan, Plan::Delete) && self.encoder.parent_key.is_some() && !self.encoder.is_plain {
+        if matches!(plan, Plan::Delete) && self.encoder.has_children() && !self.encoder.is_plain {
             let found = self.descendants(log, key, change);
             if !found.is_empty() {
                 let of = |change: &Change| self.encoder.key(change.namespace(), change.id()).into_owned();
@@ -233,6 +253,7 @@ mod tests {
             encoder::LARGE,
             tests::{self, hub_of},
         },
+        sequence::Sequence,
     };
 
     const EVENTS: EntityIndex = EntityIndex(0);
@@ -397,7 +418,7 @@ mod tests {
     #[test]
     fn what_a_claim_does_not_delete_takes_no_children_along() {
         let encoder =
-            EntityEncoder { is_scoped: true, parent_key: Some("of".into()), ..EntityEncoder::new("events", "event") };
+            EntityEncoder { is_scoped: true, parent_keys: vec!["of".into()], ..EntityEncoder::new("events", "event") };
         let hub = hub(encoder);
         let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap().scope("south");
         hub.publish(EVENTS, &[of(1, 0), of(2, 1)], None);
@@ -408,8 +429,8 @@ mod tests {
 
     #[test]
     fn what_a_second_deletion_takes_along_is_read_from_the_store() {
-        let parent_key = Some("of".into());
-        let hub = hub(EntityEncoder { parent_key, has_snapshot: true, ..EntityEncoder::new("events", "event") });
+        let parent_keys = vec!["of".into()];
+        let hub = hub(EntityEncoder { parent_keys, has_snapshot: true, ..EntityEncoder::new("events", "event") });
         let of = |id: u32, parent: u32| Change::add(&json!({"id": id, "of": parent})).unwrap();
         let delete = || Change::delete(1).unwrap();
         let refreshes = |hub: &Hub| {
@@ -433,8 +454,8 @@ mod tests {
         for (widget, along) in [(Widget::Scheduler, ["2", ""]), (Widget::Any, ["3,2", "3"])] {
             let of = |id: u32, series: u32| Change::add(&json!({"id": id, "recurring_event_id": series})).unwrap();
             let gone = |id: u32| -> Vec<String> {
-                let parent_key = Some("recurring_event_id".into());
-                let hub = hub(EntityEncoder { widget, parent_key, ..EntityEncoder::new("events", "event") });
+                let parent_keys = vec!["recurring_event_id".into()];
+                let hub = hub(EntityEncoder { widget, parent_keys, ..EntityEncoder::new("events", "event") });
                 hub.publish(EVENTS, &[of(1, 0), of(2, 1), of(3, 2)], None);
                 hub.publish(EVENTS, &[Change::delete(id).unwrap()], None);
                 let log = lock(&hub.core.log);
@@ -487,7 +508,7 @@ mod tests {
     fn large_changes_of_one_object_are_not_put_together_under_the_lock() {
         let hub = hub(EntityEncoder::new("events", "event"));
         let changes = [Change::add(&large("a")).unwrap(), update(&large("b")), Change::delete(8).unwrap()];
-        let mut batch = Batch::of(&changes, Some(Sequence(0)));
+        let mut batch = Batch::of(&changes, Some(Sequence(0)).into());
         let mut log = lock(&hub.core.log);
         let done = [1, 3].map(|_| {
             let appender = Appender::new(&hub.core, EVENTS);
@@ -508,7 +529,7 @@ mod tests {
             update(&large("b")),
             Change::add(&json!({"id": 9, "text": "old"})).unwrap(),
         ];
-        let mut batch = Batch::of(&changes, Some(Sequence(0)));
+        let mut batch = Batch::of(&changes, Some(Sequence(0)).into());
         Appender::new(&hub.core, EVENTS).append(&mut lock(&hub.core.log), &mut batch, false);
         assert_eq!(batch.done, 1);
         hub.publish(EVENTS, &[update(&json!({"id": 9, "text": "new"}))], None);

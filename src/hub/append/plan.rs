@@ -173,7 +173,7 @@ impl<'a> Appender<'a> {
         let scopes = if self.encoder.is_scoped { known.and(change.scopes()) } else { Scopes::All };
         let along = match newest {
             _ if self.encoder.has_trees() => log.descendants(self.entity, key),
-            Some((_, _, known)) if known.parent.is_some() => Vec::new(),
+            Some((_, _, known)) if !known.parents.is_empty() => Vec::new(),
             _ => log.children(self.entity, key),
         };
         let deletion = |key: Arc<str>| {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     super::{
         encoder::LARGE,
-        log::{Log, ObjectChange, PriorObject, PriorState, Record, RecordKind, Version},
+        log::{Broadcast, Log, ObjectChange, PriorObject, PriorState, Record, RecordKind, Version},
     },
     batch::{Basis, Encoded},
     plan::Appender,
@@ -26,15 +26,15 @@ impl Appender<'_> {
             let sent = Object::of(change.object()).unwrap_or_default();
             let known = Object::parse(&basis.object).unwrap_or_default();
             let merged = if basis.is_newer { sent.overlaid(known) } else { known.overlaid(sent) };
-            (merged.to_json(), self.encoder.parent(&merged))
+            (merged.to_json(), self.encoder.parents(&merged))
         });
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
-        let (event, parent) = match merged {
-            Some((json, parent)) if !is_cut => (self.encoder.encode(change.kind(), &json), parent),
-            _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parent_in(change.object())),
+        let (event, parents) = match merged {
+            Some((json, parents)) if !is_cut => (self.encoder.encode(change.kind(), &json), parents),
+            _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parents_in(change.object())),
         };
         let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
-        Encoded { basis, event, parent, is_cut, can_add }
+        Encoded { basis, event, parents, is_cut, can_add }
     }
 
     /// A deletion is published in the scopes that it names, and to those who have the object.
@@ -62,7 +62,13 @@ impl Appender<'_> {
             PriorState::Unknown | PriorState::Absent => scopes,
         };
         let deleted = ObjectChange { ever: deleted.prior.ever_and(&scopes), may_be_exception, ..deleted };
-        Record { entity: self.entity, frame: event.frame, scopes, kind: RecordKind::Change(deleted) }
+        Record {
+            entity: self.entity,
+            frame: event.frame,
+            scopes,
+            broadcast: Broadcast::ToAll,
+            kind: RecordKind::Change(deleted),
+        }
     }
 
     /// An add or update.
@@ -75,16 +81,22 @@ impl Appender<'_> {
         (scopes, whole): (Scopes, bool),
     ) -> Record {
         let changed = self.object_change(log, key, change, encoded.event.object);
-        let parent = encoded.parent.map(|parent| Arc::from(&*self.encoder.key(change.namespace(), &parent)));
+        let parents = encoded.parents.iter().map(|parent| Arc::from(&*self.encoder.key(change.namespace(), parent)));
         let changed = ObjectChange {
             ever: changed.prior.ever_and(&scopes),
             whole: whole && !encoded.is_cut,
             is_only_added: is_add(change) && !change.is_rewritten,
-            parent,
+            parents: parents.collect(),
             can_add: encoded.can_add,
             ..changed
         };
-        Record { entity: self.entity, frame: encoded.event.frame, scopes, kind: RecordKind::Change(changed) }
+        Record {
+            entity: self.entity,
+            frame: encoded.event.frame,
+            scopes,
+            broadcast: Broadcast::ToAll,
+            kind: RecordKind::Change(changed),
+        }
     }
 
     /// What any change and the log hold of its object.
@@ -102,7 +114,7 @@ impl Appender<'_> {
             whole: true,
             is_only_added: false,
             added: None,
-            parent: None,
+            parents: Box::default(),
             may_be_exception: false,
             can_add: None,
         }

@@ -4,9 +4,13 @@ use std::{ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::super::{
-    core::Core,
-    visibility::{Envelope, Mode, Pages},
+use super::{
+    super::{
+        core::Core,
+        log::{Log, Record},
+        visibility::{Envelope, Mode, Pages},
+    },
+    tree,
 };
 use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
@@ -90,6 +94,22 @@ impl Repeat {
     }
 }
 
+/// Records, or as many of them as are sent at once, with each parent before its children where pages need that.
+fn in_tree_order<'l>(
+    core: &Core,
+    log: &'l Log,
+    entity: EntityIndex,
+    records: impl Iterator<Item = (Sequence, Option<&'l Record>)>,
+) -> Vec<(Sequence, Option<&'l Record>)> {
+    let mut few: Vec<_> = records.filter(|(_, record)| record.is_some()).take(REPEAT_FRAMES + 1).collect();
+    if core.encoder(entity).is_tree() {
+        few.sort_by_cached_key(|(_, record)| {
+            record.and_then(Record::change).map_or((false, 0), |change| tree::place(log, entity, change))
+        });
+    }
+    few
+}
+
 impl Repeat {
     /// What is resent, as it is now.
     pub(crate) fn prepare(&self, core: &Core) -> RepeatBatch {
@@ -109,15 +129,22 @@ impl Repeat {
                 few.then(|| sequences.iter().filter_map(envelope).collect())
             }
             Resent::Settled { range, known_before, .. } => {
-                let pages = Pages::ThatHave { everything_before: *known_before };
-                let mode = Mode::Resend { from: range.start, pages };
+                let is_tree = core.encoder(entity).is_tree();
+                let pages = |record: &Record| match record.change() {
+                    Some(change) if is_tree && tree::is_new(&log, entity, change, *known_before) => Pages::HaveItTwice,
+                    // The client may have deleted it with something else.
+                    Some(_) if core.encoder(entity).widget.family().is_some() => Pages::Any,
+                    _ => Pages::ThatHave { everything_before: *known_before },
+                };
                 let newest = core.newest(&log, entity, range.start, range.start, Sequence::MAX);
                 let newest = newest.take_while(|(at, _)| *at < range.end);
+                let newest = in_tree_order(core, &log, entity, newest);
                 let envelope = |(at, record): (Sequence, Option<_>)| {
+                    let mode = Mode::Resend { from: range.start, pages: pages(record?) };
                     Some((at, Envelope::of_record(core, &log, at, record?, mode)))
                 };
                 let mut bytes = 0;
-                let records = newest.filter_map(envelope).take_while(|(_, envelope)| {
+                let records = newest.into_iter().filter_map(envelope).take_while(|(_, envelope)| {
                     let is_little = bytes <= REPEAT_BYTES;
                     bytes += envelope.frame_bytes();
                     is_little

@@ -25,6 +25,8 @@ pub(crate) enum Position {
     /// One of some rows, ids or sequence numbers.
     Row(usize),
     Record(Sequence),
+    /// A deletion of a tree, which follows what else the log holds.
+    Deletion(Sequence),
     /// Behind everything.
     End,
 }
@@ -35,7 +37,7 @@ impl Position {
         match self {
             Self::Row(row) => Some(row),
             Self::Tombstone(_) => Some(0),
-            Self::Record(_) | Self::End => None,
+            Self::Record(_) | Self::Deletion(_) | Self::End => None,
         }
     }
 }

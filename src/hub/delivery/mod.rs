@@ -6,10 +6,14 @@
 //! | `pacing` | how fast |
 //! | `late_list` | what a list may lack that arrives late |
 //! | `chunk` | a bounded piece of these |
+//! | `records` | the part of a resend that the log holds |
+//! | `tree` | parents before their children, where pages need that |
 //! | `batch` | what is sent to many at once |
 
 pub(crate) mod batch;
 pub(crate) mod chunk;
 pub(crate) mod late_list;
 mod pacing;
+mod records;
 pub(crate) mod resend;
+mod tree;

@@ -12,6 +12,7 @@ use super::{
     chunk::{Chunk, Position},
     late_list::LateList,
     pacing::Pacing,
+    records::Records,
 };
 use crate::{
     entity::EntityIndex,
@@ -445,21 +446,14 @@ impl Resend {
         }
         let pages = match self.known_before {
             // Of what is resent besides its page may lack anything.
-            Some(everything_before) if self.only_settles => Pages::ThatHave { everything_before },
+            Some(everything_before) if self.only_settles && core.encoder(entity).widget.family().is_none() => {
+                Pages::ThatHave { everything_before }
+            }
             _ => Pages::Any,
         };
-        let begin = match position {
-            Position::Record(at) => at,
-            _ => self.records_from(),
-        };
-        // What the log holds from before is in the rows, or newer there.
-        let mode = Mode::Resend { from: self.from, pages };
-        for (sequence, record) in core.newest(log, entity, begin, self.from, self.messages_from) {
-            let line = record.and_then(|record| resolver.record(sequence, record, mode));
-            if !chunk.add(Position::Record(sequence), line) {
-                return Some(chunk);
-            }
-        }
+        let records =
+            Records { from: self.from, messages_from: self.messages_from, pages, known_before: self.known_before };
+        records.add_to(&mut chunk, position, resolver, entity);
         Some(chunk)
     }
 

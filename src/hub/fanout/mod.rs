@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::shard::{Served, Shard};
 use super::{
+    append,
     core::{Core, Delivery},
     delivery::batch::{Batch, Repeat},
     subscriber::{FrameSink, ResumeFrom, Subscriber},
@@ -151,7 +152,7 @@ async fn fan_out(fanout: Weak<Fanout>, core: Arc<Core>, served: Served) {
             sending.finish();
         } else {
             // Something new has come in between, which every page must have first.
-            shard.repeat(repeat);
+            shard.put_back(repeat);
         }
     }
 }
@@ -186,8 +187,9 @@ async fn settle(running: Running, core: Arc<Core>) {
     loop {
         let now = Instant::now();
         let look = |fanout: Arc<Fanout>| (fanout.settle(now), fanout.remind(now));
+        let releases = append::release(&core, now);
         let Some((settles, reminds)) = running.fanout.upgrade().map(look) else { return };
-        let due = settles.map(|due| due.min(now + LOOK_EVERY)).into_iter().chain(reminds).min();
+        let due = settles.map(|due| due.min(now + LOOK_EVERY)).into_iter().chain(reminds).chain(releases).min();
         tokio::select! {
             () = core.settling.notified() => {}
             () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}

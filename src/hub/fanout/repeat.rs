@@ -3,25 +3,43 @@
 use tokio::time::Instant;
 
 use super::super::{
+    append,
     core::Core,
     delivery::batch::{Repeat, Resent},
     settle::Due,
 };
-use crate::lock::lock;
+use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// What has settled, and when to look next.
 pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant>) {
     let (mut repeats, mut next) = (Vec::new(), None);
-    for entity in core.entities() {
+    let groups: Vec<Vec<EntityIndex>> = {
+        let settles = lock(&core.settles);
+        settles.firsts().filter(|first| *first != core.resync).map(|first| settles.members(first).collect()).collect()
+    };
+    for group in groups {
         let mut log = lock(&core.log);
         let mut settles = lock(&core.settles);
-        let settle = &mut settles[usize::from(entity.0)];
-        let due = settle.repeat(now, log.start(entity)..log.end(), &core.times.settle);
+        let settle = settles.of_mut(group[0]);
+        let start = group.iter().map(|entity| log.start(*entity)).fold(Sequence::ZERO, Sequence::max);
+        let due = settle.repeat(now, start..log.end(), &core.times.settle);
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
+        for Due { held_before, .. } in &due {
+            for (entity, key) in settle.held.resent(*held_before) {
+                // What closes a ring would make pages hang.
+                let is_ring = log.newest(entity, &key).is_some_and(|(_, change)| append::is_ring(&log, entity, change));
+                if !is_ring {
+                    log.release(entity, &key);
+                }
+            }
+        }
         drop(settles);
-        for Due { range, is_last, known_before } in due {
-            log.tombstones_settled(entity, range.clone());
-            repeats.push(Repeat { entity, what: Resent::Settled { range, is_last, known_before } });
+        for Due { range, is_last, known_before, .. } in due {
+            for &entity in &group {
+                log.tombstones_settled(entity, range.clone());
+                let range = range.clone();
+                repeats.push(Repeat { entity, what: Resent::Settled { range, is_last, known_before } });
+            }
         }
     }
     (repeats, next)

@@ -77,8 +77,16 @@ impl Shard {
         self.news.notify_one();
     }
 
+    /// What was to be sent first.
     pub(super) fn next_repeat(&self) -> Option<Repeat> {
-        lock(&self.repeats).pop()
+        let mut repeats = lock(&self.repeats);
+        (!repeats.is_empty()).then(|| repeats.remove(0))
+    }
+
+    /// What could not be sent yet is the next again.
+    pub(super) fn put_back(&self, repeat: Repeat) {
+        lock(&self.repeats).insert(0, repeat);
+        self.news.notify_one();
     }
 
     /// Keeps a repeat until it is sent: if the task ends meanwhile, the next task sends it.
@@ -154,7 +162,7 @@ impl Sending<'_> {
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if let Some(repeat) = self.repeat.take() {
-            self.shard.repeat(repeat);
+            self.shard.put_back(repeat);
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Se
 /// may change an object often.
 const MAX_VERSIONS: usize = 64;
 
+/// Ancestors of an object that are looked at. The bound is needed because any page may nest objects deeply.
+const MAX_DEPTH: usize = 64;
+
 /// What a page may show of an object, and which pages those are.
 #[derive(Debug)]
 pub(crate) struct PossiblyShown {
@@ -179,6 +182,16 @@ impl Log {
             next += 1;
         }
         found.into_iter().rev().cloned().collect()
+    }
+
+    /// The key of the parent of an object, of the parent of that, and so on, as far as the log knows.
+    pub(crate) fn ancestors<'l>(
+        &'l self,
+        entity: EntityIndex,
+        change: &'l ObjectChange,
+    ) -> impl Iterator<Item = Arc<str>> + 'l {
+        let parent = |change: &ObjectChange| change.parents.first().cloned();
+        iter::successors(parent(change), move |key| parent(self.newest(entity, key)?.1)).take(MAX_DEPTH)
     }
 
     /// Behind the latest refresh of all scopes: what was published before this may be outdated.

@@ -53,17 +53,19 @@ impl Index {
     }
 
     pub(super) fn add_child(&mut self, child: &ObjectChange) {
-        if let Some(parent) = child.parent.as_ref().filter(|_| child.kind != ChangeKind::Delete) {
+        let parents = child.parents.iter().filter(|_| child.kind != ChangeKind::Delete);
+        for parent in parents {
             self.children.entry(parent.clone()).or_default().insert(child.key.clone());
         }
     }
 
     pub(super) fn remove_child(&mut self, child: &ObjectChange) {
-        let Some(parent) = &child.parent else { return };
-        if let Some(children) = self.children.get_mut(parent) {
-            children.remove(&child.key);
-            if children.is_empty() {
-                self.children.remove(parent);
+        for parent in &child.parents {
+            if let Some(children) = self.children.get_mut(parent) {
+                children.remove(&child.key);
+                if children.is_empty() {
+                    self.children.remove(parent);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ mod tombstones;
 pub(crate) use self::{
     history::PossiblyShown,
     index::Index,
-    record::{ObjectChange, ObjectRef, PriorObject, PriorState, Record, RecordKind, Version},
+    record::{Broadcast, ObjectChange, ObjectRef, Owner, PriorObject, PriorState, Record, RecordKind, Version},
     saved::{SavedLog, SavedRecord, SavedTombstone},
     store::{Log, LogLimits},
     tombstones::Tombstone,

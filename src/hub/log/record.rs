@@ -20,7 +20,46 @@ pub(crate) struct Record {
     pub(crate) frame: Bytes,
     /// The scopes whose pages receive it; of a deletion, the scopes whose pages have the object.
     pub(crate) scopes: Scopes,
+    /// Which pages receive it as it is published.
+    #[serde(skip)]
+    pub(crate) broadcast: Broadcast,
     pub(crate) kind: RecordKind,
+}
+
+/// Which pages receive a record as it is published, of those that its scopes allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Broadcast {
+    #[default]
+    ToAll,
+    /// None for now: it is held.
+    Held,
+    /// All but the pages that may be those of its writer, for which it is held.
+    HeldFrom(Owner),
+    /// Those from which it was held.
+    Only(Owner),
+}
+
+/// What the sessions of one token have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Owner(pub(crate) u64);
+
+impl Broadcast {
+    /// Whether a page of this owner is not to receive the record before it is released.
+    pub(crate) fn is_held_from(self, owner: Option<Owner>) -> bool {
+        match self {
+            Self::ToAll | Self::Only(_) => false,
+            Self::Held => true,
+            Self::HeldFrom(writer) => owner.is_none_or(|owner| owner == writer),
+        }
+    }
+
+    /// Whether a page of this owner receives the record as it is published.
+    pub(crate) fn reaches(self, owner: Option<Owner>) -> bool {
+        match self {
+            Self::Only(writer) => Self::HeldFrom(writer).is_held_from(owner),
+            other => !other.is_held_from(owner),
+        }
+    }
 }
 
 impl Record {
@@ -107,8 +146,8 @@ pub(crate) struct ObjectChange {
     pub(crate) is_only_added: bool,
     /// The sequence number of the record that added it, where that is known; of a deletion, of one at which it existed.
     pub(crate) added: Option<Sequence>,
-    /// The key of the object that this one is deleted with.
-    pub(crate) parent: Option<Arc<str>>,
+    /// The keys of the objects that this one is deleted with: a parent, or both ends of a link.
+    pub(crate) parents: Box<[Arc<str>]>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
     /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     index::Index,
-    record::{ObjectChange, PriorState, Record, RecordKind},
+    record::{Broadcast, ObjectChange, PriorState, Record, RecordKind},
     times::Times,
 };
 use crate::{change::ChangeKind, entity::EntityIndex, hub::upsert::Upsert, scope::Scopes, sequence::Sequence};
@@ -131,6 +131,14 @@ impl Log {
             self.upsert_bytes.fetch_add(encoded.bytes(), Ordering::Relaxed);
             encoded
         }))
+    }
+
+    /// The newest record of an object is held no more.
+    pub(crate) fn release(&mut self, entity: EntityIndex, key: &str) {
+        let newest = self.index(entity).newest.get(key).copied();
+        if let Some(stored) = newest.and_then(|sequence| self.records.get_mut(&sequence)) {
+            stored.record.broadcast = Broadcast::ToAll;
+        }
     }
 
     pub(super) fn index(&self, entity: EntityIndex) -> &Index {

@@ -12,6 +12,7 @@ fn record(id: &str, size: usize) -> Record {
     Record {
         entity: EntityIndex(0),
         scopes: Scopes::All,
+        broadcast: Broadcast::ToAll,
         kind: RecordKind::Change(ObjectChange {
             kind: ChangeKind::Update,
             id: id.into(),
@@ -23,7 +24,7 @@ fn record(id: &str, size: usize) -> Record {
             whole: true,
             is_only_added: false,
             added: None,
-            parent: None,
+            parents: Box::default(),
             may_be_exception: false,
             is_claim: false,
             can_add: None,
@@ -161,6 +162,7 @@ fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
         entity: EntityIndex(0),
         frame: object.clone(),
         scopes: Scopes::All,
+        broadcast: Broadcast::ToAll,
         kind: RecordKind::Change(ObjectChange {
             kind,
             id: id.into(),
@@ -171,7 +173,7 @@ fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
             object,
             whole: kind != ChangeKind::Update,
             added: None,
-            parent: parent.map(Arc::from),
+            parents: parent.map(Arc::from).into_iter().collect(),
             may_be_exception: false,
             is_claim: false,
             can_add: None,

@@ -1049,7 +1049,7 @@ fn hub(delivery: Delivery, privacy: Privacy, records: usize, pace: Pace) -> Arc<
     });
     let encoder = EntityEncoder {
         widget: Widget::Scheduler,
-        parent_key: Some("recurring_event_id".to_owned()),
+        parent_keys: vec!["recurring_event_id".to_owned()],
         has_snapshot: true,
         is_scoped: privacy == Privacy::Scoped,
         view: View::of((privacy == Privacy::Viewed).then_some(&visible), None),

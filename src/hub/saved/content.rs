@@ -43,10 +43,10 @@ pub(super) struct Content {
 
 /// How an entity is configured: what was logged of it under another configuration means something else.
 pub(super) fn fingerprint(encoder: &EntityEncoder) -> String {
-    let EntityEncoder { entity, payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view, .. } =
+    let EntityEncoder { entity, payload_key, widget, parent_keys, has_snapshot, is_scoped, scoped_ids, view, .. } =
         encoder;
     let view = view.as_ref().map(|view| (view.visible.is_some(), view.project.is_some()));
-    format!("{:?}", (entity, payload_key, widget, parent_key, has_snapshot, is_scoped, scoped_ids, view))
+    format!("{:?}", (entity, payload_key, widget, parent_keys, has_snapshot, is_scoped, scoped_ids, view))
 }
 
 impl Content {

@@ -143,7 +143,7 @@ fn content(core: &Core, epoch: &Epoch) -> Content {
     let (log, unsettled): (_, Vec<Option<Sequence>>) = {
         let log = lock(&core.log);
         let settles = lock(&core.settles);
-        (log.saved(&clock), settles.iter().map(|settle| settle.unsettled_from()).collect())
+        (log.saved(&clock), core.entities().map(|entity| settles.of(entity).unsettled_from()).collect())
     };
     let mut sessions = core.sessions.saved(&clock);
     // What was to be resent to pages that may have missed it, is sent to no connection any more: those pages are replayed to.

@@ -25,8 +25,8 @@ const TASKS: EntityIndex = EntityIndex(1);
 const WHEN: u64 = 1_800_000_000_000;
 
 fn series() -> EntityEncoder {
-    let parent_key = Some("recurring_event_id".into());
-    EntityEncoder { widget: Widget::Scheduler, parent_key, ..EntityEncoder::new("events", "event") }
+    let parent_keys = vec!["recurring_event_id".into()];
+    EntityEncoder { widget: Widget::Scheduler, parent_keys, ..EntityEncoder::new("events", "event") }
 }
 
 /// An entity of which each identity receives and sees something else.
@@ -34,7 +34,7 @@ fn restricted() -> EntityEncoder {
     let visible: crate::entity::hooks::Visible = Arc::new(|_, _| Box::pin(async { Ok(true) }));
     EntityEncoder {
         is_scoped: true,
-        parent_key: Some("of".into()),
+        parent_keys: vec!["of".into()],
         view: View::of(Some(&visible), None),
         ..EntityEncoder::new("tasks", "task")
     }

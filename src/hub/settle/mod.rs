@@ -6,13 +6,17 @@
 //!
 //! Callers pass the time; nothing here waits.
 
+mod groups;
+mod held;
 mod refusals;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use self::refusals::Refusals;
+pub(crate) use self::groups::Settles;
+pub(crate) use self::held::{HeldObject, Named, Until, WriteNumber};
+use self::{held::Held, refusals::Refusals};
 use crate::sequence::Sequence;
 
 /// The times of settling.
@@ -25,12 +29,16 @@ pub(crate) struct SettleTimes {
     pub(crate) overlap: Duration,
     /// Without a quiet moment, what is new is resent this often.
     pub(crate) longest: Duration,
+    /// Changes of a tree of objects are broadcast so long after the answer to their write has left.
+    pub(crate) hold: Duration,
 }
 
 /// A page shows its list this long after the answer left.
 const LIST_ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// Settling does not wait for a write or a list that takes longer than this, and the window reaches no further back.
 pub(crate) const HANGING: Duration = Duration::from_secs(60);
+/// How soon it is looked again whether what is held has gone out.
+const HELD_TICK: Duration = Duration::from_millis(250);
 /// How often changes are resent at the end of a window, when writes follow at once each time.
 const CLOSINGS: usize = 3;
 
@@ -47,6 +55,8 @@ pub(crate) struct Due {
     pub(crate) is_last: bool,
     /// What was added before this has been resent a last time.
     pub(crate) known_before: Sequence,
+    /// What waits for a quiet moment, and was held before this, is resent now.
+    pub(crate) held_before: Sequence,
 }
 
 /// One entity's writes, and what of them must be resent.
@@ -72,6 +82,7 @@ pub(crate) struct Settle {
     added: Sequence,
     /// Counts what writes have done to the window.
     marks: u64,
+    pub(crate) held: Held,
 }
 
 /// A write, and the state of the log and the window when its request came.
@@ -175,6 +186,7 @@ impl Settle {
             published: Sequence::ZERO,
             added: Sequence::ZERO,
             marks: 0,
+            held: Held::default(),
         }
     }
 
@@ -318,13 +330,19 @@ impl Settle {
 
     /// When to look at it next.
     pub(crate) fn due(&self, now: Instant, times: &SettleTimes) -> Option<Instant> {
-        let window = self.window.as_ref()?;
+        let Some(window) = &self.window else {
+            return self.held.first_of_quiet(Sequence::MAX).map(|_| now);
+        };
         let forced = window.since + times.longest;
+        // What is held for a while goes out first.
+        let patient = |due: Instant| if self.held.is_timed() { due.max(now + HELD_TICK) } else { due };
         match self.quiet_since(now) {
             Quiet::NotNow => Some(forced),
-            Quiet::Always => Some(now),
-            Quiet::Since(since) if window.state == WindowState::Missed => Some((since + times.quiet).min(forced)),
-            Quiet::Since(since) => Some((since + times.overlap).max(window.since + times.quiet)),
+            Quiet::Always => Some(patient(now)),
+            Quiet::Since(since) if window.state == WindowState::Missed => {
+                Some(patient(since + times.quiet).min(forced))
+            }
+            Quiet::Since(since) => Some(patient((since + times.overlap).max(window.since + times.quiet))),
         }
     }
 
@@ -333,14 +351,23 @@ impl Settle {
         if self.due(now, times).is_none_or(|due| due > now) {
             return Vec::new();
         }
-        let is_quiet = now.checked_sub(times.quiet).is_some_and(|then| self.is_calm_since(then, now));
-        let Some(window) = &mut self.window else { return Vec::new() };
+        let is_calm = now.checked_sub(times.quiet).is_some_and(|then| self.is_calm_since(then, now));
+        let is_quiet = is_calm && !self.held.is_timed();
+        let Some(window) = &mut self.window else {
+            let first = self.held.first_of_quiet(Sequence::MAX);
+            let due = |first| Due { range: first..log.end, is_last: true, known_before: first, held_before: log.end };
+            return first.map(due).into_iter().collect();
+        };
         let known_before = window.from;
+        let mut held_before = Sequence::ZERO;
         let mut again = Vec::new();
         if window.state == WindowState::Missed {
             let from = std::mem::replace(&mut window.repeated, log.end);
             window.unsure_until = from;
-            again.push((from..log.end, is_quiet));
+            // Without a quiet moment, what is resent with the second repeat has had what it hangs on with the first.
+            held_before = if is_quiet { log.end } else { from };
+            let first = self.held.first_of_quiet(held_before).map_or(from, |first| first.min(from));
+            again.push((first..log.end, is_quiet));
             if is_quiet {
                 window.state = WindowState::Resent;
             } else {
@@ -366,16 +393,29 @@ impl Settle {
             window.young_from = window.young_from.max(window.from);
         } else {
             self.window = None;
+            self.held.resent(log.end);
             return Vec::new();
         }
         window.since = now;
         again.retain(|(range, _)| !range.is_empty());
-        again.into_iter().map(|(range, is_last)| Due { range, is_last, known_before }).collect()
+        again.into_iter().map(|(range, is_last)| Due { range, is_last, known_before, held_before }).collect()
+    }
+
+    /// Something is resent at the next quiet moment in any case.
+    pub(crate) fn contend(&mut self) {
+        if let Some(window) = &mut self.window {
+            window.state = WindowState::Missed;
+        }
+    }
+
+    /// Whether a write is on its way.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.writes.begun.is_empty()
     }
 
     /// The first sequence number that some page may have missed, until it has been resent.
     pub(crate) fn unsettled_from(&self) -> Option<Sequence> {
-        self.window.as_ref().map(|window| window.from)
+        self.window.as_ref().map(|window| window.from).into_iter().chain(self.held.first()).min()
     }
 
     /// From here on all pages will be sent everything again without anything more happening.
@@ -423,6 +463,7 @@ mod tests {
         quiet: Duration::from_secs(2),
         overlap: Duration::from_secs(4),
         longest: Duration::from_secs(10),
+        hold: Duration::from_millis(1500),
     };
 
     /// One entity in a time of its own; each change makes the log longer by one.

@@ -393,7 +393,7 @@ impl Subscription {
             // It has no state to be lost.
             resend.skips_to(log_start);
         }
-        let next = resend.move_on(&lock(&core.settles)[usize::from(entity.0)], &core.times, now);
+        let next = resend.move_on(lock(&core.settles).of(entity), &core.times, now);
         if let Next::Arrived(remainder) = next {
             debug_assert!(self.phase != Phase::CatchingUp, "what goes first is sent");
             self.resend = remainder.settles;

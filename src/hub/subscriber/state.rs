@@ -14,7 +14,6 @@ use super::{
         delivery::batch::{Repeat, Resent},
         log::{Log, ObjectRef},
         sessions::{Hold, SessionHolder},
-        settle::Settle,
         visibility::{Addressed, AuditBuffer, Cleared, Recipient},
     },
     sink::{Accepted, FrameSink},
@@ -346,7 +345,7 @@ impl SubscriberState {
         let settled = lock(&core.log).position(now, core.times.replay_overlap);
         let settles = lock(&core.settles);
         let position = |known: &Subscription| {
-            let unsettled_from = settles.get(usize::from(known.entity.0)).and_then(Settle::unsettled_from);
+            let unsettled_from = settles.of(known.entity).unsettled_from();
             Some((known.entity, known.safe(cursor, settled, unsettled_from)?))
         };
         let positions: Box<[(EntityIndex, Sequence)]> = self.subscriptions.iter().filter_map(position).collect();

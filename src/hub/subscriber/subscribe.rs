@@ -8,7 +8,7 @@ use super::{
     super::{
         core::{Core, Delivery},
         delivery::{late_list::LateList, resend::Resend},
-        log::{Log, PriorState},
+        log::{Log, Owner, PriorState},
         retractions::{Retracted, Retractions},
         sessions::{SessionHolder, SessionId},
         snapshot::SnapshotFrames,
@@ -51,7 +51,9 @@ impl Subscriber {
     ) -> (Arc<Self>, Option<Arc<dyn SessionHolder>>) {
         let (now, end) = (Instant::now(), core.log_end());
         let (mut past, mut before, mut page) = (PastScopes::default(), None, None);
+        let mut owner = None;
         if let ResumeFrom::Page { session, mut missed_from } = resume {
+            owner = session.map(|session| Owner(session.owner));
             let (mut hold, mut retracted) = (None, Vec::new());
             if let Some(resumed) = session.and_then(|id| core.sessions.take(id, identity.receives(), end, now)) {
                 past = resumed.past;
@@ -62,7 +64,7 @@ impl Subscriber {
             page = Some(PageState { hold, missed_from, retracted });
         }
         let ping_due = now + spread(number, core.times.acknowledge_every);
-        let subscriber = Arc::new(Self::new(core, sink, Recipient { identity, past }, page, ping_due));
+        let subscriber = Arc::new(Self::new(core, sink, Recipient { identity, past, owner }, page, ping_due));
         subscriber.holds_its_session();
         (subscriber, before)
     }

@@ -179,7 +179,7 @@ impl VisibilityCheck {
                 // What is seen as it is, is shared with all who see it so.
                 Ok(Ok(Some(seen))) if encoder.accepts(kind, &seen) => Ok(Some(match seen {
                     Cow::Borrowed(_) => self.object.clone(),
-                    Cow::Owned(own) => Bytes::from(own),
+                    Cow::Owned(own) => encoder.normal_form(&own),
                 })),
                 Ok(Ok(None)) => Ok(None),
                 Ok(Ok(Some(_))) => Err("what project answered would break pages".into()),

@@ -6,7 +6,7 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Log, ObjectChange, ObjectRef, PossiblyShown, Record, RecordKind, Tombstone},
+        log::{Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone},
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -27,6 +27,8 @@ pub(crate) struct Recipient {
     pub(crate) identity: Identity,
     /// The scopes it had before, on this page: what was sent in these the page may be showing still.
     pub(crate) past: PastScopes,
+    /// Of its credentials, where they are known.
+    pub(crate) owner: Option<Owner>,
 }
 
 impl Recipient {
@@ -67,6 +69,8 @@ pub(crate) enum Pages {
     Any,
     /// What was added before is there, and an update will do.
     ThatHave { everything_before: Sequence },
+    /// Some may hold the object twice, and may hold nothing else below it than what they are sent behind it.
+    HaveItTwice,
 }
 
 /// How a record is sent.
@@ -88,8 +92,16 @@ impl Mode {
         match self {
             Self::Live => sequence,
             Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
-            Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
+            Self::Resend { from, pages: Pages::Any | Pages::HaveItTwice } | Self::Retract { from } => from,
             Self::Reminder => Sequence::MAX,
+        }
+    }
+
+    /// Whether a recipient is sent what is broadcast so, and may be held.
+    pub(super) fn reaches(self, broadcast: Broadcast, recipient: &Recipient) -> bool {
+        match self {
+            Self::Live => broadcast.reaches(recipient.owner),
+            Self::Resend { .. } | Self::Retract { .. } | Self::Reminder => !broadcast.is_held_from(recipient.owner),
         }
     }
 }
@@ -115,6 +127,9 @@ pub(crate) struct Envelope {
     /// Pages draw anew for it: the stock client draws adds together, and for all else at once.
     pub(crate) is_drawn: bool,
     scopes: Scopes,
+    /// Which pages are left out.
+    broadcast: Broadcast,
+    mode: Mode,
     /// It is the deletion of an object that was published in these scopes.
     deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
@@ -182,6 +197,8 @@ impl Envelope {
             only_slowly,
             is_drawn: false,
             scopes: record.scopes.clone(),
+            broadcast: record.broadcast,
+            mode,
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
@@ -226,6 +243,8 @@ impl Envelope {
             only_slowly: false,
             is_drawn: true,
             scopes: Scopes::All,
+            broadcast: Broadcast::ToAll,
+            mode: Mode::Live,
             deletion: None,
             went_to: Scopes::None,
             frame: Cleared::new(frame),
@@ -257,6 +276,10 @@ impl Envelope {
 
     /// What this recipient receives of it.
     pub(crate) fn to(&self, recipient: &Recipient) -> Option<Addressed<'_>> {
+        let is_left_out = self.broadcast != Broadcast::ToAll && !self.mode.reaches(self.broadcast, recipient);
+        if is_left_out {
+            return None;
+        }
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
         let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
         let receives = recipient.receives(&self.scopes);
@@ -292,10 +315,13 @@ fn replay_frame(
     change: &ObjectChange,
     pages: Pages,
 ) -> Frame {
+    let encoder = core.encoder(record.entity);
     if change.kind == ChangeKind::Delete {
         return record.frame.clone().into();
     }
-    let encoder = core.encoder(record.entity);
+    if matches!(pages, Pages::HaveItTwice) && change.can_be_added(encoder) {
+        return encoder.encode_afresh(&change.object).into();
+    }
     let encode = || match change.can_be_added(encoder) {
         true if change.is_only_added => encoder.encode_add(&change.object),
         can_add => encoder.encode_upsert(&change.object, can_add),
@@ -336,7 +362,7 @@ impl ObjectChange {
     /// Whether these pages have the object.
     pub(super) fn is_known_to(&self, pages: Pages) -> bool {
         match pages {
-            Pages::Any => false,
+            Pages::Any | Pages::HaveItTwice => false,
             Pages::ThatHave { everything_before } => self.added.is_none_or(|added| added < everything_before),
         }
     }

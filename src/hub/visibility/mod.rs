@@ -75,6 +75,9 @@ impl Resolver<'_> {
     /// A record for one recipient.
     pub(crate) fn record(&self, sequence: Sequence, record: &Record, mode: Mode) -> Option<Resolved> {
         let Self { core, log, recipient } = *self;
+        if !mode.reaches(record.broadcast, recipient) {
+            return None;
+        }
         if let RecordKind::Change(change) = &record.kind {
             if core.encoder(record.entity).view.is_some() {
                 return self.check(sequence, record, change, mode);

@@ -1,7 +1,7 @@
-//! One event: whatever fields a page sent, in their order, each value's JSON text untouched.
+//! One object: whatever fields a page sent, in their order, each value's JSON text untouched.
 //!
 //! The demo gives the fields it knows a meaning and keeps the others as they are, so a page may hang anything it
-//! likes on an event and get the very same digits, spelling and order back.
+//! likes on an event, a task or a link and get the very same digits, spelling and order back.
 
 use std::fmt;
 
@@ -11,17 +11,16 @@ use serde::{
     ser::SerializeMap,
 };
 use serde_json::{Value, value::RawValue};
-use tower_live_updates::{Change, PublishError};
 
 /// More fields than any form has; finding one takes a look at each.
 const MOST_FIELDS: usize = 1000;
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Event {
+pub(crate) struct Row {
     fields: Vec<(String, Box<RawValue>)>,
 }
 
-impl Event {
+impl Row {
     /// Reads a JSON object.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
         // A raw value is not looked into. Reading the whole once as a tree refuses what pages could not read either:
@@ -32,18 +31,18 @@ impl Event {
 
     /// Reads a form-encoded body; every value becomes a string.
     pub(crate) fn from_form(body: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut event = Self::default();
+        let mut row = Self::default();
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let (name, value) = match pair.iter().position(|byte| *byte == b'=') {
                 Some(at) => (&pair[..at], &pair[at + 1..]),
                 None => (pair, &[][..]),
             };
-            event.set(&form_text(name), &form_text(value))?;
-            if event.fields.len() > MOST_FIELDS {
+            row.set(&form_text(name), &form_text(value))?;
+            if row.fields.len() > MOST_FIELDS {
                 return Err(too_many());
             }
         }
-        Ok(event)
+        Ok(row)
     }
 
     /// The JSON text of a field.
@@ -60,13 +59,23 @@ impl Event {
         }
     }
 
-    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), serde_json::Error> {
+    /// Whether a field is missing, null, or empty text.
+    pub(crate) fn is_empty(&self, name: &str) -> bool {
+        self.get(name).is_none_or(|value| matches!(value.get(), "null" | "\"\""))
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), serde_json::Error> {
         self.put(name.to_owned(), serde_json::value::to_raw_value(value)?);
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
         self.fields.retain(|(field, _)| field != name);
+    }
+
+    /// Keeps the fields whose name passes the test.
+    pub(crate) fn keep(&mut self, test: impl Fn(&str) -> bool) {
+        self.fields.retain(|(field, _)| test(field));
     }
 
     /// Takes over every field of `changes`.
@@ -76,7 +85,7 @@ impl Event {
         }
     }
 
-    /// The event with the id the store knows it by, in front of its fields.
+    /// The row with the id the store knows it by, in front of its fields.
     pub(crate) fn with_id(mut self, id: i64) -> Result<Self, serde_json::Error> {
         self.remove("id");
         let id = serde_json::value::to_raw_value(&id.to_string())?;
@@ -84,37 +93,12 @@ impl Event {
         Ok(self)
     }
 
-    /// Whether this is a recurring series, and not one of its exceptions.
-    pub(crate) fn is_series(&self) -> bool {
-        self.text("rrule").is_some() && self.series().is_none()
-    }
-
-    /// The series that this event is an exception of.
-    pub(crate) fn series(&self) -> Option<String> {
-        self.text("recurring_event_id")
-    }
-
-    /// Whether this stands for an occurrence that was taken out of its series.
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.get("deleted").is_some_and(|value| matches!(value.get(), "true" | "1" | "\"true\"" | "\"1\""))
-    }
-
-    pub(crate) fn mark_deleted(&mut self) -> Result<(), serde_json::Error> {
-        self.put("deleted".to_owned(), serde_json::value::to_raw_value(&true)?);
-        Ok(())
-    }
-
-    /// Returns what keeps pages from showing this event: dates that are missing, a rule that their scheduler cannot read.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Refuses more fields than a row may have.
+    pub(crate) fn check_size(&self) -> Result<(), String> {
         if self.fields.len() > MOST_FIELDS {
             return Err(too_many::<serde_json::Error>().to_string());
         }
-        let whole = self.clone().with_id(1).map_err(|error| error.to_string())?;
-        let change = Change::add(&whole).map_err(|error| error.to_string())?;
-        crate::calendar().check(&change).map_err(|error| match error {
-            PublishError::BreaksPages { reason, .. } => reason.into_owned(),
-            other => other.to_string(),
-        })
+        Ok(())
     }
 
     fn put(&mut self, name: String, value: Box<RawValue>) {
@@ -126,7 +110,7 @@ impl Event {
 }
 
 fn too_many<E: serde::de::Error>() -> E {
-    E::custom(format_args!("an event has {MOST_FIELDS} fields at most"))
+    E::custom(format_args!("an object has {MOST_FIELDS} fields at most"))
 }
 
 fn form_text(encoded: &[u8]) -> String {
@@ -134,7 +118,7 @@ fn form_text(encoded: &[u8]) -> String {
     percent_encoding::percent_decode(&spaced).decode_utf8_lossy().into_owned()
 }
 
-impl Serialize for Event {
+impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.fields.len()))?;
         for (name, value) in &self.fields {
@@ -144,26 +128,26 @@ impl Serialize for Event {
     }
 }
 
-impl<'de> Deserialize<'de> for Event {
+impl<'de> Deserialize<'de> for Row {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
 
         impl<'de> Visitor<'de> for Fields {
-            type Value = Event;
+            type Value = Row;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an event, which is a JSON object")
+                f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
-                let mut event = Event::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+                let mut row = Row::default();
                 while let Some((name, value)) = map.next_entry()? {
-                    event.put(name, value);
-                    if event.fields.len() > MOST_FIELDS {
+                    row.put(name, value);
+                    if row.fields.len() > MOST_FIELDS {
                         return Err(too_many());
                     }
                 }
-                Ok(event)
+                Ok(row)
             }
         }
 

@@ -1,0 +1,21 @@
+//! The Gantt chart: tasks in a tree, and links between them.
+
+mod api;
+mod dates;
+mod order;
+mod store;
+mod task;
+
+use tower_live_updates::Entity;
+
+pub(crate) use self::{api::routes, dates::Dates, store::Chart};
+
+/// What pages subscribe to for tasks.
+pub(crate) fn tasks() -> Entity {
+    Entity::gantt_tasks("/data")
+}
+
+/// What pages subscribe to for links.
+pub(crate) fn links() -> Entity {
+    Entity::gantt_links("/data")
+}

@@ -1,0 +1,143 @@
+//! Which records of a tree of objects are held when they are published, and until when.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        log::{Broadcast, Log, ObjectChange, Record, RecordKind},
+        settle::{Named, Until},
+    },
+    batch::{Batch, WriteContext},
+    plan::Appender,
+};
+use crate::{
+    change::{Change, ChangeKind},
+    entity::EntityIndex,
+    lock::lock,
+    scope::Scopes,
+};
+
+impl Appender<'_> {
+    /// Whether pages hang on the order in which this entity's changes are broadcast.
+    fn holds(&self) -> bool {
+        self.encoder.widget.family().is_some() && !self.encoder.is_plain
+    }
+
+    /// Which pages receive a record as it is published. `is_left`: of a deletion, a page may still show under what is
+    /// deleted what was moved away from there.
+    pub(super) fn hold(
+        &self,
+        log: &Log,
+        now: Instant,
+        record: &Record,
+        write: &WriteContext,
+        is_left: bool,
+    ) -> Broadcast {
+        let RecordKind::Change(change) = &record.kind else { return Broadcast::ToAll };
+        if !self.holds() {
+            return Broadcast::ToAll;
+        }
+        let mut settles = lock(&self.core.settles);
+        let settle = settles.of_mut(self.entity);
+        let (name, at) = ((self.entity, change.key.clone()), log.end());
+        let is_node = self.encoder.parents_of.is_none();
+        let soon = now + self.core.times.settle.hold;
+        let answered = write.number.map_or(Until::At(soon), Until::Answered);
+        let known = log.known(self.entity, &change.key).map(|(_, known)| known);
+        let known = known.filter(|known| known.kind != ChangeKind::Delete);
+        let mut writer = None;
+        let own = match change.kind {
+            ChangeKind::Add => {
+                settle.held.unsettle(name.clone(), at);
+                writer = write.writer;
+                (write.number.is_some() || settle.is_written()).then_some(answered)
+            }
+            ChangeKind::Delete if is_left => Some(Until::Quiet),
+            ChangeKind::Delete => is_node.then_some(answered),
+            // Pages throw at a link to a task that is gone.
+            ChangeKind::Update
+                if !is_node && self.named(change).iter().any(|(of, end)| log.tombstone(*of, end).is_some()) =>
+            {
+                return Broadcast::Held;
+            }
+            ChangeKind::Update if !is_node => None,
+            ChangeKind::Update => match known {
+                Some(known) if known.parents == change.parents => None,
+                Some(known) => {
+                    settle.held.unsettle(name.clone(), at);
+                    known.parents.iter().for_each(|parent| settle.held.leave((self.entity, parent.clone())));
+                    Some(answered)
+                }
+                // It may have been there before.
+                None => log
+                    .ancestors(self.entity, change)
+                    .any(|ancestor| settle.held.is_unsettled(&(self.entity, ancestor)))
+                    .then_some(Until::Quiet),
+            },
+        };
+        let named = self.named(change);
+        let waits = named.iter().find_map(|name| settle.held.get(name));
+        let follows = waits.or_else(|| settle.held.get(&name)).cloned();
+        let until = match (own, &follows) {
+            (Some(own), _) => own,
+            (None, Some(_)) => Until::At(now),
+            (None, None) => return Broadcast::ToAll,
+        };
+        if own.is_none() {
+            writer = follows.and_then(|held| match held.broadcast {
+                Broadcast::HeldFrom(owner) => Some(owner),
+                Broadcast::ToAll | Broadcast::Held | Broadcast::Only(_) => None,
+            });
+        }
+        if until == Until::Quiet {
+            settle.contend();
+        }
+        let broadcast = settle.held.hold(name, at, until, writer, now);
+        self.core.settling.notify_one();
+        broadcast
+    }
+
+    /// The objects that this one names.
+    pub(super) fn named(&self, change: &ObjectChange) -> Vec<Named> {
+        let of = self.encoder.parents_of.unwrap_or(self.entity);
+        change.parents.iter().map(|parent| (of, parent.clone())).collect()
+    }
+
+    /// Whether a child was taken away from an object, or from one that is deleted with it, while pages may have been saving.
+    pub(super) fn is_left(&self, log: &Log, key: &str) -> bool {
+        if !self.holds() {
+            return false;
+        }
+        let with_it = log.descendants(self.entity, key).into_iter().chain([Arc::from(key)]);
+        let settles = lock(&self.core.settles);
+        let held = &settles.of(self.entity).held;
+        with_it.into_iter().any(|key| held.was_left(&(self.entity, key)))
+    }
+
+    /// The links that name a deleted object, or what is deleted with it, are deleted before it.
+    pub(super) fn delete_links(&self, log: &mut Log, now: Instant, key: &str, change: &Change, batch: &mut Batch<'_>) {
+        let Some(links) = self.encoder.named_by.filter(|_| self.holds()) else { return };
+        let appender = Appender::new(self.core, links);
+        let ends = log.descendants(self.entity, key).into_iter().chain([Arc::from(key)]);
+        let named: Vec<Arc<str>> = ends.flat_map(|end| log.children(links, &end)).collect();
+        for key in named {
+            let Some((_, record, known)) = log.newest_record(links, &key) else { continue };
+            if known.kind == ChangeKind::Delete {
+                continue;
+            }
+            let scopes = if appender.encoder.is_scoped { record.scopes.clone() } else { Scopes::None };
+            let Ok(deletion) = Change::delete(&known.id) else { continue };
+            let deletion = deletion.unique_in(change.namespace()).in_scopes(&scopes, &Scopes::None);
+            let record = appender.deleted(log, &key, &deletion);
+            let audited = appender.append_record(log, now, record, &batch.write, false);
+            batch.appended(audited, &deletion);
+        }
+    }
+}
+
+/// Whether an object is its own ancestor, as far as the log knows.
+pub(crate) fn is_ring(log: &Log, entity: EntityIndex, change: &ObjectChange) -> bool {
+    log.ancestors(entity, change).any(|ancestor| ancestor == change.key)
+}

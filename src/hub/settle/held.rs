@@ -1,0 +1,189 @@
+//! Changes that are not broadcast as they are published, but a little later.
+//!
+//! The stock Gantt client cannot tell its own new object from another page's before its save is answered, loses the
+//! subtree of a task whose parent it does not have, and stops for ever at a task that is its own ancestor. So changes of
+//! the tree are *held* for a while, and with them what names the objects they are about.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    entity::EntityIndex,
+    hub::log::{Broadcast, Owner},
+    sequence::Sequence,
+};
+
+/// Objects that are held at one time; what is beyond is broadcast at once.
+const MAX_HELD: usize = 4096;
+
+/// An object of an entity, by its key.
+pub(crate) type Named = (EntityIndex, Arc<str>);
+
+/// The write of an HTTP request, to know when it has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WriteNumber(pub(crate) u64);
+
+/// For how long an object is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Some time after the answer to this write has left.
+    Answered(WriteNumber),
+    At(Instant),
+    /// No page is saving.
+    Quiet,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct HeldObject {
+    /// The first of its records that is held.
+    pub(crate) first: Sequence,
+    pub(crate) until: Until,
+    /// From which pages it is held.
+    pub(crate) broadcast: Broadcast,
+    /// When it was held: no answer takes longer than the hold lasts at most.
+    pub(crate) since: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    objects: BTreeMap<Named, HeldObject>,
+    /// Objects that were added, or got another parent, since no page was saving; with the record of that.
+    unsettled: HashMap<Named, Sequence>,
+    /// Objects from which a child was taken away since then: pages may show it there still.
+    left: HashSet<Named>,
+}
+
+impl Held {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    pub(crate) fn get(&self, name: &Named) -> Option<&HeldObject> {
+        self.objects.get(name)
+    }
+
+    /// An object is held from the record at `at` on, or for longer than before. Returns how that record is broadcast.
+    pub(crate) fn hold(
+        &mut self,
+        name: Named,
+        at: Sequence,
+        until: Until,
+        from: Option<Owner>,
+        now: Instant,
+    ) -> Broadcast {
+        let broadcast = from.map_or(Broadcast::Held, Broadcast::HeldFrom);
+        if self.objects.len() >= MAX_HELD && !self.objects.contains_key(&name) {
+            return Broadcast::ToAll;
+        }
+        let known = self.objects.entry(name).or_insert(HeldObject { first: at, until, broadcast, since: now });
+        if known.broadcast != broadcast {
+            known.broadcast = Broadcast::Held;
+        }
+        known.until = known.until.later(until);
+        known.broadcast
+    }
+
+    /// The answer to a write has left: what it added is held until then.
+    pub(crate) fn answered(&mut self, write: WriteNumber, then: Instant) -> bool {
+        let mut waits = self.objects.values_mut().filter(|held| held.until == Until::Answered(write)).peekable();
+        let has_waited = waits.peek().is_some();
+        waits.for_each(|held| held.until = Until::At(then));
+        has_waited
+    }
+
+    /// What is to be released at this time, unless something that it names is held, and when to look next.
+    pub(crate) fn due(
+        &self,
+        now: Instant,
+        longest: std::time::Duration,
+    ) -> (Vec<(Named, HeldObject)>, Option<Instant>) {
+        let mut next: Option<Instant> = None;
+        let mut due = Vec::new();
+        for (name, held) in &self.objects {
+            let at = match held.until {
+                Until::At(at) => at,
+                Until::Answered(_) => held.since + longest,
+                Until::Quiet => continue,
+            };
+            if at <= now {
+                due.push((name.clone(), held.clone()));
+            } else {
+                next = next.into_iter().chain([at]).min();
+            }
+        }
+        (due, next)
+    }
+
+    pub(crate) fn release(&mut self, name: &Named) {
+        self.objects.remove(name);
+    }
+
+    /// It is held until no page is saving.
+    pub(crate) fn put_off(&mut self, name: &Named) {
+        if let Some(held) = self.objects.get_mut(name) {
+            held.until = Until::Quiet;
+        }
+    }
+
+    /// An object was added, or has another parent now.
+    pub(crate) fn unsettle(&mut self, name: Named, at: Sequence) {
+        self.unsettled.insert(name, at);
+    }
+
+    pub(crate) fn is_unsettled(&self, name: &Named) -> bool {
+        self.unsettled.contains_key(name)
+    }
+
+    /// A child was taken away from an object.
+    pub(crate) fn leave(&mut self, name: Named) {
+        self.left.insert(name);
+    }
+
+    pub(crate) fn was_left(&self, name: &Named) -> bool {
+        self.left.contains(name)
+    }
+
+    /// The first record that some page has not been sent.
+    pub(crate) fn first(&self) -> Option<Sequence> {
+        self.objects.values().map(|held| held.first).min()
+    }
+
+    /// True while something is held that is not for a quiet moment.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.objects.values().any(|held| held.until != Until::Quiet)
+    }
+
+    /// The first record of what waits for a quiet moment and was held before `before`.
+    pub(crate) fn first_of_quiet(&self, before: Sequence) -> Option<Sequence> {
+        let waiting = self.objects.values().filter(|held| held.until == Until::Quiet && held.first < before);
+        waiting.map(|held| held.first).min()
+    }
+
+    /// What is resent now is held no more: of what waits for a quiet moment that which was held before `before`.
+    pub(crate) fn resent(&mut self, before: Sequence) -> Vec<Named> {
+        let is_resent = |held: &HeldObject| held.until == Until::Quiet && held.first < before;
+        let names: Vec<Named> =
+            self.objects.iter().filter(|(_, held)| is_resent(held)).map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.release(name));
+        self.unsettled.retain(|_, at| *at >= before);
+        if self.unsettled.is_empty() {
+            self.left.clear();
+        }
+        names
+    }
+}
+
+impl Until {
+    fn later(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Quiet, _) | (_, Self::Quiet) => Self::Quiet,
+            (Self::Answered(_), _) => self,
+            (_, Self::Answered(_)) => other,
+            (Self::At(one), Self::At(other)) => Self::At(one.max(other)),
+        }
+    }
+}
