@@ -29,10 +29,10 @@ use super::{
 use crate::{
     auth::Identity,
     change::Change,
-    entity::EntityIndex,
+    entity::{EntityIndex, Widget},
     hub::{
         Activity, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
-        ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
+        ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber, WriteContext,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -99,7 +99,7 @@ enum Event {
     /// Its body is here.
     Arrives(usize, Request, Activity, Sequence),
     Commits(usize, Request, Activity, Sequence),
-    Publishes(Written, Sequence),
+    Publishes(usize, u64, Answer, Written, Activity, Sequence),
     Leaves(usize, u64, Answer, Activity),
     Answered(usize, u64, Answer),
     Frames(u64, Vec<Bytes>),
@@ -394,7 +394,11 @@ impl World {
                 self.at(when, Event::Commits(at, request, activity, began));
             }
             Event::Commits(at, request, activity, began) => self.commit(at, &request, activity, began),
-            Event::Publishes(written, began) => self.publish(&written, Some(began)),
+            Event::Publishes(at, number, answer, written, activity, began) => {
+                self.publish(&written, &activity, began);
+                let leaves = self.dice.millis(0, 200);
+                self.later(leaves, Event::Leaves(at, number, answer, activity));
+            }
             Event::Leaves(at, number, answer, activity) => {
                 drop(activity);
                 let arrives = self.dice.millis(1, 800);
@@ -586,16 +590,15 @@ impl World {
         if written.added.is_some() && self.dice.one_in(3) {
             // Its handler takes its time after the commit, and others may change the row meanwhile.
             let publishes = self.dice.millis(1, 300);
-            self.later(publishes, Event::Publishes(written, began));
-            self.later(publishes, Event::Leaves(at, request.number, answer, activity));
+            self.later(publishes, Event::Publishes(at, request.number, answer, written, activity, began));
             return;
         }
-        self.publish(&written, written.added.is_some().then_some(began));
+        self.publish(&written, &activity, began);
         let leaves = self.dice.millis(0, 200);
         self.later(leaves, Event::Leaves(at, request.number, answer, activity));
     }
 
-    fn publish(&mut self, written: &Written, began: Option<Sequence>) {
+    fn publish(&mut self, written: &Written, activity: &Activity, began: Sequence) {
         let mut changes: [Vec<Change>; 2] = Default::default();
         let deleted = written.deleted.iter().filter_map(|(kind, id)| Some((*kind, Change::delete(id).ok()?)));
         let added = written
@@ -613,7 +616,8 @@ impl World {
         }
         for (kind, changes) in [Kind::Link, Kind::Task].into_iter().zip([1, 0].map(|at: usize| &changes[at])) {
             if !changes.is_empty() {
-                self.hub.publish(entity(kind), changes, began);
+                let began = written.added.is_some().then_some(began);
+                self.hub.publish(entity(kind), changes, WriteContext { began, ..activity.context() });
             }
         }
     }
@@ -687,11 +691,17 @@ fn hub(delivery: Delivery, records: usize, pace: Pace) -> Arc<Hub> {
         object_bytes: usize::MAX,
     };
     let tasks = EntityEncoder {
-        parent_key: Some("parent".to_owned()),
+        widget: Widget::GanttTasks,
+        parent_keys: vec!["parent".to_owned()],
         has_snapshot: true,
         ..EntityEncoder::new("tasks", "task")
     };
-    let links = EntityEncoder { has_snapshot: true, ..EntityEncoder::new("links", "link") };
+    let links = EntityEncoder {
+        widget: Widget::GanttLinks,
+        parent_keys: vec!["source".to_owned(), "target".to_owned()],
+        has_snapshot: true,
+        ..EntityEncoder::new("links", "link")
+    };
     let times = DeliveryTimes { pace, ..times() };
     Arc::new(Hub::new(delivery, vec![tasks, links], log, times, SessionLimits { sessions: 100, age: hour }, false))
 }

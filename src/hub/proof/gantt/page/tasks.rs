@@ -315,6 +315,11 @@ impl Page {
         let rendered = fields.remove("$rendered_parent");
         let rendered = rendered.as_ref().map(|rendered| id_of(rendered).unwrap_or(Id::MAX));
         fields.retain(|key, _| !key.starts_with('$'));
+        for key in ["start_date", "end_date"] {
+            if let Some(Value::String(date)) = fields.get_mut(key) {
+                *date = as_sent(date);
+            }
+        }
         if self.tasks.get(&id).is_some_and(|known| known.parent != parent) {
             self.move_task(id, index.and_then(|index| usize::try_from(index).ok()), parent)?;
         }
@@ -373,5 +378,14 @@ impl Page {
             task.dropped = None;
         }
         Ok(())
+    }
+}
+
+/// A date in the page's own form: a bare day is its beginning.
+fn as_sent(date: &str) -> String {
+    match date.len() {
+        10 => format!("{date} 00:00"),
+        16.. => format!("{} {}", &date[..10], &date[11..16]),
+        _ => date.to_owned(),
     }
 }
