@@ -61,6 +61,10 @@ pub struct Change {
     pub(crate) is_claimed: bool,
     /// The page that made the write sent other values, and shows them.
     pub(crate) is_rewritten: bool,
+    /// The page that made the write may have lost the object from its tree.
+    pub(crate) is_detached: bool,
+    /// A write of the object was refused, and its page may still show what it wrote.
+    pub(crate) is_refused: bool,
     /// The scopes it is published in, of a scoped entity.
     pub(crate) scopes: Scopes,
     /// The scopes of the object before.
@@ -186,6 +190,8 @@ impl Change {
             read_at: None,
             is_claimed: false,
             is_rewritten: false,
+            is_detached: false,
+            is_refused: false,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,

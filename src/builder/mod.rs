@@ -116,8 +116,9 @@ impl LiveUpdatesBuilder<HasAuth> {
         let connection = ConnectionLimits { control_frames, ..self.config.connection };
         let connections =
             Arc::new(Connections::new(publisher.clone(), connection, watch.hook, gate, lifecycle.clone()));
+        let owners = epoch.owners;
         let endpoint = Endpoint::new(bare, origins, seal, self.config.endpoint, connections.clone(), epoch);
-        let watcher = Watcher::new(publisher.clone(), routes, watch, lifecycle);
+        let watcher = Watcher::new(publisher.clone(), routes, watch, lifecycle, owners);
         let (watcher, endpoint) = (Arc::new(watcher), Arc::new(endpoint));
         Ok(LiveUpdates { shared: Arc::new(Shared { publisher, watcher, endpoint, connections }) })
     }

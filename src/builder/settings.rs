@@ -266,6 +266,18 @@ impl<A> LiveUpdatesBuilder<A> {
         self
     }
 
+    /// How long after the answer to its write a change of the Gantt's tree is broadcast: a new task or link, another parent,
+    /// the deletion of a task. Default: 1.5 s; at most a year.
+    ///
+    /// It should exceed the time that answers take to reach the pages. The stock client cannot tell its own new task or link
+    /// from another page's before the answer to its save has come, and stops at a task that two pages move below each other.
+    /// Pages with another token than the writer's `Remote-Token` receive new tasks and links at once. Changes of other
+    /// fields are never held.
+    pub fn tree_delay(mut self, time: Duration) -> Self {
+        self.config.times.settle.hold = within_a_year(time);
+        self
+    }
+
     /// How far before its handshake the replay of a loaded page starts. Default: 60 s; at most a year. The page's list may
     /// be that old when the handshake arrives. Pages that create their `RemoteEvents` long after they were loaded need more.
     pub fn first_load_margin(mut self, time: Duration) -> Self {

@@ -9,8 +9,11 @@ use crate::{
 
 /// The dates of a task that the client reads with one function.
 const DATES: [&str; 3] = ["start_date", "end_date", "deadline"];
-/// Where a drag has left a task. A page that receives it sends it again with each later change.
-const PLACES: [&str; 2] = ["target", "$drop_target"];
+/// What is emptied in each task. A page that receives where a drag has left a task sends that again with each later change.
+/// And with an empty `$rendered_parent` the client looks whether the task stands below its parent, and puts it there if a
+/// message has made it lose the task from its tree; it does nothing else.
+const EMPTIED: [&str; 3] = ["target", "$drop_target", RENDERED_PARENT];
+const RENDERED_PARENT: &str = "$rendered_parent";
 
 /// What in a task or a link would make pages throw, hang, or show something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +87,12 @@ pub(super) fn is_part(task: &Object<'_>) -> bool {
     task.get("start_date").is_none() || task.get("parent").is_none()
 }
 
+/// Whether a page may have lost the task that it saves: it was dragged to where it has no siblings. The client drops the only
+/// child of a task from its tree when that is moved within its parent (seen in `moveTask` of 10.0.3).
+pub(super) fn is_detached(sent: &Object<'_>) -> bool {
+    sent.get_str("target").is_some_and(|target| target == "next:null")
+}
+
 /// A task in the form that every page reads, whatever its settings: dates as ISO 8601, and without the place that a drag
 /// has left it at.
 pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
@@ -97,7 +106,7 @@ pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
     if task.get("start_date").is_none_or(|raw| raw == "null") && task.get("unscheduled").is_some_and(is_true) {
         task = task.with("start_date", "\"\"");
     }
-    for key in PLACES {
+    for key in EMPTIED {
         task = task.with(key, "\"\"");
     }
     task
@@ -108,7 +117,7 @@ pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
 pub(super) fn added_task(task: &Object<'_>) -> String {
     let mut added = task.clone();
     let start = task.get_str("start_date").and_then(|date| Some(quoted(day(&date)?)));
-    added.retain(|key| key != "end_date" && key != "deadline");
+    added.retain(|key| !matches!(key, "end_date" | "deadline" | RENDERED_PARENT));
     match start {
         Some(start) => added.with("start_date", start).to_json(),
         None => added.to_json(),
@@ -196,11 +205,11 @@ mod tests {
     fn dates_are_iso_and_the_place_of_a_drag_is_left_out() {
         assert_eq!(
             normal(r#"{"id":1,"start_date":"2025-04-10 09:30","end_date":"2025-04-11","target":"next:4"}"#),
-            r#"{"id":1,"start_date":"2025-04-10T09:30","end_date":"2025-04-11","target":"","$drop_target":""}"#
+            r#"{"id":1,"start_date":"2025-04-10T09:30","end_date":"2025-04-11","target":"","$drop_target":"","$rendered_parent":""}"#
         );
         assert_eq!(
             normal(r#"{"id":1,"unscheduled":true,"start_date":null}"#),
-            r#"{"id":1,"unscheduled":true,"start_date":"","target":"","$drop_target":""}"#
+            r#"{"id":1,"unscheduled":true,"start_date":"","target":"","$drop_target":"","$rendered_parent":""}"#
         );
     }
 

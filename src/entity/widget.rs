@@ -91,6 +91,11 @@ impl Widget {
         }
     }
 
+    /// Whether pages show its objects as a tree that must hold together.
+    pub(crate) fn is_tree(self) -> bool {
+        self == Self::GanttTasks
+    }
+
     /// False if `check` cannot fail, which is decided without parsing the object: a change writes its keys without needless
     /// escapes.
     pub(super) fn may_refuse(self, kind: ChangeKind, json: &str) -> bool {
@@ -123,6 +128,11 @@ impl Widget {
             Self::Any | Self::Scheduler | Self::GanttLinks => None,
             Self::GanttTasks => Some(gantt::normal_task(Object::of(object)?).to_json()),
         }
+    }
+
+    /// Whether the page that saves an object so may have lost it from its tree.
+    pub(crate) fn is_detached(self, sent: &Object<'_>) -> bool {
+        self == Self::GanttTasks && gantt::is_detached(sent)
     }
 
     /// Whether an update leaves out fields that pages take for removed.

@@ -206,6 +206,14 @@ impl Core {
         log.known(entity, &key).is_some_and(|(_, known)| known.kind != ChangeKind::Delete && known.whole)
     }
 
+    /// An object as it was published last, where the log knows all of it.
+    pub(crate) fn published_object(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> Option<String> {
+        let (key, log) = (self.key(entity, namespace, id), lock(&self.log));
+        let (_, known) = log.known(entity, &key)?;
+        let is_there = known.kind != ChangeKind::Delete && known.whole;
+        is_there.then(|| String::from_utf8_lossy(&known.object).into_owned())
+    }
+
     /// True where the log knows of an object, or of its deletion.
     pub(crate) fn has_published(&self, entity: EntityIndex, namespace: &Scopes, id: &str) -> bool {
         let (key, log) = (self.key(entity, namespace, id), lock(&self.log));

@@ -78,7 +78,7 @@ pub(crate) use self::{
     append::{Published, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
-    log::LogLimits,
+    log::{LogLimits, Owner},
     reminders::{MAX_REMINDERS, ReminderTimes},
     sessions::{SessionId, SessionLimits},
     settle::SettleTimes,

@@ -86,6 +86,8 @@ pub(crate) struct DerivedChange<'a> {
     pub(crate) tid: bool,
     /// A new object as the page has sent it, and shows it.
     pub(crate) sent: Option<Object<'a>>,
+    /// The page that made the write may have lost the object from its tree.
+    pub(crate) is_detached: bool,
     /// True when the response is empty, or an object whose action, if any, the stock client knows.
     pub(crate) is_usual: bool,
 }
@@ -109,7 +111,8 @@ impl DerivedChange<'_> {
             ChangeKind::Delete => ChangeKind::Update,
             other => other,
         };
-        Some(Change { is_rewritten: self.is_rewritten_as(&row), ..Change::of(kind, &row)?.whole() })
+        let is_rewritten = self.is_rewritten_as(&row);
+        Some(Change { is_rewritten, is_detached: self.is_detached, ..Change::of(kind, &row)?.whole() })
     }
 
     /// Whether the store holds other values of a new object than its page has sent, and shows.
@@ -129,7 +132,8 @@ impl DerivedChange<'_> {
         let change = match (self.kind, &self.object) {
             (ChangeKind::Delete, _) => Change::deletion(&self.raw_id),
             (kind, Some(object)) => {
-                Change::of(kind, object).map(|change| Change { is_rewritten: self.is_rewritten_as(object), ..change })
+                let (is_rewritten, is_detached) = (self.is_rewritten_as(object), self.is_detached);
+                Change::of(kind, object).map(|change| Change { is_rewritten, is_detached, ..change })
             }
             (_, None) => return Err(NotPublished::NoObject),
         };
@@ -185,13 +189,20 @@ pub(crate) fn derive_change<'a>(
     let is_object = claimed != ChangeKind::Delete && (!is_unread_mode || (adds && answer.row.is_none()));
     let sent = object.filter(|_| is_object);
     let shown = sent.clone().filter(|_| adds);
+    let is_detached = sent.as_ref().is_some_and(|sent| entity.widget.is_detached(sent));
     let object = match (kind, sent, answer.row) {
         (ChangeKind::Delete, _, _) | (_, None, None) => None,
         (_, Some(object), None) | (_, None, Some(object)) => Some(object),
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
-    Ok(Some(DerivedChange { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown }))
+    Ok(Some(DerivedChange { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown, is_detached }))
+}
+
+/// Whether an answer says that its write failed, whatever its status.
+pub(super) fn has_failed(answer: &[u8]) -> bool {
+    let action = Object::parse(answer).and_then(|fields| fields.get_str("action").map(Cow::into_owned));
+    action.is_some_and(|action| matches!(&*action, "error" | "invalid"))
 }
 
 /// A claim of an update or a deletion, with its id, unless the response contradicts it. The claim of a new object adds

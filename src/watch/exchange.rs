@@ -11,7 +11,7 @@ use super::{
     capture::{Capture, Collected, Forwarded, collect},
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
-    live_write::LiveWrite,
+    live_write::{HandlerDecision, LiveWrite},
     object_lock::{LockFuture, Target},
     publication::{Loaded, Publication},
     request_body::{Format, is_editing},
@@ -56,12 +56,14 @@ impl Exchange {
             (true, ChangeKind::Delete) => Access::BodilessDelete,
             (true, ChangeKind::Add | ChangeKind::Update) => Access::Bodiless,
         };
+        let writer = watcher.writer(matched.route.entity, &request.headers);
         let scopes = matched.scopes.and(&scopes_of(watcher, &matched, request));
         let publication = Publication {
             target: Arc::new(Target::new(watcher.clone(), matched, scopes, access)),
             editing: request.method == Method::POST && is_editing(request.uri.query()),
             format: Format::of(&request.headers),
             method: request.method.clone(),
+            writer,
             activity,
         };
         Self { publication, capture, without_body, live_write }
@@ -89,6 +91,9 @@ impl Exchange {
         lock.then(|_| inner).then(|result| async move {
             let Publication { target, activity, .. } = &self.publication;
             match &result {
+                Ok(response) if is_refusal(response.status()) && self.publication.keeps_refused(response.status()) => {
+                    activity.confirm();
+                }
                 Ok(response) if is_refusal(response.status()) => {
                     let key = target.key();
                     activity.refuse(match &key {
@@ -101,6 +106,11 @@ impl Exchange {
                 Ok(_) | Err(_) => activity.confirm(),
             }
             let result = match result {
+                Ok(response) if self.publication.keeps_refused(response.status()) => {
+                    // Boxed, since it is rare.
+                    Box::pin(self.publication.publish_unchanged()).await;
+                    Ok(self.publish(response).await)
+                }
                 Ok(response) => Ok(self.publish(response).await),
                 Err(error) => Err(error),
             };
@@ -113,13 +123,26 @@ impl Exchange {
     async fn publish<B: Body>(&self, response: Response<B>) -> Response<Forwarded<B>> {
         let publication = &self.publication;
         let (parts, body) = response.into_parts();
-        let decision = self.live_write.take();
+        let mut decision = self.live_write.take();
         if !parts.status.is_success() {
             if hints::is_redirect(parts.status) {
                 publication.redirected(parts.status);
             }
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
+        let elsewhere = std::mem::take(&mut decision.elsewhere);
+        let (gone, changed): (Vec<_>, Vec<_>) =
+            elsewhere.into_iter().partition(|(_, change)| change.kind() == ChangeKind::Delete);
+        publication.publish_elsewhere(gone, &decision);
+        let (scopes, moved_from) = (decision.scopes.clone(), decision.moved_from.clone());
+        let response = self.publish_own(parts, body, decision).await;
+        publication.publish_elsewhere(changed, &HandlerDecision { scopes, moved_from, ..HandlerDecision::default() });
+        response
+    }
+
+    /// Publishes what a successful write changed of its own entity.
+    async fn publish_own<B: Body>(&self, parts: Parts, body: B, decision: HandlerDecision) -> Response<Forwarded<B>> {
+        let publication = &self.publication;
         if decision.skip || !decision.changes.is_empty() {
             publication.publish(decision);
             return Response::from_parts(parts, Forwarded::Unread(body));
@@ -133,6 +156,10 @@ impl Exchange {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (forwarded, answer) = self.read_answer(&parts, body).await;
+        if answer.as_deref().is_ok_and(|answer| publication.keeps_failed(answer)) {
+            Box::pin(publication.publish_unchanged()).await;
+            return Response::from_parts(parts, forwarded);
+        }
         if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
             publication.not_published("broken", &"the inner service's answer broke off");
         } else {

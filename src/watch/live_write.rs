@@ -58,6 +58,8 @@ pub(crate) struct WriteIdentity {
 pub(crate) struct HandlerDecision {
     pub(crate) skip: bool,
     pub(crate) changes: Vec<Change>,
+    /// Changes of other entities, by their names.
+    pub(crate) elsewhere: Vec<(Arc<str>, Change)>,
     pub(crate) scopes: Scopes,
     pub(crate) moved_from: Scopes,
 }
@@ -92,6 +94,29 @@ impl LiveWrite {
     #[allow(clippy::needless_pass_by_value, reason = "a change is published once")]
     pub fn publish(&self, change: Change) {
         self.decide(|decision| decision.changes.push(change.clone()));
+    }
+
+    /// Publishes a change of another entity of the same `LiveUpdates` with this write, which is published besides. Deletions
+    /// are published before it, other changes behind it. A name that is not configured is counted and logged; nothing is
+    /// published for it.
+    ///
+    /// ```
+    /// use axum::{Extension, Json, extract::Path};
+    /// use serde_json::{Value, json};
+    /// use tower_live_updates::{Change, LiveWrite};
+    ///
+    /// // Deleting a task deletes its links, too.
+    /// async fn delete_task(Path(id): Path<String>, Extension(write): Extension<LiveWrite>) -> Json<Value> {
+    ///     for link in ["4", "9"] {
+    ///         write.publish_to("links", Change::delete(link).expect("a literal id"));
+    ///     }
+    ///     Json(json!({"action": "deleted"}))
+    /// }
+    /// ```
+    #[allow(clippy::needless_pass_by_value, reason = "a change is published once")]
+    pub fn publish_to(&self, entity: impl Into<Arc<str>>, change: Change) {
+        let entity = entity.into();
+        self.decide(|decision| decision.elsewhere.push((entity.clone(), change.clone())));
     }
 
     /// Publishes nothing for this write, unless [`publish`](Self::publish) is called too.

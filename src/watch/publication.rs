@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Display, hash::Hash, sync::Arc};
 use http::{Method, StatusCode, header};
 
 use super::{
-    derive::{DerivedChange, NotPublished, WriteFacts, derive_change},
+    derive::{DerivedChange, NotPublished, WriteFacts, derive_change, has_failed},
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
@@ -15,7 +15,8 @@ use crate::{
     change::{Change, ChangeKind},
     entity::{Entity, Load, ResponseProblem, Widget},
     error::PublishError,
-    hub::{Activity, WriteContext},
+    hub::{Activity, Owner, WriteContext},
+    object::Object,
     scope::Scopes,
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Publication {
     /// True for a POST with `?editing=true`.
     pub(super) editing: bool,
     pub(super) format: Format,
+    /// The pages that the write may come from, where others can be told from them.
+    pub(super) writer: Option<Owner>,
     /// The write counts as ongoing until this is dropped.
     pub(super) activity: Arc<Activity>,
 }
@@ -151,6 +154,38 @@ impl Publication {
         }
     }
 
+    /// Whether the page shows what it wrote although the write was refused so, and other objects hang on that.
+    pub(super) fn keeps_refused(&self, status: StatusCode) -> bool {
+        matches!(status.as_u16(), 400 | 404 | 409 | 410 | 412 | 422) && self.is_in_tree()
+    }
+
+    /// The same of a write whose answer says that it failed.
+    pub(super) fn keeps_failed(&self, answer: &[u8]) -> bool {
+        self.is_in_tree() && has_failed(answer)
+    }
+
+    fn is_in_tree(&self) -> bool {
+        self.entity().widget.is_tree() && self.target.matched.id.is_some()
+    }
+
+    /// Publishes the object of a refused write as the store holds it, or as it was published last.
+    pub(super) async fn publish_unchanged(&self) {
+        let Target { watcher, matched, scopes, .. } = &*self.target;
+        let Some(id) = matched.id.as_deref() else { return };
+        let core = &watcher.publisher.hub.core;
+        let log_end = core.log_end();
+        let is_scopeless = self.entity().scoping.is_some() && scopes.is_none();
+        let row = match &self.entity().load {
+            Some(hook) if !is_scopeless => self.target.load(hook, scopes, id.to_owned()).await.ok().flatten(),
+            _ => core.published_object(self.target.entity(), scopes, id),
+        };
+        let object = row.as_deref().and_then(Object::of);
+        if let Some(change) = object.and_then(|object| Change::of(ChangeKind::Update, &object)) {
+            let change = Change { is_refused: true, read_at: Some(log_end), ..change };
+            self.publish(HandlerDecision { changes: vec![change], ..HandlerDecision::default() });
+        }
+    }
+
     async fn load(&self, hook: &Load, scopes: &Scopes, derived: &DerivedChange<'_>) -> Loaded {
         if self.entity().scoping.is_some() && scopes.is_none() {
             return Loaded::NotAsked;
@@ -179,7 +214,7 @@ impl Publication {
         let adds = decision.changes.iter().any(|change| change.kind() == ChangeKind::Add);
         // A write with an id in its path held its object's lock, so everything published before it is older.
         let began = self.activity.since().filter(|_| adds && matched.id.is_none());
-        let write = WriteContext { began, ..self.activity.context() };
+        let write = WriteContext { began, writer: self.writer, ..self.activity.context() };
         let scopes = if decision.scopes.is_none() { requested } else { &decision.scopes };
         let before = self.target.take_before();
         let scoped = decision.changes.into_iter().map(|change| {
@@ -199,6 +234,29 @@ impl Publication {
             let is_scopeless = matches!(error, PublishError::NoScope { .. });
             let clue = if is_scopeless { self.scope_clue() } else { "" };
             self.not_published(std::mem::discriminant(&error), &format_args!("{error}{clue}"));
+        }
+    }
+
+    /// Publishes changes of other entities, in their order.
+    pub(super) fn publish_elsewhere(&self, changes: Vec<(Arc<str>, Change)>, decision: &HandlerDecision) {
+        let publisher = &self.target.watcher.publisher;
+        let scopes = if decision.scopes.is_none() { &self.target.scopes } else { &decision.scopes };
+        for (name, change) in changes {
+            let Some(entity) = publisher.find(&name) else {
+                self.not_published(
+                    ("entity", &name),
+                    &format_args!("there is no entity {name:?}; give its name as configured"),
+                );
+                continue;
+            };
+            let change = match publisher.entity(entity).scoping {
+                Some(_) => change.in_scopes(scopes, &decision.moved_from),
+                None => change,
+            };
+            let write = WriteContext { began: None, ..self.activity.context() };
+            if let Err(error) = publisher.publish(entity, &[change], write) {
+                self.not_published(std::mem::discriminant(&error), &error);
+            }
         }
     }
 

@@ -11,9 +11,11 @@ use super::{
     route::{Matched, Routes},
 };
 use crate::{
+    auth::{OwnedCredentials, header_token},
     diagnosis::{Diagnosis, SEARCH_TIMEOUT},
     entity::EntityIndex,
-    hub::{Activity, Delivery},
+    epoch::Secret,
+    hub::{Activity, Delivery, Owner},
     observe::Observer,
     publish::Publisher,
     shutdown::Lifecycle,
@@ -40,6 +42,8 @@ pub(crate) struct Watcher {
     /// One permit for each write that may run on without its client.
     pub(super) detached: Arc<Semaphore>,
     routes: Routes,
+    /// Distinguishes the credentials of pages.
+    owners: Secret,
 }
 
 /// A request that matters here.
@@ -49,9 +53,23 @@ pub(crate) enum Watched {
 }
 
 impl Watcher {
-    pub(crate) fn new(publisher: Publisher, routes: Routes, limits: WatchLimits, lifecycle: Arc<Lifecycle>) -> Self {
+    pub(crate) fn new(
+        publisher: Publisher,
+        routes: Routes,
+        limits: WatchLimits,
+        lifecycle: Arc<Lifecycle>,
+        owners: Secret,
+    ) -> Self {
         let detached = Arc::new(Semaphore::new(limits.detached));
-        Self { publisher, limits, lifecycle, locks: Arc::default(), detached, routes }
+        Self { publisher, limits, lifecycle, locks: Arc::default(), detached, routes, owners }
+    }
+
+    /// The pages that a write may come from: those of its token. `None` where no page has that, or it does not matter.
+    pub(super) fn writer(&self, entity: EntityIndex, headers: &HeaderMap) -> Option<Owner> {
+        self.publisher.entity(entity).widget.family()?;
+        let token = OwnedCredentials::Token(header_token(headers));
+        let owner = Owner(token.owner(&self.owners));
+        self.publisher.hub.core.sessions.has_owner(owner.0).then_some(owner)
     }
 
     /// What a request is, of the entity `only` or of any; `None` for nearly every request.

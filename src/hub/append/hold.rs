@@ -25,15 +25,15 @@ impl Appender<'_> {
         self.encoder.widget.family().is_some() && !self.encoder.is_plain
     }
 
-    /// Which pages receive a record as it is published. `is_left`: of a deletion, a page may still show under what is
-    /// deleted what was moved away from there.
+    /// Which pages receive a record of a change as it is published. `is_left`: of a deletion, a page may still show under
+    /// what is deleted what was moved away from there.
     pub(super) fn hold(
         &self,
         log: &Log,
         now: Instant,
         record: &Record,
         write: &WriteContext,
-        is_left: bool,
+        (is_left, sent): (bool, &Change),
     ) -> Broadcast {
         let RecordKind::Change(change) = &record.kind else { return Broadcast::ToAll };
         if !self.holds() {
@@ -47,6 +47,10 @@ impl Appender<'_> {
         let answered = write.number.map_or(Until::At(soon), Until::Answered);
         let known = log.known(self.entity, &change.key).map(|(_, known)| known);
         let known = known.filter(|known| known.kind != ChangeKind::Delete);
+        if sent.is_refused {
+            settle.held.unsettle(name.clone(), at);
+            settle.contend();
+        }
         let mut writer = None;
         let own = match change.kind {
             ChangeKind::Add => {
@@ -64,7 +68,7 @@ impl Appender<'_> {
             }
             ChangeKind::Update if !is_node => None,
             ChangeKind::Update => match known {
-                Some(known) if known.parents == change.parents => None,
+                Some(known) if known.parents == change.parents => sent.is_detached.then_some(answered),
                 Some(known) => {
                     settle.held.unsettle(name.clone(), at);
                     known.parents.iter().for_each(|parent| settle.held.leave((self.entity, parent.clone())));
@@ -131,7 +135,7 @@ impl Appender<'_> {
             let Ok(deletion) = Change::delete(&known.id) else { continue };
             let deletion = deletion.unique_in(change.namespace()).in_scopes(&scopes, &Scopes::None);
             let record = appender.deleted(log, &key, &deletion);
-            let audited = appender.append_record(log, now, record, &batch.write, false);
+            let audited = appender.append_record(log, now, record, &batch.write, (false, &deletion));
             batch.appended(audited, &deletion);
         }
     }

@@ -144,7 +144,7 @@ impl Appender<'_> {
                     let record = self.deleted(log, &key, &along);
                     let scopes = doubtful_in.take().unwrap_or(Scopes::None).and(&record.scopes);
                     doubtful_in = is_doubtful.then_some(scopes);
-                    batch.appended(self.append_record(log, now, record, &batch.write, is_left), &along);
+                    batch.appended(self.append_record(log, now, record, &batch.write, (is_left, &along)), &along);
                 }
             }
             let record = match plan {
@@ -167,7 +167,7 @@ impl Appender<'_> {
             if let Some(scopes) = doubtful_in {
                 append_refresh(self.core, log, self.entity, now, &scopes);
             }
-            batch.appended(self.append_record(log, now, record, &batch.write, is_left), change);
+            batch.appended(self.append_record(log, now, record, &batch.write, (is_left, change)), change);
         }
         batch.parts.push(first_record..log.end());
         if log.end() > first_record {
@@ -188,9 +188,9 @@ impl Appender<'_> {
         now: Instant,
         mut record: Record,
         write: &WriteContext,
-        is_left: bool,
+        of: (bool, &Change),
     ) -> Option<Scopes> {
-        record.broadcast = self.hold(log, now, &record, write, is_left);
+        record.broadcast = self.hold(log, now, &record, write, of);
         let moved = self.moved_without_full_row(&record);
         let audited = self.core.is_audited().then(|| record.scopes.clone());
         self.end_claims(log, &record);

@@ -78,6 +78,7 @@ impl Sessions {
                 retracted: Vec::new(),
                 holder: None,
             };
+            *known.owners.entry(saved.owner).or_default() += 1;
             known.sessions.insert(saved.id, Box::new(session));
             known.gone.push_back((gone, saved.id));
         }

@@ -1,7 +1,7 @@
 //! The sessions in memory: taken over, acknowledged, left, forgotten.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -47,6 +47,8 @@ pub(super) struct Known {
     pub(super) sessions: HashMap<[u8; 16], Box<Session>>,
     /// Those whose connection has gone, the longest gone first. Some may have come back.
     pub(super) gone: VecDeque<(Instant, [u8; 16])>,
+    /// How many sessions each owner has.
+    pub(super) owners: HashMap<u64, usize>,
 }
 
 pub(super) struct Session {
@@ -121,7 +123,9 @@ impl Sessions {
         if is_new && known.sessions.len() >= self.limits.sessions && !known.forget_one() {
             return None;
         }
-        let session = known.sessions.entry(id.id).or_insert_with(|| {
+        let Known { sessions, owners, .. } = &mut *known;
+        let session = sessions.entry(id.id).or_insert_with(|| {
+            *owners.entry(id.owner).or_default() += 1;
             Box::new(Session {
                 owner: id.owner,
                 connection,
@@ -245,6 +249,11 @@ impl Sessions {
         }
     }
 
+    /// Whether some session is of these credentials.
+    pub(crate) fn has_owner(&self, owner: u64) -> bool {
+        lock(&self.known).owners.contains_key(&owner)
+    }
+
     /// Sessions remembered.
     pub(crate) fn len(&self) -> usize {
         lock(&self.known).sessions.len()
@@ -275,11 +284,22 @@ impl Known {
         }
     }
 
+    fn remove_owner(&mut self, owner: u64) {
+        if let Entry::Occupied(mut count) = self.owners.entry(owner) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
     /// Forgets the session that has been gone for longest; false where every page is connected.
     fn forget_one(&mut self) -> bool {
         while let Some((gone, id)) = self.gone.pop_front() {
             if self.sessions.get(&id).is_some_and(|session| session.gone == Some(gone)) {
-                self.sessions.remove(&id);
+                if let Some(session) = self.sessions.remove(&id) {
+                    self.remove_owner(session.owner);
+                }
                 return true;
             }
         }
