@@ -1,14 +1,16 @@
 //! Whether every page equals the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    page::{Id, Map, Page, ROOT},
+    page::{Id, Kind, Map, Page, ROOT},
     store::{Store, id_in},
 };
 
 /// What is wrong with a page.
-pub(super) fn of(page: &Page, store: &Store) -> Vec<String> {
+///
+/// What the store has `refused` to create is its page's own.
+pub(super) fn of(page: &Page, store: &Store, refused: &BTreeSet<(Kind, Id)>) -> Vec<String> {
     let mut wrong = Vec::new();
     if page.is_hung() {
         return vec!["hangs".to_owned()];
@@ -45,7 +47,8 @@ pub(super) fn of(page: &Page, store: &Store) -> Vec<String> {
             Some(_) => {}
         }
     }
-    wrong.extend(links.keys().filter(|id| !store.links.contains_key(id)).map(|id| format!("still has link {id}")));
+    let is_own = |id: &Id| store.links.contains_key(id) || refused.contains(&(Kind::Link, *id));
+    wrong.extend(links.keys().filter(|id| !is_own(id)).map(|id| format!("still has link {id}")));
     let dangling = page.listed_links().iter().filter(|id| !links.contains_key(id));
     wrong.extend(dangling.map(|id| format!("lists link {id}, which is gone")));
     if !page.can_save() {

@@ -33,6 +33,7 @@ use crate::{
     hub::{
         Activity, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
         ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber, WriteContext,
+        log::Owner,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -80,6 +81,8 @@ struct Client {
     capacity: usize,
     /// Counts the messages: the 50 ms begin anew with each.
     messages: u64,
+    /// Objects that the store has refused to create.
+    refused: BTreeSet<(Kind, Id)>,
     /// What was wrong with the page when its story was told last.
     flaws: BTreeSet<String>,
 }
@@ -99,7 +102,7 @@ enum Event {
     /// Its body is here.
     Arrives(usize, Request, Activity, Sequence),
     Commits(usize, Request, Activity, Sequence),
-    Publishes(usize, u64, Answer, Written, Activity, Sequence),
+    Publishes(usize, Request, Answer, Written, Activity, Sequence),
     Leaves(usize, u64, Answer, Activity),
     Answered(usize, u64, Answer),
     Frames(u64, Vec<Bytes>),
@@ -114,10 +117,23 @@ enum Event {
     Restart,
 }
 
+/// What tells the pages of a writer from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tokens {
+    None,
+    /// All have the same.
+    Shared,
+    /// Each page has its own.
+    Own,
+}
+
 pub(super) struct World {
     dice: Dice,
     delivery: Delivery,
     habit: Habit,
+    tokens: Tokens,
+    /// Refusals have status 422, not 200.
+    has_statuses: bool,
     hub: Arc<Hub>,
     epoch: u64,
     log_records: usize,
@@ -147,9 +163,12 @@ impl World {
         let pace = if seed % 2 == 0 { Pace::DEFAULT } else { SLOW };
         let habits = [Habit::Editors, Habit::Reorder, Habit::Cascade, Habit::Builders];
         let rings = if dice.one_in(2) { Rings::Refused } else { Rings::Undone };
+        let tokens = [Tokens::None, Tokens::Shared, Tokens::Own][dice.below(3)];
         Self {
             delivery,
             habit: habits[dice.below(habits.len())],
+            tokens,
+            has_statuses: dice.one_in(2),
             hub: hub(delivery, log_records, pace),
             epoch: 1,
             log_records,
@@ -216,6 +235,7 @@ impl World {
                 direct: !self.dice.one_in(4),
                 capacity: if self.dice.one_in(5) { 3 } else { usize::MAX },
                 messages: 0,
+                refused: BTreeSet::new(),
                 flaws: BTreeSet::new(),
             };
             self.clients.push(client);
@@ -394,10 +414,10 @@ impl World {
                 self.at(when, Event::Commits(at, request, activity, began));
             }
             Event::Commits(at, request, activity, began) => self.commit(at, &request, activity, began),
-            Event::Publishes(at, number, answer, written, activity, began) => {
-                self.publish(&written, &activity, began);
+            Event::Publishes(at, request, answer, written, activity, began) => {
+                self.publish(at, &request, &answer, &written, &activity, began);
                 let leaves = self.dice.millis(0, 200);
-                self.later(leaves, Event::Leaves(at, number, answer, activity));
+                self.later(leaves, Event::Leaves(at, request.number, answer, activity));
             }
             Event::Leaves(at, number, answer, activity) => {
                 drop(activity);
@@ -487,7 +507,8 @@ impl World {
             woken: AtomicBool::new(true),
             news: self.news.clone(),
         });
-        let session = Some(SessionId { id: client.session.to_ne_bytes(), owner: 1 });
+        let owner = self.tokens.owner(at).map_or(0, |owner| owner.0);
+        let session = Some(SessionId { id: client.session.to_ne_bytes(), owner });
         let missed_from = client.key.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, sequence)| sequence);
         let resume = ResumeFrom::Page { session, missed_from };
         let subscriber = self.hub.join(pipe.clone(), Identity::new("user"), resume);
@@ -579,45 +600,63 @@ impl World {
         self.note(|| {
             format!("{:?} {:?} {} of page {at} commits: {answer:?}", request.method, request.kind, request.id)
         });
+        if matches!((&answer, request.method), (Answer::Refused, Method::Post)) {
+            self.clients[at].refused.insert((request.kind, request.id));
+        }
+        let is_in_tree = request.kind == Kind::Task && request.method != Method::Post;
         match answer {
-            // 404 or 422: no stranger's request.
-            Answer::Refused => {
+            Answer::Refused if self.has_statuses && !is_in_tree => {
                 let key = request.id.to_string();
                 activity.refuse(if request.method == Method::Post { Missed::Adds } else { Missed::Object(&key) });
             }
-            Answer::Done { .. } => activity.confirm(),
+            _ => activity.confirm(),
         }
         if written.added.is_some() && self.dice.one_in(3) {
             // Its handler takes its time after the commit, and others may change the row meanwhile.
             let publishes = self.dice.millis(1, 300);
-            self.later(publishes, Event::Publishes(at, request.number, answer, written, activity, began));
+            self.later(publishes, Event::Publishes(at, request.clone(), answer, written, activity, began));
             return;
         }
-        self.publish(&written, &activity, began);
+        self.publish(at, request, &answer, &written, &activity, began);
         let leaves = self.dice.millis(0, 200);
         self.later(leaves, Event::Leaves(at, request.number, answer, activity));
     }
 
-    fn publish(&mut self, written: &Written, activity: &Activity, began: Sequence) {
-        let mut changes: [Vec<Change>; 2] = Default::default();
-        let deleted = written.deleted.iter().filter_map(|(kind, id)| Some((*kind, Change::delete(id).ok()?)));
-        let added = written
-            .added
-            .iter()
-            .filter_map(|(kind, id)| Some((*kind, Change::add(&self.store.get(*kind, *id)?).ok()?.whole())));
-        let updated = written
-            .updated
-            .iter()
-            .filter_map(|(kind, id)| Some((*kind, Change::update(&self.store.get(*kind, *id)?).ok()?.whole())));
-        let all: Vec<(Kind, Change)> = deleted.chain(added).chain(updated).collect();
-        for (kind, change) in all {
-            self.note(|| format!("published: {:?} {kind:?} {}", change.kind(), change.object()));
-            changes[kind as usize].push(change);
+    /// What the layer makes of a write.
+    fn publish(
+        &mut self,
+        at: usize,
+        request: &Request,
+        answer: &Answer,
+        written: &Written,
+        activity: &Activity,
+        began: Sequence,
+    ) {
+        let row = |kind, id| self.store.get(kind, id);
+        let is_detached = request.body.get("target").is_some_and(|target| target == "next:null");
+        let mut all: Vec<(Kind, Change)> = Vec::new();
+        all.extend(written.deleted.iter().filter_map(|(kind, id)| Some((*kind, Change::delete(id).ok()?))));
+        all.extend(
+            written.added.iter().filter_map(|(kind, id)| Some((*kind, Change::add(&row(*kind, *id)?).ok()?.whole()))),
+        );
+        all.extend(written.updated.iter().filter_map(|(kind, id)| {
+            let change = Change::update(&row(*kind, *id)?).ok()?.whole();
+            Some((*kind, Change { is_detached, ..change }))
+        }));
+        if matches!(answer, Answer::Refused) && request.kind == Kind::Task && request.method != Method::Post {
+            // Its page shows still what it has sent.
+            let kept = row(request.kind, request.id).and_then(|row| Change::update(&row).ok());
+            all.extend(kept.map(|change| (request.kind, Change { is_refused: true, ..change.whole() })));
         }
-        for (kind, changes) in [Kind::Link, Kind::Task].into_iter().zip([1, 0].map(|at: usize| &changes[at])) {
+        for (kind, change) in &all {
+            self.note(|| format!("published: {:?} {kind:?} {}", change.kind(), change.object()));
+        }
+        for of in [Kind::Link, Kind::Task] {
+            let changes: Vec<Change> = all.iter().filter(|(kind, _)| *kind == of).map(|(_, it)| it.clone()).collect();
             if !changes.is_empty() {
                 let began = written.added.is_some().then_some(began);
-                self.hub.publish(entity(kind), changes, WriteContext { began, ..activity.context() });
+                let write = WriteContext { began, writer: self.tokens.owner(at), ..activity.context() };
+                self.hub.publish(entity(of), &changes, write);
             }
         }
     }
@@ -664,13 +703,29 @@ impl World {
     fn verdict(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
         for (at, client) in self.clients.iter().enumerate() {
-            wrong.extend(verdict::of(&client.page, &self.store).into_iter().map(|what| format!("page {at} {what}")));
+            wrong.extend(
+                verdict::of(&client.page, &self.store, &client.refused)
+                    .into_iter()
+                    .map(|what| format!("page {at} {what}")),
+            );
         }
         if wrong.is_empty() {
             return Ok(());
         }
         let story = self.story.as_ref().map(|story| story.join("\n")).unwrap_or_default();
-        Err(format!("{:?}, rings {:?}: {}\n{story}", self.habit, self.store.rings, wrong.join("; ")))
+        let Self { habit, tokens, log_records, store: Store { rings, .. }, .. } = self;
+        let what = wrong.join("; ");
+        Err(format!("{habit:?}, rings {rings:?}, tokens {tokens:?}, {log_records} records: {what}\n{story}"))
+    }
+}
+
+impl Tokens {
+    fn owner(self, client: usize) -> Option<Owner> {
+        match self {
+            Self::None => None,
+            Self::Shared => Some(Owner(7)),
+            Self::Own => Some(Owner(8 + client as u64)),
+        }
     }
 }
 

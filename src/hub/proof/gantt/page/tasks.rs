@@ -187,6 +187,10 @@ impl Page {
                 task.rendered = Some(old);
             }
         }
+        // A branch that is empty for a moment is another array afterwards, and the empty one replaces it.
+        let is_emptied =
+            self.tasks[&id].rendered == Some(parent) && self.branch(parent).iter().all(|known| *known == id);
+        let own = own.or(is_emptied.then(Vec::new));
         self.set_parent(id, parent)?;
         if let Some(own) = own {
             self.branches.insert(parent, own);
