@@ -80,6 +80,17 @@ pub enum ConfigError {
     /// Two entities have the same name.
     #[error("entity {0:?} is configured twice; give one Entity all of its routes, or each its own name")]
     DuplicateEntity(String),
+    /// No page could call a method of this name.
+    #[error("method {name:?} cannot be called: {reason}; a name is written \"service.method\", as in \"tasks.count\"")]
+    MethodName {
+        /// The name as it was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Two methods have the same name.
+    #[error("method {0:?} is configured twice; give each method its own name")]
+    DuplicateMethod(String),
     /// There are more than 65 535 entities.
     #[error("{0} entities are too many (65535 at most)")]
     TooManyEntities(usize),

@@ -17,6 +17,7 @@ use crate::{
     publish::Publisher,
     scope::Scopes,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
+    session::Session,
     shutdown::signal,
     watch::watcher::Watcher,
 };
@@ -118,7 +119,30 @@ impl LiveUpdates {
     #[must_use]
     pub fn endpoint(&self) -> LiveUpdatesEndpoint {
         self.shared.publisher.diagnosis.endpoint_created();
-        LiveUpdatesEndpoint(self.shared.endpoint.clone())
+        LiveUpdatesEndpoint { endpoint: self.shared.endpoint.clone(), is_for_calls: false }
+    }
+
+    /// The [methods](crate::LiveUpdatesBuilder::call) alone, as a service for a route of its own, whose pages have no
+    /// socket: each call is an HTTP request. Such a call fails by itself when the network does;
+    /// [`guide::calls`](crate::guide::calls) says which to choose.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use axum::Router;
+    /// use tower_live_updates::{Caller, Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::scheduler("/events"))
+    ///     .call("tasks.count", (), async |(), _: Caller, ()| Ok::<_, Infallible>(7))
+    ///     .build()?;
+    /// // On the page: new RemoteEvents("/api/calls", token)
+    /// let app: Router = Router::new().route_service("/api/calls", live.calls()).layer(live.layer());
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn calls(&self) -> LiveUpdatesEndpoint {
+        LiveUpdatesEndpoint { endpoint: self.shared.endpoint.clone(), is_for_calls: true }
     }
 
     /// Publishes a change to every subscribed page, for what happens outside HTTP. Neither waits for a socket nor needs a
@@ -291,6 +315,21 @@ impl LiveUpdates {
     /// ```
     pub fn disconnect(&self, chosen: impl Fn(&Identity) -> bool) -> usize {
         self.shared.connections.disconnect(chosen)
+    }
+
+    /// The sessions of the open pages whose identities `chosen` selects. A page that is away for the moment, to reconnect, is
+    /// not among them.
+    ///
+    /// ```
+    /// # use tower_live_updates::{Entity, LiveUpdates};
+    /// # let live = LiveUpdates::builder("/api/v1").allow_anonymous().build()?;
+    /// let tabs_of_alice = live.sessions(|identity| identity.principal() == "alice");
+    /// assert!(tabs_of_alice.is_empty());
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn sessions(&self, chosen: impl Fn(&Identity) -> bool) -> Vec<Session> {
+        self.shared.connections.sessions(chosen)
     }
 
     /// Closes every socket (1001) and waits for writes that run without their clients, for at most the builder's

@@ -37,6 +37,7 @@
 //! | place the layer, also in nested routers and without axum | [`LiveUpdatesLayer`], [`LiveUpdates::watch`] |
 //! | publish what happens outside HTTP | [`LiveUpdates::publish`], [`Change`] |
 //! | decide in a handler what is published | [`LiveWrite`] |
+//! | let pages call methods | [`LiveUpdatesBuilder::call`], [`guide::calls`] |
 //! | keep tenants and users apart: scopes, visibility filter | [`Entity::scope_from`], [`Entity::visible`], [`Identity`] |
 //! | bring pages up to date after a long absence or a restart | [`Entity::snapshot`], [`LiveUpdatesBuilder::log_file`] |
 //! | know what is promised: replay, resume, repeats, tombstones | [`guide::delivery`] |
@@ -62,6 +63,9 @@ pub mod bench;
 pub mod body;
 mod body_mode;
 pub mod builder;
+mod call_message;
+mod call_scanner;
+mod calls;
 mod change;
 mod connection;
 mod diagnosis;
@@ -86,10 +90,12 @@ mod path_check;
 mod protocol;
 mod publish;
 mod random;
+mod rate;
 mod revalidation;
 mod scope;
 mod sequence;
 mod service;
+mod session;
 mod shutdown;
 mod warnings;
 mod watch;
@@ -97,6 +103,7 @@ mod watch;
 pub use self::{
     auth::{AuthError, AuthRequest, Authenticate, Credentials, Identity},
     builder::LiveUpdatesBuilder,
+    calls::{CallError, Caller},
     change::{Change, ChangeKind},
     entity::{Entity, Snapshot},
     error::{ChangeError, ConfigError, PublishError},
@@ -105,6 +112,7 @@ pub use self::{
     layer::LiveUpdatesLayer,
     observe::Stats,
     service::{LiveUpdatesEndpoint, LiveUpdatesService},
+    session::Session,
     watch::live_write::LiveWrite,
 };
 
@@ -125,6 +133,11 @@ pub mod guide {
     /// [protocol]: crate::guide::protocol
     #[doc = include_str!("../docs/authorization.md")]
     pub mod authorization {}
+
+    /// [authorization]: crate::guide::authorization
+    /// [writes]: crate::guide::writes
+    #[doc = include_str!("../docs/calls.md")]
+    pub mod calls {}
 
     /// [authorization]: crate::guide::authorization
     #[doc = include_str!("../docs/limits.md")]

@@ -139,9 +139,16 @@ stats! {
             pub authentication_queue_timeouts: u64,
             /// Messages from pages that were not understood or not expected.
             pub messages_ignored: u64,
-            /// Remote calls of pages, over HTTP or a socket. Each is answered with an error, since this crate offers no
-            /// methods.
+            /// [Calls](crate::guide::calls) of pages, over HTTP or a socket. Without a method each is answered with an
+            /// error.
             pub calls: u64,
+            /// Calls that were not run, since the page had exceeded a limit of calls, and were answered with an error.
+            pub calls_refused: u64,
+            /// Calls that were answered with an error of another kind: no such method, wrong arguments, a refusal of the
+            /// guard, or an error, a panic or a timeout of the method.
+            pub calls_failed: u64,
+            /// Results of calls that were sent a second time, to pages that had reconnected.
+            pub call_results_resent: u64,
             /// Changes published.
             pub changes_published: u64,
             /// Messages published.

@@ -8,7 +8,10 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::object::{Object, quoted, string};
+use crate::{
+    call_message::Call,
+    object::{Object, quoted},
+};
 
 const TEXT: u8 = 0x1;
 const CLOSE: u8 = 0x8;
@@ -86,16 +89,9 @@ pub(crate) fn message(entity: &str, value: &str) -> Bytes {
     text([r#"{"action":"event","body":{"name":"#, &quoted(entity), r#","value":"#, value, "}}"])
 }
 
-/// The answers to `calls`, as the array the client expects in a `result` message and over HTTP.
-pub(crate) fn call_results(calls: &[CallId]) -> String {
-    let answers: Vec<String> =
-        calls.iter().map(|id| format!(r#"{{"id":{},"error":"this server offers no methods"}}"#, id.0)).collect();
-    format!("[{}]", answers.join(","))
-}
-
-/// The `result` message that answers calls made over the socket.
-pub(crate) fn result(calls: &[CallId]) -> Bytes {
-    text([r#"{"action":"result","body":"#, &call_results(calls), "}"])
+/// The `result` message that answers calls made over the socket; `results` is a JSON array.
+pub(crate) fn result(results: &str) -> Bytes {
+    text([r#"{"action":"result","body":"#, results, "}"])
 }
 
 /// A ping; its pong returns the payload.
@@ -151,15 +147,8 @@ pub(crate) enum ClientMessage {
     /// Ends them. The stock client's `detach()` sends the entity under `key` instead of `name`.
     Unsubscribe(String),
     /// Remote calls, each of which expects an answer.
-    Call(Vec<CallId>),
+    Call(Vec<Call>),
 }
-
-/// A call's id, as JSON text.
-#[derive(Debug, PartialEq)]
-pub(crate) struct CallId(String);
-
-/// The most calls in one message; the client sends one.
-const MAX_CALLS: usize = 64;
 
 impl ClientMessage {
     /// Reads one text message; `None` for any but the three known actions.
@@ -169,25 +158,9 @@ impl ClientMessage {
         match message.get_str("action")?.as_ref() {
             "subscribe" => name().map(Self::Subscribe),
             "unsubscribe" => name().map(Self::Unsubscribe),
-            "call" => CallId::list(message.get("body")?).map(Self::Call),
+            "call" => Call::list(message.get("body")?).map(Self::Call),
             _ => None,
         }
-    }
-}
-
-impl CallId {
-    /// The ids in a JSON array of calls; `None` when it is no array of objects with an id each.
-    pub(crate) fn list(calls: &str) -> Option<Vec<Self>> {
-        let calls: Vec<Object<'_>> =
-            serde_json::from_str(calls).ok().filter(|calls: &Vec<_>| calls.len() <= MAX_CALLS)?;
-        calls
-            .iter()
-            .map(|call| {
-                let id = call.get("id")?;
-                let scalar = string(id).is_some() || id.parse::<serde_json::Number>().is_ok();
-                scalar.then(|| Self(id.to_owned()))
-            })
-            .collect()
     }
 }
 
@@ -265,7 +238,7 @@ mod tests {
         );
         assert_eq!(
             decode(r#"{"action":"call","body":[{"id":"2","name":"a.b","args":[]}]}"#),
-            Some(ClientMessage::Call(vec![CallId(r#""2""#.into())]))
+            Call::list(r#"[{"id":"2","name":"a.b","args":[]}]"#).map(ClientMessage::Call)
         );
     }
 

@@ -153,11 +153,16 @@ impl fmt::Debug for Shared {
 
 /// The endpoint alone, as a service: handshake, socket and calls, for nested routers and custom servers.
 ///
-/// Created by [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint);
+/// Created by [`LiveUpdates::endpoint`](crate::LiveUpdates::endpoint), and without sockets by
+/// [`LiveUpdates::calls`](crate::LiveUpdates::calls);
 /// [`LiveUpdates::watch`](crate::LiveUpdates::watch) has an example. The endpoint answers on every path: mount it where
 /// the client's `RemoteEvents` expects it.
 #[derive(Clone, Debug)]
-pub struct LiveUpdatesEndpoint(pub(crate) Arc<Endpoint>);
+pub struct LiveUpdatesEndpoint {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// Its pages make calls only, and have no socket.
+    pub(crate) is_for_calls: bool,
+}
 
 impl<Q> Service<Request<Q>> for LiveUpdatesEndpoint
 where
@@ -173,6 +178,10 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> EndpointFuture {
-        EndpointFuture(Box::pin(self.0.clone().respond(request)))
+        let endpoint = self.endpoint.clone();
+        EndpointFuture(match self.is_for_calls {
+            false => Box::pin(endpoint.respond(request)),
+            true => Box::pin(endpoint.respond_to_calls(request)),
+        })
     }
 }

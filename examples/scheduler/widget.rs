@@ -1,7 +1,7 @@
-//! The widget that the page shows, under `/widget`.
+//! The widgets that pages show, under `/widget`.
 //!
-//! The DHTMLX Scheduler is GPL software of its own and no part of this repository: npm fetches it into this folder,
-//! and without npm the page loads it from its maker's public address.
+//! The DHTMLX Scheduler (GPL) and the DHTMLX Gantt (MIT) are software of their own and no part of this repository: npm
+//! fetches them into this folder, and without npm pages load them from their maker's public address.
 
 use std::{
     io,
@@ -20,52 +20,54 @@ use axum::{
 use tokio::process::Command;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scheduler");
-const CDN: &str = "https://cdn.dhtmlx.com/scheduler/edge";
+const CDN: &str = "https://cdn.dhtmlx.com";
 pub(crate) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 pub(crate) const CSS: &str = "text/css; charset=utf-8";
 
-/// The widget's files under `/widget`.
+/// The widgets' files under `/widget`.
 pub(crate) fn routes() -> Router {
     Router::new().route("/widget/{file}", get(widget_file))
 }
 
-/// Where pages find the widget's files.
-pub(crate) async fn address() -> &'static str {
-    if widget_is_here().await { "/widget" } else { CDN }
+/// Where pages find the files of a widget, `scheduler` or `gantt`.
+pub(crate) async fn address(widget: &str) -> String {
+    if widget_is_here(widget).await { "/widget".to_owned() } else { format!("{CDN}/{widget}/edge") }
 }
 
 async fn widget_file(UrlPath(file): UrlPath<String>) -> impl IntoResponse {
-    let kind = match file.as_str() {
-        "dhtmlxscheduler.js" => JAVASCRIPT,
-        "dhtmlxscheduler.css" => CSS,
+    let (widget, kind) = match file.as_str() {
+        "dhtmlxscheduler.js" => ("scheduler", JAVASCRIPT),
+        "dhtmlxscheduler.css" => ("scheduler", CSS),
+        "dhtmlxgantt.js" => ("gantt", JAVASCRIPT),
+        "dhtmlxgantt.css" => ("gantt", CSS),
         _ => return Err(StatusCode::NOT_FOUND),
     };
-    match tokio::fs::read(codebase().join(file)).await {
+    match tokio::fs::read(codebase(widget).join(file)).await {
         Ok(content) => Ok(([(CONTENT_TYPE, kind)], content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StatusCode::NOT_FOUND),
         Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-fn codebase() -> PathBuf {
-    Path::new(FOLDER).join("node_modules/dhtmlx-scheduler/codebase")
+fn codebase(widget: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("node_modules/dhtmlx-{widget}/codebase"))
 }
 
-/// Looks for the widget's files, and has npm fetch them when they are missing.
-async fn widget_is_here() -> bool {
-    let script = codebase().join("dhtmlxscheduler.js");
+/// Looks for a widget's files, and has npm fetch them when they are missing.
+async fn widget_is_here(widget: &str) -> bool {
+    let script = codebase(widget).join(format!("dhtmlx{widget}.js"));
     if script.is_file() {
         return true;
     }
-    eprintln!("fetching the DHTMLX Scheduler with `npm ci`; this happens once");
+    eprintln!("fetching the DHTMLX widgets with `npm ci`; this happens once");
     match npm_ci().await {
         Ok(()) if script.is_file() => true,
         Ok(()) => {
-            eprintln!("`npm ci` did not bring the files; the page will load them from {CDN}");
+            eprintln!("`npm ci` did not bring the {widget}; the page will load it from {CDN}");
             false
         }
         Err(error) => {
-            eprintln!("`npm ci` failed: {error}; the page will load the scheduler from {CDN}");
+            eprintln!("`npm ci` failed: {error}; the page will load the {widget} from {CDN}");
             false
         }
     }

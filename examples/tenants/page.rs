@@ -18,7 +18,7 @@ use crate::{
 
 /// The pages with their files, and the widget's.
 pub(crate) async fn routes() -> Router {
-    let calendar = include_str!("page/calendar.html").replace("WIDGET_ADDRESS", widget::address().await);
+    let calendar = include_str!("page/calendar.html").replace("WIDGET_ADDRESS", &widget::address("scheduler").await);
     Router::new()
         .route(
             "/",

@@ -4,12 +4,14 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
     auth::{AuthBackend, GateLimits},
-    connection::{ConnectionLimits, Rate},
-    endpoint::{EndpointLimits, key::Seal, origin::Origins},
+    calls::{CallLimits, Method},
+    connection::ConnectionLimits,
+    endpoint::{EndpointLimits, PageData, key::Seal, origin::Origins},
     entity::Entity,
     error::ConfigError,
     hub::{Delivery, DeliveryTimes, LogLimits, MAX_REMINDERS, Pace, ReminderTimes, SessionLimits, SettleTimes},
     path_check::endpoint_fault,
+    rate::Rate,
     revalidation::RevalidationKeeps,
     watch::watcher::WatchLimits,
 };
@@ -81,7 +83,8 @@ impl fmt::Debug for HasAuth {
 /// nothing could work:
 ///
 /// - numbers and sizes: `max_connections`, `max_connections_per_principal`, `max_subscriptions`, both numbers of
-///   `max_message_rate`, `max_message_bytes`, `max_body_bytes`, `max_concurrent_authentications`, `max_log_records`,
+///   `max_message_rate`, `max_message_bytes`, `max_call_bytes`, both numbers of `max_call_rate`,
+///   `max_concurrent_calls`, `max_waiting_calls`, `max_call_memory`, `max_body_bytes`, `max_concurrent_authentications`, `max_log_records`,
 ///   `max_log_bytes`;
 /// - times: `ping_interval`, `pong_timeout`, `write_timeout`, `hook_timeout`, `revalidation_interval`,
 ///   `sealed_key_lifetime`, `log_retention`, `settle_max_wait`, and each wait of `deletion_reminders`.
@@ -97,6 +100,9 @@ pub struct LiveUpdatesBuilder<A = WantsAuth> {
 pub(super) struct Config {
     pub(super) path: String,
     pub(super) entities: Vec<Entity>,
+    pub(super) methods: Vec<(String, Method)>,
+    pub(super) data: Option<PageData>,
+    pub(super) calls: CallLimits,
     pub(super) origins: Origins,
     pub(super) seal: Option<Result<Seal, ConfigError>>,
     pub(super) gate: GateLimits,
@@ -118,6 +124,15 @@ impl Config {
         Self {
             path,
             entities: Vec::new(),
+            methods: Vec::new(),
+            data: None,
+            calls: CallLimits {
+                bytes: 64 * 1024,
+                rate: Rate { burst: 100, per_second: 20 },
+                waiting: 100,
+                concurrent: 8,
+                memory: 32 * 1024 * 1024,
+            },
             origins: Origins::default(),
             seal: None,
             gate: GateLimits { concurrent: 128, queue_timeout: Duration::from_secs(10) },
@@ -181,7 +196,7 @@ impl Config {
         if endpoint_fault(&self.path).is_some() {
             return Err(ConfigError::EndpointPath(self.path.clone()));
         }
-        let Self { connection, watch, gate, endpoint, log, times, .. } = self;
+        let Self { connection, watch, gate, endpoint, log, times, calls, .. } = self;
         let zero = [
             ("max_connections", connection.connections == 0),
             ("max_connections_per_principal", connection.of_principal == Some(0)),
@@ -189,6 +204,11 @@ impl Config {
             ("max_message_rate", connection.messages.burst == 0 || connection.messages.per_second == 0),
             ("max_concurrent_authentications", gate.concurrent == 0),
             ("max_message_bytes", connection.message_bytes == 0),
+            ("max_call_bytes", calls.bytes == 0),
+            ("max_call_rate", calls.rate.burst == 0 || calls.rate.per_second == 0),
+            ("max_concurrent_calls", calls.concurrent == 0),
+            ("max_waiting_calls", calls.waiting == 0),
+            ("max_call_memory", calls.memory == 0),
             ("max_body_bytes", watch.body_bytes == 0),
             ("ping_interval", connection.ping_interval.is_zero()),
             ("pong_timeout", connection.pong_timeout.is_zero()),

@@ -1,6 +1,7 @@
 //! Configuration, and the assembly of all parts in [`build`](LiveUpdatesBuilder::build).
 
 mod auth;
+mod calls;
 mod config;
 mod settings;
 
@@ -10,7 +11,8 @@ use self::config::{CONTROL_FRAMES, Config};
 pub use self::config::{HasAuth, LiveUpdatesBuilder, WantsAuth};
 use crate::{
     auth::AuthGate,
-    connection::{ConnectionLimits, Connections, Rate},
+    calls::{Calls, Methods},
+    connection::{ConnectionLimits, Connections},
     diagnosis::Diagnosis,
     endpoint::Endpoint,
     entity::{Entity, View},
@@ -22,6 +24,7 @@ use crate::{
     observe::Observer,
     path_check::covers,
     publish::Publisher,
+    rate::Rate,
     shutdown::Lifecycle,
     watch::{route::Routes, watcher::Watcher},
 };
@@ -76,6 +79,7 @@ impl LiveUpdatesBuilder<HasAuth> {
         let log = LogLimits { object_bytes: watch.body_bytes.saturating_add(BEYOND_BODY), ..self.config.log };
         let origins = self.config.origins.validated()?;
         let routes = Routes::new(&entities)?;
+        let (has_methods, methods) = (!self.config.methods.is_empty(), Methods::new(self.config.methods)?);
         for entity in &entities {
             if let Some(route) = entity.paths().find(|route| covers(route, &path)) {
                 let (entity, route) = (entity.name.clone(), route.to_owned());
@@ -114,10 +118,14 @@ impl LiveUpdatesBuilder<HasAuth> {
         let pings = [self.config.connection.ping_interval, times.acknowledge_every];
         let control_frames = control_frames(self.config.connection.messages, pings);
         let connection = ConnectionLimits { control_frames, ..self.config.connection };
+        let calls = has_methods.then(|| {
+            Arc::new(Calls::new(methods, self.config.calls, watch.hook, lifecycle.clone(), publisher.observer.clone()))
+        });
         let connections =
-            Arc::new(Connections::new(publisher.clone(), connection, watch.hook, gate, lifecycle.clone()));
+            Arc::new(Connections::new(publisher.clone(), connection, watch.hook, gate, lifecycle.clone(), calls));
         let owners = epoch.owners;
-        let endpoint = Endpoint::new(bare, origins, seal, self.config.endpoint, connections.clone(), epoch);
+        let endpoint = Endpoint::new(bare, origins, seal, self.config.endpoint, connections.clone(), epoch)
+            .with_data(self.config.data);
         let watcher = Watcher::new(publisher.clone(), routes, watch, lifecycle, owners);
         let (watcher, endpoint) = (Arc::new(watcher), Arc::new(endpoint));
         Ok(LiveUpdates { shared: Arc::new(Shared { publisher, watcher, endpoint, connections }) })

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::config::{LiveUpdatesBuilder, within_a_year};
-use crate::{connection::Rate, hub::Delivery};
+use crate::{hub::Delivery, rate::Rate};
 
 impl<A> LiveUpdatesBuilder<A> {
     /// Largest request body, and largest response body, that the layer reads, each. Default: 1 MiB. A larger body passes

@@ -43,13 +43,18 @@ impl ConnectionState {
     fn send_close(&mut self, ending: Ending) -> ClosePhase {
         // First, so that no frame follows the close frame.
         self.registration.leave();
+        self.leave_calls(ending);
         // The page is read as fast as it sends, to the end: unread bytes would cost it our close frame.
-        self.socket.get_mut().meter = None;
+        if let Some(intake) = &mut self.socket.get_mut().intake {
+            intake.meter.lift();
+        }
         let frame = match ending {
             Ending::Gone => return ClosePhase::Closed,
             Ending::ClosedByPage => None,
             Ending::Close(code, reason) => Some(CloseFrame { code: code.into(), reason: reason.into() }),
             Ending::Broken(code) => {
+                // What follows is discarded as it comes.
+                self.socket.get_mut().intake = None;
                 self.registration.open.outbox.push(protocol::close(code, ""));
                 return ClosePhase::AwaitingEof;
             }

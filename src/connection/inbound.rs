@@ -6,21 +6,24 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{
+    large::LargeMessage,
     meter::Meter,
     registry::{Connections, Registration},
-    state::{ConnectionState, Ending},
+    state::{ConnectionState, Ending, Received},
 };
 use crate::{
     entity::EntityIndex,
-    protocol::{self, ClientMessage, close},
+    protocol::{ClientMessage, close},
 };
 
 impl ConnectionState {
     /// Reads what has arrived, as fast as the rate limits allow. Ready when the socket is to end.
     pub(super) fn poll_inbound(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
-        let meter = self.socket.get_ref().meter.as_deref();
+        let transport = self.socket.get_mut();
+        let is_calling = transport.large().is_some_and(|large| large.is_reading_calls());
+        let meter = transport.meter();
         if let Some(over_at) = meter.and_then(Meter::over_at) {
-            if over_at <= now {
+            if over_at <= now && !is_calling {
                 return Poll::Ready(too_many_messages(&self.registration.connections));
             }
             // Its pongs may be among what is not read yet.
@@ -31,8 +34,12 @@ impl ConnectionState {
         }
         loop {
             match ready!(self.poll_message(cx)) {
-                Ok(message) => {
-                    if let Some(ending) = self.receive(message) {
+                Ok(received) => {
+                    let ending = match received {
+                        Received::Message(message) => self.receive(message),
+                        Received::Large(message) => self.receive_large(message),
+                    };
+                    if let Some(ending) = ending {
                         return Poll::Ready(ending);
                     }
                 }
@@ -45,11 +52,7 @@ impl ConnectionState {
         let Registration { connections, open, .. } = &self.registration;
         self.last_received = Instant::now();
         match message {
-            Message::Text(text) => {
-                if self.act_on(&text).is_none() {
-                    self.registration.connections.observer().messages_ignored.up();
-                }
-            }
+            Message::Text(text) => self.receive_text(&text),
             Message::Binary(_) => connections.observer().messages_ignored.up(),
             Message::Pong(payload) => open.subscriber.pong(&payload),
             Message::Close(frame) => {
@@ -61,6 +64,23 @@ impl ConnectionState {
             Message::Ping(_) | Message::Frame(_) => {}
         }
         None
+    }
+
+    fn receive_large(&mut self, message: LargeMessage) -> Option<Ending> {
+        self.last_received = Instant::now();
+        match message {
+            LargeMessage::Text(text) => self.receive_text(&text),
+            LargeMessage::Calls(ids, why) => self.refuse_calls(&ids, &why),
+            LargeMessage::Binary => self.registration.connections.observer().messages_ignored.up(),
+            LargeMessage::Broken(code) => return Some(Ending::Broken(code)),
+        }
+        None
+    }
+
+    fn receive_text(&mut self, text: &str) {
+        if self.act_on(text).is_none() {
+            self.registration.connections.observer().messages_ignored.up();
+        }
     }
 
     /// `None` where the message is not understood. Such a message is ignored: a page that is closed for it would only
@@ -82,10 +102,7 @@ impl ConnectionState {
                 }
                 connections.unsubscribe(&open.subscriber, entity);
             }
-            ClientMessage::Call(calls) => {
-                connections.observer().calls.add(calls.len() as u64);
-                open.outbox.answer(protocol::result(&calls));
-            }
+            ClientMessage::Call(calls) => self.receive_calls(calls),
         }
         Some(())
     }

@@ -2,11 +2,11 @@
 //!
 //! It counts below the WebSocket library, which reports neither fragments nor halves of messages.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::limits::{Bucket, Rate};
+use crate::rate::{Bucket, Rate};
 
 /// Bytes read at one time: a subscription is some fifty bytes, and every idle socket keeps a buffer of this size.
 pub(super) const READ_BUFFER: usize = 128;
@@ -23,11 +23,22 @@ pub(super) struct ReadLimits {
 impl ReadLimits {
     /// With as many reads as messages of the largest size take.
     pub(super) fn new(messages: Rate, control_frames: Rate, message_bytes: usize) -> Self {
-        let each = u32::try_from(message_bytes / READ_BUFFER).unwrap_or(u32::MAX).saturating_add(1);
-        let reads =
-            Rate { burst: messages.burst.saturating_mul(each), per_second: messages.per_second.saturating_mul(each) };
-        Self { start: Instant::now(), rates: [messages, control_frames, reads] }
+        Self { start: Instant::now(), rates: [messages, control_frames, reads_of(messages, message_bytes)] }
     }
+
+    /// With as many reads besides as so many calls of the largest size take.
+    pub(super) fn with_calls(mut self, calls: Rate, call_bytes: usize) -> Self {
+        let (reads, more) = (&mut self.rates[2], reads_of(calls, call_bytes));
+        reads.burst = reads.burst.saturating_add(more.burst);
+        reads.per_second = reads.per_second.saturating_add(more.per_second);
+        self
+    }
+}
+
+/// The reads that messages of this size take.
+fn reads_of(messages: Rate, bytes: usize) -> Rate {
+    let each = u32::try_from(bytes / READ_BUFFER).unwrap_or(u32::MAX).saturating_add(1);
+    Rate { burst: messages.burst.saturating_mul(each), per_second: messages.per_second.saturating_mul(each) }
 }
 
 /// Counts what one page sends. A page that exceeds a rate limit is not read for a while, and TCP makes it wait.
@@ -35,8 +46,9 @@ pub(super) struct Meter {
     limits: Arc<ReadLimits>,
     buckets: [Bucket; 3],
     frames: FrameCursor,
-    /// Since when it has been over its limits, and had more to send.
-    over_since: Option<Instant>,
+    /// Since when it has been over its limits, and had more to send, in nanoseconds of the buckets' clock from 1: every
+    /// socket has a meter, and this takes half as much as an `Instant`.
+    over_since: Option<NonZeroU64>,
 }
 
 impl Meter {
@@ -47,19 +59,34 @@ impl Meter {
     /// Counts bytes that have been read.
     pub(super) fn count(&mut self, bytes: &[u8], now: Instant) {
         let [data, control] = self.frames.begun_in(bytes);
-        let counts = [data, control, u32::from(data == 0 && control == 0)];
+        let reads = u32::try_from(bytes.len().div_ceil(READ_BUFFER)).unwrap_or(u32::MAX);
+        let counts = [data, control, if data == 0 && control == 0 { reads } else { 0 }];
         let clock = now.saturating_duration_since(self.limits.start);
         for ((bucket, rate), count) in self.buckets.iter_mut().zip(self.limits.rates).zip(counts) {
             bucket.take(rate, clock, count);
         }
-        if self.paused_until() > now {
-            self.over_since.get_or_insert(now);
+        if self.paused_until() > now && self.over_since.is_none() {
+            let nanos = u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX);
+            self.over_since = NonZeroU64::new(nanos.saturating_add(1));
         }
     }
 
     /// The stream holds nothing more at the moment.
     pub(super) fn nothing_left(&mut self) {
         self.over_since = None;
+    }
+
+    /// Its page is slowed down only, and not closed, while it makes calls: those are answered.
+    pub(super) fn excuse(&mut self) {
+        self.over_since = None;
+    }
+
+    /// Has it read as fast as it sends.
+    pub(super) fn lift(&mut self) {
+        let rate = Rate { burst: u32::MAX, per_second: u32::MAX };
+        self.limits = Arc::new(ReadLimits { start: self.limits.start, rates: [rate; 3] });
+        self.buckets = Default::default();
+        self.excuse();
     }
 
     /// When it may be read again; the past where it may be at once.
@@ -70,7 +97,7 @@ impl Meter {
 
     /// When it has been over its limits for too long.
     pub(super) fn over_at(&self) -> Option<Instant> {
-        self.over_since.map(|since| since + MAX_TIME_OVER)
+        self.over_since.map(|since| self.limits.start + Duration::from_nanos(since.get() - 1) + MAX_TIME_OVER)
     }
 }
 
@@ -242,6 +269,6 @@ mod tests {
 
     #[test]
     fn it_is_small() {
-        assert!(size_of::<Meter>() <= 64, "{}", size_of::<Meter>());
+        assert!(size_of::<Meter>() <= 56, "{}", size_of::<Meter>());
     }
 }

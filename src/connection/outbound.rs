@@ -55,6 +55,7 @@ impl ConnectionState {
     /// Writes what the fan-out could not, until nothing is left or the stream takes no more. Ready when the stream is
     /// broken or too slow.
     pub(super) fn poll_outbound(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.run_waiting_calls();
         loop {
             // Whether or not there is room for what they allow, which is written next.
             let is_checking = self.poll_check(cx);
@@ -105,7 +106,7 @@ impl ConnectionState {
     /// True when everything published for this page is written.
     pub(super) fn is_drained(&self) -> bool {
         let is_checking = self.cold.as_ref().is_some_and(|cold| cold.check.is_some());
-        !self.may_be_behind && !is_checking && self.registration.open.outbox.is_empty()
+        !self.may_be_behind && !is_checking && !self.awaits_results() && self.registration.open.outbox.is_empty()
     }
 
     fn read_snapshot(&mut self, entity: EntityIndex, since: Sequence, cx: &mut Context<'_>) {

@@ -67,6 +67,13 @@ impl Outbox {
         self.signals.raise(Signal::SEND);
     }
 
+    /// The same for the result of a call, which other tasks bring.
+    pub(crate) fn answer_call(&self, frame: Bytes) {
+        if !lock(&self.waiting).discards {
+            self.answer(frame);
+        }
+    }
+
     /// Drops the frames that wait, and those of the fan-out from now on. A frame that is half written is written to its
     /// end, else no later one could be read; and control frames stay.
     pub(crate) fn discard_pending(&self) {

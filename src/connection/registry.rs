@@ -1,6 +1,7 @@
 //! The table of open sockets, and what all of them share.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,21 +12,18 @@ use std::{
 use slab::Slab;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    limits::{ConnectionLimiter, Rate},
-    meter::ReadLimits,
-    outbox::Outbox,
-    signals::Signal,
-    snapshots::Snapshots,
-};
+use super::{limits::ConnectionLimiter, meter::ReadLimits, outbox::Outbox, signals::Signal, snapshots::Snapshots};
 use crate::{
     auth::{AuthGate, Identity},
+    calls::Calls,
     diagnosis::{Diagnosis, SEARCH_TIMEOUT},
     entity::{Authorize, EntityIndex},
     hub::{Hub, ResumeFrom, Subscriber},
     lock::lock,
     observe::Observer,
     publish::Publisher,
+    rate::Rate,
+    session::Session,
     shutdown::Lifecycle,
 };
 
@@ -60,7 +58,9 @@ pub(crate) struct Connections {
     disconnects: AtomicU64,
     subscriptions: AtomicUsize,
     pub(super) snapshots: Snapshots,
-    pub(super) hook_timeout: Duration,
+    pub(crate) hook_timeout: Duration,
+    /// None where there are no methods.
+    pub(crate) calls: Option<Arc<Calls>>,
 }
 
 /// One open socket, as the table has it.
@@ -85,9 +85,16 @@ impl Connections {
         hook_timeout: Duration,
         gate: AuthGate,
         lifecycle: Arc<Lifecycle>,
+        calls: Option<Arc<Calls>>,
     ) -> Self {
+        let read_limits = ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes);
+        let read_limits = match &calls {
+            Some(calls) => read_limits.with_calls(calls.limits.rate, calls.limits.bytes),
+            None => read_limits,
+        };
         Self {
-            read_limits: Arc::new(ReadLimits::new(limits.messages, limits.control_frames, limits.message_bytes)),
+            read_limits: Arc::new(read_limits),
+            calls,
             snapshots: Snapshots::new(publisher.clone(), hook_timeout),
             hook_timeout,
             gate,
@@ -184,6 +191,14 @@ impl Connections {
             open.outbox.signals.raise(Signal::DISCONNECTED);
         };
         chosen.map(close).count()
+    }
+
+    /// The sessions of the identities that `chosen` picks, each once.
+    pub(crate) fn sessions(&self, chosen: impl Fn(&Identity) -> bool) -> Vec<Session> {
+        let open = self.open_sockets();
+        let chosen = open.iter().filter(|open| chosen(&open.subscriber.identity()));
+        let mut seen = HashSet::new();
+        chosen.map(|open| open.subscriber.session()).filter(|session| seen.insert(session.clone())).collect()
     }
 
     /// Calls of `disconnect` so far.

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{
+    large::{LargeMessage, LargeMessages},
     limits::ConnectionPermit,
     meter::READ_BUFFER,
     reauth::{AccessTerms, Reauth, SubscriptionAuth},
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
+    calls::SocketCalls,
     entity::EntityIndex,
     hub::{ResumeFrom, SnapshotFrames},
     protocol::{self, close},
@@ -82,6 +84,8 @@ pub(super) struct ConnectionState {
 /// What most sockets never need.
 #[derive(Default)]
 pub(super) struct ColdState {
+    /// The calls of the page, from the first one on.
+    pub(super) calls: Option<Box<SocketCalls>>,
     pub(super) subscription_auth: Option<Box<SubscriptionAuth>>,
     /// Snapshots that are being read for entities whose changes have left the log.
     pub(super) snapshots: Option<FuturesUnordered<BoxFuture<'static, Resynchronisation>>>,
@@ -122,6 +126,13 @@ pub(super) enum ClosePhase {
     Closed,
 }
 
+/// What a page has sent.
+pub(super) enum Received {
+    Message(Message),
+    /// A message that the WebSocket library has not seen.
+    Large(LargeMessage),
+}
+
 /// Snapshots of an entity for the page's identity, and for the one it had before.
 pub(super) struct Resynchronisation {
     pub(super) entity: EntityIndex,
@@ -133,7 +144,10 @@ impl ConnectionState {
     pub(super) fn new(upgraded: Upgraded, client: AcceptedClient, connections: Arc<Connections>) -> Self {
         let AcceptedClient { identity, resume, terms, permit } = client;
         let (mut transport, read) = Transport::of(upgraded);
-        transport.limit(connections.read_limits.clone(), &read);
+        let message_bytes = connections.limits.message_bytes;
+        let large = connections.calls.as_ref().map(|calls| LargeMessages::new(calls.clone(), message_bytes, &read));
+        let first = if large.is_none() { read.to_vec() } else { Vec::new() };
+        transport.limit(connections.read_limits.clone(), large, &read);
         let outbox = transport.outbox.clone();
         outbox.push(protocol::start(&random::id()));
         connections.observer().sockets_opened.up();
@@ -143,12 +157,12 @@ impl ConnectionState {
             .max_write_buffer_size(ANSWER_BUFFER)
             .max_message_size(Some(connections.limits.message_bytes))
             .max_frame_size(Some(connections.limits.message_bytes));
-        let socket = WebSocket::from_partially_read(transport, read.to_vec(), Role::Server, Some(config));
+        let socket = WebSocket::from_partially_read(transport, first, Role::Server, Some(config));
         let now = Instant::now();
         let ping_interval = connections.limits.ping_interval;
         let registration = Registration::new(connections, identity, resume, outbox);
         let reauth = Reauth::new(terms, &registration, now);
-        Self {
+        let mut state = Self {
             registration,
             _permit: permit,
             socket,
@@ -159,17 +173,23 @@ impl ConnectionState {
             resend_at: None,
             may_be_behind: true,
             cold: None,
-        }
+        };
+        state.find_calls();
+        state
     }
 
     /// The next message. Pending until there is one, or while the page is not read.
-    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, Error>> {
         loop {
             match self.socket.read() {
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.get_ref().poll_more(cx))?;
+                    let transport = self.socket.get_mut();
+                    if let Some(large) = transport.large().and_then(LargeMessages::take_ended) {
+                        return Poll::Ready(Ok(Received::Large(large)));
+                    }
+                    ready!(transport.poll_more(cx))?;
                 }
-                read => return Poll::Ready(read),
+                read => return Poll::Ready(read.map(Received::Message)),
             }
         }
     }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     closing::{UNAUTHORIZED, push_expired},
+    large::LargeMessages,
     meter::Meter,
     registry::{Connections, Registration},
     signals::Signal,
@@ -87,6 +88,7 @@ impl ConnectionState {
                 return Poll::Pending;
             }
         }
+        self.resume_calls();
         // What has arrived is read before a page counts as idle: the whole process may have stood still.
         if let Poll::Ready(ending) = self.poll_inbound(now, cx) {
             return Poll::Ready(ending);
@@ -138,19 +140,28 @@ impl ConnectionState {
             self.may_be_behind = true;
         }
         if self.ping_at <= now {
+            if self.socket.get_mut().large().is_some_and(LargeMessages::take_arrival) {
+                self.last_received = now;
+            }
             if now.saturating_duration_since(self.last_received) > limits.pong_timeout {
                 connections.observer().sockets_closed_idle.up();
                 return Some(Ending::Gone);
             }
             open.outbox.push(open.subscriber.ping(now).into_frame());
             self.ping_at = now + limits.ping_interval;
+            if let Some(calls) = self.cold.as_ref().and_then(|cold| cold.calls.as_ref()) {
+                calls.forget();
+            }
+            if let Some(large) = self.socket.get_mut().large() {
+                large.give_up_slow(now);
+            }
         }
         None
     }
 
     /// When the task must run next, even if nothing wakes it.
     fn next_time(&self, now: Instant) -> Instant {
-        let meter = self.socket.get_ref().meter.as_deref();
+        let meter = self.socket.get_ref().meter();
         let read_at = meter.map(Meter::paused_until).filter(|until| *until > now);
         let reauth_at = self.reauth.as_ref().map(|reauth| reauth.due);
         let next = [self.resend_at, read_at, reauth_at].into_iter().flatten().fold(self.ping_at, Instant::min);

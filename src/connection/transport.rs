@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    large::LargeMessages,
     meter::{Meter, ReadLimits},
     outbox::{Outbox, WriteProgress},
 };
@@ -32,8 +33,16 @@ pub(crate) struct Transport {
     pub(crate) outbox: Arc<Outbox>,
     /// `None` where it is a plain TCP stream: the outbox has that.
     other: Option<Box<OtherStream>>,
-    /// Limits how fast its page is read; none where it is read as fast as it sends.
-    pub(super) meter: Option<Box<Meter>>,
+    /// What its page sends passes this first; none where it is read as fast as it sends.
+    pub(super) intake: Option<Box<Intake>>,
+}
+
+/// What comes between the stream and the WebSocket library, in one piece of memory.
+pub(super) struct Intake {
+    /// Limits how fast the page is read.
+    pub(super) meter: Meter,
+    /// Takes large messages out; none where pages make no calls.
+    pub(super) large: Option<Box<LargeMessages>>,
 }
 
 /// A stream that is no plain TCP stream: only its own task reads and writes it.
@@ -51,24 +60,32 @@ impl Transport {
             // acknowledged the one before it, for up to 40 ms. A broken socket shows at its first write.
             Ok((tcp, read)) => {
                 let _ = tcp.set_nodelay(true);
-                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), other: None, meter: None }, read)
+                (Self { outbox: Arc::new(Outbox::new(Some(tcp))), other: None, intake: None }, read)
             }
             Err(upgraded) => {
                 let other = OtherStream { stream: TokioIo::new(upgraded), task: Waker::noop().clone() };
-                (Self { outbox: Arc::new(Outbox::new(None)), other: Some(Box::new(other)), meter: None }, Bytes::new())
+                (Self { outbox: Arc::new(Outbox::new(None)), other: Some(Box::new(other)), intake: None }, Bytes::new())
             }
         }
     }
 
-    /// Reads its page no faster than these limits allow. The bytes of `read` count too.
-    pub(super) fn limit(&mut self, limits: Arc<ReadLimits>, read: &[u8]) {
-        let mut meter = Box::new(Meter::new(limits));
+    /// Reads its page no faster than these limits allow, and without large messages. The bytes of `read` count too.
+    pub(super) fn limit(&mut self, limits: Arc<ReadLimits>, large: Option<LargeMessages>, read: &[u8]) {
+        let mut meter = Meter::new(limits);
         meter.count(read, Instant::now());
-        self.meter = Some(meter);
+        self.intake = Some(Box::new(Intake { meter, large: large.map(Box::new) }));
+    }
+
+    pub(super) fn meter(&self) -> Option<&Meter> {
+        self.intake.as_ref().map(|intake| &intake.meter)
+    }
+
+    pub(super) fn large(&mut self) -> Option<&mut LargeMessages> {
+        self.intake.as_mut()?.large.as_deref_mut()
     }
 
     fn is_paused(&self) -> bool {
-        self.meter.as_ref().is_some_and(|meter| meter.paused_until() > Instant::now())
+        self.meter().is_some_and(|meter| meter.paused_until() > Instant::now())
     }
 
     /// Has this task woken when there is more to read.
@@ -162,6 +179,20 @@ fn tcp_under(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
 
 impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(mut large) = self.intake.as_mut().and_then(|intake| intake.large.take()) else {
+            return self.read_stream(buffer);
+        };
+        let read = large.read(buffer, |chunk| self.read_stream(chunk));
+        if let Some(intake) = &mut self.intake {
+            intake.large = Some(large);
+        }
+        read
+    }
+}
+
+impl Transport {
+    /// Reads what the page has sent, as fast as it may send.
+    fn read_stream(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.outbox.has_room() || self.is_paused() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -170,7 +201,7 @@ impl Read for Transport {
             None => poll_read_some(self.outbox.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?, buffer),
         };
         let Poll::Ready(read) = read else { return Err(io::ErrorKind::WouldBlock.into()) };
-        if let Some(meter) = &mut self.meter {
+        if let Some(Intake { meter, .. }) = self.intake.as_deref_mut() {
             match &read {
                 Ok(read) => meter.count(&buffer[..*read], Instant::now()),
                 Err(_) => meter.nothing_left(),
@@ -261,7 +292,7 @@ mod tests {
         let far = listener.accept().await.unwrap().0;
         near.write_all(&[b'x'; 100_000]).await.unwrap();
         far.readable().await.unwrap();
-        let mut transport = Transport { outbox: Arc::new(Outbox::new(Some(far))), other: None, meter: None };
+        let mut transport = Transport { outbox: Arc::new(Outbox::new(Some(far))), other: None, intake: None };
         let mut buffer = [0; 128];
         let mut read_on = || std::iter::from_fn(|| transport.read(&mut buffer).ok()).sum::<usize>();
         let at_once = poll_fn(|_| Poll::Ready(read_on())).await;

@@ -73,6 +73,11 @@ impl Keys {
         Self { seal: seal.map(|seal| seal.bound_to(path)), lifetime, positions }
     }
 
+    /// Whether keys are sealed.
+    pub(crate) fn are_sealed(&self) -> bool {
+        self.seal.is_some()
+    }
+
     /// A key for a page that presented this at its handshake; `identity` is `None` if authentication was unavailable. `None`
     /// if the token is too long for a key.
     pub(crate) fn make(&self, presented: &PresentedKey, identity: Option<&Identity>, page: &PageKey) -> Option<String> {

@@ -1,7 +1,9 @@
 //! The endpoint: one path for the handshake, the socket and calls.
 
+mod http_calls;
 pub(crate) mod key;
 pub(crate) mod origin;
+mod page_data;
 mod responses;
 pub(crate) mod upgrade;
 
@@ -15,10 +17,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub(crate) use self::page_data::PageData;
 use self::{
     key::{Keys, PageKey, PresentedKey, Seal},
     origin::Origins,
-    responses::{answer_calls, error, forbidden, welcome},
+    responses::{Welcome, error, forbidden},
     upgrade::{Refusal, Upgrade},
 };
 use crate::{
@@ -63,6 +66,7 @@ pub(crate) struct Endpoint {
     connections: Arc<Connections>,
     epoch: Epoch,
     keys: Keys,
+    data: Option<PageData>,
 }
 
 impl Endpoint {
@@ -82,7 +86,13 @@ impl Endpoint {
             limits,
             connections,
             epoch,
+            data: None,
         }
+    }
+
+    /// With what the application tells each page.
+    pub(crate) fn with_data(self, data: Option<PageData>) -> Self {
+        Self { data, ..self }
     }
 
     /// True for the endpoint's own path, with or without a trailing slash.
@@ -95,12 +105,24 @@ impl Endpoint {
         self.connections.diagnosis().endpoint_reached();
         match parts.method {
             Method::GET if upgrade::is_wanted(&parts) => self.socket(&mut parts).await,
-            Method::GET | Method::HEAD => self.handshake(&parts).await,
-            Method::POST => match self.authenticated(&self.keys.read(header_token(&parts.headers)), &parts).await.0 {
-                Ok(_) => answer_calls(body, self.observer()).await,
-                Err(AuthError::Unavailable) => error(StatusCode::SERVICE_UNAVAILABLE, "authentication is unavailable"),
-                Err(_) => forbidden(),
-            },
+            Method::GET | Method::HEAD => self.handshake(&parts, true).await,
+            Method::CONNECT => self.refuse_upgrade(upgrade::EXTENDED_CONNECT),
+            _ => self.respond_without_socket(&parts, body).await,
+        }
+    }
+
+    /// Answers requests of pages that only make calls.
+    pub(crate) async fn respond_to_calls<B: Body>(self: Arc<Self>, request: Request<B>) -> Response<EndpointBody> {
+        let (parts, body) = request.into_parts();
+        match parts.method {
+            Method::GET | Method::HEAD => self.handshake(&parts, false).await,
+            _ => self.respond_without_socket(&parts, body).await,
+        }
+    }
+
+    async fn respond_without_socket<B: Body>(&self, parts: &Parts, body: B) -> Response<EndpointBody> {
+        match parts.method {
+            Method::POST => self.calls(parts, body).await,
             Method::OPTIONS => {
                 if parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
                     self.connections.diagnosis().preflight();
@@ -110,7 +132,6 @@ impl Endpoint {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
                 response
             }
-            Method::CONNECT => self.refuse_upgrade(upgrade::EXTENDED_CONNECT),
             _ => {
                 let mut response = error(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -122,7 +143,9 @@ impl Endpoint {
         }
     }
 
-    async fn handshake(&self, parts: &Parts) -> Response<EndpointBody> {
+    /// Answers a page that is loaded. One without a socket gets no key, unless the key is sealed, and so may outlive its
+    /// token.
+    async fn handshake(&self, parts: &Parts, has_socket: bool) -> Response<EndpointBody> {
         if self.is_foreign(parts) {
             return forbidden();
         }
@@ -134,7 +157,11 @@ impl Endpoint {
             // anew.
             verdict @ (Ok(_) | Err(AuthError::Unavailable)) => {
                 self.observer().handshakes.up();
-                welcome(self.key(&presented, verdict.as_ref().ok(), sequence).as_deref())
+                let identity = verdict.as_ref().ok();
+                let key = (has_socket || self.keys.are_sealed()).then(|| self.key(&presented, identity, sequence));
+                let api = self.connections.calls.as_ref().map(|calls| &*calls.methods.api);
+                let data = self.data_of(identity).await;
+                Welcome { api, data: data.as_deref(), has_socket, key: key.flatten().as_deref() }.response()
             }
             Err(AuthError::Denied | AuthError::Expired) => {
                 self.observer().handshakes_denied.up();
@@ -180,6 +207,11 @@ impl Endpoint {
         let terms = self.access_terms(presented, parts, reads_extensions, asked_at);
         let client = AcceptedClient { identity, resume, terms, permit };
         self.accept(upgrade, async move |upgraded, connections| connection::serve(upgraded, client, &connections))
+    }
+
+    /// What the application tells a page.
+    async fn data_of(&self, identity: Option<&Identity>) -> Option<String> {
+        self.data.as_ref()?.of(identity?, self.connections.hook_timeout, self.observer()).await
     }
 
     /// The key of a page that makes its handshake; `None` without keys, in `Delivery::Plain`.

@@ -1,30 +1,28 @@
-//! The answers of the endpoint: to the handshake, which a page makes once, before its socket, and to remote calls.
+//! The answers of the endpoint to the handshake, which a page makes once, before its socket.
 //!
 //! The stock client reads the body of a handshake whatever the status, and makes only one. So a refusal must not contain
 //! `"websocket":true`, and a temporary failure is no reason to refuse.
 
-use std::time::Duration;
-
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body::Body;
 
-use crate::{
-    body::EndpointBody,
-    object::quoted,
-    observe::Observer,
-    protocol::{CallId, call_results},
-    watch::capture::collect,
-};
-
-/// Larger bodies of calls are refused.
-const MAX_BYTES: usize = 64 * 1024;
-/// Slower bodies of calls are refused.
-const TIME: Duration = Duration::from_secs(10);
+use crate::{body::EndpointBody, object::quoted};
 
 /// The answer that accepts a page: the article's, with the key that its socket will present.
-pub(crate) fn welcome(key: Option<&str>) -> Response<EndpointBody> {
-    let key = key.map(|key| format!(r#","key":{}"#, quoted(key))).unwrap_or_default();
-    json(StatusCode::OK, format!(r#"{{"api":{{}},"data":{{}},"websocket":true{key}}}"#))
+pub(crate) struct Welcome<'w> {
+    /// The methods that it may call, as a JSON object.
+    pub(crate) api: Option<&'w str>,
+    /// What the application tells it, as a JSON object.
+    pub(crate) data: Option<&'w str>,
+    pub(crate) has_socket: bool,
+    pub(crate) key: Option<&'w str>,
+}
+
+impl Welcome<'_> {
+    pub(crate) fn response(&self) -> Response<EndpointBody> {
+        let (api, data) = (self.api.unwrap_or("{}"), self.data.unwrap_or("{}"));
+        let key = self.key.map(|key| format!(r#","key":{}"#, quoted(key))).unwrap_or_default();
+        json(StatusCode::OK, format!(r#"{{"api":{api},"data":{data},"websocket":{}{key}}}"#, self.has_socket))
+    }
 }
 
 /// The answer that refuses a page; the article's too.
@@ -45,18 +43,4 @@ pub(crate) fn json(status: StatusCode, body: String) -> Response<EndpointBody> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// Answers an array of calls, which the client makes with its `api` stubs while it has no socket. This crate offers no
-/// methods, so every call is answered with an error instead of being left unanswered.
-pub(crate) async fn answer_calls<B: Body>(body: B, observer: &Observer) -> Response<EndpointBody> {
-    let whole = collect(body, MAX_BYTES, TIME).await.whole();
-    let calls = whole.as_deref().and_then(|body| std::str::from_utf8(body).ok()).and_then(CallId::list);
-    match calls {
-        Some(calls) => {
-            observer.calls.add(calls.len() as u64);
-            json(StatusCode::OK, call_results(&calls))
-        }
-        None => error(StatusCode::BAD_REQUEST, "calls are a JSON array of objects with an id each, 64 KiB at most"),
-    }
 }

@@ -44,6 +44,8 @@ pub struct Entity {
     pub(crate) has_cacheable_lists: bool,
     /// The body of a write may name its action.
     pub(crate) has_body_modes: bool,
+    /// Answers are put into the form that the DataProcessor understands.
+    pub(crate) has_widget_answers: bool,
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
@@ -65,6 +67,8 @@ pub(crate) struct EntityRoute {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) kind: ChangeKind,
+    /// Its query must name the entity, as in `?editing=true&gantt_mode=tasks`; the action is in the body.
+    pub(crate) is_mode: bool,
 }
 
 impl Entity {
@@ -81,6 +85,7 @@ impl Entity {
             lists: Vec::new(),
             has_cacheable_lists: false,
             has_body_modes: false,
+            has_widget_answers: false,
             request_pointer: None,
             response_pointer: None,
             load: None,
@@ -163,7 +168,7 @@ impl Entity {
     ///     .route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
     /// ```
     pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
-        self.routes.push(EntityRoute { method, path: path.into(), kind });
+        self.routes.push(EntityRoute { method, path: path.into(), kind, is_mode: false });
         self
     }
 
@@ -172,6 +177,9 @@ impl Entity {
     /// In the DHTMLX DataProcessor's modes `JSON` and `POST` every write is `POST …?editing=true`, and its action is in the
     /// body: as `action` beside `id` and `data`, or as `!nativeeditor_status` among the fields. The action is read only with
     /// that query, and only on a route whose POST adds.
+    ///
+    /// The Gantt's presets read the action without this option, where the response names an action as well: see
+    /// [`gantt_tasks`](Self::gantt_tasks). With it, other responses suffice: `{}`, or an empty one.
     ///
     /// The action is a claim of the page. If the response contradicts it (`inserted` or a `tid` for an update or a deletion,
     /// another id), the response counts. If the response does not contain enough, nothing is published, and the reason
@@ -182,6 +190,32 @@ impl Entity {
     /// ```
     pub fn body_modes(mut self) -> Self {
         self.has_body_modes = true;
+        self
+    }
+
+    /// Puts the answers of an ordinary REST back end into the form that the DataProcessor understands. Default: off.
+    ///
+    /// Only answers to this entity's writes that come with `X-Requested-With: XMLHttpRequest`, as from the DataProcessor,
+    /// differ:
+    ///
+    /// - The statuses 201 and 204 become 200. The Scheduler takes them for failures.
+    /// - The answer to a create gains `"action":"inserted"`, unless it names an action, and `"tid"`. The id is that of the
+    ///   change that is broadcast: from `id`, the stored row, or `Location`.
+    ///
+    /// An answer passes unchanged to all other clients, and if its body is neither empty nor a JSON object: text, a list, a
+    /// compressed body, one over `max_body_bytes`, or one that takes longer than `response_timeout`. Other statuses pass
+    /// unchanged, too. What is broadcast comes from the handler's own answer.
+    ///
+    /// With a new body `Content-Length` and `Content-Type` follow. Digests of the old body, `Content-Location` and
+    /// `Content-Encoding` are removed. `ETag` and `Location` stay, since they name the stored row, and so do all others.
+    /// A body with trailers keeps its form. An empty body stays empty after an update or a deletion.
+    ///
+    /// ```
+    /// // 201 with {"id":17} reaches the Scheduler as 200 with {"id":17,"action":"inserted","tid":17}
+    /// let events = tower_live_updates::Entity::scheduler("/events").widget_answers();
+    /// ```
+    pub fn widget_answers(mut self) -> Self {
+        self.has_widget_answers = true;
         self
     }
 

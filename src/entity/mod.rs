@@ -10,6 +10,7 @@ mod widget;
 
 pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
+    definition::EntityRoute,
     hooks::{Authorize, EntityIndex, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},
 };

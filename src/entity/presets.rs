@@ -1,6 +1,12 @@
 //! Entities as the DHTMLX widgets name them: a line for each.
 
-use super::{definition::Entity, widget::Widget};
+use http::Method;
+
+use super::{
+    definition::{Entity, EntityRoute},
+    widget::Widget,
+};
+use crate::change::ChangeKind;
 
 impl Entity {
     /// The DHTMLX Scheduler's `events` (payload key `event`) under the REST address `path`.
@@ -23,6 +29,10 @@ impl Entity {
     /// The DHTMLX Gantt's `tasks` (payload key `task`) under `base`, the address that the page loads its data from.
     ///
     /// - Writes: POST on `{base}/task`, PUT, PATCH and DELETE on `{base}/task/{id}`. The list is read at `{base}`.
+    /// - In the DataProcessor's modes `JSON` and `POST` every write is `POST {base}?editing=true&gantt_mode=tasks`, and its
+    ///   action is in the body. Such a write is published where the response names an action as well
+    ///   (`{"action":"updated"}`), or holds a `tid`: the back end has then read the action, too. Other responses need
+    ///   [`body_modes`](Self::body_modes).
     /// - The children of a task are deleted with it: the preset sets [`parent_key`](Self::parent_key) to `parent`.
     ///
     /// A page needs [`gantt_links`](Self::gantt_links) as well:
@@ -43,7 +53,8 @@ impl Entity {
     }
 
     /// The DHTMLX Gantt's `links` (payload key `link`) under `base`, the address that the page loads its data from. Writes
-    /// go to `{base}/link` and `{base}/link/{id}`; the list is read at `{base}`.
+    /// go to `{base}/link` and `{base}/link/{id}`, and in the modes `JSON` and `POST` to
+    /// `{base}?editing=true&gantt_mode=links`; the list is read at `{base}`.
     ///
     /// [`gantt_tasks`](Self::gantt_tasks) has an example.
     pub fn gantt_links(base: impl AsRef<str>) -> Self {
@@ -51,9 +62,12 @@ impl Entity {
         Self { widget: Widget::GanttLinks, ..links.gantt_routes(base.as_ref()) }
     }
 
-    /// Paths end in the payload key, and one list at `base` holds all.
+    /// Paths end in the payload key. At `base` are the list of both entities, and in some modes their writes.
     fn gantt_routes(self, base: &str) -> Self {
         let collection = format!("{}/{}", base.trim_end_matches('/'), self.payload_key);
-        self.write_routes(&collection).list_route(base)
+        let mut entity = self.write_routes(&collection).list_route(base);
+        let (method, path, kind) = (Method::POST, base.to_owned(), ChangeKind::Add);
+        entity.routes.push(EntityRoute { method, path, kind, is_mode: true });
+        entity
     }
 }

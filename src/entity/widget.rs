@@ -66,11 +66,11 @@ impl ResponseProblem {
         match self {
             Self::Status => {
                 "the Scheduler takes only status 200 for success (201 and 204 leave the event unsaved on the page); \
-                 answer 200"
+                 answer 200, or give the entity Entity::widget_answers()"
             }
             Self::NoTid => {
                 "the Scheduler needs the new id as `tid` to replace its temporary one, else the event appears twice; \
-                 answer {\"action\":\"inserted\",\"tid\":ID}"
+                 answer {\"action\":\"inserted\",\"tid\":ID}, or give the entity Entity::widget_answers()"
             }
         }
     }

@@ -161,7 +161,7 @@ impl Activity {
             return None;
         }
         let stage = &mut lock(stage);
-        Some(change(stage, &mut lock(&self.core.settles).of_mut(self.entity), start))
+        Some(change(stage, lock(&self.core.settles).of_mut(self.entity), start))
     }
 }
 

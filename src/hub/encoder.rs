@@ -262,10 +262,9 @@ impl EntityEncoder {
                 path.push(row);
                 next = parents[row].as_deref().and_then(|parent| place.get(parent).copied());
             }
-            let mut depth = next.and_then(|row| depths[row]).map_or(0, |depth| depth + 1);
-            for row in path.into_iter().rev() {
+            let above = next.and_then(|row| depths[row]).map_or(0, |depth| depth + 1);
+            for (depth, row) in (above..).zip(path.into_iter().rev()) {
                 depths[row] = Some(depth);
-                depth += 1;
             }
         }
         let mut ordered: Vec<(usize, &Change)> = depths.into_iter().map(Option::unwrap_or_default).zip(rows).collect();

@@ -8,7 +8,8 @@ use http::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::request_body::{
-    self, Action, Claim, Format, ParsedRequest, is_marked_deleted, is_occurrence_marker, kind_of_action, usable,
+    self, Action, BodyAction, Claim, Format, ParsedRequest, is_marked_deleted, is_occurrence_marker, kind_of_action,
+    usable,
 };
 use crate::{
     change::{Change, ChangeKind, usable_id},
@@ -23,8 +24,7 @@ pub(crate) struct WriteFacts<'a> {
     pub(crate) kind: ChangeKind,
     /// The id in the path.
     pub(crate) path_id: Option<&'a str>,
-    /// True for a POST with `?editing=true`.
-    pub(crate) editing: bool,
+    pub(crate) body_action: BodyAction,
     pub(crate) format: Format,
     /// The request's whole body, where its end was seen.
     pub(crate) request: Option<&'a [u8]>,
@@ -60,6 +60,12 @@ pub(crate) enum NotPublished {
          (the DataProcessor's modes JSON and POST), give the entity Entity::body_modes()"
     )]
     BodyMode,
+    /// The request's body names the action, and nothing shows that the back end has read it.
+    #[error(
+        "the answer names no action, so the back end may not have read the one in the request's body; answer \
+         {{\"action\":\"updated\"}}, \"deleted\" or \"inserted\" with `tid`, or give the entity Entity::body_modes()"
+    )]
+    Unconfirmed,
     /// A POST to the collection whose response is `deleted`.
     #[error(
         "a POST was answered with `deleted`, and its object is no occurrence of a series; publish from the handler with \
@@ -160,13 +166,17 @@ pub(crate) fn derive_change<'a>(
     if answer.has_failed {
         return Ok(None);
     }
-    let is_mode = facts.editing && facts.kind == ChangeKind::Add;
-    let has_modes = is_mode && entity.has_body_modes;
+    let is_mode = facts.body_action != BodyAction::None && facts.kind == ChangeKind::Add;
+    let is_expected = facts.body_action == BodyAction::Expected;
+    let has_modes = is_mode && (entity.has_body_modes || is_expected);
     let ParsedRequest { claim, object } = match facts.request {
-        Some(body) => request_body::read(entity, body, facts.format, has_modes, answer.row.as_ref()),
+        Some(body) => request_body::read(entity, body, facts.format, (is_mode, has_modes), answer.row.as_ref()),
         None => ParsedRequest::default(),
     };
     let claim = believed(claim, &answer)?;
+    if is_expected && !(entity.has_body_modes || answer.is_confirmed()) {
+        return Err(NotPublished::Unconfirmed);
+    }
     let claimed = claim.as_ref().map_or(facts.kind, |(kind, _)| *kind);
     let kind = kind_of(claimed, claim.is_some(), &answer, object.as_ref())?;
 
@@ -219,7 +229,7 @@ fn believed<'a>(
         Some(Claim { action: Action::Unknown, .. }) if !is_add && answer.action.is_none() => {
             Err(NotPublished::UnknownAction)
         }
-        Some(Claim { action: Action::Batch, .. }) if !is_add && answer.action.is_none() => Err(NotPublished::Batch),
+        Some(Claim { action: Action::Batch, .. }) => Err(NotPublished::Batch),
         _ => Ok(None),
     }
 }
@@ -252,6 +262,8 @@ struct ParsedResponse<'a> {
     is_usual: bool,
     has_failed: bool,
     action: Option<ChangeKind>,
+    /// It names an action, though perhaps one that the application has defined.
+    has_action: bool,
     tid: Option<Cow<'a, str>>,
     /// Its `id`, where that can be the object's.
     id: Option<Cow<'a, str>>,
@@ -272,6 +284,7 @@ impl<'a> ParsedResponse<'a> {
             status: facts.status,
             is_usual: is_empty || (is_object && (is_known || fields.get("action").is_none())),
             has_failed: matches!(action.as_ref(), "error" | "invalid"),
+            has_action: !action.is_empty(),
             action: match action.as_ref() {
                 // Not documented, but understood by the stock client.
                 "insert" => Some(ChangeKind::Add),
@@ -292,6 +305,11 @@ impl<'a> ParsedResponse<'a> {
             Some(action) => action == ChangeKind::Add,
             None => self.tid.is_some() || self.status == StatusCode::CREATED,
         }
+    }
+
+    /// True where the response shows that the back end has read the action in the request's body.
+    fn is_confirmed(&self) -> bool {
+        self.has_action || self.tid.is_some()
     }
 
     fn row_id(&self) -> Option<Cow<'a, str>> {
@@ -387,7 +405,7 @@ mod tests {
                 WriteFacts {
                     kind: self.kind,
                     path_id: self.path_id,
-                    editing: self.editing,
+                    body_action: if self.editing { BodyAction::Announced } else { BodyAction::None },
                     format: self.format,
                     request: Some(self.request.as_bytes()),
                     status: self.status,
@@ -806,7 +824,7 @@ mod tests {
                 WriteFacts {
                     kind,
                     path_id: Some("1"),
-                    editing,
+                    body_action: if editing { BodyAction::Announced } else { BodyAction::None },
                     format: if form { Format::Form } else { Format::Json },
                     request: Some(request.as_bytes()),
                     status: OK,

@@ -12,11 +12,13 @@ use super::{
     hints::{self, Obstacle, Transcript},
     keyed_lock::Access,
     live_write::{HandlerDecision, LiveWrite},
+    modes::is_editing,
     object_lock::{LockFuture, Target},
     publication::{Loaded, Publication},
-    request_body::{Format, is_editing},
+    request_body::{BodyAction, Format},
     route::Matched,
     watcher::Watcher,
+    widget_answer::{WidgetAnswer, is_adaptable, is_for_widget},
 };
 use crate::{change::ChangeKind, hub::Missed, scope::Scopes};
 
@@ -57,10 +59,13 @@ impl Exchange {
             (true, ChangeKind::Add | ChangeKind::Update) => Access::Bodiless,
         };
         let writer = watcher.writer(matched.route.entity, &request.headers);
+        let body_action = body_action(watcher, &matched, request);
         let scopes = matched.scopes.and(&scopes_of(watcher, &matched, request));
+        let has_widget_answers = watcher.publisher.entity(matched.route.entity).has_widget_answers;
         let publication = Publication {
             target: Arc::new(Target::new(watcher.clone(), matched, scopes, access)),
-            editing: request.method == Method::POST && is_editing(request.uri.query()),
+            is_for_widget: has_widget_answers && is_for_widget(&request.headers),
+            body_action,
             format: Format::of(&request.headers),
             method: request.method.clone(),
             writer,
@@ -141,10 +146,19 @@ impl Exchange {
     }
 
     /// Publishes what a successful write changed of its own entity.
-    async fn publish_own<B: Body>(&self, parts: Parts, body: B, decision: HandlerDecision) -> Response<Forwarded<B>> {
+    async fn publish_own<B: Body>(
+        &self,
+        parts: Parts,
+        body: B,
+        mut decision: HandlerDecision,
+    ) -> Response<Forwarded<B>> {
         let publication = &self.publication;
-        if decision.skip || !decision.changes.is_empty() {
-            publication.publish(decision);
+        let is_decided = decision.skip || !decision.changes.is_empty();
+        if is_decided {
+            publication.publish(std::mem::take(&mut decision));
+        }
+        let adapts = publication.is_for_widget && is_adaptable(parts.status);
+        if is_decided && !adapts {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         if matches!(parts.status, StatusCode::ACCEPTED | StatusCode::MULTI_STATUS) {
@@ -156,21 +170,27 @@ impl Exchange {
             return Response::from_parts(parts, Forwarded::Unread(body));
         }
         let (forwarded, answer) = self.read_answer(&parts, body).await;
-        if answer.as_deref().is_ok_and(|answer| publication.keeps_failed(answer)) {
+        if !is_decided && answer.as_deref().is_ok_and(|answer| publication.keeps_failed(answer)) {
             Box::pin(publication.publish_unchanged()).await;
             return Response::from_parts(parts, forwarded);
         }
         if let Forwarded::Collected(Collected { error: Some(_), .. }) = &forwarded {
-            publication.not_published("broken", &"the inner service's answer broke off");
-        } else {
-            let request = self.capture.take();
-            let transcript = Transcript {
-                parts: &parts,
-                request: request.as_deref(),
-                request_obstacle: self.request_obstacle(request.is_some()),
-                answer: answer.as_deref().map_err(|obstacle| *obstacle),
-                limit: publication.target.watcher.limits.body_bytes,
-            };
+            if !is_decided {
+                publication.not_published("broken", &"the inner service's answer broke off");
+            }
+            return Response::from_parts(parts, forwarded);
+        }
+        let request = self.capture.take();
+        let transcript = Transcript {
+            parts: &parts,
+            request: request.as_deref(),
+            request_obstacle: self.request_obstacle(request.is_some()),
+            answer: answer.as_deref().map_err(|obstacle| *obstacle),
+            limit: publication.target.watcher.limits.body_bytes,
+        };
+        let adapted = || WidgetAnswer::of(publication.entity(), publication.facts(&transcript));
+        let adapted = adapts.then(adapted).flatten();
+        if !is_decided {
             match &publication.entity().load {
                 None => {
                     if let Some(derived) = publication.derive(&transcript) {
@@ -181,7 +201,10 @@ impl Exchange {
                 Some(hook) => Box::pin(publication.publish_stored(hook, transcript, decision)).await,
             }
         }
-        Response::from_parts(parts, forwarded)
+        match adapted {
+            Some(adapted) => adapted.apply(parts, forwarded),
+            None => Response::from_parts(parts, forwarded),
+        }
     }
 
     /// Reads a response body ahead that may name the change: JSON or empty, neither too large nor too slow.
@@ -211,6 +234,17 @@ impl Exchange {
             Format::Other => Some(Obstacle::Type),
             Format::Json | Format::Form => None,
         }
+    }
+}
+
+/// Whether a write's body may name its action. An entity with a route for such writes has them nowhere else.
+fn body_action(watcher: &Watcher, matched: &Matched, request: &request::Parts) -> BodyAction {
+    let is_announced = || request.method == Method::POST && is_editing(request.uri.query());
+    let has_own_route = || watcher.publisher.entity(matched.route.entity).routes.iter().any(|route| route.is_mode);
+    match matched.route.is_mode {
+        true => BodyAction::Expected,
+        false if is_announced() && !has_own_route() => BodyAction::Announced,
+        false => BodyAction::None,
     }
 }
 

@@ -119,7 +119,7 @@ impl Transcript<'_> {
     }
 
     /// What the Scheduler takes for a failure, or does not understand, in the body of a response with status 200.
-    pub(super) fn oddity(&self) -> Option<(&'static str, String)> {
+    pub(super) fn oddity(&self, kind: ChangeKind) -> Option<(&'static str, String)> {
         if self.parts.status != StatusCode::OK {
             return None;
         }
@@ -133,6 +133,8 @@ impl Transcript<'_> {
             Ok(answer) => {
                 let text = answer.trim_ascii();
                 match Object::parse(text) {
+                    // After an update, an action of the application's own changes nothing on the page.
+                    Some(_) if kind == ChangeKind::Update => None,
                     Some(fields) => odd_action(&fields).map(|line| ("action", line)),
                     None if text.is_empty() || is_other_json(text) => None,
                     None => Some(("json", format!("{failure}; answer {{\"action\":\"updated\"}}, for example"))),
@@ -282,9 +284,15 @@ mod tests {
             ("application/json", r#"{"action":5}"#, Some("action")),
             ("text/html", "<p>", Some("type")),
         ] {
-            assert_eq!(with(200, kind, answer, |seen| seen.oddity().map(|(what, _)| what)), odd, "{answer}");
+            assert_eq!(
+                with(200, kind, answer, |seen| seen.oddity(ChangeKind::Add).map(|(what, _)| what)),
+                odd,
+                "{answer}"
+            );
         }
-        assert!(with(201, "text/html", "", |seen| seen.oddity().is_none()), "the status is named first");
+        assert!(with(201, "text/html", "", |seen| seen.oddity(ChangeKind::Add).is_none()), "the status is named first");
+        let custom = r#"{"action":"approved"}"#;
+        assert!(with(200, "application/json", custom, |seen| seen.oddity(ChangeKind::Update).is_none()));
     }
 
     #[test]

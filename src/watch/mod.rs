@@ -2,13 +2,14 @@
 //!
 //! | step of a write | file |
 //! |---|---|
-//! | the request's method and path name an entity, and perhaps an object | `route`, `watcher` |
+//! | the request's method, path and query name an entity, and perhaps an object | `route`, `modes`, `watcher` |
 //! | the handler receives a [`LiveWrite`](live_write::LiveWrite) | `live_write` |
 //! | [`RequestBody`](crate::body::RequestBody) copies the request's body while the handler reads it | `capture` |
 //! | writes of one object run one at a time | `keyed_lock`, `object_lock` |
 //! | the response is read ahead, and the change is published before the client receives it | `exchange` |
 //! | request and response become a change | `request_body`, `derive` |
 //! | the row is read back, and the change is published | `publication` |
+//! | the answer is put into the form that a widget understands, where the entity asks for that | `widget_answer` |
 //! | a log line names what is missing for one | `hints` |
 //! | the write goes on although its client is gone | `detached` |
 
@@ -19,8 +20,10 @@ pub(crate) mod exchange;
 mod hints;
 mod keyed_lock;
 pub(crate) mod live_write;
+mod modes;
 pub(crate) mod object_lock;
 mod publication;
 mod request_body;
 pub(crate) mod route;
 pub(crate) mod watcher;
+mod widget_answer;

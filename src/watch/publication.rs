@@ -9,7 +9,8 @@ use super::{
     hints::{self, Transcript},
     live_write::HandlerDecision,
     object_lock::Target,
-    request_body::Format,
+    request_body::{BodyAction, Format},
+    widget_answer::is_adaptable_body,
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -25,11 +26,12 @@ use crate::{
 pub(super) struct Publication {
     pub(super) target: Arc<Target>,
     pub(super) method: Method,
-    /// True for a POST with `?editing=true`.
-    pub(super) editing: bool,
+    pub(super) body_action: BodyAction,
     pub(super) format: Format,
     /// The pages that the write may come from, where others can be told from them.
     pub(super) writer: Option<Owner>,
+    /// The answer goes to a widget, in the form that it understands.
+    pub(super) is_for_widget: bool,
     /// The write counts as ongoing until this is dropped.
     pub(super) activity: Arc<Activity>,
 }
@@ -47,28 +49,32 @@ impl Publication {
         self.target.watcher.publisher.entity(self.target.entity())
     }
 
-    /// What the write changed, as far as request and response show. `None` where the write failed, or its change cannot
-    /// be derived, or was published before.
-    pub(super) fn derive<'a>(&'a self, transcript: &Transcript<'a>) -> Option<DerivedChange<'a>> {
+    /// What deriving a change needs of request and response.
+    pub(super) fn facts<'a>(&'a self, transcript: &Transcript<'a>) -> WriteFacts<'a> {
         let Transcript { parts, request, answer, .. } = *transcript;
-        let facts = WriteFacts {
+        WriteFacts {
             kind: self.target.matched.route.kind,
             path_id: self.target.matched.id.as_deref(),
-            editing: self.editing,
+            body_action: self.body_action,
             format: self.format,
             request,
             status: parts.status,
             location: parts.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()),
             response: answer.ok(),
-        };
-        let derived = match derive_change(self.entity(), facts) {
+        }
+    }
+
+    /// What the write changed, as far as request and response show. `None` where the write failed, or its change cannot
+    /// be derived, or was published before.
+    pub(super) fn derive<'a>(&'a self, transcript: &Transcript<'a>) -> Option<DerivedChange<'a>> {
+        let derived = match derive_change(self.entity(), self.facts(transcript)) {
             Ok(derived) => derived?,
             Err(reason) => {
                 self.not_derived(reason, transcript);
                 return None;
             }
         };
-        if hints::is_replayed(&parts.headers) && !self.is_unpublished_add(&derived) {
+        if hints::is_replayed(&transcript.parts.headers) && !self.is_unpublished_add(&derived) {
             self.target.watcher.observer().writes_deduplicated.up();
             return None;
         }
@@ -80,9 +86,11 @@ impl Publication {
     fn warn_of_oddities(&self, derived: &DerivedChange<'_>, transcript: &Transcript<'_>) {
         let (entity, method) = (self.entity(), self.method.as_str());
         let may_be_odd = entity.widget == Widget::Scheduler && (!derived.is_usual || transcript.is_answer_hidden());
-        let oddity = may_be_odd.then(|| transcript.oddity()).flatten();
+        let oddity = may_be_odd.then(|| transcript.oddity(derived.kind)).flatten();
         let problem = entity.widget.check_response(derived.kind, transcript.parts.status, derived.tid);
         let problem = problem.filter(|problem| *problem == ResponseProblem::Status || !transcript.is_answer_hidden());
+        let is_adapted = || transcript.answer.is_ok_and(is_adaptable_body);
+        let problem = problem.filter(|_| !(entity.has_widget_answers && is_adapted()));
         if let Some((what, line)) = oddity {
             self.warn_once(("odd", method, what), format_args!(": {line}"));
         } else if let Some(problem) = problem {

@@ -50,9 +50,15 @@ impl Format {
     }
 }
 
-/// True when the query holds `editing=true`, as in the client's JSON and POST modes.
-pub(crate) fn is_editing(query: Option<&str>) -> bool {
-    query.is_some_and(|query| query.split('&').any(|pair| pair == "editing=true"))
+/// Whether the body of a write may name its action, as in the modes JSON and POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyAction {
+    /// Method and path name the action.
+    None,
+    /// The query announces it (`?editing=true`) on a route that adds.
+    Announced,
+    /// The route is for such writes alone.
+    Expected,
 }
 
 /// A request's body, parsed.
@@ -82,24 +88,24 @@ pub(crate) enum Action {
 
 impl<'a> Claim<'a> {
     fn of(action: &str, fields: &Object<'a>) -> Self {
-        let action = kind_of_action(action).map_or(Action::Unknown, Action::Known);
+        let action = claimed_kind(action).map_or(Action::Unknown, Action::Known);
         let id = usable(fields, "id").filter(|_| action != Action::Known(ChangeKind::Add));
         Self { action, id }
     }
 }
 
-/// Reads a body, and its action where the entity `has_modes`. `row` is the stored object in the response: where that
+/// Reads a body, and its action where the entity `has_modes`. In a mode (`is_mode`) it may be several changes. `row` is the stored object in the response: where that
 /// has the payload key as a field, the key is no envelope in the request either.
 pub(crate) fn read<'a>(
     entity: &Entity,
     body: &'a [u8],
     format: Format,
-    has_modes: bool,
+    (is_mode, has_modes): (bool, bool),
     row: Option<&Object<'_>>,
 ) -> ParsedRequest<'a> {
     match format {
         Format::Other | Format::Encoded => ParsedRequest::default(),
-        Format::Form => read_form(body, has_modes),
+        Format::Form => read_form(body, is_mode, has_modes),
         Format::Json => {
             let Some(fields) = Object::parse(body) else { return ParsedRequest::default() };
             if let Some(parsed) = has_modes.then(|| read_mode(&fields)).flatten() {
@@ -128,7 +134,7 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<ParsedRequest<'a>> {
         });
     }
     let action = text("action")?;
-    let object = match (kind_of_action(&action), fields.get_object("data")) {
+    let object = match (claimed_kind(&action), fields.get_object("data")) {
         (Some(_), Some(data)) => data,
         (Some(ChangeKind::Delete), None) => Object::default(),
         (None, Some(_)) => fields.clone(),
@@ -139,7 +145,7 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<ParsedRequest<'a>> {
 }
 
 /// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
-pub(crate) fn read_form(body: &[u8], has_modes: bool) -> ParsedRequest<'static> {
+pub(crate) fn read_form(body: &[u8], is_mode: bool, has_modes: bool) -> ParsedRequest<'static> {
     let mut object = Object::default();
     let mut status = None;
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
@@ -150,7 +156,7 @@ pub(crate) fn read_form(body: &[u8], has_modes: bool) -> ParsedRequest<'static> 
         }
     }
     let claim = match status.as_deref().filter(|status| has_modes && !status.is_empty()) {
-        _ if has_modes && is_batch(&object) => Some(Claim { action: Action::Batch, id: None }),
+        _ if is_mode && is_batch(&object) => Some(Claim { action: Action::Batch, id: None }),
         Some(action) => Some(Claim::of(action, &object)),
         None => None,
     };
@@ -185,6 +191,11 @@ pub(crate) fn kind_of_action(action: &str) -> Option<ChangeKind> {
         "deleted" => Some(ChangeKind::Delete),
         _ => None,
     }
+}
+
+/// The same of a request: a task that was dragged to another place is sent as `order`.
+fn claimed_kind(action: &str) -> Option<ChangeKind> {
+    kind_of_action(action).or_else(|| (action == "order").then_some(ChangeKind::Update))
 }
 
 fn without_transport(mut object: Object<'_>) -> Object<'_> {
@@ -248,7 +259,7 @@ mod tests {
             };
             let body: Vec<String> =
                 fields.iter().map(|(key, value)| format!("x_{}={}", key, escape(value))).collect();
-            let parsed = read_form(body.join("&").as_bytes(), false);
+            let parsed = read_form(body.join("&").as_bytes(), false, false);
             let object = parsed.object.unwrap();
             let last: std::collections::HashMap<_, _> = fields.into_iter().collect();
             for (key, value) in last {

@@ -1,13 +1,14 @@
-//! Finds the entity and the id of a request by its method and path.
+//! Finds the entity and the id of a request by its method and path, and in some modes by its query.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use super::modes::{GanttMode, is_editing};
 use crate::{
     change::ChangeKind,
-    entity::{Entity, EntityIndex},
+    entity::{Entity, EntityIndex, EntityRoute},
     error::ConfigError,
     path_check::pattern_fault,
     scope::Scopes,
@@ -19,19 +20,32 @@ pub(crate) struct Routes {
     /// Literal beginnings of all routes. They rule out nearly every request without a walk down a tree.
     prefixes: Vec<Box<str>>,
     methods: HashMap<Method, matchit::Router<Arc<Route>>>,
-    /// The paths of lists, each with the entities in the list.
-    lists: matchit::Router<Vec<EntityIndex>>,
+    /// POST routes that entities share, each of which the query names.
+    modes: matchit::Router<Vec<Arc<Route>>>,
+    lists: matchit::Router<List>,
 }
 
 /// A route that writes.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) entity: EntityIndex,
+    /// The entity's name.
+    name: Box<str>,
     pub(crate) kind: ChangeKind,
     /// The pattern, for log lines.
     pub(crate) pattern: Box<str>,
+    /// The query names the entity, and the body the action.
+    pub(crate) is_mode: bool,
     /// Parameters whose values are scopes.
     scope_params: Vec<String>,
+}
+
+/// A list, by its path.
+#[derive(Debug)]
+struct List {
+    /// The pattern, for log lines.
+    pattern: Box<str>,
+    entities: Vec<EntityIndex>,
 }
 
 /// A request that matches a route.
@@ -44,69 +58,50 @@ pub(crate) struct Matched {
     pub(crate) scopes: Scopes,
 }
 
+/// Paths that entities share, each with what they have there.
+type Shared<'e, T> = Vec<(&'e str, Vec<T>)>;
+
 impl Routes {
     pub(crate) fn new(entities: &[Entity]) -> Result<Self, ConfigError> {
         let mut routes = Self::default();
-        let mut lists: Vec<(&str, Vec<EntityIndex>)> = Vec::new();
+        let (mut lists, mut modes) = (Shared::new(), Shared::new());
         for (entity, index) in entities.iter().zip(0_u16..) {
+            let index = EntityIndex(index);
             for path in &entity.lists {
-                let path = without_slash(path);
-                match lists.iter_mut().find(|(known, _)| *known == path) {
-                    Some((_, sharing)) => sharing.push(EntityIndex(index)),
-                    None => lists.push((path, vec![EntityIndex(index)])),
-                }
+                share(&mut lists, path, index);
             }
-            let scope_params: Vec<String> = entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect();
             for route in &entity.routes {
+                check(entity, route)?;
+                let target = Arc::new(Route::new(entity, index, route));
+                if route.is_mode {
+                    share(&mut modes, &route.path, target);
+                    continue;
+                }
                 let path = without_slash(&route.path);
-                let refuse = |reason: &str| refused(entity, path, reason);
-                if let Some(reason) = pattern_fault(&route.path) {
-                    return Err(refused(entity, &route.path, &reason));
-                }
-                if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT, Method::TRACE].contains(&route.method)
-                {
-                    return Err(refuse("GET, HEAD, OPTIONS, CONNECT and TRACE change nothing"));
-                }
-                let method = route.method.as_str();
-                if method.bytes().any(|letter| letter.is_ascii_lowercase()) {
-                    return Err(refuse(&format!("methods are written in capitals: {}", method.to_ascii_uppercase())));
-                }
-                let names_id = path.contains("{id}") || path.contains("{*id}");
-                if route.kind != ChangeKind::Add && !names_id {
-                    return Err(ConfigError::RouteWithoutId { entity: entity.name.clone(), path: path.to_owned() });
-                }
-                if path.matches("{id}").count() + path.matches("{*id}").count() > 1 {
-                    if let Some(bare) = path.strip_suffix("/{id}/{id}") {
-                        return Err(refuse(&format!(
-                            "Entity::scheduler and Entity::collection add /{{id}} themselves; give them {bare:?}"
-                        )));
-                    }
-                    return Err(refuse("only the object itself may be named {id}; give what is above it another name"));
-                }
-                let target = Route {
-                    entity: EntityIndex(index),
-                    kind: route.kind,
-                    pattern: path.into(),
-                    scope_params: scope_params.clone(),
-                };
                 let tree = routes.methods.entry(route.method.clone()).or_default();
-                tree.insert(path, Arc::new(target)).map_err(|error| match error {
+                tree.insert(path, target).map_err(|error| match error {
                     matchit::InsertError::Conflict { .. } => ConfigError::RouteConflict {
                         entity: entity.name.clone(),
                         method: route.method.clone(),
                         path: path.to_owned(),
                     },
-                    other => refuse(&other.to_string()),
+                    other => refused(entity, path, &other.to_string()),
                 })?;
                 routes.prefixes.push(literal(path).into());
             }
+        }
+        for (path, sharing) in modes {
+            let entity = &entities[usize::from(sharing[0].entity.0)];
+            routes.modes.insert(path, sharing).map_err(|error| refused(entity, path, &error.to_string()))?;
+            routes.prefixes.push(literal(path).into());
         }
         for (path, sharing) in lists {
             let entity = &entities[usize::from(sharing[0].0)];
             if let Some(reason) = pattern_fault(path) {
                 return Err(refused(entity, path, &reason));
             }
-            routes.lists.insert(path, sharing).map_err(|error| refused(entity, path, &error.to_string()))?;
+            let list = List { pattern: path.into(), entities: sharing };
+            routes.lists.insert(path, list).map_err(|error| refused(entity, path, &error.to_string()))?;
             routes.prefixes.push(literal(path).into());
         }
         routes.prefixes.sort();
@@ -120,24 +115,113 @@ impl Routes {
         begins(path) || (path.contains('%') && begins(&normalized(path)))
     }
 
-    /// The route of a request with this method and path. The query never matters.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Option<Matched> {
+    /// The route of a request with this method and path. The query matters in the modes of the DataProcessor alone.
+    pub(crate) fn find(&self, method: &Method, path: &str, query: Option<&str>) -> Found {
         let path = normalized(path);
-        let found = self.methods.get(method)?.at(&path).ok()?;
-        let decoded = |raw| percent_decode_str(raw).decode_utf8().ok();
-        // On a route that adds, `{id}` is that of another object: the new one has no id yet.
-        let named = found.params.get("id").filter(|_| found.value.kind != ChangeKind::Add);
-        let id = named.and_then(decoded).map(Arc::from);
-        let scopes = found.value.scope_params.iter().filter_map(|param| found.params.get(param).and_then(decoded));
-        let scopes = scopes.filter(|scope| !scope.is_empty()).map(Cow::into_owned);
-        Some(Matched { scopes: scopes.collect(), route: found.value.clone(), id })
+        let mode = (method == Method::POST && is_editing(query)).then(|| GanttMode::of(query));
+        if let (Some(GanttMode::Of(name)), Ok(at)) = (mode, self.modes.at(&path)) {
+            if let Some(route) = at.value.iter().find(|route| *route.name == *name) {
+                return Found::Write(Matched::new(route, &at.params));
+            }
+        }
+        let Some(at) = self.methods.get(method).and_then(|tree| tree.at(&path).ok()) else { return Found::Nothing };
+        match mode {
+            Some(GanttMode::Of(name)) if *name != *at.value.name => Found::OtherMode(at.value.clone()),
+            Some(GanttMode::Unclear) => Found::OtherMode(at.value.clone()),
+            _ => Found::Write(Matched::new(at.value, &at.params)),
+        }
     }
 
     /// The entities in the list that a GET of this path reads.
     pub(crate) fn find_list(&self, path: &str) -> &[EntityIndex] {
         let path = normalized(path);
-        self.lists.at(&path).map_or(&[], |found| found.value)
+        self.lists.at(&path).map_or(&[], |found| &*found.value.entities)
     }
+
+    /// The path's pattern, and the entities of which one is written there by a GET, in the DataProcessor's mode GET: where
+    /// lists are read, or objects added.
+    pub(crate) fn find_get_mode(&self, path: &str) -> Option<(&str, &[EntityIndex])> {
+        let path = normalized(path);
+        if let Ok(list) = self.lists.at(&path) {
+            return Some((&*list.value.pattern, &*list.value.entities));
+        }
+        let route = self.methods.get(&Method::POST)?.at(&path).ok()?.value;
+        (route.kind == ChangeKind::Add).then(|| (&*route.pattern, std::slice::from_ref(&route.entity)))
+    }
+}
+
+/// What [`Routes::find`] found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Nothing,
+    Write(Matched),
+    /// A route, for whose entity the write is not: its query names another entity.
+    OtherMode(Arc<Route>),
+}
+
+impl Route {
+    fn new(entity: &Entity, index: EntityIndex, route: &EntityRoute) -> Self {
+        let path = without_slash(&route.path);
+        let query = if route.is_mode { format!("?editing=true&gantt_mode={}", entity.name) } else { String::new() };
+        Self {
+            entity: index,
+            name: entity.name.as_str().into(),
+            kind: route.kind,
+            pattern: format!("{path}{query}").into(),
+            is_mode: route.is_mode,
+            scope_params: entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect(),
+        }
+    }
+}
+
+impl Matched {
+    fn new(route: &Arc<Route>, params: &matchit::Params<'_, '_>) -> Self {
+        let decoded = |raw| percent_decode_str(raw).decode_utf8().ok();
+        // On a route that adds, `{id}` is that of another object: the new one has no id yet.
+        let named = params.get("id").filter(|_| route.kind != ChangeKind::Add);
+        let id = named.and_then(decoded).map(Arc::from);
+        let scopes = route.scope_params.iter().filter_map(|param| params.get(param).and_then(decoded));
+        let scopes = scopes.filter(|scope| !scope.is_empty()).map(Cow::into_owned);
+        Self { scopes: scopes.collect(), route: route.clone(), id }
+    }
+}
+
+/// Adds what an entity has at a path that others may share.
+fn share<'e, T>(shared: &mut Shared<'e, T>, path: &'e str, value: T) {
+    let path = without_slash(path);
+    match shared.iter_mut().find(|(known, _)| *known == path) {
+        Some((_, sharing)) => sharing.push(value),
+        None => shared.push((path, vec![value])),
+    }
+}
+
+/// Refuses a route that no write can have.
+fn check(entity: &Entity, route: &EntityRoute) -> Result<(), ConfigError> {
+    let path = without_slash(&route.path);
+    let refuse = |reason: &str| Err(refused(entity, path, reason));
+    if let Some(reason) = pattern_fault(&route.path) {
+        return Err(refused(entity, &route.path, &reason));
+    }
+    if [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT, Method::TRACE].contains(&route.method) {
+        return refuse("GET, HEAD, OPTIONS, CONNECT and TRACE change nothing");
+    }
+    let method = route.method.as_str();
+    if method.bytes().any(|letter| letter.is_ascii_lowercase()) {
+        return refuse(&format!("methods are written in capitals: {}", method.to_ascii_uppercase()));
+    }
+    let names_id = path.contains("{id}") || path.contains("{*id}");
+    if route.kind != ChangeKind::Add && !names_id {
+        return Err(ConfigError::RouteWithoutId { entity: entity.name.clone(), path: path.to_owned() });
+    }
+    if path.matches("{id}").count() + path.matches("{*id}").count() > 1 {
+        if let Some(bare) = path.strip_suffix("/{id}/{id}") {
+            return refuse(&format!(
+                "Entity::scheduler and Entity::collection add /{{id}} themselves; give them {bare:?}"
+            ));
+        }
+        return refuse("only the object itself may be named {id}; give what is above it another name");
+    }
+    Ok(())
 }
 
 fn refused(entity: &Entity, path: &str, reason: &str) -> ConfigError {
@@ -194,7 +278,7 @@ mod tests {
     }
 
     fn find(method: &Method, path: &str) -> Option<(u16, ChangeKind, Option<String>)> {
-        let found = routes().find(method, path)?;
+        let Found::Write(found) = routes().find(method, path, None) else { return None };
         Some((found.route.entity.0, found.route.kind, found.id.map(|id| id.to_string())))
     }
 

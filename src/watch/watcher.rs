@@ -8,7 +8,8 @@ use tokio::sync::Semaphore;
 use super::{
     keyed_lock::KeyedLock,
     live_write::{LiveWrite, WriteIdentity},
-    route::{Matched, Routes},
+    modes::is_get_mode,
+    route::{Found, Matched, Route, Routes},
 };
 use crate::{
     auth::{OwnedCredentials, header_token},
@@ -79,13 +80,26 @@ impl Watcher {
         }
         match self.find_write(request, only) {
             Some(matched) => Some(Watched::Write(matched)),
+            None if request.method() != Method::GET => None,
+            None if is_get_mode(request.uri().query()) => {
+                self.refuse_get_mode(request.uri().path(), only);
+                None
+            }
             None => self.find_list(request, only).map(Watched::List),
         }
     }
 
     /// What a request writes. `None` too where an outer layer of the same `LiveUpdates` watches the write already.
     fn find_write<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<Matched> {
-        let matched = self.routes.find(request.method(), request.uri().path())?;
+        let uri = request.uri();
+        let matched = match self.routes.find(request.method(), uri.path(), uri.query()) {
+            Found::Write(matched) => matched,
+            Found::OtherMode(route) => {
+                self.refuse_other_mode(&route, only);
+                return None;
+            }
+            Found::Nothing => return None,
+        };
         if only.is_some_and(|only| only != matched.route.entity) {
             return None;
         }
@@ -100,9 +114,6 @@ impl Watcher {
 
     /// What a request reads that asks for a list.
     fn find_list<B>(&self, request: &Request<B>, only: Option<EntityIndex>) -> Option<ListRead> {
-        if request.method() != Method::GET {
-            return None;
-        }
         let listed = self.routes.find_list(request.uri().path()).iter();
         let watched = || listed.clone().copied().filter(|entity| only.is_none_or(|only| only == *entity));
         watched().next()?;
@@ -115,6 +126,37 @@ impl Watcher {
                 Delivery::Plain => Vec::new(),
             },
         })
+    }
+
+    /// Names in the log a write by GET. It is no read of a list either.
+    fn refuse_get_mode(&self, path: &str, only: Option<EntityIndex>) {
+        let Some((pattern, entities)) = self.routes.find_get_mode(path) else { return };
+        let mut watched = entities.iter().filter(|entity| only.is_none_or(|only| only == **entity)).peekable();
+        if watched.peek().is_some() {
+            self.observer().warn_once_for(
+                ("mode GET", pattern),
+                format_args!(
+                    "GET {pattern}?editing=true: a page saves in the DataProcessor's mode GET, and such writes are not \
+                     broadcast; switch the page's DataProcessor to REST-JSON"
+                ),
+            );
+        }
+        watched.for_each(|entity| self.diagnosis().matches(*entity));
+    }
+
+    /// Names in the log a write whose query names another entity than its route has.
+    fn refuse_other_mode(&self, route: &Route, only: Option<EntityIndex>) {
+        if only.is_some_and(|only| only != route.entity) {
+            return;
+        }
+        let (pattern, name) = (&route.pattern, &self.publisher.entity(route.entity).name);
+        self.observer().warn_once_for(
+            ("other mode", pattern),
+            format_args!(
+                "POST {pattern} is a route of {name:?}, and a write whose `gantt_mode` is another one is not broadcast; let \
+                 Entity::gantt_tasks(base) and Entity::gantt_links(base) have the Gantt's routes"
+            ),
+        );
     }
 
     /// Looks at an unwatched request: it may reveal a mistake in the configuration.

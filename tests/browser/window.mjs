@@ -41,7 +41,7 @@ export class Window {
     const context = await browser.newContext({ timezoneId: "UTC", locale: "en-GB", viewport });
     context.setDefaultTimeout(PATIENCE);
     const page = await context.newPage();
-    const window = new Window(name, page);
+    const window = new this(name, page);
     // The codes that sockets were closed with. The page builds on the class that it finds.
     await page.addInitScript(() => {
       globalThis.closeCodes = [];
@@ -56,7 +56,7 @@ export class Window {
     // themselves. They stay where they are: the widget removes each one by a timer, and fails when it is gone.
     await page.addInitScript(() => addEventListener("DOMContentLoaded", () => {
       const style = document.createElement("style");
-      style.textContent = ".scheduler_message_area { display: none; }";
+      style.textContent = ".scheduler_message_area, .gantt_message_area { display: none; }";
       document.head.append(style);
     }));
     await prepare(page);
@@ -294,10 +294,10 @@ export class Window {
 }
 
 function isSave(request) {
-  return request.method() !== "GET" && new URL(request.url()).pathname.startsWith("/events");
+  return request.method() !== "GET" && /^\/(events|data)\b/.test(new URL(request.url()).pathname);
 }
 
-function parsed(frame) {
+export function parsed(frame) {
   try {
     return JSON.parse(frame);
   } catch {

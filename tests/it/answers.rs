@@ -160,7 +160,9 @@ async fn the_broadcast_and_the_log_line_of_each_response() {
         (put(200, "null"), UPDATED, NOT_JSON),
         (post(200, r#"{"action":"insert","tid":17}"#), ADDED, ODD_ACTION),
         (put(200, r#"{"action":"delete"}"#), DELETED, "the answer's `action` is \"delete\""),
-        (put(200, r#"{"action":"success"}"#), UPDATED, "the answer's `action` is \"success\""),
+        // An action of the application's own is a success.
+        (put(200, r#"{"action":"approved"}"#), UPDATED, NO_LINE),
+        (delete(200, r#"{"action":"archived"}"#), DELETED, "the answer's `action` is \"archived\""),
         (put(204, ""), UPDATED, NOT_200),
         (put(201, ""), Some(("add-event", "7")), NOT_200),
         (put(200, r#"{"action":"inserted","tid":"17"}"#), ADDED, NO_LINE),
@@ -182,7 +184,11 @@ async fn the_broadcast_and_the_log_line_of_each_response() {
         (mode("", "{}").form("id=7&text=b&!nativeeditor_status=updated"), UPDATED, NO_LINE),
         (mode("", "{}").form("id=7&!nativeeditor_status=deleted"), DELETED, NO_LINE),
         (mode("", "{}").form("id=7&!nativeeditor_status=moved"), NOTHING, UNKNOWN_ACTION),
+        (mode(r#"{"id":7,"action":"updated","data":{"text":"b"}}"#, r#"{"action":"approved"}"#), UPDATED, NO_LINE),
         (mode("", "{}").form("7_id=7&7_text=b&ids=7"), NOTHING, BATCH),
+        (mode("", r#"{"action":"updated"}"#).form("7_id=7&7_text=b&8_id=8&8_text=c&ids=7,8"), NOTHING, BATCH),
+        (mode("", r#"{"action":"inserted","tid":17}"#).form("7_id=7&7_text=b&ids=7"), NOTHING, BATCH),
+        (without_modes("", r#"{"action":"inserted","tid":17}"#).form("7_id=7&7_text=b&ids=7"), NOTHING, BATCH),
         // And the action counts unless the response contradicts it.
         (
             mode(

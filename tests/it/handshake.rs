@@ -143,7 +143,6 @@ async fn calls_that_are_none_are_a_bad_request() {
     let live = live();
     let server = Server::layered(&live.layer(), usual);
     let too_large = format!(r#"[{{"id":"1","name":"{}"}}]"#, "x".repeat(64 * 1024));
-    let too_many = format!("[{}]", vec![r#"{"id":"1"}"#; 65].join(","));
     let deep = "[".repeat(60_000);
     for junk in [
         "",
@@ -161,13 +160,13 @@ async fn calls_that_are_none_are_a_bad_request() {
         r#"[{"id":true}]"#,
         "\u{feff}[]",
         &too_large,
-        &too_many,
         &deep,
     ] {
         let request = Request::post("/api/v1").header("remote-token", "demo").body(junk.to_owned()).unwrap();
         let answer = server.send(request).await;
         assert_eq!(answer.status(), 400, "{}", &junk[..junk.len().min(40)]);
-        assert!(body(&answer)["error"].is_string());
+        // JSON that is no array of results would leave the promises of the stock client pending.
+        assert!(serde_json::from_slice::<Value>(answer.body()).is_err());
     }
     let request = Request::post("/api/v1").header("remote-token", "demo").body(&b"[\"\xff\"]"[..]).unwrap();
     assert_eq!(server.send(request).await.status(), 400, "no UTF-8");
@@ -181,7 +180,7 @@ async fn calls_need_the_token_too() {
     for token in ["wrong", ""] {
         let request = Request::post("/api/v1").header("remote-token", token).body(r#"[{"id":"2"}]"#).unwrap();
         let answer = server.send(request).await;
-        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (403, &br#"{"error":"Forbidden"}"#[..]));
+        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (403, &b"Forbidden"[..]));
     }
     assert_eq!(live.stats().calls, 0);
 }

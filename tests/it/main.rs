@@ -11,6 +11,9 @@ mod audit;
 mod auth;
 mod authorize;
 mod broadcast;
+mod calls;
+mod calls_http;
+mod calls_limits;
 mod cancel;
 mod capture;
 mod deletions;
@@ -28,6 +31,8 @@ mod log_file;
 mod lying_bodies;
 #[cfg(feature = "tracing")]
 mod mistakes;
+#[cfg(feature = "tracing")]
+mod modes;
 mod nesting;
 mod origin;
 mod overflow;
@@ -64,3 +69,5 @@ mod upgrade_refused;
 mod visible;
 mod warp_service;
 mod websocket;
+#[cfg(feature = "tracing")]
+mod widget_answers;

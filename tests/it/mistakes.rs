@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_live_updates::{
-    Change, ChangeKind, Entity, LiveUpdates, LiveUpdatesBuilder, body::RequestBody, builder::HasAuth,
+    Caller, Change, ChangeKind, Entity, Identity, LiveUpdates, LiveUpdatesBuilder, body::RequestBody, builder::HasAuth,
 };
 
 const LISTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md"));
@@ -124,6 +124,20 @@ fn what_cannot_match_is_refused_by_build() {
         (on("/events").allow_origin("null"), "\"null\"", "pages of files and of sandboxed frames"),
         (on("/events").allow_origin("wss://app.example"), "\"wss://app.example\"", "not that of its socket"),
         (on("/events").allow_origin("https://a.example, https://b.example"), "b.example", "one origin a call"),
+        (method("count"), "\"count\"", "it has no dot between a service and a method"),
+        (method("api.tasks.count"), "\"api.tasks.count\"", "it has more than one dot"),
+        (method("tasks.mark-done"), "\"tasks.mark-done\"", "both parts must be JavaScript identifiers"),
+        (
+            method("tasks.constructor"),
+            "\"tasks.constructor\"",
+            "every JavaScript object has a property of that name already",
+        ),
+        (method("tasks.then"), "\"tasks.then\"", "JavaScript takes an object with the method `then` for a promise"),
+        (
+            method("tasks.count").call("tasks.count", (), count),
+            "\"tasks.count\"",
+            "configured twice; give each method its own name",
+        ),
         (LiveUpdates::builder("/api/v1").tokens(["secret\n"]), "token 1", "has white space at its ends"),
         (
             LiveUpdates::builder("/api/v1").tokens([""]),
@@ -139,6 +153,14 @@ fn what_cannot_match_is_refused_by_build() {
         assert!(!text.contains("secret"), "{text}");
         is_listed(remedy);
     }
+}
+
+async fn count(_: (), _: Caller, _: ()) -> Result<u32, Infallible> {
+    Ok(7)
+}
+
+fn method(name: &str) -> LiveUpdatesBuilder<HasAuth> {
+    on("/events").call(name, (), count)
 }
 
 #[test]
@@ -652,7 +674,8 @@ macro_rules! answered_with {
 #[tokio::test]
 async fn answers_that_pages_do_not_understand_are_named() {
     answered_with!(create(), answer(201, r#"{"tid":17}"#), "takes only status 200 for success", "answer 200");
-    answered_with!(request(Method::DELETE, "/events/7", ""), answer(204, ""), "takes only status 200 for success");
+    let delete = || request(Method::DELETE, "/events/7", "");
+    answered_with!(delete(), answer(204, ""), "takes only status 200 for success");
     answered_with!(create(), answer(200, r#"{"id":17}"#), "needs the new id as `tid`", "\"tid\":ID");
     answered_with!(
         create(),
@@ -660,7 +683,7 @@ async fn answers_that_pages_do_not_understand_are_named() {
         "the answer's `action` is",
         "\"inserted\""
     );
-    answered_with!(save(), answer(200, r#"{"action":"ok"}"#), "the answer's `action` is", "\"ok\"", "\"updated\"");
+    answered_with!(delete(), answer(200, r#"{"action":"ok"}"#), "the answer's `action` is", "\"ok\"", "\"updated\"");
     answered_with!(save(), answer(200, "saved"), "the Scheduler reads answers as JSON");
     answered_with!(
         save(),
@@ -870,4 +893,28 @@ async fn a_response_replayed_from_a_cache_is_not_broadcast() {
         server.send(save()).await;
         assert_eq!(page.received(&live).await.len(), 1, "{name}: the header marks it as a first answer");
     }
+}
+
+// Methods.
+
+#[tokio::test]
+async fn a_method_that_fails_is_named_with_its_error_and_its_page_is_not_shown_that() {
+    let fails = async |(), _: Caller, ()| Err::<(), _>("no such table: tasks");
+    let live = builder().tokens([TOKEN]).call("tasks.count", (), fails).build().unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    let logs = Logs::capture();
+    let calls = r#"[{"id":"1","name":"tasks.count","args":[]}]"#;
+    let request = Request::post("/api/v1").header("remote-token", TOKEN).body(calls).unwrap();
+    assert_eq!(&server.send(request).await.body()[..], br#"[{"id":"1","error":"the call failed"}]"#);
+    logs_once(&logs, &["the method", "\"tasks.count\" failed: no such table: tasks"]);
+}
+
+#[tokio::test]
+async fn data_that_is_no_object_is_named() {
+    let list = async |(), _: Identity| Ok::<_, Infallible>([1, 2]);
+    let live = builder().tokens([TOKEN]).data((), list).build().unwrap();
+    let server = Server::layered(&live.layer(), usual);
+    let logs = Logs::capture();
+    server.handshake(TOKEN).await;
+    logs_once(&logs, &["the data hook failed", "no JSON object"]);
 }

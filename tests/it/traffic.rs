@@ -9,12 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Method, Request, Response, header};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tower_live_updates::{ChangeKind, Delivery, Entity, LiveUpdates, body::RequestBody};
+use tower_live_updates::{Delivery, Entity, LiveUpdates, body::RequestBody};
 
 use crate::support::{BoxError, Page, Server, read};
 
@@ -58,13 +58,12 @@ const WITHOUT_MESSAGES: [(&str, &[(&str, &str)]); 10] = [
     ("scheduler_mode_rest", SCHEDULER),
     ("scheduler_mode_json", SCHEDULER),
     ("scheduler_mode_post", SCHEDULER),
-    // A GET that changes something cannot be distinguished from one that does not.
+    // Nothing of this mode is broadcast.
     ("scheduler_mode_get", &[]),
     ("gantt_mode_rest-json", GANTT),
     ("gantt_mode_rest", GANTT),
-    // These send everything to the bare REST address, which is no collection of either entity.
-    ("gantt_mode_json", &[]),
-    ("gantt_mode_post", &[]),
+    ("gantt_mode_json", GANTT),
+    ("gantt_mode_post", GANTT),
     ("gantt_mode_get", &[]),
 ];
 const SCHEDULER: &[(&str, &str)] = &[("add-event", "500"), ("update-event", "500"), ("delete-event", "500")];
@@ -83,7 +82,7 @@ async fn the_clients_requests_bring_the_captured_messages() {
 }
 
 #[tokio::test]
-async fn the_clients_other_modes_are_broadcast_where_method_and_path_suffice() {
+async fn the_clients_other_modes_are_broadcast_except_get() {
     for (name, expected) in WITHOUT_MESSAGES {
         let capture = Capture::read(name);
         assert!(capture.messages().is_empty(), "{name} holds messages");
@@ -109,22 +108,11 @@ async fn form_fields_arrive_decoded() {
         assert_eq!(added["nul"], nul, "{name}");
         assert_eq!(added.get("!nativeeditor_status"), None, "{name}");
     }
-}
-
-#[tokio::test]
-async fn a_gantt_that_posts_to_its_bare_address_is_broadcast_where_that_is_a_route() {
-    // One of its two entities; the other differs in the query alone and is for the handler to publish.
-    let tasks = Entity::new("tasks").payload_key("task").route(Method::POST, "/data", ChangeKind::Add).body_modes();
-    let live = LiveUpdates::builder("/api/v1")
-        .delivery(Delivery::Plain)
-        .tokens(["demo"])
-        .entity(tasks)
-        .entity(Entity::new("links"))
-        .build();
-    let received = Capture::read("gantt_mode_json").replay(live.expect("a good configuration")).await;
-    assert_eq!(outline(&received[0].1), ("add-task", "500".to_owned()));
-    assert_eq!(received[0].1["task"]["text"], "a&b=é");
-    assert_eq!(outline(&received[1].1), ("update-task", "500".to_owned()));
+    for (name, duration) in [("gantt_mode_post", json!("3")), ("gantt_mode_json", json!(3))] {
+        let received = Capture::read(name).replay(build()).await;
+        let added = &received[0].1["task"];
+        assert_eq!((&added["text"], &added["duration"]), (&json!("a&b=é"), &duration), "{name}");
+    }
 }
 
 #[test]

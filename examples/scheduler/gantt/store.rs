@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tower_live_updates::Snapshot;
 
 use super::{
@@ -213,7 +214,8 @@ impl Task {
         } else {
             row.set("parent", &self.parent.to_string())?;
         }
-        row.set("sortorder", &self.sortorder)?;
+        // `2` and not `2.0`, as pages send it.
+        row.set("sortorder", &RawValue::from_string(self.sortorder.to_string())?)?;
         Ok(row)
     }
 }

@@ -23,9 +23,13 @@ pub(super) fn prepare(db: &Connection, dates: Dates, task: &mut Row) -> Result<(
     task.check_size().map_err(Error::Invalid)?;
     // A form-encoded body knows only text, and `"false"` is true for a page.
     for name in NUMBERS {
-        if let Some(number) = task.text(name).and_then(|text| text.parse::<Number>().ok()) {
-            task.set(name, &number)?;
+        if task.is_empty(name) {
+            continue;
         }
+        let Some(number) = task.text(name).and_then(|text| text.parse::<Number>().ok()) else {
+            return Err(Error::Invalid(format!("the {name} of a task is a number")));
+        };
+        task.set(name, &number)?;
     }
     for name in FLAGS {
         if let Some(flag) = task.text(name).and_then(|text| text.parse::<bool>().ok()) {

@@ -1,6 +1,6 @@
 //! Sessions as they are kept across a restart.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, num::NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +64,7 @@ impl Sessions {
             saved.positions.shrink_to_fit();
             let session = Session {
                 owner: saved.owner,
-                connection: u64::MAX,
+                connection: NonZeroU64::MAX,
                 gone: Some(gone),
                 came: clock.at(saved.came),
                 taken: gone,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
+    num::NonZeroU64,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +18,7 @@ use crate::{
     lock::lock,
     scope::{PastScopes, Scopes},
     sequence::Sequence,
+    session,
 };
 
 /// How many sessions are kept, and for how long after their pages have gone.
@@ -38,6 +40,7 @@ pub(crate) struct SessionId {
 pub(crate) struct Sessions {
     pub(super) limits: SessionLimits,
     pub(super) known: Mutex<Known>,
+    /// The number of the next connection.
     pub(super) connections: AtomicU64,
 }
 
@@ -54,7 +57,7 @@ pub(super) struct Known {
 pub(super) struct Session {
     pub(super) owner: u64,
     /// The newest connection: two may be open while the server has not noticed that the first is dead.
-    pub(super) connection: u64,
+    pub(super) connection: NonZeroU64,
     pub(super) gone: Option<Instant>,
     /// When its page came for the first time.
     pub(super) came: Instant,
@@ -102,21 +105,33 @@ pub(crate) struct Resumed {
 }
 
 /// One connection's hold on its session.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
     id: [u8; 16],
-    connection: u64,
+    /// Its number: never zero, so that where there is none takes no room.
+    pub(crate) connection: NonZeroU64,
+}
+
+impl Hold {
+    /// The hold of this connection on its session.
+    pub(crate) fn of(session: &session::Session, connection: NonZeroU64) -> Self {
+        Self { id: session.0, connection }
+    }
+
+    pub(crate) fn session(&self) -> session::Session {
+        session::Session(self.id)
+    }
 }
 
 impl Sessions {
     pub(crate) fn new(limits: SessionLimits) -> Self {
-        Self { limits, known: Mutex::default(), connections: AtomicU64::new(0) }
+        Self { limits, known: Mutex::default(), connections: AtomicU64::new(1) }
     }
 
     /// A connection takes its session over. `None` where the session belongs to other credentials, or there are too many
     /// sessions. `end` is where the log stands.
     pub(crate) fn take(&self, id: SessionId, scopes: &Scopes, end: Sequence, now: Instant) -> Option<Resumed> {
-        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let connection = NonZeroU64::new(self.connections.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MAX);
         let known = &mut *lock(&self.known);
         known.forget(now, self.limits);
         let is_new = !known.sessions.contains_key(&id.id);

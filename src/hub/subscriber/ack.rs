@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{sessions::SessionHolder, visibility::Cleared},
-    state::{PageState, Subscriber},
+    state::Subscriber,
     subscription::Subscription,
 };
 use crate::{lock::lock, scope::PastScopes};
@@ -44,9 +44,9 @@ impl Subscriber {
     /// The page goes away. Chromium keeps some pages for a way back, and answers pings for them; a page that comes back has
     /// thrown away what came meanwhile (seen with version 156).
     pub(crate) fn goes_away(&self, now: Instant) {
-        if let Some(PageState { hold: Some(hold), .. }) = &lock(&self.state).page {
+        if let Some(hold) = lock(&self.state).hold() {
             let position = lock(&self.core.log).position(now, KEPT_BY_BROWSERS);
-            self.core.sessions.reach_back(hold, position);
+            self.core.sessions.reach_back(&hold, position);
         }
     }
 
@@ -54,14 +54,14 @@ impl Subscriber {
     fn acknowledges(&self, payload: &[u8]) -> Option<Arc<dyn SessionHolder>> {
         let state = &mut *lock(&self.state);
         let ping = state.pinged.take_if(|ping| ping.payload == payload)?;
-        let Some(PageState { hold: Some(hold), .. }) = &state.page else { return None };
-        let sharer = self.core.sessions.acknowledge(hold, &ping.positions, ping.at);
+        let hold = state.hold()?;
+        let sharer = self.core.sessions.acknowledge(&hold, &ping.positions, ping.at);
         // What its present identity may see has reached the page: it shows nothing else any more.
         let has_it = |known: &Subscription| ping.positions.iter().any(|(entity, _)| *entity == known.entity);
         let mut scoped = state.subscriptions.iter().filter(|known| self.core.encoder(known.entity).is_scoped);
         if ping.knows_identity && !state.recipient.past.is_empty() && scoped.all(has_it) {
             state.recipient.past = PastScopes::default();
-            self.core.sessions.forget_past(hold);
+            self.core.sessions.forget_past(&hold);
         }
         sharer
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     auth::Identity, entity::EntityIndex, hub::retractions::Retracted, lock::lock, scope::Scopes, sequence::Sequence,
+    session::Session,
 };
 
 /// Repeats that wait until the hooks have answered; of more, those of an entity become one.
@@ -97,7 +99,8 @@ impl Live {
 /// What is known of the page at the other end.
 #[derive(Debug)]
 pub(super) struct PageState {
-    pub(super) hold: Option<Hold>,
+    /// The number of its connection, while that holds the session.
+    pub(super) connection: Option<NonZeroU64>,
     /// What it may have missed begins here; `None` where only the store knows.
     pub(super) missed_from: Option<Sequence>,
     /// What was outside the page's visibility on its earlier connection or subscription, until it subscribes.
@@ -169,6 +172,11 @@ impl Subscriber {
         lock(&self.state).recipient.identity.clone()
     }
 
+    /// The session of its page.
+    pub(crate) fn session(&self) -> Session {
+        lock(&self.state).recipient.session.clone()
+    }
+
     /// Who it was before on this page, where its scopes were others then.
     pub(crate) fn past_identity(&self) -> Option<Identity> {
         lock(&self.state).recipient.past_identity()
@@ -188,9 +196,9 @@ impl Subscriber {
 
     /// The subscriber that takes its session over finds it by that.
     pub(super) fn holds_its_session(self: &Arc<Self>) {
-        if let Some(PageState { hold: Some(hold), .. }) = &lock(&self.state).page {
+        if let Some(hold) = lock(&self.state).hold() {
             let holder: Arc<dyn SessionHolder> = self.clone();
-            self.core.sessions.set_holder(hold, Arc::downgrade(&holder));
+            self.core.sessions.set_holder(&hold, Arc::downgrade(&holder));
         }
     }
 
@@ -200,7 +208,11 @@ impl Subscriber {
         if matches!(std::mem::replace(&mut state.path, Path::Left), Path::Left) {
             return false;
         }
-        let hold = state.page.as_mut().and_then(|page| page.hold.take());
+        let hold = state.hold();
+        // What arrives from now on acknowledges nothing.
+        if let Some(page) = &mut state.page {
+            page.connection = None;
+        }
         let retracted = state.retracted();
         drop(state);
         if let Some(hold) = hold {
@@ -213,6 +225,12 @@ impl Subscriber {
 impl SubscriberState {
     pub(super) fn find(&mut self, entity: EntityIndex) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|known| known.entity == entity)
+    }
+
+    /// Its hold on the session of its page.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        let connection = self.page.as_ref()?.connection?;
+        Some(Hold::of(&self.recipient.session, connection))
     }
 
     /// What is wanted of all that comes now.
@@ -340,7 +358,7 @@ impl SubscriberState {
 
     /// What a ping acknowledges behind which everything before `cursor` is written; `None` for one without a session.
     pub(super) fn ping(&mut self, core: &Core, cursor: Sequence, now: Instant) -> Option<Box<Ping>> {
-        let Some(PageState { hold: Some(_), .. }) = &self.page else { return None };
+        self.hold()?;
         self.ping_due = now + core.times.acknowledge_every;
         let settled = lock(&core.log).position(now, core.times.replay_overlap);
         let settles = lock(&core.settles);

@@ -10,7 +10,7 @@ use super::{
         delivery::{late_list::LateList, resend::Resend},
         log::{Log, Owner, PriorState},
         retractions::{Retracted, Retractions},
-        sessions::{SessionHolder, SessionId},
+        sessions::{Hold, SessionHolder, SessionId},
         snapshot::SnapshotFrames,
         visibility::Recipient,
     },
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     auth::Identity, change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, scope::PastScopes,
-    sequence::Sequence,
+    sequence::Sequence, session::Session,
 };
 
 /// The longest time before its first connection at which a page requests a list that may lack changes.
@@ -51,20 +51,23 @@ impl Subscriber {
     ) -> (Arc<Self>, Option<Arc<dyn SessionHolder>>) {
         let (now, end) = (Instant::now(), core.log_end());
         let (mut past, mut before, mut page) = (PastScopes::default(), None, None);
-        let mut owner = None;
+        let (mut taken, mut owner) = (None, None);
         if let ResumeFrom::Page { session, mut missed_from } = resume {
             owner = session.map(|session| Owner(session.owner));
-            let (mut hold, mut retracted) = (None, Vec::new());
+            let mut retracted = Vec::new();
             if let Some(resumed) = session.and_then(|id| core.sessions.take(id, identity.receives(), end, now)) {
                 past = resumed.past;
                 missed_from = missed_from.filter(|_| !resumed.is_lost);
                 retracted = resumed.before.as_ref().map_or(resumed.retracted, |before| before.retracted());
-                (hold, before) = (Some(resumed.hold), resumed.before);
+                (taken, before) = (Some(resumed.hold), resumed.before);
             }
-            page = Some(PageState { hold, missed_from, retracted });
+            let connection = taken.map(|hold: Hold| hold.connection);
+            page = Some(PageState { connection, missed_from, retracted });
         }
+        let session = taken.map_or_else(Session::of_socket, |hold| hold.session());
         let ping_due = now + spread(number, core.times.acknowledge_every);
-        let subscriber = Arc::new(Self::new(core, sink, Recipient { identity, past, owner }, page, ping_due));
+        let recipient = Recipient { identity, past, owner, session };
+        let subscriber = Arc::new(Self::new(core, sink, recipient, page, ping_due));
         subscriber.holds_its_session();
         (subscriber, before)
     }
@@ -81,13 +84,14 @@ impl Subscriber {
         let end = log.end();
         let log_start = state.recipient.log_start(&log, entity);
         let is_resync = entity == core.resync;
+        let hold = state.hold();
         let (missed_from, comes_back) = match &state.page {
             None => (Some(end), true),
             Some(_) if core.delivery == Delivery::Plain => (Some(end), true),
             // It has no state to be lost.
             Some(page) if is_resync => (page.missed_from.filter(|&from| from >= log_start).or(Some(end)), true),
             Some(page) => {
-                let known = page.hold.as_ref().and_then(|hold| core.sessions.position(hold, entity));
+                let known = hold.and_then(|hold| core.sessions.position(&hold, entity));
                 // What is resent to others may have been sent before it was loaded.
                 (known.max(page.missed_from), known.is_some())
             }
@@ -98,8 +102,8 @@ impl Subscriber {
             Some(page) => page.missed_from.unwrap_or_default(),
         };
         let page = state.page.as_ref().filter(|_| !is_resync && core.delivery == Delivery::Converging);
-        let late = page.and_then(|page| {
-            let came = page.hold.as_ref().and_then(|hold| core.sessions.came(hold)).unwrap_or(now);
+        let late = page.and_then(|_| {
+            let came = hold.and_then(|hold| core.sessions.came(&hold)).unwrap_or(now);
             let age = now.saturating_duration_since(came);
             LateList::may_come(came, now).then(|| LateList::new(came, log.position(now, age + LIST_BEFORE)))
         });
@@ -269,8 +273,8 @@ impl Subscriber {
         }
         let log = lock(&core.log);
         state.recipient.past.add(had.receives().clone(), log.end());
-        if let Some(PageState { hold: Some(hold), .. }) = &state.page {
-            core.sessions.change_to(hold, state.recipient.identity.receives(), log.end());
+        if let Some(hold) = state.hold() {
+            core.sessions.change_to(&hold, state.recipient.identity.receives(), log.end());
         }
         let (cursor, recipient) = (state.cursor, &state.recipient);
         for subscription in state.subscriptions.iter_mut().filter(|known| core.encoder(known.entity).is_scoped) {

@@ -19,6 +19,7 @@ use crate::{
     object::quoted,
     scope::{PastScopes, Scopes},
     sequence::Sequence,
+    session::Session,
 };
 
 /// Who receives.
@@ -29,6 +30,8 @@ pub(crate) struct Recipient {
     pub(crate) past: PastScopes,
     /// Of its credentials, where they are known.
     pub(crate) owner: Option<Owner>,
+    /// The session of its page.
+    pub(crate) session: Session,
 }
 
 impl Recipient {

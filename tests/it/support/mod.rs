@@ -1,6 +1,7 @@
 //! What the tests share: a server on in-memory streams, and a small client that speaks the protocol.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod calls;
 pub mod client;
 #[cfg(feature = "tracing")]
 pub mod logs;
