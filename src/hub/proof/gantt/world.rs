@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    change::Change,
+    change::{Change, ChangeKind},
     entity::{EntityIndex, Widget},
     hub::{
         Activity, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
@@ -652,7 +652,8 @@ impl World {
             self.note(|| format!("published: {:?} {kind:?} {}", change.kind(), change.object()));
         }
         for of in [Kind::Link, Kind::Task] {
-            let changes: Vec<Change> = all.iter().filter(|(kind, _)| *kind == of).map(|(_, it)| it.clone()).collect();
+            let changes: Vec<Change> =
+                all.iter().filter(|(kind, _)| *kind == of).map(|(_, change)| in_normal_form(of, change)).collect();
             if !changes.is_empty() {
                 let began = written.added.is_some().then_some(began);
                 let write = WriteContext { began, writer: self.tokens.owner(at), ..activity.context() };
@@ -727,6 +728,13 @@ impl Tokens {
             Self::Own => Some(Owner(8 + client as u64)),
         }
     }
+}
+
+/// A change in the form that every page reads.
+fn in_normal_form(kind: Kind, change: &Change) -> Change {
+    let is_there = kind == Kind::Task && change.kind() != ChangeKind::Delete;
+    let object = is_there.then(|| Widget::GanttTasks.normal_form(change.object())).flatten();
+    object.map_or_else(|| change.clone(), |object| Change { object: object.into(), ..change.clone() })
 }
 
 /// Ids and parents.
