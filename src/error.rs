@@ -119,6 +119,19 @@ pub enum ConfigError {
         /// The parameter as it was given.
         param: String,
     },
+    /// An entity of [`presence`](crate::LiveUpdatesBuilder::presence) has a setter that says where its objects come from
+    /// or who sees them: they come from identities, and only `payload_key`, `scoped`, `authorize`, `visible` and `project`
+    /// have a meaning.
+    #[error(
+        "entity {entity:?} holds who is here, which comes from identities: leave {setter} out; payload_key, scoped, \
+         authorize, visible and project remain"
+    )]
+    Presence {
+        /// The entity.
+        entity: String,
+        /// The setter that is to be left out.
+        setter: &'static str,
+    },
     /// An origin is not `scheme://host` or `scheme://host:port`, as browsers send it.
     #[error(
         "origin {0:?} must be scheme://host or scheme://host:port, as browsers send it: {reason}",
@@ -269,6 +282,15 @@ pub enum PublishError {
         "{entity:?} is not scoped, so every page would receive this in spite of its scope; add .scoped() to the entity"
     )]
     NotScoped {
+        /// The entity.
+        entity: String,
+    },
+    /// The entity holds who is here ([`presence`](crate::LiveUpdatesBuilder::presence)): nothing else is published to it. Use
+    /// another entity, or [`LiveUpdates::send`](crate::LiveUpdates::send) for messages.
+    #[error(
+        "{entity:?} holds who is here, and nothing else is published to it; use another entity, or send for messages"
+    )]
+    Presence {
         /// The entity.
         entity: String,
     },

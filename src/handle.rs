@@ -12,6 +12,7 @@ use crate::{
     endpoint::Endpoint,
     entity::EntityIndex,
     error::{ConfigError, PublishError},
+    hub::Addressee,
     layer::LiveUpdatesLayer,
     observe::Stats,
     publish::Publisher,
@@ -242,6 +243,76 @@ impl LiveUpdates {
         value: &(impl Serialize + ?Sized),
     ) -> Result<(), PublishError> {
         self.send_in(entity, scopes.into_iter().collect(), value)
+    }
+
+    /// As [`send`](Self::send), to one open page alone. [`sessions`](Self::sessions) lists the sessions of the open pages.
+    ///
+    /// A page that is away for a moment receives the message when it comes back, as it does with `send`. If the page does not
+    /// come back, nobody receives the message, and the result is `Ok` all the same. A [scoped](crate::Entity::scoped) entity
+    /// needs no scope here, and an [`authorize`](crate::Entity::authorize) hook decides who may subscribe, as ever.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::new("exports"))
+    ///     .build()?;
+    /// for session in live.sessions(|identity| identity.principal() == "alice") {
+    ///     live.send_to_session(&session, "exports", &json!({"type": "export-ready", "url": "/exports/7"}))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError`] if the entity is not configured, or the value cannot be serialised.
+    pub fn send_to_session(
+        &self,
+        session: &Session,
+        entity: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), PublishError> {
+        self.send_to_addressee(&Addressee::Session(session.clone()), entity, value)
+    }
+
+    /// As [`send_to_session`](Self::send_to_session), to every open page of one
+    /// [principal](crate::Identity::principal).
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::new("notices"))
+    ///     .build()?;
+    /// live.send_to_principal("alice", "notices", &json!({"type": "mention", "event": 7}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send_to_session`](Self::send_to_session).
+    pub fn send_to_principal(
+        &self,
+        principal: &str,
+        entity: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), PublishError> {
+        self.send_to_addressee(&Addressee::Principal(principal.into()), entity, value)
+    }
+
+    fn send_to_addressee(
+        &self,
+        addressee: &Addressee,
+        entity: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), PublishError> {
+        let index = self.index(entity)?;
+        let value = serde_json::to_string(value).map_err(PublishError::Serialize)?;
+        self.shared.publisher.diagnosis.publishes();
+        self.shared.publisher.send_to(index, addressee, &value);
+        Ok(())
     }
 
     fn send_in(&self, entity: &str, scopes: Scopes, value: &(impl Serialize + ?Sized)) -> Result<(), PublishError> {

@@ -87,6 +87,7 @@ mod object;
 mod observe;
 mod origin_check;
 mod path_check;
+mod presence;
 mod protocol;
 mod publish;
 mod random;
@@ -143,6 +144,7 @@ pub mod guide {
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
+    /// [calls]: crate::guide::calls
     #[doc = include_str!("../docs/protocol.md")]
     pub mod protocol {}
 

@@ -7,7 +7,7 @@ use crate::{
     diagnosis::Diagnosis,
     entity::{Entity, EntityIndex, Widget},
     error::PublishError,
-    hub::{Hub, WriteContext},
+    hub::{Addressee, Hub, Published, WriteContext},
     observe::Observer,
     scope::Scopes,
 };
@@ -40,32 +40,49 @@ impl Publisher {
         write: WriteContext,
     ) -> Result<(), PublishError> {
         let entity = self.entity(index);
-        for change in changes {
-            entity.check(change)?;
-            // A body of escapes is six times as large as JSON.
-            let (bytes, limit) = (change.object().len(), self.hub.core.max_object_bytes);
-            if bytes > limit {
-                return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
-            }
-            if entity.widget.is_part(change.kind(), change.object()) && !self.hub.core.knows_whole(index, change) {
-                return Err(PublishError::BreaksPages {
-                    entity: entity.name.clone(),
-                    id: change.id().to_owned(),
-                    reason: Widget::part_reason().into(),
-                });
-            }
-            let has_scope = !change.scopes().is_none();
-            let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
-            let names_scope = has_scope || !change.former_scopes().is_none();
-            check_scopes(entity, names_scope, || has_scope || is_known())?;
+        if entity.presence.is_some() {
+            return Err(PublishError::Presence { entity: entity.name.clone() });
         }
-        let changes = entity.normal(changes);
-        let published = self.hub.publish(index, &changes, write);
-        self.observer.changes_published.add(published.changes);
+        changes.iter().try_for_each(|change| self.check(index, change))?;
+        let published = self.append(index, changes, write);
         if published.elsewhere { Err(PublishError::OtherScope { entity: entity.name.clone() }) } else { Ok(()) }
     }
 
-    /// Publishes a message; `value` is JSON text.
+    /// Publishes who is here, and no more: changes that pass [`check`](Self::check).
+    pub(crate) fn publish_presence(&self, index: EntityIndex, changes: &[Change]) {
+        self.append(index, changes, None.into());
+    }
+
+    /// Checks that a change can be published.
+    pub(crate) fn check(&self, index: EntityIndex, change: &Change) -> Result<(), PublishError> {
+        let entity = self.entity(index);
+        entity.check(change)?;
+        // A body of escapes is six times as large as JSON.
+        let (bytes, limit) = (change.object().len(), self.hub.core.max_object_bytes);
+        if bytes > limit {
+            return Err(PublishError::TooLarge { entity: entity.name.clone(), bytes, limit });
+        }
+        if entity.widget.is_part(change.kind(), change.object()) && !self.hub.core.knows_whole(index, change) {
+            return Err(PublishError::BreaksPages {
+                entity: entity.name.clone(),
+                id: change.id().to_owned(),
+                reason: Widget::part_reason().into(),
+            });
+        }
+        let has_scope = !change.scopes().is_none();
+        let is_known = || change.kind() == ChangeKind::Delete && self.hub.core.knows_scopes_of(index, change.id());
+        let names_scope = has_scope || !change.former_scopes().is_none();
+        check_scopes(entity, names_scope, || has_scope || is_known())
+    }
+
+    fn append(&self, index: EntityIndex, changes: &[Change], write: WriteContext) -> Published {
+        let changes = self.entity(index).normal(changes);
+        let published = self.hub.publish(index, &changes, write);
+        self.observer.changes_published.add(published.changes);
+        published
+    }
+
+    /// Publishes a message to everyone; `value` is JSON text.
     pub(crate) fn send(&self, index: EntityIndex, scopes: Scopes, value: &str) -> Result<(), PublishError> {
         let entity = self.entity(index);
         let has_scope = !scopes.is_none();
@@ -74,6 +91,12 @@ impl Publisher {
         self.hub.send(index, &scopes, value);
         self.observer.messages_published.up();
         Ok(())
+    }
+
+    /// Publishes a message to this addressee alone, who needs no scope besides; `value` is JSON text.
+    pub(crate) fn send_to(&self, index: EntityIndex, addressee: &Addressee, value: &str) {
+        self.hub.send_to(index, &Scopes::All, addressee, value);
+        self.observer.messages_published.up();
     }
 }
 

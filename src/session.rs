@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::random;
 
-/// One open page, whatever socket it has at the moment: a value to compare, and to address messages to.
+/// One open page, whatever socket it has at the moment: a value to compare, and to send messages to
+/// ([`LiveUpdates::send_to_session`](crate::LiveUpdates::send_to_session)).
 /// [`LiveUpdates::sessions`](crate::LiveUpdates::sessions) lists those of the open pages.
 ///
 /// - A page keeps its session when it reconnects. A page that is loaded again has another session.

@@ -130,7 +130,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .merge(page)
         .merge(calendar::routes(events))
-        .merge(gantt::routes(chart, live.clone()))
+        .merge(gantt::routes(chart))
         .layer(live.layer())
         // Outside of the live layer, so that its answers get the CORS headers too.
         .layer(cors(&options.origins));

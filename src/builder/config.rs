@@ -159,6 +159,7 @@ impl Config {
                 ping_interval: Duration::from_secs(25),
                 pong_timeout: Duration::from_secs(75),
                 write_timeout: Duration::from_secs(10),
+                presence_timeout: Duration::from_secs(5),
                 message_bytes: 4 * 1024,
             },
             delivery: Delivery::default(),

@@ -3,6 +3,7 @@
 mod auth;
 mod calls;
 mod config;
+mod presence;
 mod settings;
 
 use std::{sync::Arc, time::Duration};
@@ -94,6 +95,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             is_scoped: entity.scoping.is_some(),
             scoped_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids),
             view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
+            is_presence: entity.presence.is_some(),
             ..EntityEncoder::new(&entity.name, &entity.payload_key)
         });
         let mut hub = Hub::new(self.config.delivery, encoders.collect(), log, times, sessions, self.config.audit);

@@ -42,7 +42,7 @@ impl ConnectionState {
 
     fn send_close(&mut self, ending: Ending) -> ClosePhase {
         // First, so that no frame follows the close frame.
-        self.registration.leave();
+        self.registration.leave(ending.departure());
         self.leave_calls(ending);
         // The page is read as fast as it sends, to the end: unread bytes would cost it our close frame.
         if let Some(intake) = &mut self.socket.get_mut().intake {

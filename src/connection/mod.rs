@@ -11,6 +11,7 @@
 //! | `reauth` | whether the socket may stay open, and whether it may be subscribed |
 //! | `state` | what one socket keeps |
 //! | `registry` | the table of open sockets, and what all of them share |
+//! | `presence` | who is here, by the open sockets |
 //! | `snapshots` | the runs of the snapshot hooks, each shared by many pages |
 //! | `limits` | connection limits |
 //! | `meter` | the rate limit of what one page sends |
@@ -27,6 +28,7 @@ mod limits;
 mod meter;
 mod outbound;
 mod outbox;
+mod presence;
 mod reauth;
 mod registry;
 mod signals;

@@ -114,9 +114,12 @@ impl Reauth {
         match verdict {
             Ok(identity) if identity.principal() == open.subscriber.identity().principal() => {
                 self.identity = deadline(identity.expiry().map(Expiry::at), now);
-                open.subscriber.becomes(identity);
+                open.subscriber.becomes(identity.clone());
                 open.outbox.signals.raise(Signal::RENEWED);
                 self.is_overtaken = connections.disconnects() != self.terms.asked_at;
+                if self.is_confirmed || !self.is_overtaken {
+                    registration.is_here(&identity);
+                }
             }
             Ok(_) => return Some(AuthError::Denied),
             Err(AuthError::Unavailable) => {}

@@ -12,7 +12,14 @@ use std::{
 use slab::Slab;
 use tokio::time::{Instant, timeout};
 
-use super::{limits::ConnectionLimiter, meter::ReadLimits, outbox::Outbox, signals::Signal, snapshots::Snapshots};
+use super::{
+    limits::ConnectionLimiter,
+    meter::ReadLimits,
+    outbox::Outbox,
+    presence::{Departure, Presences},
+    signals::Signal,
+    snapshots::Snapshots,
+};
 use crate::{
     auth::{AuthGate, Identity},
     calls::Calls,
@@ -41,6 +48,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) ping_interval: Duration,
     pub(crate) pong_timeout: Duration,
     pub(crate) write_timeout: Duration,
+    /// How long a page is here after its socket has closed.
+    pub(crate) presence_timeout: Duration,
     pub(crate) message_bytes: usize,
 }
 
@@ -58,6 +67,7 @@ pub(crate) struct Connections {
     disconnects: AtomicU64,
     subscriptions: AtomicUsize,
     pub(super) snapshots: Snapshots,
+    pub(super) presences: Presences,
     pub(crate) hook_timeout: Duration,
     /// None where there are no methods.
     pub(crate) calls: Option<Arc<Calls>>,
@@ -99,6 +109,12 @@ impl Connections {
             hook_timeout,
             gate,
             limiter: ConnectionLimiter::new(limits.connections, limits.of_principal),
+            presences: Presences::new(
+                publisher.clone(),
+                lifecycle.clone(),
+                limits.presence_timeout,
+                limits.connections,
+            ),
             publisher,
             lifecycle,
             limits,
@@ -171,7 +187,7 @@ impl Connections {
         tokio::join!(self.lifecycle.shutdown(), signal);
     }
 
-    fn raise(&self, signal: Signal) {
+    pub(super) fn raise(&self, signal: Signal) {
         lock(&self.open).iter().for_each(|(_, open)| open.outbox.signals.raise(signal));
     }
 
@@ -245,8 +261,17 @@ impl Registration {
         Self { connections, open, key: Some(key) }
     }
 
-    pub(super) fn leave(&mut self) {
+    /// Its page may receive something, and is here as this identity.
+    pub(super) fn is_here(&self, identity: &Identity) {
+        if let Some(key) = self.key {
+            self.connections.presences.is_here(key, identity);
+        }
+    }
+
+    pub(super) fn leave(&mut self, departure: Departure) {
         let Some(key) = self.key.take() else { return };
+        // Before another socket gets its place.
+        self.connections.leaves(key, departure);
         let open = lock(&self.connections.open).try_remove(key);
         drop(open);
         self.connections.hub().leave(&self.open.subscriber, Instant::now());
@@ -256,7 +281,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.leave();
+        self.leave(Departure::ForNow);
     }
 }
 

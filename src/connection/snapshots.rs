@@ -39,7 +39,8 @@ const MAX_ATTEMPTS: usize = 3;
 
 /// `None` where the runtime of the read ended before it was done; `Some(None)` where the hook failed.
 type ReadResult = Shared<BoxFuture<'static, Option<Option<Arc<SnapshotFrames>>>>>;
-type Key = (EntityIndex, Box<str>, Scopes);
+/// With the principal, but for who is here, which the scopes alone decide.
+type Key = (EntityIndex, Option<Box<str>>, Scopes);
 type Reads = Arc<Mutex<HashMap<Key, Read>>>;
 
 /// Runs the entities' snapshot hooks, in tasks of their own: a page that leaves, or reads slowly, holds none up.
@@ -113,7 +114,9 @@ impl Snapshots {
 
     fn read(&self, entity: EntityIndex, identity: &Identity, since: Sequence, hook: ReadAll) -> ReadResult {
         let now = Instant::now();
-        let key: Key = (entity, identity.principal().into(), identity.receives().clone());
+        let is_presence = self.publisher.entity(entity).presence.is_some();
+        let principal = (!is_presence).then(|| identity.principal().into());
+        let key: Key = (entity, principal, identity.receives().clone());
         let mut reads = lock(&self.reads);
         if let Some(read) = reads.get(&key).filter(|read| read.is_fresh(now) && read.log_end >= since) {
             return read.result.clone();
@@ -144,7 +147,9 @@ impl Snapshots {
         let observer = &self.publisher.observer;
         let name = &self.publisher.entity(entity).name;
         for retry_after in RETRY_AFTER.into_iter().map(Some).chain([None]) {
-            let permit = self.permits.acquire().await.ok()?;
+            // Who is here is known at once, and waits for no store.
+            let is_presence = self.publisher.entity(entity).presence.is_some();
+            let permit = if is_presence { None } else { Some(self.permits.acquire().await.ok()?) };
             let at = self.publisher.hub.core.log_end();
             let outcome = guarded(self.hook_timeout, || hook(identity.clone())).await;
             drop(permit);

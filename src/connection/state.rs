@@ -21,6 +21,7 @@ use super::{
     large::{LargeMessage, LargeMessages},
     limits::ConnectionPermit,
     meter::READ_BUFFER,
+    presence::Departure,
     reauth::{AccessTerms, Reauth, SubscriptionAuth},
     registry::{Connections, Registration},
     signals::Signal,
@@ -63,6 +64,14 @@ impl Ending {
     pub(super) const DISCONNECTED: Self = Self::Close(close::POLICY, "Disconnected");
     pub(super) const GOING_AWAY: Self = Self::Close(close::GOING_AWAY, "Going away");
     pub(super) const TOO_SLOW: Self = Self::Close(close::TRY_AGAIN, "Too slow");
+
+    /// Whether its page may come back.
+    pub(super) fn departure(self) -> Departure {
+        match self {
+            Self::Close(close::POLICY, _) => Departure::ForGood,
+            Self::Close(..) | Self::ClosedByPage | Self::Gone | Self::Broken(_) => Departure::ForNow,
+        }
+    }
 }
 
 pub(super) struct ConnectionState {
@@ -162,6 +171,9 @@ impl ConnectionState {
         let ping_interval = connections.limits.ping_interval;
         let registration = Registration::new(connections, identity, resume, outbox);
         let reauth = Reauth::new(terms, &registration, now);
+        if reauth.as_ref().is_none_or(|reauth| reauth.is_confirmed) {
+            registration.is_here(&registration.open.subscriber.identity());
+        }
         let mut state = Self {
             registration,
             _permit: permit,
@@ -212,6 +224,7 @@ impl ConnectionState {
             // A runtime may have ended, and with it the fan-out task that wrote to this socket.
             let Registration { connections, open, .. } = &self.registration;
             connections.hub().serve(&open.subscriber);
+            connections.resume_presence();
         }
         raised
     }

@@ -12,6 +12,7 @@ use crate::{
     change::{Change, ChangeKind},
     error::{ConfigError, PublishError},
     object::Object,
+    presence::Presence,
 };
 
 /// Longer names are refused; clients subscribe by them.
@@ -58,6 +59,8 @@ pub struct Entity {
     pub(crate) authorize: Option<Authorize>,
     pub(crate) visible: Option<Visible>,
     pub(crate) project: Option<Project>,
+    /// Its objects are those who are here.
+    pub(crate) presence: Option<Presence>,
     pub(crate) widget: Widget,
 }
 
@@ -96,6 +99,7 @@ impl Entity {
             authorize: None,
             visible: None,
             project: None,
+            presence: None,
             widget: Widget::Any,
         }
     }
@@ -338,6 +342,9 @@ impl Entity {
                 return Err(ConfigError::Name(name.clone()));
             }
         }
+        if let Some(setter) = self.presence.as_ref().and_then(|presence| presence.misplaced) {
+            return Err(ConfigError::Presence { entity: self.name.clone(), setter });
+        }
         if self.scoping.is_some() && self.load.is_some() && !self.load_knows_scopes {
             return Err(ConfigError::LoadWithoutScopes(self.name.clone()));
         }
@@ -360,6 +367,22 @@ impl Entity {
         Ok(())
     }
 
+    /// A setter in use that has no meaning for an entity whose objects are those who are here.
+    pub(crate) fn misplaced_of_presence(&self) -> Option<&'static str> {
+        let scoping = self.scoping.as_ref();
+        let misplaced = [
+            ("route or collection", !self.routes.is_empty()),
+            ("list_route", !self.lists.is_empty()),
+            ("load", self.load.is_some()),
+            ("snapshot", self.snapshot.is_some()),
+            ("parent_key", self.parent_key.is_some()),
+            ("scope_param", scoping.is_some_and(|scoping| !scoping.params.is_empty())),
+            ("scope_from", scoping.is_some_and(|scoping| scoping.of_request.is_some())),
+            ("ids_per_scope", scoping.is_some_and(|scoping| scoping.scoped_ids)),
+        ];
+        misplaced.into_iter().find_map(|(setter, is_used)| is_used.then_some(setter))
+    }
+
     /// True if a hook decides which identity may see which object.
     pub(crate) fn is_filtered(&self) -> bool {
         self.visible.is_some() || self.project.is_some()
@@ -368,6 +391,13 @@ impl Entity {
     /// The patterns of all watched routes.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.path).chain(self.lists.iter().map(String::as_str))
+    }
+}
+
+/// An entity without routes, as [`Entity::new`] makes it.
+impl From<&str> for Entity {
+    fn from(name: &str) -> Self {
+        Self::new(name)
     }
 }
 

@@ -11,6 +11,6 @@ mod widget;
 pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
     definition::EntityRoute,
-    hooks::{Authorize, EntityIndex, Load, ReadAll, View},
+    hooks::{Authorize, EntityIndex, Everything, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},
 };

@@ -252,7 +252,7 @@ impl Core {
                     RecordKind::Change(change) => {
                         changes_from <= sequence && log.is_newest(entity, &change.key, sequence)
                     }
-                    RecordKind::Message => messages_from <= sequence,
+                    RecordKind::Message(_) => messages_from <= sequence,
                     RecordKind::Unconfirmed(_) => false,
                     // Where the store can be asked, that is done instead.
                     RecordKind::Refresh => messages_from <= sequence && !self.encoder(entity).has_snapshot,

@@ -48,6 +48,8 @@ pub(crate) struct EntityEncoder {
     pub(crate) view: Option<View>,
     /// Nothing is sent but the messages of the vendor's article.
     pub(crate) is_plain: bool,
+    /// Its objects are those who are here: no page holds them in a form or a list.
+    pub(crate) is_presence: bool,
     /// How the frames of its changes begin, by their kind: add, update, delete.
     pub(crate) heads: [EventHead; 3],
 }
@@ -70,6 +72,7 @@ impl EntityEncoder {
             scoped_ids: false,
             view: None,
             is_plain: false,
+            is_presence: false,
         }
     }
 

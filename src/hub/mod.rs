@@ -45,6 +45,8 @@
 //! - What is not acknowledged is replayed to the next connection of the page; what only the store knew is asked again.
 
 mod activity;
+#[cfg(test)]
+mod addressed_tests;
 mod append;
 mod clock;
 mod core;
@@ -78,7 +80,7 @@ pub(crate) use self::{
     append::{Published, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
-    log::{LogLimits, Owner},
+    log::{Addressee, LogLimits, Owner},
     reminders::{MAX_REMINDERS, ReminderTimes},
     sessions::{SessionId, SessionLimits},
     settle::SettleTimes,
@@ -138,22 +140,27 @@ impl Hub {
     pub(crate) fn publish(&self, entity: EntityIndex, changes: &[Change], write: impl Into<WriteContext>) -> Published {
         let (published, announced) = append::publish(&self.core, entity, changes, write.into());
         for Announced { id, kind, scopes } in announced {
-            self.announce(entity, &id, kind.verb(), &scopes);
+            self.announce(entity, &id, kind.verb(), (&scopes, &Addressee::Everyone));
         }
         published
     }
 
-    /// Publishes a message: `value` is JSON text.
+    /// Publishes a message to everyone who has one of these scopes: `value` is JSON text.
     pub(crate) fn send(&self, entity: EntityIndex, scopes: &Scopes, value: &str) {
+        self.send_to(entity, scopes, &Addressee::Everyone, value);
+    }
+
+    /// Publishes a message: `value` is JSON text.
+    pub(crate) fn send_to(&self, entity: EntityIndex, scopes: &Scopes, addressee: &Addressee, value: &str) {
         let _ongoing = self.change_begins();
-        append::send(&self.core, entity, scopes, value);
+        append::send(&self.core, entity, scopes, addressee.clone(), value);
         if self.core.is_audited() {
-            self.announce(entity, "", audit::MESSAGE, scopes);
+            self.announce(entity, "", audit::MESSAGE, (scopes, addressee));
         }
     }
 
-    fn announce(&self, entity: EntityIndex, id: &str, kind: &str, scopes: &Scopes) {
-        let recipients = self.fanout.audience(entity, scopes);
+    fn announce(&self, entity: EntityIndex, id: &str, kind: &str, (scopes, addressee): (&Scopes, &Addressee)) {
+        let recipients = self.fanout.audience(entity, scopes, addressee);
         audit::published(&self.core.encoder(entity).entity, id, kind, scopes, recipients);
     }
 

@@ -12,7 +12,13 @@ use super::{
     log::Log,
 };
 use crate::{
-    auth::Identity, change::Change, entity::EntityIndex, frame::Frame, lock::lock, scope::Scopes, sequence::Sequence,
+    auth::Identity,
+    change::{Change, ChangeKind},
+    entity::EntityIndex,
+    frame::Frame,
+    lock::lock,
+    scope::Scopes,
+    sequence::Sequence,
 };
 
 /// Keys looked up in the log at once.
@@ -64,27 +70,26 @@ impl SnapshotFrames {
             let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
+        // Behind the marker, which empties a page that may show what the log does not know.
+        let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
+                None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
                 None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
             };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
         let scopes = identity.receives().clone();
-        let (gone, rows) = (gone.collect(), objects.collect());
+        let (gone, rows) = (gone.collect(), marker.into_iter().chain(objects).collect());
         (Self { at, scopes, gone, rows, takes_away: false }, unusable)
     }
 
     /// What stands for a snapshot where there is none. It goes to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     pub(super) fn marker(encoder: &EntityEncoder, at: Sequence) -> Self {
-        let marker = |frame: Bytes| {
-            let frame = frame.into();
-            Row { id: RESYNC.into(), keys: Box::default(), frame, object: None, kind: RowKind::Marker }
-        };
-        let rows = [marker(encoder.resync_marker()), marker(encoder.resync_message())];
+        let rows = [encoder.resync_marker(), encoder.resync_message()].map(Row::marker);
         Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
     }
 
@@ -110,6 +115,12 @@ pub(crate) struct Row {
     /// The object itself, where it is asked who may see it.
     pub(super) object: Option<Bytes>,
     pub(super) kind: RowKind,
+}
+
+impl Row {
+    fn marker(frame: Bytes) -> Self {
+        Self { id: RESYNC.into(), keys: Box::default(), frame: frame.into(), object: None, kind: RowKind::Marker }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -85,7 +85,7 @@ impl Pipe {
         Arc::new(Self { direct, room: Mutex::new(room), ..Self::default() })
     }
 
-    fn out(&self) -> Vec<Bytes> {
+    pub(super) fn out(&self) -> Vec<Bytes> {
         lock(&self.out).clone()
     }
 

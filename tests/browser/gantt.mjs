@@ -62,6 +62,13 @@ async function tasks(here, there) {
     await there.create("Design", "Release");
     await inStep(there, here, [["Release", 0], ["Design", 1]]);
   });
+  await check("a form for a child stays open while its parent has just been saved, and can be saved", async () => {
+    await here.create("Budget");
+    await here.createSlowly("Costs", "Budget", 6000);
+    await inStep(here, there, [["Release", 0], ["Design", 1], ["Budget", 0], ["Costs", 1]]);
+    await here.remove("Budget");
+    await inStep(here, there, [["Release", 0], ["Design", 1]]);
+  });
   await check("a new name appears", async () => {
     await here.rename("Design", "Design review");
     await inStep(here, there, [["Release", 0], ["Design review", 1]]);

@@ -22,8 +22,10 @@ export class GanttWindow extends Window {
   /** The links that are drawn, by the names of their tasks. */
   links() {
     return this.page.$$eval("#chart .gantt_task_link", links => links.map(link => {
-      const { source, target } = gantt.getLink(link.dataset.linkId);
-      return `${gantt.getTask(source).text} > ${gantt.getTask(target).text}`;
+      const id = link.dataset.linkId;
+      if (!gantt.isLinkExists(id)) return `${id} is gone`;
+      return [gantt.getLink(id).source, gantt.getLink(id).target]
+        .map(end => gantt.isTaskExists(end) ? gantt.getTask(end).text : `${end}, which is gone`).join(" > ");
     }).sort());
   }
 
@@ -35,12 +37,23 @@ export class GanttWindow extends Window {
     }, name);
   }
 
-  settled() {
-    return until(`the ${this.name} has saved everything`, () => this.page.evaluate(() => {
-      const modes = Object.values(gantt._dp.modes ?? {});
-      return modes.every(mode => !mode.updatedRows.length && !Object.keys(mode._in_progress).length)
-        && document.getElementById("unsaved").hidden;
-    }));
+  async settled() {
+    let left;
+    try {
+      await until("saved", async () => {
+        left = await this.page.evaluate(() => {
+          const saving = gantt._dp;
+          saving.setGanttMode(saving.getGanttMode());
+          const modes = Object.entries(saving.modes).filter(([, mode]) => mode.updatedRows.length || Object.keys(mode._in_progress).length)
+            .map(([kind, mode]) => [kind, mode.updatedRows, mode._in_progress, mode._invalid]);
+          const shown = document.getElementById("unsaved");
+          return shown.hidden && !modes.length ? null : [shown.hidden || shown.textContent.trim(), ...modes];
+        });
+        return !left;
+      });
+    } catch {
+      throw new Error(`the ${this.name} has not saved everything: ${JSON.stringify(left)}`);
+    }
   }
 
   savingIsOn() {
@@ -61,8 +74,15 @@ export class GanttWindow extends Window {
 
   /** Presses the plus of a task, or that at the top, fills in the form and saves. */
   async create(name, parent) {
+    await this.createSlowly(name, parent, 0);
+  }
+
+  /** The same, by a person who takes some time for the form. */
+  async createSlowly(name, parent, time) {
     const plus = parent ? this.#row(parent).locator(".gantt_add") : this.page.locator("#chart .gantt_grid_head_add");
     await plus.click();
+    await this.#form();
+    await this.page.waitForTimeout(time);
     await this.#save(name);
     await this.settled();
   }
@@ -83,35 +103,56 @@ export class GanttWindow extends Window {
 
   /** Drags a row of the list to another one: onto it (under it, as its child), or to its upper or lower edge. */
   async dragRow(name, to, where) {
-    await this.settled();
-    const from = await this.#row(name).locator(".gantt_tree_content").first().boundingBox();
-    const row = await this.#row(to).boundingBox();
-    const y = row.y + row.height * { above: 0.1, onto: 0.5, below: 0.9 }[where];
-    await this.page.mouse.move(from.x + 10, from.y + from.height / 2);
-    await this.page.mouse.down();
-    await this.page.mouse.move(from.x + 14, y, { steps: 12 });
-    await this.page.mouse.move(from.x + 15, y, { steps: 4 });
-    await this.page.mouse.up();
-    await this.settled();
+    const place = () => this.page.evaluate(name => {
+      const { id } = gantt.getTaskByTime().find(task => task.text === name);
+      return `${gantt.getParent(id)} ${gantt.getTaskIndex(id)}`;
+    }, name);
+    const before = await place();
+    await this.#drag(`row ${name}`, async () => {
+      const from = await this.#box(this.#row(name).locator(".gantt_tree_content").first());
+      const row = await this.#box(this.#row(to));
+      const y = row.y + row.height * { above: 0.1, onto: 0.5, below: 0.9 }[where];
+      await this.page.mouse.move(from.x + 10, from.y + from.height / 2);
+      await this.page.mouse.down();
+      await this.page.mouse.move(from.x + 14, y, { steps: 12 });
+      await this.page.mouse.move(from.x + 15, y, { steps: 4 });
+    }, async () => (await place()) !== before);
   }
 
   /** Drags from the end of one bar to the start of another. */
   async link(from, to) {
+    await this.#drag(`a link from ${from}`, async () => {
+      const [start, end] = [await this.#box(this.#bar(from)), await this.#box(this.#bar(to))];
+      await this.page.mouse.move(start.x + start.width / 2, start.y + start.height / 2);
+      await this.#bar(from).locator(".task_end_date .gantt_link_point").hover({ force: true });
+      await this.page.mouse.down();
+      await this.page.mouse.move(end.x + end.width / 2, end.y + end.height / 2, { steps: 12 });
+      const point = await this.#box(this.#bar(to).locator(".task_start_date .gantt_link_point"));
+      await this.page.mouse.move(point.x + point.width / 2, point.y + point.height / 2, { steps: 4 });
+    }, () => this.page.evaluate(idOfLink, [from, to]));
+  }
+
+  /**
+   * Drags, and lets go. A change that arrives meanwhile draws the chart anew, which takes what is dragged out of the
+   * hand: only then does a person drag once more.
+   */
+  async #drag(what, drag, isDone) {
     await this.settled();
-    const [start, end] = [await this.#bar(from).boundingBox(), await this.#bar(to).boundingBox()];
-    await this.page.mouse.move(start.x + start.width / 2, start.y + start.height / 2);
-    await this.#bar(from).locator(".task_end_date .gantt_link_point").hover({ force: true });
-    await this.page.mouse.down();
-    await this.page.mouse.move(end.x + end.width / 2, end.y + end.height / 2, { steps: 12 });
-    const point = await this.#bar(to).locator(".task_start_date .gantt_link_point").boundingBox();
-    await this.page.mouse.move(point.x + point.width / 2, point.y + point.height / 2, { steps: 4 });
-    await this.page.mouse.up();
+    for (;;) {
+      const received = this.frames.length;
+      try {
+        await drag();
+      } finally {
+        await this.page.mouse.up();
+      }
+      if (await isDone()) break;
+      if (this.frames.length === received) throw new Error(`${what} was dragged, and stays where it was`);
+    }
     await this.settled();
   }
 
   async unlink(from, to) {
-    const id = await this.page.evaluate(([from, to]) => gantt.getLinks().find(({ source, target }) =>
-      gantt.getTask(source).text === from && gantt.getTask(target).text === to)?.id, [from, to]);
+    const id = await this.page.evaluate(idOfLink, [from, to]);
     await this.page.locator(`#chart .gantt_task_link[data-link-id="${id}"] .gantt_line_wrapper`).first().dblclick({ force: true });
     const asked = await this.page.locator(".gantt_modal_box").textContent();
     await this.#confirm();
@@ -131,7 +172,7 @@ export class GanttWindow extends Window {
 
   /** What is shown when the mouse rests on a bar. */
   async tooltip(name) {
-    const { x, y, width, height } = await this.#bar(name).boundingBox();
+    const { x, y, width, height } = await this.#box(this.#bar(name));
     await this.page.mouse.move(x + width / 2, y + 300);
     await this.page.mouse.move(x + width / 2, y + height / 2, { steps: 8 });
     const tooltip = this.page.locator(".gantt_tooltip");
@@ -164,6 +205,11 @@ export class GanttWindow extends Window {
     return this.page.locator(".gantt_cal_light").waitFor({ state });
   }
 
+  /** Where an element is. It is drawn anew by each change that arrives. */
+  #box(locator) {
+    return until("it is drawn", () => locator.boundingBox());
+  }
+
   #row(name) {
     return this.page.locator("#chart .gantt_row").filter({ has: this.page.getByText(name, { exact: true }) });
   }
@@ -172,3 +218,7 @@ export class GanttWindow extends Window {
     return this.page.locator("#chart .gantt_task_line").filter({ has: this.page.getByText(name, { exact: true }) });
   }
 }
+
+/** Runs in a page: the id of the link between two tasks, by their names. */
+const idOfLink = ([from, to]) => gantt.getLinks().find(({ source, target }) =>
+  gantt.getTask(source).text === from && gantt.getTask(target).text === to)?.id;

@@ -2,6 +2,7 @@
 //! process of their own stand beside this folder.
 
 mod acknowledge;
+mod addressed;
 #[cfg(feature = "tracing")]
 mod answers;
 mod architecture;
@@ -41,6 +42,7 @@ mod page_protection;
 mod ping;
 mod placement;
 mod plain;
+mod presence;
 mod public_api;
 mod public_api_list;
 mod publish;

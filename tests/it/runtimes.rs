@@ -12,9 +12,9 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::either::Either;
-use tower_live_updates::{Change, LiveUpdates};
+use tower_live_updates::{AuthError, AuthRequest, Change, Identity, LiveUpdates};
 
-use crate::support::{End, Page, Server, TOKEN, converging, usual};
+use crate::support::{End, Page, Server, TOKEN, converging, until, usual};
 
 /// A listener on a runtime of its own, in a thread of its own.
 struct Host {
@@ -70,9 +70,13 @@ impl Host {
     }
 
     async fn page(&self) -> Page<TcpStream> {
+        self.page_of(TOKEN, "events").await
+    }
+
+    async fn page_of(&self, token: &str, entity: &str) -> Page<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let mut page = Page::open(stream, "/api/v1?token=demo&ws=1", &[]).await.unwrap();
-        page.send_text(r#"{"action":"subscribe","name":"events"}"#).await;
+        let mut page = Page::open(stream, &format!("/api/v1?token={token}&ws=1"), &[]).await.unwrap();
+        page.send_text(&format!(r#"{{"action":"subscribe","name":"{entity}"}}"#)).await;
         // Earlier changes may be resent at any time: only the pong counts.
         page.socket.send(Message::Ping(Bytes::new())).await.unwrap();
         while !matches!(page.socket.next().await, Some(Ok(Message::Pong(_)))) {}
@@ -147,6 +151,37 @@ async fn a_restarted_listener_serves_new_pages() {
             receives_and_settles(&live, &mut host.page().await, text).await;
             host.stop().await;
         }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn who_has_gone_with_a_runtime_and_shortly_before_it_is_deleted_on_the_pages_of_another() {
+    join_all(KINDS.map(|kind| async move {
+        let by_token =
+            async |(): (), request: AuthRequest| Ok::<_, AuthError>(Identity::new(request.token().to_owned()));
+        let builder = LiveUpdates::builder("/api/v1").authenticate_fn((), by_token);
+        let people = builder.presence("people", |identity: &Identity| Some(json!({"id": identity.principal()})));
+        let live = people.presence_timeout(Duration::from_millis(300)).build().unwrap();
+        let server = Server::layered(&live.layer(), usual);
+        let (first, second) = (Host::start(&server, kind).await, Host::start(&server, kind).await);
+        let mut stays = second.page_of("stays", "people").await;
+        let goes_before = first.page_of("goes%20before", "people").await;
+        let _goes_with = first.page_of("goes%20with", "people").await;
+        drop(goes_before);
+        until("it has gone", || live.stats().connections == 2).await;
+        first.stop().await;
+        let mut gone = Vec::new();
+        while gone.len() < 2 {
+            let message = stays.message().await.unwrap();
+            let value = &message["body"]["value"];
+            if value["type"] == "delete-people" {
+                gone.push(value["people"]["id"].as_str().unwrap().to_owned());
+            }
+        }
+        gone.sort_unstable();
+        assert_eq!(gone, ["goes before", "goes with"], "{kind:?}");
+        second.stop().await;
     }))
     .await;
 }

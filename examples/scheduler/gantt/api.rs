@@ -4,36 +4,21 @@
 
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, FromRef, Path, RawQuery, State},
+    extract::{DefaultBodyLimit, Path, RawQuery, State},
     http::StatusCode,
     routing::{get, post, put},
 };
-use tower_live_updates::{Change, LiveUpdates, LiveWrite};
+use tower_live_updates::{Change, LiveWrite};
 
 use super::store::{Changed, Chart, Contents, Deleted};
-use crate::{
-    database::Error,
-    rest::{
-        Answer, BodyWrite, LARGEST_BODY, Refusal, Sent, has, internal, refuse_writes_by_get, without_transport_fields,
-    },
+use crate::rest::{
+    Answer, BodyWrite, LARGEST_BODY, Refusal, Sent, has, internal, refuse_writes_by_get, without_transport_fields,
 };
-
-#[derive(Clone)]
-struct Context {
-    chart: Chart,
-    live: LiveUpdates,
-}
-
-impl FromRef<Context> for Chart {
-    fn from_ref(context: &Context) -> Self {
-        context.chart.clone()
-    }
-}
 
 type Write = Option<Extension<LiveWrite>>;
 type Answered = Result<Json<Answer>, Refusal>;
 
-pub(crate) fn routes(chart: Chart, live: LiveUpdates) -> Router {
+pub(crate) fn routes(chart: Chart) -> Router {
     Router::new()
         .route("/data", get(list).post(post_any))
         .route("/data/task", post(create_task))
@@ -41,7 +26,7 @@ pub(crate) fn routes(chart: Chart, live: LiveUpdates) -> Router {
         .route("/data/link", post(create_link))
         .route("/data/link/{id}", put(update_link).patch(update_link).delete(delete_link))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(Context { chart, live })
+        .with_state(chart)
 }
 
 async fn list(State(chart): State<Chart>, RawQuery(query): RawQuery) -> Result<Json<Contents>, Refusal> {
@@ -50,15 +35,13 @@ async fn list(State(chart): State<Chart>, RawQuery(query): RawQuery) -> Result<J
 }
 
 /// The DataProcessor's modes JSON and POST send every write here.
-async fn post_any(context: State<Context>, write: Write, RawQuery(query): RawQuery, Sent(body): Sent) -> Answered {
+async fn post_any(chart: State<Chart>, write: Write, RawQuery(query): RawQuery, Sent(body): Sent) -> Answered {
     let query = query.as_deref();
-    let State(Context { chart, .. }) = &context;
-    let chart = State(chart.clone());
     if has(query, "gantt_mode=tasks") {
         match BodyWrite::read(query, body)? {
             BodyWrite::Insert(task) => create_task(chart, Sent(task)).await,
-            BodyWrite::Update(id, task) => update_task(context, Path(id), write, Sent(task)).await,
-            BodyWrite::Delete(id) => delete_task(context, Path(id), write).await,
+            BodyWrite::Update(id, task) => update_task(chart, Path(id), write, Sent(task)).await,
+            BodyWrite::Delete(id) => delete_task(chart, Path(id), write).await,
         }
     } else if has(query, "gantt_mode=links") {
         match BodyWrite::read(query, body)? {
@@ -80,21 +63,12 @@ async fn create_task(State(chart): State<Chart>, Sent(task): Sent) -> Answered {
 }
 
 async fn update_task(
-    State(Context { chart, live }): State<Context>,
+    State(chart): State<Chart>,
     Path(id): Path<String>,
     write: Write,
     Sent(changes): Sent,
 ) -> Answered {
-    let Changed { task, siblings } = match chart.update_task(&id, without_transport_fields(changes)).await {
-        Err(refused @ Error::Conflict(_)) => {
-            // The page shows the task under its own child now. It would hang at the next change of that child.
-            if let Some(task) = chart.task(&id).await? {
-                publish_now(&live, "tasks", Change::update(&task).map_err(internal)?);
-            }
-            return Err(refused.into());
-        }
-        changed => changed?,
-    };
+    let Changed { task, siblings } = chart.update_task(&id, without_transport_fields(changes)).await?;
     if let (Some(Extension(write)), false) = (write, siblings.is_empty()) {
         for sibling in &siblings {
             write.publish(Change::update(sibling).map_err(internal)?);
@@ -106,14 +80,14 @@ async fn update_task(
 
 /// The page asks for the deletion of everything that it deletes: of a task with its children, for each of them. What is
 /// gone already is a success, too.
-async fn delete_task(State(Context { chart, live }): State<Context>, Path(id): Path<String>, write: Write) -> Answered {
+async fn delete_task(State(chart): State<Chart>, Path(id): Path<String>, write: Write) -> Answered {
     let write = write.map(|Extension(write)| write).unwrap_or_default();
     let Some(Deleted { tasks, links }) = chart.delete_task(&id).await? else {
         write.skip();
         return Ok(Json(Answer::deleted(None)));
     };
     for link in &links {
-        publish_now(&live, "links", Change::delete(link).map_err(internal)?);
+        write.publish_to("links", Change::delete(link).map_err(internal)?);
     }
     for task in tasks.iter().chain([&id]) {
         write.publish(Change::delete(task).map_err(internal)?);
@@ -135,11 +109,4 @@ async fn delete_link(State(chart): State<Chart>, Path(id): Path<String>, write: 
         write.skip();
     }
     Ok(Json(Answer::deleted(None)))
-}
-
-/// Publishes a change of another object than the one that the request names.
-fn publish_now(live: &LiveUpdates, entity: &str, change: Change) {
-    if let Err(error) = live.publish(entity, change) {
-        eprintln!("a change of {entity} was not published: {error}");
-    }
 }

@@ -94,7 +94,7 @@ export function watchChanges(gantt, saving) {
     else if (before.start !== now.start) note("Other page", "moved", now.text, `to ${day(new Date(now.start))}`);
     else if (before.end !== now.end) note("Other page", "set the end of", now.text, `to ${day(new Date(now.end - 1))}`);
     else if (before.progress !== now.progress) note("Other page", "set the progress of", now.text, `to ${Math.round(now.progress * 100)} %`);
-    else if (before.sortorder !== now.sortorder) note("Other page", "moved", now.text, "to another row");
+    else if (before.sortorder !== undefined && before.sortorder !== now.sortorder) note("Other page", "moved", now.text, "to another row");
     else return;
     if (now) flash(id);
   }

@@ -24,7 +24,7 @@ use self::{
 use super::{
     core::Core,
     encoder::keys_within,
-    log::{Broadcast, Log, Record, RecordKind},
+    log::{Addressee, Broadcast, Log, Record, RecordKind},
 };
 use crate::{
     change::{Change, ChangeKind},
@@ -74,12 +74,10 @@ pub(super) fn publish(
 }
 
 /// Publishes a message: `value` is JSON text.
-pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, value: &str) {
+pub(super) fn send(core: &Core, entity: EntityIndex, scopes: &Scopes, addressee: Addressee, value: &str) {
     let frame = protocol::message(&core.encoder(entity).entity, value);
-    lock(&core.log).append(
-        Instant::now(),
-        Record { entity, frame, scopes: scopes.clone(), broadcast: Broadcast::ToAll, kind: RecordKind::Message },
-    );
+    let (scopes, kind) = (scopes.clone(), RecordKind::Message(addressee));
+    lock(&core.log).append(Instant::now(), Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind });
     core.wake();
 }
 
@@ -96,7 +94,8 @@ fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant,
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
         let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
-        log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Message });
+        let kind = RecordKind::Message(Addressee::Everyone);
+        log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind });
     }
     let (frame, scopes) = (encoder.resync_marker(), scopes.clone());
     log.append(now, Record { entity, frame, scopes, broadcast: Broadcast::ToAll, kind: RecordKind::Refresh });

@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Records {
     pub(super) from: Sequence,
     pub(super) messages_from: Sequence,
+    /// Of the changes before this only deletions are sent.
+    pub(super) only_gone_before: Sequence,
     pub(super) pages: Pages,
     /// Of what settles: what was added before is on every page.
     pub(super) known_before: Option<Sequence>,
@@ -29,7 +31,7 @@ pub(super) struct Records {
 impl Records {
     /// Adds what follows a position, as much as there is room for.
     pub(super) fn add_to(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) {
-        let Self { from, messages_from, pages, known_before } = self;
+        let Self { from, messages_from, only_gone_before, pages, known_before } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
@@ -38,7 +40,8 @@ impl Records {
         if !matches!(position, Position::Deletion(_)) {
             let begin = if let Position::Record(at) = position { at } else { from.min(messages_from) };
             for (sequence, record) in core.newest(log, entity, begin, from, messages_from) {
-                let record = record.filter(|record| !(is_tree && is_deletion(record)));
+                let is_needed = |record: &&Record| sequence >= only_gone_before || !record.shows_object();
+                let record = record.filter(is_needed).filter(|record| !(is_tree && is_deletion(record)));
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
                 let may_be_twice = |change: &ObjectChange| {

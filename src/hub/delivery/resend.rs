@@ -39,6 +39,10 @@ pub(crate) struct Resend {
     messages_from: Sequence,
     /// What stands for everything before `from`.
     snapshot: Option<Arc<SnapshotFrames>>,
+    /// The snapshot is sent without its marker.
+    skips_marker: bool,
+    /// Of the changes before this only deletions are sent.
+    only_gone_before: Sequence,
     /// The deletions its page is reminded of later, by itself.
     deletions: Option<Range<Sequence>>,
     /// Where the log stood when this was known to be all.
@@ -148,6 +152,29 @@ impl Resend {
         }
     }
 
+    /// Everyone who is here, at once. Its page shows who was here at a place of the log or later, and is sent who has left
+    /// since; where that is unknown, it forgets all first. Deletions are not repeated: no form is open. With `all_there`
+    /// everyone receives all rows, so that nothing else is needed of what was published before.
+    pub(crate) fn of_presence(
+        everyone: Arc<SnapshotFrames>,
+        shown_since: Option<Sequence>,
+        messages_from: Sequence,
+        all_there: bool,
+        now: Instant,
+    ) -> Self {
+        let at = everyone.at;
+        let mut resend = Self {
+            messages_from,
+            began_at: at,
+            snapshot: Some(everyone),
+            skips_marker: shown_since.is_some(),
+            only_gone_before: if all_there { at } else { Sequence::ZERO },
+            ..Self::due(shown_since.map_or(at, |from| from.min(at)), now, now)
+        };
+        resend.hurries();
+        resend
+    }
+
     /// Nothing has been missed; only the page's list may come late.
     pub(crate) fn of_late_list(late: LateList, now: Instant) -> Self {
         Self { phase: Phase::Sent(now), attempts: ATTEMPTS, delays: MAX_DELAYS, ..Self::due(late.from, now, now) }
@@ -159,6 +186,8 @@ impl Resend {
             from,
             messages_from: Sequence::MAX,
             snapshot: None,
+            skips_marker: false,
+            only_gone_before: Sequence::ZERO,
             deletions: None,
             began_at: Sequence::MAX,
             phase: Phase::Due(at),
@@ -232,7 +261,7 @@ impl Resend {
     /// It is to be sent the marker instead of rows.
     pub(crate) fn is_marker(&self) -> bool {
         let first = self.snapshot.as_ref().and_then(|snapshot| snapshot.rows.first());
-        !self.is_repeated && first.is_some_and(|row| row.kind == RowKind::Marker)
+        !self.is_repeated && !self.skips_marker && first.is_some_and(|row| row.kind == RowKind::Marker)
     }
 
     /// It has not been sent to its end yet, and holds a snapshot.
@@ -345,10 +374,10 @@ impl Resend {
                 self.put_off(times, now)
             }
             Phase::Due(_) => {
-                let first = if self.wants_rows() {
-                    Position::Tombstone(Sequence::ZERO)
-                } else {
-                    Position::Record(self.records_from())
+                let first = match (self.wants_rows(), &self.deletions) {
+                    (true, Some(_)) => Position::Tombstone(Sequence::ZERO),
+                    (true, None) => Position::Row(0),
+                    (false, _) => Position::Record(self.records_from()),
                 };
                 self.phase = Phase::Sending(first);
                 let rows = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len());
@@ -383,7 +412,8 @@ impl Resend {
             }
         }
         // A whole store is much to keep for as long as forms stay open.
-        let gone = self.snapshot.take().map(|snapshot| Arc::new(snapshot.only_gone()));
+        let reminds = self.deletions.is_some();
+        let gone = self.snapshot.take().filter(|_| reminds).map(|snapshot| Arc::new(snapshot.only_gone()));
         let settles = self
             .settles_then
             .take()
@@ -451,8 +481,13 @@ impl Resend {
             }
             _ => Pages::Any,
         };
-        let records =
-            Records { from: self.from, messages_from: self.messages_from, pages, known_before: self.known_before };
+        let records = Records {
+            from: self.from,
+            messages_from: self.messages_from,
+            only_gone_before: self.only_gone_before,
+            pages,
+            known_before: self.known_before,
+        };
         records.add_to(&mut chunk, position, resolver, entity);
         Some(chunk)
     }
@@ -468,7 +503,7 @@ impl Resend {
     ) -> bool {
         let (log, at) = (resolver.log, snapshot.at);
         for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
-            let is_wanted = row.kind != RowKind::Marker || !self.is_repeated;
+            let is_wanted = row.kind != RowKind::Marker || !(self.is_repeated || self.skips_marker);
             let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
             let is_old = row.kind != RowKind::Gone && row.keys.iter().any(is_newer);
             // What the log holds of it is newer, and comes later.

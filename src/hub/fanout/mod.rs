@@ -19,6 +19,7 @@ use super::{
     append,
     core::{Core, Delivery},
     delivery::batch::{Batch, Repeat},
+    log::Addressee,
     subscriber::{FrameSink, ResumeFrom, Subscriber},
 };
 use crate::{auth::Identity, entity::EntityIndex, lock::lock, scope::Scopes};
@@ -89,11 +90,12 @@ impl Fanout {
         }
     }
 
-    /// How many follow an entity at the moment who receive what is published in these scopes.
-    pub(super) fn audience(&self, entity: EntityIndex, scopes: &Scopes) -> usize {
+    /// How many follow an entity at the moment who receive what is published in these scopes for this addressee.
+    pub(super) fn audience(&self, entity: EntityIndex, scopes: &Scopes, addressee: &Addressee) -> usize {
+        let would_receive = |subscriber: &Subscriber| subscriber.would_receive(entity, scopes, addressee);
         let of_shard = |shard: &Arc<Shard>| {
             let subscribers = lock(&shard.subscribers);
-            subscribers.iter().filter(|(_, subscriber)| subscriber.would_receive(entity, scopes)).count()
+            subscribers.iter().filter(|(_, subscriber)| would_receive(subscriber)).count()
         };
         self.shards().iter().map(of_shard).sum()
     }

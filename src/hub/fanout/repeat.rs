@@ -51,7 +51,8 @@ pub(super) fn deletions(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Insta
         return (Vec::new(), Some(from));
     }
     let (mut repeats, mut next) = (Vec::new(), None);
-    for entity in core.entities() {
+    // No form keeps a page from applying that somebody has left.
+    for entity in core.entities().filter(|entity| !core.encoder(*entity).is_presence) {
         let log = lock(&core.log);
         let from = core.reimported_before(&log, entity);
         let due = lock(&core.reminders)[usize::from(entity.0)].due(&log, entity, &core.times.reminders, from, now);

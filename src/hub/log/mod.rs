@@ -15,7 +15,9 @@ mod tombstones;
 pub(crate) use self::{
     history::PossiblyShown,
     index::Index,
-    record::{Broadcast, ObjectChange, ObjectRef, Owner, PriorObject, PriorState, Record, RecordKind, Version},
+    record::{
+        Addressee, Broadcast, ObjectChange, ObjectRef, Owner, PriorObject, PriorState, Record, RecordKind, Version,
+    },
     saved::{SavedLog, SavedRecord, SavedTombstone},
     store::{Log, LogLimits},
     tombstones::Tombstone,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Sequence};
+use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Sequence, session::Session};
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
@@ -66,7 +66,20 @@ impl Record {
     pub(crate) fn change(&self) -> Option<&ObjectChange> {
         match &self.kind {
             RecordKind::Change(change) => Some(change),
-            RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
+            RecordKind::Unconfirmed(_) | RecordKind::Message(_) | RecordKind::Refresh => None,
+        }
+    }
+
+    /// Whether its object is there.
+    pub(crate) fn shows_object(&self) -> bool {
+        self.change().is_some_and(|change| change.kind != ChangeKind::Delete)
+    }
+
+    /// Who it is for, among those who have one of its scopes.
+    pub(crate) fn addressee(&self) -> &Addressee {
+        match &self.kind {
+            RecordKind::Message(addressee) => addressee,
+            RecordKind::Change(_) | RecordKind::Unconfirmed(_) | RecordKind::Refresh => &Addressee::Everyone,
         }
     }
 
@@ -107,12 +120,27 @@ pub(crate) enum RecordKind {
     /// An update of the object of this id, which the log knows to be deleted and nothing has shown to exist again.
     /// It is broadcast once, and never replayed or resent: the tombstone stays in force.
     Unconfirmed(Arc<str>),
-    /// Any other message: each page receives it once, in order.
-    Message,
+    /// Any other message: each page that it is for receives it once, in order.
+    Message(Addressee),
     /// Anything may have changed: pages are brought to the store's state. In some scopes only, it stands for an object
     /// that moved there and is not known whole.
     Refresh,
 }
+
+/// Who a message is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Addressee {
+    Everyone,
+    /// One page.
+    Session(#[serde(with = "SavedSession")] Session),
+    /// The pages of one principal.
+    Principal(Arc<str>),
+}
+
+/// A session as it is saved.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Session")]
+struct SavedSession([u8; 16]);
 
 /// A kind of change as it is saved.
 #[derive(Serialize, Deserialize)]

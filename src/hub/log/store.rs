@@ -179,7 +179,7 @@ impl Log {
                 index.add_child(change);
             }
             RecordKind::Refresh => index.refresh(&record.scopes, sequence, oldest),
-            RecordKind::Message | RecordKind::Unconfirmed(_) => {}
+            RecordKind::Message(_) | RecordKind::Unconfirmed(_) => {}
         }
         self.times.note(now, sequence);
         self.store(sequence, now, record);
@@ -191,7 +191,7 @@ impl Log {
     pub(super) fn store(&mut self, sequence: Sequence, at: Instant, record: Record) {
         let cost = self.cost(&record);
         let index = &mut self.indexes[usize::from(record.entity.0)];
-        if matches!(record.kind, RecordKind::Message) {
+        if matches!(record.kind, RecordKind::Message(_)) {
             index.messages = sequence.next();
         }
         let share = index.shares.add(&record.scopes, sequence, cost);

@@ -22,6 +22,7 @@ use crate::{
         log::{Index, PriorObject, PriorState, RecordKind, SavedLog, SavedRecord, SavedTombstone},
         sessions::SavedSession,
     },
+    random,
     scope::Scopes,
     sequence::Sequence,
 };
@@ -41,8 +42,12 @@ pub(super) struct Content {
     pub(super) sessions: Vec<SavedSession>,
 }
 
-/// How an entity is configured: what was logged of it under another configuration means something else.
+/// How an entity is configured: what was logged of it under another configuration means something else. So does what was
+/// logged of who was here.
 pub(super) fn fingerprint(encoder: &EntityEncoder) -> String {
+    if encoder.is_presence {
+        return random::id();
+    }
     let EntityEncoder { entity, payload_key, widget, parent_keys, has_snapshot, is_scoped, scoped_ids, view, .. } =
         encoder;
     let view = view.as_ref().map(|view| (view.visible.is_some(), view.project.is_some()));
@@ -168,6 +173,6 @@ fn object_of(sequence: Sequence, records: &[SavedRecord]) -> Option<&Bytes> {
     let at = records.binary_search_by_key(&sequence, |saved| saved.sequence).ok()?;
     match &records[at].record.kind {
         RecordKind::Change(change) => Some(&change.object),
-        RecordKind::Unconfirmed(_) | RecordKind::Message | RecordKind::Refresh => None,
+        RecordKind::Unconfirmed(_) | RecordKind::Message(_) | RecordKind::Refresh => None,
     }
 }

@@ -236,7 +236,7 @@ fn each_kind_of_record_comes_back_as_it_was() {
             let name = |kind: &RecordKind| match kind {
                 RecordKind::Change(change) => change.kind.verb(),
                 RecordKind::Unconfirmed(_) => "unconfirmed",
-                RecordKind::Message => "message",
+                RecordKind::Message(_) => "message",
                 RecordKind::Refresh => "refresh",
             };
             log.since(Sequence(0)).map(|(_, record)| name(&record.kind)).collect::<Vec<_>>()

@@ -155,7 +155,7 @@ impl Subscriber {
         let loads_again = it.subscriptions.iter().any(|known| known.entity == core.resync);
         let (cursor, recipient) = (it.cursor, &it.recipient);
         let next = it.subscriptions.iter_mut().find_map(|known| {
-            if loads_again {
+            if loads_again && !core.encoder(known.entity).is_presence {
                 known.load_again_instead(core, &log, now);
             }
             known.next_chunk(Resolver { core, log: &log, recipient }, cursor, now)

@@ -13,7 +13,7 @@ use super::{
     super::{
         core::Core,
         delivery::batch::{Repeat, Resent},
-        log::{Log, ObjectRef},
+        log::{Addressee, Log, ObjectRef},
         sessions::{Hold, SessionHolder},
         visibility::{Addressed, AuditBuffer, Cleared, Recipient},
     },
@@ -161,10 +161,10 @@ impl Subscriber {
         lock(&self.state).subscriptions.len()
     }
 
-    /// Whether it follows an entity and receives what is published in these scopes.
-    pub(crate) fn would_receive(&self, entity: EntityIndex, scopes: &Scopes) -> bool {
+    /// Whether it follows an entity and receives what is published in these scopes for this addressee.
+    pub(crate) fn would_receive(&self, entity: EntityIndex, scopes: &Scopes, addressee: &Addressee) -> bool {
         let mut state = lock(&self.state);
-        state.recipient.receives(scopes) && state.find(entity).is_some()
+        state.recipient.receives(scopes) && state.recipient.is(addressee) && state.find(entity).is_some()
     }
 
     /// Who it is.

@@ -121,7 +121,9 @@ impl Subscriber {
             true => log_start.max(log.refreshed_for(entity, state.recipient.identity.receives())),
             false => log_start,
         };
-        let reached = missed_from.map(|from| from.min(end)).filter(|&from| from >= reach && !has_changed);
+        // Who is here is sent whole.
+        let is_replayed = !has_changed && !core.encoder(entity).is_presence;
+        let reached = missed_from.map(|from| from.min(end)).filter(|&from| from >= reach && is_replayed);
         // Messages to the handlers of `$resync` are few, and are not replayed later.
         let ended = state.ended.as_mut().filter(|_| !is_resync);
         let replays_at = ended.and_then(|ended| ended.replays_at(entity, now));
@@ -208,13 +210,18 @@ impl Subscriber {
         // The objects that are asked about are others now.
         state.cancel_check(core, now);
         let log = lock(&core.log);
+        let log_start = state.recipient.log_start(&log, entity);
+        // Where only the log knows what its page shows: who was here at that place, or later.
+        let shown_since = state.page.as_ref().and_then(|page| {
+            let known = state.hold().and_then(|hold| core.sessions.position(&hold, entity));
+            known.max(page.missed_from).filter(|from| *from >= log_start)
+        });
         let it = &mut *state;
         let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
         let Some(subscription) = subscriptions.find(|known| known.entity == entity) else { return };
         if core.encoder(entity).is_restricted() {
             recheck(core, subscription, &log, recipient);
         }
-        let log_start = recipient.log_start(&log, entity);
         let oldest = stale_before.max(log_start);
         match &snapshot {
             // What happened since is gone from the log already; or it is what another identity may see.
@@ -222,22 +229,32 @@ impl Subscriber {
                 subscription.phase = Phase::NeedsSnapshot { ask: Ask::Now, messages_from, stale_before: oldest };
             }
             _ => {
-                let (counter, from) = match &snapshot {
-                    Some(snapshot) => (&core.counters.snapshots, snapshot.at),
-                    None => (&core.counters.gaps, log_start),
-                };
-                counter.up();
-                let has_all = snapshot.is_some() || !core.encoder(entity).has_snapshot;
-                let snapshot =
-                    snapshot.unwrap_or_else(|| Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end())));
-                let reminded = core.reminded_before(entity);
                 let messages_from = messages_from.max(log_start);
-                let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, now);
-                // Soon after the start it would be sent twice: answers of the process before may be on their way.
-                resend.begins_at(core.started + 2 * core.times.settle.quiet, &core.times.pace, now);
-                if subscription.is_hurried {
-                    resend.hurries();
-                }
+                let has_all = snapshot.is_some() || !core.encoder(entity).has_snapshot;
+                let encoder = core.encoder(entity);
+                let resend = match &snapshot {
+                    Some(everyone) if encoder.is_presence => {
+                        let all_there = !encoder.is_restricted();
+                        Resend::of_presence(everyone.clone(), shown_since, messages_from, all_there, now)
+                    }
+                    _ => {
+                        let (counter, from) = match &snapshot {
+                            Some(snapshot) => (&core.counters.snapshots, snapshot.at),
+                            None => (&core.counters.gaps, log_start),
+                        };
+                        counter.up();
+                        let marker = || Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end()));
+                        let snapshot = snapshot.clone().unwrap_or_else(marker);
+                        let reminded = core.reminded_before(entity);
+                        let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, now);
+                        // Soon after the start it would be sent twice: answers of the process before may be on their way.
+                        resend.begins_at(core.started + 2 * core.times.settle.quiet, &core.times.pace, now);
+                        if subscription.is_hurried {
+                            resend.hurries();
+                        }
+                        resend
+                    }
+                };
                 subscription.resend = Some(Box::new(resend));
                 subscription.phase = Phase::CatchingUp;
                 if let Some(retractions) = &mut subscription.retractions {

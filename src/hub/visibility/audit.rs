@@ -35,7 +35,7 @@ impl AuditEntry {
         let (kind, id) = match &record.kind {
             RecordKind::Change(change) => (change.kind.verb(), Some(&change.id)),
             RecordKind::Unconfirmed(id) => (ChangeKind::Update.verb(), Some(id)),
-            RecordKind::Message | RecordKind::Refresh => (audit::MESSAGE, None),
+            RecordKind::Message(_) | RecordKind::Refresh => (audit::MESSAGE, None),
         };
         Self::new(core, record.entity, kind, || (id.cloned().unwrap_or_default(), record.scopes.clone()))
     }

@@ -6,7 +6,9 @@ use super::{
     super::{
         core::Core,
         encoder::{EntityEncoder, LARGE},
-        log::{Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone},
+        log::{
+            Addressee, Broadcast, Log, ObjectChange, ObjectRef, Owner, PossiblyShown, Record, RecordKind, Tombstone,
+        },
     },
     audit::{AuditBuffer, AuditEntry},
     frame::Cleared,
@@ -37,6 +39,15 @@ pub(crate) struct Recipient {
 impl Recipient {
     pub(crate) fn receives(&self, scopes: &Scopes) -> bool {
         scopes.intersects(self.identity.receives())
+    }
+
+    /// Whether it is among those whom a message is for.
+    pub(crate) fn is(&self, addressee: &Addressee) -> bool {
+        match addressee {
+            Addressee::Everyone => true,
+            Addressee::Session(session) => self.session == *session,
+            Addressee::Principal(principal) => self.identity.principal() == &**principal,
+        }
     }
 
     /// Whether it has received what was published in these scopes at that place of the log.
@@ -133,6 +144,8 @@ pub(crate) struct Envelope {
     /// Which pages are left out.
     broadcast: Broadcast,
     mode: Mode,
+    /// Who it is for among those who receive its scopes.
+    addressee: Addressee,
     /// It is the deletion of an object that was published in these scopes.
     deletion: Option<Vec<PossiblyShown>>,
     /// Where that is now: who receives this has it.
@@ -202,6 +215,7 @@ impl Envelope {
             scopes: record.scopes.clone(),
             broadcast: record.broadcast,
             mode,
+            addressee: record.addressee().clone(),
             object: restricted_object(core, record),
             ..Self::to_one(record.entity, record.frame.clone(), audit)
         };
@@ -248,6 +262,7 @@ impl Envelope {
             scopes: Scopes::All,
             broadcast: Broadcast::ToAll,
             mode: Mode::Live,
+            addressee: Addressee::Everyone,
             deletion: None,
             went_to: Scopes::None,
             frame: Cleared::new(frame),
@@ -285,6 +300,9 @@ impl Envelope {
         }
         let (object, audit) = (self.object.as_deref(), self.audit.as_deref());
         let addressed = |frame, leaves| Some(Addressed { frame, object, leaves, audit });
+        if !recipient.is(&self.addressee) {
+            return None;
+        }
         let receives = recipient.receives(&self.scopes);
         if let Some(prior) = &self.deletion {
             if recipient.receives(&self.went_to) {

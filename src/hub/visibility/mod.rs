@@ -75,7 +75,8 @@ impl Resolver<'_> {
     /// A record for one recipient.
     pub(crate) fn record(&self, sequence: Sequence, record: &Record, mode: Mode) -> Option<Resolved> {
         let Self { core, log, recipient } = *self;
-        if !mode.reaches(record.broadcast, recipient) {
+        if !mode.reaches(record.broadcast, recipient) || !recipient.is(record.addressee()) {
+            // As below, it costs no frame.
             return None;
         }
         if let RecordKind::Change(change) = &record.kind {
