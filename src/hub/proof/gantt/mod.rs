@@ -18,4 +18,5 @@ fn run(seed: u64, delivery: Delivery) -> Result<(), String> {
 #[test]
 fn after_quiet_every_gantt_page_equals_the_store() {
     super::run_all(super::seeds(), |seed| run(seed, Delivery::Converging));
+    eprintln!("{} pages were loaded anew", world::RELOADS.load(std::sync::atomic::Ordering::Relaxed));
 }

@@ -12,7 +12,7 @@ use super::{
 /// What the store has `refused` to create is its page's own.
 pub(super) fn of(page: &Page, store: &Store, refused: &BTreeSet<(Kind, Id)>) -> Vec<String> {
     let mut wrong = Vec::new();
-    if page.is_hung() {
+    if page.hangs().is_some() {
         return vec!["hangs".to_owned()];
     }
     let shown: BTreeMap<Id, (Id, &Map)> = page.tasks().map(|(id, parent, fields)| (id, (parent, fields))).collect();

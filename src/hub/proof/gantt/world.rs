@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,7 +22,7 @@ use super::{
         pipe::{Part, Pipe, read},
     },
     page::{Answer, Id, Kind, Map, Method, Page, ROOT, Request},
-    store::{Rings, Store, Written},
+    store::{Rings, Store, Written, id_in},
     users::{self, Habit},
     verdict,
 };
@@ -79,6 +79,10 @@ struct Client {
     has_list: bool,
     direct: bool,
     capacity: usize,
+    /// Its user has noticed that it hangs.
+    is_noticed: bool,
+    /// So often its user has loaded it anew.
+    loads: u64,
     /// Counts the messages: the 50 ms begin anew with each.
     messages: u64,
     /// Objects that the store has refused to create.
@@ -114,8 +118,13 @@ enum Event {
     FoundDead(u64),
     Asked(u64, EntityIndex, Sequence),
     Snapshot(u64, EntityIndex, Arc<SnapshotFrames>),
+    /// A page that hangs is loaded anew.
+    Reload(usize),
     Restart,
 }
+
+/// Pages that were loaded anew since they hung.
+pub(super) static RELOADS: AtomicU64 = AtomicU64::new(0);
 
 /// What tells the pages of a writer from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,8 +236,10 @@ impl World {
         let is_still = self.dice.one_in(2);
         for at in 0..pages {
             let client = Client {
-                page: Page::with_temporary_ids_after(1_700_000_000_000 + 1_000_000 * at as u64),
+                page: new_page(at, 0),
                 session: 77 + at as u128,
+                is_noticed: false,
+                loads: 0,
                 key: None,
                 socket: None,
                 has_list: false,
@@ -386,6 +397,8 @@ impl World {
                 let connects = self.dice.millis(10, 500);
                 self.later(connects, Event::Connect(at));
             }
+            // Its key is asked for still.
+            Event::Connect(at) if self.clients[at].key.is_none() || self.clients[at].socket.is_some() => {}
             Event::Connect(at) => self.connect(at, now),
             Event::Subscribe(number, entity) => {
                 if let Some(socket) = self.sockets.get(&number) {
@@ -481,6 +494,20 @@ impl World {
                 if let Some(socket) = self.sockets.get(&number) {
                     socket.subscriber.resynchronise(entity, Some(snapshot), None, now);
                 }
+            }
+            Event::Reload(at) => {
+                self.note(|| format!("page {at} is loaded anew"));
+                if let Some(number) = self.clients[at].socket.take() {
+                    self.close(number);
+                }
+                let client = &mut self.clients[at];
+                client.loads += 1;
+                client.page = new_page(at, client.loads);
+                client.session += 1000;
+                (client.key, client.has_list, client.is_noticed) = (None, false, false);
+                client.messages += 1;
+                RELOADS.fetch_add(1, Ordering::Relaxed);
+                self.later(Duration::ZERO, Event::Open(at));
             }
             // What is lost of requests is their pages' affair.
             Event::Restart if self.requests > 0 => self.later(Duration::from_millis(50), Event::Restart),
@@ -578,8 +605,13 @@ impl World {
             healed.iter().for_each(|flaw| self.note(|| format!("  page {at} is healed: {flaw}")));
             self.clients[at].flaws = flaws;
         }
-        if self.clients[at].page.is_hung() {
-            self.note(|| format!("! page {at} hangs"));
+        if let Some(is_own) = self.clients[at].page.hangs().filter(|_| !self.clients[at].is_noticed) {
+            self.note(|| format!("! page {at} hangs, by its own unanswered change: {is_own}"));
+            self.clients[at].is_noticed = true;
+            if is_own {
+                let notices = self.dice.millis(1000, 4000);
+                self.later(notices, Event::Reload(at));
+            }
         }
         for request in self.clients[at].page.requests() {
             self.requests += 1;
@@ -634,6 +666,9 @@ impl World {
     ) {
         let row = |kind, id| self.store.get(kind, id);
         let is_detached = request.body.get("target").is_some_and(|target| target == "next:null");
+        let is_move = request.kind == Kind::Task && request.method == Method::Put;
+        let shown_below = Some(id_in(&request.body, "parent")).filter(|below| is_move && *below != ROOT);
+        let shown_below = shown_below.map(|below| below.to_string().into());
         let mut all: Vec<(Kind, Change)> = Vec::new();
         all.extend(written.deleted.iter().filter_map(|(kind, id)| Some((*kind, Change::delete(id).ok()?))));
         all.extend(
@@ -641,12 +676,12 @@ impl World {
         );
         all.extend(written.updated.iter().filter_map(|(kind, id)| {
             let change = Change::update(&row(*kind, *id)?).ok()?.whole();
-            Some((*kind, Change { is_detached, ..change }))
+            Some((*kind, Change { is_detached, shown_below: shown_below.clone(), ..change }))
         }));
         if matches!(answer, Answer::Refused) && request.kind == Kind::Task && request.method != Method::Post {
             // Its page shows still what it has sent.
             let kept = row(request.kind, request.id).and_then(|row| Change::update(&row).ok());
-            all.extend(kept.map(|change| (request.kind, Change { is_refused: true, ..change.whole() })));
+            all.extend(kept.map(|change| (request.kind, Change { is_refused: true, shown_below, ..change.whole() })));
         }
         for (kind, change) in &all {
             self.note(|| format!("published: {:?} {kind:?} {}", change.kind(), change.object()));
@@ -728,6 +763,10 @@ impl Tokens {
             Self::Own => Some(Owner(8 + client as u64)),
         }
     }
+}
+
+fn new_page(client: usize, loads: u64) -> Page {
+    Page::loaded(1_700_000_000_000 + 1_000_000 * client as Id + 10_000 * loads, 100_000 * loads)
 }
 
 /// A change in the form that every page reads.

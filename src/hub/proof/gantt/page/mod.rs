@@ -120,7 +120,8 @@ pub(super) struct Page {
     in_flight: BTreeMap<u64, (Kind, Id)>,
     last_number: u64,
     last_temporary_id: Id,
-    hung: bool,
+    /// It hangs; true where a change of its own that is not answered has to do with it.
+    hung: Option<bool>,
     /// Exceptions, and updates of what is unknown.
     thrown: Vec<String>,
     boxes: usize,
@@ -129,7 +130,7 @@ pub(super) struct Page {
 /// What a user and the world do.
 impl Page {
     /// The client counts temporary ids up from the clock, so those of two pages differ.
-    pub(super) fn with_temporary_ids_after(last_temporary_id: Id) -> Self {
+    pub(super) fn loaded(last_temporary_id: Id, last_number: u64) -> Self {
         assert!(last_temporary_id >= TEMPORARY);
         Self {
             tasks: BTreeMap::new(),
@@ -151,9 +152,9 @@ impl Page {
             held: Vec::new(),
             sent: Vec::new(),
             in_flight: BTreeMap::new(),
-            last_number: 0,
+            last_number,
             last_temporary_id,
-            hung: false,
+            hung: None,
             thrown: Vec::new(),
             boxes: 0,
         }
@@ -161,13 +162,13 @@ impl Page {
 
     /// What happens in one turn of the page's event loop.
     fn turn(&mut self, code: impl FnOnce(&mut Self) -> Run) {
-        if self.hung {
+        if self.hung.is_some() {
             return;
         }
         match code(self) {
             Ok(()) => {}
             Err(Fault::Thrown(why)) => self.thrown.push(format!("throws: {why}")),
-            Err(Fault::Hung) => self.hung = true,
+            Err(Fault::Hung) => self.hung = Some(self.is_own_ring()),
         }
     }
 
@@ -269,13 +270,22 @@ impl Page {
         self.tasks.get(&id).map(|task| task.parent)
     }
 
-    pub(super) fn is_hung(&self) -> bool {
+    /// Whether it hangs; and if so, whether a change of its own that is not answered has to do with it.
+    pub(super) fn hangs(&self) -> Option<bool> {
         self.hung
+    }
+
+    /// Whether one of the tasks that stand in a ring is being saved.
+    fn is_own_ring(&self) -> bool {
+        let saved = &self.modes[Kind::Task as usize];
+        let in_ring = |id: &Id| self.branches.get(id).is_some_and(|_| self.each_item(*id).is_err());
+        let is_in_it = |id: &Id| self.tasks.contains_key(id) && in_ring(id);
+        saved.in_progress.keys().chain(&saved.updated).any(is_in_it)
     }
 
     /// False while the page drops the user's changes.
     pub(super) fn can_save(&self) -> bool {
-        !self.silent && !self.is_off && !self.hung
+        !self.silent && !self.is_off && self.hung.is_none()
     }
 
     pub(super) fn is_temporary(id: Id) -> bool {
