@@ -65,6 +65,8 @@ pub struct Change {
     pub(crate) is_detached: bool,
     /// A write of the object was refused, and its page may still show what it wrote.
     pub(crate) is_refused: bool,
+    /// The parent that the page which made the write shows the object below.
+    pub(crate) shown_below: Option<Box<str>>,
     /// The scopes it is published in, of a scoped entity.
     pub(crate) scopes: Scopes,
     /// The scopes of the object before.
@@ -192,6 +194,7 @@ impl Change {
             is_rewritten: false,
             is_detached: false,
             is_refused: false,
+            shown_below: None,
             scopes: Scopes::None,
             moved_from: Scopes::None,
             namespace: None,
@@ -212,6 +215,11 @@ impl Change {
     /// The same change, as derived from a request: neither read from the store, nor named by the application.
     pub(crate) fn claimed(self) -> Self {
         Self { is_claimed: true, ..self }
+    }
+
+    /// The scopes of what brings pages to the store's state with it.
+    pub(crate) fn scopes_or_all(&self) -> Scopes {
+        if self.scopes.is_none() { Scopes::All } else { self.scopes.clone() }
     }
 
     /// The scopes it is published in.

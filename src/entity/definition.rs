@@ -9,7 +9,7 @@ use super::{
     widget::Widget,
 };
 use crate::{
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, usable_id},
     error::{ConfigError, PublishError},
     object::Object,
     presence::Presence,
@@ -279,6 +279,12 @@ impl Entity {
             None => Cow::Borrowed(changes),
             Some(_) => changes.iter().map(|change| normal(change).unwrap_or_else(|| change.clone())).collect(),
         }
+    }
+
+    /// The parent of an object in a tree that a page must show whole.
+    pub(crate) fn shown_below(&self, sent: &Object<'_>) -> Option<Box<str>> {
+        let key = self.parent_key.as_deref().filter(|_| self.widget.is_tree())?;
+        sent.get(key).and_then(usable_id).map(Into::into)
     }
 
     /// The keys under which an object names what it is deleted with.

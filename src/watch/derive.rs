@@ -94,6 +94,8 @@ pub(crate) struct DerivedChange<'a> {
     pub(crate) sent: Option<Object<'a>>,
     /// The page that made the write may have lost the object from its tree.
     pub(crate) is_detached: bool,
+    /// The parent that the page has sent.
+    pub(crate) shown_below: Option<Box<str>>,
     /// True when the response is empty, or an object whose action, if any, the stock client knows.
     pub(crate) is_usual: bool,
 }
@@ -118,7 +120,8 @@ impl DerivedChange<'_> {
             other => other,
         };
         let is_rewritten = self.is_rewritten_as(&row);
-        Some(Change { is_rewritten, is_detached: self.is_detached, ..Change::of(kind, &row)?.whole() })
+        let (is_detached, shown_below) = (self.is_detached, self.shown_below.clone());
+        Some(Change { is_rewritten, is_detached, shown_below, ..Change::of(kind, &row)?.whole() })
     }
 
     /// Whether the store holds other values of a new object than its page has sent, and shows.
@@ -200,13 +203,23 @@ pub(crate) fn derive_change<'a>(
     let sent = object.filter(|_| is_object);
     let shown = sent.clone().filter(|_| adds);
     let is_detached = sent.as_ref().is_some_and(|sent| entity.widget.is_detached(sent));
+    let shown_below = sent.as_ref().filter(|_| !adds).and_then(|sent| entity.shown_below(sent));
     let object = match (kind, sent, answer.row) {
         (ChangeKind::Delete, _, _) | (_, None, None) => None,
         (_, Some(object), None) | (_, None, Some(object)) => Some(object),
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
-    Ok(Some(DerivedChange { kind, object, tid, is_usual: answer.is_usual, raw_id, sent: shown, is_detached }))
+    Ok(Some(DerivedChange {
+        kind,
+        object,
+        tid,
+        is_usual: answer.is_usual,
+        raw_id,
+        sent: shown,
+        is_detached,
+        shown_below,
+    }))
 }
 
 /// Whether an answer says that its write failed, whatever its status.

@@ -51,6 +51,13 @@ impl Appender<'_> {
             settle.held.unsettle(name.clone(), at);
             settle.contend();
         }
+        if let Some(below) =
+            sent.shown_below.as_deref().filter(|below| !change.parents.iter().any(|it| **it == **below))
+        {
+            settle.held.unsettle(name.clone(), at);
+            settle.held.leave((self.entity, below.into()));
+            settle.contend();
+        }
         let mut writer = None;
         let own = match change.kind {
             ChangeKind::Add => {
@@ -98,9 +105,26 @@ impl Appender<'_> {
         if until == Until::Quiet {
             settle.contend();
         }
-        let broadcast = settle.held.hold(name, at, until, writer, now);
+        let broadcast = settle.held.hold(name, at, until, writer, (change.kind == ChangeKind::Add, now));
         self.core.settling.notify_one();
         broadcast
+    }
+
+    /// Whether the page that made a write has lost what it shows below a deleted object: with this one all that hangs below
+    /// it, and the links of these. Where that deletion is not broadcast yet, it follows what is resent at a quiet moment.
+    pub(super) fn is_lost(&self, log: &Log, sent: &Change) -> bool {
+        let Some(below) = sent.shown_below.as_deref().filter(|_| self.holds()) else { return false };
+        if log.tombstone(self.entity, below).is_none() {
+            return false;
+        }
+        let mut settles = lock(&self.core.settles);
+        let held = &mut settles.of_mut(self.entity).held;
+        let is_held = held.get(&(self.entity, below.into())).is_some();
+        if is_held {
+            let is_deletion = |(entity, key): &Named| log.tombstone(*entity, key).is_some();
+            held.put_off_where(is_deletion);
+        }
+        !is_held
     }
 
     /// The objects that this one names.

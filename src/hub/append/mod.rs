@@ -90,7 +90,7 @@ pub(super) fn refresh(core: &Core, entity: EntityIndex) {
     core.wake();
 }
 
-fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant, scopes: &Scopes) {
+pub(super) fn append_refresh(core: &Core, log: &mut Log, entity: EntityIndex, now: Instant, scopes: &Scopes) {
     let encoder = core.encoder(entity);
     if !encoder.has_snapshot {
         let (entity, frame, scopes) = (core.resync, encoder.resync_message(), scopes.clone());
@@ -167,6 +167,12 @@ impl Appender<'_> {
                 append_refresh(self.core, log, self.entity, now, &scopes);
             }
             batch.appended(self.append_record(log, now, record, &batch.write, (is_left, change)), change);
+            if self.is_lost(log, change) {
+                let members: Vec<EntityIndex> = lock(&self.core.settles).members(self.entity).collect();
+                members
+                    .into_iter()
+                    .for_each(|member| append_refresh(self.core, log, member, now, &change.scopes_or_all()));
+            }
         }
         batch.parts.push(first_record..log.end());
         if log.end() > first_record {

@@ -8,7 +8,7 @@ use super::super::{
     delivery::batch::{Repeat, Resent},
     settle::Due,
 };
-use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
+use crate::{entity::EntityIndex, lock::lock, scope::Scopes, sequence::Sequence};
 
 /// What has settled, and when to look next.
 pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant>) {
@@ -24,16 +24,24 @@ pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant
         let start = group.iter().map(|entity| log.start(*entity)).fold(Sequence::ZERO, Sequence::max);
         let due = settle.repeat(now, start..log.end(), &core.times.settle);
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
+        let mut is_trimmed = false;
         for Due { held_before, .. } in &due {
             for (entity, key) in settle.held.resent(*held_before) {
+                let Some((_, change)) = log.newest(entity, &key) else {
+                    is_trimmed |= log.tombstone(entity, &key).is_none();
+                    continue;
+                };
                 // What closes a ring would make pages hang.
-                let is_ring = log.newest(entity, &key).is_some_and(|(_, change)| append::is_ring(&log, entity, change));
+                let is_ring = core.encoder(entity).is_tree() && append::is_ring(&log, entity, change);
                 if !is_ring {
                     log.release(entity, &key);
                 }
             }
         }
         drop(settles);
+        if is_trimmed {
+            group.iter().for_each(|entity| append::append_refresh(core, &mut log, *entity, now, &Scopes::All));
+        }
         for Due { range, is_last, known_before, .. } in due {
             for &entity in &group {
                 log.tombstones_settled(entity, range.clone());

@@ -10,8 +10,11 @@
 //! Events may be in rooms that not everyone may see, by scopes or by a hook; then every page must equal what its user may
 //! see, and must have received nothing else.
 
+mod dice;
+mod gantt;
 #[allow(clippy::needless_pass_by_value, reason = "a user gives what is typed, and keeps nothing of it")]
 mod page;
+mod pipe;
 mod world;
 
 use std::{
@@ -38,13 +41,13 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs schedules on every core; panics with those that failed, and with how the first of them did.
-fn run_all(seeds: impl IntoIterator<Item = u64>, privacy: Privacy) {
+fn run_all(seeds: impl IntoIterator<Item = u64>, run: impl Fn(u64) -> Result<(), String> + Sync) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
     let next = AtomicU64::new(0);
     let work = || {
         let mut failed = Vec::new();
         while let Some(&seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).expect("few")) {
-            failed.extend(run(seed, Delivery::Converging, privacy).err().map(|why| (seed, why)));
+            failed.extend(run(seed).err().map(|why| (seed, why)));
         }
         failed
     };
@@ -64,10 +67,15 @@ fn run_all(seeds: impl IntoIterator<Item = u64>, privacy: Privacy) {
     }
 }
 
-fn run_many(privacy: Privacy) {
+/// The seeds of this run of the tests.
+fn seeds() -> impl Iterator<Item = u64> {
     let first = number("LIVE_UPDATES_SEED").unwrap_or(1);
     let count = number("LIVE_UPDATES_SCHEDULES").unwrap_or(FEW);
-    run_all(first..first + count, privacy);
+    first..first + count
+}
+
+fn run_many(privacy: Privacy) {
+    run_all(seeds(), |seed| run(seed, Delivery::Converging, privacy));
 }
 
 #[test]
@@ -89,7 +97,7 @@ fn after_quiet_every_page_equals_what_its_user_may_see_and_has_heard_of_nothing_
 fn what_failed_once_does_not_fail_again() {
     for (privacy, name) in [(Privacy::Open, ""), (Privacy::Scoped, "scoped "), (Privacy::Viewed, "viewed ")] {
         let seeds = SEEDS.lines().filter_map(|line| line.strip_prefix(name)?.parse().ok());
-        run_all(seeds, privacy);
+        run_all(seeds, |seed| run(seed, Delivery::Converging, privacy));
     }
 }
 

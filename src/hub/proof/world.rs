@@ -18,14 +18,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::page::{Answer, Map, Method, Page, Request};
+use super::{
+    dice::Dice,
+    page::{Answer, Map, Method, Page, Request},
+    pipe::{Part, Pipe, read},
+};
 use crate::{
     auth::Identity,
     change::{Before, Change},
     entity::{EntityIndex, View, Widget, hooks::Visible},
     hub::{
-        Accepted, Activity, Check, Cleared, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed,
-        Pace, Progress, ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
+        Activity, Check, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
+        ResumeFrom, SessionId, SessionLimits, SnapshotFrames, Subscriber,
         saved::tests::{kept, restarted},
         tests::times,
     },
@@ -42,31 +46,6 @@ const RECONNECT: Duration = Duration::from_secs(2);
 /// Nearly every replay is a long one.
 const SLOW: Pace = Pace { long: 3, at_once: 1, every: Duration::from_millis(700) };
 const STARTS: [&str; 4] = ["09:00", "10:30", "12:00", "15:15"];
-
-/// Small, quick and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % bound.max(1) as u64).expect("below a usize")
-    }
-
-    fn one_in(&mut self, many: usize) -> bool {
-        self.below(many) == 0
-    }
-
-    fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.roll() % (to - from + 1))
-    }
-}
 
 /// Which user may see what: every event is in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,36 +110,6 @@ fn text<'m>(row: &'m Map, key: &str) -> &'m str {
 
 fn is_series(row: &Map) -> bool {
     !text(row, "rrule").is_empty() && text(row, "recurring_event_id").is_empty()
-}
-
-/// A socket's buffer.
-struct Pipe {
-    direct: bool,
-    capacity: usize,
-    room: Mutex<usize>,
-    out: Mutex<Vec<Bytes>>,
-    woken: AtomicBool,
-    news: Arc<Notify>,
-}
-
-impl FrameSink for Pipe {
-    fn try_send(&self, frames: &[&Cleared]) -> Accepted {
-        let mut room = lock(&self.room);
-        let taken = frames.len().min(*room);
-        *room -= taken;
-        lock(&self.out).extend(frames[..taken].iter().map(|frame| frame.to_bytes()));
-        self.news.notify_one();
-        Accepted { frames: taken, clear: *room > 0 }
-    }
-
-    fn is_direct(&self) -> bool {
-        self.direct
-    }
-
-    fn wake(&self) {
-        self.woken.store(true, Ordering::Relaxed);
-        self.news.notify_one();
-    }
 }
 
 struct Socket {
@@ -237,12 +186,6 @@ enum Event {
     /// Its user may see other rooms from now on.
     Rights(usize),
     Restart,
-}
-
-enum Part {
-    Ping(Vec<u8>),
-    /// What the handlers are given.
-    Message(Value),
 }
 
 pub(super) struct World {
@@ -1086,32 +1029,6 @@ impl World {
         let story = self.story.as_ref().map(|story| story.join("\n")).unwrap_or_default();
         Err(format!("{}\n{story}", wrong.join("; ")))
     }
-}
-
-/// What is in one or more frames.
-fn read(bytes: &[u8]) -> Rc<[Part]> {
-    let mut rest = bytes;
-    let mut parts = Vec::new();
-    while !rest.is_empty() {
-        let (opcode, payload);
-        (opcode, payload, rest) = frame_of(rest);
-        parts.push(if opcode == 9 {
-            Part::Ping(payload.to_vec())
-        } else {
-            let mut message: Value = serde_json::from_slice(payload).unwrap_or_default();
-            Part::Message(message["body"]["value"].take())
-        });
-    }
-    parts.into()
-}
-
-/// Opcode and payload of the first frame, and what follows it.
-fn frame_of(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
-    let (length, head) = match bytes[1] {
-        126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
-        short => (usize::from(short), 2),
-    };
-    (bytes[0] & 0xf, &bytes[head..head + length], &bytes[head + length..])
 }
 
 fn hub(delivery: Delivery, privacy: Privacy, records: usize, pace: Pace) -> Arc<Hub> {

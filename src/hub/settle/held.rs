@@ -46,6 +46,8 @@ pub(crate) struct HeldObject {
     pub(crate) broadcast: Broadcast,
     /// When it was held: no answer takes longer than the hold lasts at most.
     pub(crate) since: Instant,
+    /// It was added, and some pages are not to know yet.
+    pub(crate) is_new: bool,
 }
 
 #[derive(Debug, Default)]
@@ -73,13 +75,13 @@ impl Held {
         at: Sequence,
         until: Until,
         from: Option<Owner>,
-        now: Instant,
+        (is_new, now): (bool, Instant),
     ) -> Broadcast {
         let broadcast = from.map_or(Broadcast::Held, Broadcast::HeldFrom);
         if self.objects.len() >= MAX_HELD && !self.objects.contains_key(&name) {
             return Broadcast::ToAll;
         }
-        let known = self.objects.entry(name).or_insert(HeldObject { first: at, until, broadcast, since: now });
+        let known = self.objects.entry(name).or_insert(HeldObject { first: at, until, broadcast, since: now, is_new });
         if known.broadcast != broadcast {
             known.broadcast = Broadcast::Held;
         }
@@ -127,6 +129,11 @@ impl Held {
         if let Some(held) = self.objects.get_mut(name) {
             held.until = Until::Quiet;
         }
+    }
+
+    /// The same of all that are of a kind.
+    pub(crate) fn put_off_where(&mut self, is_of_it: impl Fn(&Named) -> bool) {
+        self.objects.iter_mut().filter(|(name, _)| is_of_it(name)).for_each(|(_, held)| held.until = Until::Quiet);
     }
 
     /// An object was added, or has another parent now.

@@ -35,7 +35,7 @@ use super::{
     log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone},
     snapshot::{Row, RowKind},
 };
-use crate::{change::ChangeKind, entity::EntityIndex, object::quoted, sequence::Sequence};
+use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, sequence::Sequence};
 
 /// What one recipient is sent, as far as no hook is needed for it.
 #[derive(Debug)]
@@ -192,6 +192,18 @@ impl Resolver<'_> {
         })))
     }
 
+    /// Whether a row is new, and held from this recipient, which may hold it under a temporary id.
+    fn is_held(&self, entity: EntityIndex, row: &Row) -> bool {
+        let Self { core, recipient, .. } = *self;
+        if core.encoder(entity).widget.family().is_none() {
+            return false;
+        }
+        let settles = lock(&core.settles);
+        let held = &settles.of(entity).held;
+        let of = |key: &Arc<str>| held.get(&(entity, key.clone()));
+        row.keys.iter().filter_map(of).any(|held| held.is_new && held.broadcast.is_held_from(recipient.owner))
+    }
+
     /// A row of the store, as it was read for this recipient's identity; with what the log holds of its object `since`,
     /// where that is there.
     pub(crate) fn row(
@@ -202,6 +214,7 @@ impl Resolver<'_> {
     ) -> Option<Resolved> {
         let Self { core, recipient, .. } = *self;
         let kind = match row.kind {
+            RowKind::Object if self.is_held(entity, row) => return None,
             RowKind::Object => ChangeKind::Update,
             RowKind::Gone => ChangeKind::Delete,
             RowKind::Marker => {
