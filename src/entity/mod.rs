@@ -9,7 +9,7 @@ mod widget;
 
 pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
-    definition::EntityRoute,
+    definition::{EntityRoute, MoveFields},
     hooks::{Authorize, EntityIndex, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},
 };

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::{
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, Placement},
     entity::{View, Widget},
     frame::Frame,
     hub::{
@@ -46,6 +46,8 @@ pub(crate) struct EntityEncoder {
     pub(crate) is_plain: bool,
     /// How the frames of its changes begin, by their kind: add, update, delete.
     pub(crate) heads: [EventHead; 3],
+    /// How the frames of its moves begin.
+    pub(crate) move_head: EventHead,
 }
 
 impl EntityEncoder {
@@ -55,6 +57,7 @@ impl EntityEncoder {
         Self {
             heads: [ChangeKind::Add, ChangeKind::Update, ChangeKind::Delete]
                 .map(|kind| EventHead::new(&entity, kind.verb(), &payload_key)),
+            move_head: EventHead::new(&entity, "move", &payload_key),
             entity,
             payload_key,
             widget: Widget::Any,
@@ -113,6 +116,14 @@ impl EntityEncoder {
     /// A change as it happens, in the protocol of the vendor's article alone.
     pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
         self.head(kind).event(object)
+    }
+
+    /// The same of this change, with another object. A move among siblings is a message of its own.
+    pub(crate) fn encode_change(&self, change: &Change, object: &str) -> EventFrame {
+        match &change.placement {
+            None => self.encode(change.kind(), object),
+            Some(Placement { before }) => self.move_head.moved(object, before.as_deref()),
+        }
     }
 
     /// The same of an object that is kept besides, and not copied where it is large.

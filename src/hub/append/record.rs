@@ -30,8 +30,8 @@ impl Appender<'_> {
         });
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
         let (event, parent) = match merged {
-            Some((json, parent)) if !is_cut => (self.encoder.encode(change.kind(), &json), parent),
-            _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parent_in(change.object())),
+            Some((json, parent)) if !is_cut => (self.encoder.encode_change(change, &json), parent),
+            _ => (self.encoder.encode_change(change, change.object()), self.encoder.parent_in(change.object())),
         };
         let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
         Encoded { basis, event, parent, is_cut, can_add }
