@@ -75,7 +75,16 @@ pub struct Change {
     pub(crate) namespace: Option<Scopes>,
     /// Of a deletion: the scopes of the object now.
     pub(crate) went_to: Scopes,
+    /// Of an update that moved its object among its siblings.
+    pub(crate) placement: Option<Placement>,
     pub(crate) before: Before,
+}
+
+/// Where a moved object stands among its siblings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// The sibling that follows, its id as JSON text; `None` at the end.
+    pub(crate) before: Option<Box<str>>,
 }
 
 /// What was read of an object before a write.
@@ -199,6 +208,7 @@ impl Change {
             moved_from: Scopes::None,
             namespace: None,
             went_to: Scopes::None,
+            placement: None,
             before: Before::Unread,
         })
     }

@@ -67,6 +67,14 @@ impl EventHead {
         EventFrame { object: frame.slice(end - object.len()..end), frame }
     }
 
+    /// The same of an object that has moved before another one, whose id is JSON text; without one, to the end.
+    pub(crate) fn moved(&self, object: &str, before: Option<&str>) -> EventFrame {
+        let before = before.map_or_else(String::new, |id| format!(r#","before":{id}"#));
+        let frame = frame(TEXT, &[self.0.as_bytes(), object.as_bytes(), before.as_bytes(), EVENT_TAIL.as_bytes()]);
+        let end = frame.len() - EVENT_TAIL.len() - before.len();
+        EventFrame { object: frame.slice(end - object.len()..end), frame }
+    }
+
     /// The same in three pieces; the second is the object itself.
     pub(crate) fn around(&self, object: &Bytes) -> [Bytes; 3] {
         let mut head = BytesMut::with_capacity(MAX_HEADER + self.0.len());
@@ -196,6 +204,18 @@ mod tests {
     fn the_object_is_a_part_of_its_frame() {
         let event = EventHead::new("tasks", "update", "task").event(r#"{"id":"1","text":"x"}"#);
         assert_eq!(&event.object[..], br#"{"id":"1","text":"x"}"#);
+    }
+
+    #[test]
+    fn a_move_names_the_sibling_beside_the_object() {
+        let head = EventHead::new("cards", "move", "card");
+        for (before, beside) in [(Some("5"), r#","before":5"#), (Some(r#""b""#), r#","before":"b""#), (None, "")] {
+            let event = head.moved(r#"{"id":7}"#, before);
+            let expected = format!(r#"{{"type":"move-card","card":{{"id":7}}{beside}}}"#);
+            let whole = format!(r#"{{"action":"event","body":{{"name":"cards","value":{expected}}}}}"#);
+            assert_eq!(body(&event.frame), whole);
+            assert_eq!(&event.object[..], br#"{"id":7}"#);
+        }
     }
 
     #[test]

@@ -72,7 +72,12 @@ pub(crate) struct EntityRoute {
     pub(crate) kind: ChangeKind,
     /// Its query must name the entity, as in `?editing=true&gantt_mode=tasks`; the action is in the body.
     pub(crate) is_mode: bool,
+    /// An update that moves its object among its siblings.
+    pub(crate) moves: Option<MoveFields>,
 }
+
+/// Fields of a request that moves, each with the name that the object has it by.
+pub(crate) type MoveFields = &'static [(&'static str, &'static str)];
 
 impl Entity {
     /// An entity without routes: pages can subscribe to it, and the application publishes.
@@ -172,7 +177,38 @@ impl Entity {
     ///     .route(Method::POST, "/events/{id}/cancel", ChangeKind::Update);
     /// ```
     pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
-        self.routes.push(EntityRoute { method, path: path.into(), kind, is_mode: false });
+        self.routes.push(EntityRoute { method, path: path.into(), kind, is_mode: false, moves: None });
+        self
+    }
+
+    /// Adds a route that moves an object among its siblings. Its path must contain `{id}`.
+    ///
+    /// Such a write is an update, whose message as it happens is `move-card` instead of `update-card` (for the payload key
+    /// `card`). `before` in the request's body, the id of the sibling that follows, is sent beside the object:
+    /// `{"type":"move-card","card":{…},"before":5}`. Without a usable `before` the object has moved to the end, and the
+    /// message has none.
+    ///
+    /// Replays and resends hold the newest state of an object, as `update-card`, and not its place among siblings. A page
+    /// whose order must be that of the server after an interruption loads its list again. The same holds for pages of an
+    /// entity with [`visible`](Self::visible) or [`project`](Self::project), and for changes that a handler publishes itself.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_live_updates::Entity;
+    ///
+    /// let cards = Entity::new("cards")
+    ///     .payload_key("card")
+    ///     .collection("/cards")
+    ///     .move_route(Method::PUT, "/cards/{id}/move");
+    /// ```
+    pub fn move_route(self, method: Method, path: impl Into<String>) -> Self {
+        self.move_route_with(method, path, &[])
+    }
+
+    /// The same, of requests that name these fields otherwise than the object.
+    pub(super) fn move_route_with(mut self, method: Method, path: impl Into<String>, fields: MoveFields) -> Self {
+        let (path, kind) = (path.into(), ChangeKind::Update);
+        self.routes.push(EntityRoute { method, path, kind, is_mode: false, moves: Some(fields) });
         self
     }
 

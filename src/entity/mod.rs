@@ -10,7 +10,7 @@ mod widget;
 
 pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
-    definition::EntityRoute,
+    definition::{EntityRoute, MoveFields},
     hooks::{Authorize, EntityIndex, Everything, Load, ReadAll, View},
     widget::{ResponseProblem, Widget},
 };

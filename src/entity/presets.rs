@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{
-    definition::{Entity, EntityRoute},
+    definition::{Entity, EntityRoute, MoveFields},
     widget::Widget,
 };
 use crate::change::ChangeKind;
@@ -62,12 +62,98 @@ impl Entity {
         Self { widget: Widget::GanttLinks, ..links.gantt_routes(base.as_ref()) }
     }
 
+    /// The DHTMLX Kanban's `cards` (payload key `card`) under `base`, the address of its `RestDataProvider`: `{base}/cards`,
+    /// `{base}/cards/{id}`, and PUT on `{base}/cards/{id}/move`. *Not run: the client is not on npm.* The routes, bodies
+    /// and messages are those of its maker's guide and Go back end.
+    ///
+    /// - Requests hold the object in an envelope, `{"card":{…}}`. The answer to a create names the id, `{"id":17}`.
+    /// - A move is sent as `move-card`, with `before` beside the card; its `columnId` and `rowId` are the card's `column` and
+    ///   `row`. See [`move_route`](Self::move_route) for what pages receive of the order.
+    /// - The maker's back end does not send a change to the page that made it. This layer sends it to all pages.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::kanban_cards("/"))
+    ///     .entity(Entity::kanban_columns("/"))
+    ///     .entity(Entity::kanban_rows("/"))
+    ///     .entity(Entity::kanban_links("/"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn kanban_cards(base: impl AsRef<str>) -> Self {
+        Self::moved_under("cards", "card", base.as_ref(), &[("columnId", "column"), ("rowId", "row")])
+    }
+
+    /// The DHTMLX Kanban's `columns` (payload key `column`) under `base`: `{base}/columns`, `{base}/columns/{id}`, and PUT on
+    /// `{base}/columns/{id}/move`. *Not run*, and with an example at [`kanban_cards`](Self::kanban_cards).
+    pub fn kanban_columns(base: impl AsRef<str>) -> Self {
+        Self::moved_under("columns", "column", base.as_ref(), &[])
+    }
+
+    /// The DHTMLX Kanban's `rows` (payload key `row`) under `base`: `{base}/rows`, `{base}/rows/{id}`, and PUT on
+    /// `{base}/rows/{id}/move`. *Not run*, and with an example at [`kanban_cards`](Self::kanban_cards).
+    pub fn kanban_rows(base: impl AsRef<str>) -> Self {
+        Self::moved_under("rows", "row", base.as_ref(), &[])
+    }
+
+    /// The DHTMLX Kanban's `links` (payload key `link`) under `base`: POST on `{base}/links`, DELETE on `{base}/links/{id}`.
+    /// *Not run*, and with an example at [`kanban_cards`](Self::kanban_cards). One `LiveUpdates` cannot have the `links` of the
+    /// Gantt as well.
+    pub fn kanban_links(base: impl AsRef<str>) -> Self {
+        let path = under(base.as_ref(), "links");
+        let links = Self::new("links").payload_key("link").list_route(&path);
+        let item = format!("{path}/{{id}}");
+        links.route(Method::POST, path, ChangeKind::Add).route(Method::DELETE, item, ChangeKind::Delete)
+    }
+
+    /// The DHTMLX Event Calendar's `events` (payload key `event`) under `base`, the address of its `RestDataProvider`:
+    /// `{base}/events`, `{base}/events/{id}`. *Not run: the client is not on npm.* The routes, bodies and messages are those
+    /// of its maker's guide and Go back end. The answer to a create names the id, `{"id":17}`.
+    ///
+    /// Its changes are not checked, unlike those of [`scheduler`](Self::scheduler). The maker's back end does not send a
+    /// change to the page that made it. This layer sends it to all pages.
+    ///
+    /// ```
+    /// use tower_live_updates::{Entity, LiveUpdates};
+    ///
+    /// let live = LiveUpdates::builder("/api/v1")
+    ///     .allow_anonymous()
+    ///     .entity(Entity::calendar_events("/"))
+    ///     .entity(Entity::calendars("/"))
+    ///     .build()?;
+    /// # Ok::<(), tower_live_updates::ConfigError>(())
+    /// ```
+    pub fn calendar_events(base: impl AsRef<str>) -> Self {
+        Self::new("events").payload_key("event").collection(under(base.as_ref(), "events"))
+    }
+
+    /// The DHTMLX Event Calendar's `calendars` (payload key `calendar`) under `base`: `{base}/calendars`,
+    /// `{base}/calendars/{id}`. *Not run*, and with an example at [`calendar_events`](Self::calendar_events).
+    pub fn calendars(base: impl AsRef<str>) -> Self {
+        Self::new("calendars").payload_key("calendar").collection(under(base.as_ref(), "calendars"))
+    }
+
+    /// An entity whose objects have an order.
+    fn moved_under(name: &str, key: &str, base: &str, fields: MoveFields) -> Self {
+        let path = under(base, name);
+        let moving = format!("{path}/{{id}}/move");
+        Self::new(name).payload_key(key).collection(path).move_route_with(Method::PUT, moving, fields)
+    }
+
     /// Paths end in the payload key. At `base` are the list of both entities, and in some modes their writes.
     fn gantt_routes(self, base: &str) -> Self {
-        let collection = format!("{}/{}", base.trim_end_matches('/'), self.payload_key);
+        let collection = under(base, &self.payload_key);
         let mut entity = self.write_routes(&collection).list_route(base);
         let (method, path, kind) = (Method::POST, base.to_owned(), ChangeKind::Add);
-        entity.routes.push(EntityRoute { method, path, kind, is_mode: true });
+        entity.routes.push(EntityRoute { method, path, kind, is_mode: true, moves: None });
         entity
     }
+}
+
+/// A path under another, which may end in a slash or be one.
+fn under(base: &str, name: &str) -> String {
+    format!("{}/{name}", base.trim_end_matches('/'))
 }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::HashMap};
 use bytes::Bytes;
 
 use crate::{
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, Placement},
     entity::{EntityIndex, View, Widget},
     frame::Frame,
     hub::{
@@ -52,6 +52,8 @@ pub(crate) struct EntityEncoder {
     pub(crate) is_presence: bool,
     /// How the frames of its changes begin, by their kind: add, update, delete.
     pub(crate) heads: [EventHead; 3],
+    /// How the frames of its moves begin.
+    pub(crate) move_head: EventHead,
 }
 
 impl EntityEncoder {
@@ -61,6 +63,7 @@ impl EntityEncoder {
         Self {
             heads: [ChangeKind::Add, ChangeKind::Update, ChangeKind::Delete]
                 .map(|kind| EventHead::new(&entity, kind.verb(), &payload_key)),
+            move_head: EventHead::new(&entity, "move", &payload_key),
             entity,
             payload_key,
             widget: Widget::Any,
@@ -128,6 +131,14 @@ impl EntityEncoder {
                 let update = self.head(ChangeKind::Update).event(object);
                 glued_around(Some(add), update, None)
             }
+        }
+    }
+
+    /// The same of this change, with another object. A move among siblings is a message of its own.
+    pub(crate) fn encode_change(&self, change: &Change, object: &str) -> EventFrame {
+        match &change.placement {
+            None => self.encode(change.kind(), object),
+            Some(Placement { before }) => self.move_head.moved(object, before.as_deref()),
         }
     }
 

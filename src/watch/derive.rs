@@ -12,8 +12,8 @@ use super::request_body::{
     usable,
 };
 use crate::{
-    change::{Change, ChangeKind, usable_id},
-    entity::Entity,
+    change::{Change, ChangeKind, Placement, usable_id},
+    entity::{Entity, MoveFields},
     object::{Object, quoted, string},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct WriteFacts<'a> {
     /// The id in the path.
     pub(crate) path_id: Option<&'a str>,
     pub(crate) body_action: BodyAction,
+    /// The route moves its object among its siblings.
+    pub(crate) moves: Option<MoveFields>,
     pub(crate) format: Format,
     /// The request's whole body, where its end was seen.
     pub(crate) request: Option<&'a [u8]>,
@@ -98,6 +100,8 @@ pub(crate) struct DerivedChange<'a> {
     pub(crate) shown_below: Option<Box<str>>,
     /// True when the response is empty, or an object whose action, if any, the stock client knows.
     pub(crate) is_usual: bool,
+    /// Of an update that moved its object.
+    pub(crate) placement: Option<Placement>,
 }
 
 impl DerivedChange<'_> {
@@ -120,8 +124,13 @@ impl DerivedChange<'_> {
             other => other,
         };
         let is_rewritten = self.is_rewritten_as(&row);
-        let (is_detached, shown_below) = (self.is_detached, self.shown_below.clone());
-        Some(Change { is_rewritten, is_detached, shown_below, ..Change::of(kind, &row)?.whole() })
+        Some(Change {
+            is_rewritten,
+            is_detached: self.is_detached,
+            shown_below: self.shown_below.clone(),
+            placement: self.placement.clone(),
+            ..Change::of(kind, &row)?.whole()
+        })
     }
 
     /// Whether the store holds other values of a new object than its page has sent, and shows.
@@ -142,7 +151,8 @@ impl DerivedChange<'_> {
             (ChangeKind::Delete, _) => Change::deletion(&self.raw_id),
             (kind, Some(object)) => {
                 let (is_rewritten, is_detached) = (self.is_rewritten_as(object), self.is_detached);
-                Change::of(kind, object).map(|change| Change { is_rewritten, is_detached, ..change })
+                let placement = self.placement;
+                Change::of(kind, object).map(|change| Change { is_rewritten, is_detached, placement, ..change })
             }
             (_, None) => return Err(NotPublished::NoObject),
         };
@@ -172,7 +182,7 @@ pub(crate) fn derive_change<'a>(
     let is_mode = facts.body_action != BodyAction::None && facts.kind == ChangeKind::Add;
     let is_expected = facts.body_action == BodyAction::Expected;
     let has_modes = is_mode && (entity.has_body_modes || is_expected);
-    let ParsedRequest { claim, object } = match facts.request {
+    let ParsedRequest { claim, object, before } = match facts.request {
         Some(body) => request_body::read(entity, body, facts.format, (is_mode, has_modes), answer.row.as_ref()),
         None => ParsedRequest::default(),
     };
@@ -200,7 +210,10 @@ pub(crate) fn derive_change<'a>(
 
     // A deletion sends no object.
     let is_object = claimed != ChangeKind::Delete && (!is_unread_mode || (adds && answer.row.is_none()));
-    let sent = object.filter(|_| is_object);
+    let sent = object.filter(|_| is_object).map(|sent| match facts.moves {
+        Some(fields) => request_body::without_move(sent, fields),
+        None => sent,
+    });
     let shown = sent.clone().filter(|_| adds);
     let is_detached = sent.as_ref().is_some_and(|sent| entity.widget.is_detached(sent));
     let shown_below = sent.as_ref().filter(|_| !adds).and_then(|sent| entity.shown_below(sent));
@@ -210,6 +223,8 @@ pub(crate) fn derive_change<'a>(
         (_, Some(object), Some(row)) => Some(object.overlaid(row)),
     };
     let object = object.map(|object| object.with("id", raw_id.clone()));
+    let before = before.map(|raw| raw.as_ref().into());
+    let placement = facts.moves.filter(|_| kind == ChangeKind::Update).map(|_| Placement { before });
     Ok(Some(DerivedChange {
         kind,
         object,
@@ -219,6 +234,7 @@ pub(crate) fn derive_change<'a>(
         sent: shown,
         is_detached,
         shown_below,
+        placement,
     }))
 }
 
@@ -391,6 +407,7 @@ mod tests {
         kind: ChangeKind,
         path_id: Option<&'static str>,
         editing: bool,
+        moves: Option<MoveFields>,
         format: Format,
         request: &'static str,
         status: StatusCode,
@@ -403,6 +420,7 @@ mod tests {
             kind,
             path_id: (kind != ChangeKind::Add).then_some("7"),
             editing: false,
+            moves: None,
             format: Format::Json,
             request,
             status: OK,
@@ -419,6 +437,7 @@ mod tests {
                     kind: self.kind,
                     path_id: self.path_id,
                     body_action: if self.editing { BodyAction::Announced } else { BodyAction::None },
+                    moves: self.moves,
                     format: self.format,
                     request: Some(self.request.as_bytes()),
                     status: self.status,
@@ -802,6 +821,38 @@ mod tests {
     }
 
     #[test]
+    fn a_move_is_an_update_with_a_place_among_its_siblings() {
+        let cards = Entity::kanban_cards("/");
+        let fields = Some(&[("columnId", "column"), ("rowId", "row")][..]);
+        let card = json!({"column": 2, "row": "a", "id": "7"});
+        for (request, before, object) in [
+            (r#"{"columnId":2,"rowId":"a","before":5,"$meta":{"x":1}}"#, Some("5"), card.clone()),
+            (r#"{"columnId":2,"rowId":"a","before":"b"}"#, Some(r#""b""#), card.clone()),
+            (r#"{"card":{"columnId":2,"rowId":"a"},"before":5}"#, Some("5"), card.clone()),
+            (r#"{"columnId":2,"rowId":"a","before":0}"#, None, card.clone()),
+            (r#"{"columnId":2,"rowId":"a","before":null}"#, None, card.clone()),
+            (r#"{"columnId":2,"rowId":"a","before":{"id":5}}"#, None, card.clone()),
+            (r#"{"columnId":2,"rowId":"a"}"#, None, card),
+            (r#"{"before":5}"#, Some("5"), json!({"id": "7"})),
+        ] {
+            let moved = Case { moves: fields, ..case(ChangeKind::Update, request, r#"{"id":"7"}"#) };
+            let Ok(Some(derived)) = moved.derive(&cards) else { panic!("{request}") };
+            let placement = Some(Placement { before: before.map(Box::from) });
+            let stored = derived.loaded(Some(r#"{"id":7,"label":"row"}"#)).unwrap();
+            assert_eq!((stored.kind(), &stored.placement), (ChangeKind::Update, &placement), "{request}");
+            assert_eq!(derived.loaded(None).unwrap().placement, None, "a deletion has no place");
+            let change = derived.into_change().unwrap();
+            assert_eq!((change.kind(), &change.placement), (ChangeKind::Update, &placement), "{request}");
+            assert_eq!(serde_json::from_str::<Value>(change.object()).unwrap(), object, "{request}");
+        }
+        let Ok(Some(plain)) = case(ChangeKind::Update, r#"{"columnId":2,"before":5}"#, "").derive(&cards) else {
+            panic!("an update");
+        };
+        assert_eq!(plain.placement, None);
+        assert_eq!(plain.object.unwrap().to_json(), r#"{"columnId":2,"before":5,"id":"7"}"#);
+    }
+
+    #[test]
     fn the_rest_mode_is_read_by_method() {
         let rest = Case {
             format: Format::Form,
@@ -838,6 +889,7 @@ mod tests {
                     kind,
                     path_id: Some("1"),
                     body_action: if editing { BodyAction::Announced } else { BodyAction::None },
+                    moves: form.then_some(&[]),
                     format: if form { Format::Form } else { Format::Json },
                     request: Some(request.as_bytes()),
                     status: OK,

@@ -56,6 +56,7 @@ impl Publication {
             kind: self.target.matched.route.kind,
             path_id: self.target.matched.id.as_deref(),
             body_action: self.body_action,
+            moves: self.target.matched.route.moves,
             format: self.format,
             request,
             status: parts.status,

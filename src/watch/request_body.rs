@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     change::{ChangeKind, usable_id},
-    entity::Entity,
+    entity::{Entity, MoveFields},
     object::{Object, quoted, string},
 };
 
@@ -67,6 +67,8 @@ pub(crate) struct ParsedRequest<'a> {
     /// The claimed action, in the body modes.
     pub(crate) claim: Option<Claim<'a>>,
     pub(crate) object: Option<Object<'a>>,
+    /// The id in `before`, as JSON text: of a move, the sibling that follows.
+    pub(crate) before: Option<Cow<'a, str>>,
 }
 
 /// The action that a body claims for its write.
@@ -111,6 +113,7 @@ pub(crate) fn read<'a>(
             if let Some(parsed) = has_modes.then(|| read_mode(&fields)).flatten() {
                 return parsed;
             }
+            let before = usable(&fields, "before");
             let is_envelope = row.is_none_or(|row| row.get_object(&entity.payload_key).is_none());
             let object = match &entity.request_pointer {
                 Some(pointer) => Object::at(body, pointer),
@@ -119,7 +122,7 @@ pub(crate) fn read<'a>(
                     Some(inner.unwrap_or(fields))
                 }
             };
-            ParsedRequest { object: object.map(without_transport), claim: None }
+            ParsedRequest { object: object.map(without_transport), claim: None, before }
         }
     }
 }
@@ -131,6 +134,7 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<ParsedRequest<'a>> {
         return Some(ParsedRequest {
             claim: Some(Claim::of(&action, fields)),
             object: Some(without_transport(fields.clone())),
+            before: None,
         });
     }
     let action = text("action")?;
@@ -141,7 +145,8 @@ fn read_mode<'a>(fields: &Object<'a>) -> Option<ParsedRequest<'a>> {
         // A flat object with a field `action`.
         (_, None) => return None,
     };
-    Some(ParsedRequest { claim: Some(Claim::of(&action, fields)), object: Some(without_transport(object)) })
+    let (claim, object) = (Some(Claim::of(&action, fields)), Some(without_transport(object)));
+    Some(ParsedRequest { claim, object, before: None })
 }
 
 /// The REST and POST modes: form fields are the object's, as text; `!nativeeditor_status` is the action.
@@ -160,7 +165,7 @@ pub(crate) fn read_form(body: &[u8], is_mode: bool, has_modes: bool) -> ParsedRe
         Some(action) => Some(Claim::of(action, &object)),
         None => None,
     };
-    ParsedRequest { claim, object: Some(without_transport(object)) }
+    ParsedRequest { claim, before: usable(&object, "before"), object: Some(without_transport(object)) }
 }
 
 /// Several changes at once: `ids` names them, and each field's name begins with its object's id. With one id and bare
@@ -196,6 +201,19 @@ pub(crate) fn kind_of_action(action: &str) -> Option<ChangeKind> {
 /// The same of a request: a task that was dragged to another place is sent as `order`.
 fn claimed_kind(action: &str) -> Option<ChangeKind> {
     kind_of_action(action).or_else(|| (action == "order").then_some(ChangeKind::Update))
+}
+
+/// The object in a request that moves it, whose fields have other names there.
+pub(crate) fn without_move<'a>(mut object: Object<'a>, fields: MoveFields) -> Object<'a> {
+    object.retain(|key| !matches!(key, "before" | "$meta"));
+    fields.iter().fold(object, |object, (sent, stored)| match object.raw(sent).cloned() {
+        Some(raw) => {
+            let mut object = object.with(stored, raw);
+            object.retain(|key| key != *sent);
+            object
+        }
+        None => object,
+    })
 }
 
 fn without_transport(mut object: Object<'_>) -> Object<'_> {

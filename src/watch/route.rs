@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::modes::{GanttMode, is_editing};
 use crate::{
     change::ChangeKind,
-    entity::{Entity, EntityIndex, EntityRoute},
+    entity::{Entity, EntityIndex, EntityRoute, MoveFields},
     error::ConfigError,
     path_check::pattern_fault,
     scope::Scopes,
@@ -36,6 +36,8 @@ pub(crate) struct Route {
     pub(crate) pattern: Box<str>,
     /// The query names the entity, and the body the action.
     pub(crate) is_mode: bool,
+    /// An update that moves its object among its siblings.
+    pub(crate) moves: Option<MoveFields>,
     /// Parameters whose values are scopes.
     scope_params: Vec<String>,
 }
@@ -169,6 +171,7 @@ impl Route {
             kind: route.kind,
             pattern: format!("{path}{query}").into(),
             is_mode: route.is_mode,
+            moves: route.moves,
             scope_params: entity.scoping.iter().flat_map(|scoping| scoping.params.clone()).collect(),
         }
     }

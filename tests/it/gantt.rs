@@ -155,9 +155,9 @@ async fn a_task_that_is_deleted_meanwhile_is_never_added() {
         writer.post("link", &link(7, 5, 6)).await;
         wait(1.0).await;
         if is_others {
-            gantt.publish(Change::delete(5).unwrap())
+            gantt.publish(Change::delete(5).unwrap());
         } else {
-            writer.delete("task", 5).await
+            writer.delete("task", 5).await;
         }
         let received = received_in(&mut page, 20.0).await;
         assert!(received.iter().all(|message| !message.starts_with("add-task")), "{received:?}");

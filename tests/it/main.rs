@@ -37,6 +37,7 @@ mod lying_bodies;
 mod mistakes;
 #[cfg(feature = "tracing")]
 mod modes;
+mod moves;
 mod nesting;
 mod origin;
 mod overflow;

@@ -1,5 +1,5 @@
 //! The stock clients' own traffic, captured from Scheduler 7.2 and Gantt 10: the same requests and answers bring the
-//! same messages, in the same order.
+//! same messages, in the same order. That of the Kanban and the Event Calendar is written after their documents.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -81,6 +81,27 @@ async fn the_clients_requests_bring_the_captured_messages() {
     }
 }
 
+/// What is written after documents, and the preset that is for it. The live log merges changes of one object.
+const DOCUMENTED: [(&str, fn() -> Entity); 6] = [
+    ("kanban_cards", || Entity::kanban_cards("/")),
+    ("kanban_columns", || Entity::kanban_columns("")),
+    ("kanban_rows", || Entity::kanban_rows("/")),
+    ("kanban_links", || Entity::kanban_links("/")),
+    ("calendar_events", || Entity::calendar_events("/")),
+    ("calendars", || Entity::calendars("/")),
+];
+
+#[tokio::test]
+async fn documented_requests_bring_the_documented_messages() {
+    for (name, preset) in DOCUMENTED {
+        let capture = Capture::read(name);
+        let expected = capture.messages();
+        let live = LiveUpdates::builder("/api/v1").delivery(Delivery::Plain).tokens(["demo"]).entity(preset());
+        let live = live.entity(Entity::new("marker")).build().expect("a good configuration");
+        assert_eq!(capture.replay(live).await, expected, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn the_clients_other_modes_are_broadcast_except_get() {
     for (name, expected) in WITHOUT_MESSAGES {
@@ -128,6 +149,9 @@ fn every_capture_with_writes_is_in_one_of_the_tables() {
     assert_eq!(named, stored);
 }
 
+/// What a page subscribes to, as far as there is such an entity.
+const ENTITIES: [&str; 8] = ["events", "tasks", "links", "cards", "columns", "rows", "calendars", "marker"];
+
 fn build() -> LiveUpdates {
     LiveUpdates::builder("/api/v1")
         .delivery(Delivery::Plain)
@@ -135,6 +159,7 @@ fn build() -> LiveUpdates {
         .entity(Entity::scheduler("/events").body_modes())
         .entity(Entity::gantt_tasks("/data"))
         .entity(Entity::gantt_links("/data"))
+        .entity(Entity::new("marker"))
         .build()
         .expect("a good configuration")
 }
@@ -244,7 +269,7 @@ impl Capture {
             }
         });
         let mut page = server.page().await;
-        for entity in ["events", "tasks", "links"] {
+        for entity in ENTITIES {
             page.subscribe(entity).await;
         }
 
@@ -276,7 +301,7 @@ fn entity_and_value(message: &Value) -> (String, Value) {
 }
 
 async fn everything_received(page: &mut Page, live: &LiveUpdates) -> Vec<(String, Value)> {
-    live.send("links", &json!({"type": "marker"})).expect("a configured entity");
+    live.send("marker", &json!({"type": "marker"})).expect("a configured entity");
     let mut received = Vec::new();
     loop {
         let message = entity_and_value(&page.message().await.expect("an open socket"));

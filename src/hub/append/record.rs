@@ -30,8 +30,8 @@ impl Appender<'_> {
         });
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
         let (event, parents) = match merged {
-            Some((json, parents)) if !is_cut => (self.encoder.encode(change.kind(), &json), parents),
-            _ => (self.encoder.encode(change.kind(), change.object()), self.encoder.parents_in(change.object())),
+            Some((json, parents)) if !is_cut => (self.encoder.encode_change(change, &json), parents),
+            _ => (self.encoder.encode_change(change, change.object()), self.encoder.parents_in(change.object())),
         };
         let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
         Encoded { basis, event, parents, is_cut, can_add }

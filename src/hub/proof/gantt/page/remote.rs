@@ -8,7 +8,7 @@ impl Page {
     /// Queues a message, holds it, or drops it; true where it is queued, and the 50 ms begin anew.
     pub(super) fn remote_update(&mut self, value: &Value) -> bool {
         let id = |key: &str| value.get(key).and_then(|object| object.get("id")).and_then(id_of);
-        let Some(id) = id("task").or(id("link")) else { return false };
+        let Some(id) = id("task").or_else(|| id("link")) else { return false };
         if self.current().in_progress.contains_key(&id) {
             return false;
         }

@@ -161,7 +161,7 @@ impl Page {
         }
         let Some(task) = self.tasks.get(&id) else { return Err(Fault::Thrown("move of an unknown task")) };
         let old = task.parent;
-        let index = index.unwrap_or(self.branch(parent).len() + 1);
+        let index = index.unwrap_or_else(|| self.branch(parent).len() + 1);
         if old == parent {
             let at = self.branch(old).iter().position(|known| *known == id);
             if at == Some(index) || (parent == ROOT && self.branch(ROOT).len() <= 1) {
@@ -190,7 +190,7 @@ impl Page {
         // A branch that is empty for a moment is another array afterwards, and the empty one replaces it.
         let is_emptied =
             self.tasks[&id].rendered == Some(parent) && self.branch(parent).iter().all(|known| *known == id);
-        let own = own.or(is_emptied.then(Vec::new));
+        let own = own.or_else(|| is_emptied.then(Vec::new));
         self.set_parent(id, parent)?;
         if let Some(own) = own {
             self.branches.insert(parent, own);
@@ -233,7 +233,7 @@ impl Page {
     pub(super) fn update_task(&mut self, id: Id) -> Run {
         self.update_parents(id)?;
         let Some(task) = self.tasks.get(&id) else { return Ok(()) };
-        if !self.is_batch && !(task.source.is_empty() && task.target.is_empty()) {
+        if !self.is_batch && (!task.source.is_empty() || !task.target.is_empty()) {
             self.filter_links()?;
         }
         self.task_updated(id)?;
