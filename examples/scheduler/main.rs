@@ -47,7 +47,7 @@ struct Options {
     /// Where to listen; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
-    /// A token that opens the live connection; may be given several times. The page uses the first.
+    /// A token that opens the live connection; may be given several times. The page uses variants of the first.
     #[arg(long = "token", value_name = "TOKEN", default_value = "demo", allow_hyphen_values = true)]
     tokens: Vec<String>,
     /// Keep events, tasks and links in this SQLite file instead of in memory.
@@ -70,6 +70,9 @@ struct Options {
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<HeaderValue>,
 }
+
+/// Pages that are opened share this many tokens.
+const PAGE_TOKENS: usize = 50;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Promise {
@@ -94,11 +97,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let database = Database::open(options.db.as_deref())?;
     let events = Events::open(database.clone())?;
     let chart = Chart::open(database, options.gantt_dates)?;
-    let page = page::routes(options.tokens.first().map_or("", String::as_str)).await?;
+    // Pages have tokens of their own, by which the layer tells the page that writes from the others.
+    let first = options.tokens.first().map_or("", String::as_str);
+    let page_tokens: Vec<String> = (1..=PAGE_TOKENS).map(|number| format!("{first}~{number}")).collect();
+    let page = page::routes(page_tokens.clone()).await;
 
     // The endpoint that pages connect to, and what they receive: every write to /events and /data that succeeds.
     let mut live = LiveUpdates::builder("/api/v1")
-        .tokens(options.tokens)
+        .tokens(options.tokens.iter().chain(&page_tokens))
         .delivery(match options.delivery {
             Promise::Converging => Delivery::Converging,
             Promise::Plain => Delivery::Plain,

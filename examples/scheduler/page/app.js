@@ -26,7 +26,7 @@ showTab();
 
 const widgets = [];
 for (const [name, start] of [["scheduler", startCalendar], ["gantt", startPlan]]) {
-  if (window[name]) widgets.push(start());
+  if (window[name]) widgets.push(start(token));
   else showStatus("offline", `The ${name} could not be loaded`);
 }
 

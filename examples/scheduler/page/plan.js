@@ -6,7 +6,7 @@ import { watchChanges } from "/plan_changes.js";
 const DAY = 86_400_000;
 
 /** Starts the widget; returns how to load its list, and what applies the changes of other pages. */
-export function startPlan() {
+export function startPlan(token) {
   const { gantt } = window;
 
   // ---- The widget ------------------------------------------------------------------------------------------------
@@ -158,7 +158,8 @@ export function startPlan() {
 
   // ---- Saving ----------------------------------------------------------------------------------------------------
 
-  const saving = gantt.createDataProcessor({ url: "/data", mode: "REST-JSON" });
+  // The token tells the server which page has saved: it sends the others a new task at once, and this one a little later.
+  const saving = gantt.createDataProcessor({ url: "/data", mode: "REST-JSON", headers: { "Remote-Token": token } });
   const changes = watchChanges(gantt, saving);
   const statuses = new Map();
 
