@@ -7,7 +7,7 @@ use crate::{
     diagnosis::Diagnosis,
     entity::{Entity, EntityIndex, Widget},
     error::PublishError,
-    hub::{Addressee, Hub, Published, WriteContext},
+    hub::{Addressee, Hub, Published, Withheld, WriteContext},
     observe::Observer,
     scope::Scopes,
 };
@@ -79,6 +79,22 @@ impl Publisher {
         let changes = self.entity(index).normal(changes);
         let published = self.hub.publish(index, &changes, write);
         self.observer.changes_published.add(published.changes);
+        if let Some((id, why)) = &published.withheld {
+            let entity = &self.entity(index).name;
+            let why = match why {
+                Withheld::Ring => {
+                    "is below itself, as far as the log knows, and pages that draw it hang; refuse such a write with 409"
+                }
+                Withheld::NoEnd => {
+                    "names a task that is deleted, as far as the log knows, and pages that draw it throw; delete the links \
+                     of a deleted task in its transaction"
+                }
+            };
+            self.observer.warn_once_for(
+                (index, why),
+                format_args!("{id:?} of {entity:?} is stored and not broadcast: it {why}"),
+            );
+        }
         published
     }
 

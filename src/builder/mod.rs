@@ -96,6 +96,7 @@ impl LiveUpdatesBuilder<HasAuth> {
             scoped_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids),
             view: View::of(entity.visible.as_ref(), entity.project.as_ref()),
             is_presence: entity.presence.is_some(),
+            skips_writer: entity.skips_writer,
             ..EntityEncoder::new(&entity.name, &entity.payload_key)
         });
         let mut hub = Hub::new(self.config.delivery, encoders.collect(), log, times, sessions, self.config.audit);

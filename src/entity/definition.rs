@@ -47,6 +47,8 @@ pub struct Entity {
     pub(crate) has_body_modes: bool,
     /// Answers are put into the form that the DataProcessor understands.
     pub(crate) has_widget_answers: bool,
+    /// A page is not sent its own changes as they happen.
+    pub(crate) skips_writer: bool,
     pub(crate) request_pointer: Option<String>,
     pub(crate) response_pointer: Option<String>,
     pub(crate) load: Option<Load>,
@@ -94,6 +96,7 @@ impl Entity {
             has_cacheable_lists: false,
             has_body_modes: false,
             has_widget_answers: false,
+            skips_writer: false,
             request_pointer: None,
             response_pointer: None,
             load: None,
@@ -178,6 +181,22 @@ impl Entity {
     /// ```
     pub fn route(mut self, method: Method, path: impl Into<String>, kind: ChangeKind) -> Self {
         self.routes.push(EntityRoute { method, path: path.into(), kind, is_mode: false, moves: None });
+        self
+    }
+
+    /// A change is not sent to the page that made it as it happens, for a widget whose client does not expect that. The page
+    /// is the session of the token in the request's `Remote-Token`. Where several sessions share this token, or none has
+    /// it, every page is sent the change: give each page a token of its own. Replays and resends include the page's own
+    /// changes.
+    ///
+    /// ```
+    /// use tower_live_updates::Entity;
+    ///
+    /// let reservations =
+    ///     Entity::new("reservations").payload_key("reservation").collection("/doctors/reservations").skip_writer();
+    /// ```
+    pub fn skip_writer(mut self) -> Self {
+        self.skips_writer = true;
         self
     }
 

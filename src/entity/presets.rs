@@ -69,7 +69,7 @@ impl Entity {
     /// - Requests hold the object in an envelope, `{"card":{…}}`. The answer to a create names the id, `{"id":17}`.
     /// - A move is sent as `move-card`, with `before` beside the card; its `columnId` and `rowId` are the card's `column` and
     ///   `row`. See [`move_route`](Self::move_route) for what pages receive of the order.
-    /// - The maker's back end does not send a change to the page that made it. This layer sends it to all pages.
+    /// - As by the maker's back end, a change is not sent to the page that made it: see [`skip_writer`](Self::skip_writer).
     ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
@@ -104,7 +104,7 @@ impl Entity {
     /// Gantt as well.
     pub fn kanban_links(base: impl AsRef<str>) -> Self {
         let path = under(base.as_ref(), "links");
-        let links = Self::new("links").payload_key("link").list_route(&path);
+        let links = Self::new("links").payload_key("link").list_route(&path).skip_writer();
         let item = format!("{path}/{{id}}");
         links.route(Method::POST, path, ChangeKind::Add).route(Method::DELETE, item, ChangeKind::Delete)
     }
@@ -113,8 +113,8 @@ impl Entity {
     /// `{base}/events`, `{base}/events/{id}`. *Not run: the client is not on npm.* The routes, bodies and messages are those
     /// of its maker's guide and Go back end. The answer to a create names the id, `{"id":17}`.
     ///
-    /// Its changes are not checked, unlike those of [`scheduler`](Self::scheduler). The maker's back end does not send a
-    /// change to the page that made it. This layer sends it to all pages.
+    /// Its changes are not checked, unlike those of [`scheduler`](Self::scheduler). As by the maker's back end, a change is
+    /// not sent to the page that made it: see [`skip_writer`](Self::skip_writer).
     ///
     /// ```
     /// use tower_live_updates::{Entity, LiveUpdates};
@@ -127,20 +127,20 @@ impl Entity {
     /// # Ok::<(), tower_live_updates::ConfigError>(())
     /// ```
     pub fn calendar_events(base: impl AsRef<str>) -> Self {
-        Self::new("events").payload_key("event").collection(under(base.as_ref(), "events"))
+        Self::new("events").payload_key("event").collection(under(base.as_ref(), "events")).skip_writer()
     }
 
     /// The DHTMLX Event Calendar's `calendars` (payload key `calendar`) under `base`: `{base}/calendars`,
     /// `{base}/calendars/{id}`. *Not run*, and with an example at [`calendar_events`](Self::calendar_events).
     pub fn calendars(base: impl AsRef<str>) -> Self {
-        Self::new("calendars").payload_key("calendar").collection(under(base.as_ref(), "calendars"))
+        Self::new("calendars").payload_key("calendar").collection(under(base.as_ref(), "calendars")).skip_writer()
     }
 
     /// An entity whose objects have an order.
     fn moved_under(name: &str, key: &str, base: &str, fields: MoveFields) -> Self {
         let path = under(base, name);
         let moving = format!("{path}/{{id}}/move");
-        Self::new(name).payload_key(key).collection(path).move_route_with(Method::PUT, moving, fields)
+        Self::new(name).payload_key(key).collection(path).move_route_with(Method::PUT, moving, fields).skip_writer()
     }
 
     /// Paths end in the payload key. At `base` are the list of both entities, and in some modes their writes.

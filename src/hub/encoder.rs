@@ -50,6 +50,8 @@ pub(crate) struct EntityEncoder {
     pub(crate) is_plain: bool,
     /// Its objects are those who are here: no page holds them in a form or a list.
     pub(crate) is_presence: bool,
+    /// A page is not sent its own changes as they happen.
+    pub(crate) skips_writer: bool,
     /// How the frames of its changes begin, by their kind: add, update, delete.
     pub(crate) heads: [EventHead; 3],
     /// How the frames of its moves begin.
@@ -76,6 +78,7 @@ impl EntityEncoder {
             view: None,
             is_plain: false,
             is_presence: false,
+            skips_writer: false,
         }
     }
 

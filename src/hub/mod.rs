@@ -78,7 +78,7 @@ use tokio::time::Instant;
 pub use self::core::Delivery;
 pub(crate) use self::{
     activity::{Activity, Missed},
-    append::{Published, WriteContext},
+    append::{Published, Withheld, WriteContext},
     core::{DeliveryTimes, Pace},
     encoder::EntityEncoder,
     log::{Addressee, LogLimits, Owner},

@@ -242,7 +242,7 @@ impl Publication {
         if let Err(error) = watcher.publisher.publish(self.target.entity(), &changes, write) {
             let is_scopeless = matches!(error, PublishError::NoScope { .. });
             let clue = if is_scopeless { self.scope_clue() } else { "" };
-            self.not_published(std::mem::discriminant(&error), &format_args!("{error}{clue}"));
+            self.not_published(cause_of(&error), &format_args!("{error}{clue}"));
         }
     }
 
@@ -264,7 +264,7 @@ impl Publication {
             };
             let write = WriteContext { began: None, ..self.activity.context() };
             if let Err(error) = publisher.publish(entity, &[change], write) {
-                self.not_published(std::mem::discriminant(&error), &error);
+                self.not_published(cause_of(&error), &error);
             }
         }
     }
@@ -296,4 +296,13 @@ impl Publication {
         let (method, pattern) = (&self.method, &self.target.matched.route.pattern);
         self.target.watcher.observer().warn_once_for((what, pattern), format_args!("{method} {pattern}{line}"));
     }
+}
+
+/// What the log names once: each sort of error, and of those that would break pages each reason that holds nothing of a request.
+fn cause_of(error: &PublishError) -> impl Hash + use<> {
+    let reason = match error {
+        PublishError::BreaksPages { reason: Cow::Borrowed(reason), .. } => Some(*reason),
+        _ => None,
+    };
+    (std::mem::discriminant(error), reason)
 }

@@ -65,12 +65,18 @@ impl Watcher {
         Self { publisher, limits, lifecycle, locks: Arc::default(), detached, routes, owners }
     }
 
-    /// The pages that a write may come from: those of its token. `None` where no page has that, or it does not matter.
+    /// The pages that a write may come from: those of its token. `None` where no page has that, or it does not matter; and
+    /// where the one page that wrote is meant and there are several.
     pub(super) fn writer(&self, entity: EntityIndex, headers: &HeaderMap) -> Option<Owner> {
-        self.publisher.entity(entity).widget.family()?;
-        let token = OwnedCredentials::Token(header_token(headers));
-        let owner = Owner(token.owner(&self.owners));
-        self.publisher.hub.core.sessions.has_owner(owner.0).then_some(owner)
+        let skips = self.publisher.entity(entity).skips_writer;
+        if !skips && self.publisher.entity(entity).widget.family().is_none() {
+            return None;
+        }
+        let token = header_token(headers);
+        let is_page = !token.is_empty();
+        let owner = Owner(OwnedCredentials::Token(token).owner(&self.owners));
+        let sessions = self.publisher.hub.core.sessions.count_of(owner.0);
+        (if skips { is_page && sessions == 1 } else { sessions > 0 }).then_some(owner)
     }
 
     /// What a request is, of the entity `only` or of any; `None` for nearly every request.

@@ -91,3 +91,32 @@ fn a_route_that_moves_names_the_object() {
     let twice = cards("/cards/{id}/move").route(Method::PUT, "/cards/{id}/move", ChangeKind::Update);
     assert!(build(twice).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_page_that_moved_a_card_is_not_sent_that_where_it_can_be_told_apart() {
+    // One page of its own token; two that share one; and one that has none.
+    for (tokens, writer, skipped) in [
+        (["own", "other"], "own", &[true, false][..]),
+        (["shared", "shared"], "shared", &[false, false]),
+        (["own", "other"], "", &[false, false]),
+        (["own", "other"], "stranger", &[false, false]),
+    ] {
+        let live = LiveUpdates::builder("/api/v1").entity(Entity::kanban_cards("/"));
+        let live = live.tokens(["own", "other", "shared"]).build().expect("a good configuration");
+        let server = server(&live);
+        wait(100.0).await;
+        let mut tabs = Vec::new();
+        for token in tokens {
+            let mut tab = Client::load_with(&server, Transport::AnyStream, token).await.connect().await;
+            tab.subscribe("cards").await;
+            tabs.push(tab);
+        }
+        let request = Request::builder().method(Method::PUT).uri("/cards/7/move").header("remote-token", writer);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        assert_eq!(server.send(request.body(MOVE).unwrap()).await.status(), 200);
+        for (tab, skipped) in tabs.iter_mut().zip(skipped) {
+            let received = tab.received_in(1.0).await;
+            assert_eq!(received.is_empty(), *skipped, "{tokens:?} {writer:?} {received:?}");
+        }
+    }
+}

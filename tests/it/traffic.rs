@@ -67,8 +67,14 @@ const WITHOUT_MESSAGES: [(&str, &[(&str, &str)]); 10] = [
     ("gantt_mode_get", &[]),
 ];
 const SCHEDULER: &[(&str, &str)] = &[("add-event", "500"), ("update-event", "500"), ("delete-event", "500")];
-const GANTT: &[(&str, &str)] =
-    &[("add-task", "500"), ("update-task", "500"), ("add-link", "500"), ("delete-link", "500"), ("delete-task", "500")];
+const GANTT: &[(&str, &str)] = &[
+    ("add-task", "500"),
+    ("update-task", "500"),
+    ("update-task", "500"),
+    ("add-link", "500"),
+    ("delete-link", "500"),
+    ("delete-task", "500"),
+];
 
 #[tokio::test]
 async fn the_clients_requests_bring_the_captured_messages() {
@@ -77,8 +83,35 @@ async fn the_clients_requests_bring_the_captured_messages() {
         let expected = capture.messages();
         assert!(!expected.is_empty(), "{name} holds no messages");
         let received = capture.replay(build()).await;
-        assert_eq!(received, expected, "{name}");
+        assert_eq!(received, in_gantt_form(expected), "{name}");
     }
+}
+
+/// Messages in which tasks have the form that every page reads: an add names the bare day, an update follows it, and no task
+/// has the place that a drag left it at.
+fn in_gantt_form(messages: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    let one = |(entity, mut value): (String, Value)| {
+        let Some(task) = value.get_mut("task").filter(|task| task.get("start_date").is_some()) else {
+            return vec![(entity, value)];
+        };
+        let mut added = task.clone();
+        for key in ["start_date", "end_date"] {
+            let date = task[key].as_str().expect("a date").replace(' ', "T");
+            added[key] = date[..10].into();
+            task[key] = date.into();
+        }
+        added.as_object_mut().expect("an object").remove("end_date");
+        for key in ["target", "$drop_target"] {
+            (task[key], added[key]) = ("".into(), "".into());
+        }
+        task["$rendered_parent"] = "".into();
+        let update = (entity.clone(), json!({"type": "update-task", "task": task}));
+        match value["type"] == "add-task" {
+            true => vec![(entity, json!({"type": "add-task", "task": added})), update],
+            false => vec![update],
+        }
+    };
+    messages.into_iter().flat_map(one).collect()
 }
 
 /// What is written after documents, and the preset that is for it. The live log merges changes of one object.

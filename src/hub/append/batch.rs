@@ -29,12 +29,23 @@ impl From<Option<Sequence>> for WriteContext {
 }
 
 /// What came of changes that were to be published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
     /// So many are in the log.
     pub(crate) changes: u64,
     /// Some are not, since a request claimed to change what is in other scopes.
     pub(crate) elsewhere: bool,
+    /// The id of an object that is in the log, and not broadcast.
+    pub(crate) withheld: Option<(Box<str>, Withheld)>,
+}
+
+/// Why pages are not sent what is in the log, for as long as it is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Withheld {
+    /// An object is below itself.
+    Ring,
+    /// A link names an object that is gone.
+    NoEnd,
 }
 
 /// What a change is merged with before it is encoded: what a record of the log holds of its object.
@@ -87,8 +98,16 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(crate) fn of(changes: &'a [Change], write: WriteContext) -> Self {
         let encoded = changes.iter().map(|_| None).collect();
-        let published = Published { changes: 0, elsewhere: false };
-        Self { changes, done: 0, encoded, write, parts: Vec::new(), announced: Vec::new(), keys: None, published }
+        Self {
+            changes,
+            done: 0,
+            encoded,
+            write,
+            parts: Vec::new(),
+            announced: Vec::new(),
+            keys: None,
+            published: Published::default(),
+        }
     }
 
     /// A record is appended; with its scopes where there is an audit.

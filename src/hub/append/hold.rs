@@ -9,7 +9,7 @@ use super::{
         log::{Broadcast, Log, ObjectChange, Record, RecordKind},
         settle::{Named, Until},
     },
-    batch::{Batch, WriteContext},
+    batch::{Batch, Withheld, WriteContext},
     plan::Appender,
 };
 use crate::{
@@ -33,12 +33,20 @@ impl Appender<'_> {
         now: Instant,
         record: &Record,
         write: &WriteContext,
-        (is_left, sent): (bool, &Change),
+        (is_left, withheld, sent): (bool, Option<Withheld>, &Change),
     ) -> Broadcast {
-        let RecordKind::Change(change) = &record.kind else { return Broadcast::ToAll };
+        if self.encoder.skips_writer {
+            return write.writer.map_or(Broadcast::ToAll, Broadcast::AllBut);
+        }
         if !self.holds() {
             return Broadcast::ToAll;
         }
+        let change = match &record.kind {
+            RecordKind::Change(change) => change,
+            // Pages show an error at an update of what they have deleted.
+            RecordKind::Unconfirmed(_) => return Broadcast::Held,
+            RecordKind::Message(_) | RecordKind::Refresh => return Broadcast::ToAll,
+        };
         let mut settles = lock(&self.core.settles);
         let settle = settles.of_mut(self.entity);
         let (name, at) = ((self.entity, change.key.clone()), log.end());
@@ -67,12 +75,10 @@ impl Appender<'_> {
             }
             ChangeKind::Delete if is_left => Some(Until::Quiet),
             ChangeKind::Delete => is_node.then_some(answered),
-            // Pages throw at a link to a task that is gone.
-            ChangeKind::Update
-                if !is_node && self.named(change).iter().any(|(of, end)| log.tombstone(*of, end).is_some()) =>
-            {
-                return Broadcast::Held;
-            }
+            ChangeKind::Update if withheld == Some(Withheld::NoEnd) => return Broadcast::Held,
+            ChangeKind::Update if withheld == Some(Withheld::Ring) => Some(Until::Quiet),
+            // As an add and an update it is sent later.
+            ChangeKind::Update if log.tombstone(self.entity, &change.key).is_some() => Some(Until::Quiet),
             ChangeKind::Update if !is_node => None,
             ChangeKind::Update => match known {
                 Some(known) if known.parents == change.parents => sent.is_detached.then_some(answered),
@@ -99,7 +105,7 @@ impl Appender<'_> {
         if own.is_none() {
             writer = follows.and_then(|held| match held.broadcast {
                 Broadcast::HeldFrom(owner) => Some(owner),
-                Broadcast::ToAll | Broadcast::Held | Broadcast::Only(_) => None,
+                Broadcast::ToAll | Broadcast::AllBut(_) | Broadcast::Held | Broadcast::Only(_) => None,
             });
         }
         if until == Until::Quiet {
@@ -125,6 +131,21 @@ impl Appender<'_> {
             held.put_off_where(is_deletion);
         }
         !is_held
+    }
+
+    /// Why a record is not broadcast although its change is published.
+    pub(super) fn withheld(&self, log: &Log, record: &Record) -> Option<Withheld> {
+        let change = record.change().filter(|change| self.holds() && change.kind != ChangeKind::Delete)?;
+        let is_link = self.encoder.parents_of.is_some();
+        let is_gone = |(of, end): &Named| log.tombstone(*of, end).is_some();
+        match is_link {
+            // Pages hang.
+            false => is_ring(log, self.entity, change).then_some(Withheld::Ring),
+            // Pages throw.
+            true => {
+                (change.kind == ChangeKind::Update && self.named(change).iter().any(is_gone)).then_some(Withheld::NoEnd)
+            }
+        }
     }
 
     /// The objects that this one names.
@@ -159,7 +180,7 @@ impl Appender<'_> {
             let Ok(deletion) = Change::delete(&known.id) else { continue };
             let deletion = deletion.unique_in(change.namespace()).in_scopes(&scopes, &Scopes::None);
             let record = appender.deleted(log, &key, &deletion);
-            let audited = appender.append_record(log, now, record, &batch.write, (false, &deletion));
+            let audited = appender.append_record(log, now, record, &batch.write, (false, None, &deletion));
             batch.appended(audited, &deletion);
         }
     }

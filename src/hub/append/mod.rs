@@ -12,7 +12,7 @@ mod release;
 use tokio::time::Instant;
 
 pub(crate) use self::{
-    batch::{Announced, Published, WriteContext},
+    batch::{Announced, Published, Withheld, WriteContext},
     hold::is_ring,
     release::release,
 };
@@ -143,7 +143,7 @@ impl Appender<'_> {
                     let record = self.deleted(log, &key, &along);
                     let scopes = doubtful_in.take().unwrap_or(Scopes::None).and(&record.scopes);
                     doubtful_in = is_doubtful.then_some(scopes);
-                    batch.appended(self.append_record(log, now, record, &batch.write, (is_left, &along)), &along);
+                    batch.appended(self.append_record(log, now, record, &batch.write, (is_left, None, &along)), &along);
                 }
             }
             let record = match plan {
@@ -166,7 +166,11 @@ impl Appender<'_> {
             if let Some(scopes) = doubtful_in {
                 append_refresh(self.core, log, self.entity, now, &scopes);
             }
-            batch.appended(self.append_record(log, now, record, &batch.write, (is_left, change)), change);
+            let withheld = self.withheld(log, &record);
+            if let Some(why) = withheld {
+                batch.published.withheld = Some((change.id().into(), why));
+            }
+            batch.appended(self.append_record(log, now, record, &batch.write, (is_left, withheld, change)), change);
             if self.is_lost(log, change) {
                 let members: Vec<EntityIndex> = lock(&self.core.settles).members(self.entity).collect();
                 members
@@ -193,7 +197,7 @@ impl Appender<'_> {
         now: Instant,
         mut record: Record,
         write: &WriteContext,
-        of: (bool, &Change),
+        of: (bool, Option<Withheld>, &Change),
     ) -> Option<Scopes> {
         record.broadcast = self.hold(log, now, &record, write, of);
         let moved = self.moved_without_full_row(&record);
@@ -293,7 +297,7 @@ mod tests {
             let published = hub.publish(EVENTS, std::slice::from_ref(&change), None);
             assert_eq!(
                 published,
-                Published { changes: 1, elsewhere: false },
+                Published { changes: 1, elsewhere: false, withheld: None },
                 "{change:?}: it is broadcast all the same"
             );
             assert_eq!(newest(&hub, "7").0 != ChangeKind::Delete, is_there, "{change:?}");
@@ -340,7 +344,7 @@ mod tests {
         let hub = scoped();
         let add = Change::add(&json!({"id": 7})).unwrap().scope("south");
         let published = hub.publish(EVENTS, &[add, Change::delete(7).unwrap().claimed()], None);
-        assert_eq!(published, Published { changes: 2, elsewhere: false });
+        assert_eq!(published, Published { changes: 2, elsewhere: false, withheld: None });
         let log = lock(&hub.core.log);
         assert_eq!(log.newest_record(EVENTS, "7").unwrap().1.scopes.to_string(), "south");
     }
@@ -382,7 +386,7 @@ mod tests {
             let hub = scoped();
             for change in &changes {
                 let published = hub.publish(EVENTS, std::slice::from_ref(change), None);
-                assert_eq!(published, Published { changes: 1, elsewhere: false }, "{changes:?}");
+                assert_eq!(published, Published { changes: 1, elsewhere: false, withheld: None }, "{changes:?}");
             }
             assert_eq!(replayed(&hub), expected, "{changes:?}");
         }

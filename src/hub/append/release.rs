@@ -130,7 +130,7 @@ fn released(
     };
     let broadcast = match held.broadcast {
         Broadcast::HeldFrom(writer) => Broadcast::Only(writer),
-        Broadcast::ToAll | Broadcast::Held | Broadcast::Only(_) => Broadcast::ToAll,
+        Broadcast::ToAll | Broadcast::AllBut(_) | Broadcast::Held | Broadcast::Only(_) => Broadcast::ToAll,
     };
     let prior = first.map_or_else(|| change.prior.clone(), |first| first.prior.clone());
     let change = ObjectChange { kind, prior, object: event.object, ..change.clone() };

@@ -31,6 +31,8 @@ pub(crate) struct Record {
 pub(crate) enum Broadcast {
     #[default]
     ToAll,
+    /// All but those of its writer.
+    AllBut(Owner),
     /// None for now: it is held.
     Held,
     /// All but the pages that may be those of its writer, for which it is held.
@@ -47,7 +49,7 @@ impl Broadcast {
     /// Whether a page of this owner is not to receive the record before it is released.
     pub(crate) fn is_held_from(self, owner: Option<Owner>) -> bool {
         match self {
-            Self::ToAll | Self::Only(_) => false,
+            Self::ToAll | Self::AllBut(_) | Self::Only(_) => false,
             Self::Held => true,
             Self::HeldFrom(writer) => owner.is_none_or(|owner| owner == writer),
         }
@@ -56,6 +58,7 @@ impl Broadcast {
     /// Whether a page of this owner receives the record as it is published.
     pub(crate) fn reaches(self, owner: Option<Owner>) -> bool {
         match self {
+            Self::AllBut(writer) => owner != Some(writer),
             Self::Only(writer) => Self::HeldFrom(writer).is_held_from(owner),
             other => !other.is_held_from(owner),
         }

@@ -264,9 +264,9 @@ impl Sessions {
         }
     }
 
-    /// Whether some session is of these credentials.
-    pub(crate) fn has_owner(&self, owner: u64) -> bool {
-        lock(&self.known).owners.contains_key(&owner)
+    /// The sessions of these credentials.
+    pub(crate) fn count_of(&self, owner: u64) -> usize {
+        lock(&self.known).owners.get(&owner).copied().unwrap_or_default()
     }
 
     /// Sessions remembered.
