@@ -22,6 +22,7 @@
 
 mod calls;
 mod closing;
+mod departures;
 mod inbound;
 mod large;
 mod limits;

@@ -8,10 +8,10 @@
 
 import { accessSync, constants } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { launch } from "./browser.mjs";
 import { Client, handshake, save, rejected } from "./clients.mjs";
-import { check, close, fail, part, same, until } from "./report.mjs";
-import { Cable, killAll, start, stop } from "./server.mjs";
+import { check, close, part, same, until } from "./report.mjs";
+import { run } from "./run.mjs";
+import { Cable, start, stop } from "./server.mjs";
 import { Window, at } from "./window.mjs";
 
 const LIVE = "live: Live";
@@ -386,33 +386,8 @@ function programs() {
   return found;
 }
 
-async function run() {
-  let found, browser;
-  try {
-    found = programs();
-    browser = await launch();
-  } catch (error) {
-    fail("the check could start", error.message);
-    close();
-    return 2;
-  }
-  const guard = setTimeout(() => {
-    fail("the run came to its end", `not within ${LONGEST_RUN / 1000} s`);
-    killAll();
-    process.exit(close());
-  }, LONGEST_RUN);
-  try {
-    await demo(browser, found.scheduler);
-    await example(found.axum_router, "axum_router");
-    await example(found.hyper_service, "hyper_service");
-  } finally {
-    clearTimeout(guard);
-    await browser.close();
-    killAll();
-  }
-  console.log();
-  return close();
-}
-
-process.on("exit", killAll);
-process.exitCode = await run();
+process.exitCode = await run(programs, async (browser, found) => {
+  await demo(browser, found.scheduler);
+  await example(found.axum_router, "axum_router");
+  await example(found.hyper_service, "hyper_service");
+}, LONGEST_RUN);

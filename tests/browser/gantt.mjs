@@ -6,12 +6,10 @@
 // The browser is /usr/bin/chromium, or $CHROMIUM.
 // Exit status: 0 when every check passed, 1 when one failed, 2 when nothing could be checked.
 
-import { constants } from "node:fs";
-import { launch } from "./browser.mjs";
-import { present } from "./common.mjs";
 import { GanttWindow } from "./gantt_window.mjs";
-import { check, close, fail, part, same, until } from "./report.mjs";
-import { Cable, killAll, start, stop } from "./server.mjs";
+import { check, close, part, same, until } from "./report.mjs";
+import { namedDemo, run } from "./run.mjs";
+import { Cable, start, stop } from "./server.mjs";
 
 const LIVE = "live: Live";
 const MARKUP = `<img class=planted src=planted onerror="alert(1)"><b class=planted>bold</b> & "it's" 日本 😀`;
@@ -301,33 +299,4 @@ async function linked(here, there, expected) {
 
 // ---- The run ---------------------------------------------------------------------------------------------------
 
-async function run() {
-  const program = process.argv[2];
-  let browser;
-  try {
-    if (!program) throw new Error("name the demo: node gantt.mjs ../../target/debug/examples/scheduler");
-    present(program, constants.X_OK, "build it with: cargo build --examples");
-    browser = await launch();
-  } catch (error) {
-    fail("the check could start", error.message);
-    close();
-    return 2;
-  }
-  const guard = setTimeout(() => {
-    fail("the run came to its end", `not within ${LONGEST_RUN / 1000} s`);
-    killAll();
-    process.exit(close());
-  }, LONGEST_RUN);
-  try {
-    await demo(browser, program);
-  } finally {
-    clearTimeout(guard);
-    await browser.close();
-    killAll();
-  }
-  console.log();
-  return close();
-}
-
-process.on("exit", killAll);
-process.exitCode = await run();
+process.exitCode = await run(() => namedDemo("gantt.mjs"), demo, LONGEST_RUN);

@@ -5,13 +5,11 @@
 // The browser is /usr/bin/chromium, or $CHROMIUM.
 // Exit status: 0 when every check passed, 1 when one failed, 2 when nothing could be checked.
 
-import { constants } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { launch } from "./browser.mjs";
-import { present } from "./common.mjs";
-import { check, close, fail, part, same, until } from "./report.mjs";
-import { killAll, start, stop } from "./server.mjs";
+import { check, close, part, same, until } from "./report.mjs";
+import { namedDemo, run } from "./run.mjs";
+import { start, stop } from "./server.mjs";
 import { Window, parsed } from "./window.mjs";
 import { Wire } from "./wire.mjs";
 
@@ -251,33 +249,4 @@ async function modes(browser, program) {
 
 // ---- The run ---------------------------------------------------------------------------------------------------
 
-async function run() {
-  const program = process.argv[2];
-  let browser;
-  try {
-    if (!program) throw new Error("name the demo: node modes.mjs ../../target/debug/examples/scheduler");
-    present(program, constants.X_OK, "build it with: cargo build --examples");
-    browser = await launch();
-  } catch (error) {
-    fail("the check could start", error.message);
-    close();
-    return 2;
-  }
-  const guard = setTimeout(() => {
-    fail("the run came to its end", `not within ${LONGEST_RUN / 1000} s`);
-    killAll();
-    process.exit(close());
-  }, LONGEST_RUN);
-  try {
-    await modes(browser, program);
-  } finally {
-    clearTimeout(guard);
-    await browser.close();
-    killAll();
-  }
-  console.log();
-  return close();
-}
-
-process.on("exit", killAll);
-process.exitCode = await run();
+process.exitCode = await run(() => namedDemo("modes.mjs"), modes, LONGEST_RUN);
