@@ -15,7 +15,7 @@ use tower_live_updates::{Change, Entity, PublishError};
 use crate::support::logs::Logs;
 use crate::support::{
     client::wait,
-    gantt::{Gantt, NOTHING, builder, builder_of, in_order, link, named, outlines, received_in, task},
+    gantt::{Gantt, NOTHING, added, builder, builder_of, in_order, link, named, outlines, received_in, task},
 };
 
 /// Rows of a store, which a load hook reads.
@@ -188,6 +188,20 @@ async fn no_update_follows_a_deletion() {
         let received = received_in(&mut page, 20.0).await;
         assert!(!received.contains(&"update-task 1".to_owned()), "an error box on each page: {received:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_task_that_is_there_again_is_sent_as_an_add_and_an_update() {
+    let rows = Rows::default();
+    let gantt = rows.gantt().having(&[(1, 0), (2, 0)], &[]).await;
+    let mut page = gantt.page().await;
+    gantt.stranger().delete("task", 1).await;
+    wait(20.0).await;
+    page.values().await;
+    rows.put(&named(1, 0, "restored"));
+    gantt.stranger().put("task", &named(1, 0, "restored")).await;
+    let received = received_in(&mut page, 20.0).await;
+    assert!(received.starts_with(&added(1)), "an update alone shows an error box: {received:?}");
 }
 
 /// What makes pages throw, hang or show something else, with the words of the log's line.

@@ -120,3 +120,15 @@ async fn the_page_that_moved_a_card_is_not_sent_that_where_it_can_be_told_apart(
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_without_a_token_is_of_no_page() {
+    let live = LiveUpdates::builder("/api/v1").allow_anonymous().entity(Entity::kanban_cards("/"));
+    let live = live.build().expect("a good configuration");
+    let server = server(&live);
+    wait(100.0).await;
+    let mut tab = Client::load_with(&server, Transport::AnyStream, "").await.connect().await;
+    tab.subscribe("cards").await;
+    write(&server, Method::PUT, "/cards/7/move", MOVE).await;
+    assert_eq!(tab.received_in(1.0).await.len(), 1);
+}

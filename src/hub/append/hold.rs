@@ -66,6 +66,8 @@ impl Appender<'_> {
             settle.held.leave((self.entity, below.into()));
             settle.contend();
         }
+        // Pages have deleted it, and show an error at an update alone.
+        let is_back = change.kind == ChangeKind::Update && log.tombstone(self.entity, &change.key).is_some();
         let mut writer = None;
         let own = match change.kind {
             ChangeKind::Add => {
@@ -77,8 +79,7 @@ impl Appender<'_> {
             ChangeKind::Delete => is_node.then_some(answered),
             ChangeKind::Update if withheld == Some(Withheld::NoEnd) => return Broadcast::Held,
             ChangeKind::Update if withheld == Some(Withheld::Ring) => Some(Until::Quiet),
-            // As an add and an update it is sent later.
-            ChangeKind::Update if log.tombstone(self.entity, &change.key).is_some() => Some(Until::Quiet),
+            ChangeKind::Update if is_back => Some(answered),
             ChangeKind::Update if !is_node => None,
             ChangeKind::Update => match known {
                 Some(known) if known.parents == change.parents => sent.is_detached.then_some(answered),
@@ -111,7 +112,7 @@ impl Appender<'_> {
         if until == Until::Quiet {
             settle.contend();
         }
-        let broadcast = settle.held.hold(name, at, until, writer, (change.kind == ChangeKind::Add, now));
+        let broadcast = settle.held.hold(name, at, until, writer, (change.kind == ChangeKind::Add || is_back, now));
         self.core.settling.notify_one();
         broadcast
     }

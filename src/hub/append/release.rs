@@ -119,7 +119,7 @@ fn released(
 ) -> Record {
     let kind = match (change.kind, first) {
         (ChangeKind::Delete, _) => ChangeKind::Delete,
-        (_, Some(first)) if first.kind == ChangeKind::Update => ChangeKind::Update,
+        (_, Some(first)) if first.kind == ChangeKind::Update && !held.is_new => ChangeKind::Update,
         // It may be new to them.
         _ => ChangeKind::Add,
     };
