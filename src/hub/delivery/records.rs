@@ -36,7 +36,13 @@ impl Records {
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
-        let mode = Mode::Resend { from, pages };
+        let mode = |record: &Record| {
+            let may_be_twice = |known| {
+                let change = record.change().filter(|_| is_tree);
+                change.is_some_and(|change| tree::is_new(log, entity, change, known))
+            };
+            Mode::Resend { from, pages: if known_before.is_some_and(may_be_twice) { Pages::HaveItTwice } else { pages } }
+        };
         let mut sent = HashSet::new();
         if !matches!(position, Position::Deletion(_)) {
             let begin = if let Position::Record(at) = position { at } else { from.min(messages_from) };
@@ -45,21 +51,14 @@ impl Records {
                 let record = record.filter(is_needed).filter(|record| !(is_tree && is_deletion(record)));
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
-                let may_be_twice = |change: &ObjectChange| {
-                    known_before.is_some_and(|known| is_tree && tree::is_new(log, entity, change, known))
-                };
-                let mode = match record.and_then(Record::change).is_some_and(may_be_twice) {
-                    true => Mode::Resend { from, pages: Pages::HaveItTwice },
-                    false => mode,
-                };
-                let line = record.and_then(|record| resolver.record(sequence, record, mode));
+                let line = record.and_then(|record| resolver.record(sequence, record, mode(record)));
                 let place = chunk.lines.len();
                 if !chunk.add(Position::Record(sequence), line) {
                     return;
                 }
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
                     let behind = tree::ancestors_behind(log, entity, (sequence, change), from, &mut sent);
-                    let lines = behind.into_iter().filter_map(|(at, record)| resolver.record(at, record, mode));
+                    let lines = behind.into_iter().filter_map(|(at, record)| resolver.record(at, record, mode(record)));
                     let lines = lines.map(|line| (Position::Record(sequence), line));
                     chunk.lines.splice(place..place, lines);
                 }
@@ -68,7 +67,7 @@ impl Records {
         if is_tree {
             let begin = if let Position::Deletion(at) = position { at } else { from };
             for (sequence, record) in core.newest(log, entity, begin, from, Sequence::MAX) {
-                let line = record.filter(|it| is_deletion(it)).and_then(|it| resolver.record(sequence, it, mode));
+                let line = record.filter(|it| is_deletion(it)).and_then(|it| resolver.record(sequence, it, mode(it)));
                 if !chunk.add(Position::Deletion(sequence), line) {
                     return;
                 }
