@@ -89,6 +89,8 @@ struct Client {
     refused: BTreeSet<(Kind, Id)>,
     /// What was wrong with the page when its story was told last.
     flaws: BTreeSet<String>,
+    /// The tasks and links that it had then.
+    had: BTreeSet<(Kind, Id)>,
 }
 
 enum Event {
@@ -248,6 +250,7 @@ impl World {
                 messages: 0,
                 refused: BTreeSet::new(),
                 flaws: BTreeSet::new(),
+                had: BTreeSet::new(),
             };
             self.clients.push(client);
             let late = if self.dice.one_in(4) { Duration::from_secs(seconds / 2) } else { Duration::ZERO };
@@ -604,6 +607,13 @@ impl World {
             new.iter().for_each(|flaw| self.note(|| format!("! page {at} {flaw}")));
             healed.iter().for_each(|flaw| self.note(|| format!("  page {at} is healed: {flaw}")));
             self.clients[at].flaws = flaws;
+            let has: BTreeSet<(Kind, Id)> = self.clients[at].page.objects().collect();
+            let had = std::mem::replace(&mut self.clients[at].had, has.clone());
+            for (word, some) in [("gains", &has - &had), ("loses", &had - &has)] {
+                if !some.is_empty() {
+                    self.note(|| format!("  page {at} {word} {some:?}"));
+                }
+            }
         }
         if let Some(is_own) = self.clients[at].page.hangs().filter(|_| !self.clients[at].is_noticed) {
             self.note(|| format!("! page {at} hangs, by its own unanswered change: {is_own}"));
