@@ -413,6 +413,11 @@ impl Settle {
         !self.writes.begun.is_empty()
     }
 
+    /// Whether a write is on its way that was so at an earlier time.
+    pub(crate) fn is_written_since(&self, then: Instant, now: Instant) -> bool {
+        self.writes.begun.iter().any(|begun| *begun <= then && now < *begun + HANGING)
+    }
+
     /// The first sequence number that some page may have missed, until it has been resent.
     pub(crate) fn unsettled_from(&self) -> Option<Sequence> {
         self.window.as_ref().map(|window| window.from).into_iter().chain(self.held.first()).min()
