@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, Drag},
     entity::{EntityIndex, Widget},
     hub::{
         Activity, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
@@ -38,6 +38,7 @@ use crate::{
         tests::times,
     },
     lock::lock,
+    object::Object,
     sequence::Sequence,
 };
 
@@ -675,7 +676,8 @@ impl World {
         began: Sequence,
     ) {
         let row = |kind, id| self.store.get(kind, id);
-        let is_detached = request.body.get("target").is_some_and(|target| target == "next:null");
+        let body = serde_json::to_string(&request.body).unwrap_or_default();
+        let drag = Object::of(&body).map_or(Drag::Unknown, |body| Widget::GanttTasks.drag(&body));
         let is_move = request.kind == Kind::Task && request.method == Method::Put;
         let shown_below = Some(id_in(&request.body, "parent")).filter(|below| is_move && *below != ROOT);
         let shown_below = shown_below.map(|below| below.to_string().into());
@@ -686,7 +688,7 @@ impl World {
         );
         all.extend(written.updated.iter().filter_map(|(kind, id)| {
             let change = Change::update(&row(*kind, *id)?).ok()?.whole();
-            Some((*kind, Change { is_detached, shown_below: shown_below.clone(), ..change }))
+            Some((*kind, Change { drag, shown_below: shown_below.clone(), ..change }))
         }));
         if matches!(answer, Answer::Refused) && request.kind == Kind::Task && request.method != Method::Post {
             // Its page shows still what it has sent.
