@@ -74,6 +74,16 @@ impl SnapshotFrames {
             let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
+        if encoder.is_tree() {
+            let parent = |row: &Change| encoder.parents_in(row.object()).into_iter().next().map(Arc::from);
+            let places: Vec<_> = usable.iter().zip(&there).map(|(row, keys)| (keys, parent(row))).collect();
+            for some in places.chunks(KEYS_AT_ONCE) {
+                let mut log = lock(log);
+                for (keys, parent) in some {
+                    keys.iter().for_each(|key| log.set_stored_place(entity, key, parent.clone(), at));
+                }
+            }
+        }
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {

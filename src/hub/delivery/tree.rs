@@ -26,7 +26,7 @@ pub(super) fn ancestors_behind<'l>(
 ) -> Vec<(Sequence, &'l Record)> {
     let mut behind = Vec::new();
     for key in log.ancestors(entity, change) {
-        let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { break };
+        let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { continue };
         let is_there = ancestor.kind != ChangeKind::Delete && at >= from && key != change.key;
         if is_there && at > sequence && sent.insert(key) {
             behind.push((at, record));

@@ -147,6 +147,10 @@ impl Held {
         self.unsettled.contains_key(name)
     }
 
+    pub(crate) fn has_unsettled_besides(&self, name: &Named) -> bool {
+        self.unsettled.keys().any(|unsettled| unsettled != name)
+    }
+
     /// A child was taken away from an object.
     pub(crate) fn leave(&mut self, name: Named) {
         self.left.insert(name);

@@ -701,11 +701,24 @@ impl World {
         for of in [Kind::Link, Kind::Task] {
             let changes: Vec<Change> =
                 all.iter().filter(|(kind, _)| *kind == of).map(|(_, change)| in_normal_form(of, change)).collect();
+            for change in changes.iter().filter(|change| change.kind() != ChangeKind::Delete) {
+                self.find_places(entity(of), change);
+            }
             if !changes.is_empty() {
                 let began = written.added.is_some().then_some(began);
                 let write = WriteContext { began, writer: self.tokens.owner(at), ..activity.context() };
                 self.hub.publish(entity(of), &changes, write);
             }
+        }
+    }
+
+    /// The layer reads the ancestors of a task that it does not know.
+    fn find_places(&self, entity: EntityIndex, change: &Change) {
+        let core = &self.hub.core;
+        while let Some(id) = core.unplaced(entity, change.object()) {
+            let row = id.parse().ok().and_then(|id| self.store.get(Kind::Task, id));
+            let row = row.map(|row| serde_json::to_string(&row).unwrap_or_default());
+            core.set_place(entity, &id, row.as_deref(), core.log_end());
         }
     }
 
