@@ -61,8 +61,7 @@ pub struct Change {
     pub(crate) is_claimed: bool,
     /// The page that made the write sent other values, and shows them.
     pub(crate) is_rewritten: bool,
-    /// The page that made the write may have lost the object from its tree.
-    pub(crate) is_detached: bool,
+    pub(crate) drag: Drag,
     /// A write of the object was refused, and its page may still show what it wrote.
     pub(crate) is_refused: bool,
     /// The parent that the page which made the write shows the object below.
@@ -78,6 +77,20 @@ pub struct Change {
     /// Of an update that moved its object among its siblings.
     pub(crate) placement: Option<Placement>,
     pub(crate) before: Before,
+}
+
+/// What the page that made a write did to the place of an object in a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Drag {
+    /// No page made it, or it does not show.
+    #[default]
+    Unknown,
+    /// The object stays where it is.
+    None,
+    /// It was dragged to a place.
+    Placed,
+    /// The same, and the page may have lost it from its tree.
+    Detached,
 }
 
 /// Where a moved object stands among its siblings.
@@ -201,7 +214,7 @@ impl Change {
             read_at: None,
             is_claimed: false,
             is_rewritten: false,
-            is_detached: false,
+            drag: Drag::Unknown,
             is_refused: false,
             shown_below: None,
             scopes: Scopes::None,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    change::ChangeKind,
+    change::{ChangeKind, Drag},
     object::{Object, quoted, string},
 };
 
@@ -87,10 +87,14 @@ pub(super) fn is_part(task: &Object<'_>) -> bool {
     task.get("start_date").is_none() || task.get("parent").is_none()
 }
 
-/// Whether a page may have lost the task that it saves: it was dragged to where it has no siblings. The client drops the only
-/// child of a task from its tree when that is moved within its parent (seen in `moveTask` of 10.0.3).
-pub(super) fn is_detached(sent: &Object<'_>) -> bool {
-    sent.get_str("target").is_some_and(|target| target == "next:null")
+/// What the page that saves a task has done to its place. The client drops the only child of a task from its tree when
+/// that is moved within its parent (seen in `moveTask` of 10.0.3).
+pub(super) fn drag(sent: &Object<'_>) -> Drag {
+    match sent.get_str("target").as_deref() {
+        None | Some("") => Drag::None,
+        Some("next:null") => Drag::Detached,
+        Some(_) => Drag::Placed,
+    }
 }
 
 /// A task in the form that every page reads, whatever its settings: dates as ISO 8601, and without the place that a drag

@@ -9,7 +9,7 @@ use super::{
     rule,
 };
 use crate::{
-    change::ChangeKind,
+    change::{ChangeKind, Drag},
     misnamed,
     object::{Object, string},
 };
@@ -130,9 +130,12 @@ impl Widget {
         }
     }
 
-    /// Whether the page that saves an object so may have lost it from its tree.
-    pub(crate) fn is_detached(self, sent: &Object<'_>) -> bool {
-        self == Self::GanttTasks && gantt::is_detached(sent)
+    /// What the page that saves an object so has done to its place.
+    pub(crate) fn drag(self, sent: &Object<'_>) -> Drag {
+        match self {
+            Self::GanttTasks => gantt::drag(sent),
+            Self::Any | Self::Scheduler | Self::GanttLinks => Drag::Unknown,
+        }
     }
 
     /// Whether an update leaves out fields that pages take for removed.

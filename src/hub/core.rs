@@ -220,6 +220,20 @@ impl Core {
         log.newest(entity, &key).is_some() || log.tombstone(entity, &key).is_some()
     }
 
+    /// An ancestor of an object in a tree whose own parent the log does not know, by its id.
+    pub(crate) fn unplaced(&self, entity: EntityIndex, object: &str) -> Option<Arc<str>> {
+        let encoder = self.encoder(entity);
+        let parent = encoder.parents_in(object).into_iter().next().filter(|_| encoder.is_tree() && !encoder.scoped_ids)?;
+        lock(&self.log).unplaced(entity, Some(parent.into()))
+    }
+
+    /// The place of an object, as JSON text, in its tree, read from the store when the log stood at `read_at`; of one that is
+    /// not there, none.
+    pub(crate) fn set_place(&self, entity: EntityIndex, id: &Arc<str>, object: Option<&str>, read_at: Sequence) {
+        let parent = object.and_then(|object| self.encoder(entity).parents_in(object).into_iter().next());
+        lock(&self.log).set_stored_place(entity, id, parent.map(Arc::from), read_at);
+    }
+
     /// True where the visibility filter may need what this object was before, and the log does not know.
     pub(crate) fn lacks(&self, entity: EntityIndex, scopes: &Scopes, id: &str) -> bool {
         let encoder = self.encoder(entity);

@@ -169,13 +169,6 @@ impl EntityEncoder {
         }
     }
 
-    /// The newest state of a task that a page may hold twice: it is deleted and added anew, which takes what hangs below it
-    /// along.
-    pub(crate) fn encode_afresh(&self, object: &Bytes) -> Bytes {
-        let text = String::from_utf8_lossy(object);
-        protocol::glued(&[self.delete_by_id(&text), self.encode(ChangeKind::Add, &text).frame])
-    }
-
     /// The deletion of an object in JSON text, by its id.
     fn delete_by_id(&self, object: &str) -> Bytes {
         let id = Object::of(object).and_then(|object| object.get("id").map(str::to_owned)).unwrap_or_default();

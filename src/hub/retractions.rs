@@ -501,6 +501,7 @@ mod tests {
             gone,
             rows: Arc::default(),
             takes_away: false,
+            read: None,
         })
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     encoder::{EntityEncoder, RESYNC},
@@ -35,6 +36,9 @@ pub(crate) struct SnapshotFrames {
     pub(super) rows: Arc<[Row]>,
     /// It takes away what the page could see before, and not only what has changed.
     pub(super) takes_away: bool,
+    /// When it was read, where a page may take its own new object for another one among the rows: until the writes of then
+    /// have ended it is not known which rows are such.
+    pub(super) read: Option<Instant>,
 }
 
 impl SnapshotFrames {
@@ -70,6 +74,16 @@ impl SnapshotFrames {
             let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
+        if encoder.is_tree() {
+            let parent = |row: &Change| encoder.parents_in(row.object()).into_iter().next().map(Arc::from);
+            let places: Vec<_> = usable.iter().zip(&there).map(|(row, keys)| (keys, parent(row))).collect();
+            for some in places.chunks(KEYS_AT_ONCE) {
+                let mut log = lock(log);
+                for (keys, parent) in some {
+                    keys.iter().for_each(|key| log.set_stored_place(entity, key, parent.clone(), at));
+                }
+            }
+        }
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
@@ -83,14 +97,15 @@ impl SnapshotFrames {
         });
         let scopes = identity.receives().clone();
         let (gone, rows) = (gone.collect(), marker.into_iter().chain(objects).collect());
-        (Self { at, scopes, gone, rows, takes_away: false }, unusable)
+        let read = encoder.widget.family().map(|_| Instant::now());
+        (Self { at, scopes, gone, rows, takes_away: false, read }, unusable)
     }
 
     /// What stands for a snapshot where there is none. It goes to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     pub(super) fn marker(encoder: &EntityEncoder, at: Sequence) -> Self {
         let rows = [encoder.resync_marker(), encoder.resync_message()].map(Row::marker);
-        Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false }
+        Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false, read: None }
     }
 
     /// The same, for an identity that could see `earlier`: what is not among the rows any more is gone.

@@ -12,7 +12,7 @@ use super::request_body::{
     usable,
 };
 use crate::{
-    change::{Change, ChangeKind, Placement, usable_id},
+    change::{Change, ChangeKind, Drag, Placement, usable_id},
     entity::{Entity, MoveFields},
     object::{Object, quoted, string},
 };
@@ -94,8 +94,7 @@ pub(crate) struct DerivedChange<'a> {
     pub(crate) tid: bool,
     /// A new object as the page has sent it, and shows it.
     pub(crate) sent: Option<Object<'a>>,
-    /// The page that made the write may have lost the object from its tree.
-    pub(crate) is_detached: bool,
+    pub(crate) drag: Drag,
     /// The parent that the page has sent.
     pub(crate) shown_below: Option<Box<str>>,
     /// True when the response is empty, or an object whose action, if any, the stock client knows.
@@ -126,7 +125,7 @@ impl DerivedChange<'_> {
         let is_rewritten = self.is_rewritten_as(&row);
         Some(Change {
             is_rewritten,
-            is_detached: self.is_detached,
+            drag: self.drag,
             shown_below: self.shown_below.clone(),
             placement: self.placement.clone(),
             ..Change::of(kind, &row)?.whole()
@@ -150,9 +149,9 @@ impl DerivedChange<'_> {
         let change = match (self.kind, &self.object) {
             (ChangeKind::Delete, _) => Change::deletion(&self.raw_id),
             (kind, Some(object)) => {
-                let (is_rewritten, is_detached) = (self.is_rewritten_as(object), self.is_detached);
+                let (is_rewritten, drag) = (self.is_rewritten_as(object), self.drag);
                 let placement = self.placement;
-                Change::of(kind, object).map(|change| Change { is_rewritten, is_detached, placement, ..change })
+                Change::of(kind, object).map(|change| Change { is_rewritten, drag, placement, ..change })
             }
             (_, None) => return Err(NotPublished::NoObject),
         };
@@ -215,7 +214,7 @@ pub(crate) fn derive_change<'a>(
         None => sent,
     });
     let shown = sent.clone().filter(|_| adds);
-    let is_detached = sent.as_ref().is_some_and(|sent| entity.widget.is_detached(sent));
+    let drag = sent.as_ref().map_or(Drag::Unknown, |sent| entity.widget.drag(sent));
     let shown_below = sent.as_ref().filter(|_| !adds).and_then(|sent| entity.shown_below(sent));
     let object = match (kind, sent, answer.row) {
         (ChangeKind::Delete, _, _) | (_, None, None) => None,
@@ -232,7 +231,7 @@ pub(crate) fn derive_change<'a>(
         is_usual: answer.is_usual,
         raw_id,
         sent: shown,
-        is_detached,
+        drag,
         shown_below,
         placement,
     }))

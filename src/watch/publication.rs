@@ -21,6 +21,9 @@ use crate::{
     scope::Scopes,
 };
 
+/// Ancestors of one task that are read from the store.
+const MAX_ANCESTORS: usize = 64;
+
 /// What publishing must know of a write's request.
 #[derive(Debug)]
 pub(super) struct Publication {
@@ -137,7 +140,22 @@ impl Publication {
                 let line = hints::finds_nothing(derived.kind);
                 self.warn_once(("finds nothing", self.method.as_str()), format_args!(": {line}"));
             }
+            if let Loaded::Change(change) = &loaded {
+                self.find_places(hook, scopes, change).await;
+            }
             self.publish_derived(derived, loaded, decision, &transcript);
+        }
+    }
+
+    /// Reads where the ancestors of a task stand, as far as the log does not know: which pages may be sent a task, and
+    /// when, hangs on that.
+    async fn find_places(&self, hook: &Load, scopes: &Scopes, change: &Change) {
+        let (core, entity) = (&self.target.watcher.publisher.hub.core, self.target.entity());
+        for _ in 0..MAX_ANCESTORS {
+            let Some(id) = core.unplaced(entity, change.object()) else { return };
+            let log_end = core.log_end();
+            let Ok(row) = self.target.load(hook, scopes, (*id).to_owned()).await else { return };
+            core.set_place(entity, &id, row.as_deref(), log_end);
         }
     }
 

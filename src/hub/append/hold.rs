@@ -13,7 +13,7 @@ use super::{
     plan::Appender,
 };
 use crate::{
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, Drag},
     entity::EntityIndex,
     lock::lock,
     scope::Scopes,
@@ -82,13 +82,18 @@ impl Appender<'_> {
             ChangeKind::Update if is_back => Some(answered),
             ChangeKind::Update if !is_node => None,
             ChangeKind::Update => match known {
-                Some(known) if known.parents == change.parents => sent.is_detached.then_some(answered),
+                Some(known) if known.parents == change.parents => (sent.drag == Drag::Detached).then_some(answered),
                 Some(known) => {
                     settle.held.unsettle(name.clone(), at);
                     known.parents.iter().for_each(|parent| settle.held.leave((self.entity, parent.clone())));
                     Some(answered)
                 }
-                // It may have been there before.
+                // It may have been somewhere else before.
+                None if sent.drag != Drag::None => {
+                    settle.held.unsettle(name.clone(), at);
+                    settle.held.leave_something();
+                    (sent.drag != Drag::Unknown).then_some(answered)
+                }
                 None => log
                     .ancestors(self.entity, change)
                     .any(|ancestor| settle.held.is_unsettled(&(self.entity, ancestor)))

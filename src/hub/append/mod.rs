@@ -203,6 +203,14 @@ impl Appender<'_> {
         let moved = self.moved_without_full_row(&record);
         let audited = self.core.is_audited().then(|| record.scopes.clone());
         self.end_claims(log, &record);
+        if let Some(change) = record.change().filter(|_| self.encoder.is_tree()) {
+            match change.kind {
+                ChangeKind::Delete => log.forget_place(self.entity, &change.key),
+                ChangeKind::Add | ChangeKind::Update => {
+                    log.set_place(self.entity, &change.key, change.parents.first().cloned());
+                }
+            }
+        }
         log.append(now, record);
         if let Some(scopes) = moved {
             append_refresh(self.core, log, self.entity, now, &scopes);

@@ -8,7 +8,7 @@ use super::{
     super::{
         core::Core,
         log::{Broadcast, Log, ObjectChange, Record, RecordKind},
-        settle::{HANGING, HeldObject, Named, Until},
+        settle::{HANGING, Held, HeldObject, Named, Until},
     },
     append_refresh,
     hold::is_ring,
@@ -66,6 +66,14 @@ fn place(core: &Core, log: &Log, (entity, key): &Named, held: &HeldObject) -> (b
     (is_gone, is_link != is_gone, depth, Reverse(u64::MAX - held.first.0))
 }
 
+/// Whether some page may not know the place of one of an object's ancestors.
+fn may_be_unsettled(log: &Log, held: &Held, name: &Named, change: &ObjectChange) -> bool {
+    let (entity, _) = name;
+    let is_unplaced = log.unplaced(*entity, change.parents.first().cloned()).is_some();
+    is_unplaced && held.has_unsettled_besides(name)
+        || log.ancestors(*entity, change).any(|ancestor| held.is_unsettled(&(*entity, ancestor)))
+}
+
 fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now: Instant) -> Outcome {
     let (entity, key) = name;
     let appender = Appender::new(core, *entity);
@@ -90,10 +98,7 @@ fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now:
         let waits = awaits_quiet
             || is_node
                 && (is_ring(log, *entity, change)
-                    || (first != ChangeKind::Add
-                        && log
-                            .ancestors(*entity, change)
-                            .any(|ancestor| settle.held.is_unsettled(&(*entity, ancestor)))));
+                    || (first != ChangeKind::Add && may_be_unsettled(log, &settle.held, name, change)));
         if waits {
             settle.held.put_off(name);
             settle.contend();

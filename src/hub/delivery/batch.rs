@@ -129,18 +129,16 @@ impl Repeat {
                 few.then(|| sequences.iter().filter_map(envelope).collect())
             }
             Resent::Settled { range, known_before, .. } => {
-                let is_tree = core.encoder(entity).is_tree();
-                let pages = |record: &Record| match record.change() {
-                    Some(change) if is_tree && tree::is_new(&log, entity, change, *known_before) => Pages::HaveItTwice,
-                    // The client may have deleted it with something else.
-                    Some(_) if core.encoder(entity).widget.family().is_some() => Pages::Any,
-                    _ => Pages::ThatHave { everything_before: *known_before },
+                let pages = match core.encoder(entity).widget.family() {
+                    // The client may have deleted anything with something else.
+                    Some(_) => Pages::Any,
+                    None => Pages::ThatHave { everything_before: *known_before },
                 };
                 let newest = core.newest(&log, entity, range.start, range.start, Sequence::MAX);
                 let newest = newest.take_while(|(at, _)| *at < range.end);
                 let newest = in_tree_order(core, &log, entity, newest);
                 let envelope = |(at, record): (Sequence, Option<_>)| {
-                    let mode = Mode::Resend { from: range.start, pages: pages(record?) };
+                    let mode = Mode::Resend { from: range.start, pages };
                     Some((at, Envelope::of_record(core, &log, at, record?, mode)))
                 };
                 let mut bytes = 0;

@@ -25,6 +25,8 @@ pub(crate) enum Position {
     /// One of some rows, ids or sequence numbers.
     Row(usize),
     Record(Sequence),
+    /// The same, of a record whose ancestors up to this one have been sent before it.
+    Below { record: Sequence, ancestor: Sequence },
     /// A deletion of a tree, which follows what else the log holds.
     Deletion(Sequence),
     /// Behind everything.
@@ -32,12 +34,20 @@ pub(crate) enum Position {
 }
 
 impl Position {
+    /// The record to go on from.
+    pub(crate) fn record(self) -> Option<Sequence> {
+        match self {
+            Self::Record(at) | Self::Below { record: at, .. } => Some(at),
+            Self::Tombstone(_) | Self::Row(_) | Self::Deletion(_) | Self::End => None,
+        }
+    }
+
     /// The row to go on from; `None` where all are done with.
     pub(crate) fn row(self) -> Option<usize> {
         match self {
             Self::Row(row) => Some(row),
             Self::Tombstone(_) => Some(0),
-            Self::Record(_) | Self::Deletion(_) | Self::End => None,
+            Self::Record(_) | Self::Below { .. } | Self::Deletion(_) | Self::End => None,
         }
     }
 }

@@ -25,43 +25,38 @@ pub(super) struct Records {
     /// Of the changes before this only deletions are sent.
     pub(super) only_gone_before: Sequence,
     pub(super) pages: Pages,
-    /// Of what settles: what was added before is on every page.
-    pub(super) known_before: Option<Sequence>,
 }
 
 impl Records {
     /// Adds what follows a position, as much as there is room for.
     pub(super) fn add_to(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) {
-        let Self { from, messages_from, only_gone_before, pages, known_before } = self;
+        let Self { from, messages_from, only_gone_before, pages } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
         let mode = Mode::Resend { from, pages };
         let mut sent = HashSet::new();
         if !matches!(position, Position::Deletion(_)) {
-            let begin = if let Position::Record(at) = position { at } else { from.min(messages_from) };
+            let begin = position.record().unwrap_or_else(|| from.min(messages_from));
             for (sequence, record) in core.newest(log, entity, begin, from, messages_from) {
                 let is_needed = |record: &&Record| sequence >= only_gone_before || !record.shows_object();
                 let record = record.filter(is_needed).filter(|record| !(is_tree && is_deletion(record)));
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
-                let may_be_twice = |change: &ObjectChange| {
-                    known_before.is_some_and(|known| is_tree && tree::is_new(log, entity, change, known))
-                };
-                let mode = match record.and_then(Record::change).is_some_and(may_be_twice) {
-                    true => Mode::Resend { from, pages: Pages::HaveItTwice },
-                    false => mode,
-                };
-                let line = record.and_then(|record| resolver.record(sequence, record, mode));
-                let place = chunk.lines.len();
-                if !chunk.add(Position::Record(sequence), line) {
-                    return;
-                }
+                let mut place = Position::Record(sequence);
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
                     let behind = tree::ancestors_behind(log, entity, (sequence, change), from, &mut sent);
-                    let lines = behind.into_iter().filter_map(|(at, record)| resolver.record(at, record, mode));
-                    let lines = lines.map(|line| (Position::Record(sequence), line));
-                    chunk.lines.splice(place..place, lines);
+                    let done = |(at, _): &(Sequence, _)| position == Position::Below { record: sequence, ancestor: *at };
+                    let rest = behind.iter().position(done).map_or(0, |last| last + 1);
+                    for (at, ancestor) in &behind[rest..] {
+                        if !chunk.add(place, resolver.record(*at, ancestor, mode)) {
+                            return;
+                        }
+                        place = Position::Below { record: sequence, ancestor: *at };
+                    }
+                }
+                if !chunk.add(place, record.and_then(|record| resolver.record(sequence, record, mode))) {
+                    return;
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! A resend is *due*, is *being sent*, and has been *sent*. When some page was saving meanwhile it is sent again, a few
 //! times. When none was, the resend is done with, and its [`Remainder`] goes to the subscription's retractions.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ use crate::{
 const ATTEMPTS: u8 = 3;
 /// … and how often that is put off because some page is saving just then.
 const MAX_DELAYS: u8 = 15;
+/// How soon it is looked again whether the writes have ended that rows wait for.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything from one sequence number on.
 #[derive(Debug)]
@@ -288,8 +290,10 @@ impl Resend {
         }
         self.from = self.from.min(from);
         self.phase = match self.phase {
-            Phase::Sending(Position::Record(at)) => Phase::Sending(Position::Record(at.min(from))),
-            sending @ Phase::Sending(_) => sending,
+            Phase::Sending(position) => Phase::Sending(match position.record() {
+                Some(at) if at > from => Position::Record(from),
+                _ => position,
+            }),
             Phase::Due(_) | Phase::Sent(_) => Phase::Due(now),
         };
     }
@@ -317,7 +321,7 @@ impl Resend {
     pub(crate) fn is_trimmed(&self, log_start: Sequence, now: Instant) -> bool {
         match self.phase {
             Phase::Due(due) => due <= now && self.records_from() < log_start,
-            Phase::Sending(Position::Record(at)) => at < log_start,
+            Phase::Sending(Position::Record(at) | Position::Below { record: at, .. }) => at < log_start,
             Phase::Sending(_) => self.records_from() < log_start,
             Phase::Sent(_) => false,
         }
@@ -327,7 +331,7 @@ impl Resend {
     pub(crate) fn skips_to(&mut self, log_start: Sequence) {
         self.from = self.from.max(log_start);
         self.messages_from = self.messages_from.max(log_start);
-        if let Phase::Sending(Position::Record(at)) = &mut self.phase {
+        if let Phase::Sending(Position::Record(at) | Position::Below { record: at, .. }) = &mut self.phase {
             *at = log_start.max(*at);
         }
     }
@@ -373,6 +377,10 @@ impl Resend {
                 self.delays -= 1;
                 self.put_off(times, now)
             }
+            Phase::Due(_) if self.has_unpublished_rows(settle, now) => {
+                self.phase = Phase::Due(now + AGAIN);
+                Next::GoesOn
+            }
             Phase::Due(_) => {
                 let first = match (self.wants_rows(), &self.deletions) {
                     (true, Some(_)) => Position::Tombstone(Sequence::ZERO),
@@ -395,6 +403,12 @@ impl Resend {
                 Next::GoesOn
             }
         }
+    }
+
+    /// Whether a row may be of a write that has not been published.
+    fn has_unpublished_rows(&self, settle: &Settle, now: Instant) -> bool {
+        let read = self.snapshot.as_ref().and_then(|snapshot| snapshot.read);
+        read.is_some_and(|read| settle.is_written_since(read, now))
     }
 
     fn put_off(&mut self, times: &DeliveryTimes, now: Instant) -> Next {
@@ -443,7 +457,7 @@ impl Resend {
             };
             return;
         }
-        if let Position::Record(at) = rest {
+        if let Some(at) = rest.record() {
             self.messages_from = self.messages_from.max(at);
         }
         self.phase = Phase::Sending(rest);
@@ -487,7 +501,6 @@ impl Resend {
             messages_from: self.messages_from,
             only_gone_before: self.only_gone_before,
             pages,
-            known_before: self.known_before,
         };
         records.add_to(&mut chunk, position, resolver, entity);
         Some(chunk)

@@ -26,7 +26,7 @@ pub(super) fn ancestors_behind<'l>(
 ) -> Vec<(Sequence, &'l Record)> {
     let mut behind = Vec::new();
     for key in log.ancestors(entity, change) {
-        let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { break };
+        let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { continue };
         let is_there = ancestor.kind != ChangeKind::Delete && at >= from && key != change.key;
         if is_there && at > sequence && sent.insert(key) {
             behind.push((at, record));
@@ -34,12 +34,4 @@ pub(super) fn ancestors_behind<'l>(
     }
     behind.reverse();
     behind
-}
-
-/// Whether an object was added from a sequence number on, and so was all that hangs below it, as far as the log knows. A page
-/// that was saving other things when its own new object was broadcast may hold it twice.
-pub(super) fn is_new(log: &Log, entity: EntityIndex, change: &ObjectChange, from: Sequence) -> bool {
-    let is_new = |change: &ObjectChange| change.added.is_some_and(|added| added >= from);
-    let is_known_new = |key: Arc<str>| log.newest(entity, &key).is_some_and(|(_, below)| is_new(below));
-    is_new(change) && log.descendants(entity, &change.key).into_iter().all(is_known_new)
 }

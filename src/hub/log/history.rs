@@ -18,6 +18,9 @@ const MAX_VERSIONS: usize = 64;
 /// Ancestors of an object that are looked at. The bound is needed because any page may nest objects deeply.
 const MAX_DEPTH: usize = 64;
 
+/// Objects of one tree whose parents are known. The bound is needed because any page may create objects without end.
+const MAX_PLACES: usize = 65_536;
+
 /// What a page may show of an object, and which pages those are.
 #[derive(Debug)]
 pub(crate) struct PossiblyShown {
@@ -190,8 +193,57 @@ impl Log {
         entity: EntityIndex,
         change: &'l ObjectChange,
     ) -> impl Iterator<Item = Arc<str>> + 'l {
-        let parent = |change: &ObjectChange| change.parents.first().cloned();
-        iter::successors(parent(change), move |key| parent(self.newest(entity, key)?.1)).take(MAX_DEPTH)
+        let parent = change.parents.first().cloned();
+        iter::successors(parent, move |key| self.place(entity, key)?).take(MAX_DEPTH)
+    }
+
+    /// The first ancestor of an object whose own parent the log does not know.
+    pub(crate) fn unplaced(&self, entity: EntityIndex, parent: Option<Arc<str>>) -> Option<Arc<str>> {
+        let mut above = parent;
+        for _ in 0..MAX_DEPTH {
+            let key = above?;
+            match self.place(entity, &key) {
+                Some(parent) => above = parent,
+                None => return Some(key),
+            }
+        }
+        None
+    }
+
+    /// The key of the parent of an object, where that is known.
+    fn place(&self, entity: EntityIndex, key: &str) -> Option<Option<Arc<str>>> {
+        match self.newest(entity, key) {
+            Some((_, change)) => Some(change.parents.first().cloned()),
+            None => self.index(entity).places.get(key).cloned(),
+        }
+    }
+
+    /// Notes the parent of an object in a tree.
+    pub(crate) fn set_place(&mut self, entity: EntityIndex, key: &Arc<str>, parent: Option<Arc<str>>) {
+        let places = &mut self.indexes[usize::from(entity.0)].places;
+        if places.len() >= MAX_PLACES && !places.contains_key(key) {
+            places.clear();
+        }
+        places.insert(key.clone(), parent);
+    }
+
+    /// The same of an object that was read from the store when the log stood at `read_at`.
+    pub(crate) fn set_stored_place(
+        &mut self,
+        entity: EntityIndex,
+        key: &Arc<str>,
+        parent: Option<Arc<str>>,
+        read_at: Sequence,
+    ) {
+        let is_newer = self.index(entity).newest.get(key).is_some_and(|newest| *newest >= read_at);
+        if !is_newer && self.start(entity) <= read_at {
+            self.set_place(entity, key, parent);
+        }
+    }
+
+    /// An object was deleted.
+    pub(crate) fn forget_place(&mut self, entity: EntityIndex, key: &str) {
+        self.indexes[usize::from(entity.0)].places.remove(key);
     }
 
     /// Behind the latest refresh of all scopes: what was published before this may be outdated.

@@ -23,6 +23,9 @@ pub(crate) struct Index {
     /// The keys of the objects that are deleted with another, by the key of that one.
     #[serde(skip)]
     pub(super) children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The keys of the parents of objects in a tree, also of such that no record is kept of; none of an object at the root.
+    #[serde(skip)]
+    pub(super) places: HashMap<Arc<str>, Option<Arc<str>>>,
     /// Behind its latest refresh of all scopes.
     pub(super) refreshed: Sequence,
     /// Behind its latest message.
@@ -47,7 +50,10 @@ impl Index {
     pub(super) fn refresh(&mut self, scopes: &Scopes, sequence: Sequence, oldest: Sequence) {
         self.refreshed_scopes.retain(|(behind, known)| *behind > oldest && known != scopes);
         match scopes {
-            Scopes::All => self.refreshed = sequence.next(),
+            Scopes::All => {
+                self.refreshed = sequence.next();
+                self.places.clear();
+            }
             scopes => self.refreshed_scopes.push((sequence.next(), scopes.clone())),
         }
     }

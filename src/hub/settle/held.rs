@@ -57,6 +57,8 @@ pub(crate) struct Held {
     unsettled: HashMap<Named, Sequence>,
     /// Objects from which a child was taken away since then: pages may show it there still.
     left: HashSet<Named>,
+    /// The same may be so of any other object.
+    is_something_left: bool,
 }
 
 impl Held {
@@ -145,13 +147,22 @@ impl Held {
         self.unsettled.contains_key(name)
     }
 
+    pub(crate) fn has_unsettled_besides(&self, name: &Named) -> bool {
+        self.unsettled.keys().any(|unsettled| unsettled != name)
+    }
+
     /// A child was taken away from an object.
     pub(crate) fn leave(&mut self, name: Named) {
         self.left.insert(name);
     }
 
+    /// A child may have been taken away from some object.
+    pub(crate) fn leave_something(&mut self) {
+        self.is_something_left = true;
+    }
+
     pub(crate) fn was_left(&self, name: &Named) -> bool {
-        self.left.contains(name)
+        self.is_something_left || self.left.contains(name)
     }
 
     /// The first record that some page has not been sent.
@@ -179,6 +190,7 @@ impl Held {
         self.unsettled.retain(|_, at| *at >= before);
         if self.unsettled.is_empty() {
             self.left.clear();
+            self.is_something_left = false;
         }
         names
     }

@@ -15,8 +15,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 pub(crate) use self::groups::Settles;
-pub(crate) use self::held::{HeldObject, Named, Until, WriteNumber};
-use self::{held::Held, refusals::Refusals};
+pub(crate) use self::held::{Held, HeldObject, Named, Until, WriteNumber};
+use self::refusals::Refusals;
 use crate::sequence::Sequence;
 
 /// The times of settling.
@@ -411,6 +411,11 @@ impl Settle {
     /// Whether a write is on its way.
     pub(crate) fn is_written(&self) -> bool {
         !self.writes.begun.is_empty()
+    }
+
+    /// Whether a write is on its way that was so at an earlier time.
+    pub(crate) fn is_written_since(&self, then: Instant, now: Instant) -> bool {
+        self.writes.begun.iter().any(|begun| *begun <= then && now < *begun + HANGING)
     }
 
     /// The first sequence number that some page may have missed, until it has been resent.

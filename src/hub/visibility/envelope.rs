@@ -83,8 +83,6 @@ pub(crate) enum Pages {
     Any,
     /// What was added before is there, and an update will do.
     ThatHave { everything_before: Sequence },
-    /// Some may hold the object twice, and may hold nothing else below it than what they are sent behind it.
-    HaveItTwice,
 }
 
 /// How a record is sent.
@@ -106,7 +104,7 @@ impl Mode {
         match self {
             Self::Live => sequence,
             Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
-            Self::Resend { from, pages: Pages::Any | Pages::HaveItTwice } | Self::Retract { from } => from,
+            Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
             Self::Reminder => Sequence::MAX,
         }
     }
@@ -336,9 +334,6 @@ fn replay_frame(
     if change.kind == ChangeKind::Delete {
         return record.frame.clone().into();
     }
-    if matches!(pages, Pages::HaveItTwice) && change.can_be_added(encoder) {
-        return encoder.encode_afresh(&change.object).into();
-    }
     let encode = || match change.can_be_added(encoder) {
         true if change.is_only_added => encoder.encode_add(&change.object),
         can_add => encoder.encode_upsert(&change.object, can_add),
@@ -379,7 +374,7 @@ impl ObjectChange {
     /// Whether these pages have the object.
     pub(super) fn is_known_to(&self, pages: Pages) -> bool {
         match pages {
-            Pages::Any | Pages::HaveItTwice => false,
+            Pages::Any => false,
             Pages::ThatHave { everything_before } => self.added.is_none_or(|added| added < everything_before),
         }
     }

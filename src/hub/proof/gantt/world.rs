@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    change::{Change, ChangeKind},
+    change::{Change, ChangeKind, Drag},
     entity::{EntityIndex, Widget},
     hub::{
         Activity, Delivery, DeliveryTimes, EntityEncoder, FrameSink, Hub, LogLimits, Missed, Pace, Progress,
@@ -38,6 +38,7 @@ use crate::{
         tests::times,
     },
     lock::lock,
+    object::Object,
     sequence::Sequence,
 };
 
@@ -89,6 +90,8 @@ struct Client {
     refused: BTreeSet<(Kind, Id)>,
     /// What was wrong with the page when its story was told last.
     flaws: BTreeSet<String>,
+    /// The tasks and links that it had then.
+    had: BTreeSet<(Kind, Id)>,
 }
 
 enum Event {
@@ -248,6 +251,7 @@ impl World {
                 messages: 0,
                 refused: BTreeSet::new(),
                 flaws: BTreeSet::new(),
+                had: BTreeSet::new(),
             };
             self.clients.push(client);
             let late = if self.dice.one_in(4) { Duration::from_secs(seconds / 2) } else { Duration::ZERO };
@@ -604,6 +608,13 @@ impl World {
             new.iter().for_each(|flaw| self.note(|| format!("! page {at} {flaw}")));
             healed.iter().for_each(|flaw| self.note(|| format!("  page {at} is healed: {flaw}")));
             self.clients[at].flaws = flaws;
+            let has: BTreeSet<(Kind, Id)> = self.clients[at].page.objects().collect();
+            let had = std::mem::replace(&mut self.clients[at].had, has.clone());
+            for (word, some) in [("gains", &has - &had), ("loses", &had - &has)] {
+                if !some.is_empty() {
+                    self.note(|| format!("  page {at} {word} {some:?}"));
+                }
+            }
         }
         if let Some(is_own) = self.clients[at].page.hangs().filter(|_| !self.clients[at].is_noticed) {
             self.note(|| format!("! page {at} hangs, by its own unanswered change: {is_own}"));
@@ -665,7 +676,8 @@ impl World {
         began: Sequence,
     ) {
         let row = |kind, id| self.store.get(kind, id);
-        let is_detached = request.body.get("target").is_some_and(|target| target == "next:null");
+        let body = serde_json::to_string(&request.body).unwrap_or_default();
+        let drag = Object::of(&body).map_or(Drag::Unknown, |body| Widget::GanttTasks.drag(&body));
         let is_move = request.kind == Kind::Task && request.method == Method::Put;
         let shown_below = Some(id_in(&request.body, "parent")).filter(|below| is_move && *below != ROOT);
         let shown_below = shown_below.map(|below| below.to_string().into());
@@ -676,7 +688,7 @@ impl World {
         );
         all.extend(written.updated.iter().filter_map(|(kind, id)| {
             let change = Change::update(&row(*kind, *id)?).ok()?.whole();
-            Some((*kind, Change { is_detached, shown_below: shown_below.clone(), ..change }))
+            Some((*kind, Change { drag, shown_below: shown_below.clone(), ..change }))
         }));
         if matches!(answer, Answer::Refused) && request.kind == Kind::Task && request.method != Method::Post {
             // Its page shows still what it has sent.
@@ -689,11 +701,24 @@ impl World {
         for of in [Kind::Link, Kind::Task] {
             let changes: Vec<Change> =
                 all.iter().filter(|(kind, _)| *kind == of).map(|(_, change)| in_normal_form(of, change)).collect();
+            for change in changes.iter().filter(|change| change.kind() != ChangeKind::Delete) {
+                self.find_places(entity(of), change);
+            }
             if !changes.is_empty() {
                 let began = written.added.is_some().then_some(began);
                 let write = WriteContext { began, writer: self.tokens.owner(at), ..activity.context() };
                 self.hub.publish(entity(of), &changes, write);
             }
+        }
+    }
+
+    /// The layer reads the ancestors of a task that it does not know.
+    fn find_places(&self, entity: EntityIndex, change: &Change) {
+        let core = &self.hub.core;
+        while let Some(id) = core.unplaced(entity, change.object()) {
+            let row = id.parse().ok().and_then(|id| self.store.get(Kind::Task, id));
+            let row = row.map(|row| serde_json::to_string(&row).unwrap_or_default());
+            core.set_place(entity, &id, row.as_deref(), core.log_end());
         }
     }
 

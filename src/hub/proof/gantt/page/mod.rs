@@ -262,6 +262,12 @@ impl Page {
         self.links.iter().map(|(id, link)| (*id, link.source, link.target))
     }
 
+    /// The ids of all that it has.
+    pub(super) fn objects(&self) -> impl Iterator<Item = (Kind, Id)> {
+        let tasks = self.tasks.keys().map(|id| (Kind::Task, *id));
+        tasks.chain(self.links.keys().map(|id| (Kind::Link, *id)))
+    }
+
     pub(super) fn listed_links(&self) -> &[Id] {
         &self.link_order
     }
