@@ -63,6 +63,8 @@ pub struct Change {
     pub(crate) is_rewritten: bool,
     /// The page that made the write may have lost the object from its tree.
     pub(crate) is_detached: bool,
+    /// It is of the object that its write was about, and not of another one that changed along.
+    pub(crate) is_target: bool,
     /// A write of the object was refused, and its page may still show what it wrote.
     pub(crate) is_refused: bool,
     /// The parent that the page which made the write shows the object below.
@@ -202,6 +204,7 @@ impl Change {
             is_claimed: false,
             is_rewritten: false,
             is_detached: false,
+            is_target: false,
             is_refused: false,
             shown_below: None,
             scopes: Scopes::None,

@@ -25,6 +25,7 @@ fn record(id: &str, size: usize) -> Record {
             is_only_added: false,
             added: None,
             parents: Box::default(),
+            place: None,
             may_be_exception: false,
             is_claim: false,
             can_add: None,
