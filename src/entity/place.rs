@@ -40,6 +40,11 @@ impl Place {
         Some(Self { index, parent: parent.into(), fields: fields.into() })
     }
 
+    /// The number that a task has under a key of the application.
+    pub(crate) fn index_in(task: &str, key: &str) -> Option<u64> {
+        Object::of(task)?.get(key).and_then(index_in)
+    }
+
     /// What it occupies.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.parent.len() + self.fields.len()

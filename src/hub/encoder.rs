@@ -305,8 +305,17 @@ impl EntityEncoder {
                 depths[row] = Some(depth);
             }
         }
-        let mut ordered: Vec<(usize, &Change)> = depths.into_iter().map(Option::unwrap_or_default).zip(rows).collect();
-        ordered.sort_by_key(|(depth, _)| *depth);
+        let places = rows.iter().map(|row| Place::index_in(row.object(), self.order_key.as_deref()?));
+        let keys = depths.into_iter().zip(parents).zip(places);
+        let mut ordered: Vec<_> = keys.zip(rows.iter().copied()).collect();
+        match self.order_key {
+            None => ordered.sort_by_key(|(((depth, _), _), _)| *depth),
+            // Those without a place come last.
+            Some(_) => ordered.sort_by(|(((depth, parent), place), _), (((other_depth, other_parent), other), _)| {
+                let key = (depth, parent, place.is_none(), place);
+                key.cmp(&(other_depth, other_parent, other.is_none(), other))
+            }),
+        }
         ordered.into_iter().map(|(_, row)| row).collect()
     }
 

@@ -14,9 +14,10 @@ use super::{
 use crate::{
     auth::Identity,
     change::{Change, ChangeKind},
-    entity::EntityIndex,
+    entity::{EntityIndex, Place, ROOT},
     frame::Frame,
     lock::lock,
+    object::Object,
     scope::Scopes,
     sequence::Sequence,
 };
@@ -72,12 +73,16 @@ impl SnapshotFrames {
         }
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
+        let mut order = Order::new(encoder);
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
                 None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
-                None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
+                None => {
+                    let frame = encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false);
+                    (frame.followed_by(&order.steps(&object)), None)
+                }
             };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
@@ -103,6 +108,46 @@ impl SnapshotFrames {
 
     pub(super) fn only_gone(&self) -> Self {
         Self { rows: Arc::default(), ..self.clone() }
+    }
+}
+
+/// The order of siblings, as far as rows have been sent, which come in this order: each takes its place behind those before
+/// it.
+struct Order<'e> {
+    encoder: &'e EntityEncoder,
+    /// The parent of the latest rows, and how many they are.
+    parent: Option<String>,
+    count: u64,
+    /// The first task at the root, below which others stand aside, and its id as JSON text.
+    first: Option<(Arc<Place>, String)>,
+}
+
+impl<'e> Order<'e> {
+    fn new(encoder: &'e EntityEncoder) -> Self {
+        Self { encoder, parent: None, count: 0, first: None }
+    }
+
+    /// What follows a row, to bring its task to its place.
+    fn steps(&mut self, object: &[u8]) -> Vec<Bytes> {
+        let Self { encoder, first, .. } = &*self;
+        let object = String::from_utf8_lossy(object);
+        let Some(place) = encoder.place_of(&object) else { return Vec::new() };
+        let parent = encoder.parents_in(&object).into_iter().next();
+        let at = if self.parent == parent { self.count } else { 0 };
+        let place = Arc::new(Place::clone(&place).at(at));
+        let steps = |place: &Place, below: &str| [encoder.encode_aside(place, below), encoder.encode_back(place)];
+        let id = || Object::of(&object).and_then(|task| Some(task.get("id")?.to_owned())).unwrap_or_default();
+        let sent = match first {
+            _ if parent.as_deref() != Some(ROOT) => steps(&place, ROOT).into(),
+            None => {
+                self.first = Some((place, id()));
+                Vec::new()
+            }
+            Some((first, below)) if at == 1 => [steps(first, &id()), steps(&place, below)].concat(),
+            Some((_, below)) => steps(&place, below).into(),
+        };
+        (self.parent, self.count) = (parent, at + 1);
+        sent
     }
 }
 

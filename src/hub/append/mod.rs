@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub(crate) use self::{
     batch::{Announced, Published, WriteContext},
     hold::is_ring,
-    order::{is_at_root, is_broadcast},
+    order::{is_at_root, is_broadcast, other_at_root},
     release::release,
 };
 use self::{

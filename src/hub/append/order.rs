@@ -104,7 +104,7 @@ pub(crate) fn is_at_root(change: &ObjectChange) -> bool {
 
 /// A task at the root, other than this one, that all pages have which have this one; with its id. One with children is
 /// preferred: a page may take a task without any for one of another type once something stands below it.
-fn other_at_root(
+pub(crate) fn other_at_root(
     log: &Log,
     entity: EntityIndex,
     held: &Held,

@@ -25,6 +25,8 @@ pub(crate) enum Position {
     /// One of some rows, ids or sequence numbers.
     Row(usize),
     Record(Sequence),
+    /// Siblings, the first of which this is, that are brought to their places behind what else of them the log holds.
+    Siblings(Sequence),
     /// A deletion of a tree, which follows what else the log holds.
     Deletion(Sequence),
     /// Behind everything.
@@ -37,7 +39,7 @@ impl Position {
         match self {
             Self::Row(row) => Some(row),
             Self::Tombstone(_) => Some(0),
-            Self::Record(_) | Self::Deletion(_) | Self::End => None,
+            Self::Record(_) | Self::Siblings(_) | Self::Deletion(_) | Self::End => None,
         }
     }
 }

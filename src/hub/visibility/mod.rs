@@ -103,6 +103,12 @@ impl Resolver<'_> {
         is_meant.then_some(Resolved::Send(envelope))
     }
 
+    /// One step of the object of a record that is resent, to its place among its siblings.
+    pub(crate) fn step(&self, record: &Record, step: Bytes) -> Option<Resolved> {
+        let is_received = self.recipient.receives(&record.scopes);
+        is_received.then(|| Resolved::Send(Envelope::of_step(self.core, record, step)))
+    }
+
     /// That an object is gone which the log does not know any more, to one who was sent that before.
     pub(crate) fn reminder_by_id(&self, entity: EntityIndex, id: &Arc<str>) -> Resolved {
         let audit = AuditEntry::new(self.core, entity, ChangeKind::Delete.verb(), || (id.clone(), Default::default()));
