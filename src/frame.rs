@@ -35,14 +35,6 @@ impl Frame {
         self.pieces().iter().find_map(|piece| piece.first().copied())
     }
 
-    /// With others behind it.
-    pub(crate) fn followed_by(self, others: &[Bytes]) -> Self {
-        match others {
-            [] => self,
-            others => Self::Pieces(self.pieces().iter().chain(others).cloned().collect()),
-        }
-    }
-
     /// The memory it occupies, without the `shared` pieces.
     pub(crate) fn own_bytes(&self, shared: impl Fn(&Bytes) -> bool) -> usize {
         let own: usize = self.pieces().iter().filter(|piece| !shared(piece)).map(Bytes::len).sum();

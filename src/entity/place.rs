@@ -11,8 +11,8 @@ use crate::object::{Object, string};
 pub(crate) const ROOT: &str = "0";
 /// The key of a task's place, which pages obey.
 pub(super) const INDEX: &str = "$index";
-/// What the client takes for removed where an update leaves it out.
-const KEPT: [&str; 6] = ["id", "start_date", "end_date", "duration", "type", "unscheduled"];
+/// What the client needs in an update, or resets where it is left out.
+const KEPT: [&str; 7] = ["id", "start_date", "end_date", "duration", "progress", "type", "unscheduled"];
 /// The parent in whose branch the client shows a task.
 pub(super) const RENDERED_PARENT: &str = "$rendered_parent";
 
@@ -21,9 +21,7 @@ pub(super) const RENDERED_PARENT: &str = "$rendered_parent";
 pub(crate) struct Place {
     /// Counted from 0.
     pub(crate) index: u64,
-    /// The parent's id as JSON text.
-    parent: Box<str>,
-    /// The fields of a short update, as they stand in a JSON object.
+    /// The fields of the update that moves it aside, as they stand in a JSON object. The update that follows has all of it.
     fields: Box<str>,
 }
 
@@ -36,8 +34,7 @@ impl Place {
         short.retain(|key| KEPT.contains(&key));
         let fields = short.with(RENDERED_PARENT, "\"\"").to_json();
         let fields = fields.strip_prefix('{').and_then(|fields| fields.strip_suffix('}'))?;
-        let parent = task.get("parent").filter(|parent| !matches!(*parent, "null" | "\"\"")).unwrap_or(ROOT);
-        Some(Self { index, parent: parent.into(), fields: fields.into() })
+        Some(Self { index, fields: fields.into() })
     }
 
     /// The number that a task has under a key of the application.
@@ -47,23 +44,12 @@ impl Place {
 
     /// What it occupies.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.parent.len() + self.fields.len()
+        size_of::<Self>() + self.fields.len()
     }
 
-    /// The same task at another place.
-    pub(crate) fn at(self, index: u64) -> Self {
-        Self { index, ..self }
-    }
-
-    /// The task below another parent, whose id is JSON text: as an update that changes nothing else.
+    /// The task below another parent, whose id is JSON text.
     pub(crate) fn aside(&self, parent: &str) -> String {
         format!(r#"{{"parent":{parent},{}}}"#, self.fields)
-    }
-
-    /// The task at its place.
-    pub(crate) fn back(&self) -> String {
-        let Self { index, parent, fields } = self;
-        format!(r#"{{"parent":{parent},"{INDEX}":{},{fields}}}"#, json_index(*index))
     }
 }
 
@@ -120,14 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn a_task_steps_aside_and_back() {
+    fn a_task_steps_aside_with_what_the_client_would_reset() {
         let place = |json: &str| Place::of(&Object::parse(json.as_bytes()).unwrap());
-        let task = r#"{"id":7,"text":"x","start_date":"2025-04-10","duration":2,"parent":"5","$index":"0","target":""}"#;
-        let first = place(task).unwrap();
-        let fields = r#""id":7,"start_date":"2025-04-10","duration":2,"$rendered_parent":"""#;
-        assert_eq!(first.aside("0"), format!(r#"{{"parent":0,{fields}}}"#));
-        assert_eq!(first.back(), format!(r#"{{"parent":"5","$index":"0",{fields}}}"#));
-        assert_eq!(first.at(2).back(), format!(r#"{{"parent":"5","$index":2,{fields}}}"#));
+        let task = r#"{"id":7,"text":"x","start_date":"2025-04-10","progress":0.5,"parent":"5","$index":"0"}"#;
+        let place_of_it = place(task).unwrap();
+        assert_eq!(place_of_it.index, 0);
+        assert_eq!(
+            place_of_it.aside("\"12\""),
+            r#"{"parent":"12","id":7,"start_date":"2025-04-10","progress":0.5,"$rendered_parent":""}"#
+        );
         assert_eq!(place(r#"{"id":7,"parent":5}"#), None);
         assert_eq!(place(r#"{"id":7,"parent":5,"$index":null}"#), None);
     }

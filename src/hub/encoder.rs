@@ -152,11 +152,6 @@ impl EntityEncoder {
         self.head(ChangeKind::Update).event(place.aside(parent)).frame
     }
 
-    /// A task at its place.
-    pub(crate) fn encode_back(&self, place: &Place) -> Bytes {
-        self.head(ChangeKind::Update).event(place.back()).frame
-    }
-
     /// The same of this change, with another object. A move among siblings is a message of its own.
     pub(crate) fn encode_change(&self, change: &Change, object: &str) -> EventFrame {
         match &change.placement {

@@ -5,10 +5,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use bytes::Bytes;
-
 use crate::{
-    entity::{EntityIndex, Place},
+    change::ChangeKind,
+    entity::{EntityIndex, Place, ROOT},
+    frame::Frame,
     hub::{
         append::{is_at_root, is_broadcast, other_at_root},
         core::Core,
@@ -24,7 +24,7 @@ use crate::{
 const MAX_SIBLINGS: usize = 512;
 
 /// One step of a task, by the record of it.
-pub(super) type Step<'l> = (Sequence, &'l Record, Bytes);
+pub(super) type Step<'l> = (Sequence, &'l Record, Frame);
 
 struct Sibling<'l> {
     at: Sequence,
@@ -69,14 +69,16 @@ pub(super) fn steps<'l>(
 fn steps_of<'l>(core: &Core, log: &Log, entity: EntityIndex, siblings: &[&Sibling<'l>]) -> Vec<Step<'l>> {
     let encoder = core.encoder(entity);
     let aside = |sibling: &Sibling<'l>, parent: &str| {
-        (sibling.at, sibling.record, encoder.encode_aside(sibling.place, parent))
+        (sibling.at, sibling.record, encoder.encode_aside(sibling.place, parent).into())
     };
-    let back = |sibling: &Sibling<'l>| (sibling.at, sibling.record, encoder.encode_back(sibling.place));
+    let back = |sibling: &Sibling<'l>| {
+        (sibling.at, sibling.record, encoder.encode_shared(ChangeKind::Update, &sibling.change.object))
+    };
     let id = |sibling: &Sibling<'l>| quoted(&sibling.change.id);
     match siblings {
         [] => Vec::new(),
         [first, ..] if !is_at_root(first.change) => {
-            let asides = siblings.iter().map(|sibling| aside(sibling, crate::entity::ROOT));
+            let asides = siblings.iter().map(|sibling| aside(sibling, ROOT));
             asides.chain(siblings.iter().map(|sibling| back(sibling))).collect()
         }
         [only] => {

@@ -238,7 +238,7 @@ impl Envelope {
     }
 
     /// One step of the object of a record that is resent, to its place among its siblings: for those who have the object.
-    pub(crate) fn of_step(core: &Core, record: &Record, step: Bytes) -> Self {
+    pub(crate) fn of_step(core: &Core, record: &Record, step: Frame) -> Self {
         let object = restricted_object(core, record);
         Self { scopes: record.scopes.clone(), object, ..Self::to_one(record.entity, step, None) }
     }

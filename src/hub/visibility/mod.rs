@@ -35,7 +35,7 @@ use super::{
     log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone},
     snapshot::{Row, RowKind},
 };
-use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, sequence::Sequence};
+use crate::{change::ChangeKind, entity::EntityIndex, frame::Frame, lock::lock, object::quoted, sequence::Sequence};
 
 /// What one recipient is sent, as far as no hook is needed for it.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Resolver<'_> {
     }
 
     /// One step of the object of a record that is resent, to its place among its siblings.
-    pub(crate) fn step(&self, record: &Record, step: Bytes) -> Option<Resolved> {
+    pub(crate) fn step(&self, record: &Record, step: Frame) -> Option<Resolved> {
         let is_received = self.recipient.receives(&record.scopes);
         is_received.then(|| Resolved::Send(Envelope::of_step(self.core, record, step)))
     }
