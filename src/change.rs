@@ -62,6 +62,8 @@ pub struct Change {
     /// The page that made the write sent other values, and shows them.
     pub(crate) is_rewritten: bool,
     pub(crate) drag: Drag,
+    /// It is of the object that its write was about, and not of another one that changed along.
+    pub(crate) is_target: bool,
     /// A write of the object was refused, and its page may still show what it wrote.
     pub(crate) is_refused: bool,
     /// The parent that the page which made the write shows the object below.
@@ -215,6 +217,7 @@ impl Change {
             is_claimed: false,
             is_rewritten: false,
             drag: Drag::Unknown,
+            is_target: false,
             is_refused: false,
             shown_below: None,
             scopes: Scopes::None,

@@ -119,6 +119,14 @@ pub enum ConfigError {
         /// The parameter as it was given.
         param: String,
     },
+    /// [`Entity::order_key`](crate::Entity::order_key) has no meaning for this entity, or no name.
+    #[error("entity {entity:?}: order_key cannot be used: {reason}")]
+    OrderKey {
+        /// The entity.
+        entity: String,
+        /// What is wrong, and the remedy.
+        reason: &'static str,
+    },
     /// An entity of [`presence`](crate::LiveUpdatesBuilder::presence) has a setter that says where its objects come from
     /// or who sees them: they come from identities, and only `payload_key`, `scoped`, `authorize`, `visible` and `project`
     /// have a meaning.

@@ -91,6 +91,7 @@ impl LiveUpdatesBuilder<HasAuth> {
         let encoders = entities.iter().map(|entity| EntityEncoder {
             widget: entity.widget,
             parent_keys: entity.parent_keys(),
+            order_key: entity.order_key.clone(),
             has_snapshot: entity.snapshot.is_some(),
             is_scoped: entity.scoping.is_some(),
             scoped_ids: entity.scoping.as_ref().is_some_and(|scoping| scoping.scoped_ids),

@@ -56,6 +56,8 @@ pub struct Entity {
     pub(super) load_knows_scopes: bool,
     pub(crate) snapshot: Option<ReadAll>,
     pub(crate) parent_key: Option<String>,
+    /// The field of a task that holds its place among its siblings.
+    pub(crate) order_key: Option<String>,
     /// `None` if every subscriber receives everything.
     pub(crate) scoping: Option<Scoping>,
     pub(crate) authorize: Option<Authorize>,
@@ -103,6 +105,7 @@ impl Entity {
             load_knows_scopes: false,
             snapshot: None,
             parent_key: None,
+            order_key: None,
             scoping: None,
             authorize: None,
             visible: None,
@@ -327,7 +330,8 @@ impl Entity {
     /// Changes in the form that every page reads.
     pub(crate) fn normal<'c>(&self, changes: &'c [Change]) -> Cow<'c, [Change]> {
         let normal = |change: &Change| {
-            let object = (change.kind() != ChangeKind::Delete).then(|| self.widget.normal_form(change.object()))??;
+            let object = (change.kind() != ChangeKind::Delete)
+                .then(|| self.widget.normal_form(change.object(), self.order_key.as_deref()))??;
             Some(Change { object: object.into(), ..change.clone() })
         };
         match self.widget.family() {
@@ -403,6 +407,7 @@ impl Entity {
                 return Err(ConfigError::Name(name.clone()));
             }
         }
+        self.validate_order()?;
         if let Some(setter) = self.presence.as_ref().and_then(|presence| presence.misplaced) {
             return Err(ConfigError::Presence { entity: self.name.clone(), setter });
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::place::{INDEX, RENDERED_PARENT};
 use crate::{
     change::{ChangeKind, Drag},
     object::{Object, quoted, string},
@@ -13,7 +14,6 @@ const DATES: [&str; 3] = ["start_date", "end_date", "deadline"];
 /// And with an empty `$rendered_parent` the client looks whether the task stands below its parent, and puts it there if a
 /// message has made it lose the task from its tree; it does nothing else.
 const EMPTIED: [&str; 3] = ["target", "$drop_target", RENDERED_PARENT];
-const RENDERED_PARENT: &str = "$rendered_parent";
 
 /// What in a task or a link would make pages throw, hang, or show something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
 pub(super) fn added_task(task: &Object<'_>) -> String {
     let mut added = task.clone();
     let start = task.get_str("start_date").and_then(|date| Some(quoted(day(&date)?)));
-    added.retain(|key| !matches!(key, "end_date" | "deadline" | RENDERED_PARENT));
+    added.retain(|key| !matches!(key, "end_date" | "deadline" | RENDERED_PARENT | INDEX));
     match start {
         Some(start) => added.with("start_date", start).to_json(),
         None => added.to_json(),

@@ -3,6 +3,8 @@
 mod definition;
 mod gantt;
 pub(crate) mod hooks;
+mod order;
+mod place;
 mod presets;
 mod rule;
 mod setters;
@@ -12,5 +14,6 @@ pub use self::{definition::Entity, setters::Snapshot};
 pub(crate) use self::{
     definition::{EntityRoute, MoveFields},
     hooks::{Authorize, EntityIndex, Everything, Load, ReadAll, View},
+    place::{Place, ROOT},
     widget::{ResponseProblem, Widget},
 };

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::{
     gantt::{self, GanttProblem},
-    rule,
+    place, rule,
 };
 use crate::{
     change::{ChangeKind, Drag},
@@ -122,11 +122,17 @@ impl Widget {
         }
     }
 
-    /// An object in the form that every page reads; `None` where that is its own.
-    pub(crate) fn normal_form(self, object: &str) -> Option<String> {
+    /// An object in the form that every page reads; `None` where that is its own. Its place is the field of `order_key`.
+    pub(crate) fn normal_form(self, object: &str, order_key: Option<&str>) -> Option<String> {
         match self {
             Self::Any | Self::Scheduler | Self::GanttLinks => None,
-            Self::GanttTasks => Some(gantt::normal_task(Object::of(object)?).to_json()),
+            Self::GanttTasks => {
+                let task = gantt::normal_task(Object::of(object)?);
+                Some(match order_key {
+                    None => task.to_json(),
+                    Some(key) => place::with_index(task, key).to_json(),
+                })
+            }
         }
     }
 

@@ -223,7 +223,8 @@ impl Core {
     /// An ancestor of an object in a tree whose own parent the log does not know, by its id.
     pub(crate) fn unplaced(&self, entity: EntityIndex, object: &str) -> Option<Arc<str>> {
         let encoder = self.encoder(entity);
-        let parent = encoder.parents_in(object).into_iter().next().filter(|_| encoder.is_tree() && !encoder.scoped_ids)?;
+        let parent =
+            encoder.parents_in(object).into_iter().next().filter(|_| encoder.is_tree() && !encoder.scoped_ids)?;
         lock(&self.log).unplaced(entity, Some(parent.into()))
     }
 

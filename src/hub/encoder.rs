@@ -3,13 +3,13 @@
 //! The stock client ignores the `add` of an object it has and the `update` of one it does not have, so the two
 //! together bring any page to the object's state. What the Scheduler needs besides was seen with version 7.2.15.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     change::{Change, ChangeKind, Placement},
-    entity::{EntityIndex, View, Widget},
+    entity::{EntityIndex, Place, ROOT, View, Widget},
     frame::Frame,
     hub::{
         log::Tombstone,
@@ -35,6 +35,8 @@ pub(crate) struct EntityEncoder {
     pub(crate) widget: Widget,
     /// The keys under which an object names others that it is deleted with.
     pub(crate) parent_keys: Vec<String>,
+    /// The field of a task that holds its place among its siblings.
+    pub(crate) order_key: Option<String>,
     /// The entity of those others, if it is another one.
     pub(crate) parents_of: Option<EntityIndex>,
     /// The entity whose objects name this one's, if that is another one.
@@ -70,6 +72,7 @@ impl EntityEncoder {
             payload_key,
             widget: Widget::Any,
             parent_keys: Vec::new(),
+            order_key: None,
             parents_of: None,
             named_by: None,
             has_snapshot: false,
@@ -127,14 +130,29 @@ impl EntityEncoder {
 
     /// A change as it happens, in the protocol of the vendor's article alone.
     pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
-        match (kind == ChangeKind::Add).then(|| self.widget.added_form(object)).flatten() {
-            None => self.head(kind).event(object),
-            Some(added) => {
-                let add = self.head(ChangeKind::Add).event(&added).frame;
-                let update = self.head(ChangeKind::Update).event(object);
-                glued_around(Some(add), update, None)
-            }
+        self.encode_moved(kind, object, None)
+    }
+
+    /// The same of a task that steps `aside` before it comes to its place.
+    pub(crate) fn encode_moved(&self, kind: ChangeKind, object: &str, aside: Option<Bytes>) -> EventFrame {
+        let added = (kind == ChangeKind::Add).then(|| self.widget.added_form(object)).flatten();
+        let add = added.map(|added| self.head(ChangeKind::Add).event(&added).frame);
+        if add.is_none() && aside.is_none() {
+            return self.head(kind).event(object);
         }
+        let before: Vec<Bytes> = add.into_iter().chain(aside).collect();
+        glued_around(Some(protocol::glued(&before)), self.head(ChangeKind::Update).event(object), None)
+    }
+
+    /// The place of a task among its siblings, where that is to be kept on pages.
+    pub(crate) fn place_of(&self, object: &str) -> Option<Arc<Place>> {
+        let is_ordered = self.order_key.is_some() && !self.is_plain;
+        is_ordered.then(|| Object::of(object).and_then(|task| Place::of(&task))).flatten().map(Arc::new)
+    }
+
+    /// A task below another parent, whose id is JSON text.
+    pub(crate) fn encode_aside(&self, place: &Place, parent: &str) -> Bytes {
+        self.head(ChangeKind::Update).event(place.aside(parent)).frame
     }
 
     /// The same of this change, with another object. A move among siblings is a message of its own.
@@ -252,7 +270,8 @@ impl EntityEncoder {
 
     /// An object in the form that every page reads.
     pub(crate) fn normal_form(&self, object: &str) -> Bytes {
-        self.widget.normal_form(object).map_or_else(|| Bytes::copy_from_slice(object.as_bytes()), Bytes::from)
+        let normal = self.widget.normal_form(object, self.order_key.as_deref());
+        normal.map_or_else(|| Bytes::copy_from_slice(object.as_bytes()), Bytes::from)
     }
 
     /// Rows with each parent before its children, where pages need that.
@@ -277,8 +296,17 @@ impl EntityEncoder {
                 depths[row] = Some(depth);
             }
         }
-        let mut ordered: Vec<(usize, &Change)> = depths.into_iter().map(Option::unwrap_or_default).zip(rows).collect();
-        ordered.sort_by_key(|(depth, _)| *depth);
+        let places = rows.iter().map(|row| Place::index_in(row.object(), self.order_key.as_deref()?));
+        let keys = depths.into_iter().zip(parents).zip(places);
+        let mut ordered: Vec<_> = keys.zip(rows.iter().copied()).collect();
+        match self.order_key {
+            None => ordered.sort_by_key(|(((depth, _), _), _)| *depth),
+            // Those without a place come last.
+            Some(_) => ordered.sort_by(|(((depth, parent), place), _), (((other_depth, other_parent), other), _)| {
+                let key = (depth, parent, place.is_none(), place);
+                key.cmp(&(other_depth, other_parent, other.is_none(), other))
+            }),
+        }
         ordered.into_iter().map(|(_, row)| row).collect()
     }
 
@@ -292,9 +320,10 @@ impl EntityEncoder {
         !self.parent_keys.is_empty() && self.parents_of.is_none()
     }
 
-    /// The ids of the objects that this one is deleted with.
+    /// The ids of the objects that this one is deleted with. Where siblings have an order, those at the root are siblings too.
     pub(crate) fn parents(&self, object: &Object<'_>) -> Vec<String> {
-        self.parent_keys.iter().filter_map(|key| named(object, key)).collect()
+        let named: Vec<String> = self.parent_keys.iter().filter_map(|key| named(object, key)).collect();
+        if named.is_empty() && self.order_key.is_some() { vec![ROOT.to_owned()] } else { named }
     }
 
     /// The same, of an object as JSON text, which is parsed only where the entity has parents.

@@ -15,9 +15,10 @@ use super::{
 use crate::{
     auth::Identity,
     change::{Change, ChangeKind},
-    entity::EntityIndex,
+    entity::{EntityIndex, Place, ROOT},
     frame::Frame,
     lock::lock,
+    object::Object,
     scope::Scopes,
     sequence::Sequence,
 };
@@ -86,12 +87,13 @@ impl SnapshotFrames {
         }
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
+        let mut order = Order { encoder, count: 0, first: None };
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
                 None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
-                None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
+                None => (order.frame(&object), None),
             };
             Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
         });
@@ -119,6 +121,48 @@ impl SnapshotFrames {
     pub(super) fn only_gone(&self) -> Self {
         Self { rows: Arc::default(), ..self.clone() }
     }
+}
+
+/// The order of siblings in rows that are sent in this order: each task takes its place behind those before it.
+struct Order<'e> {
+    encoder: &'e EntityEncoder,
+    /// The tasks at the root so far.
+    count: usize,
+    /// The first of them, below which the others stand aside.
+    first: Option<(Arc<Place>, Bytes)>,
+}
+
+impl Order<'_> {
+    /// The frame of a row, which brings its task to its place on any page.
+    fn frame(&mut self, object: &Bytes) -> Frame {
+        let (encoder, text) = (self.encoder, String::from_utf8_lossy(object));
+        let can_add = encoder.can_add(object, true);
+        let Some(place) = encoder.place_of(&text).filter(|_| can_add) else {
+            return encoder.encode_upsert(object, can_add).for_pages(false);
+        };
+        let moved = |aside| encoder.encode_moved(ChangeKind::Add, &text, aside).frame;
+        if encoder.parents_in(&text).first().is_some_and(|parent| *parent != ROOT) {
+            return moved(Some(encoder.encode_aside(&place, ROOT))).into();
+        }
+        self.count += 1;
+        let Some((first, first_object)) = &self.first else {
+            self.first = Some((place, object.clone()));
+            return moved(None).into();
+        };
+        let frame = Frame::from(moved(Some(encoder.encode_aside(&place, &id_in(first_object)))));
+        if self.count > 2 {
+            return frame;
+        }
+        // Only now the page has another one, below which the first can stand; and then this one goes behind it.
+        let first_back = encoder.encode_shared(ChangeKind::Update, first_object);
+        let pieces = [&[moved(None), encoder.encode_aside(first, &id_in(object))], first_back.pieces(), frame.pieces()];
+        Frame::Pieces(pieces.concat().into())
+    }
+}
+
+/// The id of an object as JSON text.
+fn id_in(object: &[u8]) -> String {
+    Object::parse(object).and_then(|object| object.get("id").map(str::to_owned)).unwrap_or_default()
 }
 
 #[derive(Clone, Debug)]

@@ -75,14 +75,14 @@ impl Exchange {
     }
 
     /// The object's lock, for the request's body to wait for. A write without a body waits in [`run`](Self::run), and
-    /// an add needs no lock.
+    /// most adds need no lock.
     pub(crate) fn lock(&self) -> Option<LockFuture> {
         self.lock_if(!self.without_body)
     }
 
     fn lock_if(&self, waits_here: bool) -> Option<LockFuture> {
         let Publication { target, .. } = &self.publication;
-        (waits_here && target.matched.id.is_some()).then(|| LockFuture::Unpolled(target.clone()))
+        (waits_here && target.has_lock()).then(|| LockFuture::Unpolled(target.clone()))
     }
 
     /// Runs the inner service to its response, and publishes what it changed before the response goes on.

@@ -21,6 +21,9 @@ use crate::{
     scope::Scopes,
 };
 
+/// The key of the lock of all objects together, which no object has.
+const ALL: &str = "";
+
 /// What a write changes, with that object's lock.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -66,18 +69,39 @@ impl Target {
         std::mem::take(&mut lock(&self.state).before)
     }
 
+    /// Whether its write waits for others.
+    pub(super) fn has_lock(&self) -> bool {
+        self.is_ordered() || self.matched.id.is_some()
+    }
+
+    /// Whether a write may change other objects of the entity as well: their numbers among their siblings.
+    fn is_ordered(&self) -> bool {
+        self.watcher.publisher.entity(self.entity()).order_key.is_some()
+    }
+
+    /// The lock to take, and how: the object's, or that of all objects together. An add needs none otherwise.
+    fn lock_key(&self) -> Option<(Arc<str>, Access)> {
+        if !self.is_ordered() {
+            return Some((self.key()?, self.access));
+        }
+        // Deletions change numbers, too.
+        let access = if self.access == Access::BodilessDelete { Access::Bodiless } else { self.access };
+        Some((ALL.into(), access))
+    }
+
     /// Takes the object's lock; the future is what is left to wait for. When the wait takes too long, the write goes on
-    /// without the lock. An add needs no lock.
+    /// without the lock.
     fn acquire(self: &Arc<Self>) -> Option<BoxFuture<()>> {
-        let (id, key) = (self.matched.id.as_ref()?, self.key()?);
-        let taken = match self.watcher.locks.take(self.entity(), key, self.access) {
-            Ok(guard) if self.load_before(id).is_none() => {
+        let (key, access) = self.lock_key()?;
+        let id = self.matched.id.as_deref().filter(|id| self.load_before(id).is_some()).map(str::to_owned);
+        let taken = match self.watcher.locks.take(self.entity(), key, access) {
+            Ok(guard) if id.is_none() => {
                 lock(&self.state).guard = Some(guard);
                 return None;
             }
             taken => taken,
         };
-        let (target, id) = (self.clone(), id.to_string());
+        let target = self.clone();
         Some(Box::pin(async move {
             let (observer, limit) = (target.watcher.observer(), target.watcher.limits.write_lock);
             let guard = match taken {
@@ -86,11 +110,15 @@ impl Target {
             };
             if guard.is_none() {
                 observer.write_lock_timeouts.up();
+                let what = if target.is_ordered() { "entity" } else { "object" };
                 observer.warn(format_args!(
-                    "a write waited {limit:?} for an earlier one of the same object and goes on without the object's lock"
+                    "a write waited {limit:?} for an earlier one of the same {what} and goes on without the {what}'s lock"
                 ));
             }
-            let before = target.read_before(id).await;
+            let before = match id {
+                Some(id) => target.read_before(id).await,
+                None => Before::Unread,
+            };
             *lock(&target.state) = LockState { guard, before };
         }))
     }

@@ -249,6 +249,7 @@ impl Publication {
             // In other scopes than the request's, the same id names another object.
             let is_here = requested.is_none() || !requested.common(change.scopes()).is_none();
             let is_target = is_here && matched.id.as_deref() == Some(change.id());
+            change.is_target = is_target;
             if is_target {
                 change.before = before.clone();
             }

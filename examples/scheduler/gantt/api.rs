@@ -1,6 +1,7 @@
 //! The REST interface that the Gantt's DataProcessor saves through.
 //!
-//! What concerns live updates: a task takes along what hangs under it, and the links of all those.
+//! What concerns live updates: a task takes along what hangs under it, and the links of all those. And where a write gives
+//! siblings other numbers, these have changed as well.
 
 use axum::{
     Extension, Json, Router,
@@ -82,7 +83,7 @@ async fn update_task(
 /// gone already is a success, too.
 async fn delete_task(State(chart): State<Chart>, Path(id): Path<String>, write: Write) -> Answered {
     let write = write.map(|Extension(write)| write).unwrap_or_default();
-    let Some(Deleted { tasks, links }) = chart.delete_task(&id).await? else {
+    let Some(Deleted { tasks, links, siblings }) = chart.delete_task(&id).await? else {
         write.skip();
         return Ok(Json(Answer::deleted(None)));
     };
@@ -91,6 +92,9 @@ async fn delete_task(State(chart): State<Chart>, Path(id): Path<String>, write: 
     }
     for task in tasks.iter().chain([&id]) {
         write.publish(Change::delete(task).map_err(internal)?);
+    }
+    for sibling in &siblings {
+        write.publish(Change::update(sibling).map_err(internal)?);
     }
     Ok(Json(Answer::deleted(None)))
 }

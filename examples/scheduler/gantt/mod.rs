@@ -14,7 +14,7 @@ pub(crate) use self::{api::routes, dates::Dates, store::Chart};
 
 /// What pages subscribe to for tasks.
 pub(crate) fn tasks() -> Entity {
-    Entity::gantt_tasks("/data")
+    Entity::gantt_tasks("/data").order_key("sortorder")
 }
 
 /// What pages subscribe to for links.

@@ -1,6 +1,6 @@
-//! The order of siblings: each task has a number, and the list is sorted by it.
+//! The order of siblings: the children of each task are numbered from 0, and the list is sorted by that.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 /// Where a task goes among the children of its parent.
 pub(super) enum Place {
@@ -9,12 +9,6 @@ pub(super) enum Place {
     /// Behind the sibling of this id.
     Behind(i64),
     Last,
-}
-
-/// A task's number, and the siblings that got new ones to make room for it.
-pub(super) struct Placed {
-    pub(super) number: f64,
-    pub(super) renumbered: Vec<i64>,
 }
 
 impl Place {
@@ -28,43 +22,37 @@ impl Place {
         }
     }
 
-    /// Finds a number for a task under `parent`. None if the sibling that the place names is not there.
-    pub(super) fn find(&self, db: &Connection, parent: i64, task: i64) -> Result<Option<Placed>, rusqlite::Error> {
-        let siblings: Vec<(i64, f64)> = db
-            .prepare_cached("SELECT id, sortorder FROM tasks WHERE parent = ?1 AND id <> ?2 ORDER BY sortorder, id")?
-            .query_map([parent, task], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        let find = |id| siblings.iter().position(|(sibling, _)| *sibling == id);
-        let at = match *self {
-            Self::Before(id) => find(id),
-            Self::Behind(id) => find(id).map(|at| at + 1),
-            Self::Last => Some(siblings.len()),
+    /// A number for a task under `parent`, until the siblings are numbered anew. None if the sibling that the place names
+    /// is not there.
+    pub(super) fn find(&self, db: &Connection, parent: i64, task: i64) -> Result<Option<f64>, rusqlite::Error> {
+        let beside = |sibling: i64, step: f64| {
+            let number: Option<f64> = db
+                .prepare_cached("SELECT sortorder FROM tasks WHERE parent = ?1 AND id = ?2 AND id <> ?3")?
+                .query_row([parent, sibling, task], |row| row.get(0))
+                .optional()?;
+            Ok(number.map(|number| number + step))
         };
-        let Some(at) = at else { return Ok(None) };
-        let number = |at: Option<usize>| Some(siblings.get(at?)?.1);
-        if let Some(number) = between(number(at.checked_sub(1)), number(Some(at))) {
-            return Ok(Some(Placed { number, renumbered: Vec::new() }));
+        match *self {
+            Self::Before(id) => beside(id, -0.5),
+            Self::Behind(id) => beside(id, 0.5),
+            Self::Last => db
+                .prepare_cached("SELECT COALESCE(MAX(sortorder) + 1, 0) FROM tasks WHERE parent = ?1 AND id <> ?2")?
+                .query_row([parent, task], |row| row.get(0))
+                .map(Some),
         }
-        let mut save = db.prepare_cached("UPDATE tasks SET sortorder = ?2 WHERE id = ?1")?;
-        let (mut next, mut own) = (1.0, 1.0);
-        for (index, (id, _)) in siblings.iter().enumerate() {
-            if index == at {
-                own = next;
-                next += 1.0;
-            }
-            save.execute(params![id, next])?;
-            next += 1.0;
-        }
-        Ok(Some(Placed { number: own, renumbered: siblings.iter().map(|(id, _)| *id).collect() }))
     }
 }
 
-/// A number between two others. None if they are too close to each other.
-fn between(low: Option<f64>, high: Option<f64>) -> Option<f64> {
-    match (low, high) {
-        (None, None) => Some(1.0),
-        (Some(low), None) => Some(low.floor() + 1.0),
-        (None, Some(high)) => Some(high.ceil() - 1.0),
-        (Some(low), Some(high)) => Some(f64::midpoint(low, high)).filter(|middle| low < *middle && *middle < high),
-    }
+/// Numbers the children of a task from 0. Returns those that have other numbers now.
+pub(super) fn number(db: &Connection, parent: i64) -> Result<Vec<i64>, rusqlite::Error> {
+    db.prepare_cached(
+        "UPDATE tasks SET sortorder = numbered.place
+        FROM (
+            SELECT id, ROW_NUMBER() OVER (ORDER BY sortorder, id) - 1 AS place FROM tasks WHERE parent = ?1
+        ) AS numbered
+        WHERE tasks.id = numbered.id AND tasks.sortorder <> numbered.place
+        RETURNING tasks.id",
+    )?
+    .query_map(params![parent], |row| row.get(0))?
+    .collect()
 }

@@ -7,7 +7,7 @@ use tower_live_updates::Snapshot;
 
 use super::{
     dates::Dates,
-    order::{Place, Placed},
+    order::{self, Place},
     task,
 };
 use crate::{
@@ -49,16 +49,18 @@ pub(crate) struct Contents {
     links: Vec<Row>,
 }
 
-/// A task as it is stored now, and the siblings whose numbers its move has changed.
+/// A task as it is stored now, and the others whose numbers its move has changed.
 pub(super) struct Changed {
     pub(super) task: Row,
     pub(super) siblings: Vec<Row>,
 }
 
-/// What went with a task: the tasks under it, the lowest first, and every link that named one of them.
+/// What went with a task: the tasks under it, the lowest first, and every link that named one of them; and the siblings
+/// that have other numbers now.
 pub(super) struct Deleted {
     pub(super) tasks: Vec<String>,
     pub(super) links: Vec<String>,
+    pub(super) siblings: Vec<Row>,
 }
 
 impl Chart {
@@ -97,7 +99,7 @@ impl Chart {
                 let parent = parent_in(db, &sent)?.unwrap_or(ROOT);
                 let mut body = task::stored_fields(sent);
                 task::prepare(db, dates, &mut body)?;
-                let sortorder = Place::Last.find(db, parent, ROOT)?.map_or(1.0, |placed| placed.number);
+                let sortorder = Place::Last.find(db, parent, ROOT)?.unwrap_or_default();
                 db.prepare_cached("INSERT INTO tasks (parent, sortorder, body) VALUES (?1, ?2, ?3)")?
                     .execute(params![parent, sortorder, serde_json::to_string(&body)?])?;
                 let id = db.last_insert_rowid();
@@ -113,17 +115,22 @@ impl Chart {
         self.database
             .run(move |db| {
                 let mut task = find_task(db, id)?.ok_or(Error::NotFound)?;
-                let renumbered = relocate(db, &mut task, &changes)?;
+                let former_parent = task.parent;
+                let has_moved = relocate(db, &mut task, &changes)?;
                 task.body.merge(task::stored_fields(changes));
                 task::prepare(db, dates, &mut task.body)?;
                 db.prepare_cached("UPDATE tasks SET parent = ?2, sortorder = ?3, body = ?4 WHERE id = ?1")?
                     .execute(params![id, task.parent, task.sortorder, serde_json::to_string(&task.body)?])?;
-                let siblings = renumbered
-                    .into_iter()
-                    .filter_map(|id| find_task(db, id).transpose())
-                    .map(|sibling| Ok(sibling?.into_row()?))
-                    .collect::<Result<_, Error>>()?;
-                Ok(Changed { task: task.into_row()?, siblings })
+                let mut siblings = Vec::new();
+                if has_moved {
+                    siblings.extend(order::number(db, task.parent)?);
+                    if former_parent != task.parent {
+                        siblings.extend(order::number(db, former_parent)?);
+                    }
+                    siblings.retain(|sibling| *sibling != id);
+                    task = find_task(db, id)?.ok_or(Error::NotFound)?;
+                }
+                Ok(Changed { task: task.into_row()?, siblings: rows(db, siblings)? })
             })
             .await
     }
@@ -133,9 +140,7 @@ impl Chart {
         let Some(id) = row_id(id) else { return Ok(None) };
         self.database
             .run(move |db| {
-                if find_task(db, id)?.is_none() {
-                    return Ok(None);
-                }
+                let Some(task) = find_task(db, id)? else { return Ok(None) };
                 let below = below(db, id)?;
                 let mut links = Vec::new();
                 for task in below.iter().copied().chain([id]) {
@@ -146,7 +151,9 @@ impl Chart {
                     );
                     db.prepare_cached("DELETE FROM tasks WHERE id = ?1")?.execute([task])?;
                 }
-                Ok(Some(Deleted { tasks: below.iter().map(i64::to_string).collect(), links }))
+                let siblings = order::number(db, task.parent)?;
+                let (tasks, siblings) = (below.iter().map(i64::to_string).collect(), rows(db, siblings)?);
+                Ok(Some(Deleted { tasks, links, siblings }))
             })
             .await
     }
@@ -243,16 +250,16 @@ impl Link {
     }
 }
 
-/// Moves a task under the parent that the changes name, and to the place among its siblings. Returns the siblings that
-/// were renumbered.
-fn relocate(db: &Connection, task: &mut Task, changes: &Row) -> Result<Vec<i64>, Error> {
+/// Moves a task under the parent that the changes name, and to the place among its siblings. Returns whether it has another
+/// place then; the siblings are to be numbered anew.
+fn relocate(db: &Connection, task: &mut Task, changes: &Row) -> Result<bool, Error> {
     // A page names a new parent by a temporary id, and once more when it knows the right one.
     let parent = parent_in(db, changes)?.unwrap_or(task.parent);
     if is_at_or_above(db, task.id, parent)? {
         return Err(Error::Conflict("a task cannot be moved under itself".to_owned()));
     }
     let target = changes.text("target").and_then(|target| Place::from_target(&target));
-    let mut placed: Option<Placed> = None;
+    let mut placed: Option<f64> = None;
     if let Some(place) = target {
         placed = place.find(db, parent, task.id)?;
     }
@@ -260,9 +267,14 @@ fn relocate(db: &Connection, task: &mut Task, changes: &Row) -> Result<Vec<i64>,
         placed = Place::Last.find(db, parent, task.id)?;
     }
     task.parent = parent;
-    let Some(placed) = placed else { return Ok(Vec::new()) };
-    task.sortorder = placed.number;
-    Ok(placed.renumbered)
+    let Some(placed) = placed else { return Ok(false) };
+    task.sortorder = placed;
+    Ok(true)
+}
+
+fn rows(db: &Connection, tasks: Vec<i64>) -> Result<Vec<Row>, Error> {
+    let found = tasks.into_iter().filter_map(|id| find_task(db, id).transpose());
+    found.map(|task| Ok(task?.into_row()?)).collect()
 }
 
 /// The parent that a task names. None if it names none, or one that is not there.

@@ -92,19 +92,37 @@ async fn siblings_stand_where_they_were_dragged_to() {
 }
 
 #[tokio::test]
-async fn siblings_get_new_numbers_when_there_is_none_between_two_of_them() {
+async fn siblings_are_numbered_from_0_whatever_happens_to_one_of_them() {
     let chart = chart();
-    let (a, b, c) = (add(&chart, "a", "0").await, add(&chart, "b", "0").await, add(&chart, "c", "0").await);
-    let target = format!("next:{a}");
-    let mut renumbered = 0;
-    for _ in 0..60 {
-        for (task, expected) in [(&c, ["/a", "/c", "/b"]), (&b, ["/a", "/b", "/c"])] {
-            let changed = chart.update_task(task, row(&json!({ "target": target }))).await.unwrap();
-            renumbered += changed.siblings.len();
-            assert_eq!(tree(&chart).await, expected);
-        }
+    let mut tasks = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        tasks.push(add(&chart, name, "0").await);
     }
-    assert!(renumbered > 0);
+    let [a, b, c, d] = &tasks[..] else { unreachable!() };
+    let numbers = |siblings: Vec<Row>| -> Vec<(String, i64)> {
+        let mut numbers: Vec<_> = siblings
+            .iter()
+            .map(|row| (row.text("id").unwrap(), row.text("sortorder").unwrap().parse().unwrap()))
+            .collect();
+        numbers.sort();
+        numbers
+    };
+    for (task, change, own, others) in [
+        (d, json!({ "target": b }), 1, vec![(b, 2), (c, 3)]),
+        (a, json!({ "target": format!("next:{c}") }), 3, vec![(b, 1), (c, 2), (d, 0)]),
+        (b, json!({ "parent": d }), 0, vec![(a, 2), (c, 1)]),
+        (b, json!({ "text": "b" }), 0, vec![]),
+        (b, json!({ "parent": 0, "target": "next:null" }), 3, vec![]),
+        (b, json!({ "parent": c }), 0, vec![]),
+    ] {
+        let changed = chart.update_task(task, row(&change)).await.unwrap();
+        assert_eq!(changed.task.text("sortorder"), Some(own.to_string()), "{change}");
+        let expected: Vec<_> = others.into_iter().map(|(id, number)| (id.clone(), number)).collect();
+        assert_eq!(numbers(changed.siblings), expected, "{change}");
+    }
+    let deleted = chart.delete_task(d).await.unwrap().unwrap();
+    assert_eq!(numbers(deleted.siblings), [(a.clone(), 1), (c.clone(), 0)]);
+    assert_eq!(tree(&chart).await, ["/c", "/a", "c/b"]);
 }
 
 #[tokio::test]
@@ -117,7 +135,7 @@ async fn a_deleted_task_takes_along_what_hangs_below_and_all_their_links() {
     for (source, target) in [(&a, &other), (&other, &c), (&b, &c)] {
         links.push(link(&chart, source, target).await.unwrap());
     }
-    let Deleted { tasks, links: mut deleted } = chart.delete_task(&a).await.unwrap().unwrap();
+    let Deleted { tasks, links: mut deleted, .. } = chart.delete_task(&a).await.unwrap().unwrap();
     assert_eq!(tasks, [c.clone(), b], "the lowest first");
     deleted.sort();
     assert_eq!(deleted, links);
@@ -166,7 +184,7 @@ async fn form_encoded_text_becomes_what_it_stands_for_and_other_fields_stay_as_t
     let (id, task) = chart.create_task(Row::from_form(form).unwrap()).await.unwrap();
     let expected = json!({
         "id": id, "text": "a&b", "start_date": "2025-04-10T00:00:00.000Z", "duration": 3, "progress": 0.5, "open": false,
-        "x": "1", "parent": 0, "sortorder": 1,
+        "x": "1", "parent": 0, "sortorder": 0,
     });
     assert_eq!(serde_json::to_value(task).unwrap(), expected);
 }

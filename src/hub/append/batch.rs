@@ -1,12 +1,13 @@
 //! Changes that are published together, and what the large ones of them were merged with.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use super::super::{encoder::LARGE, log::Owner, settle::WriteNumber};
 use crate::{
     change::{Change, ChangeKind},
+    entity::Place,
     protocol::EventFrame,
     scope::Scopes,
     sequence::Sequence,
@@ -67,6 +68,8 @@ pub(crate) struct Encoded {
     pub(crate) basis: Option<Basis>,
     pub(crate) event: EventFrame,
     pub(crate) parents: Vec<String>,
+    /// Where it stands among its siblings.
+    pub(crate) place: Option<Arc<Place>>,
     /// Merged it would be too large: it stands alone, and so it is no whole object.
     pub(crate) is_cut: bool,
     /// Whether pages can be sent an add, where that takes long to find out.
@@ -93,6 +96,8 @@ pub(crate) struct Batch<'a> {
     /// The keys of all its objects, once that is asked.
     pub(crate) keys: Option<HashSet<String>>,
     pub(crate) published: Published,
+    /// So many tasks were moved among their siblings.
+    pub(crate) moved: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -107,7 +112,13 @@ impl<'a> Batch<'a> {
             announced: Vec::new(),
             keys: None,
             published: Published::default(),
+            moved: 0,
         }
+    }
+
+    /// Whether it is known which object its write is about: others may have changed along.
+    pub(crate) fn has_target(&self) -> bool {
+        self.changes.iter().any(|change| change.is_target || change.kind() != ChangeKind::Update)
     }
 
     /// A record is appended; with its scopes where there is an audit.

@@ -5,6 +5,7 @@
 
 mod batch;
 mod hold;
+mod order;
 mod plan;
 mod record;
 mod release;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 pub(crate) use self::{
     batch::{Announced, Published, Withheld, WriteContext},
     hold::is_ring,
+    order::{is_at_root, is_broadcast, other_at_root},
     release::release,
 };
 use self::{
@@ -134,6 +136,7 @@ impl Appender<'_> {
             let is_doubtful = is_again && self.encoder.has_snapshot;
             let mut doubtful_in: Option<Scopes> = None;
             let is_left = matches!(plan, Plan::Delete) && self.is_left(log, &key);
+            let was_beside = matches!(plan, Plan::Delete) && self.was_beside(&key);
             if matches!(plan, Plan::Delete) {
                 self.delete_links(log, now, &key, change, batch);
             }
@@ -160,7 +163,8 @@ impl Appender<'_> {
                 }
                 Plan::Changed { basis, scopes, whole } => {
                     let encoded = self.encoded(batch, at, basis);
-                    self.changed(log, &key, change, encoded, (scopes, whole))
+                    let record = self.changed(log, &key, change, encoded, (scopes, whole));
+                    self.with_steps(log, change, record, batch)
                 }
             };
             if let Some(scopes) = doubtful_in {
@@ -171,7 +175,7 @@ impl Appender<'_> {
                 batch.published.withheld = Some((change.id().into(), why));
             }
             batch.appended(self.append_record(log, now, record, &batch.write, (is_left, withheld, change)), change);
-            if self.is_lost(log, change) {
+            if was_beside || self.is_lost(log, change) {
                 let members: Vec<EntityIndex> = lock(&self.core.settles).members(self.entity).collect();
                 members
                     .into_iter()
@@ -185,7 +189,14 @@ impl Appender<'_> {
             let is_change_of = |key: &str| {
                 log.since(first_record).any(|(_, record)| record.change().is_some_and(|change| *change.key == *key))
             };
-            lock(&self.core.settles).of_mut(self.entity).published(now, log.end(), has_added, is_change_of);
+            let mut settles = lock(&self.core.settles);
+            let settle = settles.of_mut(self.entity);
+            settle.published(now, log.end(), has_added, is_change_of);
+            // Several have come to their places one by one, and pages may lack a sibling that is held.
+            if batch.moved > 1 || (batch.moved > 0 && !settle.held.is_empty()) {
+                settle.missed(now, first_record);
+                self.core.settling.notify_one();
+            }
         }
         unread
     }

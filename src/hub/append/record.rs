@@ -29,12 +29,17 @@ impl Appender<'_> {
             (merged.to_json(), self.encoder.parents(&merged))
         });
         let is_cut = merged.as_ref().is_some_and(|(json, _)| json.len() > self.core.max_object_bytes);
-        let (event, parents) = match merged {
-            Some((json, parents)) if !is_cut => (self.encoder.encode_change(change, &json), parents),
-            _ => (self.encoder.encode_change(change, change.object()), self.encoder.parents_in(change.object())),
+        let (event, parents, place) = match merged {
+            Some((json, parents)) if !is_cut => {
+                (self.encoder.encode_change(change, &json), parents, self.encoder.place_of(&json))
+            }
+            _ => {
+                let json = change.object();
+                (self.encoder.encode_change(change, json), self.encoder.parents_in(json), self.encoder.place_of(json))
+            }
         };
         let can_add = (event.object.len() >= LARGE).then(|| self.encoder.can_add(&event.object, true));
-        Encoded { basis, event, parents, is_cut, can_add }
+        Encoded { basis, event, parents, place, is_cut, can_add }
     }
 
     /// A deletion is published in the scopes that it names, and to those who have the object.
@@ -87,6 +92,7 @@ impl Appender<'_> {
             whole: whole && !encoded.is_cut,
             is_only_added: is_add(change) && !change.is_rewritten,
             parents: parents.collect(),
+            place: encoded.place,
             can_add: encoded.can_add,
             ..changed
         };
@@ -115,6 +121,7 @@ impl Appender<'_> {
             is_only_added: false,
             added: None,
             parents: Box::default(),
+            place: None,
             may_be_exception: false,
             can_add: None,
         }

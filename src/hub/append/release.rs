@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
     },
     append_refresh,
     hold::is_ring,
+    order::aside,
     plan::Appender,
 };
 use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, scope::Scopes};
@@ -106,7 +108,12 @@ fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now:
             return Outcome::WaitsForQuiet;
         }
     }
-    let record = released(&appender, newest, change, log.change(held.first).map(|(_, first)| first), held);
+    let first = log.change(held.first).map(|(_, first)| first);
+    let aside = match change.kind {
+        ChangeKind::Delete => None,
+        _ => aside(appender.encoder, log, *entity, &mut settle.held, change, &newest.scopes),
+    };
+    let record = released(&appender, newest, change, first, (held, aside));
     settle.held.release(name);
     let (is_added, key) = (change.kind == ChangeKind::Add, key.clone());
     log.append(now, record);
@@ -120,7 +127,7 @@ fn released(
     newest: &Record,
     change: &ObjectChange,
     first: Option<&ObjectChange>,
-    held: &HeldObject,
+    (held, aside): (&HeldObject, Option<Bytes>),
 ) -> Record {
     let kind = match (change.kind, first) {
         (ChangeKind::Delete, _) => ChangeKind::Delete,
@@ -131,7 +138,7 @@ fn released(
     let object = String::from_utf8_lossy(&change.object);
     let event = match kind {
         ChangeKind::Delete => appender.encoder.encode_delete(&object, change.may_be_exception),
-        kind => appender.encoder.encode(kind, &object),
+        kind => appender.encoder.encode_moved(kind, &object, aside),
     };
     let broadcast = match held.broadcast {
         Broadcast::HeldFrom(writer) => Broadcast::Only(writer),

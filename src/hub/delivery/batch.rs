@@ -1,6 +1,6 @@
 //! What is handed to many at once.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -10,7 +10,7 @@ use super::{
         log::{Log, Record},
         visibility::{Envelope, Mode, Pages},
     },
-    tree,
+    order, tree,
 };
 use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
@@ -110,6 +110,25 @@ fn in_tree_order<'l>(
     few
 }
 
+/// What brings the siblings among these records, and what changed of others since, to their places.
+fn steps(
+    core: &Core,
+    log: &Log,
+    entity: EntityIndex,
+    records: &[(Sequence, Option<&Record>)],
+    from: Sequence,
+) -> Vec<(Sequence, Envelope)> {
+    if core.encoder(entity).order_key.is_none() {
+        return Vec::new();
+    }
+    let changes = records.iter().filter_map(|(_, record)| record.filter(|record| record.shows_object())?.change());
+    let mut parents = HashSet::new();
+    let firsts = changes.filter(|change| change.parents.first().is_some_and(|parent| parents.insert(parent)));
+    let steps = firsts.filter_map(|change| order::steps(core, log, entity, change, from));
+    let envelope = |(at, record, step)| (at, Envelope::of_step(core, record, step));
+    steps.flat_map(|(_, steps)| steps.into_iter().map(envelope)).collect()
+}
+
 impl Repeat {
     /// What is resent, as it is now.
     pub(crate) fn prepare(&self, core: &Core) -> RepeatBatch {
@@ -141,8 +160,13 @@ impl Repeat {
                     let mode = Mode::Resend { from: range.start, pages };
                     Some((at, Envelope::of_record(core, &log, at, record?, mode)))
                 };
+                let steps = steps(core, &log, entity, &newest, range.start);
+                let deletions = newest.partition_point(|(_, record)| record.is_some_and(Record::shows_object));
+                let (there, gone) = newest.split_at(deletions);
+                let all = there.iter().copied().filter_map(envelope).chain(steps);
+                let all = all.chain(gone.iter().copied().filter_map(envelope));
                 let mut bytes = 0;
-                let records = newest.into_iter().filter_map(envelope).take_while(|(_, envelope)| {
+                let records = all.take_while(|(_, envelope)| {
                     let is_little = bytes <= REPEAT_BYTES;
                     bytes += envelope.frame_bytes();
                     is_little

@@ -26,7 +26,12 @@ pub(crate) enum Position {
     Row(usize),
     Record(Sequence),
     /// The same, of a record whose ancestors up to this one have been sent before it.
-    Below { record: Sequence, ancestor: Sequence },
+    Below {
+        record: Sequence,
+        ancestor: Sequence,
+    },
+    /// Siblings, the first of which this is, that are brought to their places behind what else of them the log holds.
+    Siblings(Sequence),
     /// A deletion of a tree, which follows what else the log holds.
     Deletion(Sequence),
     /// Behind everything.
@@ -38,7 +43,7 @@ impl Position {
     pub(crate) fn record(self) -> Option<Sequence> {
         match self {
             Self::Record(at) | Self::Below { record: at, .. } => Some(at),
-            Self::Tombstone(_) | Self::Row(_) | Self::Deletion(_) | Self::End => None,
+            Self::Tombstone(_) | Self::Row(_) | Self::Siblings(_) | Self::Deletion(_) | Self::End => None,
         }
     }
 
@@ -47,7 +52,7 @@ impl Position {
         match self {
             Self::Row(row) => Some(row),
             Self::Tombstone(_) => Some(0),
-            Self::Record(_) | Self::Below { .. } | Self::Deletion(_) | Self::End => None,
+            Self::Record(_) | Self::Below { .. } | Self::Siblings(_) | Self::Deletion(_) | Self::End => None,
         }
     }
 }

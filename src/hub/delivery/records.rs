@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     chunk::{Chunk, Position},
-    tree,
+    order, tree,
 };
 use crate::{
     change::ChangeKind,
@@ -36,7 +36,7 @@ impl Records {
         // What the log holds from before is in the rows, or newer there.
         let mode = Mode::Resend { from, pages };
         let mut sent = HashSet::new();
-        if !matches!(position, Position::Deletion(_)) {
+        if !matches!(position, Position::Siblings(_) | Position::Deletion(_)) {
             let begin = position.record().unwrap_or_else(|| from.min(messages_from));
             for (sequence, record) in core.newest(log, entity, begin, from, messages_from) {
                 let is_needed = |record: &&Record| sequence >= only_gone_before || !record.shows_object();
@@ -46,7 +46,8 @@ impl Records {
                 let mut place = Position::Record(sequence);
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
                     let behind = tree::ancestors_behind(log, entity, (sequence, change), from, &mut sent);
-                    let done = |(at, _): &(Sequence, _)| position == Position::Below { record: sequence, ancestor: *at };
+                    let done =
+                        |(at, _): &(Sequence, _)| position == Position::Below { record: sequence, ancestor: *at };
                     let rest = behind.iter().position(done).map_or(0, |last| last + 1);
                     for (at, ancestor) in &behind[rest..] {
                         if !chunk.add(place, resolver.record(*at, ancestor, mode)) {
@@ -60,6 +61,13 @@ impl Records {
                 }
             }
         }
+        let is_ordered = is_tree && core.encoder(entity).order_key.is_some();
+        if is_ordered
+            && !matches!(position, Position::Deletion(_))
+            && !self.add_steps(chunk, position, resolver, entity)
+        {
+            return;
+        }
         if is_tree {
             let begin = if let Position::Deletion(at) = position { at } else { from };
             for (sequence, record) in core.newest(log, entity, begin, from, Sequence::MAX) {
@@ -69,6 +77,35 @@ impl Records {
                 }
             }
         }
+    }
+}
+
+impl Records {
+    /// Adds the steps that bring siblings to their places; false where some of them must wait for the next chunk.
+    fn add_steps(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
+        let Resolver { core, log, .. } = resolver;
+        let begin = if let Position::Siblings(at) = position { at } else { self.from };
+        let mut placed = HashSet::new();
+        for (sequence, record) in core.newest(log, entity, begin, self.from, Sequence::MAX) {
+            let Some(change) = record.and_then(Record::change).filter(|change| change.kind != ChangeKind::Delete)
+            else {
+                continue;
+            };
+            if change.parents.first().is_none_or(|parent| !placed.insert(parent)) {
+                continue;
+            }
+            let Some((first, steps)) = order::steps(core, log, entity, change, self.from) else { continue };
+            // The others have been placed with the chunk before.
+            if first != sequence {
+                continue;
+            }
+            let mut steps = steps.into_iter().filter_map(|(_, record, step)| resolver.step(record, step));
+            if !chunk.add(Position::Siblings(sequence), steps.next()) {
+                return false;
+            }
+            chunk.lines.extend(steps.map(|line| (Position::Siblings(sequence), line)));
+        }
+        true
     }
 }
 

@@ -173,6 +173,11 @@ impl Log {
         self.index(entity).children.get(key).into_iter().flatten().cloned().collect()
     }
 
+    /// The same, one by one.
+    pub(crate) fn children_of(&self, entity: EntityIndex, key: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.index(entity).children.get(key).into_iter().flatten()
+    }
+
     /// The keys of the objects known to be deleted with this one, each before its parent.
     pub(crate) fn descendants(&self, entity: EntityIndex, key: &str) -> Vec<Arc<str>> {
         let children = &self.index(entity).children;

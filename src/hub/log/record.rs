@@ -6,7 +6,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::{change::ChangeKind, entity::EntityIndex, scope::Scopes, sequence::Sequence, session::Session};
+use crate::{
+    change::ChangeKind,
+    entity::{EntityIndex, Place},
+    scope::Scopes,
+    sequence::Sequence,
+    session::Session,
+};
 
 /// What one record costs besides its frame: the entry itself and its place in the index.
 const OVERHEAD: usize = 224;
@@ -102,7 +108,8 @@ impl Record {
             Some(ObjectChange { prior: PriorState::Known(state), ever, .. }) => state.bytes() + ever.bytes(),
             _ => 0,
         };
-        OVERHEAD + self.frame.len() + self.scopes.bytes() + prior
+        let place = self.change().and_then(|change| change.place.as_ref()).map_or(0, |place| place.bytes());
+        OVERHEAD + self.frame.len() + self.scopes.bytes() + prior + place
     }
 }
 
@@ -179,6 +186,8 @@ pub(crate) struct ObjectChange {
     pub(crate) added: Option<Sequence>,
     /// The keys of the objects that this one is deleted with: a parent, or both ends of a link.
     pub(crate) parents: Box<[Arc<str>]>,
+    /// Where it stands among its siblings, if pages are to show that.
+    pub(crate) place: Option<Arc<Place>>,
     /// Of a deletion: the object may have been an exception of a series.
     pub(crate) may_be_exception: bool,
     /// Only a request claims that there is such an object here: the log of other scopes does not rely on it.

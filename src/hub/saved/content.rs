@@ -48,10 +48,10 @@ pub(super) fn fingerprint(encoder: &EntityEncoder) -> String {
     if encoder.is_presence {
         return random::id();
     }
-    let EntityEncoder { entity, payload_key, widget, parent_keys, has_snapshot, is_scoped, scoped_ids, view, .. } =
-        encoder;
+    let EntityEncoder { entity, payload_key, widget, parent_keys, order_key, .. } = encoder;
+    let EntityEncoder { has_snapshot, is_scoped, scoped_ids, view, .. } = encoder;
     let view = view.as_ref().map(|view| (view.visible.is_some(), view.project.is_some()));
-    format!("{:?}", (entity, payload_key, widget, parent_keys, has_snapshot, is_scoped, scoped_ids, view))
+    format!("{:?}", (entity, payload_key, widget, parent_keys, order_key, has_snapshot, is_scoped, scoped_ids, view))
 }
 
 impl Content {

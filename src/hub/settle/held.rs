@@ -59,6 +59,8 @@ pub(crate) struct Held {
     left: HashSet<Named>,
     /// The same may be so of any other object.
     is_something_left: bool,
+    /// Objects below which another one stood for a moment since then.
+    beside: HashMap<Named, Sequence>,
 }
 
 impl Held {
@@ -165,6 +167,15 @@ impl Held {
         self.is_something_left || self.left.contains(name)
     }
 
+    /// Another object stands below this one for a moment.
+    pub(crate) fn stand_beside(&mut self, name: Named, at: Sequence) {
+        self.beside.insert(name, at);
+    }
+
+    pub(crate) fn was_beside(&self, name: &Named) -> bool {
+        self.beside.contains_key(name)
+    }
+
     /// The first record that some page has not been sent.
     pub(crate) fn first(&self) -> Option<Sequence> {
         self.objects.values().map(|held| held.first).min()
@@ -188,6 +199,7 @@ impl Held {
             self.objects.iter().filter(|(_, held)| is_resent(held)).map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.release(name));
         self.unsettled.retain(|_, at| *at >= before);
+        self.beside.retain(|_, at| *at >= before);
         if self.unsettled.is_empty() {
             self.left.clear();
             self.is_something_left = false;

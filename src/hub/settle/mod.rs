@@ -169,6 +169,23 @@ enum WindowState {
     Resent,
 }
 
+impl ContendedWindow {
+    fn new(now: Instant, from: Sequence, mark: u64) -> Self {
+        Self {
+            from,
+            repeated: from,
+            unsure_until: from,
+            state: WindowState::Uncontended,
+            since: now,
+            closed: [from; CLOSINGS],
+            forced: 0,
+            young_from: from,
+            born: mark,
+            mark,
+        }
+    }
+}
+
 impl Settle {
     /// Answers of a server before this one may be on their way still.
     pub(crate) fn new(now: Instant) -> Self {
@@ -232,18 +249,7 @@ impl Settle {
         let from = missed.map_or(write.log_end, |from| from.min(write.log_end));
         let from = if hangs || missed.is_some() { from.max(reach()) } else { from };
         let is_contended = born.is_some() || missed.is_some() || self.was_overtaken(write);
-        let window = self.window.get_or_insert(ContendedWindow {
-            from,
-            repeated: from,
-            unsure_until: from,
-            state: WindowState::Uncontended,
-            since: now,
-            closed: [from; CLOSINGS],
-            forced: 0,
-            young_from: from,
-            born: mark,
-            mark,
-        });
+        let window = self.window.get_or_insert_with(|| ContendedWindow::new(now, from, mark));
         window.from = window.from.min(from);
         window.mark = mark;
         if is_contended {
@@ -399,6 +405,14 @@ impl Settle {
         window.since = now;
         again.retain(|(range, _)| !range.is_empty());
         again.into_iter().map(|(range, is_last)| Due { range, is_last, known_before, held_before }).collect()
+    }
+
+    /// Some page may have missed what was published from a place of the log on, whether or not a write did that.
+    pub(crate) fn missed(&mut self, now: Instant, from: Sequence) {
+        self.marks += 1;
+        let mark = self.marks;
+        let window = self.window.get_or_insert_with(|| ContendedWindow::new(now, from, mark));
+        (window.mark, window.state) = (mark, WindowState::Missed);
     }
 
     /// Something is resent at the next quiet moment in any case.

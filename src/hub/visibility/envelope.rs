@@ -235,6 +235,12 @@ impl Envelope {
         Self { moved, ..envelope }
     }
 
+    /// One step of the object of a record that is resent, to its place among its siblings: for those who have the object.
+    pub(crate) fn of_step(core: &Core, record: &Record, step: Frame) -> Self {
+        let object = restricted_object(core, record);
+        Self { scopes: record.scopes.clone(), object, ..Self::to_one(record.entity, step, None) }
+    }
+
     /// A deletion that the log holds as a tombstone.
     pub(crate) fn of_tombstone(core: &Core, entity: EntityIndex, sequence: Sequence, tombstone: &Tombstone) -> Self {
         let scopes = &tombstone.scopes;

@@ -35,7 +35,7 @@ use super::{
     log::{Log, ObjectChange, ObjectRef, PossiblyShown, PriorState, Record, RecordKind, Tombstone},
     snapshot::{Row, RowKind},
 };
-use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, object::quoted, sequence::Sequence};
+use crate::{change::ChangeKind, entity::EntityIndex, frame::Frame, lock::lock, object::quoted, sequence::Sequence};
 
 /// What one recipient is sent, as far as no hook is needed for it.
 #[derive(Debug)]
@@ -101,6 +101,12 @@ impl Resolver<'_> {
         let envelope = Envelope::new(core, Some((log, sequence)), record, mode, false, moved);
         let is_meant = envelope.to(recipient).is_some_and(|it| it.leaves || !matches!(mode, Mode::Retract { .. }));
         is_meant.then_some(Resolved::Send(envelope))
+    }
+
+    /// One step of the object of a record that is resent, to its place among its siblings.
+    pub(crate) fn step(&self, record: &Record, step: Frame) -> Option<Resolved> {
+        let is_received = self.recipient.receives(&record.scopes);
+        is_received.then(|| Resolved::Send(Envelope::of_step(self.core, record, step)))
     }
 
     /// That an object is gone which the log does not know any more, to one who was sent that before.

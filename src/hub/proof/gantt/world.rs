@@ -797,7 +797,7 @@ fn new_page(client: usize, loads: u64) -> Page {
 /// A change in the form that every page reads.
 fn in_normal_form(kind: Kind, change: &Change) -> Change {
     let is_there = kind == Kind::Task && change.kind() != ChangeKind::Delete;
-    let object = is_there.then(|| Widget::GanttTasks.normal_form(change.object())).flatten();
+    let object = is_there.then(|| Widget::GanttTasks.normal_form(change.object(), None)).flatten();
     object.map_or_else(|| change.clone(), |object| Change { object: object.into(), ..change.clone() })
 }
 
