@@ -193,6 +193,14 @@ impl EntityEncoder {
         self.head(ChangeKind::Delete).event(format!(r#"{{"id":{id}}}"#)).frame
     }
 
+    /// The newest state of an object in a tree, but at the root.
+    pub(crate) fn encode_at_root(&self, object: &Bytes, can_add: bool) -> Frame {
+        let text = String::from_utf8_lossy(object);
+        let at_root =
+            Object::of(&text).zip(self.parent_keys.first()).map(|(object, key)| object.with(key, "0").to_json());
+        self.encode_upsert(&at_root.map_or_else(|| object.clone(), Bytes::from), can_add).for_pages(false)
+    }
+
     /// As [`encode_upsert`](Self::encode_upsert), for an object that was only added: a page that has it needs nothing,
     /// and the client applies a thousand adds in the time of four updates.
     pub(crate) fn encode_add(&self, object: &Bytes) -> Upsert {

@@ -63,6 +63,7 @@ impl SnapshotFrames {
             keys: keys(identity.receives(), change.id()),
             frame: encoder.encode_delete(change.object(), true).frame.into(),
             object: None,
+            parent: None,
             kind: RowKind::Gone,
         });
         let received = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
@@ -75,16 +76,10 @@ impl SnapshotFrames {
             let mut log = lock(log);
             some.iter().flatten().for_each(|key| log.remove_tombstone(entity, key, at));
         }
-        if encoder.is_tree() {
-            let parent = |row: &Change| encoder.parents_in(row.object()).into_iter().next().map(Arc::from);
-            let places: Vec<_> = usable.iter().zip(&there).map(|(row, keys)| (keys, parent(row))).collect();
-            for some in places.chunks(KEYS_AT_ONCE) {
-                let mut log = lock(log);
-                for (keys, parent) in some {
-                    keys.iter().for_each(|key| log.set_stored_place(entity, key, parent.clone(), at));
-                }
-            }
-        }
+        let parent = |row: &Change| {
+            let parent = encoder.is_tree().then(|| encoder.parents_in(row.object()).into_iter().next())??;
+            Some(Arc::from(&*encoder.key(row.scopes(), &parent)))
+        };
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
         let mut order = Order { encoder, count: 0, first: None };
@@ -95,10 +90,18 @@ impl SnapshotFrames {
                 None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
                 None => (order.frame(&object), None),
             };
-            Row { id: change.id().into(), keys, frame, object, kind: RowKind::Object }
+            Row { id: change.id().into(), keys, frame, object, parent: parent(change), kind: RowKind::Object }
         });
         let scopes = identity.receives().clone();
-        let (gone, rows) = (gone.collect(), marker.into_iter().chain(objects).collect());
+        let (gone, rows): (_, Arc<[Row]>) = (gone.collect(), marker.into_iter().chain(objects).collect());
+        if encoder.is_tree() {
+            for some in rows.chunks(KEYS_AT_ONCE) {
+                let mut log = lock(log);
+                for row in some.iter().filter(|row| row.kind == RowKind::Object) {
+                    row.keys.iter().for_each(|key| log.set_stored_place(entity, key, row.parent.clone(), at));
+                }
+            }
+        }
         let read = encoder.widget.family().map(|_| Instant::now());
         (Self { at, scopes, gone, rows, takes_away: false, read }, unusable)
     }
@@ -173,12 +176,21 @@ pub(crate) struct Row {
     pub(super) frame: Frame,
     /// The object itself, where it is asked who may see it.
     pub(super) object: Option<Bytes>,
+    /// The key of its parent in a tree.
+    pub(super) parent: Option<Arc<str>>,
     pub(super) kind: RowKind,
 }
 
 impl Row {
     fn marker(frame: Bytes) -> Self {
-        Self { id: RESYNC.into(), keys: Box::default(), frame: frame.into(), object: None, kind: RowKind::Marker }
+        Self {
+            id: RESYNC.into(),
+            keys: Box::default(),
+            frame: frame.into(),
+            object: None,
+            parent: None,
+            kind: RowKind::Marker,
+        }
     }
 }
 

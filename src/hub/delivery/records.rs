@@ -11,8 +11,8 @@ use crate::{
     entity::EntityIndex,
     hub::{
         log::{ObjectChange, Record},
-        snapshot::{RowKind, SnapshotFrames},
-        visibility::{Mode, Pages, Resolver},
+        snapshot::{Row, RowKind, SnapshotFrames},
+        visibility::{Mode, Pages, Resolved, Resolver},
     },
     sequence::Sequence,
 };
@@ -35,6 +35,7 @@ impl Records {
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
         let mode = Mode::Resend { from, pages };
+        let owner = resolver.recipient.owner;
         let mut sent = HashSet::new();
         if !matches!(position, Position::Siblings(_) | Position::Deletion(_)) {
             let begin = position.record().unwrap_or_else(|| from.min(messages_from));
@@ -45,11 +46,12 @@ impl Records {
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
                 let mut place = Position::Record(sequence);
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
-                    let behind = tree::ancestors_behind(log, entity, (sequence, change), from, &mut sent);
+                    let behind = tree::ancestors_behind(log, entity, (sequence, change), (from, owner), &mut sent);
                     let done =
-                        |(at, _): &(Sequence, _)| position == Position::Below { record: sequence, ancestor: *at };
+                        |(at, ..): &(Sequence, _, _)| position == Position::Below { record: sequence, ancestor: *at };
                     let rest = behind.iter().position(done).map_or(0, |last| last + 1);
-                    for (at, ancestor) in &behind[rest..] {
+                    for (at, ancestor, is_held) in &behind[rest..] {
+                        let mode = if *is_held { Mode::AtRoot { from } } else { mode };
                         if !chunk.add(place, resolver.record(*at, ancestor, mode)) {
                             return;
                         }
@@ -122,13 +124,15 @@ impl Rows<'_> {
     /// Adds the rows from one on; false where some of them must wait for the next chunk.
     pub(super) fn add_to(self, chunk: &mut Chunk, first: usize, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
         let Self { snapshot, from, skips_marker } = self;
-        let (log, at) = (resolver.log, snapshot.at);
+        let (core, log, at) = (resolver.core, resolver.log, snapshot.at);
         for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
             let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
             let is_old = row.kind != RowKind::Gone && row.keys.iter().any(is_newer);
             // What the log holds of it is newer, and comes later.
-            let line = if is_wanted && !is_old {
+            let line = if is_old && row.kind == RowKind::Object && core.encoder(entity).is_tree() {
+                self.instead_of(row, resolver, entity)
+            } else if is_wanted && !is_old {
                 let since = row.keys.iter().find_map(|key| log.there_since(entity, key, at));
                 resolver.row(entity, row, since)
             } else {
@@ -145,6 +149,23 @@ impl Rows<'_> {
             chunk.lines.extend(newer.map(|line| (Position::Row(number), line)));
         }
         true
+    }
+}
+
+impl Rows<'_> {
+    /// What is sent instead of an object in a tree of which the log knows something newer: what follows may hang below it.
+    fn instead_of(self, row: &Row, resolver: Resolver<'_>, entity: EntityIndex) -> Option<Resolved> {
+        let newest = row.keys.iter().find_map(|key| resolver.log.newest_record(entity, key));
+        let (sequence, record, change) = newest.filter(|(_, _, change)| change.kind != ChangeKind::Delete)?;
+        if record.broadcast.is_held_from(resolver.recipient.owner) && change.kind == ChangeKind::Add {
+            return None;
+        }
+        let stays = change.parents.first() == row.parent.as_ref();
+        let mode = match stays && !record.broadcast.is_held_from(resolver.recipient.owner) {
+            true => Mode::Resend { from: self.from, pages: Pages::Any },
+            false => Mode::AtRoot { from: self.from },
+        };
+        resolver.record(sequence, record, mode)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use crate::{
     change::ChangeKind,
     entity::EntityIndex,
-    hub::log::{Log, ObjectChange, Record},
+    hub::log::{Log, ObjectChange, Owner, Record},
     sequence::Sequence,
 };
 
@@ -16,20 +16,28 @@ pub(super) fn place(log: &Log, entity: EntityIndex, change: &ObjectChange) -> (b
 }
 
 /// The ancestors of an object that are to be sent before it, the highest first: those that changed after it, and so stand
-/// behind it in the log. What has been `sent` before with the same chunk is left out.
+/// behind it in the log. What has been `sent` before with the same chunk is left out. One whose newest place is held goes to
+/// the root for so long (true), and what is above it does not matter then.
 pub(super) fn ancestors_behind<'l>(
     log: &'l Log,
     entity: EntityIndex,
     (sequence, change): (Sequence, &ObjectChange),
-    from: Sequence,
+    (from, owner): (Sequence, Option<Owner>),
     sent: &mut HashSet<Arc<str>>,
-) -> Vec<(Sequence, &'l Record)> {
+) -> Vec<(Sequence, &'l Record, bool)> {
     let mut behind = Vec::new();
     for key in log.ancestors(entity, change) {
         let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { continue };
         let is_there = ancestor.kind != ChangeKind::Delete && at >= from && key != change.key;
-        if is_there && at > sequence && sent.insert(key) {
-            behind.push((at, record));
+        let is_held = is_there && record.broadcast.is_held_from(owner);
+        if is_held && ancestor.kind == ChangeKind::Add {
+            break;
+        }
+        if is_there && (is_held || at > sequence) && sent.insert(key) {
+            behind.push((at, record, is_held));
+        }
+        if is_held {
+            break;
         }
     }
     behind.reverse();

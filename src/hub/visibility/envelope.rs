@@ -92,6 +92,9 @@ pub(crate) enum Mode {
     Live,
     /// The newest state, to pages that may have missed anything from a sequence number on.
     Resend { from: Sequence, pages: Pages },
+    /// As a resend, but at the root of its tree, also where its newest place is held: pages that have an object where it was
+    /// before can be sent nothing that hangs below it now. Its place follows.
+    AtRoot { from: Sequence },
     /// Only that the object is gone, to pages that may be showing it and must not.
     Retract { from: Sequence },
     /// To a page that was sent before that it is gone: that again, or its newest state where it may be seen.
@@ -104,7 +107,7 @@ impl Mode {
         match self {
             Self::Live => sequence,
             Self::Resend { from, pages: Pages::ThatHave { everything_before } } => from.min(everything_before),
-            Self::Resend { from, pages: Pages::Any } | Self::Retract { from } => from,
+            Self::Resend { from, pages: Pages::Any } | Self::AtRoot { from } | Self::Retract { from } => from,
             Self::Reminder => Sequence::MAX,
         }
     }
@@ -113,6 +116,7 @@ impl Mode {
     pub(super) fn reaches(self, broadcast: Broadcast, recipient: &Recipient) -> bool {
         match self {
             Self::Live => broadcast.reaches(recipient.owner),
+            Self::AtRoot { .. } => true,
             Self::Resend { .. } | Self::Retract { .. } | Self::Reminder => !broadcast.is_held_from(recipient.owner),
         }
     }
@@ -221,6 +225,7 @@ impl Envelope {
                 Cleared::new(replay_frame(core, place, record, change, pages))
             }
             Mode::Reminder => Cleared::new(replay_frame(core, place, record, change, Pages::Any)),
+            Mode::AtRoot { .. } => Cleared::new(encoder.encode_at_root(&change.object, change.can_be_added(encoder))),
             Mode::Live | Mode::Resend { .. } | Mode::Retract { .. } => envelope.frame,
         };
         let is_drawn = !change.is_only_added || !matches!(mode, Mode::Live | Mode::Resend { .. });

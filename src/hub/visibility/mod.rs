@@ -81,6 +81,9 @@ impl Resolver<'_> {
         }
         if let RecordKind::Change(change) = &record.kind {
             if core.encoder(record.entity).view.is_some() {
+                if matches!(mode, Mode::AtRoot { .. }) {
+                    return None;
+                }
                 return self.check(sequence, record, change, mode);
             }
         }
@@ -97,7 +100,9 @@ impl Resolver<'_> {
         if !receives && !recipient.has_received_any(&prior) {
             return None;
         }
-        let moved = prior.iter().any(|prior| prior.scopes != record.scopes || !receives).then_some(prior);
+        let is_moved = !matches!(mode, Mode::AtRoot { .. });
+        let moved =
+            prior.iter().any(|prior| prior.scopes != record.scopes || !receives).then_some(prior).filter(|_| is_moved);
         let envelope = Envelope::new(core, Some((log, sequence)), record, mode, false, moved);
         let is_meant = envelope.to(recipient).is_some_and(|it| it.leaves || !matches!(mode, Mode::Retract { .. }));
         is_meant.then_some(Resolved::Send(envelope))
@@ -157,7 +162,7 @@ impl Resolver<'_> {
             prior,
             form: match mode {
                 Mode::Live if is_add => Form::Add,
-                Mode::Live => Form::Update,
+                Mode::Live | Mode::AtRoot { .. } => Form::Update,
                 Mode::Resend { pages, .. } => {
                     Form::Resend { is_known: change.is_known_to(pages), is_only_added: change.is_only_added }
                 }

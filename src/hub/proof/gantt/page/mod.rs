@@ -120,6 +120,8 @@ pub(super) struct Page {
     in_flight: BTreeMap<u64, (Kind, Id)>,
     last_number: u64,
     last_temporary_id: Id,
+    /// It has thrown and does not save any more, by a ring in which a task stands that is being saved.
+    is_unusable: bool,
     /// It hangs; true where a change of its own that is not answered has to do with it.
     hung: Option<bool>,
     /// Exceptions, and updates of what is unknown.
@@ -154,6 +156,7 @@ impl Page {
             in_flight: BTreeMap::new(),
             last_number,
             last_temporary_id,
+            is_unusable: false,
             hung: None,
             thrown: Vec::new(),
             boxes: 0,
@@ -167,7 +170,10 @@ impl Page {
         }
         match code(self) {
             Ok(()) => {}
-            Err(Fault::Thrown(why)) => self.thrown.push(format!("throws: {why}")),
+            Err(Fault::Thrown(why)) => {
+                self.thrown.push(format!("throws: {why}"));
+                self.is_unusable |= self.silent && self.is_own_ring();
+            }
             Err(Fault::Hung) => self.hung = Some(self.is_own_ring()),
         }
     }
@@ -276,17 +282,23 @@ impl Page {
         self.tasks.get(&id).map(|task| task.parent)
     }
 
-    /// Whether it hangs; and if so, whether a change of its own that is not answered has to do with it.
+    /// Whether it hangs, or does nothing any more; and if so, whether a change of its own that is not answered has to do with it.
     pub(super) fn hangs(&self) -> Option<bool> {
-        self.hung
+        self.hung.or(self.is_unusable.then_some(true))
     }
 
     /// Whether one of the tasks that stand in a ring is being saved.
     fn is_own_ring(&self) -> bool {
         let saved = &self.modes[Kind::Task as usize];
-        let in_ring = |id: &Id| self.branches.get(id).is_some_and(|_| self.each_item(*id).is_err());
-        let is_in_it = |id: &Id| self.tasks.contains_key(id) && in_ring(id);
-        saved.in_progress.keys().chain(&saved.updated).any(is_in_it)
+        let is_in_branches = |id: Id| self.branches.get(&id).is_some_and(|_| self.each_item(id).is_err());
+        let above = |id: Id| std::iter::successors(Some(id), |id| self.parent(*id)).skip(1).take(self.tasks.len());
+        let is_in_ring = |id: &&Id| is_in_branches(**id) || above(**id).any(|above| above == **id);
+        saved
+            .in_progress
+            .keys()
+            .chain(&saved.updated)
+            .filter(|id| self.tasks.contains_key(id))
+            .any(|id| is_in_ring(&id))
     }
 
     /// False while the page drops the user's changes.
