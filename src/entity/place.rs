@@ -70,7 +70,7 @@ pub(crate) fn with_index<'t>(mut task: Object<'t>, key: &str) -> Object<'t> {
 
 /// A whole number from 0 on, as a number or text.
 fn index_in(raw: &str) -> Option<u64> {
-    let text = string(raw).unwrap_or(raw.into());
+    let text = string(raw).unwrap_or_else(|| raw.into());
     let digits = text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|digit| digit == b'0'));
     digits.map_or(&*text, |(digits, _)| digits).parse().ok().filter(|index| *index <= u64::from(u32::MAX))
 }

@@ -93,7 +93,17 @@ impl<'a> Batch<'a> {
     pub(crate) fn of(changes: &'a [Change], write: WriteContext) -> Self {
         let encoded = changes.iter().map(|_| None).collect();
         let published = Published { changes: 0, elsewhere: false };
-        Self { changes, done: 0, encoded, write, parts: Vec::new(), announced: Vec::new(), keys: None, published, moved: 0 }
+        Self {
+            changes,
+            done: 0,
+            encoded,
+            write,
+            parts: Vec::new(),
+            announced: Vec::new(),
+            keys: None,
+            published,
+            moved: 0,
+        }
     }
 
     /// Whether it is known which object its write is about: others may have changed along.

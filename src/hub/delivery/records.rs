@@ -66,7 +66,10 @@ impl Records {
             }
         }
         let is_ordered = is_tree && core.encoder(entity).order_key.is_some();
-        if is_ordered && !matches!(position, Position::Deletion(_)) && !self.add_steps(chunk, position, resolver, entity) {
+        if is_ordered
+            && !matches!(position, Position::Deletion(_))
+            && !self.add_steps(chunk, position, resolver, entity)
+        {
             return;
         }
         if is_tree {
@@ -88,7 +91,8 @@ impl Records {
         let begin = if let Position::Siblings(at) = position { at } else { self.from };
         let mut placed = HashSet::new();
         for (sequence, record) in core.newest(log, entity, begin, self.from, Sequence::MAX) {
-            let Some(change) = record.and_then(Record::change).filter(|change| change.kind != ChangeKind::Delete) else {
+            let Some(change) = record.and_then(Record::change).filter(|change| change.kind != ChangeKind::Delete)
+            else {
                 continue;
             };
             if change.parents.first().is_none_or(|parent| !placed.insert(parent)) {

@@ -15,8 +15,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 pub(crate) use self::groups::Settles;
-pub(crate) use self::held::{HeldObject, Named, Until, WriteNumber};
 pub(crate) use self::held::Held;
+pub(crate) use self::held::{HeldObject, Named, Until, WriteNumber};
 use self::refusals::Refusals;
 use crate::sequence::Sequence;
 
