@@ -23,8 +23,9 @@ impl Entity {
     ///   included, so that numbers are published in the order in which they are committed. After the builder's
     ///   `write_lock_timeout` a write goes on without the others' leave, as one of the same object does otherwise.
     ///
-    /// [`LiveUpdates::publish`](crate::LiveUpdates::publish) of many siblings takes them in ascending order. With
-    /// [`scoped`](Self::scoped) the numbers are counted within each scope.
+    /// Siblings that are published together outside a request
+    /// ([`LiveUpdates::publish_many`](crate::LiveUpdates::publish_many)) end at their places when they are resent, in the next
+    /// quiet moment. With [`scoped`](Self::scoped) the numbers are counted within each scope.
     ///
     /// `build()` returns [`ConfigError::OrderKey`] if `field` is empty, if the entity is not made by
     /// [`gantt_tasks`](Self::gantt_tasks), and if it has [`visible`](Self::visible) or [`project`](Self::project): pages

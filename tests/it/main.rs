@@ -21,6 +21,7 @@ mod deletions;
 mod frames;
 mod gantt;
 mod gantt_objects;
+mod gantt_order;
 mod gantt_tree;
 mod handshake;
 mod hooks;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     super::{
-        encoder::EntityEncoder,
+        core::Core,
         log::{Broadcast, Log, ObjectChange, Record, RecordKind},
         settle::{Held, Named},
     },
@@ -37,7 +38,7 @@ impl Appender<'_> {
             return None;
         }
         let mut settles = lock(&self.core.settles);
-        aside(self.encoder, log, self.entity, &mut settles.of_mut(self.entity).held, moved, scopes)
+        aside(self.core, log, self.entity, &mut settles.of_mut(self.entity).held, moved, scopes)
     }
 
     /// The record of a task, in two steps where it has moved.
@@ -66,65 +67,64 @@ impl Appender<'_> {
         })
     }
 
-    /// Whether another task may have stood below this one for a moment, on pages that do not have it any more.
-    pub(super) fn was_beside(&self, key: &str) -> bool {
+    /// Whether another task has just stood below this one for a moment. A page that had deleted this one by then has lost what
+    /// hangs below that other task.
+    pub(super) fn was_beside(&self, key: &str, now: Instant) -> bool {
+        let name: Named = (self.entity, key.into());
         self.encoder.order_key.is_some()
-            && lock(&self.core.settles).of(self.entity).held.was_beside(&(self.entity, key.into()))
+            && lock(&self.core.settles).of(self.entity).held.was_beside(&name, now, self.core.times.settle.overlap)
     }
 }
 
 /// The first of the two steps of a task: below another parent that every page has. `None` where no such parent is known.
 pub(super) fn aside(
-    encoder: &EntityEncoder,
+    core: &Core,
     log: &Log,
     entity: EntityIndex,
     held: &mut Held,
     moved: &ObjectChange,
     scopes: &Scopes,
 ) -> Option<Bytes> {
+    let encoder = core.encoder(entity);
     let place = moved.place.as_deref()?;
     if !is_at_root(moved) {
         return Some(encoder.encode_aside(place, ROOT));
     }
-    let (key, id) = other_at_root(log, entity, held, moved, scopes)?;
-    held.stand_beside((entity, key), log.end());
-    Some(encoder.encode_aside(place, &quoted(&id)))
+    let below = other_at_root(core, log, entity, held, moved, scopes)?;
+    Some(encoder.encode_aside(place, &below))
 }
 
 pub(crate) fn is_at_root(change: &ObjectChange) -> bool {
     change.parents.first().is_none_or(|parent| **parent == *ROOT)
 }
 
-/// A task at the root, other than this one, that all pages have which have this one; with its id. One with children is
-/// preferred: a page may take a task without any for one of another type once something stands below it.
+/// The id of a task at the root, other than this one, that all pages have which have this one, as JSON text: this one is to
+/// stand below it for a moment. One with children is preferred: a page may take a task without any for one of another type once
+/// something stands below it.
 pub(crate) fn other_at_root(
+    core: &Core,
     log: &Log,
     entity: EntityIndex,
-    held: &Held,
+    held: &mut Held,
     moved: &ObjectChange,
     scopes: &Scopes,
-) -> Option<(Arc<str>, Arc<str>)> {
-    let mut found = None;
-    for key in log.children_of(entity, ROOT).take(MAX_LOOKED_AT) {
-        let Some((_, record, other)) = log.newest_record(entity, key) else { continue };
+) -> Option<String> {
+    let is_everywhere = |key: &Arc<str>| {
         let name: Named = (entity, key.clone());
-        let is_everywhere = other.kind != ChangeKind::Delete
-            && record.scopes == *scopes
-            && is_broadcast(record)
+        *key != moved.key
             && held.get(&name).is_none()
-            && !held.is_unsettled(&name);
-        if *key == moved.key || !is_everywhere {
-            continue;
-        }
-        let has_children = log.children_of(entity, key).next().is_some();
-        if has_children || found.is_none() {
-            found = Some((key.clone(), other.id.clone()));
-        }
-        if has_children {
-            break;
-        }
-    }
-    found
+            && !held.is_unsettled(&name)
+            && log
+                .newest_record(entity, key)
+                .is_some_and(|(_, record, _)| record.shows_object() && record.scopes == *scopes && is_broadcast(record))
+    };
+    let others: Vec<&Arc<str>> =
+        log.children_of(entity, ROOT).take(MAX_LOOKED_AT).filter(|key| is_everywhere(key)).collect();
+    let with_children = others.iter().find(|key| log.children_of(entity, key).next().is_some());
+    let key = with_children.or_else(|| others.first())?;
+    let (_, other) = log.newest(entity, key)?;
+    held.stand_beside((entity, (*key).clone()), Instant::now(), core.times.settle.overlap);
+    Some(quoted(&other.id))
 }
 
 /// Whether no page waits for a record.

@@ -111,7 +111,7 @@ fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now:
     let first = log.change(held.first).map(|(_, first)| first);
     let aside = match change.kind {
         ChangeKind::Delete => None,
-        _ => aside(appender.encoder, log, *entity, &mut settle.held, change, &newest.scopes),
+        _ => aside(core, log, *entity, &mut settle.held, change, &newest.scopes),
     };
     let record = released(&appender, newest, change, first, (held, aside));
     settle.held.release(name);

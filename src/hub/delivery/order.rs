@@ -84,11 +84,8 @@ fn steps_of<'l>(core: &Core, log: &Log, entity: EntityIndex, siblings: &[&Siblin
         [only] => {
             let mut settles = lock(&core.settles);
             let held = &mut settles.of_mut(entity).held;
-            let Some((key, id)) = other_at_root(log, entity, held, only.change, &only.record.scopes) else {
-                return Vec::new();
-            };
-            held.stand_beside((entity, key), log.end());
-            vec![aside(only, &quoted(&id)), back(only)]
+            let below = other_at_root(core, log, entity, held, only.change, &only.record.scopes);
+            below.map_or_else(Vec::new, |below| vec![aside(only, &below), back(only)])
         }
         // All stand below the first one, which then goes to its place with the help of the second one.
         [first, second, others @ ..] => {

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -59,8 +60,8 @@ pub(crate) struct Held {
     left: HashSet<Named>,
     /// The same may be so of any other object.
     is_something_left: bool,
-    /// Objects below which another one stood for a moment since then.
-    beside: HashMap<Named, Sequence>,
+    /// Objects below which another one has just stood for a moment.
+    beside: HashMap<Named, Instant>,
 }
 
 impl Held {
@@ -102,11 +103,7 @@ impl Held {
     }
 
     /// What is to be released at this time, unless something that it names is held, and when to look next.
-    pub(crate) fn due(
-        &self,
-        now: Instant,
-        longest: std::time::Duration,
-    ) -> (Vec<(Named, HeldObject)>, Option<Instant>) {
+    pub(crate) fn due(&self, now: Instant, longest: Duration) -> (Vec<(Named, HeldObject)>, Option<Instant>) {
         let mut next: Option<Instant> = None;
         let mut due = Vec::new();
         for (name, held) in &self.objects {
@@ -167,13 +164,15 @@ impl Held {
         self.is_something_left || self.left.contains(name)
     }
 
-    /// Another object stands below this one for a moment.
-    pub(crate) fn stand_beside(&mut self, name: Named, at: Sequence) {
-        self.beside.insert(name, at);
+    /// Another object stands below this one for a moment. A page that is deleting this one sends that within `overlap`.
+    pub(crate) fn stand_beside(&mut self, name: Named, now: Instant, overlap: Duration) {
+        self.beside.retain(|_, then| now.saturating_duration_since(*then) < overlap);
+        self.beside.insert(name, now);
     }
 
-    pub(crate) fn was_beside(&self, name: &Named) -> bool {
-        self.beside.contains_key(name)
+    /// Whether a page may have deleted this one before another object stood below it.
+    pub(crate) fn was_beside(&self, name: &Named, now: Instant, overlap: Duration) -> bool {
+        self.beside.get(name).is_some_and(|then| now.saturating_duration_since(*then) < overlap)
     }
 
     /// The first record that some page has not been sent.
@@ -199,7 +198,6 @@ impl Held {
             self.objects.iter().filter(|(_, held)| is_resent(held)).map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.release(name));
         self.unsettled.retain(|_, at| *at >= before);
-        self.beside.retain(|_, at| *at >= before);
         if self.unsettled.is_empty() {
             self.left.clear();
             self.is_something_left = false;
