@@ -291,11 +291,13 @@ impl EntityEncoder {
         let parents: Vec<Option<String>> = rows.iter().map(|row| parent(row)).collect();
         let place: HashMap<&str, usize> = rows.iter().enumerate().map(|(at, row)| (row.id(), at)).collect();
         let mut depths: Vec<Option<usize>> = vec![None; rows.len()];
+        let mut is_seen = vec![false; rows.len()];
         for at in 0..rows.len() {
             let mut path = Vec::new();
             let mut next = Some(at);
             // A ring ends where it comes back to its path.
-            while let Some(row) = next.filter(|row| depths[*row].is_none() && !path.contains(row)) {
+            while let Some(row) = next.filter(|row| depths[*row].is_none() && !is_seen[*row]) {
+                is_seen[row] = true;
                 path.push(row);
                 next = parents[row].as_deref().and_then(|parent| place.get(parent).copied());
             }
