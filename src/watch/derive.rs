@@ -215,7 +215,7 @@ pub(crate) fn derive_change<'a>(
     });
     let shown = sent.clone().filter(|_| adds);
     let drag = sent.as_ref().map_or(Drag::Unknown, |sent| entity.widget.drag(sent));
-    let shown_below = sent.as_ref().filter(|_| !adds).and_then(|sent| entity.shown_below(sent));
+    let shown_below = sent.as_ref().and_then(|sent| entity.shown_below(sent));
     let object = match (kind, sent, answer.row) {
         (ChangeKind::Delete, _, _) | (_, None, None) => None,
         (_, Some(object), None) | (_, None, Some(object)) => Some(object),

@@ -59,9 +59,12 @@ impl Appender<'_> {
             settle.held.unsettle(name.clone(), at);
             settle.contend();
         }
-        if let Some(below) =
-            sent.shown_below.as_deref().filter(|below| !change.parents.iter().any(|it| **it == **below))
-        {
+        // A new object is often sent with a parent that does not exist yet.
+        let is_elsewhere = |below: &&str| {
+            let is_gone = || log.tombstone(self.entity, below).is_some();
+            !change.parents.iter().any(|it| **it == **below) && (change.kind != ChangeKind::Add || is_gone())
+        };
+        if let Some(below) = sent.shown_below.as_deref().filter(is_elsewhere) {
             settle.held.unsettle(name.clone(), at);
             settle.held.leave((self.entity, below.into()));
             settle.contend();

@@ -77,14 +77,37 @@ impl Chunk {
     /// Adds what stands at a position, if that is anything; false when it must wait for the next chunk.
     pub(crate) fn add(&mut self, position: Position, line: Option<Resolved>) -> bool {
         let is_drawn = line.as_ref().is_some_and(Resolved::is_drawn);
-        if self.bytes > CHUNK_BYTES || self.looked_at >= CHUNK_RECORDS || (is_drawn && self.drawn >= self.room) {
+        let is_added = self.has_room(position, is_drawn) && self.push(position, line);
+        self.drawn += usize::from(is_added && is_drawn);
+        is_added
+    }
+
+    /// The same of lines that belong together: the pauses of a long resend do not come between them.
+    pub(crate) fn add_together(&mut self, lines: Vec<(Position, Option<Resolved>)>) -> bool {
+        let Some((first, _)) = lines.first() else { return true };
+        let is_drawn = lines.iter().any(|(_, line)| line.as_ref().is_some_and(Resolved::is_drawn));
+        let is_added =
+            self.has_room(*first, is_drawn) && lines.into_iter().all(|(position, line)| self.push(position, line));
+        self.drawn += usize::from(is_added && is_drawn);
+        is_added
+    }
+
+    fn has_room(&mut self, position: Position, is_drawn: bool) -> bool {
+        let has_room = !is_drawn || self.drawn < self.room;
+        if !has_room {
+            self.end = position;
+        }
+        has_room
+    }
+
+    fn push(&mut self, position: Position, line: Option<Resolved>) -> bool {
+        if self.bytes > CHUNK_BYTES || self.looked_at >= CHUNK_RECORDS {
             self.end = position;
             return false;
         }
         self.looked_at += 1;
         if let Some(line) = line {
             self.bytes += line.bytes();
-            self.drawn += usize::from(is_drawn);
             self.lines.push((position, line));
         }
         true

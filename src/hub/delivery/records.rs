@@ -45,20 +45,24 @@ impl Records {
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
                 let mut place = Position::Record(sequence);
+                let mut lines = Vec::new();
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
-                    let behind = tree::ancestors_behind(log, entity, (sequence, change), (from, owner), &mut sent);
+                    let above =
+                        tree::ancestors_to_send(log, entity, (sequence, change), (from, begin, owner), &mut sent);
                     let done =
                         |(at, ..): &(Sequence, _, _)| position == Position::Below { record: sequence, ancestor: *at };
-                    let rest = behind.iter().position(done).map_or(0, |last| last + 1);
-                    for (at, ancestor, is_held) in &behind[rest..] {
+                    let rest = above.iter().position(done).map_or(0, |last| last + 1);
+                    if let Some((ancestor, ..)) = rest.checked_sub(1).and_then(|last| above.get(last)) {
+                        place = Position::Below { record: sequence, ancestor: *ancestor };
+                    }
+                    for (at, ancestor, is_held) in &above[rest..] {
                         let mode = if *is_held { Mode::AtRoot { from } } else { mode };
-                        if !chunk.add(place, resolver.record(*at, ancestor, mode)) {
-                            return;
-                        }
+                        lines.push((place, resolver.record(*at, ancestor, mode)));
                         place = Position::Below { record: sequence, ancestor: *at };
                     }
                 }
-                if !chunk.add(place, record.and_then(|record| resolver.record(sequence, record, mode))) {
+                lines.push((place, record.and_then(|record| resolver.record(sequence, record, mode))));
+                if !chunk.add_together(lines) {
                     return;
                 }
             }

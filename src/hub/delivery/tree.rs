@@ -15,17 +15,18 @@ pub(super) fn place(log: &Log, entity: EntityIndex, change: &ObjectChange) -> (b
     (change.kind == ChangeKind::Delete, log.ancestors(entity, change).count())
 }
 
-/// The ancestors of an object that are to be sent before it, the highest first: those that changed after it, and so stand
-/// behind it in the log. What has been `sent` before with the same chunk is left out. One whose newest place is held goes to
-/// the root for so long (true), and what is above it does not matter then.
-pub(super) fn ancestors_behind<'l>(
+/// The ancestors of an object that are to be sent before it, the highest first: those that stand behind it in the log, since
+/// they changed after it, or before the place at which this chunk begins, since its page may have read its list meanwhile.
+/// What has been `sent` before with the same chunk is left out. One whose newest place is held goes to the root for so long
+/// (true), and what is above it does not matter then.
+pub(super) fn ancestors_to_send<'l>(
     log: &'l Log,
     entity: EntityIndex,
     (sequence, change): (Sequence, &ObjectChange),
-    (from, owner): (Sequence, Option<Owner>),
+    (from, begin, owner): (Sequence, Sequence, Option<Owner>),
     sent: &mut HashSet<Arc<str>>,
 ) -> Vec<(Sequence, &'l Record, bool)> {
-    let mut behind = Vec::new();
+    let mut above = Vec::new();
     for key in log.ancestors(entity, change) {
         let Some((at, record, ancestor)) = log.newest_record(entity, &key) else { continue };
         let is_there = ancestor.kind != ChangeKind::Delete && at >= from && key != change.key;
@@ -33,13 +34,13 @@ pub(super) fn ancestors_behind<'l>(
         if is_held && ancestor.kind == ChangeKind::Add {
             break;
         }
-        if is_there && (is_held || at > sequence) && sent.insert(key) {
-            behind.push((at, record, is_held));
+        if is_there && (is_held || at > sequence || at < begin) && sent.insert(key) {
+            above.push((at, record, is_held));
         }
         if is_held {
             break;
         }
     }
-    behind.reverse();
-    behind
+    above.reverse();
+    above
 }

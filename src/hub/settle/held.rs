@@ -47,8 +47,8 @@ pub(crate) struct HeldObject {
     pub(crate) broadcast: Broadcast,
     /// When it was held: no answer takes longer than the hold lasts at most.
     pub(crate) since: Instant,
-    /// It was added, and some pages are not to know yet.
-    pub(crate) is_new: bool,
+    /// From which pages it is held that it was added.
+    pub(crate) added: Option<Broadcast>,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +86,8 @@ impl Held {
         if self.objects.len() >= MAX_HELD && !self.objects.contains_key(&name) {
             return Broadcast::ToAll;
         }
-        let known = self.objects.entry(name).or_insert(HeldObject { first: at, until, broadcast, since: now, is_new });
+        let added = is_new.then_some(broadcast);
+        let known = self.objects.entry(name).or_insert(HeldObject { first: at, until, broadcast, since: now, added });
         if known.broadcast != broadcast {
             known.broadcast = Broadcast::Held;
         }

@@ -212,7 +212,7 @@ impl Resolver<'_> {
         let settles = lock(&core.settles);
         let held = &settles.of(entity).held;
         let of = |key: &Arc<str>| held.get(&(entity, key.clone()));
-        row.keys.iter().filter_map(of).any(|held| held.is_new && held.broadcast.is_held_from(recipient.owner))
+        row.keys.iter().filter_map(of).filter_map(|held| held.added).any(|added| added.is_held_from(recipient.owner))
     }
 
     /// A row of the store, as it was read for this recipient's identity; with what the log holds of its object `since`,

@@ -102,6 +102,10 @@ impl Store {
         let (kind, id) = (request.kind, request.id);
         match request.method {
             Method::Post if kind == Kind::Link && !self.has_ends(&request.body) => (Answer::Refused, nothing()),
+            // Its page has lost what it wanted to save.
+            Method::Post if kind == Kind::Task && !request.body.contains_key("start_date") => {
+                (Answer::Refused, nothing())
+            }
             Method::Post => {
                 let id = self.insert(kind, request.body.clone());
                 let written = Written { added: Some((kind, id)), ..nothing() };

@@ -678,14 +678,15 @@ impl World {
         let row = |kind, id| self.store.get(kind, id);
         let body = serde_json::to_string(&request.body).unwrap_or_default();
         let drag = Object::of(&body).map_or(Drag::Unknown, |body| Widget::GanttTasks.drag(&body));
-        let is_move = request.kind == Kind::Task && request.method == Method::Put;
-        let shown_below = Some(id_in(&request.body, "parent")).filter(|below| is_move && *below != ROOT);
+        let is_task = request.kind == Kind::Task;
+        let shown_below = Some(id_in(&request.body, "parent")).filter(|below| is_task && *below != ROOT);
         let shown_below = shown_below.map(|below| below.to_string().into());
         let mut all: Vec<(Kind, Change)> = Vec::new();
         all.extend(written.deleted.iter().filter_map(|(kind, id)| Some((*kind, Change::delete(id).ok()?))));
-        all.extend(
-            written.added.iter().filter_map(|(kind, id)| Some((*kind, Change::add(&row(*kind, *id)?).ok()?.whole()))),
-        );
+        all.extend(written.added.iter().filter_map(|(kind, id)| {
+            let change = Change::add(&row(*kind, *id)?).ok()?.whole();
+            Some((*kind, Change { shown_below: shown_below.clone(), ..change }))
+        }));
         all.extend(written.updated.iter().filter_map(|(kind, id)| {
             let change = Change::update(&row(*kind, *id)?).ok()?.whole();
             Some((*kind, Change { drag, shown_below: shown_below.clone(), ..change }))
