@@ -492,6 +492,7 @@ mod tests {
             keys: Box::default(),
             frame: Frame::from(Bytes::from_static(b"{}")),
             object: None,
+            place: None,
             kind: RowKind::Gone,
         };
         let gone = gone.iter().map(row).collect();

@@ -36,12 +36,15 @@ pub(super) fn ancestors_behind<'l>(
     behind
 }
 
-/// Whether an object was added from a sequence number on, and so was all that hangs below it, as far as the log knows. A page
+/// Whether an object was added from a sequence number on, and so was all that hangs below it, which is known whole. A page
 /// that was saving other things when its own new object was broadcast may hold it twice.
 pub(super) fn is_new(log: &Log, entity: EntityIndex, change: &ObjectChange, from: Sequence) -> bool {
     // What belongs to an object from before a refresh, the store alone knows.
     let from = from.max(log.refreshed(entity));
     let is_new = |change: &ObjectChange| change.added.is_some_and(|added| added >= from);
-    let is_known_new = |key: Arc<str>| log.newest(entity, &key).is_some_and(|(_, below)| is_new(below));
+    let is_known_new = |key: Arc<str>| log.newest(entity, &key).is_some_and(|(_, below)| below.whole && is_new(below));
+    if is_new(change) && log.refreshed(entity) > Sequence::ZERO {
+        eprintln!(change.id, change.added, log.refreshed(entity));
+    }
     is_new(change) && log.descendants(entity, &change.key).into_iter().all(is_known_new)
 }
