@@ -43,8 +43,5 @@ pub(super) fn is_new(log: &Log, entity: EntityIndex, change: &ObjectChange, from
     let from = from.max(log.refreshed(entity));
     let is_new = |change: &ObjectChange| change.added.is_some_and(|added| added >= from);
     let is_known_new = |key: Arc<str>| log.newest(entity, &key).is_some_and(|(_, below)| below.whole && is_new(below));
-    if is_new(change) && log.refreshed(entity) > Sequence::ZERO {
-        eprintln!(change.id, change.added, log.refreshed(entity));
-    }
     is_new(change) && log.descendants(entity, &change.key).into_iter().all(is_known_new)
 }
