@@ -493,6 +493,7 @@ mod tests {
             frame: Frame::from(Bytes::from_static(b"{}")),
             object: None,
             parent: None,
+            place: None,
             kind: RowKind::Gone,
         };
         let gone = gone.iter().map(row).collect();

@@ -64,6 +64,7 @@ impl SnapshotFrames {
             frame: encoder.encode_delete(change.object(), true).frame.into(),
             object: None,
             parent: None,
+            place: None,
             kind: RowKind::Gone,
         });
         let received = rows.iter().filter(|row| !encoder.is_scoped || row.scopes().intersects(identity.receives()));
@@ -82,15 +83,15 @@ impl SnapshotFrames {
         };
         // Behind the marker, which empties a page that may show what the log does not know.
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
-        let mut order = Order { encoder, count: 0, first: None };
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
+            let place = PlacedRow::of(encoder, &object);
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
                 None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
-                None => (order.frame(&object), None),
+                None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
             };
-            Row { id: change.id().into(), keys, frame, object, parent: parent(change), kind: RowKind::Object }
+            Row { id: change.id().into(), keys, frame, object, parent: parent(change), place, kind: RowKind::Object }
         });
         let scopes = identity.receives().clone();
         let (gone, rows): (_, Arc<[Row]>) = (gone.collect(), marker.into_iter().chain(objects).collect());
@@ -126,46 +127,24 @@ impl SnapshotFrames {
     }
 }
 
-/// The order of siblings in rows that are sent in this order: each task takes its place behind those before it.
-struct Order<'e> {
-    encoder: &'e EntityEncoder,
-    /// The tasks at the root so far.
-    count: usize,
-    /// The first of them, below which the others stand aside.
-    first: Option<(Arc<Place>, Bytes)>,
+/// A task with a place among its siblings, and the second step that brings it there.
+#[derive(Debug)]
+pub(crate) struct PlacedRow {
+    pub(super) place: Arc<Place>,
+    /// The task's id as JSON text.
+    pub(super) id: String,
+    pub(super) is_at_root: bool,
+    pub(super) back: Frame,
 }
 
-impl Order<'_> {
-    /// The frame of a row, which brings its task to its place on any page.
-    fn frame(&mut self, object: &Bytes) -> Frame {
-        let (encoder, text) = (self.encoder, String::from_utf8_lossy(object));
-        let can_add = encoder.can_add(object, true);
-        let Some(place) = encoder.place_of(&text).filter(|_| can_add) else {
-            return encoder.encode_upsert(object, can_add).for_pages(false);
-        };
-        let moved = |aside| encoder.encode_moved(ChangeKind::Add, &text, aside).frame;
-        if encoder.parents_in(&text).first().is_some_and(|parent| *parent != ROOT) {
-            return moved(Some(encoder.encode_aside(&place, ROOT))).into();
-        }
-        self.count += 1;
-        let Some((first, first_object)) = &self.first else {
-            self.first = Some((place, object.clone()));
-            return moved(None).into();
-        };
-        let frame = Frame::from(moved(Some(encoder.encode_aside(&place, &id_in(first_object)))));
-        if self.count > 2 {
-            return frame;
-        }
-        // Only now the page has another one, below which the first can stand; and then this one goes behind it.
-        let first_back = encoder.encode_shared(ChangeKind::Update, first_object);
-        let pieces = [&[moved(None), encoder.encode_aside(first, &id_in(object))], first_back.pieces(), frame.pieces()];
-        Frame::Pieces(pieces.concat().into())
+impl PlacedRow {
+    fn of(encoder: &EntityEncoder, object: &Bytes) -> Option<Arc<Self>> {
+        let text = String::from_utf8_lossy(object);
+        let place = encoder.place_of(&text)?;
+        let id = Object::of(&text)?.get("id")?.to_owned();
+        let is_at_root = encoder.parents_in(&text).first().is_none_or(|parent| parent == ROOT);
+        Some(Arc::new(Self { place, id, is_at_root, back: encoder.encode_shared(ChangeKind::Update, object) }))
     }
-}
-
-/// The id of an object as JSON text.
-fn id_in(object: &[u8]) -> String {
-    Object::parse(object).and_then(|object| object.get("id").map(str::to_owned)).unwrap_or_default()
 }
 
 #[derive(Clone, Debug)]
@@ -178,10 +157,17 @@ pub(crate) struct Row {
     pub(super) object: Option<Bytes>,
     /// The key of its parent in a tree.
     pub(super) parent: Option<Arc<str>>,
+    /// Where it stands among its siblings, if pages are to show that.
+    pub(super) place: Option<Arc<PlacedRow>>,
     pub(super) kind: RowKind,
 }
 
 impl Row {
+    /// Whether the log holds something newer, which is all there is to know.
+    pub(super) fn is_outdated(&self, log: &Log, entity: EntityIndex, at: Sequence) -> bool {
+        self.keys.iter().any(|key| log.is_whole_since(entity, key, at))
+    }
+
     fn marker(frame: Bytes) -> Self {
         Self {
             id: RESYNC.into(),
@@ -189,6 +175,7 @@ impl Row {
             frame: frame.into(),
             object: None,
             parent: None,
+            place: None,
             kind: RowKind::Marker,
         }
     }

@@ -108,13 +108,20 @@ async function tree(here, there) {
     await there.dragRow("Tests", "Design review", "below");
     await inStep(there, here, [["Release", 0], ["Design review", 1], ["Tests", 1], ["Launch", 0]]);
   });
-  await check("the order of rows is kept by the server", async () => {
+  await check("a new order under the same parent appears, and is kept by the server", async () => {
     await here.dragRow("Tests", "Design review", "above");
-    const expected = [["Release", 0], ["Tests", 1], ["Design review", 1], ["Launch", 0]];
-    same(tuples(await here.rows()), expected, "rows");
+    await inStep(here, there, [["Release", 0], ["Tests", 1], ["Design review", 1], ["Launch", 0]]);
     const { tasks } = await here.page.evaluate(async () => (await fetch("/data")).json());
     same(tasks.filter(task => task.target !== undefined), [], "tasks with a target");
     same(tasks.map(task => task.text), ["Release", "Launch", "Tests", "Design review"], "the list");
+    const lines = await there.activity();
+    same(lines.filter(line => line.includes("to another row")), ["Other page moved “Tests” to another row"], "moves described");
+  });
+  await check("so does one at the top level, and what hangs below the task comes along", async () => {
+    await there.dragRow("Launch", "Release", "above");
+    await inStep(there, here, [["Launch", 0], ["Release", 0], ["Tests", 1], ["Design review", 1]]);
+    await here.dragRow("Release", "Launch", "above");
+    await inStep(here, there, [["Release", 0], ["Tests", 1], ["Design review", 1], ["Launch", 0]]);
   });
 }
 

@@ -13,6 +13,8 @@ export function watchChanges(gantt, saving) {
   const held = { task: new Map(), link: new Map() };
   const touched = { task: new Set(), link: new Set() };
   const flashing = new Set();
+  // Where a task is moved, its siblings get other numbers as well.
+  const moved = new Set();
   // What was deleted here, for when the deletion is reported: it is saved later.
   const deleted = new Map();
   let reporting;
@@ -50,6 +52,11 @@ export function watchChanges(gantt, saving) {
     });
   }
 
+  gantt.attachEvent("onAfterTaskMove", id => {
+    if (saving._silent_mode) moved.add(String(id));
+    return true;
+  });
+
   gantt.attachEvent("onParse", () => {
     for (const [kind, { all, pick }] of Object.entries(kinds)) {
       held[kind] = new Map(all().map(object => [String(object.id), pick(object)]));
@@ -80,6 +87,7 @@ export function watchChanges(gantt, saving) {
       }
       touched[kind].clear();
     }
+    moved.clear();
     // What hung under a deleted task is gone without a word.
     for (const id of held.task.keys()) if (!gantt.isTaskExists(id)) held.task.delete(id);
     for (const id of held.link.keys()) if (!gantt.isLinkExists(id)) held.link.delete(id);
@@ -94,7 +102,7 @@ export function watchChanges(gantt, saving) {
     else if (before.start !== now.start) note("Other page", "moved", now.text, `to ${day(new Date(now.start))}`);
     else if (before.end !== now.end) note("Other page", "set the end of", now.text, `to ${day(new Date(now.end - 1))}`);
     else if (before.progress !== now.progress) note("Other page", "set the progress of", now.text, `to ${Math.round(now.progress * 100)} %`);
-    else if (before.sortorder !== undefined && before.sortorder !== now.sortorder) note("Other page", "moved", now.text, "to another row");
+    else if (moved.has(id) && before.sortorder !== now.sortorder) note("Other page", "moved", now.text, "to another row");
     else return;
     if (now) flash(id);
   }

@@ -131,7 +131,7 @@ fn released(
 ) -> Record {
     let kind = match (change.kind, first) {
         (ChangeKind::Delete, _) => ChangeKind::Delete,
-        (_, Some(first)) if first.kind == ChangeKind::Update && !held.is_new => ChangeKind::Update,
+        (_, Some(first)) if first.kind == ChangeKind::Update && held.added.is_none() => ChangeKind::Update,
         // It may be new to them.
         _ => ChangeKind::Add,
     };

@@ -12,7 +12,10 @@ use crate::{
     hub::{
         append::{is_at_root, is_broadcast, other_at_root},
         core::Core,
+        encoder::EntityEncoder,
         log::{Log, ObjectChange, Record},
+        snapshot::{PlacedRow, Row, SnapshotFrames},
+        visibility::Resolver,
     },
     lock::lock,
     object::quoted,
@@ -96,5 +99,30 @@ fn steps_of<'l>(core: &Core, log: &Log, entity: EntityIndex, siblings: &[&Siblin
             steps.extend([*second].into_iter().chain(others.iter().copied()).map(back));
             steps
         }
+    }
+}
+
+/// The first two tasks at the root among the rows of a snapshot, as far as nothing newer is known of them: others stand aside below
+/// the first one, and the first one below the second.
+pub(super) fn first_roots(
+    resolver: Resolver<'_>,
+    entity: EntityIndex,
+    snapshot: &SnapshotFrames,
+) -> Vec<Arc<PlacedRow>> {
+    let is_current = |row: &&Row| !row.is_outdated(resolver.log, entity, snapshot.at) && !resolver.is_held(entity, row);
+    let is_root = |row: &&Row| row.place.as_ref().is_some_and(|place| place.is_at_root);
+    snapshot.rows.iter().filter(is_root).filter(is_current).take(2).filter_map(|row| row.place.clone()).collect()
+}
+
+/// The steps behind a row, which bring its task behind those before it.
+pub(super) fn steps_of_row(encoder: &EntityEncoder, row: &PlacedRow, first_roots: &[Arc<PlacedRow>]) -> Vec<Frame> {
+    let steps = |row: &PlacedRow, below: &str| [encoder.encode_aside(&row.place, below).into(), row.back.clone()];
+    match first_roots {
+        _ if !row.is_at_root => steps(row, ROOT).into(),
+        [first, ..] if first.id == row.id => Vec::new(),
+        // Now the page has another one, below which the first can stand; and then this one goes behind it.
+        [first, second] if second.id == row.id => [steps(first, &row.id), steps(row, &first.id)].concat(),
+        [first, ..] => steps(row, &first.id).into(),
+        [] => Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! What a resend consists of: rows of the store, and what the log holds.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use super::{
     chunk::{Chunk, Position},
@@ -129,10 +129,10 @@ impl Rows<'_> {
     pub(super) fn add_to(self, chunk: &mut Chunk, first: usize, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
         let Self { snapshot, from, skips_marker } = self;
         let (core, log, at) = (resolver.core, resolver.log, snapshot.at);
+        let first_roots = order::first_roots(resolver, entity, snapshot);
         for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
-            let is_newer = |key: &Arc<str>| log.is_whole_since(entity, key, at);
-            let is_old = row.kind != RowKind::Gone && row.keys.iter().any(is_newer);
+            let is_old = row.kind != RowKind::Gone && row.is_outdated(log, entity, at);
             // What the log holds of it is newer, and comes later.
             let line = if is_old && row.kind == RowKind::Object && core.encoder(entity).is_tree() {
                 self.instead_of(row, resolver, entity)
@@ -146,6 +146,14 @@ impl Rows<'_> {
             if !chunk.add(Position::Row(number), line) {
                 return false;
             }
+            let steps = row
+                .place
+                .as_deref()
+                .filter(|_| is_sent)
+                .map(|place| order::steps_of_row(resolver.core.encoder(entity), place, &first_roots));
+            let steps =
+                steps.into_iter().flatten().map(|step| (Position::Row(number), resolver.row_step(entity, step)));
+            chunk.lines.extend(steps);
             // A part of it is newer, and may be on the page already.
             let newer = row.keys.iter().filter(|_| is_sent).find_map(|key| log.part_since(entity, key, at));
             let mode = Mode::Resend { from, pages: Pages::Any };

@@ -114,6 +114,11 @@ impl Resolver<'_> {
         is_received.then(|| Resolved::Send(Envelope::of_step(self.core, record, step)))
     }
 
+    /// One step of the object of a row that its recipient has just been sent.
+    pub(crate) fn row_step(&self, entity: EntityIndex, step: Frame) -> Resolved {
+        Resolved::Send(Envelope::to_one(entity, step, None))
+    }
+
     /// That an object is gone which the log does not know any more, to one who was sent that before.
     pub(crate) fn reminder_by_id(&self, entity: EntityIndex, id: &Arc<str>) -> Resolved {
         let audit = AuditEntry::new(self.core, entity, ChangeKind::Delete.verb(), || (id.clone(), Default::default()));
@@ -204,7 +209,7 @@ impl Resolver<'_> {
     }
 
     /// Whether a row is new, and held from this recipient, which may hold it under a temporary id.
-    fn is_held(&self, entity: EntityIndex, row: &Row) -> bool {
+    pub(crate) fn is_held(&self, entity: EntityIndex, row: &Row) -> bool {
         let Self { core, recipient, .. } = *self;
         if core.encoder(entity).widget.family().is_none() {
             return false;

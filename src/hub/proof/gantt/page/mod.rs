@@ -284,7 +284,7 @@ impl Page {
 
     /// Whether it hangs, or does nothing any more; and if so, whether a change of its own that is not answered has to do with it.
     pub(super) fn hangs(&self) -> Option<bool> {
-        self.hung.or(self.is_unusable.then_some(true))
+        self.hung.or_else(|| self.is_unusable.then_some(true))
     }
 
     /// Whether one of the tasks that stand in a ring is being saved.
