@@ -130,6 +130,11 @@ impl EntityEncoder {
 
     /// A change as it happens, in the protocol of the vendor's article alone.
     pub(crate) fn encode(&self, kind: ChangeKind, object: &str) -> EventFrame {
+        // The client throws where it draws an updated link of which it does not know an end, and not at an added one.
+        let is_link = kind == ChangeKind::Update && self.widget == Widget::GanttLinks && !self.is_plain;
+        if is_link && self.accepts(ChangeKind::Add, object) {
+            return glued_around(Some(self.delete_by_id(object)), self.head(ChangeKind::Add).event(object), None);
+        }
         self.encode_moved(kind, object, None)
     }
 

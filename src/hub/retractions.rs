@@ -503,6 +503,7 @@ mod tests {
             gone,
             rows: Arc::default(),
             takes_away: false,
+            gone_last: false,
             read: None,
         })
     }

@@ -37,6 +37,8 @@ pub(crate) struct SnapshotFrames {
     pub(super) rows: Arc<[Row]>,
     /// It takes away what the page could see before, and not only what has changed.
     pub(super) takes_away: bool,
+    /// What is gone is sent behind the rows: with an object the client deletes what it shows below it.
+    pub(super) gone_last: bool,
     /// When it was read, where a page may take its own new object for another one among the rows: until the writes of then
     /// have ended it is not known which rows are such.
     pub(super) read: Option<Instant>,
@@ -104,14 +106,22 @@ impl SnapshotFrames {
             }
         }
         let read = encoder.widget.family().map(|_| Instant::now());
-        (Self { at, scopes, gone, rows, takes_away: false, read }, unusable)
+        (Self { at, scopes, gone, rows, takes_away: false, gone_last: encoder.is_tree(), read }, unusable)
     }
 
     /// What stands for a snapshot where there is none. It goes to the handlers of `$resync` whether or not they are
     /// subscribed yet: pages without any ignore it.
     pub(super) fn marker(encoder: &EntityEncoder, at: Sequence) -> Self {
         let rows = [encoder.resync_marker(), encoder.resync_message()].map(Row::marker);
-        Self { at, scopes: Scopes::None, gone: Arc::default(), rows: rows.into(), takes_away: false, read: None }
+        Self {
+            at,
+            scopes: Scopes::None,
+            gone: Arc::default(),
+            rows: rows.into(),
+            takes_away: false,
+            gone_last: false,
+            read: None,
+        }
     }
 
     /// The same, for an identity that could see `earlier`: what is not among the rows any more is gone.

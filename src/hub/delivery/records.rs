@@ -1,6 +1,6 @@
 //! What a resend consists of: rows of the store, and what the log holds.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 use super::{
     chunk::{Chunk, Position},
@@ -28,8 +28,14 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Adds what follows a position, as much as there is room for.
-    pub(super) fn add_to(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) {
+    /// Adds what follows a position; false where some of it must wait for the next chunk.
+    pub(super) fn add_to(
+        self,
+        chunk: &mut Chunk,
+        position: Position,
+        resolver: Resolver<'_>,
+        entity: EntityIndex,
+    ) -> bool {
         let Self { from, messages_from, only_gone_before, pages } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
@@ -63,7 +69,7 @@ impl Records {
                 }
                 lines.push((place, record.and_then(|record| resolver.record(sequence, record, mode))));
                 if !chunk.add_together(lines) {
-                    return;
+                    return false;
                 }
             }
         }
@@ -72,17 +78,18 @@ impl Records {
             && !matches!(position, Position::Deletion(_))
             && !self.add_steps(chunk, position, resolver, entity)
         {
-            return;
+            return false;
         }
         if is_tree {
             let begin = if let Position::Deletion(at) = position { at } else { from };
             for (sequence, record) in core.newest(log, entity, begin, from, Sequence::MAX) {
                 let line = record.filter(|it| is_deletion(it)).and_then(|it| resolver.record(sequence, it, mode));
                 if !chunk.add(Position::Deletion(sequence), line) {
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 }
 
@@ -125,12 +132,19 @@ pub(super) struct Rows<'r> {
 }
 
 impl Rows<'_> {
-    /// Adds the rows from one on; false where some of them must wait for the next chunk.
-    pub(super) fn add_to(self, chunk: &mut Chunk, first: usize, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
+    /// Adds rows of a range; false where some of them must wait for the next chunk.
+    pub(super) fn add_to(
+        self,
+        chunk: &mut Chunk,
+        range: Range<usize>,
+        resolver: Resolver<'_>,
+        entity: EntityIndex,
+    ) -> bool {
         let Self { snapshot, from, skips_marker } = self;
         let (core, log, at) = (resolver.core, resolver.log, snapshot.at);
         let first_roots = order::first_roots(resolver, entity, snapshot);
-        for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
+        let all = snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate();
+        for (number, row) in all.take(range.end).skip(range.start) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
             let is_old = row.kind != RowKind::Gone && row.is_outdated(log, entity, at);
             // What the log holds of it is newer, and comes later.

@@ -322,7 +322,7 @@ impl Resend {
         match self.phase {
             Phase::Due(due) => due <= now && self.records_from() < log_start,
             Phase::Sending(Position::Record(at) | Position::Below { record: at, .. }) => at < log_start,
-            Phase::Sending(_) => self.records_from() < log_start,
+            Phase::Sending(position) => !self.is_at_gone(position) && self.records_from() < log_start,
             Phase::Sent(_) => false,
         }
     }
@@ -382,10 +382,11 @@ impl Resend {
                 Next::GoesOn
             }
             Phase::Due(_) => {
-                let first = match (self.wants_rows(), &self.deletions) {
-                    (true, Some(_)) => Position::Tombstone(Sequence::ZERO),
-                    (true, None) => Position::Row(0),
-                    (false, _) => Position::Record(self.records_from()),
+                let first = match (self.gone_last(), self.wants_rows(), &self.deletions) {
+                    (Some(gone), ..) => Position::Row(gone),
+                    (None, true, Some(_)) => Position::Tombstone(Sequence::ZERO),
+                    (None, true, None) => Position::Row(0),
+                    (None, false, _) => Position::Record(self.records_from()),
                 };
                 self.phase = Phase::Sending(first);
                 let rows = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.rows.len());
@@ -468,32 +469,66 @@ impl Resend {
 
     /// The next chunk of it; `None` when nothing is to be sent at this time.
     pub(crate) fn chunk(&self, resolver: Resolver<'_>, entity: EntityIndex) -> Option<Chunk> {
-        let Resolver { core, log, .. } = resolver;
         let Phase::Sending(position) = self.phase else { return None };
         if self.is_pausing() {
             return None;
         }
         let mut chunk = Chunk::new(self.pacing.room);
-        // What the log itself holds comes last.
-        if let Position::Tombstone(begin) = position {
-            for (sequence, tombstone) in log.tombstones(entity, begin..self.from.max(begin)) {
-                let line = resolver.tombstone(entity, sequence, tombstone, true);
-                if !chunk.add(Position::Tombstone(sequence), line) {
-                    return Some(chunk);
-                }
+        let of = (resolver, entity);
+        match self.gone_last() {
+            // What the log itself holds comes last.
+            None => {
+                let _ = self.add_tombstones(&mut chunk, position, of)
+                    && self.add_rows(&mut chunk, position, 0..usize::MAX, of)
+                    && self.add_records(&mut chunk, position, of);
+            }
+            Some(gone) if self.is_at_gone(position) => {
+                let _ =
+                    self.add_tombstones(&mut chunk, position, of) && self.add_rows(&mut chunk, position, 0..gone, of);
+            }
+            Some(gone) => {
+                let begin = Position::Tombstone(Sequence::ZERO);
+                let _ = self.add_rows(&mut chunk, position, gone..usize::MAX, of)
+                    && self.add_records(&mut chunk, position, of)
+                    && self.add_tombstones(&mut chunk, begin, of)
+                    && self.add_rows(&mut chunk, begin, 0..gone, of);
             }
         }
-        if let (Some(first), Some(snapshot)) = (position.row(), &self.snapshot) {
-            let skips_marker = self.is_repeated || self.skips_marker;
-            if !(Rows { snapshot, from: self.from, skips_marker }).add_to(&mut chunk, first, resolver, entity) {
-                return Some(chunk);
-            }
-        }
+        Some(std::mem::replace(&mut chunk, Chunk::new(0)))
+    }
+
+    /// Where what is gone is sent behind everything else: how many ids the store has reported as gone.
+    fn gone_last(&self) -> Option<usize> {
+        self.snapshot.as_ref().filter(|snapshot| snapshot.gone_last).map(|snapshot| snapshot.gone.len())
+    }
+
+    /// Whether nothing but what is gone is to be sent from a position on.
+    fn is_at_gone(&self, position: Position) -> bool {
+        let is_row_of = |gone| position.row().is_some_and(|row| row < gone);
+        self.gone_last().is_some_and(|gone| matches!(position, Position::Tombstone(_)) || is_row_of(gone))
+    }
+
+    fn add_tombstones(&self, chunk: &mut Chunk, position: Position, (resolver, entity): Of<'_>) -> bool {
+        let Position::Tombstone(begin) = position else { return true };
+        let end = if self.deletions.is_some() { self.from.max(begin) } else { begin };
+        resolver.log.tombstones(entity, begin..end).all(|(sequence, tombstone)| {
+            let line = resolver.tombstone(entity, sequence, tombstone, true);
+            chunk.add(Position::Tombstone(sequence), line)
+        })
+    }
+
+    fn add_rows(&self, chunk: &mut Chunk, position: Position, of: Range<usize>, (resolver, entity): Of<'_>) -> bool {
+        let (Some(first), Some(snapshot)) = (position.row(), &self.snapshot) else { return true };
+        let skips_marker = self.is_repeated || self.skips_marker;
+        let rows = Rows { snapshot, from: self.from, skips_marker };
+        rows.add_to(chunk, of.start.max(first)..of.end, resolver, entity)
+    }
+
+    fn add_records(&self, chunk: &mut Chunk, position: Position, (resolver, entity): Of<'_>) -> bool {
+        let is_alone = resolver.core.encoder(entity).widget.family().is_none();
         let pages = match self.known_before {
             // Of what is resent besides its page may lack anything.
-            Some(everything_before) if self.only_settles && core.encoder(entity).widget.family().is_none() => {
-                Pages::ThatHave { everything_before }
-            }
+            Some(everything_before) if self.only_settles && is_alone => Pages::ThatHave { everything_before },
             _ => Pages::Any,
         };
         let records = Records {
@@ -502,7 +537,9 @@ impl Resend {
             only_gone_before: self.only_gone_before,
             pages,
         };
-        records.add_to(&mut chunk, position, resolver, entity);
-        Some(chunk)
+        records.add_to(chunk, position, resolver, entity)
     }
 }
+
+/// Of whom, and of what entity, a chunk is.
+type Of<'r> = (Resolver<'r>, EntityIndex);
