@@ -150,7 +150,12 @@ impl Repeat {
             Resent::Settled { range, known_before, .. } => {
                 let is_tree = core.encoder(entity).is_tree();
                 let pages = |record: &Record| match record.change() {
-                    Some(change) if is_tree && tree::is_new(&log, entity, change, *known_before) => Pages::HaveItTwice,
+                    Some(change)
+                        if is_tree
+                            && tree::is_new((core, &log), entity, change, *known_before, (range, range.start)) =>
+                    {
+                        Pages::HaveItTwice
+                    }
                     // The client may have deleted it with something else.
                     Some(_) if core.encoder(entity).widget.family().is_some() => Pages::Any,
                     _ => Pages::ThatHave { everything_before: *known_before },

@@ -46,20 +46,23 @@ impl Records {
                 let is_sent = |change: &ObjectChange| !sent.is_empty() && sent.contains(&change.key);
                 let record = record.filter(|record| !record.change().is_some_and(is_sent));
                 let may_be_twice = |change: &ObjectChange| {
-                    known_before.is_some_and(|known| is_tree && tree::is_new(log, entity, change, known))
+                    let resent = from..Sequence::MAX;
+                    let is_new = |known| tree::is_new((core, log), entity, change, known, (&resent, sequence));
+                    is_tree && known_before.is_some_and(is_new)
                 };
-                let mode = match record.and_then(Record::change).is_some_and(may_be_twice) {
+                let mode_of = |record: &Record| match record.change().is_some_and(may_be_twice) {
                     true => Mode::Resend { from, pages: Pages::HaveItTwice },
                     false => mode,
                 };
-                let line = record.and_then(|record| resolver.record(sequence, record, mode));
+                let line = record.and_then(|record| resolver.record(sequence, record, mode_of(record)));
                 let place = chunk.lines.len();
                 if !chunk.add(Position::Record(sequence), line) {
                     return;
                 }
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
                     let behind = tree::ancestors_behind(log, entity, (sequence, change), from, &mut sent);
-                    let lines = behind.into_iter().filter_map(|(at, record)| resolver.record(at, record, mode));
+                    let lines =
+                        behind.into_iter().filter_map(|(at, record)| resolver.record(at, record, mode_of(record)));
                     let lines = lines.map(|line| (Position::Record(sequence), line));
                     chunk.lines.splice(place..place, lines);
                 }

@@ -1,12 +1,15 @@
 //! The order in which pages need the objects of a tree: each parent before its children, and deletions behind all, since
 //! the client deletes with a task whatever it shows below that.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use crate::{
     change::ChangeKind,
     entity::EntityIndex,
-    hub::log::{Log, ObjectChange, Record},
+    hub::{
+        core::Core,
+        log::{Log, ObjectChange, Record},
+    },
     sequence::Sequence,
 };
 
@@ -36,12 +39,31 @@ pub(super) fn ancestors_behind<'l>(
     behind
 }
 
-/// Whether an object was added from a sequence number on, and so was all that hangs below it, which is known whole. A page
-/// that was saving other things when its own new object was broadcast may hold it twice.
-pub(super) fn is_new(log: &Log, entity: EntityIndex, change: &ObjectChange, from: Sequence) -> bool {
+/// Whether an object was added from `known_before` on, and so was all that hangs below it. A page that was saving other things
+/// when its own new object was broadcast may hold it twice. What is taken away with it must be sent behind it: what hangs below
+/// it, known whole, from `position` on, and the links of all these, within the range that is resent.
+pub(super) fn is_new(
+    (core, log): (&Core, &Log),
+    entity: EntityIndex,
+    change: &ObjectChange,
+    known_before: Sequence,
+    (resent, position): (&Range<Sequence>, Sequence),
+) -> bool {
     // What belongs to an object from before a refresh, the store alone knows.
-    let from = from.max(log.refreshed(entity));
+    let from = known_before.max(log.refreshed(entity));
     let is_new = |change: &ObjectChange| change.added.is_some_and(|added| added >= from);
-    let is_known_new = |key: Arc<str>| log.newest(entity, &key).is_some_and(|(_, below)| below.whole && is_new(below));
-    is_new(change) && log.descendants(entity, &change.key).into_iter().all(is_known_new)
+    let is_resent = |at: Sequence| resent.contains(&at) && at >= position;
+    let is_known_new = |key: &Arc<str>| {
+        log.newest(entity, key).is_some_and(|(at, below)| is_resent(at) && below.whole && is_new(below))
+    };
+    let has_links_resent = |key: &Arc<str>| {
+        core.encoder(entity).named_by.is_none_or(|links| {
+            let is_resent = |link: &Arc<str>| log.newest(links, link).is_some_and(|(at, _)| resent.contains(&at));
+            log.children_of(links, key).all(is_resent)
+        })
+    };
+    if !is_new(change) || !has_links_resent(&change.key) {
+        return false;
+    }
+    log.descendants(entity, &change.key).iter().all(|key| is_known_new(key) && has_links_resent(key))
 }
