@@ -1,7 +1,7 @@
 //! The order in which pages need the objects of a tree: each parent before its children, and deletions behind all, since
 //! the client deletes with a task whatever it shows below that.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     change::ChangeKind,
