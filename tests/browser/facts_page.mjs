@@ -23,9 +23,10 @@ export function client(modules) {
 export class FactsPage {
   /** What the page has sent to be saved, and has no answer to. */
   saves = [];
+  /** Whether the page did not come back from a message. */
+  hasStopped = false;
 
-  /** Opens a page that has loaded `tasks` and `links`. */
-  static async open(browser, folder, { config = RECOMMENDED, tasks = [], links = [] }) {
+  static async open(browser, folder) {
     const context = await browser.newContext({ timezoneId: "UTC", viewport: { width: 1000, height: 600 } });
     const opened = Object.assign(new FactsPage(), { context, page: await context.newPage() });
     opened.session = await context.newCDPSession(opened.page);
@@ -35,9 +36,14 @@ export class FactsPage {
       if (pathname.startsWith("/dhtmlxgantt.")) return route.fulfill({ path: join(folder, pathname) });
       opened.saves.push({ route, line: `${request.method()} ${pathname}`, body: request.postDataJSON() });
     });
-    await opened.page.goto("http://localhost/");
-    await opened.page.evaluate(show, { config, tasks, links });
     return opened;
+  }
+
+  /** Loads the page anew, with these tasks and links. */
+  async load({ config = RECOMMENDED, tasks = [], links = [] }) {
+    await this.page.goto("http://localhost/");
+    this.saves = [];
+    await this.page.evaluate(show, { config, tasks, links });
   }
 
   async close() {
@@ -65,6 +71,7 @@ export class FactsPage {
     const late = new Promise(done => { timer = setTimeout(done, STOPPED, false); });
     const survived = await Promise.race([this.receive(message).then(() => true, () => false), late]);
     clearTimeout(timer);
+    this.hasStopped = !survived;
     return survived;
   }
 
@@ -143,7 +150,12 @@ export class FactsPage {
     }, id);
   }
 
-  /** Its links, such as `7: 1 > 4`. */
+  /** The links that it draws, by their ids. */
+  drawnLinks() {
+    return this.page.$$eval(".gantt_task_link", links => links.map(({ dataset }) => Number(dataset.linkId)));
+  }
+
+  /** The links that it holds, drawn or not, such as `7: 1 > 4`. */
   links() {
     return this.page.evaluate(() => gantt.getLinks().map(({ id, source, target }) => `${id}: ${source} > ${target}`));
   }
