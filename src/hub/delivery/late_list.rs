@@ -37,6 +37,12 @@ impl LateList {
         now.saturating_duration_since(came) < LATE_LISTS[LATE_LISTS.len() - 1] + SOON
     }
 
+    /// How long a page that came then may be without its list. In a tree the list must come first: it is older than what is
+    /// sent, and with some of both a task may stand below its own child.
+    pub(crate) fn awaited_until(came: Instant) -> Instant {
+        came + SOON
+    }
+
     /// Whether a list was requested since shortly before the page came.
     pub(crate) fn is_expected(&self, settle: &Settle, times: &DeliveryTimes) -> bool {
         self.came.checked_sub(times.first_load).is_none_or(|since| settle.has_lists_since(since))

@@ -30,7 +30,7 @@ use crate::{
 const ATTEMPTS: u8 = 3;
 /// … and how often that is put off because some page is saving just then.
 const MAX_DELAYS: u8 = 15;
-/// How soon it is looked again whether the writes have ended that rows wait for.
+/// How soon it is looked again whether the requests have ended that it waits for.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything from one sequence number on.
@@ -68,6 +68,8 @@ pub(crate) struct Resend {
     pacing: Pacing,
     /// Its page may get its list late.
     late: Option<LateList>,
+    /// Until then it waits for lists that are on their way: its page may have none yet.
+    awaits_list: Option<Instant>,
     /// It is not put off while some page is saving.
     is_punctual: bool,
     /// Nothing but what a late list may lack is resent.
@@ -203,6 +205,7 @@ impl Resend {
             began: now,
             pacing: Pacing::default(),
             late: None,
+            awaits_list: None,
             is_punctual: false,
             is_for_list: false,
             is_replay: false,
@@ -212,6 +215,11 @@ impl Resend {
     /// What a young page's late list may lack is resent, too.
     pub(crate) fn expecting(self, late: Option<LateList>) -> Self {
         Self { late, ..self }
+    }
+
+    /// Its page has a tree, and may have no list until then.
+    pub(crate) fn awaiting_list(self, until: Option<Instant>) -> Self {
+        Self { awaits_list: until, ..self }
     }
 
     /// Messages from here on have not been sent: they go in their order with the first time, before everything else.
@@ -377,7 +385,7 @@ impl Resend {
                 self.delays -= 1;
                 self.put_off(times, now)
             }
-            Phase::Due(_) if self.has_unpublished_rows(settle, now) => {
+            Phase::Due(_) if self.has_unpublished_rows(settle, now) || self.has_list_on_its_way(settle, now) => {
                 self.phase = Phase::Due(now + AGAIN);
                 Next::GoesOn
             }
@@ -410,6 +418,10 @@ impl Resend {
     fn has_unpublished_rows(&self, settle: &Settle, now: Instant) -> bool {
         let read = self.snapshot.as_ref().and_then(|snapshot| snapshot.read);
         read.is_some_and(|read| settle.is_written_since(read, now))
+    }
+
+    fn has_list_on_its_way(&self, settle: &Settle, now: Instant) -> bool {
+        self.awaits_list.is_some_and(|until| now < until) && settle.has_list_on_its_way(now)
     }
 
     fn put_off(&mut self, times: &DeliveryTimes, now: Instant) -> Next {

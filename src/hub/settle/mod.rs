@@ -327,8 +327,7 @@ impl Settle {
         if has_added {
             self.added = log_end;
         }
-        let undone =
-            self.lists_quiet_since(now) > Quiet::Since(now) || self.refusals.concern(now, has_added, is_change_of);
+        let undone = self.has_list_on_its_way(now) || self.refusals.concern(now, has_added, is_change_of);
         if let Some(window) = self.window.as_mut().filter(|it| undone && it.state == WindowState::Uncontended) {
             window.state = WindowState::Missed;
         }
@@ -464,6 +463,11 @@ impl Settle {
 
     fn quiet_since(&self, now: Instant) -> Quiet {
         self.writes.quiet_since(now).max(self.lists_quiet_since(now))
+    }
+
+    /// Whether a page may be about to show a list that is older than what was published last.
+    pub(crate) fn has_list_on_its_way(&self, now: Instant) -> bool {
+        self.lists_quiet_since(now) > Quiet::Since(now)
     }
 
     fn lists_quiet_since(&self, now: Instant) -> Quiet {

@@ -12,7 +12,10 @@ use tokio::time::Instant;
 use super::{
     super::{
         core::Core,
-        delivery::batch::{Repeat, Resent},
+        delivery::{
+            batch::{Repeat, Resent},
+            late_list::LateList,
+        },
         log::{Addressee, Log, ObjectRef},
         sessions::{Hold, SessionHolder},
         visibility::{Addressed, AuditBuffer, Cleared, Recipient},
@@ -225,6 +228,12 @@ impl Subscriber {
 impl SubscriberState {
     pub(super) fn find(&mut self, entity: EntityIndex) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|known| known.entity == entity)
+    }
+
+    /// Until when its page may have no list of a tree yet.
+    pub(super) fn awaits_list(&self, core: &Core, entity: EntityIndex) -> Option<Instant> {
+        let hold = self.hold().filter(|_| core.encoder(entity).is_tree())?;
+        core.sessions.came(&hold).map(LateList::awaited_until)
     }
 
     /// Its hold on the session of its page.

@@ -107,6 +107,7 @@ impl Subscriber {
             let age = now.saturating_duration_since(came);
             LateList::may_come(came, now).then(|| LateList::new(came, log.position(now, age + LIST_BEFORE)))
         });
+        let awaits_list = state.awaits_list(core, entity);
         let mut subscription = Subscription::new(entity, end, deletions_from);
         if let Some(page) = &mut state.page {
             let kept = page.retracted.iter().position(|(of, _)| *of == entity);
@@ -143,7 +144,7 @@ impl Subscriber {
                 } else {
                     Resend::of_missed_later(from, reminded, second, now)
                 };
-                subscription.resend = Some(Box::new(resend.expecting(late)));
+                subscription.resend = Some(Box::new(resend.expecting(late).awaiting_list(awaits_list)));
             }
             Some(_) => subscription.resend = late.map(|late| Box::new(Resend::of_late_list(late, now))),
         }
@@ -216,6 +217,7 @@ impl Subscriber {
             let known = state.hold().and_then(|hold| core.sessions.position(&hold, entity));
             known.max(page.missed_from).filter(|from| *from >= log_start)
         });
+        let awaits_list = state.awaits_list(core, entity);
         let it = &mut *state;
         let (mut subscriptions, recipient) = (it.subscriptions.iter_mut(), &it.recipient);
         let Some(subscription) = subscriptions.find(|known| known.entity == entity) else { return };
@@ -246,7 +248,8 @@ impl Subscriber {
                         let marker = || Arc::new(SnapshotFrames::marker(core.encoder(entity), log.end()));
                         let snapshot = snapshot.clone().unwrap_or_else(marker);
                         let reminded = core.reminded_before(entity);
-                        let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, now);
+                        let mut resend = Resend::of_snapshot(snapshot, from, messages_from, reminded, now)
+                            .awaiting_list(awaits_list);
                         // Soon after the start it would be sent twice: answers of the process before may be on their way.
                         resend.begins_at(core.started + 2 * core.times.settle.quiet, &core.times.pace, now);
                         if subscription.is_hurried {

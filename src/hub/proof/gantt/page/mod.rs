@@ -116,6 +116,8 @@ pub(super) struct Page {
     queue: Vec<Value>,
     /// Adds that wait for everything to be saved.
     held: Vec<Value>,
+    /// The tasks that were being saved when something was held: what is closed to a ring by what was held is theirs.
+    saved_then: BTreeSet<Id>,
     sent: Vec<Request>,
     in_flight: BTreeMap<u64, (Kind, Id)>,
     last_number: u64,
@@ -152,6 +154,7 @@ impl Page {
             corrected: Default::default(),
             queue: Vec::new(),
             held: Vec::new(),
+            saved_then: BTreeSet::new(),
             sent: Vec::new(),
             in_flight: BTreeMap::new(),
             last_number,
@@ -293,10 +296,12 @@ impl Page {
         let is_in_branches = |id: Id| self.branches.get(&id).is_some_and(|_| self.each_item(id).is_err());
         let above = |id: Id| std::iter::successors(Some(id), |id| self.parent(*id)).skip(1).take(self.tasks.len());
         let is_in_ring = |id: &&Id| is_in_branches(**id) || above(**id).any(|above| above == **id);
+        let then = self.saved_then.iter();
         saved
             .in_progress
             .keys()
             .chain(&saved.updated)
+            .chain(then)
             .filter(|id| self.tasks.contains_key(id))
             .any(|id| is_in_ring(&id))
     }

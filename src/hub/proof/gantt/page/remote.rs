@@ -16,6 +16,7 @@ impl Page {
             let is_inserted = |id: &Id| self.state(*id) == Some(Status::Inserted);
             if self.current().in_progress.keys().any(is_inserted) {
                 self.held.push(value.clone());
+                self.saved_then.extend(self.modes[Kind::Task as usize].in_progress.keys());
                 return false;
             }
         }
@@ -42,6 +43,7 @@ impl Page {
             }
             self.held.remove(0);
         }
+        self.saved_then.clear();
         Ok(())
     }
 
