@@ -175,6 +175,7 @@ fn change(kind: ChangeKind, id: &str, parent: Option<&str>) -> Record {
             whole: kind != ChangeKind::Update,
             added: None,
             parents: parent.map(Arc::from).into_iter().collect(),
+            place: None,
             may_be_exception: false,
             is_claim: false,
             can_add: None,
