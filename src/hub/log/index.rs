@@ -24,7 +24,7 @@ pub(crate) struct Index {
     #[serde(skip)]
     pub(super) children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The keys of the parents of objects in a tree, also of such that no record is kept of; none of an object at the root.
-    #[serde(skip)]
+    #[serde(default)]
     pub(super) places: HashMap<Arc<str>, Option<Arc<str>>>,
     /// Behind its latest refresh of all scopes.
     pub(super) refreshed: Sequence,

@@ -129,6 +129,7 @@ impl Index {
     fn without_objects(&self) -> Self {
         Self {
             refreshed: self.refreshed,
+            places: self.places.clone(),
             moved: self.moved,
             refreshed_scopes: self.refreshed_scopes.clone(),
             has_claims_apart: self.has_claims_apart,

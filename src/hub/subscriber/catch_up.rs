@@ -323,7 +323,9 @@ impl Subscription {
         }
         self.is_hurried &= !resend.is_repeated();
         // It was sent all until here; or the rest takes time.
-        if is_ahead && (resend.is_repeated() || resend.is_pausing()) {
+        // In a tree what is new may hang below what is still to come.
+        let is_on_its_way = resend.is_pausing() && !core.encoder(self.entity).is_tree();
+        if is_ahead && (resend.is_repeated() || is_on_its_way) {
             if has_snapshot && resend.is_stale(refreshed) {
                 self.lose(self.messages_missed_from(cursor), refreshed, Ask::Now);
             } else {

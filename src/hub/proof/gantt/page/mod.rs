@@ -116,7 +116,7 @@ pub(super) struct Page {
     queue: Vec<Value>,
     /// Adds that wait for everything to be saved.
     held: Vec<Value>,
-    /// The tasks that were being saved when something was held: what is closed to a ring by what was held is theirs.
+    /// The tasks that were being saved when something was queued or held: a ring that this closes is theirs.
     saved_then: BTreeSet<Id>,
     sent: Vec<Request>,
     in_flight: BTreeMap<u64, (Kind, Id)>,

@@ -12,11 +12,11 @@ impl Page {
         if self.current().in_progress.contains_key(&id) {
             return false;
         }
+        self.saved_then.extend(self.modes[Kind::Task as usize].in_progress.keys());
         if value["type"] == "add-task" {
             let is_inserted = |id: &Id| self.state(*id) == Some(Status::Inserted);
             if self.current().in_progress.keys().any(is_inserted) {
                 self.held.push(value.clone());
-                self.saved_then.extend(self.modes[Kind::Task as usize].in_progress.keys());
                 return false;
             }
         }
@@ -32,7 +32,14 @@ impl Page {
             messages => self.batch(|page| messages.iter().try_for_each(|message| page.process(message)))?,
         }
         self.queue.clear();
+        self.forget_saved();
         Ok(())
+    }
+
+    fn forget_saved(&mut self) {
+        if self.queue.is_empty() && self.held.is_empty() {
+            self.saved_then.clear();
+        }
     }
 
     /// `onFullSync`: an add that throws stays, and so do all behind it.
@@ -43,7 +50,7 @@ impl Page {
             }
             self.held.remove(0);
         }
-        self.saved_then.clear();
+        self.forget_saved();
         Ok(())
     }
 
