@@ -162,7 +162,7 @@ async fn a_link_that_is_saved_makes_tasks_be_sent_again() {
         writer.put("task", &named(1, 0, "a")).await;
         assert_eq!(received_in(&mut page, link_after).await, ["update-task 1"]);
         writer.put("link", &link(7, 2, 1)).await;
-        assert_eq!(received_in(&mut page, 1.0).await, ["update-link 7"]);
+        assert_eq!(received_in(&mut page, 1.0).await, ["delete-link 7", "add-link 7"]);
         let received = received_in(&mut page, 20.0).await;
         let expected: &[&str] = if is_again {
             // A page that has lost it gets it back.
