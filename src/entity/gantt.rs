@@ -10,6 +10,8 @@ use crate::{
 
 /// The dates of a task that the client reads with one function.
 const DATES: [&str; 3] = ["start_date", "end_date", "deadline"];
+/// The day of an added task that has none, for so long as its update has not taken that away.
+const ANY_DAY: &str = "\"2000-01-01\"";
 /// What is emptied in each task. A page that receives where a drag has left a task sends that again with each later change.
 /// And with an empty `$rendered_parent` the client looks whether the task stands below its parent, and puts it there if a
 /// message has made it lose the task from its tree; it does nothing else.
@@ -56,11 +58,11 @@ pub(super) fn check_task(kind: ChangeKind, task: &Object<'_>) -> Result<(), Gant
     if is_same("id").is_some_and(|id| is_same("parent").is_some_and(|parent| parent == id)) {
         return Err(GanttProblem::OwnParent);
     }
-    let is_unscheduled = task.get("unscheduled").is_some_and(is_true);
+    let is_unscheduled = is_unscheduled(task);
     for key in DATES {
         let Some(raw) = task.get(key) else { continue };
         match string(raw) {
-            Some(date) if date.is_empty() && (is_unscheduled || key != "start_date") => {}
+            Some(date) if date.is_empty() && key != "start_date" => {}
             Some(date) if day(&date).is_some() => {}
             None if raw == "null" && key != "start_date" => {}
             _ if kind == ChangeKind::Add && key == "start_date" => return Err(GanttProblem::NoDay),
@@ -68,7 +70,7 @@ pub(super) fn check_task(kind: ChangeKind, task: &Object<'_>) -> Result<(), Gant
         }
     }
     match (kind, task.get("start_date")) {
-        (ChangeKind::Add, None) => Err(GanttProblem::NoDay),
+        (ChangeKind::Add, None) if !is_unscheduled => Err(GanttProblem::NoDay),
         _ => Ok(()),
     }
 }
@@ -84,7 +86,7 @@ pub(super) fn check_link(kind: ChangeKind, link: &Object<'_>) -> Result<(), Gant
 
 /// Whether an update leaves out what the client takes for removed.
 pub(super) fn is_part(task: &Object<'_>) -> bool {
-    task.get("start_date").is_none() || task.get("parent").is_none()
+    (task.get("start_date").is_none() && !is_unscheduled(task)) || task.get("parent").is_none()
 }
 
 /// What the page that saves a task has done to its place. The client drops the only child of a task from its tree when
@@ -107,8 +109,11 @@ pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
             task = task.with(key, date);
         }
     }
-    if task.get("start_date").is_none_or(|raw| raw == "null") && task.get("unscheduled").is_some_and(is_true) {
-        task = task.with("start_date", "\"\"");
+    if is_unscheduled(&task) {
+        // At an empty date the client throws.
+        let is_empty = |raw: &str| matches!(raw, "null" | "\"\"");
+        let empty: Vec<&str> = DATES.into_iter().filter(|key| task.get(key).is_some_and(is_empty)).collect();
+        task.retain(|key| !empty.contains(&key));
     }
     for key in EMPTIED {
         task = task.with(key, "\"\"");
@@ -121,6 +126,11 @@ pub(super) fn normal_task(task: Object<'_>) -> Object<'_> {
 pub(super) fn added_task(task: &Object<'_>) -> String {
     let mut added = task.clone();
     let start = task.get_str("start_date").and_then(|date| Some(quoted(day(&date)?)));
+    if start.is_none() && is_unscheduled(task) {
+        // The client needs some day, and takes another length from it.
+        added.retain(|key| key != "duration");
+        added = added.with("start_date", ANY_DAY);
+    }
     added.retain(|key| !matches!(key, "end_date" | "deadline" | RENDERED_PARENT | INDEX));
     match start {
         Some(start) => added.with("start_date", start).to_json(),
@@ -152,6 +162,11 @@ fn iso(date: &str) -> Option<Cow<'_, str>> {
 /// An id as text.
 fn text(raw: &str) -> Option<Cow<'_, str>> {
     string(raw).or_else(|| raw.starts_with(|first: char| first.is_ascii_digit() || first == '-').then_some(raw.into()))
+}
+
+/// Whether a task has no date of its own, if none is named.
+fn is_unscheduled(task: &Object<'_>) -> bool {
+    task.get("unscheduled").is_some_and(is_true)
 }
 
 /// What JavaScript takes for true, and forms send for it.
@@ -213,7 +228,7 @@ mod tests {
         );
         assert_eq!(
             normal(r#"{"id":1,"unscheduled":true,"start_date":null}"#),
-            r#"{"id":1,"unscheduled":true,"start_date":"","target":"","$drop_target":"","$rendered_parent":""}"#
+            r#"{"id":1,"unscheduled":true,"target":"","$drop_target":"","$rendered_parent":""}"#
         );
     }
 
@@ -221,6 +236,8 @@ mod tests {
     fn an_add_names_the_bare_day_and_no_end() {
         let task = Object::parse(br#"{"id":1,"start_date":"2025-04-10T09:30","end_date":"2025-04-11","duration":1}"#);
         assert_eq!(added_task(&task.unwrap()), r#"{"id":1,"start_date":"2025-04-10","duration":1}"#);
+        let task = Object::parse(br#"{"id":1,"unscheduled":true,"duration":3}"#);
+        assert_eq!(added_task(&task.unwrap()), r#"{"id":1,"unscheduled":true,"start_date":"2000-01-01"}"#);
     }
 
     #[test]

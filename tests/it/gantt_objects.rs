@@ -83,8 +83,10 @@ async fn a_task_without_a_time_is_sent_as_unscheduled() {
         if !start.is_null() {
             sent["start_date"] = start;
         }
-        let expected = json!({"id": 5, "text": "a", "unscheduled": true, "parent": 0, "start_date": ""});
-        assert_eq!(of_new(sent).await, pair(expected.clone(), expected));
+        let update = json!({"id": 5, "text": "a", "unscheduled": true, "parent": 0});
+        let mut add = update.clone();
+        add["start_date"] = json!("2000-01-01");
+        assert_eq!(of_new(sent).await, pair(add, update));
     }
 }
 
