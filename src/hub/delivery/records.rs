@@ -130,7 +130,9 @@ impl Rows<'_> {
     pub(super) fn add_to(self, chunk: &mut Chunk, first: usize, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
         let Self { snapshot, from, skips_marker } = self;
         let (log, at) = (resolver.log, snapshot.at);
-        let first_roots = order::first_roots(resolver, entity, snapshot);
+        let is_ordered = resolver.core.encoder(entity).order_key.is_some();
+        let steady_roots = is_ordered.then(|| order::steady_roots(resolver, entity, snapshot)).flatten();
+        let mut are_sent = false;
         for (number, row) in snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate().skip(first) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
             let is_old = row.kind != RowKind::Gone && row.is_outdated(log, entity, at);
@@ -145,14 +147,19 @@ impl Rows<'_> {
             if !chunk.add(Position::Row(number), line) {
                 return false;
             }
-            let steps = row
-                .place
-                .as_deref()
-                .filter(|_| is_sent)
-                .map(|place| order::steps_of_row(resolver.core.encoder(entity), place, &first_roots));
-            let steps =
-                steps.into_iter().flatten().map(|step| (Position::Row(number), resolver.row_step(entity, step)));
-            chunk.lines.extend(steps);
+            if let Some(place) = row.place.as_deref().filter(|_| is_sent) {
+                let steady = steady_roots.as_ref().filter(|_| place.is_at_root);
+                // They may come later themselves, or have come with another chunk.
+                let before = steady.filter(|_| !std::mem::replace(&mut are_sent, true));
+                let before = before.into_iter().flatten().filter(|(other, _)| other.id != row.id);
+                chunk.lines.extend(
+                    before.filter_map(|(other, _)| Some((Position::Row(number), resolver.row(entity, other, None)?))),
+                );
+                let steps = order::steps_of_row(resolver.core.encoder(entity), place, steady_roots.as_ref());
+                chunk
+                    .lines
+                    .extend(steps.into_iter().map(|step| (Position::Row(number), resolver.row_step(entity, step))));
+            }
             // A part of it is newer, and may be on the page already.
             let newer = row.keys.iter().filter(|_| is_sent).find_map(|key| log.part_since(entity, key, at));
             let mode = Mode::Resend { from, pages: Pages::Any };
