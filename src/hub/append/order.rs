@@ -20,6 +20,7 @@ use crate::{
     lock::lock,
     object::quoted,
     scope::Scopes,
+    sequence::Sequence,
 };
 
 /// Tasks at the root that are looked at for one that another may stand below for a moment.
@@ -90,7 +91,7 @@ pub(super) fn aside(
     if !is_at_root(moved) {
         return Some(encoder.encode_aside(place, ROOT));
     }
-    let below = other_at_root(core, log, entity, held, moved, scopes)?;
+    let below = other_at_root(core, log, entity, held, moved, scopes, Sequence::MAX)?;
     Some(encoder.encode_aside(place, &below))
 }
 
@@ -99,8 +100,8 @@ pub(crate) fn is_at_root(change: &ObjectChange) -> bool {
 }
 
 /// The id of a task at the root, other than this one, that all pages have which have this one, as JSON text: this one is to
-/// stand below it for a moment. One with children is preferred: a page may take a task without any for one of another type once
-/// something stands below it.
+/// stand below it for a moment. Where a user has just moved that task below this one, the page would show a ring. So it is the one
+/// that has not changed for the longest time, and not since `before`.
 pub(crate) fn other_at_root(
     core: &Core,
     log: &Log,
@@ -108,22 +109,18 @@ pub(crate) fn other_at_root(
     held: &mut Held,
     moved: &ObjectChange,
     scopes: &Scopes,
+    before: Sequence,
 ) -> Option<String> {
-    let is_everywhere = |key: &Arc<str>| {
-        let name: Named = (entity, key.clone());
-        *key != moved.key
-            && held.get(&name).is_none()
-            && !held.is_unsettled(&name)
-            && log
-                .newest_record(entity, key)
-                .is_some_and(|(_, record, _)| record.shows_object() && record.scopes == *scopes && is_broadcast(record))
+    let is_everywhere = |key: &&Arc<str>| {
+        let name: Named = (entity, (*key).clone());
+        **key != moved.key && held.get(&name).is_none() && !held.is_unsettled(&name)
     };
-    let others: Vec<&Arc<str>> =
-        log.children_of(entity, ROOT).take(MAX_LOOKED_AT).filter(|key| is_everywhere(key)).collect();
-    let with_children = others.iter().find(|key| log.children_of(entity, key).next().is_some());
-    let key = with_children.or_else(|| others.first())?;
-    let (_, other) = log.newest(entity, key)?;
-    held.stand_beside((entity, (*key).clone()), Instant::now(), core.times.settle.overlap);
+    let others = log.children_of(entity, ROOT).filter(is_everywhere).take(MAX_LOOKED_AT);
+    let others = others
+        .filter_map(|key| log.newest_record(entity, key))
+        .filter(|(_, record, _)| record.shows_object() && record.scopes == *scopes && is_broadcast(record));
+    let (_, _, other) = others.min_by_key(|(at, ..)| *at).filter(|(at, ..)| *at < before)?;
+    held.stand_beside((entity, other.key.clone()), Instant::now(), core.times.settle.overlap);
     Some(quoted(&other.id))
 }
 

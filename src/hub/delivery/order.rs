@@ -63,13 +63,19 @@ pub(super) fn steps<'l>(
     let scopes: HashSet<&Scopes> = siblings.iter().map(|sibling| &sibling.record.scopes).collect();
     for scopes in scopes {
         let here: Vec<&Sibling<'l>> = siblings.iter().filter(|sibling| sibling.record.scopes == *scopes).collect();
-        steps.extend(steps_of(core, log, entity, &here));
+        steps.extend(steps_of(core, log, entity, &here, from));
     }
     Some((first, steps))
 }
 
 /// The steps of siblings of the same scopes, in ascending order.
-fn steps_of<'l>(core: &Core, log: &Log, entity: EntityIndex, siblings: &[&Sibling<'l>]) -> Vec<Step<'l>> {
+fn steps_of<'l>(
+    core: &Core,
+    log: &Log,
+    entity: EntityIndex,
+    siblings: &[&Sibling<'l>],
+    from: Sequence,
+) -> Vec<Step<'l>> {
     let encoder = core.encoder(entity);
     let aside = |sibling: &Sibling<'l>, parent: &str| {
         (sibling.at, sibling.record, encoder.encode_aside(sibling.place, parent).into())
@@ -77,52 +83,61 @@ fn steps_of<'l>(core: &Core, log: &Log, entity: EntityIndex, siblings: &[&Siblin
     let back = |sibling: &Sibling<'l>| {
         (sibling.at, sibling.record, encoder.encode_shared(ChangeKind::Update, &sibling.change.object))
     };
-    let id = |sibling: &Sibling<'l>| quoted(&sibling.change.id);
-    match siblings {
-        [] => Vec::new(),
-        [first, ..] if !is_at_root(first.change) => {
-            let asides = siblings.iter().map(|sibling| aside(sibling, ROOT));
-            asides.chain(siblings.iter().map(|sibling| back(sibling))).collect()
-        }
-        [only] => {
-            let mut settles = lock(&core.settles);
-            let held = &mut settles.of_mut(entity).held;
-            let below = other_at_root(core, log, entity, held, only.change, &only.record.scopes);
-            below.map_or_else(Vec::new, |below| vec![aside(only, &below), back(only)])
-        }
-        // All stand below the first one, which then goes to its place with the help of the second one.
-        [first, second, others @ ..] => {
-            let below_first = id(first);
-            let mut steps = vec![aside(second, &below_first)];
-            steps.extend(others.iter().map(|sibling| aside(sibling, &below_first)));
-            steps.extend([back(second), aside(first, &id(second)), back(first), aside(second, &below_first)]);
-            steps.extend([*second].into_iter().chain(others.iter().copied()).map(back));
-            steps
-        }
+    let all_below = |parent: &str| {
+        let asides = siblings.iter().map(|sibling| aside(sibling, parent));
+        asides.chain(siblings.iter().map(|sibling| back(sibling))).collect()
+    };
+    let Some((last, others)) = siblings.split_last() else { return Vec::new() };
+    if !is_at_root(last.change) {
+        return all_below(ROOT);
     }
+    if let Some(other) = unchanged_at_root(core, log, entity, last, from) {
+        return all_below(&other);
+    }
+    // The others stand below one of them, which then goes to its place with the help of the last.
+    let Some(first) = others.iter().min_by_key(|sibling| sibling.at) else { return Vec::new() };
+    let (below_first, below_last) = (quoted(&first.change.id), quoted(&last.change.id));
+    let asides = siblings.iter().filter(|sibling| sibling.at != first.at).map(|sibling| aside(sibling, &below_first));
+    let mut steps: Vec<Step<'l>> = asides.collect();
+    steps.extend([back(last), aside(first, &below_last)]);
+    steps.extend(others.iter().map(|sibling| back(sibling)));
+    steps.extend([aside(last, &below_first), back(last)]);
+    steps
 }
 
-/// The first two tasks at the root among the rows of a snapshot, as far as nothing newer is known of them: others stand aside below
-/// the first one, and the first one below the second.
-pub(super) fn first_roots(
+/// The id of a task at the root that has not changed from a sequence number on, and that every page has, as JSON text.
+fn unchanged_at_root(core: &Core, log: &Log, entity: EntityIndex, of: &Sibling<'_>, from: Sequence) -> Option<String> {
+    let mut settles = lock(&core.settles);
+    let held = &mut settles.of_mut(entity).held;
+    other_at_root(core, log, entity, held, of.change, &of.record.scopes, from)
+}
+
+/// Two tasks at the root among the rows of a snapshot, below which others stand aside, and each of them below the other. Nothing
+/// newer is known of them, and they have not changed for the longest time.
+pub(super) fn steady_roots<'s>(
     resolver: Resolver<'_>,
     entity: EntityIndex,
-    snapshot: &SnapshotFrames,
-) -> Vec<Arc<PlacedRow>> {
-    let is_current = |row: &&Row| !row.is_outdated(resolver.log, entity, snapshot.at) && !resolver.is_held(entity, row);
-    let is_root = |row: &&Row| row.place.as_ref().is_some_and(|place| place.is_at_root);
-    snapshot.rows.iter().filter(is_root).filter(is_current).take(2).filter_map(|row| row.place.clone()).collect()
+    snapshot: &'s SnapshotFrames,
+) -> Option<[(&'s Row, &'s PlacedRow); 2]> {
+    let Resolver { log, .. } = resolver;
+    let is_current = |row: &&Row| !row.is_outdated(log, entity, snapshot.at) && !resolver.is_held(entity, row);
+    let placed = |row: &'s Row| Some((row, row.place.as_deref().filter(|place| place.is_at_root)?));
+    let mut roots: Vec<_> = snapshot.rows.iter().filter(is_current).filter_map(placed).take(MAX_SIBLINGS).collect();
+    let changed_at = |row: &Row| row.keys.iter().filter_map(|key| log.newest(entity, key)).map(|(at, _)| at).max();
+    roots.sort_by_cached_key(|(row, _)| changed_at(row));
+    roots.first_chunk().copied()
 }
 
 /// The steps behind a row, which bring its task behind those before it.
-pub(super) fn steps_of_row(encoder: &EntityEncoder, row: &PlacedRow, first_roots: &[Arc<PlacedRow>]) -> Vec<Frame> {
-    let steps = |row: &PlacedRow, below: &str| [encoder.encode_aside(&row.place, below).into(), row.back.clone()];
-    match first_roots {
-        _ if !row.is_at_root => steps(row, ROOT).into(),
-        [first, ..] if first.id == row.id => Vec::new(),
-        // Now the page has another one, below which the first can stand; and then this one goes behind it.
-        [first, second] if second.id == row.id => [steps(first, &row.id), steps(row, &first.id)].concat(),
-        [first, ..] => steps(row, &first.id).into(),
-        [] => Vec::new(),
+pub(super) fn steps_of_row(
+    encoder: &EntityEncoder,
+    row: &PlacedRow,
+    steady_roots: Option<&[(&Row, &PlacedRow); 2]>,
+) -> Vec<Frame> {
+    let steps = |below: &str| vec![encoder.encode_aside(&row.place, below).into(), row.back.clone()];
+    match steady_roots {
+        _ if !row.is_at_root => steps(ROOT),
+        Some([(_, first), (_, second)]) => steps(if row.id == first.id { &second.id } else { &first.id }),
+        None => Vec::new(),
     }
 }

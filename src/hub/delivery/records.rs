@@ -142,7 +142,9 @@ impl Rows<'_> {
     ) -> bool {
         let Self { snapshot, from, skips_marker } = self;
         let (core, log, at) = (resolver.core, resolver.log, snapshot.at);
-        let first_roots = order::first_roots(resolver, entity, snapshot);
+        let is_ordered = core.encoder(entity).order_key.is_some();
+        let steady_roots = is_ordered.then(|| order::steady_roots(resolver, entity, snapshot)).flatten();
+        let mut are_sent = false;
         let all = snapshot.gone.iter().chain(snapshot.rows.iter()).enumerate();
         for (number, row) in all.take(range.end).skip(range.start) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
@@ -160,14 +162,15 @@ impl Rows<'_> {
             if !chunk.add(Position::Row(number), line) {
                 return false;
             }
-            let steps = row
-                .place
-                .as_deref()
-                .filter(|_| is_sent)
-                .map(|place| order::steps_of_row(resolver.core.encoder(entity), place, &first_roots));
-            let steps =
-                steps.into_iter().flatten().map(|step| (Position::Row(number), resolver.row_step(entity, step)));
-            chunk.lines.extend(steps);
+            if let Some(place) = row.place.as_deref().filter(|_| is_sent && !is_old) {
+                let steady = steady_roots.as_ref().filter(|_| place.is_at_root);
+                // They may come later themselves, or have come with another chunk.
+                let before = steady.filter(|_| !std::mem::replace(&mut are_sent, true)).into_iter().flatten();
+                let before = before.filter_map(|(other, _)| resolver.row(entity, other, None));
+                let steps = order::steps_of_row(core.encoder(entity), place, steady_roots.as_ref());
+                let lines = before.chain(steps.into_iter().map(|step| resolver.row_step(entity, step)));
+                chunk.lines.extend(lines.map(|line| (Position::Row(number), line)));
+            }
             // A part of it is newer, and may be on the page already.
             let newer = row.keys.iter().filter(|_| is_sent).find_map(|key| log.part_since(entity, key, at));
             let mode = Mode::Resend { from, pages: Pages::Any };
