@@ -88,6 +88,14 @@ export class FactsPage {
     return this.page.evaluate(() => gantt.addTask({ text: "own", start_date: new Date(2025, 3, 7), duration: 2 }, 0));
   }
 
+  /** As the grid does it when a row is dropped. */
+  moveTask(id, parent) {
+    return this.page.evaluate(([id, parent]) => {
+      gantt.moveTask(id, 0, parent);
+      gantt.callEvent("onRowDragEnd", [id, gantt.getTask(id).$drop_target]);
+    }, [id, parent]);
+  }
+
   removeTask(id) {
     return this.page.evaluate(id => gantt.deleteTask(id), id);
   }

@@ -293,6 +293,20 @@ async function heldBack(fact) {
   });
 }
 
+async function deletedElsewhere(fact) {
+  await fact("a change that waits for an answer is sent of a task that has gone with its parent, as the task was", { tasks: TREE }, async page => {
+    await page.rename(2);
+    await page.sent(1);
+    await page.moveTask(2, 4);
+    await page.receive(remove(4));
+    same(await page.tree(), "1", "the tree");
+    await page.answer("PUT /data/task/2", { action: "updated" });
+    same(await page.sent(1), ["PUT /data/task/2"], "sent");
+    const { text, parent } = page.saves[0].body;
+    same([text, parent], ["own", 4], "its text and parent");
+  });
+}
+
 async function lostEnds(fact) {
   const loaded = { tasks: TREE, links: [link(7, 1, 2)] };
   await fact("the update of a link to an end that is gone throws, and the page saves nothing until a later change applies", loaded, async page => {
@@ -399,7 +413,7 @@ async function holdsTaskTwice(page) {
 const PARTS = {
   "Added tasks without a day": addedTasks, "Dates": dates, "Updates that are not whole": updates, "Parents": parents,
   "Places": places, "Links of a task": forgottenLinks, "A page's own additions": doubles, "While the page saves": heldBack,
-  "Links without an end": lostEnds, "Harmless": harmless,
+  "What was deleted elsewhere": deletedElsewhere, "Links without an end": lostEnds, "Harmless": harmless,
 };
 
 async function facts(browser, folder) {

@@ -118,6 +118,7 @@ impl Page {
 
     /// `gantt.deleteLink`
     pub(super) fn delete_link(&mut self, id: Id) -> Run {
+        let data = self.link_data(id);
         let Some(link) = self.take(id) else { return Err(Fault::Thrown("deletion of an unknown link")) };
         self.request_link_filter()?;
         self.unsync_link(id, &link);
@@ -126,7 +127,7 @@ impl Page {
                 self.refresh_task(end)?;
             }
         }
-        self.link_deleted(id)
+        self.link_deleted(id, data)
     }
 
     /// `gantt.changeLinkId`
@@ -159,9 +160,9 @@ impl Page {
         self.filter_links()
     }
 
-    /// What the data processor sends of a link.
+    /// What the data processor sends of a link: of a deleted one, what it was.
     pub(super) fn link_data(&self, id: Id) -> Map {
-        let Some(link) = self.links.get(&id) else { return Map::new() };
+        let Some(link) = self.links.get(&id) else { return self.stored(Kind::Link, id) };
         let mut data = link.fields.clone();
         data.insert("source".to_owned(), link.source.into());
         data.insert("target".to_owned(), link.target.into());

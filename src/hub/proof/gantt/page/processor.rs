@@ -24,11 +24,22 @@ pub(super) struct ModeState {
     pub(super) invalid: BTreeSet<Id>,
     /// `updatedRows`
     pub(super) updated: Vec<Id>,
+    /// `_storage`: what was deleted, as it was.
+    stored: BTreeMap<Id, Map>,
 }
 
 impl Page {
     pub(super) fn current(&self) -> &ModeState {
         &self.modes[self.mode as usize]
+    }
+
+    /// What is saved of an object that the page has deleted.
+    pub(super) fn stored(&self, kind: Kind, id: Id) -> Map {
+        self.modes[kind as usize].stored.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn store(&mut self, id: Id, data: Map) {
+        self.current_mut().stored.insert(id, data);
     }
 
     fn current_mut(&mut self) -> &mut ModeState {
@@ -204,21 +215,20 @@ impl Page {
         self.send_task_order(id)
     }
 
-    pub(super) fn task_deleted(&mut self, id: Id, below: &[Id], links: &[Id]) -> Run {
+    /// With what stood below it, and the links of all of these.
+    pub(super) fn task_deleted(&mut self, (id, own): (Id, Map), below: Vec<(Id, Map)>, links: Vec<(Id, Map)>) -> Run {
         self.mode = Kind::Task;
         let needs_delete = !self.client_side_delete(id)?;
         let was_off = std::mem::replace(&mut self.is_off, true);
-        let mut below = below.to_vec();
-        below.sort_unstable();
-        for child in below {
-            if !self.client_side_delete(child)? {
-                self.set_updated(child, Status::Deleted)?;
-            }
-        }
-        self.mode = Kind::Link;
-        for link in links {
-            if !self.client_side_delete(*link)? {
-                self.set_updated(*link, Status::Deleted)?;
+        let mut below = below;
+        below.sort_unstable_by_key(|(child, _)| *child);
+        for (mode, gone) in [(Kind::Task, below), (Kind::Link, links)] {
+            self.mode = mode;
+            for (id, data) in gone {
+                if !self.client_side_delete(id)? {
+                    self.store(id, data);
+                    self.set_updated(id, Status::Deleted)?;
+                }
             }
         }
         if !was_off {
@@ -227,6 +237,7 @@ impl Page {
         self.mode = Kind::Task;
         self.is_off = was_off;
         if needs_delete {
+            self.store(id, own);
             self.set_updated(id, Status::Deleted)?;
         }
         if !self.is_off {
@@ -245,11 +256,12 @@ impl Page {
         self.set_updated(id, Status::Updated)
     }
 
-    pub(super) fn link_deleted(&mut self, id: Id) -> Run {
+    pub(super) fn link_deleted(&mut self, id: Id, data: Map) -> Run {
         self.mode = Kind::Link;
         if self.client_side_delete(id)? {
             return Ok(());
         }
+        self.store(id, data);
         self.set_updated(id, Status::Deleted)
     }
 

@@ -226,7 +226,8 @@ impl Page {
         if let Some(task) = self.tasks.get_mut(&id) {
             task.rendered = rendered;
         }
-        self.task_added(id)
+        self.task_added(id)?;
+        self.refresh_task(id)
     }
 
     /// `gantt.updateTask`
@@ -252,6 +253,9 @@ impl Page {
         links.sort_unstable();
         links.dedup();
         let gone: Vec<(Id, Task)> = below.iter().chain([&id]).map(|id| (*id, self.tasks[id].clone())).collect();
+        let mut below: Vec<(Id, Map)> = below.iter().chain([&id]).map(|id| (*id, self.task_data(*id))).collect();
+        let links: Vec<(Id, Map)> = links.into_iter().map(|link| (link, self.link_data(link))).collect();
+        let own = below.pop().map(|(_, own)| own).unwrap_or_default();
         for (item, mut task) in gone {
             let parent = Some(task.parent);
             self.move_branch(item, parent, None)?;
@@ -259,10 +263,10 @@ impl Page {
             self.move_branch_of(item, &mut task, parent, None)?;
         }
         self.request_filter()?;
-        for link in &links {
+        for (link, _) in &links {
             self.take_link(*link);
         }
-        self.task_deleted(id, &below, &links)
+        self.task_deleted((id, own), below, links)
     }
 
     /// `gantt.changeTaskId`
@@ -359,9 +363,9 @@ impl Page {
         self.ensure_filter()
     }
 
-    /// What the data processor sends of a task.
+    /// What the data processor sends of a task: of a deleted one, what it was.
     pub(super) fn task_data(&self, id: Id) -> Map {
-        let Some(task) = self.tasks.get(&id) else { return Map::new() };
+        let Some(task) = self.tasks.get(&id) else { return self.stored(Kind::Task, id) };
         let mut data = task.fields.clone();
         data.insert("parent".to_owned(), task.parent.into());
         data
