@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     fmt,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     time::Duration,
@@ -233,6 +234,20 @@ impl Core {
     pub(crate) fn set_place(&self, entity: EntityIndex, id: &Arc<str>, object: Option<&str>, read_at: Sequence) {
         let parent = object.and_then(|object| self.encoder(entity).parents_in(object).into_iter().next());
         lock(&self.log).set_stored_place(entity, id, parent.map(Arc::from), read_at);
+    }
+
+    /// The objects of a tree whose newest place is held.
+    pub(super) fn moved_and_held(&self, entity: EntityIndex) -> HashSet<Arc<str>> {
+        match self.encoder(entity).is_tree() {
+            true => lock(&self.settles).of(entity).held.moved(entity).collect(),
+            false => HashSet::new(),
+        }
+    }
+
+    /// Whether an object's deletion is held, so that no page is told of it yet.
+    pub(super) fn holds_deletion(&self, entity: EntityIndex, key: &Arc<str>) -> bool {
+        let may_be = self.encoder(entity).widget.family().is_some();
+        may_be && lock(&self.settles).of(entity).held.get(&(entity, key.clone())).is_some()
     }
 
     /// True where the visibility filter may need what this object was before, and the log does not know.

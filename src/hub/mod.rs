@@ -222,7 +222,8 @@ impl Hub {
         rows: &[Change],
         gone: &[Change],
     ) -> (SnapshotFrames, usize) {
-        SnapshotFrames::new((self.core.encoder(entity), &self.core.log), entity, at, identity, rows, gone)
+        let held = self.core.moved_and_held(entity);
+        SnapshotFrames::new((self.core.encoder(entity), &self.core.log, &held), entity, at, identity, rows, gone)
     }
 
     /// Resends what has settled; returns when to look next.

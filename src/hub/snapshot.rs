@@ -47,9 +47,9 @@ pub(crate) struct SnapshotFrames {
 impl SnapshotFrames {
     /// Rows of the store, and ids of what is gone, as they are sent to pages that lost their place. `at` is where the
     /// log stood before the store was asked. Rows that would break pages are left out; their number is returned. What has a row
-    /// is not taken for deleted any more.
+    /// is not taken for deleted any more. Where the place of an object in its tree is `held`, its row is at the root.
     pub(super) fn new(
-        (encoder, log): (&EntityEncoder, &Mutex<Log>),
+        (encoder, log, held): (&EntityEncoder, &Mutex<Log>, &HashSet<Arc<str>>),
         entity: EntityIndex,
         at: Sequence,
         identity: &Identity,
@@ -87,6 +87,8 @@ impl SnapshotFrames {
         let marker = encoder.is_presence.then(|| Row::marker(encoder.resync_marker()));
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
+            let is_held = keys.iter().any(|key| held.contains(key));
+            let object = if is_held { encoder.at_root(&object) } else { object };
             let place = PlacedRow::of(encoder, &object);
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),

@@ -55,6 +55,8 @@ impl Appender<'_> {
         let answered = write.number.map_or(Until::At(soon), Until::Answered);
         let known = log.known(self.entity, &change.key).map(|(_, known)| known);
         let known = known.filter(|known| known.kind != ChangeKind::Delete);
+        let is_new_here = known.is_none() && change.kind == ChangeKind::Update;
+        let place = known.map(|known| known.parents.first().cloned()).or_else(|| log.place(self.entity, &change.key));
         if sent.is_refused {
             settle.held.unsettle(name.clone(), at);
             settle.contend();
@@ -84,11 +86,13 @@ impl Appender<'_> {
             ChangeKind::Update if withheld == Some(Withheld::Ring) => Some(Until::Quiet),
             ChangeKind::Update if is_back => Some(answered),
             ChangeKind::Update if !is_node => None,
-            ChangeKind::Update => match known {
-                Some(known) if known.parents == change.parents => (sent.drag == Drag::Detached).then_some(answered),
-                Some(known) => {
+            ChangeKind::Update => match place {
+                Some(parent) if parent == change.parents.first().cloned() => {
+                    (sent.drag == Drag::Detached).then_some(answered)
+                }
+                Some(parent) => {
                     settle.held.unsettle(name.clone(), at);
-                    known.parents.iter().for_each(|parent| settle.held.leave((self.entity, parent.clone())));
+                    parent.into_iter().for_each(|parent| settle.held.leave((self.entity, parent)));
                     Some(answered)
                 }
                 // It may have been somewhere else before.
@@ -97,14 +101,19 @@ impl Appender<'_> {
                     settle.held.leave_something();
                     (sent.drag != Drag::Unknown).then_some(answered)
                 }
-                None => log
-                    .ancestors(self.entity, change)
-                    .any(|ancestor| settle.held.is_unsettled(&(self.entity, ancestor)))
-                    .then_some(Until::Quiet),
+                None => None,
             },
         };
+        let own = own.or_else(|| {
+            let is_below = |ancestor| settle.held.is_unsettled(&(self.entity, ancestor));
+            let may_be_below = is_node && is_new_here && log.ancestors(self.entity, change).any(is_below);
+            may_be_below.then_some(Until::Quiet)
+        });
         let named = self.named(change);
-        let waits = named.iter().find_map(|name| settle.held.get(name));
+        // A page may show what it stands below, also further up, below it.
+        let above = (is_node && change.kind == ChangeKind::Update).then(|| log.ancestors(self.entity, change).skip(1));
+        let above = above.into_iter().flatten().map(|ancestor| (self.entity, ancestor));
+        let waits = named.iter().cloned().chain(above).find_map(|name| settle.held.get(&name));
         let follows = waits.or_else(|| settle.held.get(&name)).cloned();
         let until = match (own, &follows) {
             (Some(own), _) => own,

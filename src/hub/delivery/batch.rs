@@ -110,6 +110,25 @@ fn in_tree_order<'l>(
     few
 }
 
+/// Records in the order of a tree, and before each its ancestor whose newest place is held, if there is one (true): that goes to
+/// the root for so long.
+fn with_held_ancestors<'l>(
+    core: &Core,
+    log: &'l Log,
+    entity: EntityIndex,
+    records: &[(Sequence, Option<&'l Record>)],
+) -> Vec<(Sequence, &'l Record, bool)> {
+    let is_tree = core.encoder(entity).is_tree();
+    let mut at_root = HashSet::new();
+    let mut all = Vec::with_capacity(records.len());
+    for (at, record) in records.iter().filter_map(|(at, record)| Some((*at, (*record)?))) {
+        let held = record.change().filter(|_| is_tree).and_then(|change| tree::held_ancestor(log, entity, change));
+        all.extend(held.filter(|(at, _)| at_root.insert(*at)).map(|(at, ancestor)| (at, ancestor, true)));
+        all.push((at, record, false));
+    }
+    all
+}
+
 /// What brings the siblings among these records, and what changed of others since, to their places.
 fn steps(
     core: &Core,
@@ -142,7 +161,9 @@ impl Repeat {
             Resent::Settled { range, is_last: true, .. } if range.start < log.start(entity) => None,
             Resent::Deletions(sequences) => {
                 let envelope = |&at: &Sequence| {
-                    Some((at, Envelope::of_tombstone(core, entity, at, log.tombstone_at(entity, at)?)))
+                    let tombstone = log.tombstone_at(entity, at);
+                    let tombstone = tombstone.filter(|tombstone| !core.holds_deletion(entity, &tombstone.key))?;
+                    Some((at, Envelope::of_tombstone(core, entity, at, tombstone)))
                 };
                 let few = sequences.len() <= REPEAT_FRAMES;
                 few.then(|| sequences.iter().filter_map(envelope).collect())
@@ -156,14 +177,18 @@ impl Repeat {
                 let newest = core.newest(&log, entity, range.start, range.start, Sequence::MAX);
                 let newest = newest.take_while(|(at, _)| *at < range.end);
                 let newest = in_tree_order(core, &log, entity, newest);
+                let mode = Mode::Resend { from: range.start, pages };
                 let envelope = |(at, record): (Sequence, Option<_>)| {
-                    let mode = Mode::Resend { from: range.start, pages };
                     Some((at, Envelope::of_record(core, &log, at, record?, mode)))
                 };
                 let steps = steps(core, &log, entity, &newest, range.start);
                 let deletions = newest.partition_point(|(_, record)| record.is_some_and(Record::shows_object));
                 let (there, gone) = newest.split_at(deletions);
-                let all = there.iter().copied().filter_map(envelope).chain(steps);
+                let all = with_held_ancestors(core, &log, entity, there).into_iter().map(|(at, record, is_at_root)| {
+                    let mode = if is_at_root { Mode::AtRoot { from: range.start } } else { mode };
+                    (at, Envelope::of_record(core, &log, at, record, mode))
+                });
+                let all = all.chain(steps);
                 let all = all.chain(gone.iter().copied().filter_map(envelope));
                 let mut bytes = 0;
                 let records = all.take_while(|(_, envelope)| {

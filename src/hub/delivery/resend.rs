@@ -506,7 +506,7 @@ impl Resend {
                     && self.add_rows(&mut chunk, begin, 0..gone, of);
             }
         }
-        Some(std::mem::replace(&mut chunk, Chunk::new(0)))
+        Some(chunk)
     }
 
     /// Where what is gone is sent behind everything else: how many ids the store has reported as gone.

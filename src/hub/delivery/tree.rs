@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use crate::{
     change::ChangeKind,
     entity::EntityIndex,
-    hub::log::{Log, ObjectChange, Owner, Record},
+    hub::log::{Broadcast, Log, ObjectChange, Owner, Record},
     sequence::Sequence,
 };
 
@@ -43,4 +43,17 @@ pub(super) fn ancestors_to_send<'l>(
     }
     above.reverse();
     above
+}
+
+/// The nearest ancestor of an object whose newest place is held from all pages: they have it where it was before, which may be
+/// below that object.
+pub(super) fn held_ancestor<'l>(
+    log: &'l Log,
+    entity: EntityIndex,
+    change: &ObjectChange,
+) -> Option<(Sequence, &'l Record)> {
+    let records = log.ancestors(entity, change).filter_map(|key| log.newest_record(entity, &key));
+    let mut held =
+        records.filter(|(_, record, ancestor)| record.broadcast == Broadcast::Held && *ancestor.key != *change.key);
+    held.next().filter(|(_, _, ancestor)| ancestor.kind == ChangeKind::Update).map(|(at, record, _)| (at, record))
 }

@@ -216,7 +216,7 @@ impl Log {
     }
 
     /// The key of the parent of an object, where that is known.
-    fn place(&self, entity: EntityIndex, key: &str) -> Option<Option<Arc<str>>> {
+    pub(crate) fn place(&self, entity: EntityIndex, key: &str) -> Option<Option<Arc<str>>> {
         match self.newest(entity, key) {
             Some((_, change)) => Some(change.parents.first().cloned()),
             None => self.index(entity).places.get(key).cloned(),

@@ -73,6 +73,12 @@ impl Held {
         self.objects.get(name)
     }
 
+    /// The objects of an entity that are held, and were there before.
+    pub(crate) fn moved(&self, entity: EntityIndex) -> impl Iterator<Item = Arc<str>> {
+        let moved = self.objects.iter().filter(move |((of, _), held)| *of == entity && held.added.is_none());
+        moved.map(|((_, key), _)| key.clone())
+    }
+
     /// An object is held from the record at `at` on, or for longer than before. Returns how that record is broadcast.
     pub(crate) fn hold(
         &mut self,

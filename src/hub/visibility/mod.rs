@@ -196,6 +196,9 @@ impl Resolver<'_> {
         if !recipient.has_received(scopes, Some(sequence)) || recipient.receives(&tombstone.went_to) {
             return None;
         }
+        if core.holds_deletion(entity, &tombstone.key) {
+            return None;
+        }
         let (frame, audit) = Envelope::of_tombstone(core, entity, sequence, tombstone).into_frame();
         let Some(last) = tombstone.last.as_ref().filter(|_| core.encoder(entity).view.is_some()) else {
             // Most pages have not had it for long.
@@ -231,6 +234,7 @@ impl Resolver<'_> {
         let Self { core, recipient, .. } = *self;
         let kind = match row.kind {
             RowKind::Object if self.is_held(entity, row) => return None,
+            RowKind::Gone if row.keys.iter().any(|key| core.holds_deletion(entity, key)) => return None,
             RowKind::Object => ChangeKind::Update,
             RowKind::Gone => ChangeKind::Delete,
             RowKind::Marker => {
