@@ -20,3 +20,8 @@ fn after_quiet_every_gantt_page_equals_the_store() {
     super::run_all(super::seeds(), |seed| run(seed, Delivery::Converging));
     eprintln!("{} pages were loaded anew", world::RELOADS.load(std::sync::atomic::Ordering::Relaxed));
 }
+
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    super::run_all(super::failed_once("gantt "), |seed| run(seed, Delivery::Converging));
+}

@@ -86,6 +86,8 @@ struct Client {
     loads: u64,
     /// Counts the messages: the 50 ms begin anew with each.
     messages: u64,
+    /// Its requests about tasks that the store has not had yet, by their numbers.
+    uncommitted: BTreeMap<u64, Id>,
     /// Objects that the store has refused to create.
     refused: BTreeSet<(Kind, Id)>,
     /// What was wrong with the page when its story was told last.
@@ -112,7 +114,8 @@ enum Event {
     Publishes(usize, Request, Answer, Written, Activity, Sequence),
     Leaves(usize, u64, Answer, Activity),
     Answered(usize, u64, Answer),
-    Frames(u64, Vec<Bytes>),
+    /// With the tasks whose change by its user the server did not know when they left.
+    Frames(u64, Vec<Bytes>, BTreeSet<Id>),
     Batch(usize, u64),
     Pong(u64, Vec<u8>),
     KeepAlive(u64),
@@ -249,6 +252,7 @@ impl World {
                 direct: !self.dice.one_in(4),
                 capacity: if self.dice.one_in(5) { 3 } else { usize::MAX },
                 messages: 0,
+                uncommitted: BTreeMap::new(),
                 refused: BTreeSet::new(),
                 flaws: BTreeSet::new(),
                 had: BTreeSet::new(),
@@ -359,8 +363,9 @@ impl World {
             let frames = std::mem::take(&mut *lock(&socket.pipe.out));
             if !frames.is_empty() && !socket.dark {
                 socket.arrives = socket.arrives.max(now + self.dice.millis(1, 200));
+                let unknown = self.clients[socket.client].uncommitted.values().copied().collect();
                 self.counter += 1;
-                self.events.insert((socket.arrives, self.counter), Event::Frames(number, frames));
+                self.events.insert((socket.arrives, self.counter), Event::Frames(number, frames, unknown));
             }
         }
     }
@@ -447,7 +452,7 @@ impl World {
                 self.clients[at].page.answered(number, &answer);
                 self.send(at);
             }
-            Event::Frames(number, frames) => self.arrive(number, &frames),
+            Event::Frames(number, frames, unknown) => self.arrive(number, &frames, unknown),
             Event::Batch(at, messages) => {
                 if self.clients[at].messages == messages {
                     self.note(|| format!("page {at} applies what it has received"));
@@ -626,6 +631,9 @@ impl World {
         }
         for request in self.clients[at].page.requests() {
             self.requests += 1;
+            if request.kind == Kind::Task {
+                self.clients[at].uncommitted.insert(request.number, request.id);
+            }
             self.note(|| {
                 let body = serde_json::to_string(&request.body).unwrap_or_default();
                 format!(
@@ -639,6 +647,7 @@ impl World {
     }
 
     fn commit(&mut self, at: usize, request: &Request, activity: Activity, began: Sequence) {
+        self.clients[at].uncommitted.remove(&request.number);
         let (answer, written) = self.store.write(request);
         self.note(|| {
             format!("{:?} {:?} {} of page {at} commits: {answer:?}", request.method, request.kind, request.id)
@@ -724,7 +733,7 @@ impl World {
     }
 
     /// Frames reach a page.
-    fn arrive(&mut self, number: u64, frames: &[Bytes]) {
+    fn arrive(&mut self, number: u64, frames: &[Bytes], unknown: BTreeSet<Id>) {
         let Some(socket) = self.sockets.get(&number).filter(|socket| !socket.dark) else { return };
         let at = socket.client;
         if socket.pipe.capacity < usize::MAX {
@@ -755,6 +764,7 @@ impl World {
             }
         }
         if waits {
+            self.clients[at].page.overtakes(unknown);
             self.clients[at].messages += 1;
             let messages = self.clients[at].messages;
             self.later(BATCH, Event::Batch(at, messages));

@@ -173,12 +173,14 @@ impl Page {
         }
         match code(self) {
             Ok(()) => {}
-            Err(Fault::Thrown(why)) => {
-                self.thrown.push(format!("throws: {why}"));
-                self.is_unusable |= self.silent && self.is_own_ring();
-            }
+            Err(Fault::Thrown(why)) => self.has_thrown(why),
             Err(Fault::Hung) => self.hung = Some(self.is_own_ring()),
         }
+    }
+
+    fn has_thrown(&mut self, why: &str) {
+        self.thrown.push(format!("throws: {why}"));
+        self.is_unusable |= self.silent && self.is_own_ring();
     }
 
     /// `gantt.parse`
@@ -194,6 +196,11 @@ impl Page {
             Ok(())
         });
         waits
+    }
+
+    /// What arrives left the server before it knew of the user's changes of these tasks: a ring that it closes is theirs.
+    pub(super) fn overtakes(&mut self, changed: BTreeSet<Id>) {
+        self.saved_then.extend(changed);
     }
 
     /// The 50 ms are over.

@@ -179,7 +179,7 @@ impl Page {
     fn note(&mut self, done: Run) -> Run {
         match done {
             Err(super::Fault::Thrown(why)) => {
-                self.thrown.push(format!("throws: {why}"));
+                self.has_thrown(why);
                 Ok(())
             }
             done => done,
