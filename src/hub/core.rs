@@ -244,7 +244,20 @@ impl Core {
         }
     }
 
-    /// Whether an object's deletion is held, so that no page is told of it yet.
+    /// Whether some page may not know the place of an object of a tree.
+    pub(super) fn is_unsettled(&self, entity: EntityIndex, key: &Arc<str>) -> bool {
+        lock(&self.settles).of(entity).held.is_unsettled(&(entity, key.clone()))
+    }
+
+    /// The objects of a tree whose places some page may not know.
+    pub(super) fn unsettled(&self, entity: EntityIndex) -> HashSet<Arc<str>> {
+        match self.encoder(entity).is_tree() {
+            true => lock(&self.settles).of(entity).held.unsettled(entity).collect(),
+            false => HashSet::new(),
+        }
+    }
+
+    /// Whether an object that is deleted is held, so that pages are sent its deletion later.
     pub(super) fn holds_deletion(&self, entity: EntityIndex, key: &Arc<str>) -> bool {
         let may_be = self.encoder(entity).widget.family().is_some();
         may_be && lock(&self.settles).of(entity).held.get(&(entity, key.clone())).is_some()

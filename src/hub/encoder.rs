@@ -200,15 +200,10 @@ impl EntityEncoder {
 
     /// The newest state of an object in a tree, but at the root.
     pub(crate) fn encode_at_root(&self, object: &Bytes, can_add: bool) -> Frame {
-        self.encode_upsert(&self.at_root(object), can_add).for_pages(false)
-    }
-
-    /// An object of a tree, as if it were at the root.
-    pub(crate) fn at_root(&self, object: &Bytes) -> Bytes {
         let text = String::from_utf8_lossy(object);
         let at_root =
             Object::of(&text).zip(self.parent_keys.first()).map(|(object, key)| object.with(key, "0").to_json());
-        at_root.map_or_else(|| object.clone(), Bytes::from)
+        self.encode_upsert(&at_root.map_or_else(|| object.clone(), Bytes::from), can_add).for_pages(false)
     }
 
     /// As [`encode_upsert`](Self::encode_upsert), for an object that was only added: a page that has it needs nothing,

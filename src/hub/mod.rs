@@ -24,6 +24,8 @@
 //! - subscribe -> NeedsSnapshot: the log does not reach back, the entity was refreshed since, or the scopes have
 //!   changed.
 //! - CatchingUp -> Live: everything was sent to the end of the log, or the rest is paced.
+//! - Live -> CatchingUp: in a tree, a resend is paced, or could not be sent with the others. What is new may hang below
+//!   what is still to come, so that it waits for the end of that.
 //! - NeedsSnapshot -> CatchingUp: the snapshot has come, or the marker in its place.
 //! - CatchingUp or Live -> NeedsSnapshot: a refresh, new scopes, a last repeat that is torn, a resend whose records were
 //!   trimmed, ids reported as gone that may be in use again, or hooks that failed for objects that the log does not

@@ -231,7 +231,8 @@ impl Retractions {
 
     /// When there is something to send next.
     pub(crate) fn next_due(&self, times: &ReminderTimes) -> Option<Instant> {
-        let old = self.old.as_ref().and_then(|old| old.reminders.next(times));
+        let idle = self.old.as_ref().filter(|old| old.sending.is_none());
+        let old = idle.and_then(|old| old.reminders.next(times));
         self.objects.values().filter_map(|known| known.next(times)).chain(old).min()
     }
 
@@ -491,6 +492,7 @@ mod tests {
             id: (*id).into(),
             keys: Box::default(),
             frame: Frame::from(Bytes::from_static(b"{}")),
+            at_root: None,
             object: None,
             parent: None,
             place: None,

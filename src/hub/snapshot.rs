@@ -47,7 +47,7 @@ pub(crate) struct SnapshotFrames {
 impl SnapshotFrames {
     /// Rows of the store, and ids of what is gone, as they are sent to pages that lost their place. `at` is where the
     /// log stood before the store was asked. Rows that would break pages are left out; their number is returned. What has a row
-    /// is not taken for deleted any more. Where the place of an object in its tree is `held`, its row is at the root.
+    /// is not taken for deleted any more. `held` are the objects of a tree whose newest place is held.
     pub(super) fn new(
         (encoder, log, held): (&EntityEncoder, &Mutex<Log>, &HashSet<Arc<str>>),
         entity: EntityIndex,
@@ -64,6 +64,7 @@ impl SnapshotFrames {
             id: change.id().into(),
             keys: keys(identity.receives(), change.id()),
             frame: encoder.encode_delete(change.object(), true).frame.into(),
+            at_root: None,
             object: None,
             parent: None,
             place: None,
@@ -88,14 +89,15 @@ impl SnapshotFrames {
         let objects = usable.into_iter().zip(there).map(|(change, keys)| {
             let object = encoder.normal_form(change.object());
             let is_held = keys.iter().any(|key| held.contains(key));
-            let object = if is_held { encoder.at_root(&object) } else { object };
+            let at_root = is_held.then(|| encoder.encode_at_root(&object, encoder.can_add(&object, true)));
             let place = PlacedRow::of(encoder, &object);
             let (frame, object) = match encoder.view {
                 Some(_) => (Bytes::new().into(), Some(object)),
                 None if encoder.is_presence => (encoder.encode_shared(ChangeKind::Add, &object), None),
                 None => (encoder.encode_upsert(&object, encoder.can_add(&object, true)).for_pages(false), None),
             };
-            Row { id: change.id().into(), keys, frame, object, parent: parent(change), place, kind: RowKind::Object }
+            let (id, parent) = (change.id().into(), parent(change));
+            Row { id, keys, frame, at_root, object, parent, place, kind: RowKind::Object }
         });
         let scopes = identity.receives().clone();
         let (gone, rows): (_, Arc<[Row]>) = (gone.collect(), marker.into_iter().chain(objects).collect());
@@ -165,6 +167,8 @@ pub(crate) struct Row {
     /// What the log may find its object by.
     pub(super) keys: Box<[Arc<str>]>,
     pub(super) frame: Frame,
+    /// At the root of its tree, where its newest place was held as it was read.
+    pub(super) at_root: Option<Frame>,
     /// The object itself, where it is asked who may see it.
     pub(super) object: Option<Bytes>,
     /// The key of its parent in a tree.
@@ -185,6 +189,7 @@ impl Row {
             id: RESYNC.into(),
             keys: Box::default(),
             frame: frame.into(),
+            at_root: None,
             object: None,
             parent: None,
             place: None,

@@ -21,7 +21,7 @@ use crate::{
 
 impl Appender<'_> {
     /// Whether pages hang on the order in which this entity's changes are broadcast.
-    fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.encoder.widget.family().is_some() && !self.encoder.is_plain
     }
 
@@ -68,11 +68,16 @@ impl Appender<'_> {
         };
         if let Some(below) = sent.shown_below.as_deref().filter(is_elsewhere) {
             settle.held.unsettle(name.clone(), at);
-            settle.held.leave((self.entity, below.into()));
+            settle.held.leave((self.entity, below.into()), name.clone(), at);
             settle.contend();
         }
         // Pages have deleted it, and show an error at an update alone.
         let is_back = change.kind == ChangeKind::Update && log.tombstone(self.entity, &change.key).is_some();
+        if let Some(parent) = change.parents.first().filter(|_| is_node && sent.drag == Drag::Detached) {
+            // Its page has lost it, and what hangs below it, until it is sent this.
+            let (then, overlap) = (now + self.core.times.settle.hold, self.core.times.settle.overlap);
+            settle.held.stand_beside((self.entity, parent.clone()), then, overlap);
+        }
         let mut writer = None;
         let own = match change.kind {
             ChangeKind::Add => {
@@ -80,8 +85,18 @@ impl Appender<'_> {
                 writer = write.writer;
                 (write.number.is_some() || settle.is_written()).then_some(answered)
             }
-            ChangeKind::Delete if is_left => Some(Until::Quiet),
-            ChangeKind::Delete => is_node.then_some(answered),
+            ChangeKind::Delete if is_left => {
+                // With what that hung below, pages delete it too.
+                if let Some(parent) = place.flatten() {
+                    settle.held.leave((self.entity, parent), name.clone(), at);
+                }
+                Some(Until::Quiet)
+            }
+            ChangeKind::Delete => {
+                // Where it stood does not matter any more.
+                settle.held.needs_no_quiet(&name, now);
+                is_node.then_some(answered)
+            }
             ChangeKind::Update if withheld == Some(Withheld::NoEnd) => return Broadcast::Held,
             ChangeKind::Update if withheld == Some(Withheld::Ring) => Some(Until::Quiet),
             ChangeKind::Update if is_back => Some(answered),
@@ -92,13 +107,15 @@ impl Appender<'_> {
                 }
                 Some(parent) => {
                     settle.held.unsettle(name.clone(), at);
-                    parent.into_iter().for_each(|parent| settle.held.leave((self.entity, parent)));
+                    if let Some(parent) = parent {
+                        settle.held.leave((self.entity, parent), name.clone(), at);
+                    }
                     Some(answered)
                 }
                 // It may have been somewhere else before.
                 None if sent.drag != Drag::None => {
                     settle.held.unsettle(name.clone(), at);
-                    settle.held.leave_something();
+                    settle.held.leave_something(at);
                     (sent.drag != Drag::Unknown).then_some(answered)
                 }
                 None => None,
@@ -142,11 +159,12 @@ impl Appender<'_> {
             return false;
         }
         let mut settles = lock(&self.core.settles);
-        let held = &mut settles.of_mut(self.entity).held;
-        let is_held = held.get(&(self.entity, below.into())).is_some();
+        let settle = settles.of_mut(self.entity);
+        let is_held = settle.held.get(&(self.entity, below.into())).is_some();
         if is_held {
             let is_deletion = |(entity, key): &Named| log.tombstone(*entity, key).is_some();
-            held.put_off_where(is_deletion);
+            settle.held.put_off_where(is_deletion);
+            settle.contend();
         }
         !is_held
     }

@@ -136,7 +136,7 @@ impl Appender<'_> {
             let is_doubtful = is_again && self.encoder.has_snapshot;
             let mut doubtful_in: Option<Scopes> = None;
             let is_left = matches!(plan, Plan::Delete) && self.is_left(log, &key);
-            let was_beside = matches!(plan, Plan::Delete) && self.was_beside(&key, now);
+            let was_beside = matches!(plan, Plan::Delete) && self.was_beside(log, &key, now);
             if matches!(plan, Plan::Delete) {
                 self.delete_links(log, now, &key, change, batch);
             }

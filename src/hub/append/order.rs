@@ -68,12 +68,16 @@ impl Appender<'_> {
         })
     }
 
-    /// Whether another task has just stood below this one for a moment. A page that had deleted this one by then has lost what
-    /// hangs below that other task.
-    pub(super) fn was_beside(&self, key: &str, now: Instant) -> bool {
-        let name: Named = (self.entity, key.into());
-        self.encoder.order_key.is_some()
-            && lock(&self.core.settles).of(self.entity).held.was_beside(&name, now, self.core.times.settle.overlap)
+    /// Whether a page that deletes this task may lose what hangs below another one: which has just stood below it, or below what
+    /// goes with it, for a moment; or which that page has lost there by dragging it.
+    pub(super) fn was_beside(&self, log: &Log, key: &str, now: Instant) -> bool {
+        if !self.holds() {
+            return false;
+        }
+        let with_it = log.descendants(self.entity, key).into_iter().chain([Arc::from(key)]);
+        let (settles, overlap) = (lock(&self.core.settles), self.core.times.settle.overlap);
+        let held = &settles.of(self.entity).held;
+        with_it.into_iter().any(|key| held.was_beside(&(self.entity, key), now, overlap))
     }
 }
 

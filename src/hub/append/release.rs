@@ -96,11 +96,12 @@ fn release_one(core: &Core, log: &mut Log, name: &Named, held: &HeldObject, now:
             return Outcome::Waits;
         }
         let first = log.change(held.first).map_or(change.kind, |(_, first)| first.kind);
+        // What no page has is below nothing, and nothing is below it.
+        let is_new = first == ChangeKind::Add && held.added.is_none_or(|added| added == held.broadcast);
         let is_node = appender.encoder.parents_of.is_none();
         let waits = awaits_quiet
             || is_node
-                && (is_ring(log, *entity, change)
-                    || (first != ChangeKind::Add && may_be_unsettled(log, &settle.held, name, change)));
+                && (is_ring(log, *entity, change) || (!is_new && may_be_unsettled(log, &settle.held, name, change)));
         if waits {
             settle.held.put_off(name);
             settle.contend();

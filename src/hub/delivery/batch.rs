@@ -6,13 +6,14 @@ use tokio::time::Instant;
 
 use super::{
     super::{
+        append::is_ring,
         core::Core,
-        log::{Log, Record},
+        log::{Broadcast, Log, Record},
         visibility::{Envelope, Mode, Pages},
     },
     order, tree,
 };
-use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
+use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// Records handed to the fast path at once.
 const BATCH_RECORDS: usize = 256;
@@ -110,20 +111,21 @@ fn in_tree_order<'l>(
     few
 }
 
-/// Records in the order of a tree, and before each its ancestor whose newest place is held, if there is one (true): that goes to
-/// the root for so long.
-fn with_held_ancestors<'l>(
+/// Records in the order of a tree, each behind those of its ancestors that pages need before it.
+fn with_ancestors<'l>(
     core: &Core,
     log: &'l Log,
     entity: EntityIndex,
     records: &[(Sequence, Option<&'l Record>)],
+    above: &tree::Above,
 ) -> Vec<(Sequence, &'l Record, bool)> {
     let is_tree = core.encoder(entity).is_tree();
-    let mut at_root = HashSet::new();
+    let mut sent = HashSet::new();
     let mut all = Vec::with_capacity(records.len());
     for (at, record) in records.iter().filter_map(|(at, record)| Some((*at, (*record)?))) {
-        let held = record.change().filter(|_| is_tree).and_then(|change| tree::held_ancestor(log, entity, change));
-        all.extend(held.filter(|(at, _)| at_root.insert(*at)).map(|(at, ancestor)| (at, ancestor, true)));
+        if let Some(change) = record.change().filter(|_| is_tree) {
+            all.extend(above.of(log, entity, change, |broadcast| broadcast == Broadcast::Held, &mut sent));
+        }
         all.push((at, record, false));
     }
     all
@@ -184,11 +186,26 @@ impl Repeat {
                 let steps = steps(core, &log, entity, &newest, range.start);
                 let deletions = newest.partition_point(|(_, record)| record.is_some_and(Record::shows_object));
                 let (there, gone) = newest.split_at(deletions);
-                let all = with_held_ancestors(core, &log, entity, there).into_iter().map(|(at, record, is_at_root)| {
-                    let mode = if is_at_root { Mode::AtRoot { from: range.start } } else { mode };
-                    (at, Envelope::of_record(core, &log, at, record, mode))
+                let above = tree::Above { from: *known_before, besides: range.clone() };
+                let all =
+                    with_ancestors(core, &log, entity, there, &above).into_iter().map(|(at, record, is_at_root)| {
+                        let from = if at < range.start { *known_before } else { range.start };
+                        let mode = if is_at_root { Mode::AtRoot { from } } else { Mode::Resend { from, pages } };
+                        (at, Envelope::of_record(core, &log, at, record, mode))
+                    });
+                // A page may show below what is deleted what is somewhere else by now.
+                let is_tree = core.encoder(entity).is_tree();
+                let held = if gone.is_empty() || !is_tree { HashSet::new() } else { core.moved_and_held(entity) };
+                let moved =
+                    held.iter().filter_map(|key| log.newest_record(entity, key)).filter(|(_, record, change)| {
+                        change.kind == ChangeKind::Update
+                            && record.broadcast == Broadcast::Held
+                            && !is_ring(&log, entity, change)
+                    });
+                let at_root = moved.map(|(at, record, _)| {
+                    (at, Envelope::of_record(core, &log, at, record, Mode::AtRoot { from: range.start }))
                 });
-                let all = all.chain(steps);
+                let all = all.chain(steps).chain(at_root);
                 let all = all.chain(gone.iter().copied().filter_map(envelope));
                 let mut bytes = 0;
                 let records = all.take_while(|(_, envelope)| {

@@ -64,6 +64,8 @@ pub(crate) struct Chunk {
     pub(crate) end: Position,
     /// Lines that are drawn, and how many of them there may be.
     pub(crate) drawn: usize,
+    /// The records of a resend have been read to here, and what follows them begins.
+    pub(crate) read_to: Option<Sequence>,
     room: usize,
     bytes: usize,
     looked_at: usize,
@@ -71,7 +73,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(crate) fn new(room: usize) -> Self {
-        Self { lines: Vec::new(), end: Position::End, drawn: 0, room, bytes: 0, looked_at: 0 }
+        Self { lines: Vec::new(), end: Position::End, drawn: 0, read_to: None, room, bytes: 0, looked_at: 0 }
     }
 
     /// Adds what stands at a position, if that is anything; false when it must wait for the next chunk.

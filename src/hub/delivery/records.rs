@@ -10,6 +10,7 @@ use crate::{
     change::ChangeKind,
     entity::EntityIndex,
     hub::{
+        append::is_ring,
         log::{ObjectChange, Record},
         snapshot::{Row, RowKind, SnapshotFrames},
         visibility::{Mode, Pages, Resolved, Resolver},
@@ -21,9 +22,15 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Records {
     pub(super) from: Sequence,
+    /// Pages have everything before this, and of what is between this and `from` they may lack something.
+    pub(super) known_before: Sequence,
     pub(super) messages_from: Sequence,
     /// Of the changes before this only deletions are sent.
     pub(super) only_gone_before: Sequence,
+    /// Deletions, and places of siblings, from here on follow.
+    pub(super) tail_from: Sequence,
+    /// Deletions follow that the log does not hold as records.
+    pub(super) gone_follow: bool,
     pub(super) pages: Pages,
 }
 
@@ -36,7 +43,7 @@ impl Records {
         resolver: Resolver<'_>,
         entity: EntityIndex,
     ) -> bool {
-        let Self { from, messages_from, only_gone_before, pages } = self;
+        let Self { from, known_before, messages_from, only_gone_before, tail_from, pages, .. } = self;
         let Resolver { core, log, .. } = resolver;
         let is_tree = core.encoder(entity).is_tree();
         // What the log holds from before is in the rows, or newer there.
@@ -53,17 +60,21 @@ impl Records {
                 let mut place = Position::Record(sequence);
                 let mut lines = Vec::new();
                 if let Some(change) = record.and_then(Record::change).filter(|_| is_tree) {
-                    let above =
-                        tree::ancestors_to_send(log, entity, (sequence, change), (from, begin, owner), &mut sent);
+                    let above = tree::Above { from: known_before, besides: begin..sequence };
+                    let above = above.of(log, entity, change, |broadcast| broadcast.is_held_from(owner), &mut sent);
                     let done =
                         |(at, ..): &(Sequence, _, _)| position == Position::Below { record: sequence, ancestor: *at };
                     let rest = above.iter().position(done).map_or(0, |last| last + 1);
-                    if let Some((ancestor, ..)) = rest.checked_sub(1).and_then(|last| above.get(last)) {
-                        place = Position::Below { record: sequence, ancestor: *ancestor };
-                    }
-                    for (at, ancestor, is_held) in &above[rest..] {
+                    for (number, (at, ancestor, is_held)) in above.iter().enumerate() {
                         let mode = if *is_held { Mode::AtRoot { from } } else { mode };
-                        lines.push((place, resolver.record(*at, ancestor, mode)));
+                        let line = || resolver.record(*at, ancestor, mode);
+                        let is_doubtful = |change: &ObjectChange| core.is_unsettled(entity, &change.key);
+                        if number >= rest {
+                            lines.push((place, line()));
+                        } else if ancestor.change().is_some_and(is_doubtful) {
+                            // What its page may have ignored meanwhile is sent once more.
+                            chunk.lines.extend(line().map(|line| (position, line)));
+                        }
                         place = Position::Below { record: sequence, ancestor: *at };
                     }
                 }
@@ -73,6 +84,9 @@ impl Records {
                 }
             }
         }
+        if !matches!(position, Position::Siblings(_) | Position::Deletion(_)) {
+            chunk.read_to = Some(log.end());
+        }
         let is_ordered = is_tree && core.encoder(entity).order_key.is_some();
         if is_ordered
             && !matches!(position, Position::Deletion(_))
@@ -81,7 +95,10 @@ impl Records {
             return false;
         }
         if is_tree {
-            let begin = if let Position::Deletion(at) = position { at } else { from };
+            let begin = if let Position::Deletion(at) = position { at } else { tail_from };
+            if !matches!(position, Position::Deletion(_)) && self.has_deletions(resolver, entity) {
+                chunk.lines.extend(held_at_root(resolver, entity, from).map(|line| (Position::Deletion(begin), line)));
+            }
             for (sequence, record) in core.newest(log, entity, begin, from, Sequence::MAX) {
                 let line = record.filter(|it| is_deletion(it)).and_then(|it| resolver.record(sequence, it, mode));
                 if !chunk.add(Position::Deletion(sequence), line) {
@@ -94,10 +111,15 @@ impl Records {
 }
 
 impl Records {
+    fn has_deletions(self, Resolver { core, log, .. }: Resolver<'_>, entity: EntityIndex) -> bool {
+        let mut records = core.newest(log, entity, self.tail_from, self.from, Sequence::MAX);
+        self.gone_follow || records.any(|(_, record)| record.is_some_and(is_deletion))
+    }
+
     /// Adds the steps that bring siblings to their places; false where some of them must wait for the next chunk.
     fn add_steps(self, chunk: &mut Chunk, position: Position, resolver: Resolver<'_>, entity: EntityIndex) -> bool {
         let Resolver { core, log, .. } = resolver;
-        let begin = if let Position::Siblings(at) = position { at } else { self.from };
+        let begin = if let Position::Siblings(at) = position { at } else { self.tail_from };
         let mut placed = HashSet::new();
         for (sequence, record) in core.newest(log, entity, begin, self.from, Sequence::MAX) {
             let Some(change) = record.and_then(Record::change).filter(|change| change.kind != ChangeKind::Delete)
@@ -149,20 +171,13 @@ impl Rows<'_> {
         for (number, row) in all.take(range.end).skip(range.start) {
             let is_wanted = row.kind != RowKind::Marker || !skips_marker;
             let is_old = row.kind != RowKind::Gone && row.is_outdated(log, entity, at);
-            // What the log holds of it is newer, and comes later.
-            let line = if is_old && row.kind == RowKind::Object && core.encoder(entity).is_tree() {
-                self.instead_of(row, resolver, entity)
-            } else if is_wanted && !is_old {
-                let since = row.keys.iter().find_map(|key| log.there_since(entity, key, at));
-                resolver.row(entity, row, since)
-            } else {
-                None
-            };
+            let line = if is_wanted { self.line(row, resolver, entity) } else { None };
             let is_sent = line.is_some() && row.kind == RowKind::Object;
             if !chunk.add(Position::Row(number), line) {
                 return false;
             }
-            if let Some(place) = row.place.as_deref().filter(|_| is_sent && !is_old) {
+            let is_placed = is_sent && !is_old && !resolver.is_place_held(entity, row);
+            if let Some(place) = row.place.as_deref().filter(|_| is_placed) {
                 let steady = steady_roots.as_ref().filter(|_| place.is_at_root);
                 // They may come later themselves, or have come with another chunk.
                 let before = steady.filter(|_| !std::mem::replace(&mut are_sent, true)).into_iter().flatten();
@@ -182,6 +197,30 @@ impl Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// What is sent of a row: of one that the log knows something newer of, what else may hang below it. All there is to know
+    /// of that comes later.
+    fn line(self, row: &Row, resolver: Resolver<'_>, entity: EntityIndex) -> Option<Resolved> {
+        let (core, log, at) = (resolver.core, resolver.log, self.snapshot.at);
+        let is_old = row.kind != RowKind::Gone && row.is_outdated(log, entity, at);
+        if is_old && row.kind == RowKind::Object && core.encoder(entity).is_tree() {
+            return self.instead_of(row, resolver, entity);
+        }
+        if is_old {
+            return None;
+        }
+        let since = row.keys.iter().find_map(|key| log.there_since(entity, key, at));
+        resolver.row(entity, row, since)
+    }
+
+    /// The rows before this one whose places some page may not know: what follows may hang below them, and its page may have
+    /// ignored them.
+    pub(super) fn doubtful(self, before: usize, resolver: Resolver<'_>, entity: EntityIndex) -> Vec<Resolved> {
+        let doubtful = resolver.core.unsettled(entity);
+        let rows = self.snapshot.rows.iter().take(if doubtful.is_empty() { 0 } else { before });
+        let rows = rows.filter(|row| row.kind == RowKind::Object && row.keys.iter().any(|key| doubtful.contains(key)));
+        rows.filter_map(|row| self.line(row, resolver, entity)).collect()
+    }
+
     /// What is sent instead of an object in a tree of which the log knows something newer: what follows may hang below it.
     fn instead_of(self, row: &Row, resolver: Resolver<'_>, entity: EntityIndex) -> Option<Resolved> {
         let newest = row.keys.iter().find_map(|key| resolver.log.newest_record(entity, key));
@@ -196,6 +235,18 @@ impl Rows<'_> {
         };
         resolver.record(sequence, record, mode)
     }
+}
+
+/// The tasks whose newest place is held from a page, at the root: it may show them below what is deleted.
+fn held_at_root(resolver: Resolver<'_>, entity: EntityIndex, from: Sequence) -> impl Iterator<Item = Resolved> {
+    let Resolver { core, log, recipient } = resolver;
+    let held = core.moved_and_held(entity).into_iter().filter_map(move |key| log.newest_record(entity, &key));
+    let moved = held.filter(move |(_, record, change)| {
+        change.kind == ChangeKind::Update
+            && record.broadcast.is_held_from(recipient.owner)
+            && !is_ring(log, entity, change)
+    });
+    moved.filter_map(move |(at, record, _)| resolver.record(at, record, Mode::AtRoot { from }))
 }
 
 fn is_deletion(record: &Record) -> bool {

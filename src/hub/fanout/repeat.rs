@@ -6,7 +6,7 @@ use super::super::{
     append,
     core::Core,
     delivery::batch::{Repeat, Resent},
-    settle::Due,
+    settle::{Due, Named},
 };
 use crate::{entity::EntityIndex, lock::lock, scope::Scopes, sequence::Sequence};
 
@@ -26,7 +26,9 @@ pub(super) fn settled(core: &Core, now: Instant) -> (Vec<Repeat>, Option<Instant
         next = next.into_iter().chain(settle.due(now, &core.times.settle)).min();
         let mut is_trimmed = false;
         for Due { held_before, .. } in &due {
-            for (entity, key) in settle.held.resent(*held_before) {
+            let is_deletion = |(entity, key): &Named| log.tombstone(*entity, key).is_some();
+            let resent = settle.held.resent(*held_before, is_deletion);
+            for (entity, key) in resent {
                 let Some((_, change)) = log.newest(entity, &key) else {
                     is_trimmed |= log.tombstone(entity, &key).is_none();
                     continue;

@@ -56,11 +56,11 @@ pub(crate) struct Held {
     objects: BTreeMap<Named, HeldObject>,
     /// Objects that were added, or got another parent, since no page was saving; with the record of that.
     unsettled: HashMap<Named, Sequence>,
-    /// Objects from which a child was taken away since then: pages may show it there still.
-    left: HashSet<Named>,
-    /// The same may be so of any other object.
-    is_something_left: bool,
-    /// Objects below which another one has just stood for a moment.
+    /// Objects from which children were taken away since then: pages may show these there still.
+    left: HashMap<Named, HashMap<Named, Sequence>>,
+    /// The same may be so of any other object, since this record.
+    something_left: Option<Sequence>,
+    /// Objects below which another one has just stood for a moment, or was lost by a page.
     beside: HashMap<Named, Instant>,
 }
 
@@ -139,7 +139,14 @@ impl Held {
         }
     }
 
-    /// The same of all that are of a kind.
+    /// It is held for no quiet moment any more.
+    pub(crate) fn needs_no_quiet(&mut self, name: &Named, now: Instant) {
+        if let Some(held) = self.objects.get_mut(name).filter(|held| held.until == Until::Quiet) {
+            held.until = Until::At(now);
+        }
+    }
+
+    /// All that are of a kind are held until no page is saving.
     pub(crate) fn put_off_where(&mut self, is_of_it: impl Fn(&Named) -> bool) {
         self.objects.iter_mut().filter(|(name, _)| is_of_it(name)).for_each(|(_, held)| held.until = Until::Quiet);
     }
@@ -153,31 +160,38 @@ impl Held {
         self.unsettled.contains_key(name)
     }
 
+    pub(crate) fn unsettled(&self, entity: EntityIndex) -> impl Iterator<Item = Arc<str>> {
+        self.unsettled.keys().filter(move |(of, _)| *of == entity).map(|(_, key)| key.clone())
+    }
+
     pub(crate) fn has_unsettled_besides(&self, name: &Named) -> bool {
         self.unsettled.keys().any(|unsettled| unsettled != name)
     }
 
     /// A child was taken away from an object.
-    pub(crate) fn leave(&mut self, name: Named) {
-        self.left.insert(name);
+    pub(crate) fn leave(&mut self, parent: Named, child: Named, at: Sequence) {
+        if self.left.len() >= MAX_HELD && !self.left.contains_key(&parent) {
+            return self.leave_something(at);
+        }
+        self.left.entry(parent).or_default().insert(child, at);
     }
 
     /// A child may have been taken away from some object.
-    pub(crate) fn leave_something(&mut self) {
-        self.is_something_left = true;
+    pub(crate) fn leave_something(&mut self, at: Sequence) {
+        self.something_left = Some(at);
     }
 
     pub(crate) fn was_left(&self, name: &Named) -> bool {
-        self.is_something_left || self.left.contains(name)
+        self.something_left.is_some() || self.left.contains_key(name)
     }
 
-    /// Another object stands below this one for a moment. A page that is deleting this one sends that within `overlap`.
+    /// A page may lose what hangs below another object with the deletion of this one, which it sends within `overlap`.
     pub(crate) fn stand_beside(&mut self, name: Named, now: Instant, overlap: Duration) {
         self.beside.retain(|_, then| now.saturating_duration_since(*then) < overlap);
         self.beside.insert(name, now);
     }
 
-    /// Whether a page may have deleted this one before another object stood below it.
+    /// Whether a page may have lost something with the deletion of this one.
     pub(crate) fn was_beside(&self, name: &Named, now: Instant, overlap: Duration) -> bool {
         self.beside.get(name).is_some_and(|then| now.saturating_duration_since(*then) < overlap)
     }
@@ -198,18 +212,29 @@ impl Held {
         waiting.map(|held| held.first).min()
     }
 
-    /// What is resent now is held no more: of what waits for a quiet moment that which was held before `before`.
-    pub(crate) fn resent(&mut self, before: Sequence) -> Vec<Named> {
+    /// What is resent now is held no more: of what waits for a quiet moment that which was held before `before`. Deletions go
+    /// on waiting while something is held that pages may show below one of them.
+    pub(crate) fn resent(&mut self, before: Sequence, is_deletion: impl Fn(&Named) -> bool) -> Vec<Named> {
         let is_resent = |held: &HeldObject| held.until == Until::Quiet && held.first < before;
-        let names: Vec<Named> =
-            self.objects.iter().filter(|(_, held)| is_resent(held)).map(|(name, _)| name.clone()).collect();
+        let (resent, others): (Vec<_>, Vec<_>) = self.objects.iter().partition(|(_, held)| is_resent(held));
+        let moved: HashSet<&Named> = self.left.values().flat_map(HashMap::keys).collect();
+        let has_left = |name: &Named| self.something_left.is_some() || moved.contains(name);
+        let keeps_deletions = others.iter().any(|(name, _)| !is_deletion(name) && has_left(name));
+        let names = resent.into_iter().map(|(name, _)| name).filter(|name| !(keeps_deletions && is_deletion(name)));
+        let names: Vec<Named> = names.cloned().collect();
         names.iter().for_each(|name| self.release(name));
-        self.unsettled.retain(|_, at| *at >= before);
-        if self.unsettled.is_empty() {
-            self.left.clear();
-            self.is_something_left = false;
-        }
+        self.settled(before);
         names
+    }
+
+    /// All pages know what was before `before`.
+    pub(crate) fn settled(&mut self, before: Sequence) {
+        self.unsettled.retain(|_, at| *at >= before);
+        self.left.retain(|_, left| {
+            left.retain(|_, at| *at >= before);
+            !left.is_empty()
+        });
+        self.something_left = self.something_left.filter(|at| *at >= before);
     }
 }
 
@@ -221,5 +246,62 @@ impl Until {
             (_, Self::Answered(_)) => other,
             (Self::At(one), Self::At(other)) => Self::At(one.max(other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASKS: EntityIndex = EntityIndex(0);
+
+    fn task(key: &str) -> Named {
+        (TASKS, key.into())
+    }
+
+    /// What is held for a quiet moment, from these places of the log on.
+    fn held(tasks: &[(&str, u64)]) -> Held {
+        let mut held = Held::default();
+        for (key, first) in tasks {
+            held.hold(task(key), Sequence(*first), Until::Quiet, None, (false, Instant::now()));
+        }
+        held
+    }
+
+    #[test]
+    fn a_deletion_waits_for_what_pages_may_show_below_it() {
+        let is_deletion = |name: &Named| *name == task("deleted");
+        for (moved, is_resent) in [(Some(4), false), (Some(2), true), (None, true)] {
+            let mut held = held(&[("deleted", 1)]);
+            held.leave(task("deleted"), task("moved"), Sequence(2));
+            if let Some(first) = moved {
+                held.hold(task("moved"), Sequence(first), Until::Quiet, None, (false, Instant::now()));
+            }
+            let resent = held.resent(Sequence(3), is_deletion);
+            assert_eq!(resent.contains(&task("deleted")), is_resent, "the other is held from {moved:?} on");
+        }
+    }
+
+    #[test]
+    fn a_deletion_waits_for_nothing_that_was_never_below_it() {
+        let mut held = held(&[("deleted", 1), ("moved", 4)]);
+        assert_eq!(held.resent(Sequence(3), |name| *name == task("deleted")), [task("deleted")]);
+        assert!(held.get(&task("moved")).is_some());
+    }
+
+    #[test]
+    fn what_needs_no_quiet_is_due_at_once() {
+        let now = Instant::now();
+        let mut held = held(&[("deleted", 1)]);
+        assert!(held.due(now, Duration::from_secs(60)).0.is_empty());
+        held.needs_no_quiet(&task("deleted"), now);
+        assert_eq!(held.due(now, Duration::from_secs(60)).0.len(), 1);
+    }
+
+    #[test]
+    fn objects_that_are_new_have_not_been_moved() {
+        let mut held = held(&[("moved", 1)]);
+        held.hold(task("new"), Sequence(2), Until::Quiet, None, (true, Instant::now()));
+        assert_eq!(held.moved(TASKS).collect::<Vec<_>>(), [Arc::from("moved")]);
     }
 }

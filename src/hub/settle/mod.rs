@@ -398,7 +398,7 @@ impl Settle {
             window.young_from = window.young_from.max(window.from);
         } else {
             self.window = None;
-            self.held.resent(log.end);
+            self.held.settled(log.end);
             return Vec::new();
         }
         window.since = now;

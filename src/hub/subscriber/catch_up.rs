@@ -19,12 +19,10 @@ use super::{
         core::{Core, Delivery},
         delivery::{
             chunk::{CHUNK_BYTES, CHUNK_RECORDS, Chunk, Position},
-            late_list::LateList,
-            resend::{Next, Resend},
+            resend::Next,
         },
-        log::{Log, ObjectRef, RecordKind},
+        log::{ObjectRef, RecordKind},
         retractions::OldPosition,
-        snapshot::SnapshotFrames,
         visibility::{Addressed, AuditBuffer, Cleared, Deadline, Envelope, Mode, Resolved, Resolver, Verdict},
     },
     sink::FrameSink,
@@ -233,7 +231,7 @@ impl SubscriberState {
         now: Instant,
         audit: &mut AuditBuffer,
     ) -> bool {
-        let Sending { chunk: Chunk { lines, end, drawn, .. }, of } = sending;
+        let Sending { chunk: Chunk { lines, end, drawn, read_to, .. }, of } = sending;
         let addressed = lines.iter().filter_map(|(position, line)| match line {
             Resolved::Send(envelope) => Some((*position, envelope.to(&self.recipient)?)),
             Resolved::Check(_) => None,
@@ -250,7 +248,7 @@ impl SubscriberState {
         let has_pinged = ping.is_some();
         let (accepted, _) = self.hand_over((core, sink), &addressed, &frames, ping, now, audit);
         let rest = positions.get(accepted.frames).copied().unwrap_or(end);
-        self.goes_on(core, of, rest, drawn, accepted.frames, now);
+        self.goes_on(core, of, rest, (drawn, read_to), accepted.frames, now);
         let cursor = self.cursor;
         let may_ping = accepted.frames == frames.len() && !frames.is_empty() && !has_pinged;
         if let Some(ping) = may_ping.then(|| self.ping_when_due(core, cursor, now)).flatten() {
@@ -260,7 +258,15 @@ impl SubscriberState {
     }
 
     /// Notes how far a chunk was sent, up to `rest`.
-    fn goes_on(&mut self, core: &Core, of: Of, rest: Position, drawn: usize, sent: usize, now: Instant) {
+    fn goes_on(
+        &mut self,
+        core: &Core,
+        of: Of,
+        rest: Position,
+        read: (usize, Option<Sequence>),
+        sent: usize,
+        now: Instant,
+    ) {
         let (entity, of) = match of {
             Of::News { read_to } => {
                 self.cursor = if let Position::Record(sequence) = rest { sequence } else { read_to };
@@ -275,7 +281,7 @@ impl SubscriberState {
             core.counters.repeats.add(sent as u64);
         }
         match of {
-            OfEntity::Resend { refreshed } => subscription.resent(core, refreshed, (rest, drawn), cursor, now),
+            OfEntity::Resend { refreshed } => subscription.resent(core, refreshed, (rest, read), cursor, now),
             OfEntity::Objects { ids, next } => {
                 let next = rest.row().and_then(|row| ids.get(row).cloned()).or(next);
                 subscription.retractions().objects_sent(next, reminders);
@@ -303,15 +309,22 @@ impl Subscription {
         &mut self,
         core: &Core,
         refreshed: Sequence,
-        (rest, drawn): (Position, usize),
+        (rest, (drawn, read_to)): (Position, (usize, Option<Sequence>)),
         cursor: Sequence,
         now: Instant,
     ) {
         let Some(resend) = &mut self.resend else { return };
+        let is_tree = core.encoder(self.entity).is_tree();
+        let skips = is_tree && self.phase == Phase::CatchingUp;
+        let rest = if skips { resend.rest_until(rest, read_to, cursor) } else { rest };
         resend.sent(rest, drawn, &core.times, now);
         if let Some(retractions) = self.retractions.as_mut().filter(|_| resend.is_repeated()) {
             retractions.rows_are_sent();
         }
+        if is_tree && resend.is_pausing() {
+            self.resend_goes_first(cursor);
+        }
+        let Some(resend) = &mut self.resend else { return };
         let is_ahead = self.phase == Phase::CatchingUp;
         let has_snapshot = core.encoder(self.entity).has_snapshot;
         if is_ahead && resend.is_pausing() {
@@ -323,9 +336,8 @@ impl Subscription {
         }
         self.is_hurried &= !resend.is_repeated();
         // It was sent all until here; or the rest takes time.
-        // In a tree what is new may hang below what is still to come.
-        let is_on_its_way = resend.is_pausing() && !core.encoder(self.entity).is_tree();
-        if is_ahead && (resend.is_repeated() || is_on_its_way) {
+        let is_on_its_way = resend.is_pausing() && !is_tree;
+        if is_ahead && (!resend.is_under_way() || is_on_its_way) {
             if has_snapshot && resend.is_stale(refreshed) {
                 self.lose(self.messages_missed_from(cursor), refreshed, Ask::Now);
             } else {
@@ -335,24 +347,11 @@ impl Subscription {
         }
     }
 
-    /// A page that can load its list again does that sooner than it draws many rows one by one.
-    fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
-        let pace = &core.times.pace;
-        let resend = self.resend.as_deref();
-        if let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) {
-            let messages_from = self.messages_missed_from(Sequence::MAX);
-            let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
-            let reminded = core.reminded_before(self.entity);
-            let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, now);
-            // It asks for its list now.
-            self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
-        }
-        // The list shows what the page was to take away before, where that may be seen again.
-        let is_marker = self.resend.as_ref().is_some_and(|resend| resend.is_marker());
-        let reloaded = if is_marker { Sequence::MAX } else { core.reimported_before(log, self.entity) };
-        if let Some(retractions) = &mut self.retractions {
-            retractions.forget_before(reloaded);
-        }
+    /// Whether nothing else may be sent to its page before the rest of its resend: in a tree that may hang below what is still
+    /// to come, and a deletion may take along what the rest puts somewhere else.
+    pub(super) fn awaits_rest(&self, core: &Core) -> bool {
+        let is_under_way = self.resend.as_ref().is_some_and(|resend| resend.is_under_way());
+        core.encoder(self.entity).is_tree() && (is_under_way || self.phase == Phase::CatchingUp)
     }
 
     /// What it is to be sent besides news at this time.
@@ -361,6 +360,7 @@ impl Subscription {
         let send = |chunk, of| Some(NextChunk::Send(Sending { chunk, of: Of::Entity(entity, of) }));
         let log_start = resolver.recipient.log_start(log, entity);
         let needs_snapshot = self.needs_snapshot();
+        let awaits_rest = self.awaits_rest(core);
         if let Some(retractions) = &mut self.retractions {
             let is_read = needs_snapshot || self.resend.as_ref().is_some_and(|resend| resend.is_broken_off());
             retractions.remind(&core.times.reminders, is_read, now);
@@ -370,10 +370,11 @@ impl Subscription {
                 self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 return Some(NextChunk::Again);
             }
-            if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions) {
+            if let Some((chunk, ids, next)) = Chunk::of_objects(resolver, entity, retractions).filter(|_| !awaits_rest)
+            {
                 return send(chunk, OfEntity::Objects { ids, next });
             }
-            if let Some((sequences, sent)) = retractions.due_list() {
+            if let Some((sequences, sent)) = retractions.due_list().filter(|_| !awaits_rest) {
                 let old = sequences.partition_point(|sequence| *sequence < self.deletions_from);
                 return send(Chunk::of_list(resolver, entity, sequences, sent.max(old)), OfEntity::List);
             }
@@ -382,7 +383,7 @@ impl Subscription {
                 self.lose(self.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 return Some(NextChunk::Again);
             }
-            if let Some((old, position)) = retractions.due_old() {
+            if let Some((old, position)) = retractions.due_old().filter(|_| !awaits_rest) {
                 return send(Chunk::of_old(resolver, entity, old, position), OfEntity::Old);
             }
         }
@@ -395,6 +396,14 @@ impl Subscription {
             // It has no state to be lost.
             resend.skips_to(log_start);
         }
+        let refreshed = log.refreshed_for(entity, resolver.recipient.identity.receives());
+        let encoder = core.encoder(entity);
+        let is_ahead = self.phase == Phase::CatchingUp;
+        if is_ahead && encoder.is_tree() && encoder.has_snapshot && resend.is_stale(refreshed) {
+            // What a refresh has left to the store is neither in its rows nor resent from the log.
+            self.lose(self.messages_missed_from(cursor), refreshed, Ask::Now);
+            return Some(NextChunk::Again);
+        }
         let next = resend.move_on(lock(&core.settles).of(entity), &core.times, now);
         if let Next::Arrived(remainder) = next {
             debug_assert!(self.phase != Phase::CatchingUp, "what goes first is sent");
@@ -405,7 +414,6 @@ impl Subscription {
             }
             return self.resend.is_some().then_some(NextChunk::Again);
         }
-        let refreshed = log.refreshed_for(entity, resolver.recipient.identity.receives());
         send(resend.chunk(resolver, entity)?, OfEntity::Resend { refreshed })
     }
 }

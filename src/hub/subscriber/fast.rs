@@ -86,9 +86,10 @@ impl Subscriber {
             Resent::Settled { .. } => Sequence::ZERO,
             Resent::Deletions(_) => known.deletions_from,
         };
+        let waits = known.awaits_rest(&self.core);
         let mut audit = AuditBuffer::default();
         let mut is_done = false;
-        if let Some(envelopes) = batch.frames.as_ref().filter(|_| is_there) {
+        if let Some(envelopes) = batch.frames.as_ref().filter(|_| is_there && !waits) {
             let recipient = &state.recipient;
             let envelopes = envelopes.iter().filter(|(at, _)| *at >= from);
             let addressed: Vec<Addressed<'_>> = envelopes.filter_map(|(_, it)| it.to(recipient)).collect();

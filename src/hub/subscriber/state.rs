@@ -316,7 +316,11 @@ impl SubscriberState {
                 if *is_last && range.start < log_start {
                     subscription.lose(subscription.messages_missed_from(cursor), Sequence::ZERO, Ask::Now);
                 } else {
-                    subscription.settle(range.start.max(log_start), *known_before, now);
+                    let is_tree = core.encoder(repeat.entity).is_tree();
+                    subscription.settle(range.start.max(log_start), *known_before, is_tree, now);
+                    if is_tree {
+                        subscription.resend_goes_first(cursor);
+                    }
                 }
             }
             Resent::Deletions(sequences) => subscription.retractions().add_list(sequences.clone()),

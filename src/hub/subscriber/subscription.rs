@@ -1,14 +1,15 @@
 //! One entity that a subscriber follows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::super::{
     core::{Core, Delivery},
-    delivery::resend::Resend,
-    log::ObjectRef,
+    delivery::{late_list::LateList, resend::Resend},
+    log::{Log, ObjectRef},
     retractions::Retractions,
+    snapshot::SnapshotFrames,
 };
 use crate::{entity::EntityIndex, sequence::Sequence};
 
@@ -150,11 +151,40 @@ impl Subscription {
         Some(cursor.min(settled).min(missed_from).min(unsettled_from.unwrap_or(Sequence::MAX)))
     }
 
+    /// A page that can load its list again does that sooner than it draws many rows one by one.
+    pub(super) fn load_again_instead(&mut self, core: &Core, log: &Log, now: Instant) {
+        let pace = &core.times.pace;
+        let resend = self.resend.as_deref();
+        if let Some(asked_at) = resend.and_then(|resend| resend.is_more_than_a_list(pace, log.end())) {
+            let messages_from = self.messages_missed_from(Sequence::MAX);
+            let marker = Arc::new(SnapshotFrames::marker(core.encoder(self.entity), asked_at));
+            let reminded = core.reminded_before(self.entity);
+            let resend = Resend::of_snapshot(marker, asked_at, messages_from, reminded, now);
+            // It asks for its list now.
+            self.resend = Some(Box::new(resend.expecting(Some(LateList::new(now, asked_at)))));
+        }
+        // The list shows what the page was to take away before, where that may be seen again.
+        let is_marker = self.resend.as_ref().is_some_and(|resend| resend.is_marker());
+        let reloaded = if is_marker { Sequence::MAX } else { core.reimported_before(log, self.entity) };
+        if let Some(retractions) = &mut self.retractions {
+            retractions.forget_before(reloaded);
+        }
+    }
+
     /// What settles is resent to it.
-    pub(super) fn settle(&mut self, from: Sequence, known_before: Sequence, now: Instant) {
+    pub(super) fn settle(&mut self, from: Sequence, known_before: Sequence, is_tree: bool, now: Instant) {
         match &mut self.resend {
-            Some(resend) => resend.settle(from, known_before, now),
+            Some(resend) => resend.settle(from, known_before, is_tree, now),
             None => self.resend = Some(Box::new(Resend::of_settled(from, known_before, now))),
+        }
+    }
+
+    /// Nothing of this entity is sent to its page before the end of its resend: in a tree what is new may hang below what is
+    /// still to come.
+    pub(super) fn resend_goes_first(&mut self, cursor: Sequence) {
+        if let (Some(resend), Phase::Live { from }) = (&mut self.resend, self.phase) {
+            resend.goes_first(cursor.max(from));
+            self.phase = Phase::CatchingUp;
         }
     }
 }

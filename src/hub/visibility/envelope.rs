@@ -195,7 +195,8 @@ impl Envelope {
         let is_filtered = matches!(record.kind, RecordKind::Change(_)) && encoder.view.is_some();
         let only_slowly = needs_snapshot || is_filtered;
         let prior = if only_slowly { Vec::new() } else { shown_before(core, log, sequence, record, mode) };
-        let moved = prior.iter().any(|prior| prior.scopes != record.scopes).then_some(prior);
+        let is_moved = !matches!(mode, Mode::AtRoot { .. });
+        let moved = prior.iter().any(|prior| is_moved && prior.scopes != record.scopes).then_some(prior);
         Self::new(core, None, record, mode, only_slowly, moved)
     }
 

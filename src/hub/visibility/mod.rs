@@ -223,6 +223,15 @@ impl Resolver<'_> {
         row.keys.iter().filter_map(of).filter_map(|held| held.added).any(|added| added.is_held_from(recipient.owner))
     }
 
+    /// Whether the newest place of a row in its tree is held, as it was when the row was read.
+    pub(crate) fn is_place_held(&self, entity: EntityIndex, row: &Row) -> bool {
+        row.at_root.is_some() && {
+            let settles = lock(&self.core.settles);
+            let held = &settles.of(entity).held;
+            row.keys.iter().any(|key| held.get(&(entity, key.clone())).is_some())
+        }
+    }
+
     /// A row of the store, as it was read for this recipient's identity; with what the log holds of its object `since`,
     /// where that is there.
     pub(crate) fn row(
@@ -248,6 +257,10 @@ impl Resolver<'_> {
         let key = row.keys.first().filter(|_| is_restricted);
         let object_ref = key.map(|key| Box::new(ObjectRef { entity, key: key.clone(), id: Arc::from(&*row.id) }));
         let is_filtered = core.encoder(entity).view.is_some();
+        let at_root = row.at_root.as_ref().filter(|_| self.is_place_held(entity, row));
+        if at_root.is_some() && is_filtered {
+            return None;
+        }
         let (object, is_received, prior) = match (since.filter(|_| is_gone), &row.object) {
             // It is there again; for those who may see it.
             (Some((record, _)), _) if recipient.receives(&record.scopes) && !is_filtered => return None,
@@ -259,7 +272,8 @@ impl Resolver<'_> {
             (_, Some(object)) => (object, true, Vec::new()),
             // What the store reports as gone, it reports for this identity.
             (_, None) => {
-                let envelope = Envelope::to_one(entity, row.frame.clone(), audit).about(object_ref, is_gone);
+                let frame = at_root.unwrap_or(&row.frame).clone();
+                let envelope = Envelope::to_one(entity, frame, audit).about(object_ref, is_gone);
                 return Some(Resolved::Send(if is_gone { envelope.undrawn() } else { envelope }));
             }
         };

@@ -4,16 +4,13 @@
 //! A resend is *due*, is *being sent*, and has been *sent*. When some page was saving meanwhile it is sent again, a few
 //! times. When none was, the resend is done with, and its [`Remainder`] goes to the subscription's retractions.
 
+mod parts;
+
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    chunk::{Chunk, Position},
-    late_list::LateList,
-    pacing::Pacing,
-    records::{Records, Rows},
-};
+use super::{chunk::Position, late_list::LateList, pacing::Pacing};
 use crate::{
     entity::EntityIndex,
     hub::{
@@ -21,7 +18,6 @@ use crate::{
         log::Log,
         settle::{Settle, SettleTimes},
         snapshot::{RowKind, SnapshotFrames},
-        visibility::{Pages, Resolver},
     },
     sequence::Sequence,
 };
@@ -55,6 +51,10 @@ pub(crate) struct Resend {
     attempts: u8,
     /// How often it may still be put off.
     delays: u8,
+    /// Its records have been read to here.
+    read_to: Sequence,
+    /// It goes on with what was published since: of the rest only what is new is sent once more.
+    goes_on_from: Option<Sequence>,
     /// It has been sent to its end before.
     is_repeated: bool,
     /// All pages have what was added before this, and are sent the rest just now.
@@ -198,6 +198,8 @@ impl Resend {
             second: None,
             attempts: 0,
             delays: 0,
+            read_to: Sequence::MAX,
+            goes_on_from: None,
             is_repeated: false,
             known_before: None,
             only_settles: false,
@@ -248,6 +250,11 @@ impl Resend {
         }
     }
 
+    /// Whether a part of it has been sent, and another is to follow.
+    pub(crate) fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::Sending(_))
+    }
+
     /// Whether it is in the middle of something long.
     pub(crate) fn is_pausing(&self) -> bool {
         self.pacing.pauses_until.is_some()
@@ -261,6 +268,13 @@ impl Resend {
     /// Messages are sent as they are published from now on.
     pub(crate) fn leaves_messages(&mut self) {
         self.messages_from = Sequence::MAX;
+    }
+
+    /// From a place of the log on, nothing besides is sent to its page before its end.
+    pub(crate) fn goes_first(&mut self, cursor: Sequence) {
+        self.messages_from = self.messages_from.min(cursor);
+        self.began_at = self.began_at.min(cursor);
+        self.is_punctual = true;
     }
 
     /// It is sent without a pause: something else waits for it, or it has been broken off before.
@@ -279,9 +293,9 @@ impl Resend {
         self.snapshot.is_some() && !self.is_repeated
     }
 
-    /// What settles is sent with it.
-    pub(crate) fn settle(&mut self, from: Sequence, known_before: Sequence, now: Instant) {
-        if self.wants_rows() {
+    /// What settles is sent with it; where it has rows of the store and is of no tree, behind them.
+    pub(crate) fn settle(&mut self, from: Sequence, known_before: Sequence, is_tree: bool, now: Instant) {
+        if self.wants_rows() && !is_tree {
             let (earlier, known) = self.settles_then.unwrap_or((from, known_before));
             self.settles_then = Some((from.min(earlier), known_before.min(known)));
             if !matches!(self.phase, Phase::Sending(_)) {
@@ -297,10 +311,16 @@ impl Resend {
             }
         }
         self.from = self.from.min(from);
+        self.goes_on_from = None;
         self.phase = match self.phase {
-            Phase::Sending(position) => Phase::Sending(match position.record() {
-                Some(at) if at > from => Position::Record(from),
-                _ => position,
+            Phase::Sending(position) if self.is_at_gone(position) => Phase::Sending(Position::Record(from)),
+            Phase::Sending(position) => Phase::Sending(match position {
+                Position::Record(at) | Position::Below { record: at, .. } if at <= from => position,
+                // What is deleted may take along what settles.
+                Position::Record(_) | Position::Below { .. } | Position::Siblings(_) | Position::Deletion(_) => {
+                    Position::Record(from)
+                }
+                Position::Tombstone(_) | Position::Row(_) | Position::End => position,
             }),
             Phase::Due(_) | Phase::Sent(_) => Phase::Due(now),
         };
@@ -322,25 +342,6 @@ impl Resend {
             // On another connection it is expected again.
             false if self.is_for_list => Some(cursor),
             false => Some(self.from),
-        }
-    }
-
-    /// True when the log does not reach back to what is to be sent now.
-    pub(crate) fn is_trimmed(&self, log_start: Sequence, now: Instant) -> bool {
-        match self.phase {
-            Phase::Due(due) => due <= now && self.records_from() < log_start,
-            Phase::Sending(Position::Record(at) | Position::Below { record: at, .. }) => at < log_start,
-            Phase::Sending(position) => !self.is_at_gone(position) && self.records_from() < log_start,
-            Phase::Sent(_) => false,
-        }
-    }
-
-    /// Leaves out what is gone from the log.
-    pub(crate) fn skips_to(&mut self, log_start: Sequence) {
-        self.from = self.from.max(log_start);
-        self.messages_from = self.messages_from.max(log_start);
-        if let Phase::Sending(Position::Record(at) | Position::Below { record: at, .. }) = &mut self.phase {
-            *at = log_start.max(*at);
         }
     }
 
@@ -461,6 +462,7 @@ impl Resend {
         }
         if rest == Position::End {
             (self.is_repeated, self.known_before, self.messages_from) = (true, None, Sequence::MAX);
+            (self.read_to, self.goes_on_from) = (Sequence::MAX, None);
             self.phase = match self.second.take() {
                 Some(second) => {
                     self.is_punctual = true;
@@ -478,80 +480,4 @@ impl Resend {
             self.second = None;
         }
     }
-
-    /// The next chunk of it; `None` when nothing is to be sent at this time.
-    pub(crate) fn chunk(&self, resolver: Resolver<'_>, entity: EntityIndex) -> Option<Chunk> {
-        let Phase::Sending(position) = self.phase else { return None };
-        if self.is_pausing() {
-            return None;
-        }
-        let mut chunk = Chunk::new(self.pacing.room);
-        let of = (resolver, entity);
-        match self.gone_last() {
-            // What the log itself holds comes last.
-            None => {
-                let _ = self.add_tombstones(&mut chunk, position, of)
-                    && self.add_rows(&mut chunk, position, 0..usize::MAX, of)
-                    && self.add_records(&mut chunk, position, of);
-            }
-            Some(gone) if self.is_at_gone(position) => {
-                let _ =
-                    self.add_tombstones(&mut chunk, position, of) && self.add_rows(&mut chunk, position, 0..gone, of);
-            }
-            Some(gone) => {
-                let begin = Position::Tombstone(Sequence::ZERO);
-                let _ = self.add_rows(&mut chunk, position, gone..usize::MAX, of)
-                    && self.add_records(&mut chunk, position, of)
-                    && self.add_tombstones(&mut chunk, begin, of)
-                    && self.add_rows(&mut chunk, begin, 0..gone, of);
-            }
-        }
-        Some(chunk)
-    }
-
-    /// Where what is gone is sent behind everything else: how many ids the store has reported as gone.
-    fn gone_last(&self) -> Option<usize> {
-        self.snapshot.as_ref().filter(|snapshot| snapshot.gone_last).map(|snapshot| snapshot.gone.len())
-    }
-
-    /// Whether nothing but what is gone is to be sent from a position on.
-    fn is_at_gone(&self, position: Position) -> bool {
-        let is_row_of = |gone| position.row().is_some_and(|row| row < gone);
-        self.gone_last().is_some_and(|gone| matches!(position, Position::Tombstone(_)) || is_row_of(gone))
-    }
-
-    fn add_tombstones(&self, chunk: &mut Chunk, position: Position, (resolver, entity): Of<'_>) -> bool {
-        let Position::Tombstone(begin) = position else { return true };
-        let end = if self.deletions.is_some() { self.from.max(begin) } else { begin };
-        resolver.log.tombstones(entity, begin..end).all(|(sequence, tombstone)| {
-            let line = resolver.tombstone(entity, sequence, tombstone, true);
-            chunk.add(Position::Tombstone(sequence), line)
-        })
-    }
-
-    fn add_rows(&self, chunk: &mut Chunk, position: Position, of: Range<usize>, (resolver, entity): Of<'_>) -> bool {
-        let (Some(first), Some(snapshot)) = (position.row(), &self.snapshot) else { return true };
-        let skips_marker = self.is_repeated || self.skips_marker;
-        let rows = Rows { snapshot, from: self.from, skips_marker };
-        rows.add_to(chunk, of.start.max(first)..of.end, resolver, entity)
-    }
-
-    fn add_records(&self, chunk: &mut Chunk, position: Position, (resolver, entity): Of<'_>) -> bool {
-        let is_alone = resolver.core.encoder(entity).widget.family().is_none();
-        let pages = match self.known_before {
-            // Of what is resent besides its page may lack anything.
-            Some(everything_before) if self.only_settles && is_alone => Pages::ThatHave { everything_before },
-            _ => Pages::Any,
-        };
-        let records = Records {
-            from: self.from,
-            messages_from: self.messages_from,
-            only_gone_before: self.only_gone_before,
-            pages,
-        };
-        records.add_to(chunk, position, resolver, entity)
-    }
 }
-
-/// Of whom, and of what entity, a chunk is.
-type Of<'r> = (Resolver<'r>, EntityIndex);
