@@ -280,3 +280,34 @@ async fn a_deletion_waits_until_what_was_moved_away_has_surely_left() {
         assert!(!received.contains(&"delete-task 2".to_owned()), "{received:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_below_a_moved_task_waits_with_it() {
+    let gantt = Gantt::with(&[(1, 0), (2, 0), (3, 2), (4, 3)], &[]).await;
+    let mut page = gantt.page().await;
+    let writer = gantt.stranger();
+    writer.put("task", &task(2, 1)).await;
+    for child in [3, 4] {
+        writer.put("task", &named(child, child - 1, "renamed")).await;
+        assert_eq!(received_in(&mut page, 0.0).await, NOTHING, "a page may show 2 below {child}");
+    }
+    let received = received_in(&mut page, 10.0).await;
+    let first = |message: &str| received.iter().position(|it| it == message);
+    let firsts = ["update-task 2", "update-task 3", "update-task 4"].map(first);
+    assert!(firsts.is_sorted() && !firsts.contains(&None), "{received:?}");
+    writer.put("task", &named(4, 3, "renamed again")).await;
+    assert_eq!(received_in(&mut page, 0.0).await, ["update-task 4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_of_the_text_with_another_parent_than_the_store_had_is_a_move() {
+    let gantt = Gantt::with(&[(1, 0), (2, 1), (3, 2)], &[]).await;
+    let mut page = gantt.page().await;
+    // The store is read for the parent of 3, so that the log knows where 2 stands.
+    let writer = gantt.stranger();
+    writer.put("task", &named(3, 2, "renamed")).await;
+    page.values().await;
+    writer.put("task", &named(2, 0, "of a page that shows it at the root")).await;
+    assert_eq!(received_in(&mut page, 1.4).await, NOTHING);
+    assert_eq!(received_in(&mut page, 0.2).await, ["update-task 2"]);
+}
