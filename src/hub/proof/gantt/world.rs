@@ -22,6 +22,7 @@ use super::{
         pipe::{Part, Pipe, read},
     },
     page::{Answer, Id, Kind, Map, Method, Page, ROOT, Request},
+    rules::Rule,
     store::{Rings, Store, Written, id_in},
     users::{self, Habit},
     verdict,
@@ -48,6 +49,8 @@ const LINKS: EntityIndex = EntityIndex(1);
 const REST: Duration = Duration::from_secs(230);
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const RECONNECT: Duration = Duration::from_secs(2);
+/// So much later than others a page gets some answers about links: when it has received these links from others.
+const LATE: Duration = Duration::from_secs(2);
 const BATCH: Duration = Duration::from_millis(50);
 /// Nearly every replay is a long one.
 const SLOW: Pace = Pace { long: 3, at_once: 1, every: Duration::from_millis(700) };
@@ -145,6 +148,8 @@ enum Tokens {
 pub(super) struct World {
     dice: Dice,
     delivery: Delivery,
+    without: Option<Rule>,
+    late: bool,
     habit: Habit,
     tokens: Tokens,
     /// Refusals have status 422, not 200.
@@ -172,7 +177,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, delivery: Delivery) -> Self {
+    /// A world in which the layer does all it should, or all `without` one rule. With `late` answers pages receive some of
+    /// their own links before these are theirs.
+    pub(super) fn new(seed: u64, delivery: Delivery, without: Option<Rule>, late: bool) -> Self {
         let mut dice = Dice(seed);
         let log_records = [1000, 1000, 12][dice.below(3)];
         let pace = if seed % 2 == 0 { Pace::DEFAULT } else { SLOW };
@@ -181,10 +188,12 @@ impl World {
         let tokens = [Tokens::None, Tokens::Shared, Tokens::Own][dice.below(3)];
         Self {
             delivery,
+            without,
+            late,
             habit: habits[dice.below(habits.len())],
             tokens,
             has_statuses: dice.one_in(2),
-            hub: hub(delivery, log_records, pace),
+            hub: hub(delivery, log_records, pace, without),
             epoch: 1,
             log_records,
             pace,
@@ -443,7 +452,9 @@ impl World {
             }
             Event::Leaves(at, number, answer, activity) => {
                 drop(activity);
-                let arrives = self.dice.millis(1, 800);
+                let is_late = self.late && number % 4 == 0 && self.clients[at].page.saves(number) == Some(Kind::Link);
+                let late = if is_late { LATE } else { Duration::ZERO };
+                let arrives = late + self.dice.millis(1, 800);
                 self.later(arrives, Event::Answered(at, number, answer));
             }
             Event::Answered(at, number, answer) => {
@@ -580,7 +591,7 @@ impl World {
         for number in numbers {
             self.close(number);
         }
-        let next = hub(self.delivery, self.log_records, self.pace);
+        let next = hub(self.delivery, self.log_records, self.pace, self.without);
         if is_kept {
             self.hub = restarted(next, &kept(&self.hub), Duration::ZERO);
         } else {
@@ -717,6 +728,7 @@ impl World {
             if !changes.is_empty() {
                 let began = written.added.is_some().then_some(began);
                 let write = WriteContext { began, writer: self.tokens.owner(at), ..activity.context() };
+                let write = self.without.map_or(write, |rule| rule.context(write, written.added.is_some()));
                 self.hub.publish(entity(of), &changes, write);
             }
         }
@@ -743,7 +755,7 @@ impl World {
         if self.clients[at].socket != Some(number) {
             return;
         }
-        let mut waits = false;
+        let mut messages = Vec::new();
         for frame in frames {
             let parts = self.read.entry(frame.clone()).or_insert_with(|| read(frame)).clone();
             for part in parts.iter() {
@@ -752,16 +764,22 @@ impl World {
                         let back = self.dice.millis(1, 200);
                         self.later(back, Event::Pong(number, payload.clone()));
                     }
-                    Part::Message(value) => {
-                        let is_queued = self.clients[at].page.receive(value);
-                        waits |= is_queued;
-                        self.note(|| {
-                            let fate = if is_queued { "" } else { ", which does not queue it" };
-                            format!("page {at} receives {value}{fate}")
-                        });
-                    }
+                    Part::Message(value) => messages.push(value.clone()),
                 }
             }
+        }
+        let messages = match self.without {
+            Some(rule) => rule.messages(messages),
+            None => messages,
+        };
+        let mut waits = false;
+        for value in &messages {
+            let is_queued = self.clients[at].page.receive(value);
+            waits |= is_queued;
+            self.note(|| {
+                let fate = if is_queued { "" } else { ", which does not queue it" };
+                format!("page {at} receives {value}{fate}")
+            });
         }
         if waits {
             self.clients[at].page.overtakes(unknown);
@@ -818,7 +836,7 @@ fn outline(tasks: &[Map]) -> String {
     tasks.iter().map(of).collect::<Vec<_>>().join(" ")
 }
 
-fn hub(delivery: Delivery, records: usize, pace: Pace) -> Arc<Hub> {
+fn hub(delivery: Delivery, records: usize, pace: Pace, without: Option<Rule>) -> Arc<Hub> {
     let hour = Duration::from_secs(3600);
     let log = LogLimits {
         records,
@@ -841,5 +859,7 @@ fn hub(delivery: Delivery, records: usize, pace: Pace) -> Arc<Hub> {
         ..EntityEncoder::new("links", "link")
     };
     let times = DeliveryTimes { pace, ..times() };
-    Arc::new(Hub::new(delivery, vec![tasks, links], log, times, SessionLimits { sessions: 100, age: hour }, false))
+    let settle = without.map_or(times.settle, |rule| rule.times(times.settle));
+    let (times, sessions) = (DeliveryTimes { settle, ..times }, SessionLimits { sessions: 100, age: hour });
+    Arc::new(Hub::new(delivery, vec![tasks, links], log, times, sessions, false))
 }

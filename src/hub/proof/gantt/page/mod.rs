@@ -214,6 +214,11 @@ impl Page {
         }
     }
 
+    /// What a request that is not answered is about.
+    pub(super) fn saves(&self, number: u64) -> Option<Kind> {
+        self.in_flight.get(&number).map(|(kind, _)| *kind)
+    }
+
     /// The user makes a task. Returns its temporary id.
     pub(super) fn create(&mut self, parent: Id, fields: Map) -> Id {
         let id = self.temporary_id();
