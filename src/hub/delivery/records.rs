@@ -213,11 +213,15 @@ impl Rows<'_> {
     }
 
     /// The rows before this one whose places some page may not know: what follows may hang below them, and its page may have
-    /// ignored them.
-    pub(super) fn doubtful(self, before: usize, resolver: Resolver<'_>, entity: EntityIndex) -> Vec<Resolved> {
+    /// ignored them. Once all rows have been sent (`None`), the log has the places of the others.
+    pub(super) fn doubtful(self, before: Option<usize>, resolver: Resolver<'_>, entity: EntityIndex) -> Vec<Resolved> {
+        let (log, at) = (resolver.log, self.snapshot.at);
         let doubtful = resolver.core.unsettled(entity);
-        let rows = self.snapshot.rows.iter().take(if doubtful.is_empty() { 0 } else { before });
-        let rows = rows.filter(|row| row.kind == RowKind::Object && row.keys.iter().any(|key| doubtful.contains(key)));
+        let count = if doubtful.is_empty() { 0 } else { before.unwrap_or(usize::MAX) };
+        let rows = self.snapshot.rows.iter().take(count).filter(|row| {
+            let is_doubtful = row.kind == RowKind::Object && row.keys.iter().any(|key| doubtful.contains(key));
+            is_doubtful && (before.is_some() || !row.is_outdated(log, entity, at))
+        });
         rows.filter_map(|row| self.line(row, resolver, entity)).collect()
     }
 

@@ -87,8 +87,9 @@ impl Resend {
 
     /// What was sent with other chunks, and what follows hangs on.
     fn repeat_doubtful(&self, chunk: &mut Chunk, position: Position, (resolver, entity): Of<'_>) {
-        let Some(snapshot) = self.snapshot.as_ref().filter(|_| !self.is_at_gone(position)) else { return };
-        let before = position.row().map_or(usize::MAX, |row| row.saturating_sub(snapshot.gone.len()));
+        let hangs = !matches!(position, Position::Siblings(_) | Position::Deletion(_)) && !self.is_at_gone(position);
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| hangs) else { return };
+        let before = position.row().map(|row| row.saturating_sub(snapshot.gone.len()));
         let rows = Rows { snapshot, from: self.from, skips_marker: true };
         chunk.lines.extend(rows.doubtful(before, resolver, entity).into_iter().map(|line| (position, line)));
     }
