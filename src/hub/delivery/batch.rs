@@ -6,14 +6,13 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        append::is_ring,
         core::Core,
         log::{Broadcast, Log, Record},
         visibility::{Envelope, Mode, Pages},
     },
     order, tree,
 };
-use crate::{change::ChangeKind, entity::EntityIndex, lock::lock, sequence::Sequence};
+use crate::{entity::EntityIndex, lock::lock, sequence::Sequence};
 
 /// Records handed to the fast path at once.
 const BATCH_RECORDS: usize = 256;
@@ -193,16 +192,9 @@ impl Repeat {
                         let mode = if is_at_root { Mode::AtRoot { from } } else { Mode::Resend { from, pages } };
                         (at, Envelope::of_record(core, &log, at, record, mode))
                     });
-                // A page may show below what is deleted what is somewhere else by now.
-                let is_tree = core.encoder(entity).is_tree();
-                let held = if gone.is_empty() || !is_tree { HashSet::new() } else { core.moved_and_held(entity) };
-                let moved =
-                    held.iter().filter_map(|key| log.newest_record(entity, key)).filter(|(_, record, change)| {
-                        change.kind == ChangeKind::Update
-                            && record.broadcast == Broadcast::Held
-                            && !is_ring(&log, entity, change)
-                    });
-                let at_root = moved.map(|(at, record, _)| {
+                let held = (!gone.is_empty())
+                    .then(|| tree::moved_and_held(core, &log, entity, |broadcast| broadcast == Broadcast::Held));
+                let at_root = held.into_iter().flatten().map(|(at, record)| {
                     (at, Envelope::of_record(core, &log, at, record, Mode::AtRoot { from: range.start }))
                 });
                 let all = all.chain(steps).chain(at_root);

@@ -10,7 +10,6 @@ use crate::{
     change::ChangeKind,
     entity::EntityIndex,
     hub::{
-        append::is_ring,
         log::{ObjectChange, Record},
         snapshot::{Row, RowKind, SnapshotFrames},
         visibility::{Mode, Pages, Resolved, Resolver},
@@ -97,7 +96,9 @@ impl Records {
         if is_tree {
             let begin = if let Position::Deletion(at) = position { at } else { tail_from };
             if !matches!(position, Position::Deletion(_)) && self.has_deletions(resolver, entity) {
-                chunk.lines.extend(held_at_root(resolver, entity, from).map(|line| (Position::Deletion(begin), line)));
+                let held = tree::moved_and_held(core, log, entity, |broadcast| broadcast.is_held_from(owner));
+                let at_root = held.filter_map(|(at, record)| resolver.record(at, record, Mode::AtRoot { from }));
+                chunk.lines.extend(at_root.map(|line| (Position::Deletion(begin), line)));
             }
             for (sequence, record) in core.newest(log, entity, begin, from, Sequence::MAX) {
                 let line = record.filter(|it| is_deletion(it)).and_then(|it| resolver.record(sequence, it, mode));
@@ -239,18 +240,6 @@ impl Rows<'_> {
         };
         resolver.record(sequence, record, mode)
     }
-}
-
-/// The tasks whose newest place is held from a page, at the root: it may show them below what is deleted.
-fn held_at_root(resolver: Resolver<'_>, entity: EntityIndex, from: Sequence) -> impl Iterator<Item = Resolved> {
-    let Resolver { core, log, recipient } = resolver;
-    let held = core.moved_and_held(entity).into_iter().filter_map(move |key| log.newest_record(entity, &key));
-    let moved = held.filter(move |(_, record, change)| {
-        change.kind == ChangeKind::Update
-            && record.broadcast.is_held_from(recipient.owner)
-            && !is_ring(log, entity, change)
-    });
-    moved.filter_map(move |(at, record, _)| resolver.record(at, record, Mode::AtRoot { from }))
 }
 
 fn is_deletion(record: &Record) -> bool {

@@ -8,6 +8,7 @@ use crate::{
     entity::EntityIndex,
     hub::{
         append::is_ring,
+        core::Core,
         log::{Broadcast, Log, ObjectChange, Record},
     },
     sequence::Sequence,
@@ -59,4 +60,18 @@ impl Above {
         above.reverse();
         above
     }
+}
+
+/// The objects whose newest place `is_held`. Before a deletion they go to the root: a page may show them below what is deleted.
+pub(super) fn moved_and_held<'l>(
+    core: &Core,
+    log: &'l Log,
+    entity: EntityIndex,
+    is_held: impl Fn(Broadcast) -> bool,
+) -> impl Iterator<Item = (Sequence, &'l Record)> {
+    let held = core.moved_and_held(entity).into_iter().filter_map(move |key| log.newest_record(entity, &key));
+    let moved = held.filter(move |(_, record, change)| {
+        change.kind == ChangeKind::Update && is_held(record.broadcast) && !is_ring(log, entity, change)
+    });
+    moved.map(|(at, record, _)| (at, record))
 }
